@@ -1,0 +1,49 @@
+# Everything happens in .venv/ beside this file; nothing is installed outside it.
+#   make        sets up .venv (once; again when pyproject.toml or constraints.txt changes)
+#   make demo   runs eight real training jobs and ranks them
+#   make test   runs the checks and the tests
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.setup-done
+SHELL := /bin/bash
+
+.PHONY: setup demo test lint bench clean
+.DELETE_ON_ERROR:
+
+setup: $(STAMP)
+	@echo "Ready. Next: make demo, or make test; 'source $(BIN)/activate' puts search-init, search-run and search-ctl on your PATH."
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "No '$(PYTHON)' here. Install Python 3.10 or newer (Debian, Ubuntu: apt-get install python3 python3-venv), or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "searchkit needs Python 3.10 or newer; '$(PYTHON)' is $$($(PYTHON) -V 2>&1). Name a newer one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "'$(PYTHON)' cannot make virtual environments: its venv module is not installed. Debian, Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@if [ -d $(VENV) ] && ! $(BIN)/python -m pip --version >/dev/null 2>&1; then echo "$(VENV)/ does not work any more; making it anew"; rm -rf $(VENV); fi
+	@if [ ! -d $(VENV) ]; then echo "[1/3] making $(VENV)/ with $$($(PYTHON) -V)"; $(PYTHON) -m venv $(VENV); else echo "[1/3] $(VENV)/ is there"; fi
+	@echo "[2/3] installing searchkit and what its tests and recipes use (PyTorch is large: this can take some minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	@echo "[3/3] checking that the installed packages fit together"
+	@$(BIN)/python -m pip check --disable-pip-version-check
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash templates/hpo/digits/demo.sh .demo
+
+test: lint
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/overhead.py
+
+clean:
+	rm -rf .demo .bench build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	@echo "Kept $(VENV)/; 'rm -rf $(VENV)' removes it too."

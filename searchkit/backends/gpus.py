@@ -1,0 +1,102 @@
+"""Which GPUs there are, and the machine-wide lease that keeps two runs from sharing one by accident.
+
+A GPU is named by its index in PCI bus order, which is NVML's order and, with CUDA_DEVICE_ORDER=PCI_BUS_ID, CUDA's.
+A lease is a flock on one file per GPU; a run takes it with its first job on that GPU, its wrappers inherit it, and it
+is free again when the run has no job there (or when the last of them is dead, whatever killed the scheduler).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from searchkit import fsio
+from searchkit.errors import UsageError
+
+LEASES = "/tmp/searchkit-gpu-leases"  # fixed, whatever TMPDIR says: every run of the machine must see the same files
+
+
+@dataclass(frozen=True)
+class Gpu:
+    index: int
+    name: str = "GPU"
+    total_bytes: int | None = None
+
+
+def _nvml() -> list[tuple[Gpu, str]]:
+    """Every GPU that NVML sees, with its UUID; empty without driver."""
+    try:
+        import pynvml
+    except ImportError:
+        return []
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    found = []
+    for i in range(pynvml.nvmlDeviceGetCount()):
+        handle = pynvml.nvmlDeviceGetHandleByIndex(i)
+        total = None
+        with contextlib.suppress(pynvml.NVMLError):
+            total = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+        found.append((Gpu(i, str(pynvml.nvmlDeviceGetName(handle)), total), str(pynvml.nvmlDeviceGetUUID(handle))))
+    return found
+
+
+def free_bytes(index: int) -> int | None:
+    """The free memory of a GPU now; None where NVML can't tell."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(index)).free)
+    except Exception:  # any driver trouble means the same: unknown
+        return None
+
+
+def find(spec: str, env: Mapping[str, str]) -> list[Gpu]:
+    """The GPUs a run may use.
+
+    `spec`: `auto` (all that NVML sees, within an inherited CUDA_VISIBLE_DEVICES), `none`, or indices like `0,1`. A named list is
+    believed where NVML is missing; where NVML is there, an index that it does not have is a UsageError.
+    """
+    if spec == "none":
+        return []
+    seen = _nvml()
+    if spec == "auto":
+        visible = env.get("CUDA_VISIBLE_DEVICES")
+        if visible is None:
+            return [gpu for gpu, _ in seen]
+        named = [v.strip() for v in visible.split(",") if v.strip()]
+        return [gpu for gpu, uuid in seen if str(gpu.index) in named or any(n and uuid.startswith(n) for n in named)]
+    words = [w.strip() for w in spec.split(",")]
+    if not all(w.isdecimal() for w in words) or len(set(words)) != len(words):
+        raise UsageError(f"--gpus must be auto, none or distinct indices like 0,1; got {spec!r}")
+    wanted = [int(w) for w in words]
+    if not seen:
+        return [Gpu(i) for i in wanted]
+    by_index = {gpu.index: gpu for gpu, _ in seen}
+    if missing := [i for i in wanted if i not in by_index]:
+        raise UsageError(f"--gpus names {missing}, but this machine has {sorted(by_index)}")
+    return [by_index[i] for i in wanted]
+
+
+def try_lease(index: int) -> int | None:
+    """An open file that holds the lease of a GPU, or None while another run holds it."""
+    old = os.umask(0)
+    try:
+        os.makedirs(LEASES, mode=0o1777, exist_ok=True)
+        path = f"{LEASES}/{index}"
+        try:  # without O_CREAT first: opening another user's file in a sticky folder with it is refused by the kernel
+            fd = os.open(path, os.O_RDWR)
+        except FileNotFoundError:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    finally:
+        os.umask(old)
+    if not stat.S_ISREG(os.fstat(fd).st_mode) or not fsio.try_lock(fd):
+        os.close(fd)
+        return None
+    return fd

@@ -1,0 +1,151 @@
+"""Starting one attempt as a local process: its folders, its environment, its wrapper."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import signal
+import socket
+import time
+import zlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from searchkit.backends.procs import TOKEN
+from searchkit.workspace import AttemptPaths, JobPaths
+
+WRAPPER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "wrapper.sh")
+HELPER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "callback.py")
+STATUS_FD = 9  # the one the wrapper writes to
+FIRST_LEASE_FD = 20  # above the numbers a shell uses for itself
+FIRST_PORT, PORTS = 20_000, 12_000  # below the range from which the kernel gives out ports
+
+# Python ignores SIGPIPE and SIGXFSZ, and search-run handles the others; a job starts with the defaults of all of them.
+_DEFAULT_SIGNALS = [
+    signal.SIGPIPE,
+    signal.SIGXFSZ,
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGCHLD,
+    signal.SIGQUIT,
+]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What every wrapper of a scheduler is told about where it runs."""
+
+    host: str
+    boot_id: str
+    python: str
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One attempt, ready to start."""
+
+    job: JobPaths
+    attempt: int
+    work: str  # the command's working folder
+    command: str | list[str]  # a string for the shell, a list for no shell
+    token: str
+    pre: str = ""
+    after: str = ""
+
+    @property
+    def paths(self) -> AttemptPaths:
+        return self.job.attempt(self.attempt)
+
+
+def free_port(token: str, taken: Collection[int]) -> int:
+    """A TCP port that nobody listens on, the same for the same token while it is free: two jobs may each run torchrun."""
+    first = zlib.crc32(token.encode())
+    for i in range(PORTS):
+        port = FIRST_PORT + (first + i) % PORTS
+        if port in taken:
+            continue
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return port
+    return 0
+
+
+def environment(
+    base: Mapping[str, str],
+    launch: Launch,
+    *,
+    task: str,
+    job: int,
+    seed: int,
+    cpus: int,
+    gpus: tuple[int, ...] | None,
+    port: int,
+) -> dict[str, str]:
+    """The environment of an attempt (DESIGN: the job contract). `gpus` None leaves CUDA_VISIBLE_DEVICES alone."""
+    env = dict(base)
+    env.setdefault("OMP_NUM_THREADS", str(cpus))
+    env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    if gpus is not None:
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+    # torchrun reads its default for --master-port from the PET_ name, scripts and torch.distributed from the other.
+    env["MASTER_PORT"] = env["PET_MASTER_PORT"] = str(port)
+    env.update(
+        SEARCHKIT_TASK=task,
+        SEARCHKIT_JOB=str(job),
+        SEARCHKIT_ATTEMPT=str(launch.attempt),
+        SEARCHKIT_JOB_DIR=launch.job.root,
+        SEARCHKIT_PARAMS=launch.job.params,
+        SEARCHKIT_CALLBACK=launch.paths.callback,
+        SEARCHKIT_CHECKPOINT=launch.job.checkpoint,
+        SEARCHKIT_SEED=str(seed),
+    )
+    env[TOKEN] = launch.token
+    return env
+
+
+def spawn(launch: Launch, env: dict[str, str], machine: Machine, lease_fds: Collection[int]) -> int:
+    """Start the wrapper in a session of its own; return its process number.
+
+    The status file is created and locked here and inherited by the wrapper: from this moment on, "locked" means that
+    the attempt lives. Raises FileExistsError where this attempt was started before, OSError where it can't be.
+    """
+    paths = launch.paths
+    command = ["/bin/sh", "-c", launch.command] if isinstance(launch.command, str) else list(launch.command)
+    argv = ["/bin/sh", WRAPPER, machine.host, machine.boot_id, f"{time.time():.6f}"]
+    argv += [launch.job.attempt(launch.attempt + 1).root, launch.work, paths.callback, launch.pre, launch.after]
+    argv += [machine.python, HELPER, *command]
+    fd = os.open(paths.status, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, paths.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+            (os.POSIX_SPAWN_DUP2, fd, STATUS_FD),
+        ]
+        actions += [(os.POSIX_SPAWN_DUP2, f, FIRST_LEASE_FD + i) for i, f in enumerate(lease_fds)]
+        return os.posix_spawn(
+            "/bin/sh", argv, env, file_actions=actions, setsid=True, setsigmask=[], setsigdef=_DEFAULT_SIGNALS
+        )
+    except OSError:
+        os.unlink(paths.status)  # it never started: the next try may use the same attempt
+        raise
+    finally:
+        os.close(fd)
+
+
+def cannot_ever_start(e: OSError) -> bool:
+    """Whether a failed spawn is the fault of this command alone (too long), not of the machine."""
+    return e.errno in (errno.E2BIG, errno.EINVAL)
+
+
+def become_subreaper() -> None:
+    """Let orphans of jobs become our children, so that what a job leaves behind is seen at no cost."""
+    import ctypes
+
+    PR_SET_CHILD_SUBREAPER = 36
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

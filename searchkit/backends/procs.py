@@ -1,0 +1,183 @@
+"""Finding and ending every process of an attempt: descendants of its wrapper, its session, carriers of its token.
+
+What escapes all three (a process that leaves the session, is adopted by another parent and clears its environment)
+is named in docs/contract.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+from searchkit.store.status import start_ticks
+
+TOKEN = "SEARCHKIT_TOKEN"
+_NEEDLE = TOKEN.encode() + b"="
+
+
+@dataclass(frozen=True)
+class Target:
+    """An attempt whose processes are to end: its token, and its wrapper (number and start time, of this boot)."""
+
+    token: str
+    wrapper: int | None = None
+    wrapper_ticks: int | None = None
+
+
+@dataclass(frozen=True)
+class Proc:
+    pid: int
+    ppid: int
+    session: int
+    token: str | None
+
+
+def scan(mine: Collection[int] = ()) -> list[Proc]:
+    """Every process that is not a zombie, with its token where its environment can be read."""
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) in mine:
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb") as f:
+                fields = f.read().rpartition(b")")[2].split()
+            if fields[0] in (b"Z", b"X"):
+                continue
+            token = _token(name)
+        except OSError:  # gone, or another user's
+            continue
+        found.append(Proc(int(name), int(fields[1]), int(fields[3]), token))
+    return found
+
+
+def is_alive(pid: int, ticks: int | None) -> bool:
+    """Whether the process that began at `ticks` still runs (a zombie does not)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as f:
+            fields = f.read().rpartition(b")")[2].split()
+    except OSError:
+        return False
+    return fields[0] not in (b"Z", b"X") and (ticks is None or int(fields[19]) == ticks)
+
+
+def _token(pid: str) -> str | None:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as f:
+            env = f.read()
+    except OSError:
+        return None
+    at = 0 if env.startswith(_NEEDLE) else env.find(b"\0" + _NEEDLE) + 1
+    if at == 0 and not env.startswith(_NEEDLE):
+        return None
+    return env[at + len(_NEEDLE) :].split(b"\0", 1)[0].decode("utf-8", "replace")
+
+
+def members(targets: Iterable[Target]) -> dict[str, list[int]]:
+    """The live processes of each target by token, its wrapper left out."""
+    targets = list(targets)
+    procs = scan(mine=(os.getpid(),))
+    children: dict[int, list[int]] = {}
+    by_session: dict[int, list[int]] = {}
+    by_token: dict[str, list[int]] = {}
+    for p in procs:
+        children.setdefault(p.ppid, []).append(p.pid)
+        by_session.setdefault(p.session, []).append(p.pid)
+        if p.token is not None:
+            by_token.setdefault(p.token, []).append(p.pid)
+    out = {}
+    for t in targets:
+        found = set(by_token.get(t.token, ()))
+        todo = list(found)
+        # The kernel does not reuse a number while a session carries it: if another process has it, the session is gone.
+        if t.wrapper is not None and start_ticks(t.wrapper) in (None, t.wrapper_ticks):
+            found.update(by_session.get(t.wrapper, ()))
+            todo = [*found, t.wrapper]
+        while todo:
+            for child in children.get(todo.pop(), ()):
+                if child not in found:
+                    found.add(child)
+                    todo.append(child)
+        found.discard(t.wrapper or 0)
+        out[t.token] = sorted(found)
+    return out
+
+
+def send(pids: Iterable[int], sig: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, sig)
+
+
+@dataclass
+class Killer:
+    """Ends attempts without blocking: call `step` until it says that nothing is left.
+
+    SIGTERM at once; SIGKILL to whatever is left after `grace_s`; the wrapper, which then writes its exit line, is
+    killed only if it still stands `grace_s` after that.
+    """
+
+    grace_s: float = 10.0
+    since: dict[Target, float] = field(default_factory=dict)
+
+    def add(self, target: Target) -> None:
+        if target not in self.since:
+            self.since[target] = time.monotonic()
+            send(members([target])[target.token], signal.SIGTERM)
+
+    def step(self) -> list[Target]:
+        """Signal what is still there; return (and forget) the targets of which nothing is left."""
+        if not self.since:
+            return []
+        now = time.monotonic()
+        done = []
+        for target, pids in zip(list(self.since), members(self.since).values(), strict=True):
+            age = now - self.since[target]
+            if age > self.grace_s:
+                send(pids, signal.SIGKILL)
+            wrapper_lives = target.wrapper is not None and is_alive(target.wrapper, target.wrapper_ticks)
+            if not pids and not wrapper_lives:
+                done.append(target)
+                del self.since[target]
+            elif not pids and age > 2 * self.grace_s + 2 and target.wrapper is not None:
+                send([target.wrapper], signal.SIGKILL)
+        return done
+
+    def survivors(self) -> dict[str, list[int]]:
+        return members(self.since)
+
+
+def kill_now(target: Target) -> None:
+    """SIGKILL everything of a target until nothing is left (bounded: a process in the kernel may not die)."""
+    for _ in range(200):
+        pids = members([target])[target.token]
+        if not pids:
+            return
+        send(pids, signal.SIGKILL)
+        time.sleep(0.005)
+
+
+def carriers(prefixes: Collection[str]) -> dict[str, list[int]]:
+    """The live processes whose token begins with one of `prefixes`, by prefix."""
+    found: dict[str, list[int]] = {}
+    for p in scan(mine=(os.getpid(),)):
+        for prefix in prefixes:
+            if p.token is not None and p.token.startswith(prefix):
+                found.setdefault(prefix, []).append(p.pid)
+    return found
+
+
+def end_all(targets: Iterable[Target], grace_s: float, give_up_s: float = 20.0) -> dict[str, list[int]]:
+    """Blocking form: end every target and return the processes that survived SIGKILL, by token."""
+    killer = Killer(grace_s)
+    for target in targets:
+        killer.add(target)
+    deadline = time.monotonic() + 2 * grace_s + give_up_s
+    while killer.since and time.monotonic() < deadline:
+        killer.step()
+        if killer.since:
+            time.sleep(0.02)
+    return {t: pids for t, pids in killer.survivors().items() if pids}

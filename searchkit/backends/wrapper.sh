@@ -1,0 +1,39 @@
+#!/bin/sh
+# Runs one attempt of a job, and is the only writer of its status file (file descriptor 9, whose flock says that this
+# wrapper lives). Shell builtins only, so that a job costs one process more and no interpreter start.
+# The scheduler may die at any moment; this goes on, and the next scheduler reads what it wrote.
+#
+#   wrapper.sh HOST BOOT_ID TIME NEXT_ATTEMPT WORK_FOLDER CALLBACK PRE AFTER PYTHON HELPER COMMAND...
+#
+# COMMAND is `sh -c TEXT` or the words of a list; PRE and AFTER are empty where there is no such callback.
+
+start_ticks() { shift 21; ticks=$1; }
+
+main() {
+    trap : TERM INT HUP # the command below gets the default action back; this shell must live to write `exit`
+    read -r stat </proc/self/stat
+    start_ticks $stat
+    printf 'start local %s %s %s %s - %s\n' "$1" "$2" "$$" "$ticks" "$3" >&9 || exit 74
+    # The attempt's number is the fencing token: where a later attempt exists, this one was given up for lost.
+    [ -e "$4" ] && { echo "exit 125" >&9; exit 125; }
+    work=$5 callback=$6 pre=$7 after=$8 python=$9
+    shift 9
+    helper=$1
+    shift
+    cd "$work" || { echo "exit 126" >&9; exit 126; }
+    if [ -n "$pre" ]; then
+        "$python" -I -S "$helper" "$callback/pre.json" "$pre" 9>&-
+        code=$?
+        [ $code -eq 0 ] || { echo "exit $code pre" >&9; exit $code; }
+    fi
+    "$@" 9>&-
+    code=$?
+    if [ -n "$after" ]; then
+        "$python" -I -S "$helper" "$callback/after.json" "$after" 9>&- || echo "after $?" >&9
+    fi
+    echo "exit $code" >&9 || exit 74 # a full disk: no exit line, so the attempt counts as lost
+    exit $code
+}
+
+main "$@"
+exit 127

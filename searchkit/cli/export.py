@@ -1,0 +1,46 @@
+"""The table of a task: one row a job."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+from searchkit.cli.tables import command_text, finite
+from searchkit.store import scalars
+from searchkit.store.ranking import JobScalars
+from searchkit.workspace import TaskPaths
+
+
+def rows(task: TaskPaths, jobs: list[JobScalars]) -> list[dict[str, Any]]:
+    """Columns: job, status, attempt, times (seconds since the epoch), exit code; `param.<name>` as the user wrote it;
+    `scalar.<name>`, the last reported value; `pre.<name>` and `after.<name>` of the callbacks; command, run_path."""
+    out = []
+    for j in jobs:
+        job = j.view.job
+        row: dict[str, Any] = {
+            "job": job.index,
+            "status": str(j.view.state),
+            "attempt": job.attempt,
+            "start_time_s": j.view.start_s,
+            "end_time_s": j.view.end_s,
+            "exit_code": j.view.exit_code,
+        }
+        row.update((f"param.{name}", text) for name, text in job.text.items())
+        row.update((f"scalar.{name}", finite(scalars.last(series))) for name, series in j.series.items() if series)
+        for which, result in (("pre", j.pre), ("after", j.after)):
+            row.update((f"{which}.{name}", value) for name, value in (result or {}).items())
+        row["command"] = command_text(job.command)
+        row["run_path"] = task.job(job.index).attempt(max(1, job.attempt)).root
+        out.append(row)
+    return out
+
+
+def to_csv(table: list[dict[str, Any]]) -> str:
+    """CSV with every column that any row has, in order of first appearance."""
+    columns = list(dict.fromkeys(name for row in table for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    return text.getvalue()

@@ -1,0 +1,47 @@
+"""Printing and following the log of a job."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from searchkit.errors import SearchkitError
+from searchkit.store import status
+from searchkit.workspace import TaskPaths
+
+POLL_S = 0.1
+
+
+def print_log(task: TaskPaths, job: int, attempt: int, *, follow: bool, title: bool) -> None:
+    """Copy a log to stdout as it is, byte for byte; with `follow`, until the attempt has ended."""
+    if attempt == 0 and not follow:
+        raise SearchkitError(f"job {job} has not started yet", f"search-ctl logs --task {task.name} --jobs {job} -f waits")
+    paths = task.job(job).attempt(max(1, attempt))
+    out = sys.stdout.buffer
+    if title:
+        out.write(f"==> job {job} <==\n".encode())
+    at = 0
+    while True:
+        s = status.read(paths)
+        at += _copy_from(paths.log, at)
+        out.flush()
+        ended = s.exists and not s.alive
+        if not follow or ended:
+            return
+        time.sleep(POLL_S)
+
+
+def _copy_from(path: str, at: int) -> int:
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return 0
+    done = 0
+    try:
+        while part := os.pread(fd, 1 << 20, at + done):
+            sys.stdout.buffer.write(part)
+            done += len(part)
+    finally:
+        os.close(fd)
+    return done

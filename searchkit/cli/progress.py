@@ -1,0 +1,195 @@
+"""What a person sees while search-run works: a live display in a terminal, one line a finished job in a pipe."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from searchkit import fsio
+from searchkit.store import ranking, tasks
+from searchkit.store.state import Job, State
+from searchkit.store.tasks import OpenTask
+from searchkit.workspace import Workspace
+
+if TYPE_CHECKING:
+    from searchkit.config import Config
+
+REFRESH_S = 0.25
+LOG_TAIL_LINES = 5
+SHOWN_RUNNING = 8  # rows of running jobs in the live display
+
+
+class Progress:
+    """An Observer that prints. Use as a context manager around the scheduler."""
+
+    def __init__(self, ws: Workspace, task: OpenTask, config: Config, slots_line: str, *, live: bool) -> None:
+        self._ws, self._task, self._config, self._slots_line = ws, task, config, slots_line
+        self._live: Any = None
+        self._wants_live = live
+        self._began = time.monotonic()
+        self._drawn = 0.0
+        self._durations: list[float] = []
+        self._best: tuple[float, int] | None = None
+
+    def __enter__(self) -> Progress:
+        self._refresh_views("running")
+        if self._wants_live:
+            from rich.console import Console
+            from rich.live import Live
+
+            self._live = Live(console=Console(), auto_refresh=False, transient=True)
+            self._live.start()
+        self.message(f"task {self._task.paths.name}: {self._slots_line}")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def message(self, text: str) -> None:
+        if self._live is not None:
+            self._live.console.print(text, highlight=False, markup=False)
+        else:
+            click.echo(text)
+
+    def job(self, job: Job) -> None:
+        result = job.result
+        if result is None:
+            return  # launched: the live display shows it, a pipe is told when it ended
+        seconds = (result.end_s or 0) - (result.start_s or 0) if result.start_s else 0.0
+        if result.state is State.FINISHED:
+            self._durations.append(seconds)
+            self._note_best(job)
+        counts = self._task.state.counts()
+        ended = counts[State.FINISHED] + counts[State.ERROR] + counts[State.STOPPED]
+        total = f"{len(self._task.state.jobs)}{'' if self._task.state.complete else '+'}"
+        why = f"  {result.reason}" if result.reason else (f"  exit code {result.rc}" if result.rc else "")
+        again = "  will run again" if result.retry and result.state is not State.STOPPED else ""
+        if self._live is None or result.state is not State.FINISHED:
+            self.message(f"[{ended}/{total}] job {job.index} {result.state} after {seconds:.1f} s{why}{again}")
+
+    def _note_best(self, job: Job) -> None:
+        name = self._config.reward_attribute
+        if not name:
+            return
+        view = tasks.view_job(self._task.paths, job)
+        read = ranking.read(self._task.paths, self._ws.project_name, self._config, [view])[0]
+        value = ranking.reward(read, name)
+        sign = -1 if self._config.monitor.mode == "min" else 1
+        if value == value and (self._best is None or sign * value > sign * self._best[0]):
+            self._best = (value, job.index)
+
+    def tick(self, task: OpenTask, running: int) -> None:
+        if self._live is None or time.monotonic() - self._drawn < REFRESH_S:
+            return
+        self._drawn = time.monotonic()
+        self._live.update(self._render(), refresh=True)
+
+    def _render(self) -> Any:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.text import Text
+
+        state = self._task.state
+        counts = state.counts()
+        ended = sum(counts[s] for s in (State.FINISHED, State.ERROR, State.STOPPED))
+        line = Text(f"{ended}/{len(state.jobs)} ended")
+        line.append(f"   {counts[State.RUNNING]} running", style="cyan")
+        line.append(f"   {counts[State.FINISHED]} finished", style="green")
+        if counts[State.ERROR]:
+            line.append(f"   {counts[State.ERROR]} failed", style="red")
+        line.append(f"   {self._eta(counts)}")
+        if self._best is not None:
+            line.append(f"   best {self._config.reward_attribute} {self._best[0]:.6g} (job {self._best[1]})", style="bold")
+        rows: list[Any] = [line, ProgressBar(total=max(1, len(state.jobs)), completed=ended, width=60)]
+        running = [j for j in state.jobs.values() if j.state is State.RUNNING]
+        for job in running[:SHOWN_RUNNING]:
+            gpus = f" GPU {','.join(map(str, job.gpus))}" if job.gpus else ""
+            what = " ".join(f"{k}={v}" for k, v in job.text.items())
+            row = Text(f"  job {job.index}{gpus}  {time.time() - job.launched_s:.0f} s  {what}", style="dim")
+            rows.append(_one_line(row))
+        if len(running) > SHOWN_RUNNING:
+            rows.append(Text(f"  … and {len(running) - SHOWN_RUNNING} more running", style="dim"))
+        return Group(*rows)
+
+    def _eta(self, counts: dict[State, int]) -> str:
+        left = counts[State.PENDING] + counts[State.RUNNING]
+        if not self._durations or not left:
+            return ""
+        each = statistics.fmean(self._durations[-200:])
+        return f"about {_span(each * left / max(1, counts[State.RUNNING]))} left"
+
+    def summary(self, code: int) -> None:
+        """The last lines: what ended how, what to do next. Brings the views up to date."""
+        view = tasks.view(self._task.paths)
+        word = view.status
+        self._refresh_views(word)
+        counts = {s: sum(j.state is s for j in view.jobs) for s in State}
+        said = ", ".join(f"{n} {s}" for s, n in counts.items() if n) or "no job"
+        name = self._task.paths.name
+        click.echo(f"task {name}: {word} ({said}) in {_span(time.monotonic() - self._began)}")
+        failed = [j for j in view.jobs if j.state is State.ERROR]
+        for job in failed[:3]:
+            self._explain(job)
+        if len(failed) > 3:
+            click.echo(f"  … and {len(failed) - 3} more: search-ctl show --task {name} --jobs @failed")
+        if failed:
+            click.echo(f"  run them again, with the code as it is then: search-ctl restart --task {name} --failed")
+        if counts[State.PENDING] or not view.state.complete:
+            click.echo("  run the same command again to go on")
+        if self._config.reward_attribute and counts[State.FINISHED]:
+            sign = "-" if self._config.monitor.mode == "min" else "+"
+            click.echo(f"  rank them: search-ctl show-scalar --task {name} -rt {sign}5")
+
+    def _explain(self, view: tasks.JobView) -> None:
+        paths = self._task.paths.job(view.job.index).attempt(view.job.attempt)
+        why = view.reason or f"exit code {view.exit_code}"
+        click.echo(f"  job {view.job.index}: {why}; log: {paths.log}")
+        for line in tail(paths.log, LOG_TAIL_LINES):
+            click.echo(f"    | {line}")
+
+    def _refresh_views(self, word: str) -> None:
+        state = self._task.state
+        counts = {str(s): n for s, n in state.counts().items() if n}
+        body: dict[str, object] = {
+            "status": word,
+            "config_file": self._task.paths.run_config,
+            "jobs": {"total": len(state.jobs), **counts},
+            "snapshot": self._task.paths.snapshot(state.snapshot).root,
+            "update_time": tasks.stamp(time.time()),
+        }
+        with fsio.storage():
+            tasks.refresh_views(self._ws, self._task.paths, word, body)
+
+
+def _one_line(text: Any) -> Any:
+    text.no_wrap = True
+    text.overflow = "ellipsis"
+    return text
+
+
+def _span(seconds: float) -> str:
+    """`4.2 s`, `3 min 20 s`, `2 h 05 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, s = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {s:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def tail(path: str, lines: int, limit_bytes: int = 8192) -> list[str]:
+    """The last lines of a file, undecodable bytes replaced."""
+    try:
+        with open(path, "rb") as f:
+            f.seek(max(0, os.fstat(f.fileno()).st_size - limit_bytes))
+            raw = f.read()
+    except OSError:
+        return []
+    return raw.decode("utf-8", "replace").splitlines()[-lines:]

@@ -1,0 +1,236 @@
+"""search-run: expand a config into jobs and run them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import click
+
+from searchkit import fsio
+from searchkit.cli import common
+from searchkit.errors import ConflictError, UsageError
+from searchkit.workspace import TaskPaths, Workspace, check_task_name, find
+
+if TYPE_CHECKING:
+    from searchkit.backends.slots import Slots
+    from searchkit.config import Config
+
+DRY_RUN_JOBS = 20
+BIG_COPY_BYTES = 1 << 30
+
+# What /bin/sh finds without PATH; a template may begin with any of these.
+SHELL_WORDS = frozenset(
+    "! . : [ alias break case cd command continue echo eval exec exit export false for if printf pwd read readonly return "
+    "set shift test time times trap true type ulimit umask unset until wait while { (".split()
+)
+
+
+@click.command(context_settings=common.CONTEXT)
+@click.argument("config_file", metavar="CONFIG")
+@click.option("--task", "task_name", default="default", show_default=True, help="The task's name.")
+@click.option("--symlinks", is_flag=True, help="Link big files and folders to the project instead of copying them.")
+@click.option("--gpus", default="auto", show_default=True, help="auto, none, or indices like 0,1.")
+@click.option("--jobs-per-gpu", type=click.IntRange(1), default=1, show_default=True, help="Jobs that share a GPU.")
+@click.option("-j", "--max-parallel", type=click.IntRange(1), help="Jobs at once (default: GPU or CPU slots).")
+@click.option("--overwrite", is_flag=True, help="Move a task of this name away first, and begin anew.")
+@click.option("--dry-run", is_flag=True, help="Print the commands and the tree; write nothing.")
+@click.option("--detach", is_flag=True, help="Run in the background; say how to follow it.")
+@click.option("--no-progress", is_flag=True, help="Plain lines instead of a live display.")
+def main_command(
+    config_file: str,
+    task_name: str,
+    symlinks: bool,
+    gpus: str,
+    jobs_per_gpu: int,
+    max_parallel: int | None,
+    overwrite: bool,
+    dry_run: bool,
+    detach: bool,
+    no_progress: bool,
+) -> int:
+    """Run the search of CONFIG as a task. Run the same command again to go on where it was.
+
+    \b
+    Examples:
+      search-run config.yaml
+      search-run --task lr-sweep config.yaml --gpus 0,1 --jobs-per-gpu 2
+      search-run --task lr-sweep config.yaml --dry-run
+
+    \b
+    Ends with 0 (all jobs finished), 1 (a job failed), 2 (config), 3 (no workspace), 4 (conflict), 5 (storage),
+    130 or 143 (signals; run the same command again to go on).
+    """
+    from searchkit import config as config_module
+
+    ws = find(os.getcwd())
+    check_task_name(task_name)
+    config, raw = config_module.load(config_file)
+    slots, slots_line = _slots(config, gpus, jobs_per_gpu, max_parallel)
+    _check_program(config, ws)
+    for note in config.notes:
+        click.echo(f"note: {note}", err=True)
+    if dry_run:
+        _dry_run(config, task_name, slots_line)
+        return 0
+    options = {"gpus": gpus, "jobs_per_gpu": jobs_per_gpu, "max_parallel": max_parallel}
+    task = _open_or_create(ws, task_name, config, raw, symlinks=symlinks, overwrite=overwrite)
+    if detach:
+        from searchkit import control
+
+        pid = control.start_background(ws, task, options)
+        click.echo(f"task {task_name} runs in the background (process {pid})")
+        click.echo(f"  follow: search-ctl show --task {task_name}    log: {task.scheduler_log}")
+        click.echo(f"  stop:   search-ctl stop --task {task_name}")
+        return 0
+    live = sys.stdout.isatty() and not no_progress
+    return _schedule(ws, task, config, slots, slots_line, options, hide_gpus=gpus == "none", live=live)
+
+
+def _slots(config: Config, gpus: str, jobs_per_gpu: int, max_parallel: int | None) -> tuple[Slots, str]:
+    from searchkit.backends import gpus as gpu_module
+    from searchkit.backends import slots
+
+    resources = config.resources
+    found = [] if resources.gpus == 0 else gpu_module.find(gpus, os.environ)
+    return slots.plan(
+        config.template.program,
+        found,
+        resources.gpus,
+        jobs_per_gpu,
+        resources.cpus,
+        resources.gpu_mem_bytes,
+        max_parallel or config.run.max_parallel,
+    )
+
+
+def _check_program(config: Config, ws: Workspace) -> None:
+    """A template whose program does not exist would fail in every job: say so before anything is written."""
+    program = config.template.program
+    if not program or any(c in program for c in "${}*?`\"'()|&;<>~") or program in SHELL_WORDS:
+        return
+    path = config.env.get("PATH", os.environ.get("PATH", ""))
+    if "/" in program:
+        found = os.path.exists(os.path.join(ws.project, program))
+    else:
+        found = shutil.which(program, path=path) is not None
+    if not found:
+        where = f"in the project {ws.project}" if "/" in program else "on PATH"
+        raise UsageError(f"task.template starts with {program!r}, which is not {where}", "Mend the template, or PATH")
+
+
+def _dry_run(config: Config, task_name: str, slots_line: str) -> None:
+    """Print what would run; write nothing."""
+    from searchkit.space.expand import count, expand, tree_path
+    from searchkit.store.creation import describe
+    from searchkit.cli.tables import command_text
+
+    n = count(config.task.search_args, config.task.constraints)
+    click.echo(f"task {task_name}: {n} jobs, {slots_line} (dry run: nothing is written)")
+    points = expand(config.task.search_args, config.task.constraints)
+    for i, point in enumerate(points if n <= 2 * DRY_RUN_JOBS else islice(points, DRY_RUN_JOBS)):
+        click.echo(f"#{i} {command_text(describe(config, point)[2])}")
+        if point:
+            click.echo(f"   jobs/tree/{'/'.join(tree_path(point))} -> jobs/all/{i}")
+    if n > 2 * DRY_RUN_JOBS:
+        click.echo(f"… and {n - DRY_RUN_JOBS} more")
+
+
+def _open_or_create(
+    ws: Workspace, name: str, config: Config, raw: bytes, *, symlinks: bool, overwrite: bool
+) -> TaskPaths:
+    """The task of that name, made if it is new. ConflictError where it exists with another config."""
+    from searchkit import control
+    from searchkit.store import snapshot, tasks
+
+    task = ws.task(name)
+    if os.path.exists(task.run_config):
+        if not overwrite:
+            _check_same_config(task, config, raw)
+            return task
+        to = f"{ws.attic}/{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        control.move_away(task, to)
+        click.echo(f"moved the old task away: {to}")
+    if not any(True for _ in islice(_points(config), 1)):
+        raise UsageError("the constraints leave no point of the space", f"task.constraints: {config.task.constraints}")
+    manifest = snapshot.scan(ws.project, symlinks=symlinks)
+    if manifest.copied_bytes > BIG_COPY_BYTES and not symlinks:
+        click.echo(
+            f"note: the project holds {manifest.copied_bytes / 2**30:.1f} GiB, copied for every job; --symlinks spares "
+            f"that, {snapshot.IGNORE_FILE} leaves things out",
+            err=True,
+        )
+    if manifest.skipped:
+        click.echo(f"note: left out (no regular file): {', '.join(manifest.skipped)}", err=True)
+    for e in manifest.linked:
+        if e.kind == "shared":
+            click.echo(f"note: all jobs share the project's folder {e.path}/", err=True)
+    return tasks.create(ws, name, raw, manifest)
+
+
+def _points(config: Config) -> object:
+    from searchkit.space.expand import expand
+
+    return expand(config.task.search_args, config.task.constraints)
+
+
+def _check_same_config(task: TaskPaths, config: Config, raw: bytes) -> None:
+    from searchkit import config as config_module
+
+    old_raw = fsio.read_bytes(task.run_config) or b""
+    if old_raw == raw:
+        return
+    old = config_module.parse(old_raw, task.run_config)
+    if replace(old, notes=()) == replace(config, notes=()):
+        return  # comments and layout differ, the meaning does not
+    import difflib
+
+    then, now = (r.decode("utf-8", "replace").splitlines() for r in (old_raw, raw))
+    diff = "\n".join(difflib.unified_diff(then, now, task.run_config, "this config", lineterm=""))
+    raise ConflictError(
+        f"task {task.name!r} exists with another config:\n{diff}",
+        "Take another name (--task), or move the old task away (--overwrite)",
+    )
+
+
+def _schedule(
+    ws: Workspace,
+    task: TaskPaths,
+    config: Config,
+    slots: Slots,
+    slots_line: str,
+    options: dict[str, object],
+    *,
+    hide_gpus: bool,
+    live: bool,
+) -> int:
+    from searchkit.cli.progress import Progress
+    from searchkit.scheduler import Plan, Scheduler, machine
+    from searchkit.store import journal, tasks
+
+    me = tasks.myself()
+    open_task = tasks.take(task, journal.acquire(task, me), me, **options)
+    progress = Progress(ws, open_task, config, slots_line, live=live)
+    hide = hide_gpus or config.resources.gpus == 0
+    plan = Plan(ws, config, slots, hide, {**os.environ, **config.env}, tuple(sys.argv))
+    try:
+        with progress:
+            code = Scheduler(plan, open_task, progress, machine()).run()
+    finally:
+        slots.close()
+        open_task.close()
+    progress.summary(code)
+    return code
+
+
+def main() -> None:
+    common.run(main_command, "search-run")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""Every way the suite changes a file. Whole files appear at once; logs only grow; a full disk is one kind of error.
+
+All changes go through `os.*` calls looked up at call time: the kill harness (tests/kill_harness.py) counts and cuts
+exactly those calls from outside, so nothing in here knows that it is being tested.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from typing import Any
+
+from searchkit.errors import StorageError
+
+FICLONE = 0x40049409  # ioctl_ficlone(2)
+CHUNK = 1 << 22
+
+_STORAGE_ERRNOS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.EIO: "the disk reports an I/O error",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "operation not permitted",
+    errno.EMFILE: "too many open files",
+}
+
+
+def storage_error(e: OSError) -> StorageError:
+    """Say which law of the storage broke, at which path."""
+    what = _STORAGE_ERRNOS.get(e.errno or 0, os.strerror(e.errno) if e.errno else str(e))
+    where = f" at {os.fsdecode(e.filename)}" if e.filename else ""
+    hint = "Nothing was marked finished. Make room or mend the permissions, then run the same command again."
+    return StorageError(f"cannot write the workspace: {what}{where}", hint)
+
+
+@contextlib.contextmanager
+def storage() -> Iterator[None]:
+    """Turn an OSError of the enclosed block into a StorageError (exit code 5)."""
+    try:
+        yield
+    except OSError as e:
+        raise storage_error(e) from e
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """`os.write` until all of `data` is written: a nearly full disk may take only a part at first."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def fsync_dir(path: str) -> None:
+    """Make the entries of a folder durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_new(path: str, data: bytes, *, durable: bool = True) -> None:
+    """Create `path` with `data`; an existing file is an error."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        write_all(fd, data)
+        if durable:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def atomic_write(path: str, data: bytes | str, *, tmp: str | None = None, durable: bool = True) -> None:
+    """Write a whole file so that a reader sees the old one or the new one, never a part.
+
+    `tmp`: folder for the half-made file, on the same file system (default: the folder of `path`).
+    """
+    raw = data.encode() if isinstance(data, str) else data
+    half = os.path.join(tmp or os.path.dirname(path), f".{os.path.basename(path)}.{os.getpid()}")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(half)
+    try:
+        write_new(half, raw, durable=durable)
+        os.replace(half, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(half)
+        raise
+    if durable:
+        fsync_dir(os.path.dirname(path))
+
+
+def read_bytes(path: str) -> bytes | None:
+    """The whole file, or None where there is none."""
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        parts = []
+        size = 1 << 14  # grows: most files are small, and /proc refuses to be asked for much
+        while part := os.read(fd, size):
+            parts.append(part)
+            size = min(2 * size, CHUNK)
+        return b"".join(parts)
+    finally:
+        os.close(fd)
+
+
+def parse_jsonl(raw: bytes) -> tuple[list[dict[str, Any]], int]:
+    """The JSON objects of a JSON-lines text, and how many lines were undecodable. A last line without its newline is
+    still being written: it is left out and not counted."""
+    records: list[dict[str, Any]] = []
+    skipped = 0
+    lines = raw.split(b"\n")
+    for line in lines[:-1]:
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError:
+            skipped += 1
+            continue
+        if isinstance(record, dict):
+            records.append(record)
+        else:
+            skipped += 1
+    return records, skipped
+
+
+def try_lock(fd: int, *, shared: bool = False) -> bool:
+    """Take the flock of an open file if it is free; the kernel gives it back when the last holder of `fd` dies."""
+    try:
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def locked(path: str) -> Iterator[int]:
+    """Hold the flock of `path` (made if missing) for the length of the block."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def copy_file(src: str, dst: str, *, durable: bool = False) -> None:
+    """Copy one regular file with mode and times: by reflink where the file system can, else keeping holes."""
+    inp = os.open(src, os.O_RDONLY)
+    try:
+        info = os.fstat(inp)
+        out = os.open(dst, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IMODE(info.st_mode))
+        try:
+            try:
+                fcntl.ioctl(out, FICLONE, inp)
+            except OSError:
+                _copy_data(inp, out, info)
+            os.utime(out, ns=(info.st_atime_ns, info.st_mtime_ns))
+            if durable:
+                os.fsync(out)
+        finally:
+            os.close(out)
+    finally:
+        os.close(inp)
+
+
+def _copy_data(inp: int, out: int, info: os.stat_result) -> None:
+    at = 0
+    while at < info.st_size:
+        try:
+            start = os.lseek(inp, at, os.SEEK_DATA)
+        except OSError as e:
+            if e.errno == errno.ENXIO:  # only a hole is left
+                break
+            start, end = at, info.st_size  # a file system without holes
+        else:
+            end = os.lseek(inp, start, os.SEEK_HOLE)
+        os.lseek(inp, start, os.SEEK_SET)
+        os.lseek(out, start, os.SEEK_SET)
+        at = start
+        while at < end:
+            part = os.read(inp, min(CHUNK, end - at))
+            if not part:  # the file shrank while it was read
+                os.ftruncate(out, at)
+                return
+            write_all(out, part)
+            at += len(part)
+    os.ftruncate(out, info.st_size)
+
+
+def discard(path: str) -> None:
+    """Delete a folder and all below it, if it is there; nobody may be looking at it."""
+    if os.path.lexists(path):
+        shutil.rmtree(path)
+
+
+def remove_tree(path: str, trash: str) -> None:
+    """Remove a folder so that it is gone at once: it moves into `trash` (same file system), then is deleted there."""
+    grave = os.path.join(trash, f"trash-{os.path.basename(path)}-{os.getpid()}")
+    shutil.rmtree(grave, ignore_errors=True)
+    os.rename(path, grave)
+    shutil.rmtree(grave, ignore_errors=True)

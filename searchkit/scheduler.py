@@ -1,0 +1,498 @@
+"""The loop that runs a task: collect what ended -> decide -> make durable -> create and launch -> wait.
+
+Every decision is an event that is on disk before it is acted on. What is killed half-way is found by `_recover` of the
+next scheduler: an attempt without a status file never started, one whose wrapper lives is adopted, one with an exit
+line is accepted, and one with neither is lost and run again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Protocol
+
+from searchkit import fsio
+from searchkit.backends import local, procs
+from searchkit.backends.local import Launch, Machine
+from searchkit.backends.procs import Killer, Target
+from searchkit.backends.slots import Grant, Slots
+from searchkit.config import Config
+from searchkit.errors import StorageError
+from searchkit.space.expand import Point, expand
+from searchkit.store import creation, intents, provenance, snapshot, status
+from searchkit.store.state import Job, State, outcome
+from searchkit.store.status import Status
+from searchkit.store.tasks import OpenTask
+from searchkit.workspace import Workspace
+
+CREATE_AT_ONCE = 64  # jobs whose folders are made between two looks at the running ones
+TICK_S = 0.2  # how often adopted jobs, timeouts and intents are looked at
+MAX_FALSE_STARTS = 10
+GRACE_S = 10.0  # between SIGTERM and SIGKILL
+
+
+class Observer(Protocol):
+    """Who watches a run: the terminal, or nobody."""
+
+    def message(self, text: str) -> None: ...
+
+    def job(self, job: Job) -> None:
+        """A job was launched, or its result was accepted and is durable."""
+
+    def tick(self, task: OpenTask, running: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a scheduler needs besides the task: where it runs and how."""
+
+    ws: Workspace
+    config: Config
+    slots: Slots
+    hide_gpus: bool  # True: jobs see no GPU
+    base_env: dict[str, str]
+    command_line: tuple[str, ...]
+    grace_s: float = GRACE_S
+
+
+@dataclass
+class Live:
+    """A launched attempt that has no accepted result yet."""
+
+    launch: Launch
+    job: int
+    grant: Grant
+    deadline: float | None
+    pid: int | None = None  # of our child; None: adopted, or reaped
+    adopted: bool = False
+    target: Target | None = None  # set while it is being ended
+
+
+@dataclass
+class Scheduler:
+    plan: Plan
+    task: OpenTask
+    observer: Observer
+    machine: Machine
+    live: dict[int, Live] = field(default_factory=dict)
+    by_pid: dict[int, int] = field(default_factory=dict)
+    ready: list[int] = field(default_factory=list)  # pending jobs, next one last
+    waiting: list[intents.Waiting] = field(default_factory=list)
+    killer: Killer = field(default_factory=Killer)
+    interrupts: int = 0
+    terminated: bool = False
+    draining: str = ""  # why nothing more is launched: interrupt | task | error
+    unstarted: set[int] = field(default_factory=set)  # launch decided by a scheduler that died before acting on it
+    false_starts: int = 0
+    captured: set[int] = field(default_factory=set)  # snapshots whose provenance is kept
+    manifests: dict[int, snapshot.Manifest] = field(default_factory=dict)
+    points: Iterator[tuple[int, Point]] = field(default_factory=lambda: iter(()))
+    stopping_all: bool = False
+
+    def run(self) -> int:
+        """Run until all jobs ended, or until told to stop. Returns the exit code; raises StorageError."""
+        self.killer = Killer(self.plan.grace_s)
+        local.become_subreaper()
+        with _signals(self._on_signal) as wake_fd:
+            self.points = self._remaining_points()
+            self._recover()
+            while True:
+                ended = self._collect()
+                self._obey()
+                launches = self._decide_launches()
+                created = self._decide_creation()
+                self.task.journal.commit()
+                for job in ended:
+                    if job in self.task.state.jobs:
+                        self.observer.job(self.task.state.jobs[job])
+                for n in created:
+                    self._create_folder(n)
+                for n in launches:
+                    self._start(n)
+                self._capture(launches)
+                self._end_stopped()
+                self._answer()
+                self.observer.tick(self.task, len(self.live))
+                if self.interrupts >= 3 or self._done():
+                    break
+                select.select([wake_fd], [], [], 0 if created else TICK_S)
+                with contextlib.suppress(BlockingIOError):
+                    os.read(wake_fd, 4096)
+        self.task.journal.commit()
+        return self._exit_code()
+
+    # ---- what happened
+
+    def _collect(self) -> list[int]:
+        """Accept the results of attempts that ended; return their jobs."""
+        over = set()
+        while True:
+            try:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+            if (n := self.by_pid.pop(pid, None)) is not None:
+                self.live[n].pid = None
+                if self.live[n].target is None:  # those being ended are over when the killer says so
+                    over.add(n)
+        for n, live in self.live.items():
+            if live.pid is None and live.target is None and n not in over:
+                s = status.read(live.launch.paths)
+                if not s.alive:
+                    over.add(n)
+        gone = set(self.killer.step())
+        over.update(n for n, live in self.live.items() if live.target in gone)
+        for n in sorted(over):
+            self._settle(n)
+        now = time.time()
+        late = [n for n, live in self.live.items() if live.deadline and now > live.deadline and not live.target]
+        if late:
+            self._stop(late, "timeout")
+        return sorted(over)
+
+    def _settle(self, n: int) -> None:
+        """Turn the end of an attempt into a result event."""
+        live = self.live.pop(n)
+        self.plan.slots.give_back(live.grant)
+        s = status.read(live.launch.paths)
+        if s.exit_code is None or live.adopted or self._left_something():
+            # Nothing of an attempt outlives it, least of all beside its successor.
+            procs.kill_now(self._target(live.launch, s))
+        self._result(n, s)
+
+    def _left_something(self) -> bool:
+        """Whether a child of ours is none of the wrappers: an orphan of some job, since we are the subreaper."""
+        raw = fsio.read_bytes("/proc/thread-self/children")
+        return raw is None or any(int(pid) not in self.by_pid for pid in raw.split())
+
+    def _target(self, launch: Launch, s: Status) -> Target:
+        if s.start and s.start.boot_id == self.machine.boot_id:
+            return Target(launch.token, s.start.pid, s.start.start_ticks)
+        return Target(launch.token)
+
+    def _result(self, n: int, s: Status) -> None:
+        job = self.task.state.jobs[n]
+        run = self.plan.config.run
+        if s.exit_code is not None:
+            self._make_durable(n)
+        said = self.task.record("result", **outcome(job, s, run.retries, run.timeout_s))
+        if self.task.state.jobs[n].state is State.PENDING:
+            self.ready.append(n)
+        self._count_false_starts(s, n)
+        if said["state"] == State.ERROR and not said["retry"] and run.on_error == "stop" and not self.draining:
+            self.draining = "error"
+            self.observer.message(f"job {n} failed and run.on_error is stop: nothing more is launched")
+
+    def _count_false_starts(self, s: Status, n: int) -> None:
+        """Wrappers that die before their first line mean that the disk or the machine is ill, not the job."""
+        self.false_starts = self.false_starts + 1 if s.exists and not s.start else 0
+        if self.false_starts >= MAX_FALSE_STARTS:
+            paths = self.task.paths.job(n)
+            raise StorageError(
+                f"{self.false_starts} jobs in a row died before their first line could be written (last: {paths.root})",
+                "Is the disk full? Run the same command again when that is mended",
+            )
+
+    def _make_durable(self, n: int) -> None:
+        """Sync what a result is read from, before the result is accepted: it must not be lost once it was shown."""
+        job = self.task.state.jobs[n]
+        paths = self.task.paths.job(n).attempt(job.attempt)
+        with fsio.storage():
+            names = creation.listdir(paths.callback)
+            for name in names:
+                _sync(f"{paths.callback}/{name}")
+            if names:
+                fsio.fsync_dir(paths.callback)
+            if self.plan.config.monitor.regex:
+                _sync(paths.log)
+
+    # ---- decisions
+
+    def _remaining_points(self) -> Iterator[tuple[int, Point]]:
+        state = self.task.state
+        if state.complete:
+            return iter(())
+        known = max([*state.jobs, *state.deleted], default=-1) + 1
+        points = expand(self.plan.config.task.search_args, self.plan.config.task.constraints)
+        return enumerate(islice(points, known, None), known)
+
+    def _decide_creation(self) -> list[int]:
+        if self.task.state.complete:
+            return []
+        chunk = list(islice(self.points, CREATE_AT_ONCE))
+        for n, point in chunk:
+            values, text, command = creation.describe(self.plan.config, point)
+            self.task.record("create", job=n, values=values, text=text, command=command)
+        if len(chunk) < CREATE_AT_ONCE:
+            self.task.record("complete")
+        return [n for n, _ in chunk]
+
+    def _create_folder(self, n: int) -> None:
+        with fsio.storage():
+            creation.make_job(self.task.paths, self.task.state.jobs[n])
+        if self.task.state.jobs[n].state is State.PENDING:
+            self.ready.insert(0, n)
+
+    def _decide_launches(self) -> list[int]:
+        chosen: list[int] = []
+        while self.ready and not self.draining and not self.interrupts:
+            n = self.ready[-1]
+            job = self.task.state.jobs.get(n)
+            if job is None or n in self.live or not (job.state is State.PENDING or n in self.unstarted):
+                self.ready.pop()
+                continue
+            grant = self.plan.slots.take()
+            if grant is None:
+                break
+            self.ready.pop()
+            attempt = job.attempt if n in self.unstarted else job.attempt + 1
+            self.unstarted.discard(n)
+            self.task.record("launch", time=time.time(), job=n, attempt=attempt, gpus=grant.gpus, snapshot=job.snapshot)
+            self.live[n] = Live(self._launch(n), n, grant, None)
+            chosen.append(n)
+        return chosen
+
+    def _launch(self, n: int) -> Launch:
+        job = self.task.state.jobs[n]
+        paths = self.task.paths.job(n)
+        callbacks = self.plan.config.callbacks
+        work = f"{paths.attempt(job.attempt).root}/{self.plan.ws.project_name}"
+        token = f"{self.task.state.token}/{n}/{job.attempt}"
+        return Launch(paths, job.attempt, work, job.command, token, callbacks.pre or "", callbacks.after or "")
+
+    def _start(self, n: int) -> None:
+        """Act on a launch event: folders, then the wrapper."""
+        live, job = self.live[n], self.task.state.jobs[n]
+        launch, config = live.launch, self.plan.config
+        with fsio.storage():
+            creation.make_attempt(self.task.paths, job, self.plan.ws.project_name, self._manifest(job.snapshot))
+        port = local.free_port(launch.token, ())
+        env = local.environment(
+            self.plan.base_env,
+            launch,
+            task=self.task.paths.name,
+            job=n,
+            seed=config.search.seed,
+            cpus=config.resources.cpus,
+            gpus=() if self.plan.hide_gpus else (live.grant.gpus or None),
+            port=port,
+        )
+        try:
+            pid = local.spawn(launch, env, self.machine, self.plan.slots.lease_fds(live.grant))
+        except OSError as e:
+            if not local.cannot_ever_start(e):
+                raise StorageError(f"cannot start job {n}: {e}", "Run the same command again when that is mended") from e
+            self._refuse(n, f"cannot be started: {e.strerror}")
+            return
+        live.pid = pid
+        self.by_pid[pid] = n
+        if config.run.timeout_s:
+            live.deadline = time.time() + config.run.timeout_s
+        self.observer.job(job)
+
+    def _refuse(self, n: int, reason: str) -> None:
+        live = self.live.pop(n)
+        self.plan.slots.give_back(live.grant)
+        now = time.time()
+        fields = {"rc": 126, "start": now, "end": now, "retry": False, "reason": reason, "spent": "error"}
+        attempt = self.task.state.jobs[n].attempt
+        self.task.record("result", time=now, job=n, attempt=attempt, state=State.ERROR.value, **fields)
+        self.task.journal.commit()
+        self.observer.job(self.task.state.jobs[n])
+
+    def _manifest(self, k: int) -> snapshot.Manifest:
+        if k not in self.manifests:
+            self.manifests[k] = snapshot.load(self.task.paths.snapshot(k))
+        return self.manifests[k]
+
+    def _capture(self, launches: list[int]) -> None:
+        """Keep what is needed to repeat the run, once a snapshot; after the first launch, because it takes a while."""
+        for k in {self.task.state.jobs[n].snapshot for n in launches if n in self.live} - self.captured:
+            self.captured.add(k)
+            gpus = [f"{g.index}: {g.name}" for g in self.plan.slots.gpus]
+            seed, argv = self.plan.config.search.seed, list(self.plan.command_line)
+            with fsio.storage():
+                provenance.capture(self.task.paths.snapshot(k), self.plan.ws.project, seed, argv, gpus)
+
+    # ---- picking up where another scheduler was killed
+
+    def _recover(self) -> None:
+        state, paths = self.task.state, self.task.paths
+        with fsio.storage():
+            creation.clean(paths, state)
+            have = set(creation.listdir(paths.jobs_all))
+            for n, job in state.jobs.items():
+                if str(n) not in have:
+                    creation.make_job(paths, job)
+        self.ready = [n for n in sorted(state.jobs, reverse=True) if state.jobs[n].state is State.PENDING]
+        for n in [n for n, job in sorted(state.jobs.items()) if job.state is State.RUNNING]:
+            self._recover_attempt(n)
+        self.ready.sort(reverse=True)
+
+    def _recover_attempt(self, n: int) -> None:
+        job, launch = self.task.state.jobs[n], self._launch(n)
+        s = status.read(launch.paths)
+        if not s.exists:  # decided, never started: that same attempt starts when its turn comes
+            if job.stop:
+                self._result(n, s)
+            else:
+                self.unstarted.add(n)
+                self.ready.append(n)
+            return
+        timeout_s = self.plan.config.run.timeout_s
+        deadline = (s.start.time_s if s.start else job.launched_s) + timeout_s if timeout_s else None
+        self.live[n] = Live(launch, n, self.plan.slots.adopt(job.gpus), deadline, adopted=True)
+        if s.exit_code is None and s.alive:
+            self.observer.message(f"job {n} still runs: adopted")
+            if job.stop:
+                self._end(n)
+        else:
+            self._settle(n)
+
+    # ---- stopping
+
+    def _on_signal(self, number: int) -> None:
+        if number == signal.SIGINT:
+            self.interrupts += 1
+        else:
+            self.terminated = True
+
+    def _obey(self) -> None:
+        """Act on signals, and on intents that search-ctl left."""
+        if self.interrupts and not self.draining:
+            self.draining = "interrupt"
+            n = len(self.live)
+            self.observer.message(f"Ctrl-C: nothing more is launched, {n} running job(s) may finish (again: stop them)")
+        if (self.interrupts >= 2 or self.terminated) and not self.stopping_all:
+            self.stopping_all = True
+            self.draining = self.draining or "interrupt"
+            self._stop(list(self.live), "interrupt")
+            if self.live:
+                self.observer.message(f"stopping {len(self.live)} running job(s) (Ctrl-C again: leave them running)")
+        for intent in intents.unanswered(self.task.paths, self.task.state):
+            if all(w.intent.id != intent.id for w in self.waiting):
+                self._take_intent(intent)
+
+    def _take_intent(self, intent: intents.Intent) -> None:
+        state = self.task.state
+        waiting = intents.Waiting(intent)
+        if intent.op == "stop" and intent.whole_task:
+            self.draining = "task"
+            waiting.jobs = set(self.live)
+            self._stop(list(self.live), "task")
+        elif intent.op == "stop":
+            waiting.jobs = {n for n in intent.jobs if n in self.live}
+            self._stop(intent.jobs, "stop")
+            for n in self.unstarted.intersection(intent.jobs):
+                self.unstarted.discard(n)
+                self._result(n, Status(exists=False))
+        elif intent.op == "restart":
+            waiting.refused = sorted(n for n in intent.jobs if n in self.live)
+            jobs = [n for n in intent.jobs if n in state.jobs and n not in self.live]
+            self.task.record("restart", time=time.time(), jobs=jobs, snapshot=intent.snapshot)
+            self.ready = sorted({*self.ready, *jobs}, reverse=True)
+        elif intent.op == "delete":
+            waiting.refused = sorted(n for n in intent.jobs if n in self.live)
+            jobs = [n for n in intent.jobs if n in state.jobs and n not in self.live]
+            self.task.record("delete", time=time.time(), jobs=jobs)
+            self.task.journal.commit()
+            with fsio.storage():
+                creation.clean(self.task.paths, state)
+        self.waiting.append(waiting)
+
+    def _stop(self, jobs: list[int], why: str) -> None:
+        """Record that jobs are to end; `_end_stopped` acts on it after the commit."""
+        self.task.record("stop", time=time.time(), jobs=sorted(jobs), why=why)
+
+    def _end_stopped(self) -> None:
+        for n, live in self.live.items():
+            if self.task.state.jobs[n].stop and live.target is None:
+                self._end(n)
+
+    def _end(self, n: int) -> None:
+        live = self.live[n]
+        live.target = self._target(live.launch, status.read(live.launch.paths))
+        if live.target.wrapper is None and live.pid:
+            live.target = Target(live.launch.token, live.pid, status.start_ticks(live.pid))
+        self.killer.add(live.target)
+
+    def _answer(self) -> None:
+        """Tell search-ctl what became of its intents once that is known."""
+        for w in list(self.waiting):
+            left = {n for n in w.jobs if n in self.live}
+            if left and time.monotonic() - w.since < 2 * self.plan.grace_s + 20:
+                continue
+            tokens = {self.live[n].launch.token: n for n in left}
+            survivors = {tokens[t]: pids for t, pids in self.killer.survivors().items() if t in tokens and pids}
+            self.task.record(
+                "answer",
+                time=time.time(),
+                id=w.intent.id,
+                refused=w.refused,
+                survivors={str(n): pids for n, pids in survivors.items()},
+            )
+            self.waiting.remove(w)
+            self.task.journal.commit()
+
+    # ---- the end
+
+    def _done(self) -> bool:
+        if self.live or self.waiting:
+            return False
+        if self.draining:
+            return True
+        pending = any(j.state is State.PENDING for j in self.task.state.jobs.values())
+        return self.task.state.complete and not pending and not self.unstarted
+
+    def _exit_code(self) -> int:
+        if self.terminated:
+            return 143
+        if self.draining in ("interrupt", "task"):
+            return 130
+        failed = any(j.state is State.ERROR for j in self.task.state.jobs.values())
+        return 1 if failed else 0
+
+
+def _sync(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def _signals(on_signal: Callable[[int], None]) -> Iterator[int]:
+    """Yield a file descriptor that becomes readable when a child ends or a signal arrives."""
+    r, w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    old = {
+        signal.SIGCHLD: signal.signal(signal.SIGCHLD, lambda *_: None),
+        signal.SIGINT: signal.signal(signal.SIGINT, lambda number, _: on_signal(number)),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, _: on_signal(number)),
+    }
+    wakeup = signal.set_wakeup_fd(w, warn_on_full_buffer=False)
+    try:
+        yield r
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in old.items():
+            signal.signal(number, handler)
+        os.close(r)
+        os.close(w)
+
+
+def machine() -> Machine:
+    """This host, as wrappers are told."""
+    import socket
+
+    return Machine(socket.gethostname(), status.boot_id(), sys.executable)

@@ -1,0 +1,130 @@
+"""The folders of jobs and attempts, each step idempotent: made whole under tmp/, then renamed to where it belongs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from searchkit import fsio, template
+from searchkit.space.expand import escape, tree_path
+from searchkit.store import snapshot
+from searchkit.store.snapshot import Manifest
+from searchkit.store.state import Job, TaskState
+from searchkit.workspace import TaskPaths
+
+if TYPE_CHECKING:
+    from searchkit.config import Config
+    from searchkit.space.expand import Point
+
+
+def listdir(path: str) -> list[str]:
+    """The names in a folder; none where it does not exist."""
+    try:
+        return os.listdir(path)
+    except FileNotFoundError:
+        return []
+
+
+def describe(config: Config, point: Point) -> tuple[dict[str, Any], dict[str, str], str | list[str]]:
+    """(values, source texts, rendered command) of one point of the space."""
+    text = {name: value.text for name, value in point.items()}
+    return {name: value.data for name, value in point.items()}, text, template.render(config.template, text)
+
+
+def params_bytes(job: Job) -> bytes:
+    """The content of params.json, a function of the job alone."""
+    body = {"job": job.index, "values": job.values, "text": job.text, "command": job.command}
+    return json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n"
+
+
+def make_job(task: TaskPaths, job: Job) -> None:
+    """Make the folder of a job and its link in the tree, unless they are there."""
+    final = task.job(job.index)
+    if os.path.isdir(final.root):
+        return
+    half = f"{task.tmp}/job-{job.index}"
+    fsio.discard(half)
+    os.mkdir(half)
+    # Not synced one by one: the `create` event that is on disk already says all that is in it.
+    fsio.write_new(f"{half}/params.json", params_bytes(job), durable=False)
+    link(task, job)
+    os.rename(half, final.root)
+
+
+def link(task: TaskPaths, job: Job) -> None:
+    names = tree_path_of(job)
+    if not names:
+        return
+    folder = "/".join([task.jobs_tree, *names[:-1]])
+    target = os.path.relpath(task.job(job.index).root, folder)
+    os.makedirs(folder, exist_ok=True)
+    for i in range(1, 1_000_000):
+        # Two points may have the same texts (a value given twice): the later ones get ~2, ~3 …
+        path = f"{folder}/{names[-1] if i == 1 else escape(f'{names[-1]}~{i}')}"
+        try:
+            os.symlink(target, path)
+            return
+        except FileExistsError:
+            with contextlib.suppress(OSError):
+                if os.readlink(path) == target:
+                    return
+
+
+def tree_path_of(job: Job) -> tuple[str, ...]:
+    from searchkit.space.args import Value
+
+    return tree_path({name: Value(job.values[name], text) for name, text in job.text.items()})
+
+
+def make_attempt(task: TaskPaths, job: Job, project_name: str, manifest: Manifest) -> None:
+    """Make the folders of a job's highest attempt: callback/, checkpoint/, and the working folder from its snapshot."""
+    paths = task.job(job.index)
+    attempt = paths.attempt(job.attempt)
+    _ensure_params(task, job)
+    if job.attempt > 1:
+        _mkdir(attempt.root)
+    _mkdir(attempt.callback)
+    _mkdir(paths.checkpoint)
+    half = f"{task.tmp}/work-{job.index}-{job.attempt}"
+    work = f"{attempt.root}/{project_name}"
+    snapshot.materialise(manifest, task.snapshot(job.snapshot), project_name, half, work)
+
+
+def _mkdir(path: str) -> None:
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path)
+
+
+def _ensure_params(task: TaskPaths, job: Job) -> None:
+    """After a power loss a params.json that was not synced may be empty; the event still knows its content."""
+    path = task.job(job.index).params
+    if os.path.getsize(path) == 0:
+        fsio.atomic_write(path, params_bytes(job), tmp=task.tmp)
+
+
+def clean(task: TaskPaths, state: TaskState) -> None:
+    """Finish deletions, and remove what a killed scheduler left half-made."""
+    for name in listdir(task.tmp):
+        if name.startswith(("job-", "work-", "trash-")):
+            fsio.discard(f"{task.tmp}/{name}")
+    for n in state.deleted:
+        root = task.job(n).root
+        if os.path.isdir(root):
+            remove_links(task, n)
+            fsio.remove_tree(root, task.tmp)
+
+
+def remove_links(task: TaskPaths, n: int) -> None:
+    """Remove a job's link from the tree, with folders that are empty then."""
+    end = f"jobs/all/{n}"
+    for folder, folders, files in os.walk(task.jobs_tree):
+        for name in [*folders, *files]:
+            path = f"{folder}/{name}"
+            if os.path.islink(path) and os.path.normpath(f"{folder}/{os.readlink(path)}").endswith("/" + end):
+                os.unlink(path)
+                with contextlib.suppress(OSError):
+                    os.removedirs(folder)  # stops at the first folder that is not empty
+                os.makedirs(task.jobs_tree, exist_ok=True)
+                return

@@ -1,0 +1,80 @@
+"""What is needed to repeat a run, kept beside its snapshot: code version, interpreter, packages, host, GPUs, seed,
+command line. Of the environment only the variables named here are kept: it may hold secrets."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+from typing import Any
+
+from searchkit import fsio
+from searchkit.workspace import SnapshotPaths
+
+KEPT_ENV = (
+    "PATH",
+    "PYTHONPATH",
+    "VIRTUAL_ENV",
+    "CONDA_PREFIX",
+    "LD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES",
+    "OMP_NUM_THREADS",
+    "SLURM_JOB_ID",
+)
+MAX_DIFF_BYTES = 20 << 20
+_LIST_PACKAGES = (
+    "import sys, json; from importlib import metadata as m; print(json.dumps({'python': sys.version, 'packages': "
+    "sorted({d.metadata['Name'] + '==' + d.version for d in m.distributions() if d.metadata['Name']})}))"
+)
+
+
+def _run(*argv: str, cwd: str, timeout_s: float = 20.0) -> bytes | None:
+    try:
+        done = subprocess.run(argv, cwd=cwd, capture_output=True, timeout=timeout_s, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def _git(project: str) -> dict[str, Any] | None:
+    head = _run("git", "rev-parse", "HEAD", cwd=project)
+    if head is None:
+        return None
+    dirty = _run("git", "status", "--porcelain", "--", ".", cwd=project) or b""
+    return {"commit": head.decode().strip(), "uncommitted": dirty.decode("utf-8", "replace").splitlines()}
+
+
+def capture(snapshot: SnapshotPaths, project: str, seed: int, command_line: list[str], gpus: list[str]) -> None:
+    """Write `provenance.json` (and `uncommitted.diff` where there is one) unless that is done already.
+
+    The packages are those of the `python` that the jobs' PATH finds, which need not be the one that runs this.
+    """
+    if os.path.exists(snapshot.provenance):
+        return
+    git = _git(project)
+    if git and git["uncommitted"]:
+        diff = _run("git", "diff", "HEAD", "--binary", "--", ".", cwd=project) or b""
+        if len(diff) <= MAX_DIFF_BYTES:
+            fsio.atomic_write(snapshot.diff, diff, durable=False)
+        else:
+            git["uncommitted_diff"] = f"left out: {len(diff)} bytes"
+    python = shutil.which("python") or shutil.which("python3") or sys.executable
+    listed = _run(python, "-c", _LIST_PACKAGES, cwd="/")
+    body = {
+        "command_line": command_line,
+        "seed": seed,
+        "git": git,
+        "python": python,
+        **(json.loads(listed) if listed else {"packages": None}),
+        "searchkit_python": sys.version,
+        "host": socket.gethostname(),
+        "platform": platform.platform(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "gpus": gpus,
+        "environment": {k: os.environ[k] for k in KEPT_ENV if k in os.environ},
+    }
+    fsio.atomic_write(snapshot.provenance, json.dumps(body, indent=2, ensure_ascii=False) + "\n")

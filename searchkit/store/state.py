@@ -1,0 +1,209 @@
+"""What the events say about every job: `apply(job, event) -> job`, pure, and the replay of a whole task.
+
+    pending    will run (again) when a slot is free
+    running    launched, and no result accepted yet
+    finished   its last attempt exited with 0
+    error      its last attempt failed, and no retry is left
+    stopped    stopped by name; stays so until it is restarted
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from searchkit.store.journal import Event
+from searchkit.store.status import Status
+
+LOST = "lost: its processes are gone, and it left no exit line"
+MAX_LOST = 3  # a lost attempt (no exit line, processes gone) is run again this often, whatever `retries` says
+
+
+class State(str, enum.Enum):
+    PENDING = "pending"
+    RUNNING = "running"
+    FINISHED = "finished"
+    ERROR = "error"
+    STOPPED = "stopped"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+ENDED = (State.FINISHED, State.ERROR, State.STOPPED)
+
+
+@dataclass(frozen=True)
+class Result:
+    """How one attempt ended, as accepted. Times are seconds since the epoch."""
+
+    attempt: int
+    state: State
+    rc: int | None  # None: there is no exit line (lost)
+    start_s: float | None
+    end_s: float | None
+    retry: bool  # the job is pending again
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Job:
+    index: int
+    values: dict[str, Any]
+    text: dict[str, str]
+    command: str | list[str]
+    attempt: int = 0  # the highest that was launched
+    launched_s: float = 0.0
+    gpus: tuple[int, ...] = ()
+    result: Result | None = None  # of the highest attempt
+    held: bool = False  # stopped by name
+    stop: str = ""  # why a stop was asked for the running attempt
+    stop_s: float = 0.0
+    snapshot: int = 0  # the code its next attempt takes
+    errors: int = 0  # attempts that exited non-zero since the last restart
+    lost: int = 0  # attempts that started and were lost since the last restart
+
+    @property
+    def state(self) -> State:
+        if self.attempt and self.result is None:
+            return State.RUNNING
+        if self.result is None or self.result.retry:
+            return State.STOPPED if self.held else State.PENDING
+        return self.result.state
+
+
+@dataclass
+class TaskState:
+    """All of a task, rebuilt by `replay` and kept up to date by its scheduler."""
+
+    token: str = ""
+    generation: int = 0
+    options: dict[str, Any] = field(default_factory=dict)  # the flags of the last search-run
+    jobs: dict[int, Job] = field(default_factory=dict)
+    deleted: set[int] = field(default_factory=set)
+    complete: bool = False  # every job of the expansion was created
+    snapshot: int = 0
+    snapshots: set[int] = field(default_factory=set)
+    time_s: float = 0.0
+    answers: dict[str, Event] = field(default_factory=dict)
+
+    def counts(self) -> dict[State, int]:
+        out = dict.fromkeys(State, 0)
+        for job in self.jobs.values():
+            out[job.state] += 1
+        return out
+
+
+def apply(job: Job, event: Event) -> Job:
+    """The job after an event that concerns it."""
+    kind = event["type"]
+    if kind == "launch":
+        return replace(
+            job,
+            attempt=event["attempt"],
+            launched_s=event["time"],
+            gpus=tuple(event["gpus"]),
+            result=None,
+            stop="",
+        )
+    if kind == "result":
+        result = Result(
+            event["attempt"],
+            State(event["state"]),
+            event["rc"],
+            event["start"],
+            event["end"],
+            event["retry"],
+            event.get("reason", ""),
+        )
+        errors = job.errors + (event["spent"] == "error")
+        lost = job.lost + (event["spent"] == "lost")
+        return replace(job, result=result, errors=errors, lost=lost, held=job.held or job.stop == "stop")
+    if kind == "stop":
+        if job.state is State.RUNNING:
+            return replace(job, stop=event["why"], stop_s=event["time"])
+        return replace(job, held=True) if event["why"] == "stop" and job.state is State.PENDING else job
+    if kind == "restart":
+        result = job.result and replace(job.result, retry=True)
+        return replace(job, result=result, held=False, snapshot=event["snapshot"], errors=0, lost=0)
+    raise AssertionError(f"unknown event {kind!r}")
+
+
+def outcome(job: Job, s: Status, retries: int, timeout_s: float | None) -> Event:
+    """The fields of the `result` event for the end of a job's highest attempt: pure, so that whoever finds it agrees.
+
+    An exit line from before the stop was asked counts as if nobody had asked.
+    """
+    stopped = job.stop if not (s.exit_code is not None and s.end_s and job.stop and s.end_s < job.stop_s) else ""
+    spent, reason = "", ""
+    if stopped in ("stop", "task", "interrupt"):
+        state, retry = State.STOPPED, stopped != "stop"
+    elif s.exit_code is None:
+        state, reason = State.ERROR, LOST
+        spent = "lost" if s.start else ""
+        retry = job.lost + bool(s.start) <= MAX_LOST
+    elif s.exit_code == 0 and not stopped:
+        state, retry = State.FINISHED, False
+    else:
+        state, spent, retry = State.ERROR, "error", job.errors < retries
+        if stopped:
+            reason = f"timeout: ran longer than {timeout_s:g} s" if timeout_s else "timeout"
+        elif s.pre_failed:
+            reason = "the pre callback failed, the command was not run"
+    now = time.time()
+    return {
+        "time": now,
+        "job": job.index,
+        "attempt": job.attempt,
+        "state": state.value,
+        "rc": s.exit_code,
+        "start": s.start.time_s if s.start else None,
+        "end": s.end_s if s.end_s is not None else (now if s.start else None),
+        "retry": retry,
+        "reason": reason,
+        "spent": spent,
+    }
+
+
+def advance(task: TaskState, event: Event) -> None:
+    """Move a task's state over one event. Events about deleted or unknown jobs change nothing."""
+    kind = event["type"]
+    task.time_s = event.get("time", task.time_s)
+    if kind == "create":
+        n = event["job"]
+        if n not in task.jobs and n not in task.deleted:
+            task.jobs[n] = Job(n, event["values"], event["text"], event["command"], snapshot=task.snapshot)
+    elif kind in ("launch", "result"):
+        n = event["job"]
+        if n in task.jobs:
+            task.jobs[n] = apply(task.jobs[n], event)
+    elif kind in ("stop", "restart"):
+        if kind == "restart":
+            task.snapshot = event["snapshot"]
+            task.snapshots.add(event["snapshot"])
+        for n in event["jobs"]:
+            if n in task.jobs:
+                task.jobs[n] = apply(task.jobs[n], event)
+    elif kind == "delete":
+        for n in event["jobs"]:
+            task.jobs.pop(n, None)
+            task.deleted.add(n)
+    elif kind == "open":
+        task.token = task.token or event["token"]
+        task.generation = event["generation"]
+        task.options = event.get("options", task.options)
+    elif kind == "complete":
+        task.complete = True
+    elif kind == "answer":
+        task.answers[event["id"]] = event
+
+
+def replay(events: Iterable[Event]) -> TaskState:
+    """The state after all events of a task, in order."""
+    task = TaskState()
+    for event in events:
+        advance(task, event)
+    return task

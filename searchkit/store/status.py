@@ -1,0 +1,90 @@
+"""The status file of an attempt: its wrapper's `start` and `exit` lines, and whether that wrapper still lives.
+
+    start local <host> <boot id> <pid> <start ticks> <handle> <unix time>
+    after <exit code of the after callback>             (only where it failed)
+    exit <exit code> [pre]                              (`pre`: the pre callback failed, the command never ran)
+
+The wrapper holds the file's flock from before it starts until it is gone, so a wrapper that has not yet written its
+`start` is known to be alive, and a reused process number is never taken for it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from searchkit import fsio
+from searchkit.workspace import AttemptPaths
+
+
+@dataclass(frozen=True)
+class Start:
+    backend: str
+    host: str
+    boot_id: str
+    pid: int
+    start_ticks: int
+    handle: str
+    time_s: float
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a status file says. `exit_code` None: the attempt has no exit line (yet)."""
+
+    exists: bool
+    start: Start | None = None
+    exit_code: int | None = None
+    pre_failed: bool = False
+    after_code: int | None = None
+    end_s: float | None = None
+    alive: bool = False
+    damaged: int = 0
+
+
+def boot_id() -> str:
+    """The kernel's id of this boot, the same for every process of the machine until it restarts."""
+    return (fsio.read_bytes("/proc/sys/kernel/random/boot_id") or b"unknown").decode().strip()
+
+
+def start_ticks(pid: int) -> int | None:
+    """When a process began, in clock ticks since boot (proc(5), field 22); None where there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as f:
+            return int(f.read().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def read(paths: AttemptPaths) -> Status:
+    """Parse the status file of an attempt and look whether its wrapper lives. Undecodable lines are counted."""
+    try:
+        fd = os.open(paths.status, os.O_RDONLY)
+    except FileNotFoundError:
+        return Status(exists=False)
+    try:
+        # Looked at before the text is read: a wrapper that ends in between has written its exit line by then.
+        alive = not fsio.try_lock(fd, shared=True)
+        raw = os.read(fd, 1 << 16)
+        end_s = os.fstat(fd).st_mtime
+    finally:
+        os.close(fd)
+    start, exit_code, pre, after, damaged = None, None, False, None, 0
+    for line in raw.split(b"\n")[:-1]:
+        words = line.decode("utf-8", "replace").split()
+        try:
+            if words[0] == "start" and start is None:
+                backend, host, boot, pid, ticks, handle, time_s = words[1:]
+                start = Start(backend, host, boot, int(pid), int(ticks), handle, float(time_s))
+            elif words[0] == "after" and start:
+                after = int(words[1])
+            elif words[0] == "exit" and start and exit_code is None:
+                exit_code, pre = int(words[1]), words[2:] == ["pre"]
+            else:
+                damaged += 1
+        except (ValueError, IndexError):
+            damaged += 1
+    if not alive and exit_code is None and start:
+        # A file system without flock never says "alive": ask the process table as well.
+        alive = start.boot_id == boot_id() and start_ticks(start.pid) == start.start_ticks
+    return Status(True, start, exit_code, pre, after, end_s if exit_code is not None else None, alive, damaged)

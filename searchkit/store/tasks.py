@@ -1,0 +1,196 @@
+"""A task on disk: making one, opening it to decide, looking at it without deciding, and its views for people."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from searchkit import fsio
+from searchkit.errors import ConflictError
+from searchkit.store import journal, snapshot, status
+from searchkit.store.journal import Event, Holder, Journal, Lease
+from searchkit.store.snapshot import Manifest
+from searchkit.store.state import Job, State, TaskState, advance, outcome, replay
+from searchkit.workspace import TaskPaths, Workspace
+
+
+def create(ws: Workspace, name: str, raw_config: bytes, manifest: Manifest) -> TaskPaths:
+    """Make a task whole, snapshot included, under the workspace's tmp/, and let it appear at once.
+
+    Raises ConflictError where somebody else made it meanwhile, StorageError, UsageError (an unreadable project file).
+    """
+    half = TaskPaths(name, f"{ws.tmp}/task-{name}-{os.getpid()}")
+    final = ws.task(name)
+    with fsio.storage():
+        try:
+            fsio.discard(half.root)
+            for folder in (half.tmp, half.events, half.intents, half.jobs_all, half.jobs_tree):
+                os.makedirs(folder)
+            fsio.write_new(half.run_config, raw_config)
+            snapshot.build(manifest, ws.project_name, half.tmp, half.snapshot(0))
+            os.makedirs(ws.tasks, exist_ok=True)
+            for folder in (half.jobs_all, f"{half.root}/jobs", half.root):
+                fsio.fsync_dir(folder)
+            try:
+                os.rename(half.root, final.root)
+            except OSError as e:
+                if os.path.exists(final.run_config):
+                    raise ConflictError(f"task {name!r} was just created by another search-run") from e
+                raise
+            fsio.fsync_dir(ws.tasks)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                fsio.discard(half.root)
+            raise
+    return final
+
+
+def myself() -> Holder:
+    """This process as the holder of a lease."""
+    pid = os.getpid()
+    return Holder(0, "local", socket.gethostname(), status.boot_id(), pid, status.start_ticks(pid) or 0, time.time())
+
+
+@dataclass
+class OpenTask:
+    """A task in the hands of the one process that may decide for it."""
+
+    paths: TaskPaths
+    lease: Lease
+    journal: Journal
+    state: TaskState
+
+    def record(self, type_: str, **fields: object) -> Event:
+        """Add an event to the next commit and to the state."""
+        event = self.journal.append(type_, **fields)
+        advance(self.state, event)
+        return event
+
+    def close(self) -> None:
+        self.journal.close()
+        self.lease.release()
+
+
+def take(task: TaskPaths, lease: Lease, me: Holder, **options: object) -> OpenTask:
+    """Begin a new generation under a lease just acquired; `options` are kept for schedulers started later."""
+    with fsio.storage():
+        state = replay(journal.read(task)[0])
+        open_task = OpenTask(task, lease, Journal(task, lease.generation), state)
+    token = state.token or os.urandom(8).hex()
+    fields: dict[str, object] = {"options": options} if options else {}
+    fields.update(generation=lease.generation, host=me.host, pid=me.pid)
+    open_task.record("open", time=time.time(), token=token, **fields)
+    open_task.journal.commit()
+    return open_task
+
+
+@contextlib.contextmanager
+def held(task: TaskPaths) -> Iterator[OpenTask]:
+    """The task in our hands for the length of the block; ConflictError where another process holds it."""
+    me = myself()
+    open_task = take(task, journal.acquire(task, me), me)
+    try:
+        yield open_task
+        open_task.journal.commit()
+    finally:
+        open_task.close()
+
+
+@dataclass(frozen=True)
+class JobView:
+    """One job as it is now, for readers: state and times of its highest attempt."""
+
+    job: Job
+    state: State
+    start_s: float | None
+    end_s: float | None
+    exit_code: int | None
+    reason: str
+
+
+def view_job(task: TaskPaths, job: Job) -> JobView:
+    """Derive a job's state. Only a job without an accepted result costs a look at its files."""
+    result = job.result
+    if result is not None:
+        return JobView(job, job.state, result.start_s, result.end_s, result.rc, result.reason)
+    if job.attempt == 0:
+        return JobView(job, job.state, None, None, None, "")
+    s = status.read(task.job(job.index).attempt(job.attempt))
+    if not s.exists:
+        return JobView(job, State.PENDING, None, None, None, "")
+    start_s = s.start.time_s if s.start else None
+    if s.exit_code is None and s.alive:
+        return JobView(job, State.RUNNING, start_s or job.launched_s, None, None, "")
+    said = outcome(job, s, 0, None)  # what the next scheduler will accept, but for retries
+    lost = s.exit_code is None or said["retry"]
+    state = State.PENDING if lost else State(said["state"])
+    return JobView(job, state, start_s, s.end_s, s.exit_code, said["reason"])
+
+
+@dataclass(frozen=True)
+class TaskView:
+    paths: TaskPaths
+    state: TaskState
+    jobs: list[JobView]
+    status: str  # running | finished | error | stopped
+    update_s: float
+    damaged: int  # undecodable lines of the journal
+
+
+def view(task: TaskPaths) -> TaskView:
+    """Look at a task without deciding anything and without waiting for anybody."""
+    with fsio.storage():
+        events, damaged = journal.read(task)
+        scheduled = journal.is_held(task)
+    state = replay(events)
+    jobs = [view_job(task, state.jobs[n]) for n in sorted(state.jobs)]
+    update_s = max([state.time_s, *(j.end_s for j in jobs if j.end_s)]) or os.path.getmtime(task.run_config)
+    return TaskView(task, state, jobs, task_status(jobs, scheduled, state.complete), update_s, damaged)
+
+
+def task_status(jobs: list[JobView], scheduled: bool, complete: bool) -> str:
+    """One word for a task: `error` if it ended with at least one error job, `stopped` if jobs are left to run."""
+    states = {j.state for j in jobs}
+    if scheduled or State.RUNNING in states:
+        return "running"
+    if not complete or State.PENDING in states:
+        return "stopped"
+    if State.ERROR in states:
+        return "error"
+    return "stopped" if State.STOPPED in states else "finished"
+
+
+def stamp(time_s: float) -> str:
+    """`2020/04/14 15:12:32.220510`, local time."""
+    whole, micro = divmod(round(time_s * 1_000_000), 1_000_000)
+    return time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(whole)) + f".{micro:06d}"
+
+
+def refresh_views(ws: Workspace, task: TaskPaths, status_word: str, lines: dict[str, object]) -> None:
+    """Rewrite task.yaml and this task's entry of summary.yaml. Views: nothing is ever decided from them."""
+    fsio.atomic_write(task.view, _dump({"task": task.name, **lines}), tmp=task.tmp, durable=False)
+    update_summary(ws, {task.name: {"status": status_word, "update_time": stamp(time.time())}})
+
+
+def update_summary(ws: Workspace, entries: dict[str, object]) -> None:
+    """Set entries of summary.yaml and drop those of tasks that are gone."""
+    import yaml  # kept off the start-up path
+
+    with fsio.locked(ws.summary_lock):
+        try:
+            old = yaml.safe_load(fsio.read_bytes(ws.summary) or b"")
+        except (yaml.YAMLError, UnicodeDecodeError):
+            old = {}
+        merged = {**(old if isinstance(old, dict) else {}), **entries}
+        kept = {name: merged[name] for name in ws.task_names() if name in merged}
+        fsio.atomic_write(ws.summary, _dump(kept), tmp=ws.tmp, durable=False)
+
+
+def _dump(body: object) -> str:
+    import yaml
+
+    return str(yaml.safe_dump(body, sort_keys=False, allow_unicode=True))

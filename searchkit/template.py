@@ -1,0 +1,276 @@
+"""Commands with holes: `{name}` becomes the text of an argument, as the program is to receive it, whatever it holds.
+
+A string is a command of /bin/sh, so a value is quoted by where it stands: bare, inside '…', inside "…", and inside
+`$(…)`, backticks, `${…}` and here-documents. A list is an argv without a shell: values go in as they are. Braces that
+hold no name stay (`${HOME}`, `{a,b}`, awk, JSON); `{{name}}` is the literal `{name}`.
+
+Known limit: `case` patterns without their opening parenthesis inside `$(…)` end the substitution too early for us.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from searchkit.errors import UsageError
+
+_NAME = r"[^\W\d][\w-]*(?:\.[\w-]+)*"
+PLACEHOLDER = re.compile(rf"\{{\{{(?P<literal>{_NAME})\}}\}}|(?<!\$)\{{(?P<name>{_NAME})\}}")
+
+_HOLE = "\0"  # stands for a placeholder while the shell's syntax is read; a command can't hold a real one
+_HEREDOC = re.compile(r"(?<!<)<<(?P<tabs>-?)[ \t]*(?P<word>\\?[\w.-]+|'[^'\n]+'|\"[^\"\n]+\")")
+_VARIABLE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*|[0-9])(?=\0)")
+_ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\+?=")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for a value. `context` says how the shell reads that place; `backticks` how many pairs enclose it."""
+
+    name: str
+    context: str = "verbatim"
+    backticks: int = 0
+    until: str = ""  # the line that would end the here-document around it
+
+
+@dataclass(frozen=True)
+class Template:
+    """A parsed command: one word for the shell, or the words of an argv; each a sequence of texts and slots."""
+
+    source: str | tuple[str, ...]
+    words: tuple[tuple[str | Slot, ...], ...]
+    is_shell: bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The placeholders, in order of first use."""
+        return tuple(dict.fromkeys(part.name for word in self.words for part in word if isinstance(part, Slot)))
+
+    @property
+    def program(self) -> str:
+        """The name of the program that the command starts, without its folder, `VAR=x`, `exec` and `env`."""
+        words = self.source if isinstance(self.source, tuple) else _split(self.source)
+        rest = iter(words)
+        prefixed = False
+        for word in rest:
+            name = word.rpartition("/")[2]
+            if name in ("exec", "env"):
+                prefixed = True
+            elif prefixed and word.startswith("-"):
+                if word in ("-u", "--unset", "-C", "--chdir", "-a"):
+                    next(rest, None)
+            elif not _ASSIGNMENT.match(word):
+                return name
+        return ""
+
+
+def parse(template: str | Sequence[str]) -> Template:
+    """Read a command: a string for the shell, a list for none.
+
+    Raises UsageError where it is empty, holds a NUL, or has a backslash right before a placeholder.
+    """
+    is_shell = isinstance(template, str)
+    texts = (template,) if isinstance(template, str) else tuple(template)
+    if not texts or not texts[0].strip():
+        raise UsageError("the command is empty", "write the command that trains once, with {name} for each argument")
+    if any("\0" in text for text in texts):
+        raise UsageError("the command holds a NUL character, which no command line can carry")
+    words = tuple(_parts(text, is_shell) for text in texts)
+    return Template(texts[0] if is_shell else texts, words, is_shell)
+
+
+def render(template: Template, texts: Mapping[str, str]) -> str | list[str]:
+    """The command for one job: a string for the shell, a list for none. `texts` has every name of the template.
+
+    Raises UsageError for a value that holds the line at which the here-document around it ends.
+    """
+    words = ["".join(p if isinstance(p, str) else _fill(p, texts[p.name]) for p in word) for word in template.words]
+    return words[0] if template.is_shell else words
+
+
+def _split(command: str) -> list[str]:
+    try:
+        return shlex.split(command, comments=True)
+    except ValueError:  # a quote that doesn't close, for shlex: a comment or a here-document with an apostrophe
+        return command.split()
+
+
+def _parts(text: str, is_shell: bool) -> tuple[str | Slot, ...]:
+    names: list[str] = []
+
+    def flatten(m: re.Match[str]) -> str:
+        if m["literal"] is not None:
+            return "{" + m["literal"] + "}"
+        names.append(m["name"])
+        return _HOLE
+
+    flat = PLACEHOLDER.sub(flatten, text)
+    slots: list[Slot] = []
+    if is_shell:
+        shell = _Shell(flat, iter(names))
+        slots = shell.read()
+        for at in reversed(shell.glued):  # `$A{lr}` would become the variable A0
+            flat = flat[:at] + _VARIABLE.sub(r"${\1}", flat[at:], count=1)
+    else:
+        slots = [Slot(name) for name in names]
+    texts = flat.split(_HOLE)
+    parts: list[str | Slot] = [texts[0]]
+    for slot, after in zip(slots, texts[1:], strict=True):
+        parts += [slot, after]
+    return tuple(part for part in parts if part != "")
+
+
+def _fill(slot: Slot, value: str) -> str:
+    """`value` so that the shell reads it back unchanged at this place."""
+    if slot.until and slot.until in value:
+        raise UsageError(
+            f"the value {value!r} of {slot.name} holds {slot.until!r}, which ends the here-document it is put into",
+            "end the here-document with another word",
+        )
+    text = _QUOTE[slot.context](value)
+    for _ in range(slot.backticks):  # the shell removes one layer of these before it reads the inside
+        text = re.sub(r"([\\$`])", r"\\\1", text)
+    return text
+
+
+_QUOTE: Mapping[str, Callable[[str], str]] = {
+    "bare": shlex.quote,
+    "digits": lambda value: f"'{value}'" if value.isdigit() else shlex.quote(value),  # `echo {n}>log` has no descriptor
+    "single": lambda value: value.replace("'", "'\"'\"'"),
+    "double": lambda value: re.sub(r'([\\"$`])', r"\\\1", value),
+    "double brace": lambda value: re.sub(r'([\\"$`}])', r"\\\1", value),
+    "heredoc": lambda value: re.sub(r"([\\$`])", r"\\\1", value),
+    "comment": lambda value: value.replace("\n", " "),
+    "verbatim": lambda value: value,
+}
+
+_CLOSES = {"'": "'", '"': '"', "`": "`", "(": ")", "$(": ")", "${": "}", "$((": "))", "((": ")"}
+_BARE = ("sh", "(", "$(", "`")
+_ARITHMETIC = ("$((", "((")
+
+
+class _Shell:
+    """Reads the syntax of /bin/sh just far enough to know, for each hole, how the shell will read what stands there.
+
+    The stack holds what is open: `sh` at the bottom, then any of the keys of `_CLOSES`, and `<<`, the body of a
+    here-document; `((` is a parenthesis inside arithmetic.
+    """
+
+    def __init__(self, text: str, names: Iterator[str], stack: Sequence[str] = ("sh",), until: str = "") -> None:
+        self.text = text
+        self.names = names
+        self.stack = list(stack)
+        self.until = until
+        self.at = 0
+        self.slots: list[Slot] = []
+        self.pending: list[re.Match[str]] = []  # here-documents whose bodies start at the next line
+        self.glued: list[int] = []  # where `$NAME` runs into a hole
+
+    def read(self) -> list[Slot]:
+        """The slots, in order. Raises UsageError as `parse`."""
+        while self.at < len(self.text):
+            self._step(self.text[self.at])
+        return self.slots
+
+    def _step(self, c: str) -> None:
+        top = self.stack[-1]
+        closing = _CLOSES.get(top)
+        if c == _HOLE:
+            self._slot(self._context())
+        elif closing and self.text.startswith(closing, self.at):
+            self.stack.pop()
+            self.at += len(closing)
+        elif top == "'":
+            self.at += 1
+        elif c == "\\":
+            self._escape()
+        elif c == "$":
+            self._dollar()
+        elif c == "`" or (c == '"' and top != "<<") or (c == "'" and self._is_bare()):
+            self._open(c)
+        elif c == "(" and top in (*_BARE, *_ARITHMETIC):
+            self._open("((" if top in _ARITHMETIC else "(", 1)
+        elif top in _BARE:
+            self._bare(c)
+        else:
+            self.at += 1
+
+    def _open(self, frame: str, length: int | None = None) -> None:
+        self.stack.append(frame)
+        self.at += len(frame) if length is None else length
+
+    def _is_bare(self) -> bool:
+        """Whether quotes start here, and words end; the inside of `${…}` is as its outside."""
+        outer = next(frame for frame in reversed(self.stack) if frame != "${")
+        return outer in _BARE
+
+    def _context(self) -> str:
+        top = self.stack[-1]
+        if self._is_bare():
+            return "digits" if top in _BARE and self.text[self.at + 1 : self.at + 2] in ("<", ">") else "bare"
+        return {"'": "single", "${": "double brace", "<<": "heredoc"}.get(top, "double")
+
+    def _slot(self, context: str) -> None:
+        self.slots.append(Slot(next(self.names), context, self.stack.count("`"), self.until))
+        self.at += 1
+
+    def _escape(self) -> None:
+        if self.text[self.at + 1 : self.at + 2] == _HOLE:
+            name = next(self.names)
+            raise UsageError(
+                f"the backslash before {{{name}}} would escape the first character of the value",
+                f"write {{{{{name}}}}} for the literal text, or two backslashes for a backslash and the value",
+            )
+        self.at += 2
+
+    def _dollar(self) -> None:
+        if _VARIABLE.match(self.text, self.at):
+            self.glued.append(self.at)
+        for opening in ("$((", "$(", "${"):
+            if self.text.startswith(opening, self.at):
+                return self._open(opening)
+        self.at += 1
+
+    def _bare(self, c: str) -> None:
+        """What is special only where words are split: comments and here-documents."""
+        heredoc = _HEREDOC.match(self.text, self.at)
+        if c == "#" and (self.at == 0 or self.text[self.at - 1] in " \t\n;&|()`"):
+            end = self.text.find("\n", self.at)
+            self._holes("comment", len(self.text) if end < 0 else end)
+        elif heredoc:
+            self.pending.append(heredoc)
+            self.at = heredoc.end()
+        else:
+            self.at += 1
+            if c == "\n" and self.pending:
+                documents, self.pending = self.pending, []
+                for document in documents:
+                    self._body(document)
+
+    def _holes(self, context: str, end: int) -> None:
+        """Every hole up to `end`, where nothing else has a meaning."""
+        while (hole := self.text.find(_HOLE, self.at, end)) >= 0:
+            self.at = hole
+            self._slot(context)
+        self.at = end
+
+    def _body(self, document: re.Match[str]) -> None:
+        """The body of a here-document: raw if any part of its word is quoted, otherwise with `$`, backticks and \\."""
+        word, start = document["word"], self.at
+        until = word.strip("\\'\"")
+        line = re.compile(("\t*" if document["tabs"] else "") + re.escape(until) + r"(?:\n|\Z)")
+        end = start
+        while end < len(self.text) and not line.match(self.text, end):
+            end = self.text.find("\n", end) + 1 or len(self.text)
+        if word != until:
+            outside, self.until = self.until, until
+            self._holes("verbatim", end)
+            self.until = outside
+        else:
+            inside = _Shell(self.text[start:end], self.names, (*self.stack, "<<"), until)
+            self.slots += inside.read()
+            self.glued += [start + at for at in inside.glued]
+        last = line.match(self.text, end)
+        self.at = last.end() if last else end
