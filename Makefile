@@ -29,8 +29,14 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip check --disable-pip-version-check
 	@touch $(STAMP)
 
+# A search over a real training script from its first command to its ranking, as a user would type it.
+demo: export PATH := $(CURDIR)/$(BIN):$(PATH)
 demo: $(STAMP)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" bash templates/hpo/digits/demo.sh .demo
+	rm -rf .demo && mkdir .demo
+	cd .demo && search-init --template hpo/digits
+	cd .demo && search-run --task digits config.yaml
+	cd .demo && search-ctl show --task digits --jobs 0,1
+	cd .demo && search-ctl show-scalar --task digits -rt +5
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -80,7 +80,7 @@ def stop(task: TaskPaths, jobs: list[int] | None, grace_s: float = GRACE_S) -> A
             open_task.record("result", **said)
         return Answer([], {n: left[t.token] for n, t in targets.items() if t.token in left})
 
-    fields: dict[str, object] = {"whole_task": True} if jobs is None else {"jobs": jobs}
+    fields: dict[str, object] = {"grace_s": grace_s, "whole_task": jobs is None, "jobs": jobs or []}
     answer = ask_or_act(task, "stop", act, **fields)
     # Whoever acted: look once more, at every process that carries a token of these jobs, whatever attempt it was of.
     token = tasks.view(task).state.token
@@ -181,7 +181,7 @@ def move_away(task: TaskPaths, to: str) -> None:
 
 def delete_task(ws: Workspace, task: TaskPaths) -> None:
     """Delete a task that nobody runs."""
-    grave = f"{ws.tmp}/trash-{task.name}-{os.getpid()}"
+    grave = f"{ws.tmp}/{fsio.half_name(f'trash-{task.name}')}"
     move_away(task, grave)
     with fsio.storage():
         fsio.discard(grave)

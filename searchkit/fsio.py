@@ -82,7 +82,7 @@ def atomic_write(path: str, data: bytes | str, *, tmp: str | None = None, durabl
     `tmp`: folder for the half-made file, on the same file system (default: the folder of `path`).
     """
     raw = data.encode() if isinstance(data, str) else data
-    half = os.path.join(tmp or os.path.dirname(path), f".{os.path.basename(path)}.{os.getpid()}")
+    half = os.path.join(tmp or os.path.dirname(path), half_name(f".{os.path.basename(path)}"))
     with contextlib.suppress(FileNotFoundError):
         os.unlink(half)
     try:
@@ -204,9 +204,27 @@ def discard(path: str) -> None:
         shutil.rmtree(path)
 
 
+def half_name(name: str) -> str:
+    """The name of something half-made: it ends in our process number, so that `sweep` knows when it is abandoned."""
+    return f"{name}.{os.getpid()}"
+
+
+def sweep(folder: str) -> None:
+    """Remove from a tmp folder what dead processes left half-made there."""
+    for name in os.listdir(folder):
+        pid = name.rpartition(".")[2]
+        if pid.isdecimal() and not os.path.exists(f"/proc/{pid}"):
+            path = os.path.join(folder, name)
+            if os.path.isdir(path) and not os.path.islink(path):
+                discard(path)
+            else:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+
+
 def remove_tree(path: str, trash: str) -> None:
     """Remove a folder so that it is gone at once: it moves into `trash` (same file system), then is deleted there."""
-    grave = os.path.join(trash, f"trash-{os.path.basename(path)}-{os.getpid()}")
+    grave = os.path.join(trash, half_name(f"trash-{os.path.basename(path)}"))
     shutil.rmtree(grave, ignore_errors=True)
     os.rename(path, grave)
     shutil.rmtree(grave, ignore_errors=True)

@@ -59,7 +59,6 @@ class Plan:
     hide_gpus: bool  # True: jobs see no GPU
     base_env: dict[str, str]
     command_line: tuple[str, ...]
-    grace_s: float = GRACE_S
 
 
 @dataclass
@@ -90,6 +89,7 @@ class Scheduler:
     terminated: bool = False
     draining: str = ""  # why nothing more is launched: interrupt | task | error
     unstarted: set[int] = field(default_factory=set)  # launch decided by a scheduler that died before acting on it
+    grace_s: float = GRACE_S  # the last stop said
     false_starts: int = 0
     captured: set[int] = field(default_factory=set)  # snapshots whose provenance is kept
     manifests: dict[int, snapshot.Manifest] = field(default_factory=dict)
@@ -98,7 +98,6 @@ class Scheduler:
 
     def run(self) -> int:
         """Run until all jobs ended, or until told to stop. Returns the exit code; raises StorageError."""
-        self.killer = Killer(self.plan.grace_s)
         local.become_subreaper()
         with _signals(self._on_signal) as wake_fd:
             self.points = self._remaining_points()
@@ -319,9 +318,15 @@ class Scheduler:
         for k in {self.task.state.jobs[n].snapshot for n in launches if n in self.live} - self.captured:
             self.captured.add(k)
             gpus = [f"{g.index}: {g.name}" for g in self.plan.slots.gpus]
-            seed, argv = self.plan.config.search.seed, list(self.plan.command_line)
             with fsio.storage():
-                provenance.capture(self.task.paths.snapshot(k), self.plan.ws.project, seed, argv, gpus)
+                provenance.capture(
+                    self.task.paths.snapshot(k),
+                    self.task.paths.tmp,
+                    self.plan.ws.project,
+                    seed=self.plan.config.search.seed,
+                    command_line=self.plan.command_line,
+                    gpus=gpus,
+                )
 
     # ---- picking up where another scheduler was killed
 
@@ -385,6 +390,8 @@ class Scheduler:
     def _take_intent(self, intent: intents.Intent) -> None:
         state = self.task.state
         waiting = intents.Waiting(intent)
+        if intent.op == "stop":
+            self.grace_s = intent.grace_s
         if intent.op == "stop" and intent.whole_task:
             self.draining = "task"
             waiting.jobs = set(self.live)
@@ -423,13 +430,13 @@ class Scheduler:
         live.target = self._target(live.launch, status.read(live.launch.paths))
         if live.target.wrapper is None and live.pid:
             live.target = Target(live.launch.token, live.pid, status.start_ticks(live.pid))
-        self.killer.add(live.target)
+        self.killer.add(live.target, self.grace_s)
 
     def _answer(self) -> None:
         """Tell search-ctl what became of its intents once that is known."""
         for w in list(self.waiting):
             left = {n for n in w.jobs if n in self.live}
-            if left and time.monotonic() - w.since < 2 * self.plan.grace_s + 20:
+            if left and time.monotonic() - w.since < 2 * w.intent.grace_s + 20:
                 continue
             tokens = {self.live[n].launch.token: n for n in left}
             survivors = {tokens[t]: pids for t, pids in self.killer.survivors().items() if t in tokens and pids}
@@ -450,16 +457,14 @@ class Scheduler:
             return False
         if self.draining:
             return True
-        pending = any(j.state is State.PENDING for j in self.task.state.jobs.values())
-        return self.task.state.complete and not pending and not self.unstarted
+        return self.task.state.complete and not self.task.state.tally[State.PENDING] and not self.unstarted
 
     def _exit_code(self) -> int:
         if self.terminated:
             return 143
         if self.draining in ("interrupt", "task"):
             return 130
-        failed = any(j.state is State.ERROR for j in self.task.state.jobs.values())
-        return 1 if failed else 0
+        return 1 if self.task.state.tally[State.ERROR] else 0
 
 
 def _sync(path: str) -> None:

@@ -45,6 +45,7 @@ def report(mapping: Mapping[str, Any] | None = None, /, *, step: int | None = No
         return
     import json
 
+    _hook_fork()  # before the lock is taken for the first time
     try:
         _sink.append(folder, json.dumps(line).encode() + b"\n")
     except OSError as e:
@@ -197,7 +198,6 @@ class _Sink:
         import fcntl
 
         self.close()
-        _hook_fork()
         main = os.path.join(folder, "scalars.jsonl")
         try:
             fd = _open_append(main)

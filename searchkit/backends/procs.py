@@ -120,13 +120,23 @@ class Killer:
     killed only if it still stands `grace_s` after that.
     """
 
-    grace_s: float = 10.0
-    since: dict[Target, float] = field(default_factory=dict)
+    since: dict[Target, tuple[float, float]] = field(default_factory=dict)  # (SIGTERM at, grace)
+    known: dict[Target, dict[int, int]] = field(default_factory=dict)  # every process ever seen: number -> start ticks
 
-    def add(self, target: Target) -> None:
+    def add(self, target: Target, grace_s: float) -> None:
         if target not in self.since:
-            self.since[target] = time.monotonic()
-            send(members([target])[target.token], signal.SIGTERM)
+            self.since[target] = (time.monotonic(), grace_s)
+            self.known[target] = {}
+            send(self._look()[target], signal.SIGTERM)
+
+    def _look(self) -> dict[Target, list[int]]:
+        """The live processes of each target; one that was seen once stays ours, even if its parent died since."""
+        found = members(self.since)
+        for target, known in self.known.items():
+            for pid in found[target.token]:
+                if pid not in known and (ticks := start_ticks(pid)) is not None:
+                    known[pid] = ticks
+        return {t: [pid for pid, ticks in known.items() if is_alive(pid, ticks)] for t, known in self.known.items()}
 
     def step(self) -> list[Target]:
         """Signal what is still there; return (and forget) the targets of which nothing is left."""
@@ -134,20 +144,22 @@ class Killer:
             return []
         now = time.monotonic()
         done = []
-        for target, pids in zip(list(self.since), members(self.since).values(), strict=True):
-            age = now - self.since[target]
-            if age > self.grace_s:
+        found = self._look()
+        for target, (since, grace_s) in list(self.since.items()):
+            pids, age = found[target], now - since
+            if age > grace_s:
                 send(pids, signal.SIGKILL)
             wrapper_lives = target.wrapper is not None and is_alive(target.wrapper, target.wrapper_ticks)
             if not pids and not wrapper_lives:
                 done.append(target)
-                del self.since[target]
-            elif not pids and age > 2 * self.grace_s + 2 and target.wrapper is not None:
+                del self.since[target], self.known[target]
+            elif not pids and age > 2 * grace_s + 2 and target.wrapper is not None:
                 send([target.wrapper], signal.SIGKILL)
         return done
 
     def survivors(self) -> dict[str, list[int]]:
-        return members(self.since)
+        """The processes that are left of each target now, by token."""
+        return {target.token: pids for target, pids in self._look().items()}
 
 
 def kill_now(target: Target) -> None:
@@ -172,9 +184,9 @@ def carriers(prefixes: Collection[str]) -> dict[str, list[int]]:
 
 def end_all(targets: Iterable[Target], grace_s: float, give_up_s: float = 20.0) -> dict[str, list[int]]:
     """Blocking form: end every target and return the processes that survived SIGKILL, by token."""
-    killer = Killer(grace_s)
+    killer = Killer()
     for target in targets:
-        killer.add(target)
+        killer.add(target, grace_s)
     deadline = time.monotonic() + 2 * grace_s + give_up_s
     while killer.since and time.monotonic() < deadline:
         killer.step()

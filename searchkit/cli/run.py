@@ -152,6 +152,7 @@ def _open_or_create(
     if os.path.exists(task.run_config):
         if not overwrite:
             _check_same_config(task, config, raw)
+            _say_what_changed(task, symlinks)
             return task
         to = f"{ws.attic}/{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         control.move_away(task, to)
@@ -171,6 +172,21 @@ def _open_or_create(
         if e.kind == "shared":
             click.echo(f"note: all jobs share the project's folder {e.path}/", err=True)
     return tasks.create(ws, name, raw, manifest)
+
+
+def _say_what_changed(task: TaskPaths, symlinks: bool) -> None:
+    """A resumed task keeps its snapshot; say in one line how today's project differs from it."""
+    from searchkit.store import creation, snapshot
+
+    manifest = snapshot.load(task.snapshot(max(int(k) for k in creation.listdir(task.snapshots) if k.isdigit())))
+    if changed := snapshot.changes(manifest):
+        names = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+        click.echo(f"note: the task keeps the project as it was; changed since: {names} (restart takes them)", err=True)
+    if linked := snapshot.changed_links(manifest):
+        click.echo(f"note: jobs see these changed files through links: {', '.join(linked[:5])}", err=True)
+    if symlinks != manifest.symlinks:
+        mode = "with" if manifest.symlinks else "without"
+        click.echo(f"note: the task was started {mode} --symlinks and goes on so", err=True)
 
 
 def _points(config: Config) -> object:

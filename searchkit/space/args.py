@@ -30,6 +30,10 @@ _NUMBERS = (
     (re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"), float),
 )
 _MAX_DIGITS = 4000  # int() refuses more than 4300, and nobody means such a number
+_BYTES = re.compile(r"([0-9]{1,20}(?:\.[0-9]+)?) ?([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_SECONDS = re.compile(r"([0-9]{1,20}(?:\.[0-9]+)?) ?([smhd]?)")
+_UNIT_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME_BYTES = 255  # of a folder's name
 ARG_TYPES = ("Categorical", "Nested")
 
@@ -144,9 +148,13 @@ class Section:
         self.entries: Mapping[str, tuple[Node, Node]] = {}
         if node is not None and node.kind == "map":
             self.entries = node.entries
-        elif node is not None and node.kind != "bad" and not node.is_null:
+        elif node is not None and node.kind != "bad" and not (node.is_null and path):
             what = f"must be a mapping (key: value), not {node}"
             report.fault(node, f"{path}: {what}" if path else f"the file {what}")
+
+    def sub(self, key: str, *known: str) -> Section:
+        """The section below `key`, which has only the known keys."""
+        return Section(self.report, self.get(key), self.at(key)).only(known)
 
     def only(self, known: Sequence[str]) -> Section:
         """Report every key but the known ones."""
@@ -211,6 +219,58 @@ class Section:
             if item.kind != "bad" and (item.kind != "scalar" or not item.text):
                 self.report.fault(item, f"{path}: must be a text, not {item}")
         return [(path, item) for path, item in found if item.kind == "scalar" and item.text]
+
+    def switch(self, key: str, default: bool) -> bool | str:
+        """true, false, or a text."""
+        node = self.get(key)
+        if node is not None and isinstance(node.data, bool):
+            return node.data
+        return self.word(key) or default
+
+    def size(self, key: str) -> int | None:
+        """Bytes: a number, or one with K, M, G or T for powers of 1024."""
+        node = self.get(key)
+        if node is None:
+            return None
+        m = _BYTES.fullmatch(node.text)
+        size = int(float(m[1]) * 1024 ** " KMGT".index(m[2].upper() or " ")) if m else 0
+        if size < 1:
+            self.fault(key, node, f"must be a number of bytes, or a size such as 6G or 512M, not {node}")
+        return size
+
+    def seconds(self, key: str) -> float | None:
+        """Seconds: a number, or one with s, m, h or d."""
+        node = self.get(key)
+        if node is None:
+            return None
+        m = _SECONDS.fullmatch(node.text)
+        seconds = float(m[1]) * _UNIT_S[m[2]] if m else 0.0
+        if seconds <= 0:
+            self.fault(key, node, f"must be seconds above 0, or a time such as 30s, 10m, 2h or 1d, not {node}")
+        return seconds
+
+    def variables(self) -> dict[str, str]:
+        """All keys as the names of environment variables, with the texts they are set to."""
+        for name, (where, node) in self.entries.items():
+            if not _VARIABLE.fullmatch(name):
+                self.fault(name, where, "must be the name of a variable: letters, digits and _")
+            elif name.startswith("SEARCHKIT_"):
+                self.fault(name, where, "is reserved; every job is given its own SEARCHKIT_ variables")
+            if node.kind not in ("scalar", "bad"):
+                self.fault(name, node, f"must be a text, not {node}")
+        return {name: node.text for name, (_, node) in self.entries.items()}
+
+    def patterns(self, key: str) -> tuple[str, ...]:
+        """Regular expressions, each with a named group."""
+        found = self.words(key)
+        for path, node in found:
+            try:
+                if not re.compile(node.text).groupindex:
+                    what = "must name a group for each number, such as acc=(?P<acc>[0-9.]+)"
+                    self.report.fault(node, f"{path}: {what}")
+            except (re.error, OverflowError, RecursionError) as e:
+                self.report.fault(node, f"{path}: {node} is no regular expression: {e}")
+        return tuple(node.text for _, node in found)
 
 
 # --- nodes to arguments ----------------------------------------------------------------------------------------------

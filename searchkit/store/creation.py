@@ -44,7 +44,7 @@ def make_job(task: TaskPaths, job: Job) -> None:
     final = task.job(job.index)
     if os.path.isdir(final.root):
         return
-    half = f"{task.tmp}/job-{job.index}"
+    half = f"{task.tmp}/{fsio.half_name(f'job-{job.index}')}"
     fsio.discard(half)
     os.mkdir(half)
     # Not synced one by one: the `create` event that is on disk already says all that is in it.
@@ -87,7 +87,7 @@ def make_attempt(task: TaskPaths, job: Job, project_name: str, manifest: Manifes
         _mkdir(attempt.root)
     _mkdir(attempt.callback)
     _mkdir(paths.checkpoint)
-    half = f"{task.tmp}/work-{job.index}-{job.attempt}"
+    half = f"{task.tmp}/{fsio.half_name(f'work-{job.index}')}"
     work = f"{attempt.root}/{project_name}"
     snapshot.materialise(manifest, task.snapshot(job.snapshot), project_name, half, work)
 
@@ -106,9 +106,7 @@ def _ensure_params(task: TaskPaths, job: Job) -> None:
 
 def clean(task: TaskPaths, state: TaskState) -> None:
     """Finish deletions, and remove what a killed scheduler left half-made."""
-    for name in listdir(task.tmp):
-        if name.startswith(("job-", "work-", "trash-")):
-            fsio.discard(f"{task.tmp}/{name}")
+    fsio.sweep(task.tmp)
     for n in state.deleted:
         root = task.job(n).root
         if os.path.isdir(root):

@@ -21,6 +21,7 @@ class Intent:
     jobs: list[int] = field(default_factory=list)
     whole_task: bool = False
     snapshot: int = 0
+    grace_s: float = 10.0
 
 
 @dataclass

@@ -48,7 +48,9 @@ def _git(project: str) -> dict[str, Any] | None:
     return {"commit": head.decode().strip(), "uncommitted": dirty.decode("utf-8", "replace").splitlines()}
 
 
-def capture(snapshot: SnapshotPaths, project: str, seed: int, command_line: list[str], gpus: list[str]) -> None:
+def capture(
+    snapshot: SnapshotPaths, tmp: str, project: str, *, seed: int, command_line: tuple[str, ...], gpus: list[str]
+) -> None:
     """Write `provenance.json` (and `uncommitted.diff` where there is one) unless that is done already.
 
     The packages are those of the `python` that the jobs' PATH finds, which need not be the one that runs this.
@@ -59,7 +61,7 @@ def capture(snapshot: SnapshotPaths, project: str, seed: int, command_line: list
     if git and git["uncommitted"]:
         diff = _run("git", "diff", "HEAD", "--binary", "--", ".", cwd=project) or b""
         if len(diff) <= MAX_DIFF_BYTES:
-            fsio.atomic_write(snapshot.diff, diff, durable=False)
+            fsio.atomic_write(snapshot.diff, diff, tmp=tmp, durable=False)
         else:
             git["uncommitted_diff"] = f"left out: {len(diff)} bytes"
     python = shutil.which("python") or shutil.which("python3") or sys.executable
@@ -77,4 +79,4 @@ def capture(snapshot: SnapshotPaths, project: str, seed: int, command_line: list
         "gpus": gpus,
         "environment": {k: os.environ[k] for k in KEPT_ENV if k in os.environ},
     }
-    fsio.atomic_write(snapshot.provenance, json.dumps(body, indent=2, ensure_ascii=False) + "\n")
+    fsio.atomic_write(snapshot.provenance, json.dumps(body, indent=2, ensure_ascii=False) + "\n", tmp=tmp)

@@ -142,7 +142,7 @@ def _has_many_files(folder: str) -> bool:
 def build(manifest: Manifest, project_name: str, tmp: str, final: SnapshotPaths) -> None:
     """Copy the project into a snapshot, durable and visible at once. Raises StorageError, or UsageError where a file
     can't be read."""
-    half = os.path.join(tmp, f"snapshot-{os.path.basename(final.root)}")
+    half = os.path.join(tmp, fsio.half_name("snapshot"))
     fsio.discard(half)
     os.makedirs(os.path.join(half, project_name))
     try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -90,11 +91,19 @@ class TaskState:
     time_s: float = 0.0
     answers: dict[str, Event] = field(default_factory=dict)
 
+    tally: Counter[State] = field(default_factory=Counter)
+
+    def put(self, job: Job) -> None:
+        """Set a job, and keep the count of each state."""
+        old = self.jobs.get(job.index)
+        if old is not None:
+            self.tally[old.state] -= 1
+        self.tally[job.state] += 1
+        self.jobs[job.index] = job
+
     def counts(self) -> dict[State, int]:
-        out = dict.fromkeys(State, 0)
-        for job in self.jobs.values():
-            out[job.state] += 1
-        return out
+        """How many jobs are in each state."""
+        return {state: self.tally[state] for state in State}
 
 
 def apply(job: Job, event: Event) -> Job:
@@ -175,21 +184,22 @@ def advance(task: TaskState, event: Event) -> None:
     if kind == "create":
         n = event["job"]
         if n not in task.jobs and n not in task.deleted:
-            task.jobs[n] = Job(n, event["values"], event["text"], event["command"], snapshot=task.snapshot)
+            task.put(Job(n, event["values"], event["text"], event["command"], snapshot=task.snapshot))
     elif kind in ("launch", "result"):
         n = event["job"]
         if n in task.jobs:
-            task.jobs[n] = apply(task.jobs[n], event)
+            task.put(apply(task.jobs[n], event))
     elif kind in ("stop", "restart"):
         if kind == "restart":
             task.snapshot = event["snapshot"]
             task.snapshots.add(event["snapshot"])
         for n in event["jobs"]:
             if n in task.jobs:
-                task.jobs[n] = apply(task.jobs[n], event)
+                task.put(apply(task.jobs[n], event))
     elif kind == "delete":
         for n in event["jobs"]:
-            task.jobs.pop(n, None)
+            if (job := task.jobs.pop(n, None)) is not None:
+                task.tally[job.state] -= 1
             task.deleted.add(n)
     elif kind == "open":
         task.token = task.token or event["token"]

@@ -23,10 +23,11 @@ def create(ws: Workspace, name: str, raw_config: bytes, manifest: Manifest) -> T
 
     Raises ConflictError where somebody else made it meanwhile, StorageError, UsageError (an unreadable project file).
     """
-    half = TaskPaths(name, f"{ws.tmp}/task-{name}-{os.getpid()}")
+    half = TaskPaths(name, f"{ws.tmp}/{fsio.half_name(f'task-{name}')}")
     final = ws.task(name)
     with fsio.storage():
         try:
+            fsio.sweep(ws.tmp)
             fsio.discard(half.root)
             for folder in (half.tmp, half.events, half.intents, half.jobs_all, half.jobs_tree):
                 os.makedirs(folder)

@@ -1,0 +1,436 @@
+"""A config is read as the user wrote it, or refused with every fault at its place."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from searchkit import config as c
+from searchkit.errors import ConfigError, Fault, UsageError
+from searchkit.space.args import Categorical, Nested, Value, typed
+
+# the example of the reference document, unchanged
+REFERENCE = r"""# Required
+task:
+  template: "srun -p pat_dev -n1 --gres gpu:1 python mnist.py \
+            --lr {lr} --batch-size {batch-size} --epochs {epochs} \
+            --gamma {gamma} --pavi"
+  # Required
+  search_args:
+      - type: Categorical
+        name: epochs
+        value: [3, 5]
+      - type: Categorical
+        name: gamma
+        value: [0.7, 0.8]
+      - type: Nested
+        value: [
+                  {lr: 0.5, batch-size: 512},
+                  {lr: 1, batch-size: 1024}
+              ]
+pavi:
+    compare:
+        name: compare_new
+        # id: xxxxxxxxxxxxx
+    # reward_attribute would add to scalars by default
+    scalars: ['acc', 'top1']
+"""
+
+
+def read(text: str) -> c.Config:
+    return c.parse(text.encode(), "cfg.yaml")
+
+
+def faults(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as e:
+        read(text)
+    assert e.value.exit_code == 2
+    return str(e.value).splitlines()
+
+
+# --- what is read ----------------------------------------------------------------------------------------------------
+
+
+def test_reference_example() -> None:
+    config = read(REFERENCE)
+    command = (
+        "srun -p pat_dev -n1 --gres gpu:1 python mnist.py "
+        "--lr {lr} --batch-size {batch-size} --epochs {epochs} --gamma {gamma} --pavi"
+    )
+    assert config.task.template == command
+    assert config.arg_names == ("epochs", "gamma", "lr", "batch-size")
+    assert config.task.search_args == (
+        Categorical("epochs", (Value(3, "3"), Value(5, "5"))),
+        Categorical("gamma", (Value(0.7, "0.7"), Value(0.8, "0.8"))),
+        Nested(
+            (
+                {"lr": Value(0.5, "0.5"), "batch-size": Value(512, "512")},
+                {"lr": Value(1, "1"), "batch-size": Value(1024, "1024")},
+            )
+        ),
+    )
+    assert config.monitor == c.Monitor(scalars=("acc", "top1"), compare_name="compare_new")
+    assert config.template.program == "srun"
+    assert config.notes == ("cfg.yaml:19: `pavi` is read as `monitor`",)
+
+
+def test_every_key() -> None:
+    config = read(
+        """
+task:
+  template: [python, t.py, "--lr={lr}", ""]
+  search_args: [{type: Categorical, name: lr, value: [1e-3, 1]}]
+  constraints: [lr < 1]
+  reward_attribute: acc
+search: {seed: 7, sampler: grid}
+resources: {gpus: 2, gpu_mem: 1.5G, cpus: 4}
+run: {max_parallel: 3, timeout_s: 2h, retries: 1, on_error: stop}
+callbacks: {pre: echo {}, after: "echo '{\\"a\\": 1}'"}
+env: {A: no, B: 010, C: , D: ~, E: "x y"}
+monitor:
+  reward_attribute: acc
+  mode: min
+  scalars: [loss]
+  regex: ['acc=(?P<acc>\\S+)']
+  tensorboard: runs/
+  compare: {name: n, id: i}
+""".replace("pre: echo {}", "pre: 'echo {}'")
+    )
+    assert config.task.template == ("python", "t.py", "--lr={lr}", "")
+    assert config.task.constraints == ("lr < 1",)
+    assert config.search == c.Search(7, "grid")
+    assert config.resources == c.Resources(2, 3 * 2**29, 4)
+    assert config.run == c.Run(3, 7200.0, 1, "stop")
+    assert config.callbacks == c.Callbacks("echo {}", "echo '{\"a\": 1}'")
+    assert config.env == {"A": "no", "B": "010", "C": "", "D": "~", "E": "x y"}
+    assert config.monitor == c.Monitor("acc", "min", ("loss", "acc"), (r"acc=(?P<acc>\S+)",), "runs/", "n", "i")
+    assert config.reward_attribute == "acc"
+    assert config.notes == ()
+
+
+def test_only_the_command_is_required() -> None:
+    config = read("task: {template: make train}\nrun:\nmonitor: {tensorboard: false}\n")
+    assert config.task == c.Task("make train")
+    assert (config.search, config.resources, config.run) == (c.Search(), c.Resources(), c.Run())
+    assert (config.callbacks, config.env, config.monitor) == (c.Callbacks(), {}, c.Monitor(tensorboard=False))
+    assert config.arg_names == () and config.reward_attribute is None and config.notes == ()
+
+
+@pytest.mark.parametrize("empty", ["", "~", "[]", "null"])
+def test_no_arguments_are_one_job(empty: str) -> None:
+    assert read(f"task:\n  template: x\n  search_args: {empty}\n").task.search_args == ()
+
+
+def test_task_reward_attribute_joins_the_scalars() -> None:
+    config = read("task: {template: x, reward_attribute: acc}\nmonitor: {scalars: [loss]}")
+    assert config.reward_attribute == "acc" and config.monitor.scalars == ("loss", "acc")
+
+
+def test_byte_order_mark_and_line_ends() -> None:
+    config = c.parse(b"\xef\xbb\xbftask:\r\n  template: x\r\n", "cfg.yaml")
+    assert config.task.template == "x"
+    assert faults("\ufefftask:\r\n  template: x\r\n  nope: 1\r\n") == [
+        "cfg.yaml:3:3: task: unknown key 'nope' (valid: template, search_args, constraints, reward_attribute)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("6G", 6 << 30), ("512M", 512 << 20), ("1073741824", 1 << 30), ("2 KiB", 2048), ("1.5g", 3 << 29)],
+)
+def test_gpu_mem(text: str, size: int) -> None:
+    assert read(f"task: {{template: x}}\nresources: {{gpu_mem: {text}}}").resources.gpu_mem_bytes == size
+
+
+@pytest.mark.parametrize(
+    ("text", "s"), [("30", 30), ("1.5", 1.5), ("30s", 30), ("10m", 600), ("2h", 7200), ("1d", 86400)]
+)
+def test_timeout(text: str, s: float) -> None:
+    assert read(f"task: {{template: x}}\nrun: {{timeout_s: {text}}}").run.timeout_s == s
+
+
+# --- what is said without being a fault ------------------------------------------------------------------------------
+
+
+def test_note_for_a_template_without_arguments() -> None:
+    config = read("task:\n  template: python t.py\n  search_args: [{type: Categorical, name: lr, value: [1]}]")
+    assert config.notes == ("cfg.yaml:2: the template uses no argument: the script reads searchkit.params()",)
+
+
+# --- faults of the whole file ----------------------------------------------------------------------------------------
+
+FILES = {
+    "": "1:1: the file is empty; it needs at least `task:` with its `template:`",
+    "# nothing\n": "1:1: the file is empty; it needs at least `task:` with its `template:`",
+    "~\n": "1:1: the file must be a mapping (key: value), not nothing",
+    "\n- task\n": "2:1: the file must be a mapping (key: value), not a list",
+    "task: {template: x\n": "2:1: not YAML: did not find expected ',' or '}' (while parsing a flow mapping)",
+    "a: @": "1:4: not YAML: found character that cannot start any token (while scanning for the next token)",
+    "task: {template: 'x": "1:20: not YAML: found unexpected end of stream (while scanning a quoted scalar)",
+    "task: {template: x}\n---\na: 1": "2:1: a second document starts here; a config is one",
+    "task:\n  template: a\x07b": r"2:14: the character '\x07' is not allowed in YAML",
+    "task:\n  template: a\0b": r"2:14: the character '\x00' is not allowed in YAML",
+    "[" * 100_000: "1:101: lists and mappings must not be nested deeper than 100",
+    "task: &t {template: *t}": "1:21: *t stands inside of what it stands for",
+    "task: &t {template: x, <<: *t}": "1:28: *t stands inside of what it stands for",
+    "task: {template: *t}": "1:18: *t stands for nothing: no &t comes before it",
+    "task: {template: x}\nenv: {A: 1,\n  B: 2, A: 3}": "3:9: the key 'A' is given twice (first on line 2)",
+    "task: {template: x}\ntask: {template: y}": "2:1: the key 'task' is given twice (first on line 1)",
+    "task: {template: x}\n? [a]\n: b": "2:3: a key must be a text, not a list",
+    "task: {template: x}\nenv: {<<: 5}": "2:11: <<: must be a mapping, or a list of mappings, not '5'",
+    "task: !!python/object/new:os.system {}": "1:7: the tag !!python/object/new:os.system is not allowed",
+    "task: {template: !!python/name:os.system x}": "1:18: the tag !!python/name:os.system is not allowed",
+    "task: {template: !!binary aGk=}": "1:18: the tag !!binary is not allowed",
+    "task: {template: !mine x}": "1:18: the tag !mine is not allowed",
+    'task: {template: "a\\0b"}': "1:18: a NUL or half a surrogate pair can't be part of a text",
+}
+
+
+@pytest.mark.parametrize("text", FILES, ids=range(len(FILES)))
+def test_file_faults(text: str) -> None:
+    assert faults(text) == ["cfg.yaml:" + FILES[text]]
+
+
+def test_alias_bomb() -> None:
+    bomb = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n"
+        for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+    )
+    assert faults(bomb) == ["cfg.yaml:6:4: aliases must not make more than 1,000,000 values of a file"]
+
+
+# --- faults of one key -----------------------------------------------------------------------------------------------
+
+KEYS = {
+    "tsk: 1": [
+        "1:1: missing key 'task'",
+        "1:1: unknown key 'tsk' (did you mean task?)",
+    ],
+    "task:\nrun: {}": ["1:6: missing key 'task'"],
+    "task: 5": ["1:7: task: must be a mapping (key: value), not '5'"],
+    "task: {constraints: []}": ["1:7: task: missing key 'template'"],
+    "task: {template: }": ["1:18: task: missing key 'template'"],
+    "task: {tempate: x}": [
+        "1:7: task: missing key 'template'",
+        "1:8: task: unknown key 'tempate' (did you mean template?)",
+    ],
+    "task: {template: ' '}": [
+        "1:18: task.template: the command is empty; write the command that trains once, with {name} for each argument"
+    ],
+    "task: {template: []}": [
+        "1:18: task.template: the command is empty; write the command that trains once, with {name} for each argument"
+    ],
+    "task: {template: {a: b}}": [
+        "1:18: task.template: must be a command for /bin/sh, or the list of its words, not a mapping"
+    ],
+    "task: {template: [a, [b]]}": [
+        "1:22: task.template: must be a command for /bin/sh, or the list of its words, not a list"
+    ],
+    "task: {template: x, search_args: 5}": ["1:34: task.search_args: must be a list, not '5'"],
+    "task: {template: x, constraints: lr < 1}": ["1:34: task.constraints: must be a list, not 'lr < 1'"],
+    "task: {template: x, constraints: [[1]]}": ["1:35: task.constraints[0]: must be a text, not a list"],
+    "task: {template: x, constraints: [lr < 1]}": [
+        "1:35: task.constraints[0]: 'lr' is not a declared argument (none is declared)"
+    ],
+    "task: {template: x, reward_attribute: [a]}": ["1:39: task.reward_attribute: must be a text, not a list"],
+    "search: {seed: -1}": ["1:16: search.seed: must be a whole number of 0 or more, not '-1'"],
+    "search: {seed: true}": ["1:16: search.seed: must be a whole number of 0 or more, not 'true'"],
+    "search: {sampler: gird}": ["1:19: search.sampler: unknown sampler 'gird' (did you mean grid?)"],
+    "search: {n_trials: 5}": ["1:10: search: unknown key 'n_trials' (valid: seed, sampler)"],
+    "stages: []": ["1:1: unknown key 'stages' (did you mean task?)"],
+    "queue: 1": ["1:1: unknown key 'queue' (valid: task, search, resources, run, callbacks, env, monitor, pavi)"],
+    "resources: {gpus: -1}": ["1:19: resources.gpus: must be a whole number of 0 or more, not '-1'"],
+    "resources: {gpus: 0.5}": ["1:19: resources.gpus: must be a whole number of 0 or more, not '0.5'"],
+    "resources: {cpus: 0}": ["1:19: resources.cpus: must be a whole number of 1 or more, not '0'"],
+    "resources: {gpu_mem: 6X}": [
+        "1:22: resources.gpu_mem: must be a number of bytes, or a size such as 6G or 512M, not '6X'"
+    ],
+    "resources: {gpu_mem: 0}": [
+        "1:22: resources.gpu_mem: must be a number of bytes, or a size such as 6G or 512M, not '0'"
+    ],
+    "run: {max_parallel: 0}": ["1:21: run.max_parallel: must be a whole number of 1 or more, not '0'"],
+    "run: {retries: -2}": ["1:16: run.retries: must be a whole number of 0 or more, not '-2'"],
+    "run: {retries: [1]}": ["1:16: run.retries: must be a whole number of 0 or more, not a list"],
+    "run: {timeout_s: 12:30}": [
+        "1:18: run.timeout_s: must be seconds above 0, or a time such as 30s, 10m, 2h or 1d, not '12:30'"
+    ],
+    "run: {timeout_s: 0}": [
+        "1:18: run.timeout_s: must be seconds above 0, or a time such as 30s, 10m, 2h or 1d, not '0'"
+    ],
+    "run: {on_error: halt}": ["1:17: run.on_error: unknown on_error 'halt' (valid: continue, stop)"],
+    "run: {workers: 2}": ["1:7: run: unknown key 'workers' (valid: max_parallel, timeout_s, retries, on_error)"],
+    "callbacks: {pre: ''}": ["1:18: callbacks.pre: must be a text, not ''"],
+    "callbacks: {before: x}": ["1:13: callbacks: unknown key 'before' (valid: pre, after)"],
+    "env: [A]": ["1:6: env: must be a mapping (key: value), not a list"],
+    "env: {1A: x}": ["1:7: env.1A: must be the name of a variable: letters, digits and _"],
+    "env: {A: {b: c}}": ["1:10: env.A: must be a text, not a mapping"],
+    "env: {SEARCHKIT_JOB: 1}": ["1:7: env.SEARCHKIT_JOB: is reserved; every job is given its own SEARCHKIT_ variables"],
+    "monitor: {mode: maximum}": ["1:17: monitor.mode: unknown mode 'maximum' (did you mean max?)"],
+    "monitor: {scalars: acc}": ["1:20: monitor.scalars: must be a list, not 'acc'"],
+    "monitor: {regex: ['(']}": [
+        "1:19: monitor.regex[0]: '(' is no regular expression: missing ), unterminated subpattern at position 0"
+    ],
+    "monitor: {regex: ['acc=(.*)']}": [
+        "1:19: monitor.regex[0]: must name a group for each number, such as acc=(?P<acc>[0-9.]+)"
+    ],
+    "monitor: {compare: x}": ["1:20: monitor.compare: must be a mapping (key: value), not 'x'"],
+    "monitor: {compare: {url: x}}": ["1:21: monitor.compare: unknown key 'url' (valid: name, id)"],
+    "monitor: {tensorboard: [a]}": ["1:24: monitor.tensorboard: must be a text, not a list"],
+    "monitor: {}\npavi: {}": ["2:1: pavi: is another name for monitor; give one of the two"],
+    "pavi: {scalar: [a]}": ["1:8: pavi: unknown key 'scalar' (did you mean scalars?)"],
+}
+
+
+@pytest.mark.parametrize("text", KEYS)
+def test_key_faults(text: str) -> None:
+    full = text if text.startswith(("task", "tsk")) else f"{text}\ntask: {{template: x}}"
+    assert faults(full) == ["cfg.yaml:" + fault for fault in KEYS[text]]
+
+
+def test_two_reward_attributes() -> None:
+    text = "task:\n  template: x\n  reward_attribute: acc\nmonitor:\n  reward_attribute: loss\n"
+    assert faults(text) == [
+        "cfg.yaml:5:21: monitor.reward_attribute: is 'loss', but task.reward_attribute is 'acc'; give one"
+    ]
+
+
+# --- faults of the template and the constraints -----------------------------------------------------------------------
+
+TEMPLATES = {
+    "t.py {lrr} {gamma}": [
+        "2:18: task.template: {lrr} is not a declared argument (did you mean lr?); write {{lrr}} for the literal text",
+        "4:32: search_args: 'lr' is declared, but the template never uses {lr}",
+    ],
+    "t.py ${lr} {{lr}} {gamma}": ["4:32: search_args: 'lr' is declared, but the template never uses {lr}"],
+    '"a {lr}\n\n    {gamma} \\\n   {wat}"': [
+        "5:4: task.template: {wat} is not a declared argument (valid: lr, gamma); write {{wat}} for the literal text"
+    ],
+    "[t.py, '{lr}', '{gamma}',\n   '{lr2}']": [
+        "3:5: task.template: {lr2} is not a declared argument (did you mean lr?); write {{lr2}} for the literal text"
+    ],
+    '"\\x7blr2\\x7d {lr} {gamma}"': [
+        "2:13: task.template: {lr2} is not a declared argument (did you mean lr?); write {{lr2}} for the literal text"
+    ],
+    "x {lr} \\{gamma}": [
+        "2:13: task.template: the backslash before {gamma} would escape the first character of the value; "
+        "write {{gamma}} for the literal text, or two backslashes for a backslash and the value"
+    ],
+}
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_template_faults(template: str) -> None:
+    text = f"task:\n  template: {template}\n  search_args:\n"
+    at = 4 + template.count("\n")
+    for name in ("lr", "gamma"):
+        text += f"  - {{type: Categorical, name: {name}, value: [1]}}\n"
+    expected = [fault.replace("4:32", f"{at}:31") for fault in TEMPLATES[template]]
+    assert faults(text) == ["cfg.yaml:" + fault for fault in expected]
+
+
+def test_placeholder_without_any_argument() -> None:
+    assert faults("task: {template: 'x {lr}'}") == [
+        "cfg.yaml:1:21: task.template: {lr} is not a declared argument (none is declared); "
+        "write {{lr}} for the literal text"
+    ]
+
+
+def test_name_that_no_placeholder_can_have() -> None:
+    start = "task:\n  template: x {b}\n  search_args:\n  - {type: Categorical, name: b, value: [1]}\n"
+    assert faults(start + "  - {type: Categorical, name: 2nd, value: [1]}") == [
+        "cfg.yaml:5:31: search_args: '2nd' is declared, but the template never uses {2nd} "
+        "(placeholders begin with a letter and hold letters, digits, '_', '-' and '.')"
+    ]
+
+
+def test_constraint_faults() -> None:
+    start = (
+        "task:\n  template: x {lr} {batch-size}\n  search_args:\n  - {type: Nested, value: [{lr: 1, batch-size: 2}]}\n"
+    )
+    assert read(start + '  constraints: ["lr * batch-size <= 512"]').task.constraints == ("lr * batch-size <= 512",)
+    found = faults(start + "  constraints:\n  - lr @ 2\n  - lr < 2\n  - lr > batch-sise\n")
+    assert found[0].startswith(
+        "cfg.yaml:6:5: task.constraints[0]: column 4 of 'lr @ 2': '@' is not allowed; allowed: names"
+    )
+    assert found[1:] == [
+        "cfg.yaml:8:5: task.constraints[2]: 'batch' is not a declared argument (did you mean batch-size?)",
+        "cfg.yaml:8:5: task.constraints[2]: 'sise' is not a declared argument (valid: lr, batch-size)",
+    ]
+
+
+def test_all_faults_in_one_report() -> None:
+    with pytest.raises(ConfigError) as e:
+        read(
+            "tsk: {}\ntask:\n  template: x {a}\n  search_args:\n  - {type: Categorical, name: b, value: []}\n"
+            "run: {retries: x}\n"
+        )
+    assert [(f.line, f.col) for f in e.value.faults] == [(1, 1), (3, 15), (5, 31), (5, 41), (6, 16)]
+    assert all(isinstance(f, Fault) for f in e.value.faults)
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_load(tmp_path: Path) -> None:
+    path = tmp_path / "cfg.yaml"
+    path.write_bytes(REFERENCE.encode())
+    config, raw = c.load(str(path))
+    assert raw == REFERENCE.encode() and config.arg_names[0] == "epochs"
+    path.write_text("task: {}")
+    with pytest.raises(ConfigError) as e:
+        c.load(str(path))
+    assert str(e.value) == f"{path}:1:7: task: missing key 'template'"
+
+
+def test_load_unreadable(tmp_path: Path) -> None:
+    missing = str(tmp_path / "none.yaml")
+    for path, why in ((missing, "No such file or directory"), (str(tmp_path), "Is a directory")):
+        with pytest.raises(UsageError) as e:
+            c.load(path)
+        assert e.value.message == f"can't read the config {path}: {why}" and e.value.exit_code == 2
+    latin = tmp_path / "latin.yaml"
+    latin.write_bytes("task: {template: é}".encode("latin-1"))
+    with pytest.raises(UsageError, match=r"latin\.yaml is not UTF-8 \(at byte 17\)"):
+        c.load(str(latin))
+
+
+def test_yaml_is_only_imported_to_read() -> None:
+    code = "import sys, searchkit.config; sys.exit(not {'yaml', 'hashlib', 'json'}.isdisjoint(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], env=dict(os.environ)).returncode == 0
+
+
+# --- laws ------------------------------------------------------------------------------------------------------------
+
+PIECES = [
+    "task:",
+    " template: ",
+    "x {a}",
+    "search_args:",
+    "- ",
+    "type: Nested",
+    "value: ",
+    "[",
+    "]",
+    "{",
+    "}",
+    ",",
+    ": ",
+]
+PIECES += ["\n", "  ", "&a ", "*a", "<<: ", "!!x ", "'", '"', "#", "|", "?", "~", "-1", "é", "\\0", "\t", "name: ", "a"]
+
+
+@given(st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=30).map("".join))
+def test_any_text_is_a_config_or_has_faults(text: str) -> None:
+    try:
+        read(text.encode("utf-8", "replace").decode())
+    except ConfigError as e:
+        lines = text.count("\n") + 2 + sum(text.count(c) for c in "\r\x85\u2028\u2029")
+        assert e.faults and all(1 <= f.line <= lines and f.col >= 1 and f.what for f in e.faults)

@@ -1,0 +1,154 @@
+"""Seeded random SIGKILLs over scheduler, wrappers and jobs while several jobs run at once."""
+
+from __future__ import annotations
+
+import collections
+import json
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.suite import events, kill, ok, processes_with, project, run, start, states, task_dir
+
+JOBS = 40
+MAX_WRAPPER_KILLS = 3  # of one job: a fourth loss is an error by law
+CONFIG = f"""
+task:
+  template: "sh job.sh {{i}}"
+  search_args:
+    - {{type: Categorical, name: i, value: [{", ".join(map(str, range(JOBS)))}]}}
+run: {{retries: 100000}}
+monitor: {{reward_attribute: attempt}}
+"""
+JOB = """
+exec 8>>"$LOCKS/$SEARCHKIT_JOB"
+flock -n 8 || echo "overlap $SEARCHKIT_JOB" >> "$RUNS"
+sleep 0.2
+echo "{\\"attempt\\": $SEARCHKIT_ATTEMPT, \\"job\\": $1}" >> "$SEARCHKIT_CALLBACK/scalars.jsonl"
+echo "end $SEARCHKIT_JOB" >> "$RUNS"
+"""
+
+
+def wrappers(folder: Path) -> dict[int, int]:
+    """The wrapper of each job whose status has no exit line: job -> process."""
+    found = {}
+    for path in task_dir(folder).glob("jobs/all/*/**/status"):
+        lines = [line.split() for line in path.read_text().splitlines()]
+        if [line[0] for line in lines] == ["start"]:
+            found[int(path.relative_to(task_dir(folder) / "jobs/all").parts[0])] = int(lines[0][4])
+    return found
+
+
+def storm(folder: Path, rng: random.Random, env: dict[str, str], kills: int) -> collections.Counter[str]:
+    """Kill at random until the task is finished or `kills` are done; leave it to the caller to finish it."""
+    done: collections.Counter[str] = collections.Counter()
+    of_job: collections.Counter[int] = collections.Counter()
+    scheduler: subprocess.Popen[str] | None = None
+    while done.total() < kills:
+        if scheduler is None or scheduler.poll() is not None:
+            if scheduler is not None and scheduler.returncode == 0:
+                break
+            scheduler = start(folder, "search-run", "-j", "4", "config.yaml", env=env)
+        time.sleep(rng.uniform(0.01, 0.12))
+        victim = rng.choice(["scheduler", "wrapper", "job"])
+        live = wrappers(folder)
+        if victim == "scheduler":
+            scheduler.kill()
+            scheduler.communicate()
+        elif victim == "wrapper":
+            choice = [(n, pid) for n, pid in live.items() if of_job[n] < MAX_WRAPPER_KILLS]
+            if not choice:
+                continue
+            n, pid = rng.choice(choice)
+            of_job[n] += 1
+            kill(pid)
+        else:
+            pids = [p for p in processes_with(f"SEARCHKIT_JOB_DIR={task_dir(folder)}") if p not in live.values()]
+            if not pids:
+                continue
+            kill(rng.choice(pids))
+        done[victim] += 1
+    if scheduler is not None and scheduler.poll() is None:
+        scheduler.kill()
+        scheduler.communicate()
+    return done
+
+
+@pytest.mark.timeout(600)
+def test_storm(tmp_path: Path) -> None:
+    total: collections.Counter[str] = collections.Counter()
+    seed = 0
+    while total.total() < 200:
+        here = tmp_path / str(seed)
+        locks, runs = here / "locks", here / "runs"
+        folder = project(here / "p", CONFIG, job_sh=JOB)
+        locks.mkdir()
+        env = {"LOCKS": str(locks), "RUNS": str(runs)}
+        total += storm(folder, random.Random(seed), env, 120)
+        ok(run(folder, "search-run", "-j", "4", "config.yaml", env=env, timeout_s=120))
+        check(folder, runs, f"seed {seed}")
+        seed += 1
+    print(f"kills: {dict(total)}")
+
+
+def check(folder: Path, runs: Path, what: str) -> None:
+    assert states(folder) == dict.fromkeys(range(JOBS), "finished"), what
+    lines = collections.Counter(runs.read_text().splitlines())
+    assert not [line for line in lines if line.startswith("overlap")], what
+    assert {line for line in lines} == {f"end {n}" for n in range(JOBS)}, what
+    accepted = collections.Counter(e["job"] for e in events(folder) if e["type"] == "result" and not e["retry"])
+    assert accepted == dict.fromkeys(range(JOBS), 1), what
+    shown = json.loads(ok(run(folder, "search-ctl", "show", "--json", "--task", "default")))["jobs"]
+    scalars = json.loads(ok(run(folder, "search-ctl", "show-scalar", "--json")))["jobs"]
+    for job, s in zip(shown, scalars, strict=True):
+        # The result belongs to this job and to its highest attempt, which reported exactly once.
+        assert s["scalars"] == {"attempt": {"1": job["attempt"]}, "job": {"1": job["job"]}} or s["scalars"] == {
+            "attempt": {"1": job["attempt"]}
+        }, (what, job, s)
+    assert processes_with(f"SEARCHKIT_JOB_DIR={task_dir(folder)}") == [], what
+    assert "0 fault(s)" in ok(run(folder, "search-ctl", "fsck")), what
+
+
+STUBBORN = """
+trap '' TERM
+setsid sh -c 'trap "" TERM; sleep 1000' &
+setsid env -u SEARCHKIT_TOKEN sh -c 'trap "" TERM; sleep 1000' &
+(env -i PATH="$PATH" sh -c 'trap "" TERM; sleep 1000' &)
+python3 -c '
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        time.sleep(1000)
+    os._exit(0)
+' &
+sh -c 'sh -c "sleep 1000; true"; true'
+sleep 1000
+"""
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("scheduler", ["alive", "killed"])
+def test_stop_leaves_nothing_of_64_trees(tmp_path: Path, scheduler: str) -> None:
+    values = ", ".join(map(str, range(64)))
+    template = "task: {template: 'sh job.sh {i}', search_args: [{type: Categorical, name: i, value: [" + values + "]}]}"
+    folder = project(tmp_path / "p", template, job_sh=STUBBORN)
+    needle = f"SEARCHKIT_JOB_DIR={task_dir(folder)}/jobs/all/"
+    process = start(folder, "search-run", "-j", "64", "config.yaml")
+    deadline = time.monotonic() + 60
+    while len(processes_with(needle)) < 64 * 5 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert len(processes_with(needle)) >= 64 * 5
+    if scheduler == "killed":
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    said = ok(run(folder, "search-ctl", "stop", "--grace", "1", timeout_s=120))
+    assert "no process of it is left" in said
+    assert processes_with(needle) == []
+    assert set(states(folder).values()) == {"pending"}  # stopped as a task: the next search-run goes on
+    if scheduler == "alive":
+        process.communicate(timeout=30)
