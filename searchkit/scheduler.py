@@ -289,7 +289,9 @@ class Scheduler:
             pid = local.spawn(launch, env, self.machine, self.plan.slots.lease_fds(live.grant))
         except OSError as e:
             if not local.cannot_ever_start(e):
-                raise StorageError(f"cannot start job {n}: {e}", "Run the same command again when that is mended") from e
+                raise StorageError(
+                    f"cannot start job {n}: {e}", "Run the same command again when that is mended"
+                ) from e
             self._refuse(n, f"cannot be started: {e.strerror}")
             return
         live.pid = pid

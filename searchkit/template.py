@@ -22,6 +22,7 @@ PLACEHOLDER = re.compile(rf"\{{\{{(?P<literal>{_NAME})\}}\}}|(?<!\$)\{{(?P<name>
 _HOLE = "\0"  # stands for a placeholder while the shell's syntax is read; a command can't hold a real one
 _HEREDOC = re.compile(r"(?<!<)<<(?P<tabs>-?)[ \t]*(?P<word>\\?[\w.-]+|'[^'\n]+'|\"[^\"\n]+\")")
 _VARIABLE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*|[0-9])(?=\0)")
+_SAFE = re.compile(r"[a-zA-Z0-9@%+=:,./_-]+")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\+?=")
 
 
@@ -135,10 +136,15 @@ def _fill(slot: Slot, value: str) -> str:
     return text
 
 
+def _bare(value: str) -> str:
+    # not shlex.quote's `'"'"'`: bash 5.2 misreads that where it stands in backticks in double quotes
+    return value if _SAFE.fullmatch(value) else "'" + value.replace("'", "'\\''") + "'"
+
+
 _QUOTE: Mapping[str, Callable[[str], str]] = {
-    "bare": shlex.quote,
-    "digits": lambda value: f"'{value}'" if value.isdigit() else shlex.quote(value),  # `echo {n}>log` has no descriptor
-    "single": lambda value: value.replace("'", "'\"'\"'"),
+    "bare": _bare,
+    "digits": lambda value: f"'{value}'" if value.isdigit() else _bare(value),  # `echo {n}>log` has no descriptor
+    "single": lambda value: value.replace("'", "'\\''"),
     "double": lambda value: re.sub(r'([\\"$`])', r"\\\1", value),
     "double brace": lambda value: re.sub(r'([\\"$`}])', r"\\\1", value),
     "heredoc": lambda value: re.sub(r"([\\$`])", r"\\\1", value),

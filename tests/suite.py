@@ -25,7 +25,9 @@ def environment(**extra: str) -> dict[str, str]:
     return {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **extra}
 
 
-def run(cwd: Path, *argv: str, env: dict[str, str] | None = None, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+def run(
+    cwd: Path, *argv: str, env: dict[str, str] | None = None, timeout_s: float = 60
+) -> subprocess.CompletedProcess[str]:
     """Run an installed command to its end; its output is text."""
     return subprocess.run(
         command(*argv),

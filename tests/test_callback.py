@@ -113,7 +113,7 @@ sys.stdout.write('{"a": 2}\\n')                               # still the same l
 for i in range(200_000): print('{"n": ', i)
 """
     (tmp_path / "big.py").write_text(code)
-    helper = f"""
+    helper = """
 import os, resource, sys
 code = os.waitstatus_to_exitcode(os.wait4(os.spawnv(os.P_NOWAIT, sys.argv[1], sys.argv[1:]), 0)[1])
 print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024, file=sys.stderr)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from searchkit import config as c
@@ -229,6 +229,7 @@ def test_arg_faults(arg: str) -> None:
     assert faults(text) == ["cfg.yaml:" + fault for fault in ARGS[arg]]
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(st.characters(categories=["L", "N", "P", "S", "Zs"])), min_size=1, unique=True))
 def test_quoted_texts_arrive_as_they_are(texts: list[str]) -> None:
     written = "[" + ", ".join("'" + text.replace("'", "''") + "'" for text in texts) + "]"
@@ -272,6 +273,7 @@ def test_nothing_varies() -> None:
     assert list(e.expand(())) == [{}] and e.size(()) == e.count(()) == 1 and e.tree_path({}) == ()
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(), max_size=4), max_size=4))
 def test_order_is_that_of_product(pools: list[list[int]]) -> None:
     args = [categorical(f"a{i}", *pool) for i, pool in enumerate(pools)]
@@ -286,6 +288,7 @@ def test_expansion_is_lazy() -> None:
     assert plain([next(e.expand(args, ["a9 > 500"]))])[0]["a9"] == 501
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-5, 5), min_size=1), st.lists(st.integers(-5, 5), min_size=1), st.integers(-25, 25))
 def test_constraints_filter(a: list[int], b: list[int], limit: int) -> None:
     args = [categorical("a", *a), categorical("batch-size", *b)]
@@ -347,21 +350,12 @@ texts = st.text(st.characters(exclude_categories=())) | st.text("./%~\0 empty25F
 texts |= st.builds(lambda text, n: text * n, texts, st.integers(1, 300))
 
 
+@settings(deadline=None)
 @given(st.lists(texts, unique=True))
 def test_escape_is_injective_and_valid(several: list[str]) -> None:
     names = [e.escape(text) for text in several]
     assert len(set(names)) == len(names)
-    for name in names:
-        assert 0 < len(os.fsencode(name)) <= 255
-        assert name not in (".", "..") and "/" not in name and name.isprintable() | (name.strip() != "") | True
-        assert not any(ord(char) < 32 for char in name)
-
-
-@given(texts)
-def test_names_are_file_names(text: str) -> None:
-    path = Path(os.environ.get("PYTEST_TMP", "/tmp")) if False else None
-    assert path is None
-
-
-def test_long_text_marks() -> None:
-    assert math.isclose(1, 1)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            os.mkdir(os.path.join(folder, name))  # the file system has the last word
+        assert sorted(os.listdir(folder)) == sorted(names)

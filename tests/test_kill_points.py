@@ -87,9 +87,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], dict[
     return log.read_text().split(), tree(folder)
 
 
-def test_without_the_harness_the_tree_is_the_same(
-    unbroken: tuple[list[str], dict[str, str]], tmp_path: Path
-) -> None:
+def test_without_the_harness_the_tree_is_the_same(unbroken: tuple[list[str], dict[str, str]], tmp_path: Path) -> None:
     folder = fresh(tmp_path / "w")
     ok(run(folder, "search-run", "-j", "1", "config.yaml", env={"RUNS": str(tmp_path / "runs")}))
     assert tree(folder) == unbroken[1]

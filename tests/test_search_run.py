@@ -69,7 +69,7 @@ def test_commands_work_from_below_the_project(tmp_path: Path) -> None:
 
 def test_jobs_never_meet(tmp_path: Path) -> None:
     job = "echo $1 > same.txt; mkdir -p deep; echo $1 > deep/same.txt; echo $1 > ../same.txt; sleep 0.2\n"
-    job += 'cat same.txt deep/same.txt ../same.txt'
+    job += "cat same.txt deep/same.txt ../same.txt"
     folder = project(tmp_path / "p", config("sh job.sh {i}", 6), job_sh=job)
     ok(run(folder, "search-run", "config.yaml", "-j", "6"))
     assert [log(folder, n).split() for n in range(6)] == [[str(n)] * 3 for n in range(6)]
@@ -400,7 +400,7 @@ def test_named_gpus_are_leased_machine_wide(tmp_path: Path) -> None:
 
 
 def test_gpus_per_job_and_jobs_per_gpu(tmp_path: Path) -> None:
-    job = 'echo $CUDA_VISIBLE_DEVICES; sleep 0.3; true {i}'
+    job = "echo $CUDA_VISIBLE_DEVICES; sleep 0.3; true {i}"
     folder = project(tmp_path / "p", config(job, 2, resources="{gpus: 2}"))
     ok(run(folder, "search-run", "config.yaml", "--gpus", "62,63,64,65"))
     assert {log(folder, n).strip() for n in (0, 1)} == {"62,63", "64,65"}

@@ -60,8 +60,8 @@ def free_bytes(index: int) -> int | None:
 def find(spec: str, env: Mapping[str, str]) -> list[Gpu]:
     """The GPUs a run may use.
 
-    `spec`: `auto` (all that NVML sees, within an inherited CUDA_VISIBLE_DEVICES), `none`, or indices like `0,1`. A named list is
-    believed where NVML is missing; where NVML is there, an index that it does not have is a UsageError.
+    `spec`: `auto` (all that NVML sees, within an inherited CUDA_VISIBLE_DEVICES), `none`, or indices like `0,1`.
+    A named list is believed where NVML is missing; where it is there, an index that it does not have is a UsageError.
     """
     if spec == "none":
         return []

@@ -61,7 +61,7 @@ class Launch:
 
 
 def free_port(token: str, taken: Collection[int]) -> int:
-    """A TCP port that nobody listens on, the same for the same token while it is free: two jobs may each run torchrun."""
+    """A TCP port nobody listens on, the same for the same token while free, so that two jobs may each run torchrun."""
     first = zlib.crc32(token.encode())
     for i in range(PORTS):
         port = FIRST_PORT + (first + i) % PORTS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -107,7 +108,9 @@ def show(task_name: str | None, jobs: str | None, as_json: bool) -> None:
         return
     click.echo("\n".join([tables.header(task), *(tables.job_block(task, j) for j in chosen)]))
     if view.damaged:
-        click.echo(f"{view.damaged} damaged line(s) of the events were skipped: search-ctl fsck --task {task.name}", err=True)
+        click.echo(
+            f"{view.damaged} damaged line(s) of the events were skipped: search-ctl fsck --task {task.name}", err=True
+        )
 
 
 def _parse_rt(_: click.Context, __: click.Parameter, value: str | None) -> tuple[bool, int] | None:
@@ -121,7 +124,9 @@ def _parse_rt(_: click.Context, __: click.Parameter, value: str | None) -> tuple
 @group.command("show-scalar")
 @TASK
 @JOBS
-@click.option("-rt", "rt", metavar="+k|-k", callback=_parse_rt, help="The k first by reward: +k highest first, -k lowest.")
+@click.option(
+    "-rt", "rt", metavar="+k|-k", callback=_parse_rt, help="The k first by reward: +k highest first, -k lowest."
+)
 @click.option("--metric", help="Rank by this scalar (default: the config's reward_attribute).")
 @click.option("--best", is_flag=True, help="Rank by a scalar's best step instead of its last.")
 @JSON
@@ -159,7 +164,9 @@ def show_scalar(
 @group.command()
 @TASK
 @JOBS
-@click.option("--grace", "grace_s", type=click.FloatRange(0), default=10.0, show_default=True, help="Seconds from TERM to KILL.")
+@click.option(
+    "--grace", "grace_s", type=click.FloatRange(0), default=10.0, show_default=True, help="Seconds from TERM to KILL."
+)
 @JSON
 def stop(task_name: str, jobs: str | None, grace_s: float, as_json: bool) -> int:
     """Stop a task, or some of its jobs; return when none of their processes is left.
@@ -197,7 +204,7 @@ def delete(task_name: str, jobs: str | None, yes: bool, stop_first: bool, as_jso
     chosen = None if jobs is None else [j.job.index for j in _chosen(ws, task, tasks.view(task), jobs)]
     what = f"task {task_name!r} and all its jobs" if chosen is None else f"jobs {_ranges(chosen)} of task {task_name!r}"
     if not yes:
-        if not click.get_text_stream("stdin").isatty():
+        if not sys.stdin.isatty():
             raise UsageError(f"this would delete {what}; nobody is here to ask", "Say --yes")
         click.confirm(f"Delete {what}?", abort=True)
     if stop_first:
@@ -260,7 +267,9 @@ def restart(task_name: str, jobs: str | None, failed: bool, same_code: bool, no_
     click.echo(f"restarted jobs {_ranges(chosen)} of task {task_name}")
     if pid is not None:
         click.echo(f"  a scheduler runs in the background (process {pid}), its log: {task.scheduler_log}")
-    click.echo(f"  follow: search-ctl logs --task {task_name} --jobs {chosen[0]} -f    search-ctl show --task {task_name}")
+    click.echo(
+        f"  follow: search-ctl logs --task {task_name} --jobs {chosen[0]} -f    search-ctl show --task {task_name}"
+    )
 
 
 @group.command()

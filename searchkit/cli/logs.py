@@ -16,7 +16,9 @@ POLL_S = 0.1
 def print_log(task: TaskPaths, job: int, attempt: int, *, follow: bool, title: bool) -> None:
     """Copy a log to stdout as it is, byte for byte; with `follow`, until the attempt has ended."""
     if attempt == 0 and not follow:
-        raise SearchkitError(f"job {job} has not started yet", f"search-ctl logs --task {task.name} --jobs {job} -f waits")
+        raise SearchkitError(
+            f"job {job} has not started yet", f"search-ctl logs --task {task.name} --jobs {job} -f waits"
+        )
     paths = task.job(job).attempt(max(1, attempt))
     out = sys.stdout.buffer
     if title:

@@ -106,7 +106,9 @@ class Progress:
             line.append(f"   {counts[State.ERROR]} failed", style="red")
         line.append(f"   {self._eta(counts)}")
         if self._best is not None:
-            line.append(f"   best {self._config.reward_attribute} {self._best[0]:.6g} (job {self._best[1]})", style="bold")
+            line.append(
+                f"   best {self._config.reward_attribute} {self._best[0]:.6g} (job {self._best[1]})", style="bold"
+            )
         rows: list[Any] = [line, ProgressBar(total=max(1, len(state.jobs)), completed=ended, width=60)]
         running = [j for j in state.jobs.values() if j.state is State.RUNNING]
         for job in running[:SHOWN_RUNNING]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import time
@@ -25,9 +26,9 @@ DRY_RUN_JOBS = 20
 BIG_COPY_BYTES = 1 << 30
 
 # What /bin/sh finds without PATH; a template may begin with any of these.
-SHELL_WORDS = frozenset(
-    "! . : [ alias break case cd command continue echo eval exec exit export false for if printf pwd read readonly return "
-    "set shift test time times trap true type ulimit umask unset until wait while { (".split()
+SHELL_WORDS = re.compile(
+    r"! \. : \[ \{ \( alias break case cd command continue echo eval exec exit export false for if printf pwd read "
+    r"readonly return set shift test time times trap true type ulimit umask unset until wait while".replace(" ", "|")
 )
 
 
@@ -112,7 +113,7 @@ def _slots(config: Config, gpus: str, jobs_per_gpu: int, max_parallel: int | Non
 def _check_program(config: Config, ws: Workspace) -> None:
     """A template whose program does not exist would fail in every job: say so before anything is written."""
     program = config.template.program
-    if not program or any(c in program for c in "${}*?`\"'()|&;<>~") or program in SHELL_WORDS:
+    if not program or any(c in program for c in "${}*?`\"'()|&;<>~") or SHELL_WORDS.fullmatch(program):
         return
     path = config.env.get("PATH", os.environ.get("PATH", ""))
     if "/" in program:
@@ -126,9 +127,9 @@ def _check_program(config: Config, ws: Workspace) -> None:
 
 def _dry_run(config: Config, task_name: str, slots_line: str) -> None:
     """Print what would run; write nothing."""
+    from searchkit.cli.tables import command_text
     from searchkit.space.expand import count, expand, tree_path
     from searchkit.store.creation import describe
-    from searchkit.cli.tables import command_text
 
     n = count(config.task.search_args, config.task.constraints)
     click.echo(f"task {task_name}: {n} jobs, {slots_line} (dry run: nothing is written)")
@@ -146,6 +147,7 @@ def _open_or_create(
 ) -> TaskPaths:
     """The task of that name, made if it is new. ConflictError where it exists with another config."""
     from searchkit import control
+    from searchkit.space.expand import expand
     from searchkit.store import snapshot, tasks
 
     task = ws.task(name)
@@ -157,7 +159,7 @@ def _open_or_create(
         to = f"{ws.attic}/{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         control.move_away(task, to)
         click.echo(f"moved the old task away: {to}")
-    if not any(True for _ in islice(_points(config), 1)):
+    if next(expand(config.task.search_args, config.task.constraints), None) is None:
         raise UsageError("the constraints leave no point of the space", f"task.constraints: {config.task.constraints}")
     manifest = snapshot.scan(ws.project, symlinks=symlinks)
     if manifest.copied_bytes > BIG_COPY_BYTES and not symlinks:
@@ -187,12 +189,6 @@ def _say_what_changed(task: TaskPaths, symlinks: bool) -> None:
     if symlinks != manifest.symlinks:
         mode = "with" if manifest.symlinks else "without"
         click.echo(f"note: the task was started {mode} --symlinks and goes on so", err=True)
-
-
-def _points(config: Config) -> object:
-    from searchkit.space.expand import expand
-
-    return expand(config.task.search_args, config.task.constraints)
 
 
 def _check_same_config(task: TaskPaths, config: Config, raw: bytes) -> None:

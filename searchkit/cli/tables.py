@@ -89,7 +89,10 @@ def scalar_block(task: TaskPaths, job: JobScalars) -> str:
         if result is not None:
             lines.append(f"  {name}:")
             width = max((len(k) for k in result), default=0)
-            lines += [f"    {k:{width}}: {v!r}" if not isinstance(v, str) else f"    {k:{width}}: {v}" for k, v in result.items()]
+            lines += [
+                f"    {k:{width}}: {v!r}" if not isinstance(v, str) else f"    {k:{width}}: {v}"
+                for k, v in result.items()
+            ]
     return "\n".join(lines) + "\n"
 
 

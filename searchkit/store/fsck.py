@@ -48,10 +48,10 @@ def _check_snapshot(ws: Workspace, task: TaskPaths, k: int) -> list[Finding]:
     except StorageError as e:
         return [Finding(paths.root, e.message)]
     found = []
-    for e in manifest.entries:
-        path = f"{paths.root}/{ws.project_name}/{e.path}"
-        if e.kind == "file" and (not os.path.isfile(path) or os.path.getsize(path) != e.size):
-            found.append(Finding(path, f"must be a file of {e.size} bytes"))
+    for entry in manifest.entries:
+        path = f"{paths.root}/{ws.project_name}/{entry.path}"
+        if entry.kind == "file" and (not os.path.isfile(path) or os.path.getsize(path) != entry.size):
+            found.append(Finding(path, f"must be a file of {entry.size} bytes"))
     return found
 
 

@@ -62,7 +62,9 @@ def reward(job: JobScalars, name: str, mode: str = "", best: bool = False) -> fl
     return scalars.best(series, mode or "max") if best else scalars.last(series)
 
 
-def rank(jobs: list[JobScalars], name: str, *, descending: bool, mode: str = "max", best: bool = False) -> list[JobScalars]:
+def rank(
+    jobs: list[JobScalars], name: str, *, descending: bool, mode: str = "max", best: bool = False
+) -> list[JobScalars]:
     """Jobs ordered by reward, NaN and missing last both ways; ties keep the order of the jobs."""
 
     def key(job: JobScalars) -> tuple[bool, float]:

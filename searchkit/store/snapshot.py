@@ -177,7 +177,7 @@ def load(paths: SnapshotPaths) -> Manifest:
 
 
 def materialise(manifest: Manifest, snapshot: SnapshotPaths, project_name: str, half: str, final: str) -> None:
-    """Make a job's working folder from a snapshot: built at `half`, renamed to `final`. Does nothing where it exists."""
+    """Make a job's working folder from a snapshot: built at `half`, renamed to `final`; nothing where it exists."""
     if os.path.isdir(final):
         return
     fsio.discard(half)
@@ -198,9 +198,7 @@ def _copy(manifest: Manifest, src: str, dst: str, *, copy_big: bool, durable: bo
                 # Gone between the listing and the copy: a temporary file of an editor, say.
         elif e.kind == "dir":
             os.mkdir(f"{dst}/{e.path}")
-        elif e.kind == "link":
-            os.symlink(e.target, f"{dst}/{e.path}")
-        elif copy_big:
+        elif e.kind == "link" or copy_big:
             os.symlink(e.target, f"{dst}/{e.path}")
 
 

@@ -1,10 +1,10 @@
 """What the events say about every job: `apply(job, event) -> job`, pure, and the replay of a whole task.
 
-    pending    will run (again) when a slot is free
-    running    launched, and no result accepted yet
-    finished   its last attempt exited with 0
-    error      its last attempt failed, and no retry is left
-    stopped    stopped by name; stays so until it is restarted
+pending    will run (again) when a slot is free
+running    launched, and no result accepted yet
+finished   its last attempt exited with 0
+error      its last attempt failed, and no retry is left
+stopped    stopped by name; stays so until it is restarted
 """
 
 from __future__ import annotations
@@ -136,8 +136,8 @@ def apply(job: Job, event: Event) -> Job:
             return replace(job, stop=event["why"], stop_s=event["time"])
         return replace(job, held=True) if event["why"] == "stop" and job.state is State.PENDING else job
     if kind == "restart":
-        result = job.result and replace(job.result, retry=True)
-        return replace(job, result=result, held=False, snapshot=event["snapshot"], errors=0, lost=0)
+        again = job.result and replace(job.result, retry=True)
+        return replace(job, result=again, held=False, snapshot=event["snapshot"], errors=0, lost=0)
     raise AssertionError(f"unknown event {kind!r}")
 
 

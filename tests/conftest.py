@@ -1,0 +1,32 @@
+"""What every test gets: an environment in which no outer job can be seen, and the folder of test data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+DATA = "SEARCHKIT_TEST_DATA"
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test run inside a job (of searchkit, of torchrun, with some GPUs) must see what a test run by hand sees."""
+    for name in list(os.environ):
+        if name.startswith("SEARCHKIT_") and name != DATA:
+            monkeypatch.delenv(name)
+    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "MASTER_PORT", "OMP_NUM_THREADS", "RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of data sets that some tests read; they are skipped without it."""
+    folder = os.environ.get(DATA)
+    if not folder:
+        pytest.skip(f"{DATA} is not set: it names a folder with mnist/, cifar10/ and bccd/")
+    path = Path(folder)
+    if not path.is_dir():
+        pytest.fail(f"{DATA} must name a folder, got {folder}")
+    return path
