@@ -114,6 +114,7 @@ def _target(open_task: OpenTask, n: int) -> Target:
 def restart(ws: Workspace, task: TaskPaths, jobs: list[int], *, same_code: bool) -> Answer:
     """Make ended jobs pending again, with the project as it is now unless `same_code`."""
     k = _new_snapshot(ws, task) if not same_code else tasks.view(task).state.snapshot
+    snapshot.load(task.snapshot(k))  # a damaged one is told now, not by a scheduler that nobody watches
 
     def act(open_task: OpenTask) -> Answer:
         state = open_task.state

@@ -51,7 +51,7 @@ class Template:
 
     @property
     def program(self) -> str:
-        """The name of the program that the command starts, without its folder, `VAR=x`, `exec` and `env`."""
+        """The program that the command starts, as it is written there, without `VAR=x`, `exec` and `env`."""
         words = self.source if isinstance(self.source, tuple) else _split(self.source)
         rest = iter(words)
         prefixed = False
@@ -63,7 +63,7 @@ class Template:
                 if word in ("-u", "--unset", "-C", "--chdir", "-a"):
                     next(rest, None)
             elif not _ASSIGNMENT.match(word):
-                return name
+                return word
         return ""
 
 

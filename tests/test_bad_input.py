@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -33,7 +35,7 @@ BAD_CONFIGS = {
         r"config.yaml:3:24: search_args\[0\]: unknown type 'Categorial' \(did you mean Categorical\?\)",
     ),
     "missing template": (f"task:\n  {ARG}\n", "config.yaml:.*template"),
-    "undeclared name": (task("true {lr} {batch}"), r"config.yaml:2:13: .*batch.*\{\{batch\}\}"),
+    "undeclared name": (task("true {lr} {batch}"), r"config.yaml:2:23: .*batch.*\{\{batch\}\}"),
     "unused argument": (
         task(args="search_args: [{type: Categorical, name: lr, value: [1]}, {type: Categorical, name: wd, value: [1]}]"),
         "config.yaml:3:.*wd.*never use",
@@ -67,8 +69,6 @@ def test_bad_config(tmp_path: Path, name: str) -> None:
     before = listing(folder)
     done = run(folder, "search-run", "config.yaml")
     assert done.returncode == 2, done
-    import re
-
     assert re.search(pattern, done.stderr), done.stderr
     assert "Traceback" not in done.stderr
     assert listing(folder) == before
@@ -111,7 +111,7 @@ def test_no_workspace_task_job_or_config(tmp_path: Path) -> None:
     done = run(folder, "search-run", "nothing.yaml")
     assert done.returncode == 2 and "nothing.yaml" in done.stderr
     done = run(folder, "search-run", ".")
-    assert done.returncode == 2 and "folder" in done.stderr
+    assert done.returncode == 2 and "directory" in done.stderr
     done = run(folder, "search-ctl", "stop", "--task", "nope")
     assert done.returncode == 3 and "nope" in done.stderr
     ok(run(folder, "search-run", "config.yaml"))
@@ -242,7 +242,7 @@ def test_a_disk_that_fills_up_and_one_that_is_read_only(tmp_path: Path) -> None:
     job = "head -c 150000 /dev/zero > out.bin; echo '{\"acc\": 1}' >> $SEARCHKIT_CALLBACK/scalars.jsonl; true {i}"
     values = ", ".join(map(str, range(12)))
     (tmp_path / "config.yaml").write_text(
-        f"task:\n  template: {job!r}\n  search_args: [{{type: Categorical, name: i, value: [{values}]}}]\n"
+        f"task:\n  template: {json.dumps(job)}\n  search_args: [{{type: Categorical, name: i, value: [{values}]}}]\n"
     )
     (tmp_path / "disk").mkdir()
     script = tmp_path / "full.sh"
@@ -266,8 +266,6 @@ def test_a_disk_that_fills_up_and_one_that_is_read_only(tmp_path: Path) -> None:
     assert "read-only show: 0" in said, said
     assert "read-only run: 5" in said and "read-only" in done.stderr, said
     assert "0 fault(s)" in said, said
-    import json
-
     jobs = json.loads(shown.read_text())["jobs"]
     assert [j["status"] for j in jobs] == ["finished"] * 12
 

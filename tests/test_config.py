@@ -300,7 +300,7 @@ def test_two_reward_attributes() -> None:
     ]
 
 
-# --- faults of several keys together -----------------------------------------------------------------------------------
+# --- faults of several keys together ----------------------------------------------------------------------------------
 
 
 def test_constraint_faults() -> None:

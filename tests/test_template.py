@@ -185,7 +185,7 @@ def test_digits_before_a_redirection_are_no_descriptor() -> None:
     ("command", "program"),
     [
         ("srun -n1 python t.py", "srun"),
-        ("  /usr/bin/sbatch job.sh", "sbatch"),
+        ("  /usr/bin/sbatch job.sh", "/usr/bin/sbatch"),
         ("A=1 B='x y' docker run x", "docker"),
         ("exec env -i -u HOME A={lr} python t.py", "python"),
         ("/usr/bin/env -- python t.py", "python"),
@@ -193,7 +193,7 @@ def test_digits_before_a_redirection_are_no_descriptor() -> None:
         ("'my prog' x", "my prog"),
         ("python t.py it's", "python"),
         (["env", "A=1", "srun", "x"], "srun"),
-        (["./train.sh"], "train.sh"),
+        (["./train.sh"], "./train.sh"),
         ("{launcher} x", "{launcher}"),
         ("A=1", ""),
     ],
