@@ -242,7 +242,9 @@ def _monitor(top: Section, task: Section) -> Monitor:
         node = section.entries["reward_attribute"][1]
         section.fault("reward_attribute", node, f"is {node}, but task.reward_attribute is {other}; give one")
     ranks = reward or (other.text if other is not None else "")
-    scalars = [node.text for _, node in section.words("scalars")] + ([ranks] if ranks else [])
+    scalars = [node.text for _, node in section.words("scalars")]
+    if scalars and ranks:
+        scalars.append(ranks)
     return Monitor(
         reward_attribute=reward,
         mode=section.choice("mode", ("max", "min"), "max"),

@@ -60,25 +60,34 @@ def ask_or_act(task: TaskPaths, op: str, act: Callable[[OpenTask], Answer], **fi
                 return Answer(event["refused"], {int(n): pids for n, pids in event["survivors"].items()})
 
 
-def stop(task: TaskPaths, jobs: list[int] | None, grace_s: float = GRACE_S) -> Answer:
+def stop(task: TaskPaths, jobs: list[int] | None, grace_s: float = GRACE_S, gone_host: str = "") -> Answer:
     """End jobs (None: the whole task), and return when no process of them is left.
 
     Jobs stopped by name stay stopped until `restart`; those of a stopped task are pending for the next search-run.
+    A job that another machine started is refused, unless `gone_host` says that this machine is gone for good.
     """
 
     def act(open_task: OpenTask) -> Answer:
         chosen = open_task.state.jobs if jobs is None else {n for n in jobs if n in open_task.state.jobs}
         why = "task" if jobs is None else "stop"
         running = sorted(n for n in chosen if open_task.state.jobs[n].state is State.RUNNING)
-        open_task.record("stop", time=time.time(), jobs=running if jobs is None else sorted(chosen), why=why)
+        for n in running:
+            s = tasks.read_status(task, open_task.state.jobs[n])
+            if s.exit_code is not None:  # it ended while no scheduler looked
+                open_task.record("result", **outcome(open_task.state.jobs[n], s, 0, None))
+        running = [n for n in running if open_task.state.jobs[n].state is State.RUNNING]
+        hosts = {n: tasks.read_status(task, open_task.state.jobs[n]).elsewhere for n in running}
+        refused = [n for n, host in hosts.items() if host and host != gone_host]
+        running = [n for n in running if n not in refused]
+        asked = running if jobs is None else sorted(set(chosen).difference(refused))
+        open_task.record("stop", time=time.time(), jobs=asked, why=why)
         open_task.journal.commit()
         targets = {n: _target(open_task, n) for n in running}
         left = procs.end_all(targets.values(), grace_s)
         for n in running:
-            attempt = open_task.state.jobs[n].attempt
-            said = outcome(open_task.state.jobs[n], status.read(task.job(n).attempt(attempt)), 0, None)
-            open_task.record("result", **said)
-        return Answer([], {n: left[t.token] for n, t in targets.items() if t.token in left})
+            job = open_task.state.jobs[n]
+            open_task.record("result", **outcome(job, tasks.read_status(task, job), 0, None))
+        return Answer(refused, {n: left[t.token] for n, t in targets.items() if t.token in left})
 
     fields: dict[str, object] = {"grace_s": grace_s, "whole_task": jobs is None, "jobs": jobs or []}
     answer = ask_or_act(task, "stop", act, **fields)
@@ -105,7 +114,7 @@ def _sweep(prefix: str, tries: int = 100) -> list[int]:
 def _target(open_task: OpenTask, n: int) -> Target:
     job = open_task.state.jobs[n]
     token = f"{open_task.state.token}/{n}/{job.attempt}"
-    s = status.read(open_task.paths.job(n).attempt(job.attempt))
+    s = tasks.read_status(open_task.paths, job)
     if s.start and s.start.boot_id == status.boot_id():
         return Target(token, s.start.pid, s.start.start_ticks)
     return Target(token)
@@ -122,8 +131,7 @@ def restart(ws: Workspace, task: TaskPaths, jobs: list[int], *, same_code: bool)
         chosen = [n for n in jobs if n in state.jobs and n not in live]
         for n in chosen:
             if state.jobs[n].state is State.RUNNING:  # ended while no scheduler looked
-                said = outcome(state.jobs[n], status.read(task.job(n).attempt(state.jobs[n].attempt)), 0, None)
-                open_task.record("result", **said)
+                open_task.record("result", **outcome(state.jobs[n], tasks.read_status(task, state.jobs[n]), 0, None))
         open_task.record("restart", time=time.time(), jobs=chosen, snapshot=k)
         return Answer(live)
 

@@ -71,6 +71,7 @@ class Live:
     deadline: float | None
     pid: int | None = None  # of our child; None: adopted, or reaped
     adopted: bool = False
+    elsewhere: bool = False  # on a machine that we can't ask, and so can't stop
     target: Target | None = None  # set while it is being ended
 
 
@@ -359,7 +360,9 @@ class Scheduler:
         deadline = (s.start.time_s if s.start else job.launched_s) + timeout_s if timeout_s else None
         self.live[n] = Live(launch, n, self.plan.slots.adopt(job.gpus), deadline, adopted=True)
         if s.exit_code is None and s.alive:
-            self.observer.message(f"job {n} still runs: adopted")
+            self.live[n].elsewhere = bool(s.elsewhere)
+            where = f" on {s.elsewhere}, by its status file" if s.elsewhere else ""
+            self.observer.message(f"job {n} still runs{where}: adopted")
             if job.stop:
                 self._end(n)
         else:
@@ -382,7 +385,7 @@ class Scheduler:
         if (self.interrupts >= 2 or self.terminated) and not self.stopping_all:
             self.stopping_all = True
             self.draining = self.draining or "interrupt"
-            self._stop(list(self.live), "interrupt")
+            self._stop([n for n, live in self.live.items() if not live.elsewhere], "interrupt")
             if self.live:
                 self.observer.message(f"stopping {len(self.live)} running job(s) (Ctrl-C again: leave them running)")
         for intent in intents.unanswered(self.task.paths, self.task.state):
@@ -396,11 +399,13 @@ class Scheduler:
             self.grace_s = intent.grace_s
         if intent.op == "stop" and intent.whole_task:
             self.draining = "task"
-            waiting.jobs = set(self.live)
-            self._stop(list(self.live), "task")
+            waiting.refused = sorted(n for n, live in self.live.items() if live.elsewhere)
+            waiting.jobs = set(self.live).difference(waiting.refused)
+            self._stop(sorted(waiting.jobs), "task")
         elif intent.op == "stop":
-            waiting.jobs = {n for n in intent.jobs if n in self.live}
-            self._stop(intent.jobs, "stop")
+            waiting.refused = sorted(n for n in intent.jobs if n in self.live and self.live[n].elsewhere)
+            waiting.jobs = {n for n in intent.jobs if n in self.live}.difference(waiting.refused)
+            self._stop(sorted(set(intent.jobs).difference(waiting.refused)), "stop")
             for n in self.unstarted.intersection(intent.jobs):
                 self.unstarted.discard(n)
                 self._result(n, Status(exists=False))
@@ -419,8 +424,9 @@ class Scheduler:
         self.waiting.append(waiting)
 
     def _stop(self, jobs: list[int], why: str) -> None:
-        """Record that jobs are to end; `_end_stopped` acts on it after the commit."""
-        self.task.record("stop", time=time.time(), jobs=sorted(jobs), why=why)
+        """Record that jobs are to end; `_end_stopped` acts on it after the commit. What has just ended is left alone."""
+        ended = {n for n in jobs if n in self.live and status.read(self.live[n].launch.paths).exit_code is not None}
+        self.task.record("stop", time=time.time(), jobs=sorted(set(jobs) - ended), why=why)
 
     def _end_stopped(self) -> None:
         for n, live in self.live.items():
@@ -455,10 +461,12 @@ class Scheduler:
     # ---- the end
 
     def _done(self) -> bool:
-        if self.live or self.waiting:
+        if self.waiting or not all(live.elsewhere for live in self.live.values()):
             return False
         if self.draining:
             return True
+        if self.live:
+            return False
         return self.task.state.complete and not self.task.state.tally[State.PENDING] and not self.unstarted
 
     def _exit_code(self) -> int:

@@ -1,12 +1,16 @@
 """The job's side of searchkit: `report` what was measured, read `params`.
 
-Every job imports this, so it uses the standard library alone and puts off what it can: json is loaded by the first
-report, typing never. A script that must not import searchkit can do the same by hand:
+Every job imports this, so it uses little of the standard library and nothing else. All of that is imported here at the
+top: a function that imports, in a thread, while another thread forks, leaves the child waiting for an import for ever.
+A script that must not import searchkit can do the same by hand:
 `echo '{"step": 3, "acc": 0.91}' >> $SEARCHKIT_CALLBACK/scalars.jsonl`.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import json
 import os
 import sys
 from threading import RLock
@@ -43,8 +47,6 @@ def report(mapping: Mapping[str, Any] | None = None, /, *, step: int | None = No
     if not folder:
         print(_readable(line), flush=True)
         return
-    import json
-
     _hook_fork()  # before the lock is taken for the first time
     try:
         _sink.append(folder, json.dumps(line).encode() + b"\n")
@@ -63,8 +65,6 @@ def params(**defaults: Any) -> dict[str, Any]:
     path = os.environ.get("SEARCHKIT_PARAMS")
     if not path:
         return defaults
-    import json
-
     try:
         with open(path, "rb") as f:
             values = dict(json.load(f)["values"])
@@ -174,8 +174,6 @@ class _Sink:
             if info.st_size and os.pread(self.fd, 1, info.st_size - 1) != b"\n":
                 line = b"\n" + line
             if os.write(self.fd, line) != len(line):
-                import errno
-
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:
@@ -195,8 +193,6 @@ class _Sink:
         return info if (info.st_dev, info.st_ino) == self.file else None
 
     def _open(self, folder: str) -> os.stat_result:
-        import fcntl
-
         self.close()
         main = os.path.join(folder, "scalars.jsonl")
         try:

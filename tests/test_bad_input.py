@@ -37,7 +37,9 @@ BAD_CONFIGS = {
     "missing template": (f"task:\n  {ARG}\n", "config.yaml:.*template"),
     "undeclared name": (task("true {lr} {batch}"), r"config.yaml:2:23: .*batch.*\{\{batch\}\}"),
     "unused argument": (
-        task(args="search_args: [{type: Categorical, name: lr, value: [1]}, {type: Categorical, name: wd, value: [1]}]"),
+        task(
+            args="search_args: [{type: Categorical, name: lr, value: [1]}, {type: Categorical, name: wd, value: [1]}]"
+        ),
         "config.yaml:3:.*wd.*never use",
     ),
     "Nested with other keys": (
@@ -197,7 +199,9 @@ def test_permissions(tmp_path: Path) -> None:
     (folder / "secret.txt").chmod(0)
     done = run_as_user(folder, "search-run", "config.yaml")
     assert done.returncode == 2 and "secret.txt" in done.stderr and ".searchignore" in done.stderr
-    assert listing(folder / ".search-run/tasks") == listing(folder / ".search-run/tasks") and not task_dir(folder).exists()
+    assert (
+        listing(folder / ".search-run/tasks") == listing(folder / ".search-run/tasks") and not task_dir(folder).exists()
+    )
     assert os.listdir(folder / ".search-run/tmp") in ([], ["summary.lock"])
     (folder / ".searchignore").write_text("secret.txt\n")
     ok(run_as_user(folder, "search-run", "config.yaml"))
@@ -271,7 +275,9 @@ def test_a_disk_that_fills_up_and_one_that_is_read_only(tmp_path: Path) -> None:
 
 
 def test_a_command_that_is_too_long_is_that_job_s_error(tmp_path: Path) -> None:
-    text = f"task: {{template: 'true {{i}}', search_args: [{{type: Categorical, name: i, value: [a, {'b' * 200_000}]}}]}}"
+    text = (
+        f"task: {{template: 'true {{i}}', search_args: [{{type: Categorical, name: i, value: [a, {'b' * 200_000}]}}]}}"
+    )
     folder = project(tmp_path / "p", text)
     ok(run(folder, "search-run", "config.yaml"), 1)
     assert states(folder) == {0: "finished", 1: "error"}

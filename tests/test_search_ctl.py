@@ -49,8 +49,8 @@ pavi:
 # Reports what a job of the transcript reports: a rising accuracy that depends on the job.
 MNIST = """
 for step in 1 2 3; do
-  echo "{\\"step\\": $step, \\"Test Acc\\": 9$SEARCHKIT_JOB.$step, \\"other\\": 1}" >> "$SEARCHKIT_CALLBACK/scalars.jsonl"
-done
+  echo "{\\"step\\": $step, \\"Test Acc\\": 9$SEARCHKIT_JOB.$step, \\"other\\": 1}"
+done >> "$SEARCHKIT_CALLBACK/scalars.jsonl"
 echo "$@"
 """
 

@@ -481,3 +481,22 @@ def test_events_of_a_run_are_sequential_and_checked(tmp_path: Path) -> None:
     assert "1 damaged line(s)" in done.stdout
     ok(run(folder, "search-run", "config.yaml"))  # the status file still knows the result: nothing runs again
     assert [j["attempt"] for j in show(folder)["jobs"]] == [1, 1, 1]
+
+
+def test_a_job_of_another_machine_is_never_judged_dead(tmp_path: Path) -> None:
+    folder = project(tmp_path / "p", config("sleep 60; true {i}"))
+    process = start(folder, "search-run", "config.yaml")
+    status = task_dir(folder) / "jobs/all/0/status"
+    wait_for(lambda: status.exists() and status.read_text())
+    process.kill()
+    process.communicate()
+    for pid in processes_with(f"SEARCHKIT_JOB_DIR={task_dir(folder)}"):
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: states(folder) == {0: "pending"})  # lost: the next search-run would run it again
+    words = status.read_text().split()
+    status.write_text(" ".join([*words[:2], "far-away", "another-boot-id", *words[4:]]) + "\n")
+    assert states(folder) == {0: "running"}
+    done = run(folder, "search-ctl", "stop")
+    assert done.returncode == 4 and "another machine" in done.stderr
+    ok(run(folder, "search-ctl", "stop", "--gone-host", "far-away"))
+    assert states(folder) == {0: "pending"}

@@ -118,7 +118,7 @@ def test_an_unknown_name_is_told_the_known_ones(name: str, tmp_path: Path) -> No
 
 
 def test_the_digits_script_reads_mnist(data_dir: Path, tmp_path: Path) -> None:
-    """--data takes MNIST's own files. One epoch of it takes half a minute; reading them and seeing the sizes is enough."""
+    """--data takes MNIST's own files. An epoch of it takes half a minute, so this only reads them."""
     pytest.importorskip("torch")
     code = (
         "import sys; sys.argv = ['mnist.py']; import mnist; from pathlib import Path\n"

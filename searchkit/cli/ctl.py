@@ -153,6 +153,8 @@ def show_scalar(
     if rt is not None:
         name = _reward_name(config, metric)
         found = ranking.rank(found, name, descending=rt[0], mode=config.monitor.mode, best=best)[: rt[1]]
+    shown = (*config.monitor.scalars, metric) if config.monitor.scalars and metric else config.monitor.scalars
+    found = [j.only(shown) for j in found]
     if as_json:
         common.print_json({"task": task.name, "jobs": [tables.scalar_facts(j) for j in found]})
         return
@@ -167,8 +169,9 @@ def show_scalar(
 @click.option(
     "--grace", "grace_s", type=click.FloatRange(0), default=10.0, show_default=True, help="Seconds from TERM to KILL."
 )
+@click.option("--gone-host", default="", help="Jobs started on this other machine are dead: it is gone for good.")
 @JSON
-def stop(task_name: str, jobs: str | None, grace_s: float, as_json: bool) -> int:
+def stop(task_name: str, jobs: str | None, grace_s: float, gone_host: str, as_json: bool) -> int:
     """Stop a task, or some of its jobs; return when none of their processes is left.
 
     Jobs named here stay stopped until `restart`. A stopped task goes on with the next search-run.
@@ -178,7 +181,12 @@ def stop(task_name: str, jobs: str | None, grace_s: float, as_json: bool) -> int
 
     ws, task = _open(task_name)
     chosen = None if jobs is None else [j.job.index for j in _chosen(ws, task, tasks.view(task), jobs)]
-    answer = control.stop(task, chosen, grace_s)
+    answer = control.stop(task, chosen, grace_s, gone_host)
+    if answer.refused:
+        raise ConflictError(
+            f"jobs {_ranges(answer.refused)} were started on another machine, and can't be stopped from here",
+            "Stop them there; or, if that machine is gone for good, end their search-run and say --gone-host NAME",
+        )
     what = f"task {task_name}" if chosen is None else f"jobs {_ranges(chosen)} of task {task_name}"
     if as_json:
         common.print_json({"task": task_name, "jobs": chosen, "survivors": answer.survivors})

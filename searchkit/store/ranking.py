@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from searchkit.store import scalars
@@ -25,14 +25,14 @@ class JobScalars:
     after: dict[str, Any] | None
     skipped: int  # undecodable lines
 
+    def only(self, names: tuple[str, ...]) -> JobScalars:
+        """The same with the named scalars alone; with all of them where none is named."""
+        return replace(self, series={n: s for n, s in self.series.items() if n in names}) if names else self
+
 
 def read(task: TaskPaths, project_name: str, config: Config, jobs: Iterable[JobView]) -> list[JobScalars]:
     """Read the scalars of each job's highest attempt (attempts never mix)."""
     monitor = config.monitor
-    names: tuple[str, ...] = ()
-    if monitor.scalars:
-        reward = config.reward_attribute
-        names = (*monitor.scalars, *([reward] if reward and reward not in monitor.scalars else []))
     out = []
     for view in jobs:
         if view.job.attempt == 0:
@@ -46,7 +46,6 @@ def read(task: TaskPaths, project_name: str, config: Config, jobs: Iterable[JobV
             workdir=f"{paths.root}/{project_name}",
             tensorboard=monitor.tensorboard,
             newer_than_s=view.job.launched_s,
-            names=names,
         )
         pre = scalars.read_callback_result(paths.callback, "pre")
         after = scalars.read_callback_result(paths.callback, "after")

@@ -62,7 +62,6 @@ class Job:
     result: Result | None = None  # of the highest attempt
     held: bool = False  # stopped by name
     stop: str = ""  # why a stop was asked for the running attempt
-    stop_s: float = 0.0
     snapshot: int = 0  # the code its next attempt takes
     errors: int = 0  # attempts that exited non-zero since the last restart
     lost: int = 0  # attempts that started and were lost since the last restart
@@ -133,7 +132,7 @@ def apply(job: Job, event: Event) -> Job:
         return replace(job, result=result, errors=errors, lost=lost, held=job.held or job.stop == "stop")
     if kind == "stop":
         if job.state is State.RUNNING:
-            return replace(job, stop=event["why"], stop_s=event["time"])
+            return replace(job, stop=event["why"])
         return replace(job, held=True) if event["why"] == "stop" and job.state is State.PENDING else job
     if kind == "restart":
         again = job.result and replace(job.result, retry=True)
@@ -144,9 +143,10 @@ def apply(job: Job, event: Event) -> Job:
 def outcome(job: Job, s: Status, retries: int, timeout_s: float | None) -> Event:
     """The fields of the `result` event for the end of a job's highest attempt: pure, so that whoever finds it agrees.
 
-    An exit line from before the stop was asked counts as if nobody had asked.
+    A stop that was asked wins over any exit code: a script may answer SIGTERM by saving its state and exiting with 0.
+    (Whoever asks it looks first whether the job has ended already.)
     """
-    stopped = job.stop if not (s.exit_code is not None and s.end_s and job.stop and s.end_s < job.stop_s) else ""
+    stopped = job.stop
     spent, reason = "", ""
     if stopped in ("stop", "task", "interrupt"):
         state, retry = State.STOPPED, stopped != "stop"

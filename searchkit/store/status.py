@@ -11,6 +11,7 @@ The wrapper holds the file's flock from before it starts until it is gone, so a 
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import dataclass
 
 from searchkit import fsio
@@ -39,6 +40,7 @@ class Status:
     after_code: int | None = None
     end_s: float | None = None
     alive: bool = False
+    elsewhere: str = ""  # the other machine that it was started on: nobody here can say that it is dead
     damaged: int = 0
 
 
@@ -84,7 +86,12 @@ def read(paths: AttemptPaths) -> Status:
                 damaged += 1
         except (ValueError, IndexError):
             damaged += 1
+    elsewhere = ""
     if not alive and exit_code is None and start:
-        # A file system without flock never says "alive": ask the process table as well.
-        alive = start.boot_id == boot_id() and start_ticks(start.pid) == start.start_ticks
-    return Status(True, start, exit_code, pre, after, end_s if exit_code is not None else None, alive, damaged)
+        if start.boot_id == boot_id():
+            # A file system without flock never says "alive": ask the process table as well.
+            alive = start_ticks(start.pid) == start.start_ticks
+        elif start.host != socket.gethostname():
+            alive, elsewhere = True, start.host
+    ended = end_s if exit_code is not None else None
+    return Status(True, start, exit_code, pre, after, ended, alive, elsewhere, damaged)

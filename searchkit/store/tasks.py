@@ -113,6 +113,11 @@ class JobView:
     reason: str
 
 
+def read_status(task: TaskPaths, job: Job) -> status.Status:
+    """The status of a job's highest attempt."""
+    return status.read(task.job(job.index).attempt(job.attempt))
+
+
 def view_job(task: TaskPaths, job: Job) -> JobView:
     """Derive a job's state. Only a job without an accepted result costs a look at its files."""
     result = job.result
@@ -120,12 +125,13 @@ def view_job(task: TaskPaths, job: Job) -> JobView:
         return JobView(job, job.state, result.start_s, result.end_s, result.rc, result.reason)
     if job.attempt == 0:
         return JobView(job, job.state, None, None, None, "")
-    s = status.read(task.job(job.index).attempt(job.attempt))
+    s = read_status(task, job)
     if not s.exists:
         return JobView(job, State.PENDING, None, None, None, "")
     start_s = s.start.time_s if s.start else None
     if s.exit_code is None and s.alive:
-        return JobView(job, State.RUNNING, start_s or job.launched_s, None, None, "")
+        where = f"started on {s.elsewhere}, which can't be asked from here" if s.elsewhere else ""
+        return JobView(job, State.RUNNING, start_s or job.launched_s, None, None, where)
     said = outcome(job, s, 0, None)  # what the next scheduler will accept, but for retries
     lost = s.exit_code is None or said["retry"]
     state = State.PENDING if lost else State(said["state"])

@@ -46,7 +46,7 @@ def read_scalars(path: str) -> tuple[list[Scalar], int]:
             if length > MAX_RECORD_BYTES:
                 try:
                     f.seek(length + 4, 1)  # past the end is fine: the next read then finds nothing
-                except (OSError, OverflowError):
+                except (OSError, ValueError):  # not an offset at all
                     return scalars, 1
                 continue
             data = f.read(length)
