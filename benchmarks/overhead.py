@@ -17,46 +17,40 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from searchkit.store import journal, snapshot, tasks
 from searchkit.workspace import TaskPaths, Workspace
 
-ROOT = Path(__file__).resolve().parent.parent
-BENCH = ROOT / ".bench"
+BENCH = Path(__file__).resolve().parent.parent / ".bench"
 BIN = Path(sys.executable).parent
+SEARCH_RUN = (str(BIN / "search-run"), "config.yaml", "-j", "2", "--gpus", "none")
 PYTHON_ALONE = "python -c pass"
-PARALLEL = "GNU parallel -j2"
-STARTS = 5  # times --repeat: samples of cases that take a fraction of a second
-HIGH_LOAD = 0.5
-
-# Peers and jobs must not differ in what they import or where they look for programs.
+STARTS = 5  # times --repeat: samples of what takes a fraction of a second
 ENV = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONNOUSERSITE": "1"}
-ENV |= {"PARALLEL_HOME": str(BENCH / "parallel"), "GIT_CEILING_DIRECTORIES": str(BENCH)}
-for _name in ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PARALLEL"):
-    ENV.pop(_name, None)
+ENV |= {"PARALLEL_HOME": str(BENCH), "GIT_CEILING_DIRECTORIES": str(BENCH)}  # our projects belong to no repository
 
-# At most two children, each awaited as it ends, and nothing else: no folder, no log, no record.
+# At most two children, and nothing else: no folder, no log, no record.
 POPEN_LOOP = """
 import os, subprocess, sys
-n, command, running = int(sys.argv[1]), sys.argv[2:], {}
-for i in range(n):
-    if len(running) == 2:
-        pid, code = os.wait()
-        running.pop(pid).returncode = code
-    p = subprocess.Popen(command)
-    running[p.pid] = p
-for p in running.values():
-    p.wait()
+n = int(sys.argv[1])
+for i in range(n + 2):
+    if i >= 2:
+        os.wait()
+    if i < n:
+        subprocess.Popen(sys.argv[2:]).returncode = 0
 """
+
+Peers = Mapping[str, Callable[[], float]]  # name -> take one sample: seconds
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table. `samples` of the rows of a table belong together by position: same round."""
+    """One line of a table; the samples at one position of all its rows are of the same round."""
 
     what: str
     samples: list[float]
@@ -65,22 +59,23 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of one unit. The first is what the others are divided by, round by round."""
+    """What one case found. Its rows are compared to the first one, round by round, unless `compared` is False."""
 
     title: str
     unit: str
     rows: list[Row]
-    differences: bool = False  # show "row - first row" too
-    notes: tuple[str, ...] = ()
+    note: str = ""
+    compared: bool = True
 
 
 # ---- running things
 
 
-def timed(*argv: str | Path, cwd: Path, stdin: Path | None = None) -> float:
-    """Seconds that a command takes, from starting it to its end; its output goes to a file. Stops us if it fails."""
+def timed(*argv: str | Path, cwd: Path = BENCH, stdin: str | Path = os.devnull) -> float:
+    """Seconds from starting a command to its end; its output goes to a file. SystemExit if it fails."""
     out = BENCH / "output"
-    with open(stdin or os.devnull, "rb") as inp, open(out, "wb") as to:
+    shutil.rmtree(BENCH / "results", ignore_errors=True)
+    with open(stdin, "rb") as inp, open(out, "wb") as to:
         began = time.perf_counter()
         code = subprocess.run(argv, cwd=cwd, env=ENV, stdin=inp, stdout=to, stderr=subprocess.STDOUT).returncode
         took = time.perf_counter() - began
@@ -89,255 +84,205 @@ def timed(*argv: str | Path, cwd: Path, stdin: Path | None = None) -> float:
     return took
 
 
-def rounds(peers: dict[str, Callable[[], float]], repeat: int) -> dict[str, list[float]]:
-    """`repeat` samples of each peer: one of each a round, in an order that turns round, so that drift hits all alike."""
+def rounds(peers: Peers, repeat: int) -> dict[str, list[float]]:
+    """One sample of each peer a round, in an order that turns round every time, so that drift hits all alike."""
     samples: dict[str, list[float]] = {name: [] for name in peers}
     for i in range(repeat):
-        for name in sorted(peers, reverse=bool(i % 2)):
+        for name in list(peers)[:: -1 if i % 2 else 1]:
             os.sync()  # nobody pays for what another one left to be written
             samples[name].append(peers[name]())
     return samples
 
 
-_numbers = itertools.count()
+def over_python(title: str, peers: Peers, repeat: int, asked: tuple[str, ...]) -> Table:
+    """A table of times in ms beside the interpreter's own start."""
+    samples = rounds({PYTHON_ALONE: partial(timed, sys.executable, "-c", "pass"), **peers}, repeat)
+    rows = [Row(name, [1000 * s for s in samples[name]], ask) for name, ask in zip(samples, ("", *asked), strict=True)]
+    return Table(title, "ms", rows)
 
 
 @contextlib.contextmanager
-def project(template: str, jobs: int, **files: str) -> Iterator[Path]:
-    """A project of its own with a workspace and a config of that many jobs: the product of two arguments."""
-    folder = BENCH / f"project-{next(_numbers)}"
+def project(template: str, jobs: int, train_sh: str = "") -> Iterator[Path]:
+    """A project with a workspace and a config of that many jobs, the product of two arguments."""
+    folder = BENCH / "project"
     folder.mkdir()
-    first = next(k for k in range(int(jobs**0.5), 0, -1) if jobs % k == 0)
-    args = [
-        {"type": "Categorical", "name": n, "value": list(range(k))} for n, k in (("a", first), ("b", jobs // first))
-    ]
-    config = {"task": {"template": template, "search_args": args}}
-    for name, text in {"config.yaml": json.dumps(config), **{f"{k}.sh": v for k, v in files.items()}}.items():
-        (folder / name).write_text(text)
+    few = next(k for k in range(int(jobs**0.5), 0, -1) if jobs % k == 0)
+    search_args = [{"type": "Categorical", "name": "a", "value": list(range(few))}]
+    search_args.append({"type": "Categorical", "name": "b", "value": list(range(jobs // few))})
+    (folder / "config.yaml").write_text(json.dumps({"task": {"template": template, "search_args": search_args}}))
+    (folder / "train.sh").write_text(train_sh)
     timed(BIN / "search-init", cwd=folder)
     try:
         yield folder
     finally:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def task_of(folder: Path) -> TaskPaths:
     return Workspace(str(folder / ".search-run")).task("default")
 
 
-SEARCH_RUN = (BIN / "search-run", "config.yaml", "-j", "2", "--gpus", "none")
-
-
-def python_alone() -> float:
-    return 1000 * timed(sys.executable, "-c", "pass", cwd=BENCH)
-
-
-def launchers(words: tuple[str, ...], jobs: int, input_lines: Path) -> dict[str, Callable[[], float]]:
-    """The peers that run a command `jobs` times, two at once: name -> seconds. Those that are not installed are left
-    out."""
-    peers: dict[str, Callable[[], float]] = {
-        "Popen loop": lambda: timed(sys.executable, "-I", "-S", "-c", POPEN_LOOP, str(jobs), *words, cwd=BENCH)
-    }
-    if shutil.which("xargs"):
-        peers["xargs -P2"] = lambda: timed("xargs", "-P2", "-I{}", *words, cwd=BENCH, stdin=input_lines)
-    if has_gnu_parallel():
-        parallel = ("parallel", "--will-cite", "-j2", "-N0")
-
-        def logged() -> float:
-            folder = BENCH / f"parallel-{next(_numbers)}"
-            keep = ("--joblog", f"{folder}/joblog", "--results", f"{folder}/results")
-            folder.mkdir()
-            took = timed(*parallel, *keep, *words, cwd=BENCH, stdin=input_lines)
-            shutil.rmtree(folder)
-            return took
-
-        peers[PARALLEL] = lambda: timed(*parallel, *words, cwd=BENCH, stdin=input_lines)
-        peers[f"{PARALLEL} --joblog --results"] = logged
-    return peers
-
-
-def has_gnu_parallel() -> bool:
-    """The `parallel` of moreutils is another program."""
-    try:
-        return b"GNU parallel" in subprocess.run(["parallel", "--version"], capture_output=True).stdout
-    except OSError:
-        return False
-
-
-def missing() -> tuple[str, ...]:
-    absent = [] if shutil.which("xargs") else ["xargs"]
-    absent += [] if has_gnu_parallel() else ["GNU parallel"]
-    return tuple(f"{name} is not installed here: its rows are left out." for name in absent)
-
-
-# ---- the cases
-
-
-def run_jobs(
-    template: str, words: tuple[str, ...], jobs: int, repeat: int
-) -> tuple[dict[str, list[float]], list[float]]:
-    """Seconds of searchkit and its launcher peers for the same jobs; and of searchkit's part from first launch to
-    last result."""
-    input_lines = BENCH / "input"
-    input_lines.write_text("x\n" * jobs)
-    steady: list[float] = []
-
-    def searchkit() -> float:
-        with project(template, jobs) as folder:
-            os.sync()
-            took = timed(*SEARCH_RUN, cwd=folder)
-            events, _ = journal.read(task_of(folder))
-        times = {kind: [e["time"] for e in events if e["type"] == kind] for kind in ("launch", "result")}
-        if len(times["result"]) != jobs:
-            raise SystemExit(f"{len(times['result'])} results of {jobs} jobs")
-        steady.append(max(times["result"]) - min(times["launch"]))
-        return took
-
-    with project(template, 2) as folder:  # page cache and .pyc files warm for everybody
-        timed(*SEARCH_RUN, cwd=folder)
-    return rounds({"searchkit": searchkit, **launchers(words, jobs, input_lines)}, repeat), steady
-
-
-def noop(repeat: int, jobs: int) -> Iterator[Table]:
-    seconds, steady = run_jobs("true", ("true",), jobs, repeat)
-    rows = [Row("searchkit, the whole command", [jobs / s for s in seconds.pop("searchkit")], ">= 350")]
-    rows.append(Row("searchkit, first launch to last result", [jobs / s for s in steady]))
-    rows += [Row(name, [jobs / s for s in samples]) for name, samples in seconds.items()]
-    yield Table(f"noop: {jobs} x `true`, two at once", "jobs/s", rows, notes=missing())
-
-
-def sleep(repeat: int, jobs: int) -> Iterator[Table]:
-    ideal = 0.1 * ((jobs + 1) // 2)
-    seconds, steady = run_jobs("sleep 0.1", ("sleep", "0.1"), jobs, repeat)
-    rows = [
-        Row("searchkit, the whole command", [100 * ideal / s for s in seconds.pop("searchkit")], ">= 97 (1000 jobs)")
-    ]
-    rows.append(Row("searchkit, first launch to last result", [100 * ideal / s for s in steady]))
-    rows += [Row(name, [100 * ideal / s for s in samples]) for name, samples in seconds.items()]
-    title = f"sleep: {jobs} x `sleep 0.1`, two at once: ideal time ({ideal:.1f} s) / time"
-    yield Table(title, "%", rows, notes=missing())
-
-
-def first(repeat: int, jobs: int) -> Iterator[Table]:
-    def first_start() -> float:
-        with project("sh train.sh", jobs, train="true\n") as folder:
-            status = Path(task_of(folder).job(0).attempt(1).status)
-            began = time.perf_counter()
-            p = subprocess.Popen(["search-run", "config.yaml"], cwd=folder, env=ENV, stdout=subprocess.DEVNULL)
-            took = await_lines([status], began, p)
-            p.wait()
-        return 1000 * took
-
-    samples = rounds({PYTHON_ALONE: python_alone, "search-run to a start line": first_start}, repeat * STARTS)
-    rows = [Row(name, s, "" if name == PYTHON_ALONE else "<= 400") for name, s in samples.items()]
-    yield Table(f"first: from typing search-run to the first job's start line ({jobs} jobs)", "ms", rows, True)
-
-
-def await_lines(paths: list[Path], began: float, running: subprocess.Popen[Any]) -> float:
-    """Seconds from `began` until every one of the status files holds its start line."""
-    while not all(p.exists() and p.stat().st_size for p in paths):
-        if running.poll() is not None and running.returncode:
-            raise SystemExit(f"search-run ended with {running.returncode} before its jobs started")
-        time.sleep(0.0005)
-    return time.perf_counter() - began
-
-
 def finished_task(folder: Path, finished: int) -> TaskPaths:
     """A task of which so many jobs are finished, written through the package's own journal."""
     ws = Workspace(str(folder / ".search-run"))
-    task = tasks.create(ws, "default", (folder / "config.yaml").read_bytes(), snapshot.scan(ws.project))
-    a, b = (arg["value"] for arg in json.loads((folder / "config.yaml").read_text())["task"]["search_args"])
+    raw = (folder / "config.yaml").read_bytes()
+    task = tasks.create(ws, "default", raw, snapshot.scan(ws.project))
+    points = itertools.product(*(arg["value"] for arg in json.loads(raw)["task"]["search_args"]))
     result = {"state": "finished", "rc": 0, "retry": False, "reason": "", "spent": ""}
     with tasks.held(task) as open_task:
-        for i, (x, y) in enumerate(itertools.islice(itertools.product(a, b), finished)):
-            text = {"a": str(x), "b": str(y)}
-            command = f"python train.py --a {x} --b {y}"
-            open_task.record("create", job=i, values={"a": x, "b": y}, text=text, command=command)
+        for i, (a, b) in enumerate(itertools.islice(points, finished)):
+            text = {"a": str(a), "b": str(b)}
+            open_task.record("create", job=i, values={"a": a, "b": b}, text=text, command=f"sh train.sh {a} {b}")
             open_task.record("launch", time=1.0 * i, job=i, attempt=1, gpus=[], snapshot=0)
             open_task.record("result", time=i + 1.0, job=i, attempt=1, start=1.0 * i, end=i + 1.0, **result)
     return task
 
 
-def show(repeat: int, jobs: int) -> Iterator[Table]:
-    with project("python train.py --a {a} --b {b}", jobs) as folder:
+def start(*argv: str, cwd: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(argv, cwd=cwd, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+def await_starts(task: TaskPaths, jobs: list[int], scheduler: subprocess.Popen[bytes]) -> None:
+    """Return when the status file of each of these jobs holds its start line."""
+    for path in (Path(task.job(n).attempt(1).status) for n in jobs):
+        while not (path.exists() and path.stat().st_size):
+            if scheduler.poll():
+                raise SystemExit(f"search-run ended with {scheduler.returncode} before its jobs started")
+            time.sleep(0.0005)
+
+
+# ---- the cases, each (rounds, jobs) -> table
+
+
+def installed(program: str) -> bool:
+    """Whether GNU's program of that name is here; the `parallel` of moreutils is another one."""
+    return b"GNU" in subprocess.run(f"{program} --version", shell=True, capture_output=True).stdout
+
+
+def launchers(jobs: int) -> dict[str, tuple[str | Path, ...]]:
+    """The peers that are installed here; each runs a command `jobs` times, two at once."""
+    parallel = ("parallel", "--will-cite", "-N0", "-j2")
+    keep = ("--joblog", BENCH / "joblog", "--results", BENCH / "results")
+    peers: dict[str, tuple[str | Path, ...]] = {
+        "Popen loop": (sys.executable, "-I", "-S", "-c", POPEN_LOOP, str(jobs)),
+        "xargs -P2": ("xargs", "-P2", "-I{}"),
+        "GNU parallel -j2": parallel,
+        "GNU parallel -j2 --joblog --results": (*parallel, *keep),
+    }
+    return {name: argv for name, argv in peers.items() if argv[0] == sys.executable or installed(str(argv[0]))}
+
+
+def beside_launchers(
+    title: str, unit: str, command: str, jobs: int, repeat: int, score: Callable[[float], float], asked: str
+) -> Table:
+    """The same jobs by searchkit and by its peers; `score` makes a figure of the seconds."""
+    steady: list[float] = []
+
+    def searchkit() -> float:
+        with project(command, jobs) as folder:
+            os.sync()
+            took = timed(*SEARCH_RUN, cwd=folder)
+            events, _ = journal.read(task_of(folder))
+        launched = [e["time"] for e in events if e["type"] == "launch"]
+        ended = [e["time"] for e in events if e["type"] == "result"]
+        if not len(launched) == len(ended) == jobs:
+            raise SystemExit(f"{jobs} jobs, {len(launched)} launches, {len(ended)} results: not one each")
+        steady.append(max(ended) - min(launched))
+        return took
+
+    whole = "searchkit, the whole command"
+    lines = BENCH / "lines"
+    lines.write_text("x\n" * jobs)
+    peers = {k: partial(timed, *argv, *command.split(), stdin=lines) for k, argv in launchers(jobs).items()}
+    samples = rounds({whole: searchkit, **peers}, repeat)
+    samples = {whole: samples[whole], "searchkit, first launch to last result": steady, **samples}
+    rows = [Row(name, [score(s) for s in taken], asked if name == whole else "") for name, taken in samples.items()]
+    absent = ", ".join(p for p in ("xargs", "parallel") if not installed(p))
+    return Table(title, unit, rows, f"Left out, because it is not installed here: {absent}." if absent else "")
+
+
+def noop(repeat: int, jobs: int) -> Table:
+    title = f"noop: {jobs} x `true`, two at once"
+    return beside_launchers(title, "jobs/s", "true", jobs, repeat, lambda s: jobs / s, ">= 350")
+
+
+def sleep(repeat: int, jobs: int) -> Table:
+    ideal = 0.1 * ((jobs + 1) // 2)
+    title = f"sleep: {jobs} x `sleep 0.1`, two at once: ideal time ({ideal:.1f} s) over time"
+    return beside_launchers(title, "%", "sleep 0.1", jobs, repeat, lambda s: 100 * ideal / s, ">= 97 (of 1000)")
+
+
+def first(repeat: int, jobs: int) -> Table:
+    def first_start() -> float:
+        with project("sh train.sh {a} {b}", jobs, "true\n") as folder:
+            began = time.perf_counter()
+            with start(SEARCH_RUN[0], "config.yaml", cwd=folder) as scheduler:
+                await_starts(task_of(folder), [0], scheduler)
+                took = time.perf_counter() - began
+                scheduler.communicate()
+        return took
+
+    peers: Peers = {"search-run to a start line": first_start}
+    return over_python(f"first: from typing search-run to its first job ({jobs})", peers, repeat * STARTS, ("<= 400",))
+
+
+def show(repeat: int, jobs: int) -> Table:
+    with project("sh train.sh --a {a} --b {b}", jobs) as folder:
         finished_task(folder, jobs)
-
-        def ctl(*words: str) -> Callable[[], float]:
-            return lambda: 1000 * timed(BIN / "search-ctl", *words, cwd=folder)
-
-        many = f"show --task ({jobs} jobs) > file"
-        peers = {
-            PYTHON_ALONE: python_alone,
-            "show --help": ctl("show", "--help"),
-            many: ctl("show", "--task", "default"),
-        }
-        samples = rounds(peers, repeat * STARTS)
-    asked = {"show --help": "<= 150 over Python", many: "< 500 (10,000 jobs)"}
-    rows = [Row(name, s, asked.get(name, "")) for name, s in samples.items()]
-    yield Table("show: what search-ctl takes to answer", "ms", rows, differences=True)
+        ask = partial(timed, BIN / "search-ctl", "show", cwd=folder)
+        peers = {"show --help": partial(ask, "--help"), f"show --task ({jobs} jobs)": partial(ask, "--task", "default")}
+        asked = ("<= 150 more", "< 500 (10,000 jobs)")
+        return over_python("show: search-ctl's answer, into a file", peers, repeat * STARTS, asked)
 
 
-def adopt(repeat: int, jobs: int) -> Iterator[Table]:
+def adopt(repeat: int, jobs: int) -> Table:
     with project("sleep 600", jobs + 2) as folder:
         task = finished_task(folder, jobs)
-        scheduler = subprocess.Popen(SEARCH_RUN, cwd=folder, env=ENV, stdout=subprocess.DEVNULL)
+        scheduler = start(*SEARCH_RUN, cwd=folder)
 
         def again() -> float:
             nonlocal scheduler
             scheduler.send_signal(signal.SIGKILL)
-            scheduler.wait()
+            scheduler.communicate()
             began = time.perf_counter()
-            scheduler = subprocess.Popen(SEARCH_RUN, cwd=folder, env=ENV, stdout=subprocess.PIPE)
+            scheduler = start(*SEARCH_RUN, cwd=folder)
             assert scheduler.stdout is not None
-            adopted = itertools.islice((line for line in scheduler.stdout if b"adopted" in line), 2)
-            if len(list(adopted)) != 2:
-                raise SystemExit("search-run did not adopt the two running jobs")
-            return 1000 * (time.perf_counter() - began)
+            if len(list(itertools.islice((line for line in scheduler.stdout if b"adopted" in line), 2))) != 2:
+                raise SystemExit("search-run did not say that it adopted the two running jobs")
+            return time.perf_counter() - began
 
-        try:  # the first one makes the job folders
-            await_lines([Path(task.job(n).attempt(1).status) for n in (jobs, jobs + 1)], 0.0, scheduler)
-            samples = rounds({PYTHON_ALONE: python_alone, "search-run to both adopted": again}, repeat)
+        try:
+            await_starts(task, [jobs, jobs + 1], scheduler)  # this first one makes the folders of all jobs
+            title = f"adopt: {jobs} jobs finished, 2 running, their scheduler killed"
+            return over_python(title, {"search-run to both adopted": again}, repeat, ("<= 2000",))
         finally:
             timed(BIN / "search-ctl", "stop", "--grace", "0", cwd=folder)
-            scheduler.wait()
-    rows = [Row(name, s, "" if name == PYTHON_ALONE else "<= 2000") for name, s in samples.items()]
-    yield Table(f"adopt: scheduler killed, {jobs} jobs finished, 2 running", "ms", rows, differences=True)
+            scheduler.communicate()
 
 
-def inodes(repeat: int, jobs: int) -> Iterator[Table]:
+def inodes(repeat: int, jobs: int) -> Table:
     report = """echo '{"step": 1, "acc": 0.5}' > "$SEARCHKIT_CALLBACK/scalars.jsonl"\n"""
-    with project("sh train.sh", jobs, train=report) as folder:
-        own = [p.lstat() for p in folder.iterdir() if p.name != ".search-run"]
+    with project("sh train.sh {a} {b}", jobs, report) as folder:
+        own = [p.lstat() for p in folder.iterdir() if p.is_file()]
         timed(*SEARCH_RUN, cwd=folder)
         task = task_of(folder)
-        found = [p.lstat() for p in Path(task.root).rglob("*") if not str(p).startswith(task.snapshots) and p.exists()]
-        events = os.path.getsize(task.segment(1))
-    size = (sum(i.st_blocks for i in found) - jobs * sum(i.st_blocks for i in own)) * 512
-    notes = (f"The project has {len(own)} files of its own, which are not counted; each job reports one scalar.",)
-    count = [Row("all of the task but its snapshot", [(len(found) - jobs * len(own)) / jobs], "<= 12")]
-    yield Table(f"inodes: what a job leaves behind ({jobs} jobs)", "inodes/job", count, notes=notes)
-    kept = [Row("disk blocks of the same", [size / jobs]), Row("its lines in the events", [events / jobs])]
-    yield Table("", "bytes/job", kept)
+        found = [p.lstat() for p in Path(task.root).rglob("*") if not str(p).startswith(task.snapshots)]
+        events = os.path.getsize(task.segment(1)) / jobs
+    blocks = sum(i.st_blocks for i in found) / jobs - sum(i.st_blocks for i in own)
+    rows = [Row("inodes", [len(found) / jobs - len(own)], "<= 12"), Row("bytes on disk", [512 * blocks])]
+    rows.append(Row("bytes of events (part of these)", [events]))
+    note = f"Not counted: the project's own {len(own)} files, and the snapshot. Each job reports one scalar."
+    return Table(f"inodes: what each of {jobs} jobs leaves behind", "per job", rows, note, compared=False)
 
 
-def report_import(repeat: int, jobs: int) -> Iterator[Table]:
+def report(repeat: int, jobs: int) -> Table:
     code = "import searchkit; searchkit.report"
-    samples = rounds(
-        {PYTHON_ALONE: python_alone, code: lambda: 1000 * timed(sys.executable, "-c", code, cwd=BENCH)}, repeat * STARTS
-    )
-    rows = [Row(name, s, "" if name == PYTHON_ALONE else "<= 50 over Python") for name, s in samples.items()]
-    yield Table("report: what a training script pays for importing searchkit", "ms", rows, differences=True)
+    peers = {code: partial(timed, sys.executable, "-c", code)}
+    return over_python("report: what a script pays to report", peers, repeat * STARTS, ("<= 50 more",))
 
 
-CASES: dict[str, tuple[Callable[[int, int], Iterator[Table]], int]] = {  # name -> case, its number of jobs
-    "noop": (noop, 1000),
-    "sleep": (sleep, 400),
-    "first": (first, 8),
-    "show": (show, 10_000),
-    "adopt": (adopt, 10_000),
-    "inodes": (inodes, 100),
-    "report": (report_import, 0),
-}
+CASES = {case.__name__: case for case in (noop, sleep, first, show, adopt, inodes, report)}
+JOBS = {"noop": 1000, "sleep": 400, "first": 8, "show": 10_000, "adopt": 10_000, "inodes": 100, "report": 0}
 
 
 # ---- saying it
@@ -345,91 +290,70 @@ CASES: dict[str, tuple[Callable[[int, int], Iterator[Table]], int]] = {  # name 
 
 def markdown(table: Table) -> str:
     """The table as Markdown that also reads well in a terminal."""
-    base = table.rows[0]
-    head = ["", f"median {table.unit}", "range", "ratio", *["more"] * table.differences, "asked"]
-    lines = [head, ["---"] + ["---:"] * (len(head) - 2) + ["---"]]
+    text = [["", f"median {table.unit}", "range", "ratio", "more", "asked"]]
+    text.append(["-" * 38, *("-" * (w - 1) + ":" for w in (14, 18, 6, 8)), "-" * 19])
     for row in table.rows:
-        pairs = list(zip(row.samples, base.samples, strict=True))
-        cells = [row.what, number(statistics.median(row.samples))]
-        cells += [f"{number(min(row.samples))} .. {number(max(row.samples))}"]
-        cells += [f"{statistics.median(x / y for x, y in pairs):.2f}"]
-        cells += [number(statistics.median(x - y for x, y in pairs))] * table.differences
-        lines.append([*cells, row.asked])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    left = (0, len(head) - 1)
-    text = [
-        "| " + " | ".join(f"{c:{'<' if i in left else '>'}{widths[i]}}" for i, c in enumerate(x)) + " |" for x in lines
-    ]
-    return "\n".join(
-        ([f"### {table.title}", ""] if table.title else []) + text + [""] + [f"{n}\n" for n in table.notes]
-    )
+        pairs = list(zip(row.samples, table.rows[0].samples, strict=True))
+        ratio, more = statistics.median(x / y for x, y in pairs), statistics.median(x - y for x, y in pairs)
+        compared = [f"{ratio:.2f}", f"{more:.1f}"] if table.compared else ["", ""]
+        span = f"{min(row.samples):.1f} .. {max(row.samples):.1f}"
+        text.append([row.what, f"{statistics.median(row.samples):.1f}", span, *compared, row.asked])
+    lines = ["| {:38} | {:>14} | {:>18} | {:>6} | {:>8} | {:19} |".format(*cells) for cells in text]
+    return "\n".join([f"### {table.title}", "", *lines, "", *([table.note, ""] if table.note else [])])
 
 
-def number(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}"
-
-
-def machine() -> dict[str, Any]:
+def machine() -> dict[str, str]:
     """Where this runs, as far as the figures depend on it."""
-    fs = subprocess.run(["df", "--output=fstype", str(BENCH)], capture_output=True, text=True).stdout.split()[-1]
+    synced = []
+    with open(BENCH / "sync", "ab", buffering=0) as f:  # what every durable decision waits for
+        for _ in range(30):
+            f.write(b"x" * 200)
+            began = time.perf_counter()
+            os.fdatasync(f.fileno())
+            synced.append(1000 * (time.perf_counter() - began))
+    fs = subprocess.run(["stat", "-f", "-c", "%T", str(BENCH)], capture_output=True, text=True).stdout.strip()
     return {
-        "cpus": sorted(os.sched_getaffinity(0)),
-        "file_system": fs,
-        "fdatasync_ms": 1000 * fdatasync_s(),
-        "python": platform.python_version(),
-        "kernel": platform.release(),
-        "load_average": os.getloadavg(),
+        "cores": f"{os.cpu_count()}, used: {sorted(os.sched_getaffinity(0))}",
+        "file system": f"{fs}, fdatasync {statistics.median(synced):.2f} ms",
+        "python": f"{platform.python_version()}, kernel {platform.release()}",
     }
 
 
-def fdatasync_s(times: int = 30) -> float:
-    """What one small append costs until it is on disk: every decision of searchkit waits for that once."""
-    took = []
-    with open(BENCH / "sync", "ab", buffering=0) as f:
-        for _ in range(times):
-            began = time.perf_counter()
-            f.write(b"x" * 200)
-            os.fdatasync(f.fileno())
-            took.append(time.perf_counter() - began)
-    return statistics.median(took)
+def run(names: list[str], repeat: int, jobs: int | None) -> dict[str, Any]:
+    """Run the cases, print their tables as they come, and return all samples."""
+    load = os.getloadavg()[0]
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])  # the same two cores for everybody
+    results: dict[str, Any] = {"machine": {**machine(), "load average": f"{load:.2f}"}}
+    print(*(f"{k}: {v}" for k, v in results["machine"].items()), sep="\n", end="\n\n", flush=True)
+    if load > 0.5:
+        print("WARNING: other work runs on this machine (see the load average): the figures below are noise.\n")
+    with project("true", 2) as folder:  # page cache and .pyc files warm for everybody
+        timed(*SEARCH_RUN, cwd=folder)
+    for name in names:
+        table = CASES[name](repeat, jobs or JOBS[name])
+        print(markdown(table), flush=True)
+        results[name] = asdict(table)
+    return results
 
 
-def parse() -> argparse.Namespace:
+def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--case", action="append", choices=list(CASES), help="only this one (may be repeated)")
-    parser.add_argument("--repeat", type=int, default=3, help="rounds of each case (default: 3)")
-    parser.add_argument("--jobs", type=int, help="jobs of each case that runs jobs (default: each case's own)")
+    parser.add_argument("--case", action="append", choices=list(CASES), help="only this one; may be repeated")
+    parser.add_argument("--repeat", type=int, default=3, help=f"rounds (default: 3); {STARTS} x that for short cases")
+    parser.add_argument("--jobs", type=int, help="jobs of every case that runs (default: each case's own)")
     parser.add_argument("--json", metavar="FILE", help="keep all samples there")
     options = parser.parse_args()
     if options.repeat < 1 or (options.jobs is not None and options.jobs < 1):
         parser.error("--repeat and --jobs must be at least 1")
-    if not (BIN / "search-run").exists():
-        parser.error(f"searchkit is not installed beside {sys.executable}; run: .venv/bin/python {sys.argv[0]}")
-    return options
-
-
-def main() -> None:
-    options = parse()
+    if not os.path.exists(SEARCH_RUN[0]):
+        parser.error(f"searchkit is not installed beside {sys.executable}; use .venv/bin/python")
+    if BENCH.exists():
+        sys.exit(f"{BENCH} exists: another run uses it, or was killed. If none does: rm -r {BENCH}")
+    BENCH.mkdir()
     try:
-        BENCH.mkdir()
-    except FileExistsError:
-        raise SystemExit(f"{BENCH} exists: another run is using it, or was killed. Remove it: rm -r {BENCH}") from None
-    results: dict[str, Any] = {}
-    try:
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])  # the same two cores for everybody
-        results["machine"] = facts = machine()
-        print(*(f"{k}: {v}" for k, v in facts.items()), sep="\n", end="\n\n")
-        if facts["load_average"][0] > HIGH_LOAD:
-            print("WARNING: other work runs on this machine (load average); these figures are noise.\n")
-        for name in options.case or CASES:
-            case, jobs = CASES[name]
-            results[name] = []
-            for table in case(options.repeat, options.jobs if options.jobs and jobs else jobs):
-                results[name].append(asdict(table))
-                print(markdown(table), flush=True)
-        print(f"load average at the end: {os.getloadavg()[0]:.2f}")
+        results = run(options.case or list(CASES), options.repeat, options.jobs)
     finally:
-        shutil.rmtree(BENCH)
+        shutil.rmtree(BENCH, ignore_errors=True)
     if options.json:
         Path(options.json).write_text(json.dumps(results, indent=1) + "\n")
 

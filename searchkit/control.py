@@ -74,7 +74,7 @@ def stop(task: TaskPaths, jobs: list[int] | None, grace_s: float = GRACE_S, gone
         for n in running:
             s = tasks.read_status(task, open_task.state.jobs[n])
             if s.exit_code is not None:  # it ended while no scheduler looked
-                open_task.record("result", **outcome(open_task.state.jobs[n], s, 0, None))
+                open_task.record("result", **outcome(open_task.state.jobs[n], s, _retries(task), None))
         running = [n for n in running if open_task.state.jobs[n].state is State.RUNNING]
         hosts = {n: tasks.read_status(task, open_task.state.jobs[n]).elsewhere for n in running}
         refused = [n for n, host in hosts.items() if host and host != gone_host]
@@ -99,6 +99,12 @@ def stop(task: TaskPaths, jobs: list[int] | None, grace_s: float = GRACE_S, gone
         if pids := _sweep(prefix):
             survivors[n] = pids
     return Answer(answer.refused, survivors)
+
+
+def _retries(task: TaskPaths) -> int:
+    from searchkit import config  # only where a job is found that ended unseen
+
+    return config.parse(fsio.read_bytes(task.run_config) or b"", task.run_config).run.retries
 
 
 def _sweep(prefix: str, tries: int = 100) -> list[int]:

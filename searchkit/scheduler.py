@@ -424,7 +424,7 @@ class Scheduler:
         self.waiting.append(waiting)
 
     def _stop(self, jobs: list[int], why: str) -> None:
-        """Record that jobs are to end; `_end_stopped` acts on it after the commit. What has just ended is left alone."""
+        """Record that jobs are to end; `_end_stopped` acts after the commit. What has just ended is left alone."""
         ended = {n for n in jobs if n in self.live and status.read(self.live[n].launch.paths).exit_code is not None}
         self.task.record("stop", time=time.time(), jobs=sorted(set(jobs) - ended), why=why)
 

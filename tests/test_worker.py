@@ -45,8 +45,12 @@ def start(code: str, **kwargs: Any) -> subprocess.Popen[str]:
 
 
 def run(code: str, **kwargs: Any) -> tuple[str, str]:
-    process = start(code, **kwargs)
-    out, err = process.communicate(timeout=60)
+    process = start(code, start_new_session=True, **kwargs)
+    try:
+        out, err = process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # forked children that hang, too
+        raise
     assert process.returncode == 0, err
     return out, err
 

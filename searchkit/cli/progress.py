@@ -94,6 +94,7 @@ class Progress:
     def _render(self) -> Any:
         from rich.console import Group
         from rich.progress_bar import ProgressBar
+        from rich.table import Table
         from rich.text import Text
 
         state = self._task.state
@@ -109,7 +110,9 @@ class Progress:
             line.append(
                 f"   best {self._config.reward_attribute} {self._best[0]:.6g} (job {self._best[1]})", style="bold"
             )
-        rows: list[Any] = [line, ProgressBar(total=max(1, len(state.jobs)), completed=ended, width=60)]
+        bar = Table.grid()  # a bar alone does not end its line
+        bar.add_row(ProgressBar(total=max(1, len(state.jobs)), completed=ended, width=60))
+        rows: list[Any] = [line, bar]
         running = [j for j in state.jobs.values() if j.state is State.RUNNING]
         for job in running[:SHOWN_RUNNING]:
             gpus = f" GPU {','.join(map(str, job.gpus))}" if job.gpus else ""
