@@ -68,9 +68,6 @@ class Table:
     compared: bool = True
 
 
-# ---- running things
-
-
 def timed(*argv: str | Path, cwd: Path = BENCH, stdin: str | Path = os.devnull) -> float:
     """Seconds from starting a command to its end; its output goes to a file. SystemExit if it fails."""
     out = BENCH / "output"
@@ -151,9 +148,6 @@ def await_starts(task: TaskPaths, jobs: list[int], scheduler: subprocess.Popen[b
             time.sleep(0.0005)
 
 
-# ---- the cases, each (rounds, jobs) -> table
-
-
 def installed(program: str) -> bool:
     """Whether GNU's program of that name is here; the `parallel` of moreutils is another one."""
     return b"GNU" in subprocess.run(f"{program} --version", shell=True, capture_output=True).stdout
@@ -185,8 +179,7 @@ def beside_launchers(
             events, _ = journal.read(task_of(folder))
         launched = [e["time"] for e in events if e["type"] == "launch"]
         ended = [e["time"] for e in events if e["type"] == "result"]
-        if not len(launched) == len(ended) == jobs:
-            raise SystemExit(f"{jobs} jobs, {len(launched)} launches, {len(ended)} results: not one each")
+        assert len(launched) == len(ended) == jobs
         steady.append(max(ended) - min(launched))
         return took
 
@@ -202,8 +195,9 @@ def beside_launchers(
 
 
 def noop(repeat: int, jobs: int) -> Table:
-    title = f"noop: {jobs} x `true`, two at once"
-    return beside_launchers(title, "jobs/s", "true", jobs, repeat, lambda s: jobs / s, ">= 350")
+    return beside_launchers(
+        f"noop: {jobs} x `true`, two at once", "jobs/s", "true", jobs, repeat, lambda s: jobs / s, ">= 350"
+    )
 
 
 def sleep(repeat: int, jobs: int) -> Table:
@@ -222,8 +216,8 @@ def first(repeat: int, jobs: int) -> Table:
                 scheduler.communicate()
         return took
 
-    peers: Peers = {"search-run to a start line": first_start}
-    return over_python(f"first: from typing search-run to its first job ({jobs})", peers, repeat * STARTS, ("<= 400",))
+    title = f"first: from typing search-run to its first job ({jobs} in all)"
+    return over_python(title, {"search-run to a start line": first_start}, repeat * STARTS, ("<= 400",))
 
 
 def show(repeat: int, jobs: int) -> Table:
@@ -247,8 +241,7 @@ def adopt(repeat: int, jobs: int) -> Table:
             began = time.perf_counter()
             scheduler = start(*SEARCH_RUN, cwd=folder)
             assert scheduler.stdout is not None
-            if len(list(itertools.islice((line for line in scheduler.stdout if b"adopted" in line), 2))) != 2:
-                raise SystemExit("search-run did not say that it adopted the two running jobs")
+            assert len(list(itertools.islice((line for line in scheduler.stdout if b"adopted" in line), 2))) == 2
             return time.perf_counter() - began
 
         try:
@@ -261,8 +254,8 @@ def adopt(repeat: int, jobs: int) -> Table:
 
 
 def inodes(repeat: int, jobs: int) -> Table:
-    report = """echo '{"step": 1, "acc": 0.5}' > "$SEARCHKIT_CALLBACK/scalars.jsonl"\n"""
-    with project("sh train.sh {a} {b}", jobs, report) as folder:
+    train = """echo '{"step": 1, "acc": 0.5}' > "$SEARCHKIT_CALLBACK/scalars.jsonl"\n"""
+    with project("sh train.sh {a} {b}", jobs, train) as folder:
         own = [p.lstat() for p in folder.iterdir() if p.is_file()]
         timed(*SEARCH_RUN, cwd=folder)
         task = task_of(folder)
@@ -281,11 +274,9 @@ def report(repeat: int, jobs: int) -> Table:
     return over_python("report: what a script pays to report", peers, repeat * STARTS, ("<= 50 more",))
 
 
+# Each case: (rounds, jobs) -> table; and its jobs where --jobs does not say.
 CASES = {case.__name__: case for case in (noop, sleep, first, show, adopt, inodes, report)}
 JOBS = {"noop": 1000, "sleep": 400, "first": 8, "show": 10_000, "adopt": 10_000, "inodes": 100, "report": 0}
-
-
-# ---- saying it
 
 
 def markdown(table: Table) -> str:
@@ -311,7 +302,7 @@ def machine() -> dict[str, str]:
             began = time.perf_counter()
             os.fdatasync(f.fileno())
             synced.append(1000 * (time.perf_counter() - began))
-    fs = subprocess.run(["stat", "-f", "-c", "%T", str(BENCH)], capture_output=True, text=True).stdout.strip()
+    fs = subprocess.run(["df", "--output=fstype", str(BENCH)], capture_output=True, text=True).stdout.split()[-1]
     return {
         "cores": f"{os.cpu_count()}, used: {sorted(os.sched_getaffinity(0))}",
         "file system": f"{fs}, fdatasync {statistics.median(synced):.2f} ms",

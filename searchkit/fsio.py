@@ -58,7 +58,12 @@ def write_all(fd: int, data: bytes) -> None:
 
 def fsync_dir(path: str) -> None:
     """Make the entries of a folder durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    fsync_file(path)
+
+
+def fsync_file(path: str) -> None:
+    """Make the content of a file durable, whoever wrote it."""
+    fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:

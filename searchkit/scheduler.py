@@ -11,7 +11,6 @@ import contextlib
 import os
 import select
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,17 +19,16 @@ from typing import Protocol
 
 from searchkit import fsio
 from searchkit.backends import local, procs
-from searchkit.backends.local import Launch, Machine
+from searchkit.backends.local import Launch
 from searchkit.backends.procs import Killer, Target
-from searchkit.backends.slots import Grant, Slots
-from searchkit.config import Config
+from searchkit.backends.slots import Grant
 from searchkit.errors import StorageError
+from searchkit.launcher import CannotStart, Launcher, Plan
 from searchkit.space.expand import Point, expand
-from searchkit.store import creation, intents, provenance, snapshot, status
+from searchkit.store import creation, intents, status
 from searchkit.store.state import Job, State, outcome
 from searchkit.store.status import Status
 from searchkit.store.tasks import OpenTask
-from searchkit.workspace import Workspace
 
 CREATE_AT_ONCE = 64  # jobs whose folders are made between two looks at the running ones
 TICK_S = 0.2  # how often adopted jobs, timeouts and intents are looked at
@@ -49,18 +47,6 @@ class Observer(Protocol):
     def tick(self, task: OpenTask, running: int) -> None: ...
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a scheduler needs besides the task: where it runs and how."""
-
-    ws: Workspace
-    config: Config
-    slots: Slots
-    hide_gpus: bool  # True: jobs see no GPU
-    base_env: dict[str, str]
-    command_line: tuple[str, ...]
-
-
 @dataclass
 class Live:
     """A launched attempt that has no accepted result yet."""
@@ -71,16 +57,15 @@ class Live:
     deadline: float | None
     pid: int | None = None  # of our child; None: adopted, or reaped
     adopted: bool = False
+    port: int = 0
     elsewhere: bool = False  # on a machine that we can't ask, and so can't stop
     target: Target | None = None  # set while it is being ended
 
 
 @dataclass
 class Scheduler:
-    plan: Plan
-    task: OpenTask
+    launcher: Launcher
     observer: Observer
-    machine: Machine
     live: dict[int, Live] = field(default_factory=dict)
     by_pid: dict[int, int] = field(default_factory=dict)
     ready: list[int] = field(default_factory=list)  # pending jobs, next one last
@@ -92,10 +77,16 @@ class Scheduler:
     unstarted: set[int] = field(default_factory=set)  # launch decided by a scheduler that died before acting on it
     grace_s: float = GRACE_S  # the last stop said
     false_starts: int = 0
-    captured: set[int] = field(default_factory=set)  # snapshots whose provenance is kept
-    manifests: dict[int, snapshot.Manifest] = field(default_factory=dict)
     points: Iterator[tuple[int, Point]] = field(default_factory=lambda: iter(()))
     stopping_all: bool = False
+
+    @property
+    def plan(self) -> Plan:
+        return self.launcher.plan
+
+    @property
+    def task(self) -> OpenTask:
+        return self.launcher.task
 
     def run(self) -> int:
         """Run until all jobs ended, or until told to stop. Returns the exit code; raises StorageError."""
@@ -116,7 +107,7 @@ class Scheduler:
                     self._create_folder(n)
                 for n in launches:
                     self._start(n)
-                self._capture(launches)
+                self.launcher.keep_provenance(n for n in launches if n in self.live)
                 self._end_stopped()
                 self._answer()
                 self.observer.tick(self.task, len(self.live))
@@ -175,7 +166,7 @@ class Scheduler:
         return raw is None or any(int(pid) not in self.by_pid for pid in raw.split())
 
     def _target(self, launch: Launch, s: Status) -> Target:
-        if s.start and s.start.boot_id == self.machine.boot_id:
+        if s.start and s.start.boot_id == self.launcher.machine.boot_id:
             return Target(launch.token, s.start.pid, s.start.start_ticks)
         return Target(launch.token)
 
@@ -183,7 +174,7 @@ class Scheduler:
         job = self.task.state.jobs[n]
         run = self.plan.config.run
         if s.exit_code is not None:
-            self._make_durable(n)
+            self.launcher.make_durable(n)  # before the result is accepted: it must not be lost once it was shown
         said = self.task.record("result", **outcome(job, s, run.retries, run.timeout_s))
         if self.task.state.jobs[n].state is State.PENDING:
             self.ready.append(n)
@@ -201,19 +192,6 @@ class Scheduler:
                 f"{self.false_starts} jobs in a row died before their first line could be written (last: {paths.root})",
                 "Is the disk full? Run the same command again when that is mended",
             )
-
-    def _make_durable(self, n: int) -> None:
-        """Sync what a result is read from, before the result is accepted: it must not be lost once it was shown."""
-        job = self.task.state.jobs[n]
-        paths = self.task.paths.job(n).attempt(job.attempt)
-        with fsio.storage():
-            names = creation.listdir(paths.callback)
-            for name in names:
-                _sync(f"{paths.callback}/{name}")
-            if names:
-                fsio.fsync_dir(paths.callback)
-            if self.plan.config.monitor.regex:
-                _sync(paths.log)
 
     # ---- decisions
 
@@ -257,49 +235,23 @@ class Scheduler:
             attempt = job.attempt if n in self.unstarted else job.attempt + 1
             self.unstarted.discard(n)
             self.task.record("launch", time=time.time(), job=n, attempt=attempt, gpus=grant.gpus, snapshot=job.snapshot)
-            self.live[n] = Live(self._launch(n), n, grant, None)
+            self.live[n] = Live(self.launcher.describe(n), n, grant, None)
             chosen.append(n)
         return chosen
 
-    def _launch(self, n: int) -> Launch:
-        job = self.task.state.jobs[n]
-        paths = self.task.paths.job(n)
-        callbacks = self.plan.config.callbacks
-        work = f"{paths.attempt(job.attempt).root}/{self.plan.ws.project_name}"
-        token = f"{self.task.state.token}/{n}/{job.attempt}"
-        return Launch(paths, job.attempt, work, job.command, token, callbacks.pre or "", callbacks.after or "")
-
     def _start(self, n: int) -> None:
         """Act on a launch event: folders, then the wrapper."""
-        live, job = self.live[n], self.task.state.jobs[n]
-        launch, config = live.launch, self.plan.config
-        with fsio.storage():
-            creation.make_attempt(self.task.paths, job, self.plan.ws.project_name, self._manifest(job.snapshot))
-        port = local.free_port(launch.token, ())
-        env = local.environment(
-            self.plan.base_env,
-            launch,
-            task=self.task.paths.name,
-            job=n,
-            seed=config.search.seed,
-            cpus=config.resources.cpus,
-            gpus=() if self.plan.hide_gpus else (live.grant.gpus or None),
-            port=port,
-        )
+        live = self.live[n]
         try:
-            pid = local.spawn(launch, env, self.machine, self.plan.slots.lease_fds(live.grant))
-        except OSError as e:
-            if not local.cannot_ever_start(e):
-                raise StorageError(
-                    f"cannot start job {n}: {e}", "Run the same command again when that is mended"
-                ) from e
-            self._refuse(n, f"cannot be started: {e.strerror}")
+            live.pid = self.launcher.start(n, live.launch, live.grant, {x.port for x in self.live.values()})
+        except CannotStart as e:
+            self._refuse(n, str(e))
             return
-        live.pid = pid
-        self.by_pid[pid] = n
-        if config.run.timeout_s:
-            live.deadline = time.time() + config.run.timeout_s
-        self.observer.job(job)
+        live.port = self.launcher.port
+        self.by_pid[live.pid] = n
+        if self.plan.config.run.timeout_s:
+            live.deadline = time.time() + self.plan.config.run.timeout_s
+        self.observer.job(self.task.state.jobs[n])
 
     def _refuse(self, n: int, reason: str) -> None:
         live = self.live.pop(n)
@@ -310,26 +262,6 @@ class Scheduler:
         self.task.record("result", time=now, job=n, attempt=attempt, state=State.ERROR.value, **fields)
         self.task.journal.commit()
         self.observer.job(self.task.state.jobs[n])
-
-    def _manifest(self, k: int) -> snapshot.Manifest:
-        if k not in self.manifests:
-            self.manifests[k] = snapshot.load(self.task.paths.snapshot(k))
-        return self.manifests[k]
-
-    def _capture(self, launches: list[int]) -> None:
-        """Keep what is needed to repeat the run, once a snapshot; after the first launch, because it takes a while."""
-        for k in {self.task.state.jobs[n].snapshot for n in launches if n in self.live} - self.captured:
-            self.captured.add(k)
-            gpus = [f"{g.index}: {g.name}" for g in self.plan.slots.gpus]
-            with fsio.storage():
-                provenance.capture(
-                    self.task.paths.snapshot(k),
-                    self.task.paths.tmp,
-                    self.plan.ws.project,
-                    seed=self.plan.config.search.seed,
-                    command_line=self.plan.command_line,
-                    gpus=gpus,
-                )
 
     # ---- picking up where another scheduler was killed
 
@@ -347,7 +279,7 @@ class Scheduler:
         self.ready.sort(reverse=True)
 
     def _recover_attempt(self, n: int) -> None:
-        job, launch = self.task.state.jobs[n], self._launch(n)
+        job, launch = self.task.state.jobs[n], self.launcher.describe(n)
         s = status.read(launch.paths)
         if not s.exists:  # decided, never started: that same attempt starts when its turn comes
             if job.stop:
@@ -477,15 +409,6 @@ class Scheduler:
         return 1 if self.task.state.tally[State.ERROR] else 0
 
 
-def _sync(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-
 @contextlib.contextmanager
 def _signals(on_signal: Callable[[int], None]) -> Iterator[int]:
     """Yield a file descriptor that becomes readable when a child ends or a signal arrives."""
@@ -504,10 +427,3 @@ def _signals(on_signal: Callable[[int], None]) -> Iterator[int]:
             signal.signal(number, handler)
         os.close(r)
         os.close(w)
-
-
-def machine() -> Machine:
-    """This host, as wrappers are told."""
-    import socket
-
-    return Machine(socket.gethostname(), status.boot_id(), sys.executable)

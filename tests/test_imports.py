@@ -31,6 +31,7 @@ TABLE = (
     ("algorithms", 2),
     ("store", 3),
     ("backends", 3),
+    ("launcher", 4),
     ("scheduler", 4),
     ("control", 4),
     ("cli", 5),

@@ -222,7 +222,8 @@ def _schedule(
     live: bool,
 ) -> int:
     from searchkit.cli.progress import Progress
-    from searchkit.scheduler import Plan, Scheduler, machine
+    from searchkit.launcher import Launcher, Plan
+    from searchkit.scheduler import Scheduler
     from searchkit.store import journal, tasks
 
     me = tasks.myself()
@@ -232,7 +233,7 @@ def _schedule(
     plan = Plan(ws, config, slots, hide, {**os.environ, **config.env}, tuple(sys.argv))
     try:
         with progress:
-            code = Scheduler(plan, open_task, progress, machine()).run()
+            code = Scheduler(Launcher(plan, open_task), progress).run()
     finally:
         slots.close()
         open_task.close()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from searchkit.store import scalars
+from searchkit.store.state import State
 from searchkit.store.tasks import JobView
 from searchkit.workspace import TaskPaths
 
@@ -46,6 +47,7 @@ def read(task: TaskPaths, project_name: str, config: Config, jobs: Iterable[JobV
             workdir=f"{paths.root}/{project_name}",
             tensorboard=monitor.tensorboard,
             newer_than_s=view.job.launched_s,
+            ended=view.state is not State.RUNNING,
         )
         pre = scalars.read_callback_result(paths.callback, "pre")
         after = scalars.read_callback_result(paths.callback, "after")

@@ -13,6 +13,7 @@ Nothing that a job writes makes a reader fail: what can't be used is left out an
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import json
 import math
@@ -74,6 +75,29 @@ def read(
     return Reading(ascending, skipped)
 
 
+def make_durable(callback: str, *, log: str | None, workdir: str, tensorboard: bool | str, newer_than_s: float) -> None:
+    """Sync every file that `read` and `read_callback_result` read for a job, so that a result, once it is accepted,
+    does not lose its numbers to a power loss. Arguments as for `read`. Raises OSError."""
+    paths = [entry.path for entry in _scan(callback) if entry.is_file()] + ([log] if log else [])
+    if tensorboard:
+        paths += _event_files(workdir, tensorboard)
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            if path.startswith(workdir) and os.stat(path).st_mtime < newer_than_s:
+                continue  # came with the project
+            fsio.fsync_file(path)
+    for folder in {os.path.dirname(path) for path in paths}:
+        fsio.fsync_dir(folder)
+
+
+def _scan(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def last(series: Series) -> float:
     """The value at the highest step. Raises ValueError for an empty series."""
     return series[max(series)]
@@ -108,16 +132,12 @@ def _from_callback(folder: str) -> tuple[dict[str, Series], int]:
     series: dict[str, Series] = {}
     skipped = 0
     files = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("scalars.") and entry.name.endswith(".jsonl"):
-                    if entry.is_file():  # a folder or a pipe of that name would fail, or block
-                        files.append(entry.name)
-                    else:
-                        skipped += 1
-    except (FileNotFoundError, NotADirectoryError):
-        return {}, 0
+    for entry in _scan(folder):
+        if entry.name.startswith("scalars.") and entry.name.endswith(".jsonl"):
+            if entry.is_file():  # a folder or a pipe of that name would fail, or block
+                files.append(entry.name)
+            else:
+                skipped += 1
     # What is read later replaces: the pids ascending (as numbers: longer names last), then the main file.
     files.sort(key=lambda name: (name == "scalars.jsonl", len(name), name))
     for name in files:

@@ -1,0 +1,116 @@
+"""Acting on a decided launch: the attempt's folders, its environment, its wrapper, and what is needed to repeat it."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+from searchkit import fsio
+from searchkit.backends import local
+from searchkit.backends.local import Launch, Machine
+from searchkit.backends.slots import Grant, Slots
+from searchkit.config import Config
+from searchkit.errors import StorageError
+from searchkit.store import creation, provenance, scalars, snapshot, status
+from searchkit.store.tasks import OpenTask
+from searchkit.workspace import Workspace
+
+
+class CannotStart(Exception):
+    """This command alone can't be started, whatever the machine is like; the reason is its text."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run needs besides its task: where it runs and how."""
+
+    ws: Workspace
+    config: Config
+    slots: Slots
+    hide_gpus: bool  # True: jobs see no GPU
+    base_env: dict[str, str]
+    command_line: tuple[str, ...]
+
+
+def this_machine() -> Machine:
+    """This host, as wrappers are told."""
+    return Machine(socket.gethostname(), status.boot_id(), sys.executable)
+
+
+@dataclass
+class Launcher:
+    plan: Plan
+    task: OpenTask
+    machine: Machine = field(default_factory=this_machine)
+    port: int = 0  # what the last started job was given as MASTER_PORT
+    manifests: dict[int, snapshot.Manifest] = field(default_factory=dict)
+    kept: set[int] = field(default_factory=set)  # snapshots whose provenance is on disk
+
+    def describe(self, n: int) -> Launch:
+        """The highest attempt of a job as a launch: its paths, command and token."""
+        job = self.task.state.jobs[n]
+        paths = self.task.paths.job(n)
+        callbacks = self.plan.config.callbacks
+        work = f"{paths.attempt(job.attempt).root}/{self.plan.ws.project_name}"
+        token = f"{self.task.state.token}/{n}/{job.attempt}"
+        return Launch(paths, job.attempt, work, job.command, token, callbacks.pre or "", callbacks.after or "")
+
+    def start(self, n: int, launch: Launch, grant: Grant, ports: Collection[int]) -> int:
+        """Make the attempt's folders and start its wrapper; return the wrapper's process number.
+
+        Raises CannotStart for a command that can never start, StorageError for everything else.
+        """
+        job, config = self.task.state.jobs[n], self.plan.config
+        with fsio.storage():
+            creation.make_attempt(self.task.paths, job, self.plan.ws.project_name, self._manifest(job.snapshot))
+        self.port = local.free_port(launch.token, ports)
+        env = local.environment(
+            self.plan.base_env,
+            launch,
+            task=self.task.paths.name,
+            job=n,
+            seed=config.search.seed,
+            cpus=config.resources.cpus,
+            gpus=() if self.plan.hide_gpus else (grant.gpus or None),
+            port=self.port,
+        )
+        try:
+            return local.spawn(launch, env, self.machine, self.plan.slots.lease_fds(grant))
+        except OSError as e:
+            if local.cannot_ever_start(e):
+                raise CannotStart(f"cannot be started: {e.strerror}") from e
+            hint = "Run the same command again when that is mended"
+            raise StorageError(f"cannot start job {n}: {e}", hint) from e
+
+    def make_durable(self, n: int) -> None:
+        """Sync what the result of a job's highest attempt is read from."""
+        launch, monitor = self.describe(n), self.plan.config.monitor
+        with fsio.storage():
+            scalars.make_durable(
+                launch.paths.callback,
+                log=launch.paths.log if monitor.regex else None,
+                workdir=launch.work,
+                tensorboard=monitor.tensorboard,
+                newer_than_s=self.task.state.jobs[n].launched_s,
+            )
+
+    def keep_provenance(self, started: Iterable[int]) -> None:
+        """Keep what is needed to repeat the run, once a snapshot; after the first launch, because it takes a while."""
+        for k in {self.task.state.jobs[n].snapshot for n in started} - self.kept:
+            self.kept.add(k)
+            with fsio.storage():
+                provenance.capture(
+                    self.task.paths.snapshot(k),
+                    self.task.paths.tmp,
+                    self.plan.ws.project,
+                    seed=self.plan.config.search.seed,
+                    command_line=self.plan.command_line,
+                    gpus=[f"{g.index}: {g.name}" for g in self.plan.slots.gpus],
+                )
+
+    def _manifest(self, k: int) -> snapshot.Manifest:
+        if k not in self.manifests:
+            self.manifests[k] = snapshot.load(self.task.paths.snapshot(k))
+        return self.manifests[k]

@@ -1,0 +1,292 @@
+"""The documents say what is true: every command in them is run, every link leads somewhere.
+
+A fenced block of a document is one of these:
+
+    ```console      `$ command` lines, run in order by bash in one folder per document; below each its output (stdout
+                    and stderr together). `…` or `...` stands for any text in a line; alone in a line, for any lines.
+                    A last line `[exit N]` is the exit code, else it is 0. `make` lines are not run.
+    ```yaml, ```python, ```sh
+                    a file of that folder; its first line is `# file: NAME`
+    ```text         neither: a picture, or an excerpt of output that is not made here
+"""
+
+from __future__ import annotations
+
+import re
+import runpy
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from searchkit import config
+from searchkit.errors import ConfigError
+from tests.suite import environment, kill, processes_with
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+DOCS = [README, *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*DOCS, ROOT / "CHANGELOG.md", *sorted((ROOT / "benchmarks").glob("*.md"))]
+FILES = ("yaml", "python", "sh")
+LANGUAGES = ("console", "text", *FILES)
+TIMEOUT_S = 60
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@dataclass(frozen=True)
+class Block:
+    language: str
+    line: int  # of its opening fence
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Command:
+    text: str
+    line: int
+    expected: tuple[str, ...]
+    code: int
+
+
+def blocks(page: str) -> list[Block]:
+    """The fenced blocks of a document, in order."""
+    found: list[Block] = []
+    fence, start, lines = "", 0, []
+    for number, line in enumerate(page.split("\n"), 1):
+        if not fence and re.match(r"\s*(```|~~~)", line):
+            assert re.fullmatch(r"```[a-z]+", line), f"line {number}: a fence must be ``` and a language, not {line!r}"
+            fence, start, lines = line[3:], number, []
+        elif fence and line == "```":
+            found.append(Block(fence, start, tuple(lines)))
+            fence = ""
+        elif fence:
+            assert not line.lstrip().startswith("```"), f"line {number}: a fence inside the block of line {start}"
+            lines.append(line)
+    assert not fence, f"line {start}: this block has no end"
+    return found
+
+
+def commands(block: Block) -> Iterator[Command]:
+    """The commands of a console block."""
+    assert block.lines and block.lines[0].startswith("$ "), f"line {block.line}: a console block begins with `$ `"
+    at = 0
+    while at < len(block.lines):
+        text, first = block.lines[at][2:], at + 1
+        at = first
+        while at < len(block.lines) and not block.lines[at].startswith("$ "):
+            at += 1
+        expected = list(block.lines[first:at])
+        code = 0
+        if expected and (said := re.fullmatch(r"\[exit (\d+)\]", expected[-1])):
+            code = int(said[1])
+            expected.pop()
+        yield Command(text, block.line + first, tuple(expected), code)
+
+
+def pattern(expected: tuple[str, ...]) -> str:
+    """A regular expression for a whole output, each line of which ends in a newline."""
+    parts = []
+    for line in expected:
+        if line.strip() in ("…", "..."):
+            parts.append(r"(?:[^\n]*\n)*?")
+        else:
+            parts.append("[^\n]*".join(map(re.escape, re.split(r"…|\.\.\.", line.rstrip()))) + r"\n")
+    return "".join(parts)
+
+
+def tidy(output: str) -> str:
+    """Without blanks at the ends of lines, and without empty lines at the end."""
+    text = "\n".join(line.rstrip() for line in output.split("\n")).rstrip("\n")
+    return text + "\n" if text else ""
+
+
+def trimmed(expected: tuple[str, ...]) -> tuple[str, ...]:
+    while expected and not expected[-1].strip():
+        expected = expected[:-1]
+    return expected
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def check_make(command: str) -> None:
+    """`make TARGET …`, with every target in the Makefile; what it does is for CI to see."""
+    targets = [word for word in command.split()[1:] if "=" not in word]
+    assert set(targets) <= make_targets(), f"{command}: the Makefile has {sorted(make_targets())}"
+
+
+def run_command(command: Command, folder: Path, env: dict[str, str]) -> None:
+    done = subprocess.run(
+        ["bash", "-c", command.text],
+        cwd=folder,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    where = f"line {command.line}: $ {command.text}"
+    assert done.returncode == command.code, f"{where}\nexit {done.returncode}, not {command.code}\n{done.stdout}"
+    output = tidy(done.stdout)
+    assert re.fullmatch(pattern(trimmed(command.expected)), output), f"{where}\nprinted\n{output}"
+
+
+def run_page(page: str, folder: Path) -> None:
+    """Do what a reader of the document does: write its files and run its commands, in order."""
+    folder.mkdir()
+    env = environment(CUDA_VISIBLE_DEVICES="")  # the same on a machine with GPUs
+    for name in ("COLUMNS", "CUDA_DEVICE_ORDER"):
+        env.pop(name, None)
+    try:
+        for block in blocks(page):
+            if block.language == "console":
+                for command in commands(block):
+                    if command.text.split()[0] == "make":
+                        check_make(command.text)
+                    else:
+                        run_command(command, folder, env)
+            elif block.language in FILES:
+                named = re.fullmatch(r"# file: ([\w./-]+)", block.lines[0])
+                assert named, f"line {block.line}: a {block.language} block begins with `# file: NAME`"
+                target = folder / named[1]
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_text("\n".join(block.lines) + "\n")
+            else:
+                assert block.language == "text", f"line {block.line}: unknown language {block.language!r}"
+    finally:
+        left = processes_with(f"SEARCHKIT_JOB_DIR={folder}")
+        for pid in left:
+            kill(pid, signal.SIGKILL)
+    assert not left, f"the document leaves processes behind: {left}"
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("path", DOCS, ids=name_of)
+def test_every_block_runs(path: Path, tmp_path: Path) -> None:
+    run_page(path.read_text(encoding="utf-8"), tmp_path / "project")
+
+
+def test_there_are_documents_and_blocks() -> None:
+    names = {path.name for path in DOCS}
+    wanted = ["README", "quickstart", "concepts", "files", "config", "contract", "cli", "architecture", "gml"]
+    assert {f"{name}.md" for name in wanted} <= names
+    for path in DOCS:
+        found = blocks(path.read_text(encoding="utf-8"))
+        assert {block.language for block in found} <= set(LANGUAGES), path
+        if path.name != "architecture.md":
+            assert any(block.language == "console" for block in found), f"{path} has no command"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "```bash\ntrue\n```",  # a language we don't run
+        "```\ntrue\n```",  # none
+        "```console\ntrue\n```",  # no prompt
+        "```console\n$ true",  # no end
+        "```console\n$ false\n```",  # another exit code
+        "```console\n$ true\n[exit 1]\n```",
+        "```console\n$ echo a\n```",  # output that is not there
+        "```console\n$ echo a\nb\n```",
+        "```console\n$ true\na\n```",
+        "```console\n$ make nothing\n```",
+        "```yaml\ntask: {}\n```",  # a file without a name
+        "- a\n\n  ```console\n  $ false\n  ```",  # a fence that is indented
+    ],
+)
+def test_a_wrong_document_is_found(page: str, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError):
+        run_page(page, tmp_path / "project")
+
+
+def test_a_right_document_passes(tmp_path: Path) -> None:
+    run_page(
+        "# Title\n```sh\n# file: bin/a.sh\necho one; echo; echo two; echo three; exit 3\n```\n"
+        "```console\n$ sh bin/a.sh\none\n\nt…\n…\n[exit 3]\n$ sh bin/a.sh >out || true\n$ head -1 out\n...\n```\n"
+        "```console\n$ make demo\n```\n"
+        "```text\nanything\n```\n",
+        tmp_path / "project",
+    )
+
+
+# ---- links, names and tables
+
+
+def prose(page: str) -> str:
+    """A document without its blocks."""
+    return re.sub(r"^```.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: str) -> set[str]:
+    """The names that the headings of a document get on GitHub."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_links_lead_somewhere(path: Path) -> None:
+    text = prose(path.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"https?://", target):
+            continue
+        file, _, anchor = target.partition("#")
+        there = (path.parent / file).resolve() if file else path
+        assert there.exists() and there.is_relative_to(ROOT), f"{path.name}: {target} leads nowhere"
+        if anchor:
+            assert anchor in anchors(there.read_text(encoding="utf-8")), f"{path.name}: no heading for {target}"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_files_that_are_named_exist(path: Path) -> None:
+    tops = "searchkit|tests|templates|docs|benchmarks"
+    for named in re.findall(rf"`((?:{tops})/[\w./*-]*)`", path.read_text(encoding="utf-8")):
+        assert list(ROOT.glob(named.rstrip("/"))), f"{path.name} names {named}, which is not there"
+
+
+def test_every_document_can_be_reached_from_the_readme() -> None:
+    text = README.read_text(encoding="utf-8")
+    for path in DOCS[1:]:
+        assert f"](docs/{path.name})" in text, f"README.md has no link to docs/{path.name}"
+
+
+def test_no_document_names_this_machine() -> None:
+    for path in PAGES:
+        text = path.read_text(encoding="utf-8")
+        assert str(ROOT) not in text, f"{path.name} holds {ROOT}"
+
+
+def test_the_page_of_commands_is_up_to_date() -> None:
+    render = runpy.run_path(str(ROOT / "docs" / "make_cli.py"))["render"]
+    assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == render(), "run: python docs/make_cli.py"
+
+
+def valid_keys(text: str, section: str) -> set[str]:
+    """The keys that a section takes, from the fault that an unknown one gives."""
+    with pytest.raises(ConfigError) as caught:
+        config.parse(text.encode(), "c.yaml")
+    said = re.search(rf"{re.escape(section)}unknown key '0' \(valid: ([^)]*)\)", str(caught.value))
+    assert said, caught.value
+    return set(said[1].split(", "))
+
+
+def test_the_table_of_keys_is_complete() -> None:
+    top = valid_keys("{task: {template: a}, '0': 1}", "") - {"pavi"}
+    real = {"env.NAME"}
+    for section in top - {"env"}:
+        task = "template: a, " if section == "task" else ""
+        rest = "" if section == "task" else "task: {template: a}, "
+        names = valid_keys(f"{{{rest}{section}: {{{task}'0': 1}}}}", f"{section}: ")
+        real |= {f"{section}.{name}" for name in names}
+    below = valid_keys("{task: {template: a}, monitor: {compare: {'0': 1}}}", "monitor.compare: ")
+    real = real - {"monitor.compare"} | {f"monitor.compare.{name}" for name in below}
+    text = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
+    told = set(re.findall(r"^\| `((?:" + "|".join(top) + r")\.[\w.]+)` \|", text, re.MULTILINE))
+    assert told == real
