@@ -12,7 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.suite import events, kill, ok, processes_with, project, run, start, states, task_dir
+from tests.suite import (
+    command,
+    environment,
+    events,
+    kill,
+    ok,
+    processes_with,
+    project,
+    run,
+    start,
+    states,
+    task_dir,
+)
 
 JOBS = 40
 MAX_WRAPPER_KILLS = 3  # of one job: a fourth loss is an error by law
@@ -51,14 +63,15 @@ def storm(folder: Path, rng: random.Random, env: dict[str, str], kills: int) -> 
     while done.total() < kills:
         if scheduler is None or scheduler.poll() is not None:
             if scheduler is not None and scheduler.returncode == 0:
-                break
-            scheduler = start(folder, "search-run", "-j", "4", "config.yaml", env=env)
+                return done
+            argv = command("search-run", "-j", "4", "config.yaml")
+            scheduler = subprocess.Popen(argv, cwd=folder, env=environment(**env), stdout=subprocess.DEVNULL)
         time.sleep(rng.uniform(0.01, 0.12))
         victim = rng.choice(["scheduler", "wrapper", "job"])
         live = wrappers(folder)
         if victim == "scheduler":
             scheduler.kill()
-            scheduler.communicate()
+            scheduler.wait()
         elif victim == "wrapper":
             choice = [(n, pid) for n, pid in live.items() if of_job[n] < MAX_WRAPPER_KILLS]
             if not choice:
@@ -72,9 +85,9 @@ def storm(folder: Path, rng: random.Random, env: dict[str, str], kills: int) -> 
                 continue
             kill(rng.choice(pids))
         done[victim] += 1
-    if scheduler is not None and scheduler.poll() is None:
+    if scheduler is not None:
         scheduler.kill()
-        scheduler.communicate()
+        scheduler.wait()
     return done
 
 
@@ -145,10 +158,9 @@ def test_stop_leaves_nothing_of_64_trees(tmp_path: Path, scheduler: str) -> None
     assert len(processes_with(needle)) >= 64 * 5
     if scheduler == "killed":
         process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.wait()
     said = ok(run(folder, "search-ctl", "stop", "--grace", "1", timeout_s=120))
     assert "no process of it is left" in said
     assert processes_with(needle) == []
     assert set(states(folder).values()) == {"pending"}  # stopped as a task: the next search-run goes on
-    if scheduler == "alive":
-        process.communicate(timeout=30)
+    process.communicate(timeout=30)
