@@ -12,7 +12,7 @@ import click
 
 from searchkit import fsio
 from searchkit.store import ranking, tasks
-from searchkit.store.state import Job, State
+from searchkit.store.state import ENDED, Job, State
 from searchkit.store.tasks import OpenTask
 from searchkit.workspace import Workspace
 
@@ -33,11 +33,13 @@ class Progress:
         self._wants_live = live
         self._began = time.monotonic()
         self._drawn = 0.0
+        self._ended = 0  # jobs that will not run again, counted as they are told
         self._durations: list[float] = []
         self._best: tuple[float, int] | None = None
 
     def __enter__(self) -> Progress:
         self._refresh_views("running")
+        self._ended = _ended(self._task)
         if self._wants_live:
             from rich.console import Console
             from rich.live import Live
@@ -66,13 +68,12 @@ class Progress:
         if result.state is State.FINISHED:
             self._durations.append(seconds)
             self._note_best(job)
-        counts = self._task.state.counts()
-        ended = counts[State.FINISHED] + counts[State.ERROR] + counts[State.STOPPED]
+        self._ended += not result.retry
         total = f"{len(self._task.state.jobs)}{'' if self._task.state.complete else '+'}"
         why = f"  {result.reason}" if result.reason else (f"  exit code {result.rc}" if result.rc else "")
         again = "  will run again" if result.retry and result.state is not State.STOPPED else ""
         if self._live is None or result.state is not State.FINISHED:
-            self.message(f"[{ended}/{total}] job {job.index} {result.state} after {seconds:.1f} s{why}{again}")
+            self.message(f"[{self._ended}/{total}] job {job.index} {result.state} after {seconds:.1f} s{why}{again}")
 
     def _note_best(self, job: Job) -> None:
         name = self._config.reward_attribute
@@ -98,8 +99,7 @@ class Progress:
         from rich.text import Text
 
         state = self._task.state
-        counts = state.counts()
-        ended = sum(counts[s] for s in (State.FINISHED, State.ERROR, State.STOPPED))
+        counts, ended = state.counts(), _ended(self._task)
         line = Text(f"{ended}/{len(state.jobs)} ended")
         line.append(f"   {counts[State.RUNNING]} running", style="cyan")
         line.append(f"   {counts[State.FINISHED]} finished", style="green")
@@ -171,6 +171,11 @@ class Progress:
         }
         with fsio.storage():
             tasks.refresh_views(self._ws, self._task.paths, word, body)
+
+
+def _ended(task: OpenTask) -> int:
+    counts = task.state.counts()
+    return sum(counts[s] for s in ENDED)
 
 
 def _one_line(text: Any) -> Any:
