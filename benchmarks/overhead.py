@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
 import json
 import os
@@ -17,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +28,8 @@ from searchkit.workspace import TaskPaths, Workspace
 BENCH = Path(__file__).resolve().parent.parent / ".bench"
 BIN = Path(sys.executable).parent
 SEARCH_RUN = (str(BIN / "search-run"), "config.yaml", "-j", "2", "--gpus", "none")
+RESULTS = BENCH / "results"  # of GNU parallel
+COUNTER = itertools.count()
 PYTHON_ALONE = "python -c pass"
 STARTS = 5  # times --repeat: samples of what takes a fraction of a second
 ENV = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONNOUSERSITE": "1"}
@@ -71,7 +72,8 @@ class Table:
 def timed(*argv: str | Path, cwd: Path = BENCH, stdin: str | Path = os.devnull) -> float:
     """Seconds from starting a command to its end; its output goes to a file. SystemExit if it fails."""
     out = BENCH / "output"
-    shutil.rmtree(BENCH / "results", ignore_errors=True)
+    if RESULTS.exists():
+        RESULTS.rename(f"{RESULTS}-{next(COUNTER)}")
     with open(stdin, "rb") as inp, open(out, "wb") as to:
         began = time.perf_counter()
         code = subprocess.run(argv, cwd=cwd, env=ENV, stdin=inp, stdout=to, stderr=subprocess.STDOUT).returncode
@@ -98,10 +100,13 @@ def over_python(title: str, peers: Peers, repeat: int, asked: tuple[str, ...]) -
     return Table(title, "ms", rows)
 
 
-@contextlib.contextmanager
-def project(template: str, jobs: int, train_sh: str = "") -> Iterator[Path]:
-    """A project with a workspace and a config of that many jobs, the product of two arguments."""
-    folder = BENCH / "project"
+def project(template: str, jobs: int, train_sh: str = "") -> Path:
+    """A new project with a workspace and a config of that many jobs, the product of two arguments.
+
+    It stays until all is measured: ext4 without a journal shuns inodes that were freed within the last minutes, and
+    looking for others makes every new file several times as slow.
+    """
+    folder = BENCH / f"project-{next(COUNTER)}"
     folder.mkdir()
     few = next(k for k in range(int(jobs**0.5), 0, -1) if jobs % k == 0)
     search_args = [{"type": "Categorical", "name": "a", "value": list(range(few))}]
@@ -109,10 +114,7 @@ def project(template: str, jobs: int, train_sh: str = "") -> Iterator[Path]:
     (folder / "config.yaml").write_text(json.dumps({"task": {"template": template, "search_args": search_args}}))
     (folder / "train.sh").write_text(train_sh)
     timed(BIN / "search-init", cwd=folder)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    return folder
 
 
 def task_of(folder: Path) -> TaskPaths:
@@ -156,7 +158,7 @@ def installed(program: str) -> bool:
 def launchers(jobs: int) -> dict[str, tuple[str | Path, ...]]:
     """The peers that are installed here; each runs a command `jobs` times, two at once."""
     parallel = ("parallel", "--will-cite", "-N0", "-j2")
-    keep = ("--joblog", BENCH / "joblog", "--results", BENCH / "results")
+    keep = ("--joblog", BENCH / "joblog", "--results", RESULTS)
     peers: dict[str, tuple[str | Path, ...]] = {
         "Popen loop": (sys.executable, "-I", "-S", "-c", POPEN_LOOP, str(jobs)),
         "xargs -P2": ("xargs", "-P2", "-I{}"),
@@ -173,10 +175,10 @@ def beside_launchers(
     steady: list[float] = []
 
     def searchkit() -> float:
-        with project(command, jobs) as folder:
-            os.sync()
-            took = timed(*SEARCH_RUN, cwd=folder)
-            events, _ = journal.read(task_of(folder))
+        folder = project(command, jobs)
+        os.sync()
+        took = timed(*SEARCH_RUN, cwd=folder)
+        events, _ = journal.read(task_of(folder))
         launched = [e["time"] for e in events if e["type"] == "launch"]
         ended = [e["time"] for e in events if e["type"] == "result"]
         assert len(launched) == len(ended) == jobs
@@ -195,9 +197,8 @@ def beside_launchers(
 
 
 def noop(repeat: int, jobs: int) -> Table:
-    return beside_launchers(
-        f"noop: {jobs} x `true`, two at once", "jobs/s", "true", jobs, repeat, lambda s: jobs / s, ">= 350"
-    )
+    title = f"noop: {jobs} x `true`, two at once"
+    return beside_launchers(title, "jobs/s", "true", jobs, repeat, lambda s: jobs / s, ">= 350")
 
 
 def sleep(repeat: int, jobs: int) -> Table:
@@ -208,12 +209,12 @@ def sleep(repeat: int, jobs: int) -> Table:
 
 def first(repeat: int, jobs: int) -> Table:
     def first_start() -> float:
-        with project("sh train.sh {a} {b}", jobs, "true\n") as folder:
-            began = time.perf_counter()
-            with start(SEARCH_RUN[0], "config.yaml", cwd=folder) as scheduler:
-                await_starts(task_of(folder), [0], scheduler)
-                took = time.perf_counter() - began
-                scheduler.communicate()
+        folder = project("sh train.sh {a} {b}", jobs, "true\n")
+        began = time.perf_counter()
+        scheduler = start(SEARCH_RUN[0], "config.yaml", cwd=folder)
+        await_starts(task_of(folder), [0], scheduler)
+        took = time.perf_counter() - began
+        scheduler.communicate()
         return took
 
     title = f"first: from typing search-run to its first job ({jobs} in all)"
@@ -221,46 +222,46 @@ def first(repeat: int, jobs: int) -> Table:
 
 
 def show(repeat: int, jobs: int) -> Table:
-    with project("sh train.sh --a {a} --b {b}", jobs) as folder:
-        finished_task(folder, jobs)
-        ask = partial(timed, BIN / "search-ctl", "show", cwd=folder)
-        peers = {"show --help": partial(ask, "--help"), f"show --task ({jobs} jobs)": partial(ask, "--task", "default")}
-        asked = ("<= 150 more", "< 500 (10,000 jobs)")
-        return over_python("show: search-ctl's answer, into a file", peers, repeat * STARTS, asked)
+    folder = project("sh train.sh --a {a} --b {b}", jobs)
+    finished_task(folder, jobs)
+    ask = partial(timed, BIN / "search-ctl", "show", cwd=folder)
+    peers = {"show --help": partial(ask, "--help"), f"show --task ({jobs} jobs)": partial(ask, "--task", "default")}
+    asked = ("<= 150 more", "< 500 (10,000 jobs)")
+    return over_python("show: search-ctl's answer", peers, repeat * STARTS, asked)
 
 
 def adopt(repeat: int, jobs: int) -> Table:
-    with project("sleep 600", jobs + 2) as folder:
-        task = finished_task(folder, jobs)
+    folder = project("sleep 600", jobs + 2)
+    task = finished_task(folder, jobs)
+    scheduler = start(*SEARCH_RUN, cwd=folder)
+
+    def again() -> float:
+        nonlocal scheduler
+        scheduler.send_signal(signal.SIGKILL)
+        scheduler.communicate()
+        began = time.perf_counter()
         scheduler = start(*SEARCH_RUN, cwd=folder)
+        assert scheduler.stdout is not None
+        assert len(list(itertools.islice((line for line in scheduler.stdout if b"adopted" in line), 2))) == 2
+        return time.perf_counter() - began
 
-        def again() -> float:
-            nonlocal scheduler
-            scheduler.send_signal(signal.SIGKILL)
-            scheduler.communicate()
-            began = time.perf_counter()
-            scheduler = start(*SEARCH_RUN, cwd=folder)
-            assert scheduler.stdout is not None
-            assert len(list(itertools.islice((line for line in scheduler.stdout if b"adopted" in line), 2))) == 2
-            return time.perf_counter() - began
-
-        try:
-            await_starts(task, [jobs, jobs + 1], scheduler)  # this first one makes the folders of all jobs
-            title = f"adopt: {jobs} jobs finished, 2 running, their scheduler killed"
-            return over_python(title, {"search-run to both adopted": again}, repeat, ("<= 2000",))
-        finally:
-            timed(BIN / "search-ctl", "stop", "--grace", "0", cwd=folder)
-            scheduler.communicate()
+    try:
+        await_starts(task, [jobs, jobs + 1], scheduler)  # this first one makes the folders of all jobs
+        title = f"adopt: {jobs} jobs finished, 2 running, their scheduler killed"
+        return over_python(title, {"search-run to both adopted": again}, repeat, ("<= 2000",))
+    finally:
+        timed(BIN / "search-ctl", "stop", "--grace", "0", cwd=folder)
+        scheduler.communicate()
 
 
 def inodes(repeat: int, jobs: int) -> Table:
     train = """echo '{"step": 1, "acc": 0.5}' > "$SEARCHKIT_CALLBACK/scalars.jsonl"\n"""
-    with project("sh train.sh {a} {b}", jobs, train) as folder:
-        own = [p.lstat() for p in folder.iterdir() if p.is_file()]
-        timed(*SEARCH_RUN, cwd=folder)
-        task = task_of(folder)
-        found = [p.lstat() for p in Path(task.root).rglob("*") if not str(p).startswith(task.snapshots)]
-        events = os.path.getsize(task.segment(1)) / jobs
+    folder = project("sh train.sh {a} {b}", jobs, train)
+    own = [p.lstat() for p in folder.iterdir() if p.is_file()]
+    timed(*SEARCH_RUN, cwd=folder)
+    task = task_of(folder)
+    found = [p.lstat() for p in Path(task.root).rglob("*") if not str(p).startswith(task.snapshots)]
+    events = os.path.getsize(task.segment(1)) / jobs
     blocks = sum(i.st_blocks for i in found) / jobs - sum(i.st_blocks for i in own)
     rows = [Row("inodes", [len(found) / jobs - len(own)], "<= 12"), Row("bytes on disk", [512 * blocks])]
     rows.append(Row("bytes of events (part of these)", [events]))
@@ -295,17 +296,21 @@ def markdown(table: Table) -> str:
 
 def machine() -> dict[str, str]:
     """Where this runs, as far as the figures depend on it."""
-    synced = []
-    with open(BENCH / "sync", "ab", buffering=0) as f:  # what every durable decision waits for
-        for _ in range(30):
-            f.write(b"x" * 200)
+    took: dict[str, list[float]] = {"sync": [], "link": []}
+    with open(BENCH / "sync", "ab", buffering=0) as f:
+        for i in range(100):
             began = time.perf_counter()
-            os.fdatasync(f.fileno())
-            synced.append(1000 * (time.perf_counter() - began))
+            os.symlink("nowhere", BENCH / f"link-{i}")
+            linked = time.perf_counter()
+            f.write(b"x" * 200)
+            os.fdatasync(f.fileno())  # what every durable decision waits for
+            took["link"].append(1000 * (linked - began))
+            took["sync"].append(1000 * (time.perf_counter() - linked))
+    sync, link = (statistics.median(samples) for samples in took.values())
     fs = subprocess.run(["df", "--output=fstype", str(BENCH)], capture_output=True, text=True).stdout.split()[-1]
     return {
         "cores": f"{os.cpu_count()}, used: {sorted(os.sched_getaffinity(0))}",
-        "file system": f"{fs}, fdatasync {statistics.median(synced):.2f} ms",
+        "file system": f"{fs}, fdatasync {sync:.2f} ms, new inode {link:.2f} ms",
         "python": f"{platform.python_version()}, kernel {platform.release()}",
     }
 
@@ -318,8 +323,7 @@ def run(names: list[str], repeat: int, jobs: int | None) -> dict[str, Any]:
     print(*(f"{k}: {v}" for k, v in results["machine"].items()), sep="\n", end="\n\n", flush=True)
     if load > 0.5:
         print("WARNING: other work runs on this machine (see the load average): the figures below are noise.\n")
-    with project("true", 2) as folder:  # page cache and .pyc files warm for everybody
-        timed(*SEARCH_RUN, cwd=folder)
+    timed(*SEARCH_RUN, cwd=project("true", 2))  # page cache and .pyc files warm for everybody
     for name in names:
         table = CASES[name](repeat, jobs or JOBS[name])
         print(markdown(table), flush=True)

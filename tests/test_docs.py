@@ -251,6 +251,14 @@ def test_files_that_are_named_exist(path: Path) -> None:
         assert list(ROOT.glob(named.rstrip("/"))), f"{path.name} names {named}, which is not there"
 
 
+def test_the_table_of_modules_is_complete() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    told = set(re.findall(r"`((?:\w+/)?\w+\.py)`(?=[^\n]*\|)", text.partition("## One turn")[0]))
+    package = ROOT / "searchkit"
+    real = {str(path.relative_to(package)) for pattern in ("*.py", "[a-z]*/*.py") for path in package.glob(pattern)}
+    assert told == {name for name in real if not name.endswith("__init__.py")}
+
+
 def test_every_document_can_be_reached_from_the_readme() -> None:
     text = README.read_text(encoding="utf-8")
     for path in DOCS[1:]:
