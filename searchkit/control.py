@@ -93,6 +93,10 @@ def stop(task: TaskPaths, jobs: list[int] | None, grace_s: float = GRACE_S, gone
     answer = ask_or_act(task, "stop", act, **fields)
     # Whoever acted: look once more, at every process that carries a token of these jobs, whatever attempt it was of.
     token = tasks.view(task).state.token
+    for _ in range(200 if jobs is None else 0):  # its scheduler has said its last word, and is about to let go
+        if not journal.is_held(task):
+            break
+        time.sleep(0.02)
     prefixes = {f"{token}/{n}/": n for n in jobs} if jobs is not None else {f"{token}/": -1}
     survivors = dict(answer.survivors)
     for prefix, n in prefixes.items():

@@ -319,7 +319,8 @@ class Scheduler:
             self.draining = self.draining or "interrupt"
             self._stop([n for n, live in self.live.items() if not live.elsewhere], "interrupt")
             if self.live:
-                self.observer.message(f"stopping {len(self.live)} running job(s) (Ctrl-C again: leave them running)")
+                hint = "" if self.terminated else " (Ctrl-C again: leave them running)"
+                self.observer.message(f"stopping {len(self.live)} running job(s){hint}")
         for intent in intents.unanswered(self.task.paths, self.task.state):
             if all(w.intent.id != intent.id for w in self.waiting):
                 self._take_intent(intent)

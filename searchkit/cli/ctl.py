@@ -98,6 +98,7 @@ def show(task_name: str | None, jobs: str | None, as_json: bool) -> None:
             common.print_json({"workspace": ws.root, "tasks": facts})
         else:
             click.echo(tables.all_tasks(views))
+        tasks.heal_summary(ws, views)
         return
     ws, task = _open(task_name)
     view = tasks.view(task)
@@ -178,19 +179,25 @@ def stop(task_name: str, jobs: str | None, grace_s: float, gone_host: str, as_js
     """
     from searchkit import control
     from searchkit.store import tasks
+    from searchkit.store.state import ENDED
 
     ws, task = _open(task_name)
     chosen = None if jobs is None else [j.job.index for j in _chosen(ws, task, tasks.view(task), jobs)]
+    over = {j.job.index for j in tasks.view(task).jobs if j.state in ENDED} if chosen else set()
     answer = control.stop(task, chosen, grace_s, gone_host)
+    tasks.refresh_views(ws, task)
     if answer.refused:
         raise ConflictError(
             f"jobs {_ranges(answer.refused)} were started on another machine, and can't be stopped from here",
             "Stop them there; or, if that machine is gone for good, end their search-run and say --gone-host NAME",
         )
-    what = f"task {task_name}" if chosen is None else f"jobs {_ranges(chosen)} of task {task_name}"
     if as_json:
         common.print_json({"task": task_name, "jobs": chosen, "survivors": answer.survivors})
+    elif chosen and over.issuperset(chosen):
+        click.echo(f"jobs {_ranges(chosen)} of task {task_name} had ended already: no process of them is left")
     elif not answer.survivors:
+        stopped = [n for n in chosen or [] if n not in over]
+        what = f"task {task_name}" if chosen is None else f"jobs {_ranges(stopped)} of task {task_name}"
         click.echo(f"stopped {what}: no process of it is left")
     for n, pids in answer.survivors.items():
         click.echo(f"job {n if n >= 0 else '?'}: processes {pids} survived SIGKILL", err=True)
@@ -224,6 +231,7 @@ def delete(task_name: str, jobs: str | None, yes: bool, stop_first: bool, as_jso
         refused = live or control.delete_jobs(task, chosen).refused
         if refused:
             raise ConflictError(f"jobs {_ranges(refused)} are running", "Stop them first, or add --stop")
+        tasks.refresh_views(ws, task)
     if as_json:
         common.print_json({"task": task_name, "deleted": chosen if chosen is not None else "task"})
     else:
@@ -264,6 +272,7 @@ def restart(task_name: str, jobs: str | None, failed: bool, same_code: bool, no_
         click.echo(f"task {task_name}: no {'failed ' if failed else ''}job to restart")
         return
     answer = control.restart(ws, task, chosen, same_code=same_code)
+    tasks.refresh_views(ws, task)
     if answer.refused:
         raise ConflictError(f"jobs {_ranges(answer.refused)} are running", "Stop them first")
     pid = None

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from searchkit import fsio
 from searchkit.store import ranking, tasks
 from searchkit.store.state import ENDED, Job, State
 from searchkit.store.tasks import OpenTask
@@ -38,7 +37,7 @@ class Progress:
         self._best: tuple[float, int] | None = None
 
     def __enter__(self) -> Progress:
-        self._refresh_views("running")
+        tasks.refresh_views(self._ws, self._task.paths)
         self._ended = _ended(self._task)
         if self._wants_live:
             from rich.console import Console
@@ -132,13 +131,11 @@ class Progress:
 
     def summary(self, code: int) -> None:
         """The last lines: what ended how, what to do next. Brings the views up to date."""
-        view = tasks.view(self._task.paths)
-        word = view.status
-        self._refresh_views(word)
+        view = tasks.refresh_views(self._ws, self._task.paths)
         counts = {s: sum(j.state is s for j in view.jobs) for s in State}
         said = ", ".join(f"{n} {s}" for s, n in counts.items() if n) or "no job"
         name = self._task.paths.name
-        click.echo(f"task {name}: {word} ({said}) in {_span(time.monotonic() - self._began)}")
+        click.echo(f"task {name}: {view.status} ({said}) in {_span(time.monotonic() - self._began)}")
         failed = [j for j in view.jobs if j.state is State.ERROR]
         for job in failed[:3]:
             self._explain(job)
@@ -158,19 +155,6 @@ class Progress:
         click.echo(f"  job {view.job.index}: {why}; log: {paths.log}")
         for line in tail(paths.log, LOG_TAIL_LINES):
             click.echo(f"    | {line}")
-
-    def _refresh_views(self, word: str) -> None:
-        state = self._task.state
-        counts = {str(s): n for s, n in state.counts().items() if n}
-        body: dict[str, object] = {
-            "status": word,
-            "config_file": self._task.paths.run_config,
-            "jobs": {"total": len(state.jobs), **counts},
-            "snapshot": self._task.paths.snapshot(state.snapshot).root,
-            "update_time": tasks.stamp(time.time()),
-        }
-        with fsio.storage():
-            tasks.refresh_views(self._ws, self._task.paths, word, body)
 
 
 def _ended(task: OpenTask) -> int:

@@ -27,8 +27,8 @@ class JobScalars:
     skipped: int  # undecodable lines
 
     def only(self, names: tuple[str, ...]) -> JobScalars:
-        """The same with the named scalars alone; with all of them where none is named."""
-        return replace(self, series={n: s for n, s in self.series.items() if n in names}) if names else self
+        """The same with the named scalars alone, in that order; with all of them where none is named."""
+        return replace(self, series={n: self.series[n] for n in names if n in self.series}) if names else self
 
 
 def read(task: TaskPaths, project_name: str, config: Config, jobs: Iterable[JobView]) -> list[JobScalars]:

@@ -156,6 +156,7 @@ def outcome(job: Job, s: Status, retries: int, timeout_s: float | None) -> Event
         retry = job.lost + bool(s.start) <= MAX_LOST
     elif s.exit_code == 0 and not stopped:
         state, retry = State.FINISHED, False
+        reason = f"the after callback failed with exit code {s.after_code}" if s.after_code else ""
     else:
         state, spent, retry = State.ERROR, "error", job.errors < retries
         if stopped:

@@ -94,4 +94,6 @@ def read(paths: AttemptPaths) -> Status:
         elif start.host != socket.gethostname():
             alive, elsewhere = True, start.host
     ended = end_s if exit_code is not None else None
+    if ended is not None and start:
+        ended = max(ended, start.time_s)  # a file's time comes from a coarser clock than ours
     return Status(True, start, exit_code, pre, after, ended, alive, elsewhere, damaged)

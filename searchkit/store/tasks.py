@@ -177,24 +177,52 @@ def stamp(time_s: float) -> str:
     return time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(whole)) + f".{micro:06d}"
 
 
-def refresh_views(ws: Workspace, task: TaskPaths, status_word: str, lines: dict[str, object]) -> None:
+def refresh_views(ws: Workspace, task: TaskPaths) -> TaskView:
     """Rewrite task.yaml and this task's entry of summary.yaml. Views: nothing is ever decided from them."""
-    fsio.atomic_write(task.view, _dump({"task": task.name, **lines}), tmp=task.tmp, durable=False)
-    update_summary(ws, {task.name: {"status": status_word, "update_time": stamp(time.time())}})
+    seen = view(task)
+    counts = {str(s): n for s in State if (n := sum(j.state is s for j in seen.jobs))}
+    body = {
+        "task": task.name,
+        "status": seen.status,
+        "config_file": task.run_config,
+        "jobs": {"total": len(seen.jobs), **counts},
+        "snapshot": task.snapshot(seen.state.snapshot).root,
+        "update_time": stamp(seen.update_s),
+    }
+    with fsio.storage():
+        fsio.atomic_write(task.view, _dump(body), tmp=task.tmp, durable=False)
+        update_summary(ws, {task.name: _entry(seen)})
+    return seen
 
 
-def update_summary(ws: Workspace, entries: dict[str, object]) -> None:
+def _entry(seen: TaskView) -> dict[str, str]:
+    return {"status": seen.status, "update_time": stamp(seen.update_s)}
+
+
+def update_summary(ws: Workspace, entries: dict[str, dict[str, str]]) -> None:
     """Set entries of summary.yaml and drop those of tasks that are gone."""
-    import yaml  # kept off the start-up path
-
     with fsio.locked(ws.summary_lock):
-        try:
-            old = yaml.safe_load(fsio.read_bytes(ws.summary) or b"")
-        except (yaml.YAMLError, UnicodeDecodeError):
-            old = {}
-        merged = {**(old if isinstance(old, dict) else {}), **entries}
+        merged = {**_summary(ws), **entries}
         kept = {name: merged[name] for name in ws.task_names() if name in merged}
         fsio.atomic_write(ws.summary, _dump(kept), tmp=ws.tmp, durable=False)
+
+
+def heal_summary(ws: Workspace, views: list[TaskView]) -> None:
+    """Rewrite summary.yaml if it says anything else than `views` of all tasks; where that can't be written, leave it."""
+    entries = {v.paths.name: _entry(v) for v in views}
+    with contextlib.suppress(OSError):
+        if _summary(ws) != entries:
+            update_summary(ws, entries)
+
+
+def _summary(ws: Workspace) -> dict[str, dict[str, str]]:
+    import yaml  # kept off the start-up path
+
+    try:
+        found = yaml.safe_load(fsio.read_bytes(ws.summary) or b"")
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _dump(body: object) -> str:
