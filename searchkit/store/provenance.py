@@ -27,8 +27,9 @@ KEPT_ENV = (
 )
 MAX_DIFF_BYTES = 20 << 20
 _LIST_PACKAGES = (
-    "import sys, json; from importlib import metadata as m; print(json.dumps({'python_version': sys.version, 'packages': "
-    "sorted({d.metadata['Name'] + '==' + d.version for d in m.distributions() if d.metadata['Name']})}))"
+    "import sys, json; from importlib import metadata as m; "
+    "found = {d.metadata['Name'] + '==' + d.version for d in m.distributions() if d.metadata['Name']}; "
+    "print(json.dumps({'python_version': sys.version, 'packages': sorted(found)}))"
 )
 
 

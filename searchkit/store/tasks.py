@@ -208,7 +208,7 @@ def update_summary(ws: Workspace, entries: dict[str, dict[str, str]]) -> None:
 
 
 def heal_summary(ws: Workspace, views: list[TaskView]) -> None:
-    """Rewrite summary.yaml if it says anything else than `views` of all tasks; where that can't be written, leave it."""
+    """Rewrite summary.yaml if it says anything else than the views of all tasks, where it can be written."""
     entries = {v.paths.name: _entry(v) for v in views}
     with contextlib.suppress(OSError):
         if _summary(ws) != entries:
