@@ -16,11 +16,11 @@ import statistics
 import subprocess
 import sys
 import time
+import timeit
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from searchkit.store import journal, snapshot, tasks
 from searchkit.workspace import TaskPaths, Workspace
@@ -28,7 +28,6 @@ from searchkit.workspace import TaskPaths, Workspace
 BENCH = Path(__file__).resolve().parent.parent / ".bench"
 BIN = Path(sys.executable).parent
 SEARCH_RUN = (str(BIN / "search-run"), "config.yaml", "-j", "2", "--gpus", "none")
-RESULTS = BENCH / "results"  # of GNU parallel
 COUNTER = itertools.count()
 PYTHON_ALONE = "python -c pass"
 STARTS = 5  # times --repeat: samples of what takes a fraction of a second
@@ -72,8 +71,8 @@ class Table:
 def timed(*argv: str | Path, cwd: Path = BENCH, stdin: str | Path = os.devnull) -> float:
     """Seconds from starting a command to its end; its output goes to a file. SystemExit if it fails."""
     out = BENCH / "output"
-    if RESULTS.exists():
-        RESULTS.rename(f"{RESULTS}-{next(COUNTER)}")
+    if (results := BENCH / "results").exists():  # of GNU parallel
+        results.rename(f"{results}-{next(COUNTER)}")
     with open(stdin, "rb") as inp, open(out, "wb") as to:
         began = time.perf_counter()
         code = subprocess.run(argv, cwd=cwd, env=ENV, stdin=inp, stdout=to, stderr=subprocess.STDOUT).returncode
@@ -142,7 +141,7 @@ def start(*argv: str, cwd: Path) -> subprocess.Popen[bytes]:
 
 
 def await_starts(task: TaskPaths, jobs: list[int], scheduler: subprocess.Popen[bytes]) -> None:
-    """Return when the status file of each of these jobs holds its start line."""
+    """Return when each of these jobs has its start line."""
     for path in (Path(task.job(n).attempt(1).status) for n in jobs):
         while not (path.exists() and path.stat().st_size):
             assert not scheduler.poll(), "search-run failed before its jobs started"
@@ -157,7 +156,7 @@ def installed(program: str) -> bool:
 def launchers(jobs: int) -> dict[str, tuple[str | Path, ...]]:
     """The peers that are installed here; each runs a command `jobs` times, two at once."""
     parallel = ("parallel", "--will-cite", "-N0", "-j2")
-    keep = ("--joblog", BENCH / "joblog", "--results", RESULTS)
+    keep = ("--joblog", BENCH / "joblog", "--results", BENCH / "results")
     peers: dict[str, tuple[str | Path, ...]] = {
         "Popen loop": (sys.executable, "-I", "-S", "-c", POPEN_LOOP, str(jobs)),
         "xargs -P2": ("xargs", "-P2", "-I{}"),
@@ -191,8 +190,8 @@ def beside_launchers(
     samples = rounds({whole: searchkit, **peers}, repeat)
     samples = {whole: samples[whole], "searchkit, first launch to last result": steady, **samples}
     rows = [Row(name, [score(s) for s in taken], asked if name == whole else "") for name, taken in samples.items()]
-    absent = ", ".join(p for p in ("xargs", "parallel") if not installed(p))
-    return Table(title, unit, rows, f"Left out, because it is not installed here: {absent}." if absent else "")
+    absent = [p for p in ("xargs", "parallel") if not installed(p)]
+    return Table(title, unit, rows, f"Left out, not installed here: {', '.join(absent)}." if absent else "")
 
 
 def noop(repeat: int, jobs: int) -> Table:
@@ -225,8 +224,7 @@ def show(repeat: int, jobs: int) -> Table:
     finished_task(folder, jobs)
     ask = partial(timed, BIN / "search-ctl", "show", cwd=folder)
     peers = {"show --help": partial(ask, "--help"), f"show --task ({jobs} jobs)": partial(ask, "--task", "default")}
-    asked = ("<= 150 more", "< 500 (10,000 jobs)")
-    return over_python("show: search-ctl's answer", peers, repeat * STARTS, asked)
+    return over_python("show: search-ctl's answer", peers, repeat * STARTS, ("<= 150 more", "< 500 (10,000 jobs)"))
 
 
 def adopt(repeat: int, jobs: int) -> Table:
@@ -240,8 +238,8 @@ def adopt(repeat: int, jobs: int) -> Table:
         scheduler.communicate()
         began = time.perf_counter()
         scheduler = start(*SEARCH_RUN, cwd=folder)
-        assert scheduler.stdout is not None
-        assert len(list(itertools.islice((line for line in scheduler.stdout if b"adopted" in line), 2))) == 2
+        adopted = (line for line in scheduler.stdout or () if b"adopted" in line)
+        assert len(list(itertools.islice(adopted, 2))) == 2
         return time.perf_counter() - began
 
     try:
@@ -274,7 +272,6 @@ def report(repeat: int, jobs: int) -> Table:
     return over_python("report: what a script pays to report", peers, repeat * STARTS, ("<= 50 more",))
 
 
-# Each case: (rounds, jobs) -> table; and its jobs where --jobs does not say.
 CASES = {case.__name__: case for case in (noop, sleep, first, show, adopt, inodes, report)}
 JOBS = {"noop": 1000, "sleep": 400, "first": 8, "show": 10_000, "adopt": 10_000, "inodes": 100, "report": 0}
 
@@ -293,18 +290,11 @@ def markdown(table: Table) -> str:
     return "\n".join([f"### {table.title}", "", *lines, "", *([table.note, ""] if table.note else [])])
 
 
-def ms_each(act: Callable[[int], object], times: int = 100) -> float:
-    began = time.perf_counter()
-    for i in range(times):
-        act(i)
-    return 1000 * (time.perf_counter() - began) / times
-
-
 def machine() -> dict[str, str]:
     """Where this runs, as far as the figures depend on it: every decision is an fdatasync, every job some inodes."""
-    fd = os.open(BENCH / "sync", os.O_CREAT | os.O_WRONLY)
-    sync = ms_each(lambda _: (os.write(fd, b"x" * 200), os.fdatasync(fd)))
-    inode = ms_each(lambda i: os.makedirs(BENCH / f"inodes/{i}/a/b/c/d")) / 5
+    fd = os.open(BENCH / "sync", os.O_CREAT | os.O_WRONLY | os.O_DSYNC)
+    sync = 1000 * timeit.timeit(lambda: os.write(fd, b"x" * 200), number=100) / 100
+    inode = 1000 * timeit.timeit(lambda: os.makedirs(BENCH / f"inodes/{next(COUNTER)}/a/b/c/d"), number=100) / 500
     fs = subprocess.run(["df", "--output=fstype", str(BENCH)], capture_output=True, text=True).stdout.split()[-1]
     if inode > 0.1:
         print("WARNING: new files are slow here now: ext4 without a journal shuns inodes freed within five minutes.\n")
@@ -315,12 +305,13 @@ def machine() -> dict[str, str]:
     }
 
 
-def run(names: list[str], repeat: int, jobs: int | None) -> dict[str, Any]:
+def run(names: list[str], repeat: int, jobs: int | None) -> dict[str, object]:
     """Run the cases, print their tables as they come, and return all samples."""
     load = os.getloadavg()[0]
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])  # the same two cores for everybody
-    results: dict[str, Any] = {"machine": {**machine(), "load average": f"{load:.2f}"}}
-    print(*(f"{k}: {v}" for k, v in results["machine"].items()), sep="\n", end="\n\n", flush=True)
+    facts = {**machine(), "load average": f"{load:.2f}"}
+    results: dict[str, object] = {"machine": facts}
+    print(*(f"{k}: {v}" for k, v in facts.items()), sep="\n", end="\n\n", flush=True)
     if load > 0.5:
         print("WARNING: other work runs on this machine (see the load average): the figures below are noise.\n")
     timed(*SEARCH_RUN, cwd=project("true", 2))  # page cache and .pyc files warm for everybody

@@ -77,6 +77,7 @@ class Scheduler:
     unstarted: set[int] = field(default_factory=set)  # launch decided by a scheduler that died before acting on it
     grace_s: float = GRACE_S  # the last stop said
     false_starts: int = 0
+    said_waiting: bool = False
     points: Iterator[tuple[int, Point]] = field(default_factory=lambda: iter(()))
     stopping_all: bool = False
 
@@ -230,7 +231,11 @@ class Scheduler:
                 continue
             grant = self.plan.slots.take()
             if grant is None:
+                if self.plan.slots.waits_for and not self.said_waiting:
+                    self.said_waiting = True
+                    self.observer.message(f"waiting for {self.plan.slots.waits_for}")
                 break
+            self.said_waiting = False
             self.ready.pop()
             attempt = job.attempt if n in self.unstarted else job.attempt + 1
             self.unstarted.discard(n)

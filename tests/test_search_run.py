@@ -390,9 +390,12 @@ def test_named_gpus_are_leased_machine_wide(tmp_path: Path) -> None:
     a, b = (project(tmp_path / name, config(job, 3)) for name in "ab")
     env = {"RUNS": str(tmp_path / "runs")}
     both = [start(f, "search-run", "config.yaml", "--gpus", "61", env=env) for f in (a, b)]
+    said = []
     for process in both:
         out, _ = process.communicate(timeout=60)
         assert process.returncode == 0, out
+        said.append("waiting for 1 of the GPUs 61, not held by another run" in out)
+    assert any(said)
     assert (tmp_path / "runs").read_text().split("\n")[:-1] == ["in 61", "out 61"] * 6
     c = project(tmp_path / "c", config('echo "<$CUDA_VISIBLE_DEVICES>"; true {i}', resources="{gpus: 0}"))
     ok(run(c, "search-run", "config.yaml", "--gpus", "61"))

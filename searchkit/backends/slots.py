@@ -34,9 +34,11 @@ class Slots:
     running: int = 0
     leases: dict[int, int] = field(default_factory=dict)  # GPU -> open lease file
     adopted: Counter[int] = field(default_factory=Counter)  # jobs on a GPU whose lease an earlier scheduler took
+    waits_for: str = ""  # why the last `take` found no place though nothing of ours runs
 
     def take(self) -> Grant | None:
         """A place for one more job, or None."""
+        self.waits_for = ""
         if self.running >= self.limit:
             return None
         chosen: list[int] = []
@@ -47,6 +49,10 @@ class Slots:
                 chosen.append(gpu.index)
         if len(chosen) < self.per_job:
             self._drop_idle()
+            if not self.running:
+                names = ",".join(str(g.index) for g in self.gpus)
+                need = f" with {self.mem_bytes / 2**30:.3g} GiB free" if self.mem_bytes else ""
+                self.waits_for = f"{self.per_job} of the GPUs {names}{need}, not held by another run"
             return None
         self.used.update(chosen)
         self.running += 1
