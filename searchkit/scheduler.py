@@ -405,14 +405,14 @@ class Scheduler:
             return True
         if self.live:
             return False
-        return self.task.state.complete and not self.task.state.tally[State.PENDING] and not self.unstarted
+        return self.task.state.complete and not self.task.state.counts()[State.PENDING] and not self.unstarted
 
     def _exit_code(self) -> int:
         if self.terminated:
             return 143
         if self.draining in ("interrupt", "task"):
             return 130
-        return 1 if self.task.state.tally[State.ERROR] else 0
+        return 1 if self.task.state.counts()[State.ERROR] else 0
 
 
 @contextlib.contextmanager

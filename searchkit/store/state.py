@@ -90,19 +90,10 @@ class TaskState:
     time_s: float = 0.0
     answers: dict[str, Event] = field(default_factory=dict)
 
-    tally: Counter[State] = field(default_factory=Counter)
-
-    def put(self, job: Job) -> None:
-        """Set a job, and keep the count of each state."""
-        old = self.jobs.get(job.index)
-        if old is not None:
-            self.tally[old.state] -= 1
-        self.tally[job.state] += 1
-        self.jobs[job.index] = job
-
     def counts(self) -> dict[State, int]:
-        """How many jobs are in each state."""
-        return {state: self.tally[state] for state in State}
+        """How many jobs are in each state; takes time in proportion to the jobs."""
+        found = Counter(job.state for job in self.jobs.values())
+        return {state: found[state] for state in State}
 
 
 def apply(job: Job, event: Event) -> Job:
@@ -185,22 +176,21 @@ def advance(task: TaskState, event: Event) -> None:
     if kind == "create":
         n = event["job"]
         if n not in task.jobs and n not in task.deleted:
-            task.put(Job(n, event["values"], event["text"], event["command"], snapshot=task.snapshot))
+            task.jobs[n] = Job(n, event["values"], event["text"], event["command"], snapshot=task.snapshot)
     elif kind in ("launch", "result"):
         n = event["job"]
         if n in task.jobs:
-            task.put(apply(task.jobs[n], event))
+            task.jobs[n] = apply(task.jobs[n], event)
     elif kind in ("stop", "restart"):
         if kind == "restart":
             task.snapshot = event["snapshot"]
             task.snapshots.add(event["snapshot"])
         for n in event["jobs"]:
             if n in task.jobs:
-                task.put(apply(task.jobs[n], event))
+                task.jobs[n] = apply(task.jobs[n], event)
     elif kind == "delete":
         for n in event["jobs"]:
-            if (job := task.jobs.pop(n, None)) is not None:
-                task.tally[job.state] -= 1
+            task.jobs.pop(n, None)
             task.deleted.add(n)
     elif kind == "open":
         task.token = task.token or event["token"]
