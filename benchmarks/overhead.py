@@ -247,8 +247,10 @@ def adopt(repeat: int, jobs: int) -> Table:
         title = f"adopt: {jobs} jobs finished, 2 running, their scheduler killed"
         return over_python(title, {"search-run to both adopted": again}, repeat, ("<= 2000",))
     finally:
+        heard = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave the jobs behind
         timed(BIN / "search-ctl", "stop", "--grace", "0", cwd=folder)
         scheduler.communicate()
+        signal.signal(signal.SIGINT, heard)
 
 
 def inodes(repeat: int, jobs: int) -> Table:
