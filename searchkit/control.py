@@ -3,30 +3,45 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from searchkit import fsio
 from searchkit.backends import procs
 from searchkit.backends.procs import Target
 from searchkit.errors import ConflictError, SearchkitError
 from searchkit.store import creation, intents, journal, snapshot, status, tasks
-from searchkit.store.state import State, outcome
+from searchkit.store.state import Job, State, outcome
 from searchkit.store.tasks import OpenTask
 from searchkit.workspace import TaskPaths, Workspace
 
+if TYPE_CHECKING:
+    from searchkit.config import Config
+
 GRACE_S = 10.0
+SWEEPS = 100  # looks at the process table, 20 ms apart, before what is left counts as a survivor
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a request: jobs that were left out, and processes that SIGKILL did not end, by job."""
+    """What became of a request."""
 
-    refused: list[int] = field(default_factory=list)
-    survivors: dict[int, list[int]] = field(default_factory=dict)
+    refused: list[int] = field(default_factory=list)  # jobs that were left out
+    survivors: dict[int, list[int]] = field(default_factory=dict)  # processes that SIGKILL did not end, by job
+    draining: bool = False  # a scheduler did it that launches nothing more
+
+
+def _answer_in(events: list[dict[str, Any]], intent: intents.Intent) -> Answer | None:
+    for event in events:
+        if event["type"] == "answer" and event["id"] == intent.id:
+            survivors = {int(n): pids for n, pids in event["survivors"].items()}
+            return Answer(event["refused"], survivors, event["draining"])
+    return None
 
 
 def ask_or_act(task: TaskPaths, op: str, act: Callable[[OpenTask], Answer], **fields: object) -> Answer:
@@ -50,14 +65,11 @@ def ask_or_act(task: TaskPaths, op: str, act: Callable[[OpenTask], Answer], **fi
         next(fresh)  # the position is taken before the intent is posted, so its answer lies after it
         intent = intents.post(task, op, generation, **fields)
         while journal.is_held(task) and max(journal.generations(task), default=0) == generation:
-            for event in next(fresh):
-                if event["type"] == "answer" and event["id"] == intent.id:
-                    survivors = {int(n): pids for n, pids in event["survivors"].items()}
-                    return Answer(event["refused"], survivors)
+            if said := _answer_in(next(fresh), intent):
+                return said
             time.sleep(0.03)
-        for event in next(fresh):  # it may have answered as its last act
-            if event["type"] == "answer" and event["id"] == intent.id:
-                return Answer(event["refused"], {int(n): pids for n, pids in event["survivors"].items()})
+        if said := _answer_in(next(fresh), intent):  # it may have answered as its last act
+            return said
 
 
 def stop(task: TaskPaths, jobs: list[int] | None, grace_s: float = GRACE_S, gone_host: str = "") -> Answer:
@@ -68,66 +80,82 @@ def stop(task: TaskPaths, jobs: list[int] | None, grace_s: float = GRACE_S, gone
     """
 
     def act(open_task: OpenTask) -> Answer:
-        chosen = open_task.state.jobs if jobs is None else {n for n in jobs if n in open_task.state.jobs}
-        why = "task" if jobs is None else "stop"
-        running = sorted(n for n in chosen if open_task.state.jobs[n].state is State.RUNNING)
-        for n in running:
-            s = tasks.read_status(task, open_task.state.jobs[n])
-            if s.exit_code is not None:  # it ended while no scheduler looked
-                open_task.record("result", **outcome(open_task.state.jobs[n], s, _retries(task), None))
-        running = [n for n in running if open_task.state.jobs[n].state is State.RUNNING]
-        hosts = {n: tasks.read_status(task, open_task.state.jobs[n]).elsewhere for n in running}
+        state = open_task.state
+        chosen = sorted(state.jobs if jobs is None else {n for n in jobs if n in state.jobs})
+        _settle_unseen(open_task, chosen)
+        running = [n for n in chosen if state.jobs[n].state is State.RUNNING]
+        hosts = {n: tasks.read_status(task, state.jobs[n]).elsewhere for n in running}
         refused = [n for n, host in hosts.items() if host and host != gone_host]
         running = [n for n in running if n not in refused]
         asked = running if jobs is None else sorted(set(chosen).difference(refused))
-        open_task.record("stop", time=time.time(), jobs=asked, why=why)
+        open_task.record("stop", time=time.time(), jobs=asked, why="task" if jobs is None else "stop")
         open_task.journal.commit()
-        targets = {n: _target(open_task, n) for n in running}
+        targets = {n: _target(open_task, state.jobs[n]) for n in running}
         left = procs.end_all(targets.values(), grace_s)
         for n in running:
-            job = open_task.state.jobs[n]
-            open_task.record("result", **outcome(job, tasks.read_status(task, job), 0, None))
+            _accept(open_task, state.jobs[n])
         return Answer(refused, {n: left[t.token] for n, t in targets.items() if t.token in left})
 
-    fields: dict[str, object] = {"grace_s": grace_s, "whole_task": jobs is None, "jobs": jobs or []}
-    answer = ask_or_act(task, "stop", act, **fields)
-    # Whoever acted: look once more, at every process that carries a token of these jobs, whatever attempt it was of.
-    token = tasks.view(task).state.token
+    answer = ask_or_act(task, "stop", act, grace_s=grace_s, whole_task=jobs is None, jobs=jobs or [])
     for _ in range(200 if jobs is None else 0):  # its scheduler has said its last word, and is about to let go
         if not journal.is_held(task):
             break
         time.sleep(0.02)
-    prefixes = {f"{token}/{n}/": n for n in jobs} if jobs is not None else {f"{token}/": -1}
-    survivors = dict(answer.survivors)
-    for prefix, n in prefixes.items():
-        if pids := _sweep(prefix):
-            survivors[n] = pids
-    return Answer(answer.refused, survivors)
+    # Whoever acted: look once more, at every process that carries a token of these jobs, whatever attempt it was of.
+    survivors = {**answer.survivors, **_sweep(task, None if jobs is None else set(jobs), leave=set(answer.refused))}
+    return Answer(answer.refused, survivors, answer.draining)
 
 
-def _retries(task: TaskPaths) -> int:
-    from searchkit import config  # only where a job is found that ended unseen
-
-    return config.parse(fsio.read_bytes(task.run_config) or b"", task.run_config).run.retries
-
-
-def _sweep(prefix: str, tries: int = 100) -> list[int]:
-    for _ in range(tries):
-        pids = procs.carriers([prefix]).get(prefix, [])
-        if not pids:
-            return []
-        procs.send(pids, procs.signal.SIGKILL)
+def _sweep(task: TaskPaths, jobs: set[int] | None, leave: set[int]) -> dict[int, list[int]]:
+    """SIGKILL what still carries a token of these jobs; return what survives that."""
+    token = tasks.view(task).state.token
+    found: dict[int, list[int]] = {}
+    for _ in range(SWEEPS):
+        found = {n: pids for n, pids in procs.carriers(token, jobs).items() if n not in leave}
+        if not found:
+            break
+        procs.send([pid for pids in found.values() for pid in pids], signal.SIGKILL)
         time.sleep(0.02)
-    return pids
+    return found
 
 
-def _target(open_task: OpenTask, n: int) -> Target:
-    job = open_task.state.jobs[n]
-    token = f"{open_task.state.token}/{n}/{job.attempt}"
+def _target(open_task: OpenTask, job: Job) -> Target:
+    token = f"{open_task.state.token}/{job.index}/{job.attempt}"
     s = tasks.read_status(open_task.paths, job)
     if s.start and s.start.boot_id == status.boot_id():
         return Target(token, s.start.pid, s.start.start_ticks)
     return Target(token)
+
+
+def _accept(open_task: OpenTask, job: Job) -> None:
+    """Record the result of an attempt whose processes are gone, its numbers durable first."""
+    from searchkit.launcher import make_durable  # with all of config behind it: only where a result is accepted
+
+    config = _config(open_task.paths)
+    s = tasks.read_status(open_task.paths, job)
+    if s.exit_code is not None:
+        make_durable(open_task.paths, job, config)
+    open_task.record("result", **outcome(job, s, config.run.retries, config.run.timeout_s))
+
+
+def _settle_unseen(open_task: OpenTask, jobs: list[int]) -> None:
+    """Accept what ended while no scheduler looked. What such an attempt left behind is ended first."""
+    for n in jobs:
+        job = open_task.state.jobs[n]
+        if job.state is State.RUNNING and not _is_live(open_task.paths, job):
+            procs.kill_now(_target(open_task, job))
+            _accept(open_task, job)
+
+
+def _is_live(task: TaskPaths, job: Job) -> bool:
+    s = tasks.read_status(task, job)
+    return s.alive and s.exit_code is None
+
+
+def _config(task: TaskPaths) -> Config:
+    from searchkit import config
+
+    return config.parse(fsio.read_bytes(task.run_config) or b"", task.run_config)
 
 
 def restart(ws: Workspace, task: TaskPaths, jobs: list[int], *, same_code: bool) -> Answer:
@@ -137,12 +165,11 @@ def restart(ws: Workspace, task: TaskPaths, jobs: list[int], *, same_code: bool)
 
     def act(open_task: OpenTask) -> Answer:
         state = open_task.state
-        live = [n for n in jobs if n in state.jobs and tasks.view_job(task, state.jobs[n]).state is State.RUNNING]
-        chosen = [n for n in jobs if n in state.jobs and n not in live]
-        for n in chosen:
-            if state.jobs[n].state is State.RUNNING:  # ended while no scheduler looked
-                open_task.record("result", **outcome(state.jobs[n], tasks.read_status(task, state.jobs[n]), 0, None))
-        open_task.record("restart", time=time.time(), jobs=chosen, snapshot=k)
+        chosen = [n for n in jobs if n in state.jobs]
+        _settle_unseen(open_task, chosen)
+        live = [n for n in chosen if state.jobs[n].state is State.RUNNING]
+        ended = [n for n in chosen if n not in live]
+        open_task.record("restart", time=time.time(), jobs=ended, snapshot=k)
         return Answer(live)
 
     return ask_or_act(task, "restart", act, jobs=jobs, snapshot=k)
@@ -150,13 +177,12 @@ def restart(ws: Workspace, task: TaskPaths, jobs: list[int], *, same_code: bool)
 
 def _new_snapshot(ws: Workspace, task: TaskPaths) -> int:
     """Take the project as it is now, unless it equals the newest snapshot; return the snapshot's number."""
-    numbers = [int(n) for n in creation.listdir(task.snapshots) if n.isdigit()]
-    newest = max(numbers)
-    old = snapshot.load(task.snapshot(newest))
     with fsio.storage(), fsio.locked(f"{task.tmp}/snapshot.lock"):
-        today = snapshot.scan(ws.project, symlinks=old.symlinks)
-        if today.entries == old.entries:
+        newest = snapshot.newest(task)
+        old = snapshot.load(task.snapshot(newest))
+        if not snapshot.changes(old, ws.project):
             return newest
+        today = snapshot.scan(ws.project, symlinks=old.symlinks)
         snapshot.build(today, ws.project_name, task.tmp, task.snapshot(newest + 1))
     return newest + 1
 
@@ -166,8 +192,10 @@ def delete_jobs(task: TaskPaths, jobs: list[int]) -> Answer:
 
     def act(open_task: OpenTask) -> Answer:
         state = open_task.state
-        live = [n for n in jobs if n in state.jobs and tasks.view_job(task, state.jobs[n]).state is State.RUNNING]
-        open_task.record("delete", time=time.time(), jobs=[n for n in jobs if n in state.jobs and n not in live])
+        chosen = [n for n in jobs if n in state.jobs]
+        _settle_unseen(open_task, chosen)
+        live = [n for n in chosen if state.jobs[n].state is State.RUNNING]
+        open_task.record("delete", time=time.time(), jobs=[n for n in chosen if n not in live])
         open_task.journal.commit()
         with fsio.storage():
             creation.clean(task, state)
@@ -177,8 +205,10 @@ def delete_jobs(task: TaskPaths, jobs: list[int]) -> Answer:
 
 
 def live_jobs(task: TaskPaths) -> list[int]:
-    """The jobs that have a live attempt now."""
-    return [j.job.index for j in tasks.view(task).jobs if j.state is State.RUNNING]
+    """The jobs that have a live attempt now, or processes that one left behind."""
+    seen = tasks.view(task)
+    running = {j.job.index for j in seen.jobs if j.state is State.RUNNING}
+    return sorted(running.union(procs.carriers(seen.state.token)))
 
 
 def move_away(task: TaskPaths, to: str) -> None:
@@ -216,9 +246,15 @@ def start_background(ws: Workspace, task: TaskPaths, options: dict[str, object])
     for name, value in options.items():
         if value is not None:
             argv += [f"--{name.replace('_', '-')}", str(value)]
+    if journal.is_held(task):
+        raise ConflictError(
+            f"task {task.name!r} is already being run by {journal.holder(task) or 'another process'}",
+            f"Follow it: search-ctl show --task {task.name}    Stop it: search-ctl stop --task {task.name}",
+        )
     before = max(journal.generations(task), default=0)
     env = {k: v for k, v in os.environ.items() if not k.startswith("SEARCHKIT_")}
-    with open(task.scheduler_log, "wb") as log:
+    with open(task.scheduler_log, "ab") as log:
+        began = log.tell()
         child = subprocess.Popen(
             argv, cwd=ws.project, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
@@ -231,5 +267,7 @@ def start_background(ws: Workspace, task: TaskPaths, options: dict[str, object])
         time.sleep(0.02)
     if child.returncode in (0, 1):  # it had little to do, and did it
         return child.pid
-    said = (fsio.read_bytes(task.scheduler_log) or b"").decode("utf-8", "replace").strip()
-    raise SearchkitError(f"the scheduler in the background ended with {child.returncode}: {said}", task.scheduler_log)
+    said = (fsio.read_bytes(task.scheduler_log, began) or b"").decode("utf-8", "replace").strip()
+    e = SearchkitError(f"the scheduler in the background could not start:\n{said}", f"Its log: {task.scheduler_log}")
+    e.exit_code = child.returncode
+    raise e

@@ -1,6 +1,6 @@
 """Every way the suite changes a file. Whole files appear at once; logs only grow; a full disk is one kind of error.
 
-All changes go through `os.*` calls looked up at call time: the kill harness (tests/kill_harness.py) counts and cuts
+All changes go through `os.*` calls looked up at call time: the kill harness (tests/harness/) counts and cuts
 exactly those calls from outside, so nothing in here knows that it is being tested.
 """
 
@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,7 +38,7 @@ def storage_error(e: OSError) -> StorageError:
     what = _STORAGE_ERRNOS.get(e.errno or 0, os.strerror(e.errno) if e.errno else str(e))
     where = f" at {os.fsdecode(e.filename)}" if e.filename else ""
     hint = "Nothing was marked finished. Make room or mend the permissions, then run the same command again."
-    return StorageError(f"cannot write the workspace: {what}{where}", hint)
+    return StorageError(f"cannot use the workspace: {what}{where}", hint)
 
 
 @contextlib.contextmanager
@@ -86,7 +87,7 @@ def atomic_write(path: str, data: bytes | str, *, tmp: str | None = None, durabl
 
     `tmp`: folder for the half-made file, on the same file system (default: the folder of `path`).
     """
-    raw = data.encode() if isinstance(data, str) else data
+    raw = data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data
     half = os.path.join(tmp or os.path.dirname(path), half_name(f".{os.path.basename(path)}"))
     with contextlib.suppress(FileNotFoundError):
         os.unlink(half)
@@ -101,13 +102,15 @@ def atomic_write(path: str, data: bytes | str, *, tmp: str | None = None, durabl
         fsync_dir(os.path.dirname(path))
 
 
-def read_bytes(path: str) -> bytes | None:
-    """The whole file, or None where there is none."""
+def read_bytes(path: str, start: int = 0) -> bytes | None:
+    """The whole file (from `start` on), or None where there is none."""
     try:
         fd = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     try:
+        if start:
+            os.lseek(fd, start, os.SEEK_SET)
         parts = []
         size = 1 << 14  # grows: most files are small, and /proc refuses to be asked for much
         while part := os.read(fd, size):
@@ -148,12 +151,27 @@ def try_lock(fd: int, *, shared: bool = False) -> bool:
     return True
 
 
+def is_at(fd: int, path: str) -> bool:
+    """Whether an open file is still the one at `path`: a lock on one that was moved or removed locks nobody out."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
 @contextlib.contextmanager
-def locked(path: str) -> Iterator[int]:
-    """Hold the flock of `path` (made if missing) for the length of the block."""
+def locked(path: str, timeout_s: float | None = None) -> Iterator[int]:
+    """Hold the flock of `path` (made if missing) for the length of the block.
+
+    Raises TimeoutError where it is not free within `timeout_s` (None: waits).
+    """
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while not try_lock(fd):
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError(errno.ETIMEDOUT, "another process holds the lock", path)
+            time.sleep(0.01)
         yield fd
     finally:
         os.close(fd)

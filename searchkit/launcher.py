@@ -14,8 +14,22 @@ from searchkit.backends.slots import Grant, Slots
 from searchkit.config import Config
 from searchkit.errors import StorageError
 from searchkit.store import creation, provenance, scalars, snapshot, status
+from searchkit.store.state import Job
 from searchkit.store.tasks import OpenTask
-from searchkit.workspace import Workspace
+from searchkit.workspace import TaskPaths, Workspace
+
+
+def make_durable(task: TaskPaths, job: Job, config: Config) -> None:
+    """Sync what the result of a job's highest attempt is read from. Raises StorageError."""
+    paths = task.job(job.index).attempt(job.attempt)
+    with fsio.storage():
+        scalars.make_durable(
+            paths.callback,
+            log=paths.log if config.monitor.regex else None,
+            workdir=f"{paths.root}/{task.workspace.project_name}",
+            tensorboard=config.monitor.tensorboard,
+            newer_than_s=job.launched_s,
+        )
 
 
 class CannotStart(Exception):
@@ -64,7 +78,7 @@ class Launcher:
         """
         job, config = self.task.state.jobs[n], self.plan.config
         with fsio.storage():
-            creation.make_attempt(self.task.paths, job, self.plan.ws.project_name, self._manifest(job.snapshot))
+            creation.make_attempt(self.task.paths, job, self._manifest(job.snapshot))
         self.port = local.free_port(launch.token, ports)
         env = local.environment(
             self.plan.base_env,
@@ -84,18 +98,6 @@ class Launcher:
             hint = "Run the same command again when that is mended"
             raise StorageError(f"cannot start job {n}: {e}", hint) from e
 
-    def make_durable(self, n: int) -> None:
-        """Sync what the result of a job's highest attempt is read from."""
-        launch, monitor = self.describe(n), self.plan.config.monitor
-        with fsio.storage():
-            scalars.make_durable(
-                launch.paths.callback,
-                log=launch.paths.log if monitor.regex else None,
-                workdir=launch.work,
-                tensorboard=monitor.tensorboard,
-                newer_than_s=self.task.state.jobs[n].launched_s,
-            )
-
     def keep_provenance(self, started: Iterable[int]) -> None:
         """Keep what is needed to repeat the run, once a snapshot; after the first launch, because it takes a while."""
         for k in {self.task.state.jobs[n].snapshot for n in started} - self.kept:
@@ -107,6 +109,7 @@ class Launcher:
                     self.plan.ws.project,
                     seed=self.plan.config.search.seed,
                     command_line=self.plan.command_line,
+                    path=self.plan.base_env.get("PATH"),
                     gpus=[f"{g.index}: {g.name}" for g in self.plan.slots.gpus],
                 )
 

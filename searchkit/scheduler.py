@@ -23,9 +23,10 @@ from searchkit.backends.local import Launch
 from searchkit.backends.procs import Killer, Target
 from searchkit.backends.slots import Grant
 from searchkit.errors import StorageError
-from searchkit.launcher import CannotStart, Launcher, Plan
+from searchkit.launcher import CannotStart, Launcher, Plan, make_durable
 from searchkit.space.expand import Point, expand
 from searchkit.store import creation, intents, status
+from searchkit.store.journal import Event
 from searchkit.store.state import Job, State, outcome
 from searchkit.store.status import Status
 from searchkit.store.tasks import OpenTask
@@ -55,6 +56,7 @@ class Live:
     job: int
     grant: Grant
     deadline: float | None
+    grace_s: float = GRACE_S  # between SIGTERM and SIGKILL, if it is stopped
     pid: int | None = None  # of our child; None: adopted, or reaped
     adopted: bool = False
     port: int = 0
@@ -75,11 +77,12 @@ class Scheduler:
     terminated: bool = False
     draining: str = ""  # why nothing more is launched: interrupt | task | error
     unstarted: set[int] = field(default_factory=set)  # launch decided by a scheduler that died before acting on it
-    grace_s: float = GRACE_S  # the last stop said
     false_starts: int = 0
     said_waiting: bool = False
+    said_interrupt: bool = False
     points: Iterator[tuple[int, Point]] = field(default_factory=lambda: iter(()))
     stopping_all: bool = False
+    news: list[Job] = field(default_factory=list)  # with results that are told once they are durable
 
     @property
     def plan(self) -> Plan:
@@ -96,14 +99,14 @@ class Scheduler:
             self.points = self._remaining_points()
             self._recover()
             while True:
-                ended = self._collect()
+                self._collect()
                 self._obey()
                 launches = self._decide_launches()
                 created = self._decide_creation()
                 self.task.journal.commit()
-                for job in ended:
-                    if job in self.task.state.jobs:
-                        self.observer.job(self.task.state.jobs[job])
+                for job in self.news:
+                    self.observer.job(job)
+                self.news.clear()
                 for n in created:
                     self._create_folder(n)
                 for n in launches:
@@ -122,8 +125,8 @@ class Scheduler:
 
     # ---- what happened
 
-    def _collect(self) -> list[int]:
-        """Accept the results of attempts that ended; return their jobs."""
+    def _collect(self) -> None:
+        """Accept the results of attempts that ended, and see which have run too long."""
         over = set()
         while True:
             try:
@@ -132,7 +135,8 @@ class Scheduler:
                 break
             if pid == 0:
                 break
-            if (n := self.by_pid.pop(pid, None)) is not None:
+            n = self.by_pid.pop(pid, None)
+            if n is not None and n in self.live and self.live[n].pid == pid:
                 self.live[n].pid = None
                 if self.live[n].target is None:  # those being ended are over when the killer says so
                     over.add(n)
@@ -149,11 +153,12 @@ class Scheduler:
         late = [n for n, live in self.live.items() if live.deadline and now > live.deadline and not live.target]
         if late:
             self._stop(late, "timeout")
-        return sorted(over)
 
     def _settle(self, n: int) -> None:
         """Turn the end of an attempt into a result event."""
         live = self.live.pop(n)
+        if live.pid is not None:
+            self.by_pid.pop(live.pid, None)  # its zombie may be reaped after the killer saw that it is gone
         self.plan.slots.give_back(live.grant)
         s = status.read(live.launch.paths)
         if s.exit_code is None or live.adopted or self._left_something():
@@ -175,11 +180,17 @@ class Scheduler:
         job = self.task.state.jobs[n]
         run = self.plan.config.run
         if s.exit_code is not None:
-            self.launcher.make_durable(n)  # before the result is accepted: it must not be lost once it was shown
-        said = self.task.record("result", **outcome(job, s, run.retries, run.timeout_s))
+            # Before the result is accepted: it must not be lost once it was shown.
+            make_durable(self.task.paths, job, self.plan.config)
+        self._record_result(n, outcome(job, s, run.retries, run.timeout_s))
+        self._count_false_starts(s, n)
+
+    def _record_result(self, n: int, fields: Event) -> None:
+        said = self.task.record("result", **fields)
+        self.news.append(self.task.state.jobs[n])
         if self.task.state.jobs[n].state is State.PENDING:
             self.ready.append(n)
-        self._count_false_starts(s, n)
+        run = self.plan.config.run
         if said["state"] == State.ERROR and not said["retry"] and run.on_error == "stop" and not self.draining:
             self.draining = "error"
             self.observer.message(f"job {n} failed and run.on_error is stop: nothing more is launched")
@@ -264,9 +275,7 @@ class Scheduler:
         now = time.time()
         fields = {"rc": 126, "start": now, "end": now, "retry": False, "reason": reason, "spent": "error"}
         attempt = self.task.state.jobs[n].attempt
-        self.task.record("result", time=now, job=n, attempt=attempt, state=State.ERROR.value, **fields)
-        self.task.journal.commit()
-        self.observer.job(self.task.state.jobs[n])
+        self._record_result(n, {"time": now, "job": n, "attempt": attempt, "state": State.ERROR.value, **fields})
 
     # ---- picking up where another scheduler was killed
 
@@ -274,6 +283,7 @@ class Scheduler:
         state, paths = self.task.state, self.task.paths
         with fsio.storage():
             creation.clean(paths, state)
+            self._restore_damaged()
             have = set(creation.listdir(paths.jobs_all))
             for n, job in state.jobs.items():
                 if str(n) not in have:
@@ -282,6 +292,28 @@ class Scheduler:
         for n in [n for n, job in sorted(state.jobs.items()) if job.state is State.RUNNING]:
             self._recover_attempt(n)
         self.ready.sort(reverse=True)
+
+    def _restore_damaged(self) -> None:
+        """Mend what damaged lines of the events took away: the expansion still knows every job, and the status files
+        which attempts began."""
+        if not self.task.damaged:
+            return
+        state = self.task.state
+        self.observer.message(f"note: {self.task.damaged} damaged line(s) of the events were skipped")
+        known = max([*state.jobs, *state.deleted, *state.early], default=-1) + 1
+        config = self.plan.config
+        for n, point in enumerate(islice(expand(config.task.search_args, config.task.constraints), known)):
+            if n not in state.jobs and n not in state.deleted:
+                values, text, command = creation.describe(config, point)
+                self.task.record("create", job=n, values=values, text=text, command=command)
+        self.points = self._remaining_points()
+        for n, job in list(state.jobs.items()):
+            while (
+                job.state is State.PENDING and status.read(self.task.paths.job(n).attempt(job.attempt + 1)).exists
+            ):  # its `launch` line was damaged
+                fields = {"attempt": job.attempt + 1, "gpus": [], "snapshot": job.snapshot}
+                self.task.record("launch", time=time.time(), job=n, **fields)
+                job = state.jobs[n]
 
     def _recover_attempt(self, n: int) -> None:
         job, launch = self.task.state.jobs[n], self.launcher.describe(n)
@@ -300,8 +332,8 @@ class Scheduler:
             self.live[n].elsewhere = bool(s.elsewhere)
             where = f" on {s.elsewhere}, by its status file" if s.elsewhere else ""
             self.observer.message(f"job {n} still runs{where}: adopted")
-            if job.stop:
-                self._end(n)
+            if job.stop in ("interrupt", "task"):
+                self.task.record("adopt", time=time.time(), job=n)
         else:
             self._settle(n)
 
@@ -315,8 +347,9 @@ class Scheduler:
 
     def _obey(self) -> None:
         """Act on signals, and on intents that search-ctl left."""
-        if self.interrupts and not self.draining:
-            self.draining = "interrupt"
+        if self.interrupts and not self.said_interrupt:
+            self.said_interrupt = True
+            self.draining = self.draining or "interrupt"
             n = len(self.live)
             self.observer.message(f"Ctrl-C: nothing more is launched, {n} running job(s) may finish (again: stop them)")
         if (self.interrupts >= 2 or self.terminated) and not self.stopping_all:
@@ -332,56 +365,75 @@ class Scheduler:
 
     def _take_intent(self, intent: intents.Intent) -> None:
         state = self.task.state
-        waiting = intents.Waiting(intent)
-        if intent.op == "stop":
-            self.grace_s = intent.grace_s
+        waiting = intents.Waiting(intent, draining=self.draining in ("interrupt", "task"))
         if intent.op == "stop" and intent.whole_task:
             self.draining = "task"
             waiting.refused = sorted(n for n, live in self.live.items() if live.elsewhere)
-            waiting.jobs = set(self.live).difference(waiting.refused)
-            self._stop(sorted(waiting.jobs), "task")
+            asked = sorted(set(self.live).difference(waiting.refused))
+            self._stop(asked, "task")
+            waiting.tokens = self._set_grace(asked, intent.grace_s)
         elif intent.op == "stop":
             waiting.refused = sorted(n for n in intent.jobs if n in self.live and self.live[n].elsewhere)
-            waiting.jobs = {n for n in intent.jobs if n in self.live}.difference(waiting.refused)
-            self._stop(sorted(set(intent.jobs).difference(waiting.refused)), "stop")
+            asked = sorted(set(intent.jobs).difference(waiting.refused))
+            self._stop(asked, "stop")
+            waiting.tokens = self._set_grace(asked, intent.grace_s)
             for n in self.unstarted.intersection(intent.jobs):
                 self.unstarted.discard(n)
                 self._result(n, Status(exists=False))
         elif intent.op == "restart":
             waiting.refused = sorted(n for n in intent.jobs if n in self.live)
             jobs = [n for n in intent.jobs if n in state.jobs and n not in self.live]
+            for n in self.unstarted.intersection(jobs):  # a new attempt: the half-made folders may hold the old code
+                self.unstarted.discard(n)
+                self._result(n, Status(exists=True))
+            if self.draining == "error":
+                self.draining = ""
             self.task.record("restart", time=time.time(), jobs=jobs, snapshot=intent.snapshot)
             self.ready = sorted({*self.ready, *jobs}, reverse=True)
         elif intent.op == "delete":
             waiting.refused = sorted(n for n in intent.jobs if n in self.live)
             jobs = [n for n in intent.jobs if n in state.jobs and n not in self.live]
             self.task.record("delete", time=time.time(), jobs=jobs)
+            self.unstarted.difference_update(jobs)
             self.task.journal.commit()
             with fsio.storage():
                 creation.clean(self.task.paths, state)
         self.waiting.append(waiting)
 
     def _stop(self, jobs: list[int], why: str) -> None:
-        """Record that jobs are to end; `_end_stopped` acts after the commit. What has just ended is left alone."""
-        ended = {n for n in jobs if n in self.live and status.read(self.live[n].launch.paths).exit_code is not None}
-        self.task.record("stop", time=time.time(), jobs=sorted(set(jobs) - ended), why=why)
+        """Record that jobs are to end; `_end_stopped` acts after the commit. One that has just ended gets its result
+        first: only its next attempt can still be stopped."""
+        for n in jobs:
+            if n in self.live and status.read(self.live[n].launch.paths).exit_code is not None:
+                self._settle(n)
+        asked = [n for n in jobs if n in self.live or why == "stop"]
+        self.task.record("stop", time=time.time(), jobs=sorted(asked), why=why)
+
+    def _set_grace(self, jobs: list[int], grace_s: float) -> set[str]:
+        """Give the live ones of `jobs` this grace; return the tokens of their attempts."""
+        lives = [self.live[n] for n in jobs if n in self.live]
+        for live in lives:
+            live.grace_s = grace_s
+            if live.target is not None:
+                self.killer.add({live.target: grace_s})
+        return {live.launch.token for live in lives}
 
     def _end_stopped(self) -> None:
+        if self.interrupts >= 3:
+            return  # leave them running
+        targets = {}
         for n, live in self.live.items():
-            if self.task.state.jobs[n].stop and live.target is None:
-                self._end(n)
-
-    def _end(self, n: int) -> None:
-        live = self.live[n]
-        live.target = self._target(live.launch, status.read(live.launch.paths))
-        if live.target.wrapper is None and live.pid:
-            live.target = Target(live.launch.token, live.pid, status.start_ticks(live.pid))
-        self.killer.add(live.target, self.grace_s)
+            if self.task.state.jobs[n].stop and live.target is None and not live.elsewhere:
+                live.target = self._target(live.launch, status.read(live.launch.paths))
+                if live.target.wrapper is None and live.pid:
+                    live.target = Target(live.launch.token, live.pid, status.start_ticks(live.pid))
+                targets[live.target] = live.grace_s
+        self.killer.add(targets)
 
     def _answer(self) -> None:
         """Tell search-ctl what became of its intents once that is known."""
         for w in list(self.waiting):
-            left = {n for n in w.jobs if n in self.live}
+            left = {n for n, live in self.live.items() if live.launch.token in w.tokens}
             if left and time.monotonic() - w.since < 2 * w.intent.grace_s + 20:
                 continue
             tokens = {self.live[n].launch.token: n for n in left}
@@ -391,10 +443,12 @@ class Scheduler:
                 time=time.time(),
                 id=w.intent.id,
                 refused=w.refused,
+                draining=w.draining,
                 survivors={str(n): pids for n, pids in survivors.items()},
             )
             self.waiting.remove(w)
             self.task.journal.commit()
+            intents.discard(self.task.paths, w.intent)
 
     # ---- the end
 
@@ -410,7 +464,7 @@ class Scheduler:
     def _exit_code(self) -> int:
         if self.terminated:
             return 143
-        if self.draining in ("interrupt", "task"):
+        if self.interrupts or self.draining in ("interrupt", "task"):
             return 130
         return 1 if self.task.state.counts()[State.ERROR] else 0
 

@@ -11,6 +11,8 @@ from searchkit.errors import NotFoundError, UsageError
 NAME = ".search-run"
 _TASK_NAME = re.compile(r"[^\W_][\w\-]*")  # letters and digits of any script; no dot (stages own it), no slash
 
+_JOB_FILE = re.compile(r"params\.json|log|status|callback|checkpoint|attempt-\d+")
+
 
 def check_task_name(name: str) -> str:
     """The name itself, or a UsageError that says what a task may be called."""
@@ -82,6 +84,10 @@ class TaskPaths:
     root: str
 
     @property
+    def workspace(self) -> Workspace:
+        return Workspace(os.path.dirname(os.path.dirname(self.root)))
+
+    @property
     def run_config(self) -> str:
         return f"{self.root}/run_config.yaml"
 
@@ -142,7 +148,9 @@ class Workspace:
 
     @property
     def project_name(self) -> str:
-        return os.path.basename(self.project) or "project"
+        """The name of the copies, which stand beside a job's own files and must not be called like one of them."""
+        name = os.path.basename(self.project) or "project"
+        return f"{name}-project" if _JOB_FILE.fullmatch(name) else name
 
     @property
     def summary(self) -> str:

@@ -8,6 +8,7 @@ is free again when the run has no job there (or when the last of them is dead, w
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import stat
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ from searchkit import fsio
 from searchkit.errors import UsageError
 
 LEASES = "/tmp/searchkit-gpu-leases"  # fixed, whatever TMPDIR says: every run of the machine must see the same files
+
+FIRST_OWN_FD = 200
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,12 @@ def try_lease(index: int) -> int | None:
             fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     finally:
         os.umask(old)
-    if not stat.S_ISREG(os.fstat(fd).st_mode) or not fsio.try_lock(fd):
-        os.close(fd)
+    # Far above the numbers that a wrapper uses for itself: those are overwritten one by one when it starts.
+    high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_OWN_FD)
+    os.close(fd)
+    if not stat.S_ISREG(os.fstat(high).st_mode) or not fsio.try_lock(high) or not fsio.is_at(high, path):
+        os.close(high)
         return None
-    return fd
+    with contextlib.suppress(OSError):
+        os.utime(high)  # cleaners of /tmp go by age
+    return high

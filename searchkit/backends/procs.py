@@ -13,7 +13,7 @@ import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-from searchkit.store.status import start_ticks
+from searchkit.store.status import is_alive, start_ticks
 
 TOKEN = "SEARCHKIT_TOKEN"
 _NEEDLE = TOKEN.encode() + b"="
@@ -52,16 +52,6 @@ def scan(mine: Collection[int] = ()) -> list[Proc]:
             continue
         found.append(Proc(int(name), int(fields[1]), int(fields[3]), token))
     return found
-
-
-def is_alive(pid: int, ticks: int | None) -> bool:
-    """Whether the process that began at `ticks` still runs (a zombie does not)."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as f:
-            fields = f.read().rpartition(b")")[2].split()
-    except OSError:
-        return False
-    return fields[0] not in (b"Z", b"X") and (ticks is None or int(fields[19]) == ticks)
 
 
 def _token(pid: str) -> str | None:
@@ -123,11 +113,17 @@ class Killer:
     since: dict[Target, tuple[float, float]] = field(default_factory=dict)  # (SIGTERM at, grace)
     known: dict[Target, dict[int, int]] = field(default_factory=dict)  # every process ever seen: number -> start ticks
 
-    def add(self, target: Target, grace_s: float) -> None:
-        if target not in self.since:
-            self.since[target] = (time.monotonic(), grace_s)
-            self.known[target] = {}
-            send(self._look()[target], signal.SIGTERM)
+    def add(self, targets: dict[Target, float]) -> None:
+        """Begin to end targets, each with its grace in seconds. Asked again with less grace, a target gets less."""
+        now = time.monotonic()
+        fresh = [t for t in targets if t not in self.since]
+        for target, grace_s in targets.items():
+            since, old_s = self.since.get(target, (now, grace_s))
+            self.since[target] = (since, min(old_s, grace_s))
+            self.known.setdefault(target, {})
+        if fresh:
+            found = self._look()
+            send([pid for t in fresh for pid in found[t]], signal.SIGTERM)
 
     def _look(self) -> dict[Target, list[int]]:
         """The live processes of each target; one that was seen once stays ours, even if its parent died since."""
@@ -172,21 +168,21 @@ def kill_now(target: Target) -> None:
         time.sleep(0.005)
 
 
-def carriers(prefixes: Collection[str]) -> dict[str, list[int]]:
-    """The live processes whose token begins with one of `prefixes`, by prefix."""
-    found: dict[str, list[int]] = {}
+def carriers(task_token: str, jobs: Collection[int] | None = None) -> dict[int, list[int]]:
+    """The live processes that carry a token of a task, by job; of some jobs, or of all."""
+    found: dict[int, list[int]] = {}
     for p in scan(mine=(os.getpid(),)):
-        for prefix in prefixes:
-            if p.token is not None and p.token.startswith(prefix):
-                found.setdefault(prefix, []).append(p.pid)
+        task, _, rest = (p.token or "").partition("/")
+        job = rest.partition("/")[0]
+        if task == task_token and job.isdecimal() and (jobs is None or int(job) in jobs):
+            found.setdefault(int(job), []).append(p.pid)
     return found
 
 
 def end_all(targets: Iterable[Target], grace_s: float, give_up_s: float = 20.0) -> dict[str, list[int]]:
     """Blocking form: end every target and return the processes that survived SIGKILL, by token."""
     killer = Killer()
-    for target in targets:
-        killer.add(target, grace_s)
+    killer.add(dict.fromkeys(targets, grace_s))
     deadline = time.monotonic() + 2 * grace_s + give_up_s
     while killer.since and time.monotonic() < deadline:
         killer.step()

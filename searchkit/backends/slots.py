@@ -122,6 +122,9 @@ def plan(
             f"resources.gpus: {per_job} a job, but {len(gpus)} GPU(s) can be used here",
             "Name them if the driver is not seen (--gpus 0,1), or run on CPUs: resources: {gpus: 0}",
         )
+    if per_job and mem_bytes and all(g.total_bytes is not None and g.total_bytes < mem_bytes for g in gpus):
+        most_gib = max(g.total_bytes or 0 for g in gpus) / 2**30
+        raise UsageError(f"resources.gpu_mem: {mem_bytes / 2**30:.3g} GiB, but the largest GPU has {most_gib:.3g} GiB")
     if per_job:
         limit = len(gpus) * per_gpu // per_job
         names = ",".join(str(g.index) for g in gpus)

@@ -26,7 +26,7 @@ main() {
         code=$?
         [ $code -eq 0 ] || { echo "exit $code pre" >&9; exit $code; }
     fi
-    "$@" 9>&-
+    ( exec "$@" ) 9>&- # exec finds programs alone, never a builtin or a function of this shell
     code=$?
     if [ -n "$after" ]; then
         "$python" -I -S "$helper" "$callback/after.json" "$after" 9>&- || echo "after $?" >&9

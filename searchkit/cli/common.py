@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from typing import Any, NoReturn
@@ -16,6 +17,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 def run(command: click.Command, name: str) -> NoReturn:
     """Run a click command; print faults as `error: …` and a hint; exit with the code that DESIGN names."""
+    _open_standard_files()
     try:
         code = command.main(prog_name=name, standalone_mode=False)
         sys.stdout.flush()
@@ -36,6 +38,16 @@ def run(command: click.Command, name: str) -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _open_standard_files() -> None:
+    """Where stdin, stdout or stderr is closed, the next file that is opened would take its number, and its output."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  (as long-lived as what it stands for)
+
+
 def complain(e: SearchkitError) -> int:
     """Print an error and its hint to stderr; return its exit code."""
     style = sys.stderr.isatty() and "NO_COLOR" not in os.environ
@@ -48,6 +60,21 @@ def complain(e: SearchkitError) -> int:
 
 def print_json(body: Any) -> None:
     """One JSON document on stdout."""
+    click.echo(to_json(body))
+
+
+def to_json(body: Any) -> str:
+    """JSON has no NaN: it becomes the text "NaN", infinities likewise."""
     import json
 
-    click.echo(json.dumps(body, ensure_ascii=False))
+    return json.dumps(_finite(body), ensure_ascii=False, allow_nan=False)
+
+
+def _finite(body: Any) -> Any:
+    if isinstance(body, dict):
+        return {k: _finite(v) for k, v in body.items()}
+    if isinstance(body, (list, tuple)):
+        return [_finite(v) for v in body]
+    if isinstance(body, float) and not math.isfinite(body):
+        return "NaN" if body != body else "Infinity" if body > 0 else "-Infinity"
+    return body

@@ -269,7 +269,10 @@ def restart(task_name: str, jobs: str | None, failed: bool, same_code: bool, no_
             f"jobs {_ranges(running)} are running", f"Stop them first: search-ctl stop --task {task_name} --jobs …"
         )
     if not chosen:
-        click.echo(f"task {task_name}: no {'failed ' if failed else ''}job to restart")
+        if as_json:
+            common.print_json({"task": task_name, "restarted": [], "scheduler_pid": None})
+        else:
+            click.echo(f"task {task_name}: no {'failed ' if failed else ''}job to restart")
         return
     answer = control.restart(ws, task, chosen, same_code=same_code)
     tasks.refresh_views(ws, task)
@@ -282,6 +285,9 @@ def restart(task_name: str, jobs: str | None, failed: bool, same_code: bool, no_
         common.print_json({"task": task_name, "restarted": chosen, "scheduler_pid": pid})
         return
     click.echo(f"restarted jobs {_ranges(chosen)} of task {task_name}")
+    if answer.draining:
+        click.echo("  its search-run is ending and starts nothing more: run the same search-run again when it has")
+        return
     if pid is not None:
         click.echo(f"  a scheduler runs in the background (process {pid}), its log: {task.scheduler_log}")
     click.echo(
@@ -323,9 +329,7 @@ def export(task_name: str, jobs: str | None, form: str, out: str | None) -> None
     ws, task = _open(task_name)
     found = _scalars(ws, task, _config(task), _chosen(ws, task, tasks.view(task), jobs))
     if form == "json":
-        import json
-
-        text = json.dumps(rows(task, found), ensure_ascii=False) + "\n"
+        text = common.to_json(rows(task, found)) + "\n"
     else:
         text = to_csv(rows(task, found))
     if out:
@@ -350,7 +354,7 @@ def fsck(task_name: str | None, repair: bool, as_json: bool) -> int:
     names = [ws.existing_task(task_name).name] if task_name else ws.task_names()
     faults: list[Any] = []
     for name in names:
-        faults += checker.check(ws, ws.task(name), repair=repair)
+        faults += checker.check(ws.task(name), repair=repair)
     left = [f for f in faults if not f.repaired]
     if as_json:
         common.print_json({"tasks": names, "faults": [f.__dict__ for f in faults]})

@@ -6,7 +6,7 @@ import csv
 import io
 from typing import Any
 
-from searchkit.cli.tables import command_text, finite
+from searchkit.cli.tables import command_text
 from searchkit.store import scalars
 from searchkit.store.ranking import JobScalars
 from searchkit.workspace import TaskPaths
@@ -27,7 +27,7 @@ def rows(task: TaskPaths, jobs: list[JobScalars]) -> list[dict[str, Any]]:
             "exit_code": j.view.exit_code,
         }
         row.update((f"param.{name}", text) for name, text in job.text.items())
-        row.update((f"scalar.{name}", finite(scalars.last(series))) for name, series in j.series.items() if series)
+        row.update((f"scalar.{name}", scalars.last(series)) for name, series in j.series.items() if series)
         for which, result in (("pre", j.pre), ("after", j.after)):
             row.update((f"{which}.{name}", value) for name, value in (result or {}).items())
         row["command"] = command_text(job.command)

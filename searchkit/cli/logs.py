@@ -7,10 +7,11 @@ import sys
 import time
 
 from searchkit.errors import SearchkitError
-from searchkit.store import status
+from searchkit.store import journal, tasks
+from searchkit.store.state import ENDED, replay
 from searchkit.workspace import TaskPaths
 
-POLL_S = 0.1
+POLL_S = 0.2
 
 
 def print_log(task: TaskPaths, job: int, attempt: int, *, follow: bool, title: bool) -> None:
@@ -25,11 +26,10 @@ def print_log(task: TaskPaths, job: int, attempt: int, *, follow: bool, title: b
         out.write(f"==> job {job} <==\n".encode())
     at = 0
     while True:
-        s = status.read(paths)
+        over = tasks.view_job(task, replay(journal.read(task)[0]).jobs[job]).state in ENDED if follow else True
         at += _copy_from(paths.log, at)
         out.flush()
-        ended = s.exists and not s.alive
-        if not follow or ended:
+        if over:
             return
         time.sleep(POLL_S)
 

@@ -54,10 +54,20 @@ class Progress:
             self._live = None
 
     def message(self, text: str) -> None:
-        if self._live is not None:
-            self._live.console.print(text, highlight=False, markup=False)
-        else:
-            click.echo(text)
+        try:
+            if self._live is not None:
+                self._live.console.print(text, highlight=False, markup=False)
+            else:
+                click.echo(text)
+        except OSError:
+            self._go_silent()
+
+    def _go_silent(self) -> None:
+        """Nobody reads any more (a closed pipe, a terminal that hung up): the run goes on without a word."""
+        self._live = None
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.close(null)
 
     def job(self, job: Job) -> None:
         result = job.result
@@ -89,7 +99,10 @@ class Progress:
         if self._live is None or time.monotonic() - self._drawn < REFRESH_S:
             return
         self._drawn = time.monotonic()
-        self._live.update(self._render(), refresh=True)
+        try:
+            self._live.update(self._render(), refresh=True)
+        except OSError:
+            self._go_silent()
 
     def _render(self) -> Any:
         from rich.console import Group
@@ -135,26 +148,26 @@ class Progress:
         counts = {s: sum(j.state is s for j in view.jobs) for s in State}
         said = ", ".join(f"{n} {s}" for s, n in counts.items() if n) or "no job"
         name = self._task.paths.name
-        click.echo(f"task {name}: {view.status} ({said}) in {_span(time.monotonic() - self._began)}")
+        self.message(f"task {name}: {view.status} ({said}) in {_span(time.monotonic() - self._began)}")
         failed = [j for j in view.jobs if j.state is State.ERROR]
         for job in failed[:3]:
             self._explain(job)
         if len(failed) > 3:
-            click.echo(f"  … and {len(failed) - 3} more: search-ctl show --task {name} --jobs @failed")
+            self.message(f"  … and {len(failed) - 3} more: search-ctl show --task {name} --jobs @failed")
         if failed:
-            click.echo(f"  run them again, with the code as it is then: search-ctl restart --task {name} --failed")
+            self.message(f"  run them again, with the code as it is then: search-ctl restart --task {name} --failed")
         if counts[State.PENDING] or not view.state.complete:
-            click.echo("  run the same command again to go on")
+            self.message("  run the same command again to go on")
         if self._config.reward_attribute and counts[State.FINISHED]:
             sign = "-" if self._config.monitor.mode == "min" else "+"
-            click.echo(f"  rank them: search-ctl show-scalar --task {name} -rt {sign}5")
+            self.message(f"  rank them: search-ctl show-scalar --task {name} -rt {sign}5")
 
     def _explain(self, view: tasks.JobView) -> None:
         paths = self._task.paths.job(view.job.index).attempt(view.job.attempt)
         why = view.reason or f"exit code {view.exit_code}"
-        click.echo(f"  job {view.job.index}: {why}; log: {paths.log}")
+        self.message(f"  job {view.job.index}: {why}; log: {paths.log}")
         for line in tail(paths.log, LOG_TAIL_LINES):
-            click.echo(f"    | {line}")
+            self.message(f"    | {line}")
 
 
 def _ended(task: OpenTask) -> int:

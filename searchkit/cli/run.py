@@ -149,17 +149,15 @@ def _open_or_create(
     from searchkit import control
     from searchkit.space.expand import expand
     from searchkit.store import snapshot, tasks
+    from searchkit.store.creation import describe
 
     task = ws.task(name)
-    if os.path.exists(task.run_config):
-        if not overwrite:
-            _check_same_config(task, config, raw)
-            _say_what_changed(task, symlinks)
-            return task
-        to = f"{ws.attic}/{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-        control.move_away(task, to)
-        click.echo(f"moved the old task away: {to}")
-    if next(expand(config.task.search_args, config.task.constraints), None) is None:
+    if os.path.exists(task.run_config) and not overwrite:
+        _check_same_config(task, config, raw)
+        _say_what_changed(task, symlinks)
+        return task
+    # The whole expansion is tried before anything is written: a fault of its last point is a fault of the config.
+    if not sum(1 for point in expand(config.task.search_args, config.task.constraints) if describe(config, point)):
         raise UsageError("the constraints leave no point of the space", f"task.constraints: {config.task.constraints}")
     manifest = snapshot.scan(ws.project, symlinks=symlinks)
     if manifest.copied_bytes > BIG_COPY_BYTES and not symlinks:
@@ -173,18 +171,23 @@ def _open_or_create(
     for e in manifest.linked:
         if e.kind == "shared":
             click.echo(f"note: all jobs share the project's folder {e.path}/", err=True)
+    if os.path.exists(task.run_config):
+        to = f"{ws.attic}/{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        control.move_away(task, to)
+        click.echo(f"moved the old task away: {to}")
     return tasks.create(ws, name, raw, manifest)
 
 
 def _say_what_changed(task: TaskPaths, symlinks: bool) -> None:
     """A resumed task keeps its snapshot; say in one line how today's project differs from it."""
-    from searchkit.store import creation, snapshot
+    from searchkit.store import snapshot
 
-    manifest = snapshot.load(task.snapshot(max(int(k) for k in creation.listdir(task.snapshots) if k.isdigit())))
-    if changed := snapshot.changes(manifest):
+    manifest = snapshot.load(task.snapshot(snapshot.newest(task)))
+    project = task.workspace.project
+    if changed := snapshot.changes(manifest, project):
         names = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
         click.echo(f"note: the task keeps the project as it was; changed since: {names} (restart takes them)", err=True)
-    if linked := snapshot.changed_links(manifest):
+    if linked := snapshot.changed_links(manifest, project):
         click.echo(f"note: jobs see these changed files through links: {', '.join(linked[:5])}", err=True)
     if symlinks != manifest.symlinks:
         mode = "with" if manifest.symlinks else "without"
@@ -227,7 +230,7 @@ def _schedule(
     from searchkit.store import journal, tasks
 
     me = tasks.myself()
-    open_task = tasks.take(task, journal.acquire(task, me), me, **options)
+    open_task = tasks.take(task, journal.acquire(task, me), me, options=options, retries=config.run.retries)
     progress = Progress(ws, open_task, config, slots_line, live=live)
     hide = hide_gpus or config.resources.gpus == 0
     plan = Plan(ws, config, slots, hide, {**os.environ, **config.env}, tuple(sys.argv))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import shlex
 from typing import Any
 
@@ -101,15 +99,8 @@ def scalar_facts(job: JobScalars) -> dict[str, Any]:
         "job": job.view.job.index,
         "status": str(job.view.state),
         "params": job.view.job.values,
-        "scalars": {k: {str(s): finite(v) for s, v in series.items()} for k, series in job.series.items()},
+        "scalars": {k: {str(s): v for s, v in series.items()} for k, series in job.series.items()},
         "pre_callback_result": job.pre,
         "after_callback_result": job.after,
         "undecodable_lines": job.skipped,
     }
-
-
-def finite(value: float) -> float | str:
-    """JSON has no NaN: `"NaN"`, `"Infinity"`, `"-Infinity"` instead."""
-    if math.isfinite(value):
-        return value
-    return json.dumps(value)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from searchkit import fsio, template
@@ -54,16 +56,13 @@ def make_job(task: TaskPaths, job: Job) -> None:
 
 
 def link(task: TaskPaths, job: Job) -> None:
-    names = tree_path_of(job)
-    if not names:
-        return
-    folder = "/".join([task.jobs_tree, *names[:-1]])
-    target = os.path.relpath(task.job(job.index).root, folder)
-    os.makedirs(folder, exist_ok=True)
-    for i in range(1, 1_000_000):
-        # Two points may have the same texts (a value given twice): the later ones get ~2, ~3 …
-        path = f"{folder}/{names[-1] if i == 1 else escape(f'{names[-1]}~{i}')}"
+    """Make a job's link in the tree, unless it is there."""
+    for path, target in _link_places(task, job):
         try:
+            os.symlink(target, path)
+            return
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
             os.symlink(target, path)
             return
         except FileExistsError:
@@ -72,13 +71,25 @@ def link(task: TaskPaths, job: Job) -> None:
                     return
 
 
+def _link_places(task: TaskPaths, job: Job) -> Iterator[tuple[str, str]]:
+    """Where a job's link may stand, and what it says: two points may have the same texts (a value given twice), so the
+    later ones get ~2, ~3 …"""
+    names = tree_path_of(job)
+    if not names:
+        return
+    folder = "/".join([task.jobs_tree, *names[:-1]])
+    target = f"{'../' * len(names)}all/{job.index}"
+    for i in itertools.count(1):
+        yield f"{folder}/{names[-1] if i == 1 else escape(f'{names[-1]}~{i}')}", target
+
+
 def tree_path_of(job: Job) -> tuple[str, ...]:
     from searchkit.space.args import Value
 
     return tree_path({name: Value(job.values[name], text) for name, text in job.text.items()})
 
 
-def make_attempt(task: TaskPaths, job: Job, project_name: str, manifest: Manifest) -> None:
+def make_attempt(task: TaskPaths, job: Job, manifest: Manifest) -> None:
     """Make the folders of a job's highest attempt: callback/, checkpoint/, and the working folder from its snapshot."""
     paths = task.job(job.index)
     attempt = paths.attempt(job.attempt)
@@ -88,8 +99,8 @@ def make_attempt(task: TaskPaths, job: Job, project_name: str, manifest: Manifes
     _mkdir(attempt.callback)
     _mkdir(paths.checkpoint)
     half = f"{task.tmp}/{fsio.half_name(f'work-{job.index}')}"
-    work = f"{attempt.root}/{project_name}"
-    snapshot.materialise(manifest, task.snapshot(job.snapshot), project_name, half, work)
+    work = f"{attempt.root}/{task.workspace.project_name}"
+    snapshot.materialise(manifest, task.snapshot(job.snapshot), task.workspace.project, half, work)
 
 
 def _mkdir(path: str) -> None:
@@ -107,22 +118,27 @@ def _ensure_params(task: TaskPaths, job: Job) -> None:
 def clean(task: TaskPaths, state: TaskState) -> None:
     """Finish deletions, and remove what a killed scheduler left half-made."""
     fsio.sweep(task.tmp)
-    for n in state.deleted:
+    for n, job in state.deleted.items():
         root = task.job(n).root
         if os.path.isdir(root):
-            remove_links(task, n)
+            unlink(task, job)
             fsio.remove_tree(root, task.tmp)
 
 
-def remove_links(task: TaskPaths, n: int) -> None:
-    """Remove a job's link from the tree, with folders that are empty then."""
-    end = f"jobs/all/{n}"
-    for folder, folders, files in os.walk(task.jobs_tree):
-        for name in [*folders, *files]:
-            path = f"{folder}/{name}"
-            if os.path.islink(path) and os.path.normpath(f"{folder}/{os.readlink(path)}").endswith("/" + end):
-                os.unlink(path)
-                with contextlib.suppress(OSError):
-                    os.removedirs(folder)  # stops at the first folder that is not empty
-                os.makedirs(task.jobs_tree, exist_ok=True)
+def unlink(task: TaskPaths, job: Job) -> None:
+    """Remove a job's link from the tree, with the folders that are empty then."""
+    for path, target in _link_places(task, job):
+        try:
+            if os.readlink(path) != target:
+                continue
+            os.unlink(path)
+        except OSError:  # none here: it has none, then
+            return
+        folder = os.path.dirname(path)
+        while folder != task.jobs_tree:
+            try:
+                os.rmdir(folder)
+            except OSError:  # not empty
                 return
+            folder = os.path.dirname(folder)
+        return

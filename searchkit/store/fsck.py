@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from searchkit import fsio
 from searchkit.errors import StorageError
-from searchkit.store import creation, journal, snapshot, status
+from searchkit.store import creation, journal, snapshot, status, tasks
 from searchkit.store.state import Job, TaskState, replay
-from searchkit.workspace import TaskPaths, Workspace
+from searchkit.workspace import TaskPaths
 
 
 @dataclass(frozen=True)
@@ -19,21 +19,29 @@ class Finding:
     repaired: bool = False
 
 
-def check(ws: Workspace, task: TaskPaths, *, repair: bool) -> list[Finding]:
+def check(task: TaskPaths, *, repair: bool) -> list[Finding]:
     """All faults of a task. With `repair`, what the events can restore is restored: params.json, links, job folders.
 
     Repairs are left out while a scheduler runs; it is the one who writes.
     """
+    lease = journal.try_acquire(task, tasks.myself()) if repair else None
+    try:
+        return _check(task, repair=lease is not None)
+    finally:
+        if lease is not None:
+            lease.release()
+
+
+def _check(task: TaskPaths, *, repair: bool) -> list[Finding]:
     events, damaged = journal.read(task)
     state = replay(events)
-    repair = repair and not journal.is_held(task)
     found: list[Finding] = []
     if damaged:
         found.append(Finding(task.events, f"{damaged} damaged line(s), skipped"))
     if not fsio.read_bytes(task.run_config):
         found.append(Finding(task.run_config, "missing or empty"))
     for k in sorted({job.snapshot for job in state.jobs.values()}):
-        found += _check_snapshot(ws, task, k)
+        found += _check_snapshot(task, k)
     linked = _links(task)
     for job in state.jobs.values():
         found += _check_job(task, job, linked, repair)
@@ -41,7 +49,7 @@ def check(ws: Workspace, task: TaskPaths, *, repair: bool) -> list[Finding]:
     return found
 
 
-def _check_snapshot(ws: Workspace, task: TaskPaths, k: int) -> list[Finding]:
+def _check_snapshot(task: TaskPaths, k: int) -> list[Finding]:
     paths = task.snapshot(k)
     try:
         manifest = snapshot.load(paths)
@@ -49,7 +57,7 @@ def _check_snapshot(ws: Workspace, task: TaskPaths, k: int) -> list[Finding]:
         return [Finding(paths.root, e.message)]
     found = []
     for entry in manifest.entries:
-        path = f"{paths.root}/{ws.project_name}/{entry.path}"
+        path = f"{paths.root}/{manifest.name}/{entry.path}"
         if entry.kind == "file" and (not os.path.isfile(path) or os.path.getsize(path) != entry.size):
             found.append(Finding(path, f"must be a file of {entry.size} bytes"))
     return found

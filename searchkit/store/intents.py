@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -26,10 +27,11 @@ class Intent:
 
 @dataclass
 class Waiting:
-    """An intent that was taken; answered when none of its jobs lives."""
+    """An intent that was taken; answered when the attempts it is about are gone."""
 
     intent: Intent
-    jobs: set[int] = field(default_factory=set)
+    draining: bool = False  # the scheduler launches nothing more
+    tokens: set[str] = field(default_factory=set)  # of the attempts that have to be gone first
     refused: list[int] = field(default_factory=list)
     since: float = field(default_factory=time.monotonic)
 
@@ -59,4 +61,12 @@ def unanswered(task: TaskPaths, state: TaskState) -> list[Intent]:
             continue
         if intent.generation == state.generation:
             out.append(intent)
+        else:
+            discard(task, intent)
     return out
+
+
+def discard(task: TaskPaths, intent: Intent) -> None:
+    """Remove an intent that is answered or void."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{task.intents}/{intent.id}.json")

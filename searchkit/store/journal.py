@@ -71,10 +71,10 @@ def follow(task: TaskPaths) -> Iterator[list[Event]]:
         fresh: list[Event] = []
         for generation in generations(task):
             at = offsets.get(generation, 0)
-            raw = fsio.read_bytes(task.segment(generation)) or b""
+            raw = fsio.read_bytes(task.segment(generation), at) or b""
             end = raw.rfind(b"\n") + 1
-            fresh += [e for e in map(decode, raw[at:end].split(b"\n")[:-1]) if e is not None]
-            offsets[generation] = max(end, at)
+            fresh += [e for e in map(decode, raw[:end].split(b"\n")[:-1]) if e is not None]
+            offsets[generation] = at + end
         yield fresh
 
 
@@ -164,6 +164,9 @@ def try_acquire(task: TaskPaths, me: Holder) -> Lease | None:
             break
         time.sleep(0.002)
     else:
+        os.close(fd)
+        return None
+    if not fsio.is_at(fd, task.lease):  # the task was moved away, or deleted, between the two calls above
         os.close(fd)
         return None
     generation = max(generations(task), default=0) + 1

@@ -33,12 +33,21 @@ _LIST_PACKAGES = (
 )
 
 
-def _run(*argv: str, cwd: str, timeout_s: float = 20.0) -> bytes | None:
+def _run(*argv: str, cwd: str, timeout_s: float = 5.0) -> bytes | None:
     try:
         done = subprocess.run(argv, cwd=cwd, capture_output=True, timeout=timeout_s, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
+
+
+def _last_object(out: bytes | None) -> dict[str, Any] | None:
+    """The JSON object on the last line of a program's output, whatever else a wrapper of `python` may print."""
+    try:
+        found = json.loads((out or b"").splitlines()[-1])
+    except (ValueError, IndexError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _git(project: str) -> dict[str, Any] | None:
@@ -50,7 +59,14 @@ def _git(project: str) -> dict[str, Any] | None:
 
 
 def capture(
-    snapshot: SnapshotPaths, tmp: str, project: str, *, seed: int, command_line: tuple[str, ...], gpus: list[str]
+    snapshot: SnapshotPaths,
+    tmp: str,
+    project: str,
+    *,
+    seed: int,
+    command_line: tuple[str, ...],
+    gpus: list[str],
+    path: str | None,
 ) -> None:
     """Write `provenance.json` (and `uncommitted.diff` where there is one) unless that is done already.
 
@@ -65,14 +81,14 @@ def capture(
             fsio.atomic_write(snapshot.diff, diff, tmp=tmp, durable=False)
         else:
             git["uncommitted_diff"] = f"left out: {len(diff)} bytes"
-    python = shutil.which("python") or shutil.which("python3") or sys.executable
-    listed = _run(python, "-c", _LIST_PACKAGES, cwd="/")
+    python = shutil.which("python", path=path) or shutil.which("python3", path=path) or sys.executable
+    listed = _last_object(_run(python, "-c", _LIST_PACKAGES, cwd="/"))
     body = {
         "command_line": command_line,
         "seed": seed,
         "git": git,
         "python": python,
-        **(json.loads(listed) if listed else {"packages": None}),
+        **(listed or {"packages": None}),
         "searchkit_python": sys.version,
         "host": socket.gethostname(),
         "platform": platform.platform(),

@@ -14,6 +14,7 @@ Nothing that a job writes makes a reader fail: what can't be used is left out an
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import json
 import math
@@ -82,12 +83,23 @@ def make_durable(callback: str, *, log: str | None, workdir: str, tensorboard: b
     if tensorboard:
         paths += _event_files(workdir, tensorboard)
     for path in paths:
-        with contextlib.suppress(FileNotFoundError):
+        with _odd_files():
             if path.startswith(workdir) and os.stat(path).st_mtime < newer_than_s:
                 continue  # came with the project
             fsio.fsync_file(path)
     for folder in {os.path.dirname(path) for path in paths}:
-        fsio.fsync_dir(folder)
+        with _odd_files():
+            fsio.fsync_file(folder)
+
+
+@contextlib.contextmanager
+def _odd_files() -> Iterator[None]:
+    """Pass over what a job made of its own files (removed, a folder, a loop); a failing disk stays an error."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
 
 
 def _scan(folder: str) -> list[os.DirEntry[str]]:
@@ -119,7 +131,9 @@ def read_callback_result(callback: str, which: str) -> dict[str, Any] | None:
     """What the `pre` or `after` callback printed as its result; None where there is none (that can be read)."""
     if which not in ("pre", "after"):
         raise ValueError(f"which must be 'pre' or 'after', got {which!r}")
-    raw = fsio.read_bytes(f"{callback}/{which}.json")
+    raw = None
+    with _odd_files():
+        raw = fsio.read_bytes(f"{callback}/{which}.json")
     result = _parse(raw) if raw is not None else None
     return result if isinstance(result, dict) else None
 
@@ -141,7 +155,9 @@ def _from_callback(folder: str) -> tuple[dict[str, Series], int]:
     # What is read later replaces: the pids ascending (as numbers: longer names last), then the main file.
     files.sort(key=lambda name: (name == "scalars.jsonl", len(name), name))
     for name in files:
-        raw = fsio.read_bytes(f"{folder}/{name}")
+        raw = None
+        with _odd_files():
+            raw = fsio.read_bytes(f"{folder}/{name}")
         if raw:
             skipped += _add_lines(raw, series)
     return series, skipped

@@ -17,7 +17,7 @@ from typing import Any
 
 from searchkit import fsio
 from searchkit.errors import StorageError, UsageError
-from searchkit.workspace import NAME, SnapshotPaths
+from searchkit.workspace import NAME, SnapshotPaths, TaskPaths
 
 IGNORE_FILE = ".searchignore"
 LINKS_FILE = ".searchlinks"
@@ -55,6 +55,7 @@ class Manifest:
     project: str
     symlinks: bool
     entries: tuple[Entry, ...]
+    name: str = ""  # of the folder that holds the copy, in a snapshot
     skipped: tuple[str, ...] = ()  # sockets, pipes, devices
 
     @property
@@ -92,7 +93,7 @@ def scan(project: str, *, symlinks: bool = False) -> Manifest:
         for e in found:
             path = prefix + e.name
             is_dir = e.is_dir(follow_symlinks=False)
-            if (not prefix and e.name in ALWAYS_IGNORED) or (ignored and ignored(path + "/" * is_dir)):
+            if e.name in ALWAYS_IGNORED or (ignored and ignored(path + "/" * is_dir)):
                 continue
             info = e.stat(follow_symlinks=False)
             if e.is_symlink():
@@ -101,20 +102,20 @@ def scan(project: str, *, symlinks: bool = False) -> Manifest:
                 if os.path.exists(os.path.join(e.path, "pyvenv.cfg")):
                     continue  # a virtual environment of any name: a copy of it would not work
                 if symlinks and ((shared and shared(path + "/")) or _has_many_files(e.path)):
-                    yield Entry("shared", path, mtime_ns=info.st_mtime_ns, target=e.path)
+                    yield Entry("shared", path, mtime_ns=info.st_mtime_ns)
                 else:
                     yield Entry("dir", path)
                     yield from walk(e.path, path + "/")
             elif stat.S_ISREG(info.st_mode):
                 if symlinks and (info.st_size >= LINK_FROM_BYTES or (shared and shared(path))):
-                    yield Entry("big", path, info.st_size, info.st_mtime_ns, e.path)
+                    yield Entry("big", path, info.st_size, info.st_mtime_ns)
                 else:
                     yield Entry("file", path, info.st_size, info.st_mtime_ns)
             else:
                 skipped.append(path)
 
     try:
-        return Manifest(project, symlinks, tuple(walk(project, "")), tuple(skipped))
+        return Manifest(project, symlinks, tuple(walk(project, "")), skipped=tuple(skipped))
     except PermissionError as e:
         raise UsageError(
             f"cannot read {e.filename}: permission denied", f"Mend it, or name it in {IGNORE_FILE} to leave it out"
@@ -146,7 +147,7 @@ def build(manifest: Manifest, project_name: str, tmp: str, final: SnapshotPaths)
     fsio.discard(half)
     os.makedirs(os.path.join(half, project_name))
     try:
-        _copy(manifest, manifest.project, os.path.join(half, project_name), copy_big=False, durable=True)
+        made = list(_copy(manifest, manifest.project, os.path.join(half, project_name), durable=True))
     except PermissionError as e:
         fsio.discard(half)
         if e.filename and str(e.filename).startswith(tmp):
@@ -156,11 +157,12 @@ def build(manifest: Manifest, project_name: str, tmp: str, final: SnapshotPaths)
         ) from e
     body: dict[str, Any] = {
         "project": manifest.project,
+        "name": project_name,
         "symlinks": manifest.symlinks,
         "skipped": manifest.skipped,
-        "entries": [[e.kind, e.path, e.size, e.mtime_ns, e.target] for e in manifest.entries],
+        "entries": [[e.kind, e.path, e.size, e.mtime_ns, e.target] for e in made],
     }
-    fsio.write_new(os.path.join(half, "manifest.json"), json.dumps(body, ensure_ascii=False).encode())
+    fsio.write_new(os.path.join(half, "manifest.json"), json.dumps(body).encode())
     os.makedirs(os.path.dirname(final.root), exist_ok=True)
     os.rename(half, final.root)
     fsio.fsync_dir(os.path.dirname(final.root))
@@ -171,52 +173,68 @@ def load(paths: SnapshotPaths) -> Manifest:
     try:
         body = json.loads(fsio.read_bytes(paths.manifest) or b"")
         entries = tuple(Entry(*e) for e in body["entries"])
-        return Manifest(body["project"], body["symlinks"], entries, tuple(body["skipped"]))
+        return Manifest(body["project"], body["symlinks"], entries, body["name"], tuple(body["skipped"]))
     except (ValueError, KeyError, TypeError) as e:
         raise StorageError(f"the snapshot {paths.root} is missing or damaged ({e})", "See: search-ctl fsck") from e
 
 
-def materialise(manifest: Manifest, snapshot: SnapshotPaths, project_name: str, half: str, final: str) -> None:
-    """Make a job's working folder from a snapshot: built at `half`, renamed to `final`; nothing where it exists."""
+def newest(task: TaskPaths) -> int:
+    """The number of a task's newest snapshot; StorageError where it has none."""
+    try:
+        return max(int(name) for name in os.listdir(task.snapshots) if name.isdecimal())
+    except (FileNotFoundError, ValueError) as e:
+        raise StorageError(f"task {task.name!r} has no snapshot in {task.snapshots}", "See: search-ctl fsck") from e
+
+
+def materialise(manifest: Manifest, snapshot: SnapshotPaths, project: str, half: str, final: str) -> None:
+    """Make a job's working folder from a snapshot: built at `half`, renamed to `final`; nothing where it exists.
+
+    `project`: where the project is now; it may have been moved since the snapshot was taken.
+    """
     if os.path.isdir(final):
         return
     fsio.discard(half)
     os.mkdir(half)
-    _copy(manifest, f"{snapshot.root}/{project_name}", half, copy_big=True, durable=False)
+    for _ in _copy(manifest, f"{snapshot.root}/{manifest.name}", half, links_to=project):
+        pass
     os.rename(half, final)
 
 
-def _copy(manifest: Manifest, src: str, dst: str, *, copy_big: bool, durable: bool) -> None:
-    """Lay the entries out below `dst`; with `copy_big`, linked kinds become links to the project (else nothing)."""
+def _copy(manifest: Manifest, src: str, dst: str, *, links_to: str = "", durable: bool = False) -> Iterator[Entry]:
+    """Lay the entries out below `dst`, and yield those that were made. Linked kinds become links into `links_to`, or
+    are only listed where that is empty."""
     for e in manifest.entries:
         if e.kind == "file":
             try:
                 fsio.copy_file(f"{src}/{e.path}", f"{dst}/{e.path}", durable=durable)
             except FileNotFoundError:
-                if src != manifest.project:
+                if os.path.lexists(f"{src}/{e.path}") or links_to:
                     raise
-                # Gone between the listing and the copy: a temporary file of an editor, say.
+                continue  # gone between the listing and the copy: a temporary file of an editor, say
         elif e.kind == "dir":
             os.mkdir(f"{dst}/{e.path}")
-        elif e.kind == "link" or copy_big:
+        elif e.kind == "link":
             os.symlink(e.target, f"{dst}/{e.path}")
+        elif links_to:
+            os.symlink(f"{links_to}/{e.path}", f"{dst}/{e.path}")
+        yield e
 
 
-def changes(manifest: Manifest) -> list[str]:
+def changes(manifest: Manifest, project: str) -> list[str]:
     """The paths that differ between a snapshot and the project as it is now (by size and mtime), sorted."""
-    then = {e.path: (e.kind, e.size, e.mtime_ns, e.target) for e in manifest.entries if e.kind != "shared"}
-    today = scan(manifest.project, symlinks=manifest.symlinks)
-    now = {e.path: (e.kind, e.size, e.mtime_ns, e.target) for e in today.entries if e.kind != "shared"}
+    then = {e.path: (e.kind, e.size, e.mtime_ns) for e in manifest.entries if e.kind != "shared"}
+    today = scan(project, symlinks=manifest.symlinks)
+    now = {e.path: (e.kind, e.size, e.mtime_ns) for e in today.entries if e.kind != "shared"}
     return sorted(path for path in then.keys() | now.keys() if then.get(path) != now.get(path))
 
 
-def changed_links(manifest: Manifest) -> list[str]:
+def changed_links(manifest: Manifest, project: str) -> list[str]:
     """Files that jobs see through a link and that are no longer what they were when the task started."""
     out = []
     for e in manifest.entries:
         if e.kind == "big":
             try:
-                info = os.stat(e.target)
+                info = os.stat(f"{project}/{e.path}")
             except OSError:
                 out.append(e.path)
                 continue

@@ -83,7 +83,9 @@ class TaskState:
     generation: int = 0
     options: dict[str, Any] = field(default_factory=dict)  # the flags of the last search-run
     jobs: dict[int, Job] = field(default_factory=dict)
-    deleted: set[int] = field(default_factory=set)
+    deleted: dict[int, Job] = field(default_factory=dict)
+    early: dict[int, list[Event]] = field(default_factory=dict)  # of jobs whose `create` line is damaged
+    retries: int = 0  # of the last search-run
     complete: bool = False  # every job of the expansion was created
     snapshot: int = 0
     snapshots: set[int] = field(default_factory=set)
@@ -120,11 +122,17 @@ def apply(job: Job, event: Event) -> Job:
         )
         errors = job.errors + (event["spent"] == "error")
         lost = job.lost + (event["spent"] == "lost")
-        return replace(job, result=result, errors=errors, lost=lost, held=job.held or job.stop == "stop")
+        attempt = max(job.attempt, result.attempt)  # the line of its launch may be damaged
+        return replace(
+            job, attempt=attempt, result=result, errors=errors, lost=lost, held=job.held or job.stop == "stop"
+        )
     if kind == "stop":
         if job.state is State.RUNNING:
-            return replace(job, stop=event["why"])
+            return job if job.stop == "stop" else replace(job, stop=event["why"])
         return replace(job, held=True) if event["why"] == "stop" and job.state is State.PENDING else job
+    if kind == "adopt":
+        # What was left running (a third Ctrl-C, a killed scheduler) counts again, whatever was once asked of it.
+        return replace(job, stop="" if job.stop in ("interrupt", "task") else job.stop)
     if kind == "restart":
         again = job.result and replace(job.result, retry=True)
         return replace(job, result=again, held=False, snapshot=event["snapshot"], errors=0, lost=0)
@@ -143,8 +151,9 @@ def outcome(job: Job, s: Status, retries: int, timeout_s: float | None) -> Event
         state, retry = State.STOPPED, stopped != "stop"
     elif s.exit_code is None:
         state, reason = State.ERROR, LOST
-        spent = "lost" if s.start else ""
-        retry = job.lost + bool(s.start) <= MAX_LOST
+        # A wrapper that died before its first line cost the job nothing; without any status file, the job removed it.
+        spent = "" if s.exists and not s.start else "lost"
+        retry = job.lost + (spent == "lost") <= MAX_LOST
     elif s.exit_code == 0 and not stopped:
         state, retry = State.FINISHED, False
         reason = f"the after callback failed with exit code {s.after_code}" if s.after_code else ""
@@ -176,11 +185,16 @@ def advance(task: TaskState, event: Event) -> None:
     if kind == "create":
         n = event["job"]
         if n not in task.jobs and n not in task.deleted:
-            task.jobs[n] = Job(n, event["values"], event["text"], event["command"], snapshot=task.snapshot)
-    elif kind in ("launch", "result"):
+            job = Job(n, event["values"], event["text"], event["command"], snapshot=task.snapshot)
+            for early in task.early.pop(n, ()):
+                job = apply(job, early)
+            task.jobs[n] = job
+    elif kind in ("launch", "result", "adopt"):
         n = event["job"]
         if n in task.jobs:
             task.jobs[n] = apply(task.jobs[n], event)
+        elif n not in task.deleted:
+            task.early.setdefault(n, []).append(event)
     elif kind in ("stop", "restart"):
         if kind == "restart":
             task.snapshot = event["snapshot"]
@@ -190,12 +204,13 @@ def advance(task: TaskState, event: Event) -> None:
                 task.jobs[n] = apply(task.jobs[n], event)
     elif kind == "delete":
         for n in event["jobs"]:
-            task.jobs.pop(n, None)
-            task.deleted.add(n)
+            if n in task.jobs:
+                task.deleted[n] = task.jobs.pop(n)
     elif kind == "open":
         task.token = task.token or event["token"]
         task.generation = event["generation"]
         task.options = event.get("options", task.options)
+        task.retries = event.get("retries", task.retries)
     elif kind == "complete":
         task.complete = True
     elif kind == "answer":

@@ -58,6 +58,16 @@ def start_ticks(pid: int) -> int | None:
         return None
 
 
+def is_alive(pid: int, ticks: int | None) -> bool:
+    """Whether the process that began at `ticks` still runs (a zombie does not, even if nobody reaps it)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as f:
+            fields = f.read().rpartition(b")")[2].split()
+    except OSError:
+        return False
+    return fields[0] not in (b"Z", b"X") and (ticks is None or int(fields[19]) == ticks)
+
+
 def read(paths: AttemptPaths) -> Status:
     """Parse the status file of an attempt and look whether its wrapper lives. Undecodable lines are counted."""
     try:
@@ -90,7 +100,7 @@ def read(paths: AttemptPaths) -> Status:
     if not alive and exit_code is None and start:
         if start.boot_id == boot_id():
             # A file system without flock never says "alive": ask the process table as well.
-            alive = start_ticks(start.pid) == start.start_ticks
+            alive = is_alive(start.pid, start.start_ticks)
         elif start.host != socket.gethostname():
             alive, elsewhere = True, start.host
     ended = end_s if exit_code is not None else None

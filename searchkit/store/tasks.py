@@ -27,6 +27,7 @@ def create(ws: Workspace, name: str, raw_config: bytes, manifest: Manifest) -> T
     final = ws.task(name)
     with fsio.storage():
         try:
+            os.makedirs(ws.tmp, exist_ok=True)
             fsio.sweep(ws.tmp)
             fsio.discard(half.root)
             for folder in (half.tmp, half.events, half.intents, half.jobs_all, half.jobs_tree):
@@ -64,6 +65,7 @@ class OpenTask:
     lease: Lease
     journal: Journal
     state: TaskState
+    damaged: int = 0  # lines of the events that could not be read
 
     def record(self, type_: str, **fields: object) -> Event:
         """Add an event to the next commit and to the state."""
@@ -76,15 +78,18 @@ class OpenTask:
         self.lease.release()
 
 
-def take(task: TaskPaths, lease: Lease, me: Holder, **options: object) -> OpenTask:
-    """Begin a new generation under a lease just acquired; `options` are kept for schedulers started later."""
+def take(task: TaskPaths, lease: Lease, me: Holder, **kept: object) -> OpenTask:
+    """Begin a new generation under a lease just acquired.
+
+    `kept`: what a scheduler tells those after it: `options`, its flags, and `retries`.
+    """
     with fsio.storage():
-        state = replay(journal.read(task)[0])
-        open_task = OpenTask(task, lease, Journal(task, lease.generation), state)
+        events, damaged = journal.read(task)
+        state = replay(events)
+        open_task = OpenTask(task, lease, Journal(task, lease.generation), state, damaged)
     token = state.token or os.urandom(8).hex()
-    fields: dict[str, object] = {"options": options} if options else {}
-    fields.update(generation=lease.generation, host=me.host, pid=me.pid)
-    open_task.record("open", time=time.time(), token=token, **fields)
+    who = {"generation": lease.generation, "host": me.host, "pid": me.pid}
+    open_task.record("open", time=time.time(), token=token, **who, **kept)
     open_task.journal.commit()
     return open_task
 
@@ -118,7 +123,7 @@ def read_status(task: TaskPaths, job: Job) -> status.Status:
     return status.read(task.job(job.index).attempt(job.attempt))
 
 
-def view_job(task: TaskPaths, job: Job) -> JobView:
+def view_job(task: TaskPaths, job: Job, retries: int = 0) -> JobView:
     """Derive a job's state. Only a job without an accepted result costs a look at its files."""
     result = job.result
     if result is not None:
@@ -132,7 +137,7 @@ def view_job(task: TaskPaths, job: Job) -> JobView:
     if s.exit_code is None and s.alive:
         where = f"started on {s.elsewhere}, which can't be asked from here" if s.elsewhere else ""
         return JobView(job, State.RUNNING, start_s or job.launched_s, None, None, where)
-    said = outcome(job, s, 0, None)  # what the next scheduler will accept, but for retries
+    said = outcome(job, s, retries, None)  # what the next scheduler will accept
     lost = s.exit_code is None or said["retry"]
     state = State.PENDING if lost else State(said["state"])
     return JobView(job, state, start_s, s.end_s, s.exit_code, said["reason"])
@@ -154,7 +159,7 @@ def view(task: TaskPaths) -> TaskView:
         events, damaged = journal.read(task)
         scheduled = journal.is_held(task)
     state = replay(events)
-    jobs = [view_job(task, state.jobs[n]) for n in sorted(state.jobs)]
+    jobs = [view_job(task, state.jobs[n], state.retries) for n in sorted(state.jobs)]
     update_s = max([state.time_s, *(j.end_s for j in jobs if j.end_s)]) or os.path.getmtime(task.run_config)
     return TaskView(task, state, jobs, task_status(jobs, scheduled, state.complete), update_s, damaged)
 
@@ -200,8 +205,8 @@ def _entry(seen: TaskView) -> dict[str, str]:
 
 
 def update_summary(ws: Workspace, entries: dict[str, dict[str, str]]) -> None:
-    """Set entries of summary.yaml and drop those of tasks that are gone."""
-    with fsio.locked(ws.summary_lock):
+    """Set entries of summary.yaml and drop those of tasks that are gone; left alone while somebody sits on its lock."""
+    with contextlib.suppress(TimeoutError), fsio.locked(ws.summary_lock, timeout_s=0.5):
         merged = {**_summary(ws), **entries}
         kept = {name: merged[name] for name in ws.task_names() if name in merged}
         fsio.atomic_write(ws.summary, _dump(kept), tmp=ws.tmp, durable=False)
