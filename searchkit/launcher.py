@@ -60,6 +60,7 @@ class Launcher:
     machine: Machine = field(default_factory=this_machine)
     port: int = 0  # what the last started job was given as MASTER_PORT
     manifests: dict[int, snapshot.Manifest] = field(default_factory=dict)
+    prepared: dict[int, tuple[int, str]] = field(default_factory=dict)  # job -> (snapshot, working folder under tmp/)
     kept: set[int] = field(default_factory=set)  # snapshots whose provenance is on disk
 
     def describe(self, n: int) -> Launch:
@@ -78,7 +79,10 @@ class Launcher:
         """
         job, config = self.task.state.jobs[n], self.plan.config
         with fsio.storage():
-            creation.make_attempt(self.task.paths, job, self._manifest(job.snapshot))
+            k, work = self.prepared.pop(n, (-1, ""))
+            creation.make_attempt(
+                self.task.paths, job, self._manifest(job.snapshot), work if k == job.snapshot else None
+            )
         self.port = local.free_port(launch.token, ports)
         env = local.environment(
             self.plan.base_env,
@@ -97,6 +101,25 @@ class Launcher:
                 raise CannotStart(f"cannot be started: {e.strerror}") from e
             hint = "Run the same command again when that is mended"
             raise StorageError(f"cannot start job {n}: {e}", hint) from e
+
+    def prepare(self, jobs: Iterable[int]) -> bool:
+        """Lay out the working folder of the first of `jobs` that has none yet; say whether there was one.
+
+        Done while all slots are busy, so that a slot does not wait for the copying of a project.
+        """
+        for n in jobs:
+            job = self.task.state.jobs.get(n)
+            if job is not None and self.prepared.get(n, (-1, ""))[0] != job.snapshot:
+                with fsio.storage():
+                    work = creation.make_work(self.task.paths, job, self._manifest(job.snapshot))
+                self.prepared[n] = (job.snapshot, work)
+                return True
+        return False
+
+    def discard_prepared(self) -> None:
+        for _, work in self.prepared.values():
+            fsio.discard(work)
+        self.prepared.clear()
 
     def keep_provenance(self, started: Iterable[int]) -> None:
         """Keep what is needed to repeat the run, once a snapshot; after the first launch, because it takes a while."""

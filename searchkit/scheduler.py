@@ -31,7 +31,9 @@ from searchkit.store.state import Job, State, outcome
 from searchkit.store.status import Status
 from searchkit.store.tasks import OpenTask
 
-CREATE_AT_ONCE = 64  # jobs whose folders are made between two looks at the running ones
+CREATE_AT_ONCE = 64  # jobs whose folders are made in one go
+CREATE_BESIDE = 8  # the same, while others run and may end at any moment
+PREPARE_AHEAD = 4  # jobs whose working folders are laid out before a slot is free
 TICK_S = 0.2  # how often adopted jobs, timeouts and intents are looked at
 MAX_FALSE_STARTS = 10
 GRACE_S = 10.0  # between SIGTERM and SIGKILL
@@ -117,10 +119,12 @@ class Scheduler:
                 self.observer.tick(self.task, len(self.live))
                 if self.interrupts >= 3 or self._done():
                     break
-                select.select([wake_fd], [], [], 0 if created else TICK_S)
+                ahead = bool(self.live and not self.draining) and self.launcher.prepare(self._next_up())
+                select.select([wake_fd], [], [], 0 if created or ahead else TICK_S)
                 with contextlib.suppress(BlockingIOError):
                     os.read(wake_fd, 4096)
         self.task.journal.commit()
+        self.launcher.discard_prepared()
         return self._exit_code()
 
     # ---- what happened
@@ -218,11 +222,12 @@ class Scheduler:
     def _decide_creation(self) -> list[int]:
         if self.task.state.complete:
             return []
-        chunk = list(islice(self.points, CREATE_AT_ONCE))
+        size = CREATE_BESIDE if self.live else CREATE_AT_ONCE
+        chunk = list(islice(self.points, size))
         for n, point in chunk:
             values, text, command = creation.describe(self.plan.config, point)
             self.task.record("create", job=n, values=values, text=text, command=command)
-        if len(chunk) < CREATE_AT_ONCE:
+        if len(chunk) < size:
             self.task.record("complete")
         return [n for n, _ in chunk]
 
@@ -231,6 +236,10 @@ class Scheduler:
             creation.make_job(self.task.paths, self.task.state.jobs[n])
         if self.task.state.jobs[n].state is State.PENDING:
             self.ready.insert(0, n)
+
+    def _next_up(self) -> list[int]:
+        """The jobs that start next, soonest first."""
+        return self.ready[: -1 - min(self.plan.slots.limit, PREPARE_AHEAD) : -1]
 
     def _decide_launches(self) -> list[int]:
         chosen: list[int] = []

@@ -24,6 +24,14 @@ _HEREDOC = re.compile(r"(?<!<)<<(?P<tabs>-?)[ \t]*(?P<word>\\?[\w.-]+|'[^'\n]+'|
 _VARIABLE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*|[0-9])(?=\0)")
 _SAFE = re.compile(r"[a-zA-Z0-9@%+=:,./_-]+")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\+?=")
+# Nothing but words: no expansion, no operator, no comment; quotes only around what they leave alone.
+_PLAIN = re.compile(r"""[ \t]*[\w./](?:[\w@%+:,./= \t-]|'[^']*'|"[^"$`\\!]*")*""", re.ASCII)
+_PROGRAM = re.compile(r"[\w./+-]+", re.ASCII)
+_SHELL_WORDS = frozenset(
+    """! . : [ { ( alias bg break case cd chdir command continue do done echo elif else esac eval exec exit export false
+    fc fg fi for function getopts hash if in jobs kill let local printf pwd read readonly return select set shift source
+    test then time times trap true type typeset ulimit umask unalias unset until wait while } )""".split()  # noqa: SIM905
+)
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,24 @@ def render(template: Template, texts: Mapping[str, str]) -> str | list[str]:
     """
     words = ["".join(p if isinstance(p, str) else _fill(p, texts[p.name]) for p in word) for word in template.words]
     return words[0] if template.is_shell else words
+
+
+def is_shell_word(word: str) -> bool:
+    """Whether /bin/sh itself answers to a word: its builtins and keywords need no program on PATH."""
+    return word in _SHELL_WORDS
+
+
+def direct(command: str) -> list[str] | None:
+    """The words of a command of the shell that the shell would do nothing to but split and start; None for any other.
+
+    Started without a shell it is the same program with the same arguments, and one process less.
+    """
+    if not _PLAIN.fullmatch(command):
+        return None
+    first = command.split(None, 1)[0]
+    if is_shell_word(first) or not _PROGRAM.fullmatch(first):
+        return None
+    return shlex.split(command)
 
 
 def _split(command: str) -> list[str]:

@@ -287,3 +287,34 @@ def test_name_that_no_placeholder_can_have() -> None:
         "cfg.yaml:5:31: search_args: '2nd' is declared, but the template never uses {2nd} "
         "(placeholders begin with a letter and hold letters, digits, '_', '-' and '.')"
     ]
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("python train.py --lr 1e-3", ["python", "train.py", "--lr", "1e-3"]),
+        (" ./run.sh 'a b; c' \"d e\" k=v", ["./run.sh", "a b; c", "d e", "k=v"]),
+        ("sleep 0.1", ["sleep", "0.1"]),
+    ],
+)
+def test_a_plain_command_needs_no_shell(command: str, words: list[str]) -> None:
+    assert t.direct(command) == words
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["true 1", "echo a", "a $X", "a; b", "a | b", "A=1 a", "a > f", "a *", "~/a", "a ~", "a `b`", "a {1,2}", "a # b"]
+    + ["exit 3", "'a b' c", 'a "$x"', 'a "\\n"', "a\nb", "a &", "a ?", "a [b]", "a \\ b", "(a)", "! a", "a !x", ""],
+)
+def test_what_the_shell_would_change_is_left_to_it(command: str) -> None:
+    assert t.direct(command) is None
+
+
+@given(st.text("ab1 \t'\"-=./:,%+@$`\\!*?[]{}~#;&|<>()\n", max_size=12))
+@settings(max_examples=300, deadline=None)
+def test_a_plain_command_is_what_the_shell_makes_of_it(tail: str) -> None:
+    command = f"/usr/bin/printf '<%s>' {tail}"
+    words = t.direct(command)
+    if words is not None:
+        by_shell = subprocess.run(["/bin/sh", "-c", command], capture_output=True)
+        assert subprocess.run(words, capture_output=True).stdout == by_shell.stdout

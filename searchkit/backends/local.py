@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from searchkit.backends.procs import TOKEN
+from searchkit.template import direct
 from searchkit.workspace import AttemptPaths, JobPaths
 
 WRAPPER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "wrapper.sh")
@@ -113,7 +114,8 @@ def spawn(launch: Launch, env: dict[str, str], machine: Machine, lease_fds: Coll
     the attempt lives. Raises FileExistsError where this attempt was started before, OSError where it can't be.
     """
     paths = launch.paths
-    command = ["/bin/sh", "-c", launch.command] if isinstance(launch.command, str) else list(launch.command)
+    words = direct(launch.command) if isinstance(launch.command, str) else launch.command
+    command = words or ["/bin/sh", "-c", str(launch.command)]
     argv = ["/bin/sh", WRAPPER, machine.host, machine.boot_id, f"{time.time():.6f}"]
     argv += [launch.job.attempt(launch.attempt + 1).root, launch.work, paths.callback, launch.pre, launch.after]
     argv += [machine.python, HELPER, *command]

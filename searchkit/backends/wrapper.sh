@@ -5,7 +5,7 @@
 #
 #   wrapper.sh HOST BOOT_ID TIME NEXT_ATTEMPT WORK_FOLDER CALLBACK PRE AFTER PYTHON HELPER COMMAND...
 #
-# COMMAND is `sh -c TEXT` or the words of a list; PRE and AFTER are empty where there is no such callback.
+# COMMAND is the words of a program, or `sh -c TEXT` for what needs a shell; PRE and AFTER are empty where there is no such callback.
 
 start_ticks() { shift 21; ticks=$1; }
 

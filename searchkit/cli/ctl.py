@@ -227,7 +227,7 @@ def delete(task_name: str, jobs: str | None, yes: bool, stop_first: bool, as_jso
     if chosen is None:
         control.delete_task(ws, task)
     else:
-        live = sorted(set(chosen) & set(control.live_jobs(task)))
+        live = [j.job.index for j in tasks.view(task).jobs if j.job.index in chosen and str(j.state) == "running"]
         refused = live or control.delete_jobs(task, chosen).refused
         if refused:
             raise ConflictError(f"jobs {_ranges(refused)} are running", "Stop them first, or add --stop")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -139,7 +138,7 @@ class Progress:
         left = counts[State.PENDING] + counts[State.RUNNING]
         if not self._durations or not left:
             return ""
-        each = statistics.fmean(self._durations[-200:])
+        each = sum(recent := self._durations[-200:]) / len(recent)
         return f"about {_span(each * left / max(1, counts[State.RUNNING]))} left"
 
     def summary(self, code: int) -> None:

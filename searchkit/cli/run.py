@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sys
 import time
@@ -24,12 +23,6 @@ if TYPE_CHECKING:
 
 DRY_RUN_JOBS = 20
 BIG_COPY_BYTES = 1 << 30
-
-# What /bin/sh finds without PATH; a template may begin with any of these.
-SHELL_WORDS = re.compile(
-    r"! \. : \[ \{ \( alias break case cd command continue echo eval exec exit export false for if printf pwd read "
-    r"readonly return set shift test time times trap true type ulimit umask unset until wait while".replace(" ", "|")
-)
 
 
 @click.command(context_settings=common.CONTEXT)
@@ -112,8 +105,14 @@ def _slots(config: Config, gpus: str, jobs_per_gpu: int, max_parallel: int | Non
 
 def _check_program(config: Config, ws: Workspace) -> None:
     """A template whose program does not exist would fail in every job: say so before anything is written."""
+    from searchkit.template import is_shell_word
+
     program = config.template.program
-    if not program or any(c in program for c in "${}*?`\"'()|&;<>~") or SHELL_WORDS.fullmatch(program):
+    if (
+        not program
+        or any(c in program for c in "${}*?`\"'()|&;<>~")
+        or (config.template.is_shell and is_shell_word(program))
+    ):
         return
     path = config.env.get("PATH", os.environ.get("PATH", ""))
     if "/" in program:

@@ -89,8 +89,16 @@ def tree_path_of(job: Job) -> tuple[str, ...]:
     return tree_path({name: Value(job.values[name], text) for name, text in job.text.items()})
 
 
-def make_attempt(task: TaskPaths, job: Job, manifest: Manifest) -> None:
-    """Make the folders of a job's highest attempt: callback/, checkpoint/, and the working folder from its snapshot."""
+def make_work(task: TaskPaths, job: Job, manifest: Manifest) -> str:
+    """Lay out the working folder of a job's next attempt under tmp/, where it can wait for its turn."""
+    half = f"{task.tmp}/{fsio.half_name(f'work-{job.index}')}"
+    snapshot.materialise(manifest, task.snapshot(job.snapshot), task.workspace.project, half)
+    return half
+
+
+def make_attempt(task: TaskPaths, job: Job, manifest: Manifest, work: str | None) -> None:
+    """Make the folders of a job's highest attempt: callback/, checkpoint/, and the working folder from its snapshot
+    (`work`: laid out already, by `make_work`)."""
     paths = task.job(job.index)
     attempt = paths.attempt(job.attempt)
     _ensure_params(task, job)
@@ -98,9 +106,11 @@ def make_attempt(task: TaskPaths, job: Job, manifest: Manifest) -> None:
         _mkdir(attempt.root)
     _mkdir(attempt.callback)
     _mkdir(paths.checkpoint)
-    half = f"{task.tmp}/{fsio.half_name(f'work-{job.index}')}"
-    work = f"{attempt.root}/{task.workspace.project_name}"
-    snapshot.materialise(manifest, task.snapshot(job.snapshot), task.workspace.project, half, work)
+    final = f"{attempt.root}/{task.workspace.project_name}"
+    if not os.path.isdir(final):
+        os.rename(work or make_work(task, job, manifest), final)
+    elif work:
+        fsio.discard(work)
 
 
 def _mkdir(path: str) -> None:

@@ -186,18 +186,12 @@ def newest(task: TaskPaths) -> int:
         raise StorageError(f"task {task.name!r} has no snapshot in {task.snapshots}", "See: search-ctl fsck") from e
 
 
-def materialise(manifest: Manifest, snapshot: SnapshotPaths, project: str, half: str, final: str) -> None:
-    """Make a job's working folder from a snapshot: built at `half`, renamed to `final`; nothing where it exists.
-
-    `project`: where the project is now; it may have been moved since the snapshot was taken.
-    """
-    if os.path.isdir(final):
-        return
-    fsio.discard(half)
-    os.mkdir(half)
-    for _ in _copy(manifest, f"{snapshot.root}/{manifest.name}", half, links_to=project):
+def materialise(manifest: Manifest, snapshot: SnapshotPaths, project: str, folder: str) -> None:
+    """Make a job's working folder from a snapshot. `project`: where the project is now; it may have been moved."""
+    fsio.discard(folder)
+    os.mkdir(folder)
+    for _ in _copy(manifest, f"{snapshot.root}/{manifest.name}", folder, links_to=project):
         pass
-    os.rename(half, final)
 
 
 def _copy(manifest: Manifest, src: str, dst: str, *, links_to: str = "", durable: bool = False) -> Iterator[Entry]:
