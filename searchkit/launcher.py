@@ -75,7 +75,8 @@ class Launcher:
     def start(self, n: int, launch: Launch, grant: Grant, ports: Collection[int]) -> int:
         """Make the attempt's folders and start its wrapper; return the wrapper's process number.
 
-        Raises CannotStart for a command that can never start, StorageError for everything else.
+        Raises CannotStart for a command that can never start, FileExistsError for an attempt that was begun before,
+        StorageError for everything else.
         """
         job, config = self.task.state.jobs[n], self.plan.config
         with fsio.storage():
@@ -96,6 +97,8 @@ class Launcher:
         )
         try:
             return local.spawn(launch, env, self.machine, self.plan.slots.lease_fds(grant))
+        except FileExistsError:
+            raise
         except OSError as e:
             if local.cannot_ever_start(e):
                 raise CannotStart(f"cannot be started: {e.strerror}") from e

@@ -61,6 +61,7 @@ class Live:
     grace_s: float = GRACE_S  # between SIGTERM and SIGKILL, if it is stopped
     pid: int | None = None  # of our child; None: adopted, or reaped
     adopted: bool = False
+    slot_freed: bool = False
     port: int = 0
     elsewhere: bool = False  # on a machine that we can't ask, and so can't stop
     target: Target | None = None  # set while it is being ended
@@ -101,9 +102,17 @@ class Scheduler:
             self.points = self._remaining_points()
             self._recover()
             while True:
-                self._collect()
+                over = self._collect()
                 self._obey()
                 launches = self._decide_launches()
+                # No SIGKILL can undo what is written; a power loss might, and then nothing that was launched lives.
+                # So free slots need not wait for the disk: only what is shown to anybody does, below.
+                self.task.journal.write()
+                for n in launches:
+                    self._start(n)
+                for live in over:
+                    if self.live.get(live.job) is live:
+                        self._settle(live.job)
                 created = self._decide_creation()
                 self.task.journal.commit()
                 for job in self.news:
@@ -111,8 +120,6 @@ class Scheduler:
                 self.news.clear()
                 for n in created:
                     self._create_folder(n)
-                for n in launches:
-                    self._start(n)
                 self.launcher.keep_provenance(n for n in launches if n in self.live)
                 self._end_stopped()
                 self._answer()
@@ -129,8 +136,12 @@ class Scheduler:
 
     # ---- what happened
 
-    def _collect(self) -> None:
-        """Accept the results of attempts that ended, and see which have run too long."""
+    def _collect(self) -> list[Live]:
+        """Find the attempts that ended, and those that have run too long.
+
+        The ended ones give their slots back here and are settled after the next launches, but for two kinds that are
+        settled at once: those with a GPU, which must be free for sure, and all where a failure is to stop the rest.
+        """
         over = set()
         while True:
             try:
@@ -151,19 +162,29 @@ class Scheduler:
                     over.add(n)
         gone = set(self.killer.step())
         over.update(n for n, live in self.live.items() if live.target in gone)
-        for n in sorted(over):
-            self._settle(n)
+        ended = [self.live[n] for n in sorted(over)]
+        for live in ended:
+            if live.grant.gpus or self.plan.config.run.on_error == "stop":
+                self._settle(live.job)
+            else:
+                self._free_slot(live)
         now = time.time()
-        late = [n for n, live in self.live.items() if live.deadline and now > live.deadline and not live.target]
+        late = [n for n, x in self.live.items() if x.deadline and now > x.deadline and not x.target and n not in over]
         if late:
             self._stop(late, "timeout")
+        return ended
+
+    def _free_slot(self, live: Live) -> None:
+        if not live.slot_freed:
+            live.slot_freed = True
+            self.plan.slots.give_back(live.grant)
 
     def _settle(self, n: int) -> None:
         """Turn the end of an attempt into a result event."""
         live = self.live.pop(n)
         if live.pid is not None:
             self.by_pid.pop(live.pid, None)  # its zombie may be reaped after the killer saw that it is gone
-        self.plan.slots.give_back(live.grant)
+        self._free_slot(live)
         s = status.read(live.launch.paths)
         if s.exit_code is None or live.adopted or self._left_something():
             # Nothing of an attempt outlives it, least of all beside its successor.
@@ -272,6 +293,10 @@ class Scheduler:
         except CannotStart as e:
             self._refuse(n, str(e))
             return
+        except FileExistsError:  # begun before a power loss that took its launch event: the next number is free
+            self._free_slot(self.live.pop(n))
+            self._result(n, Status(exists=True))
+            return
         live.port = self.launcher.port
         self.by_pid[live.pid] = n
         if self.plan.config.run.timeout_s:
@@ -279,8 +304,7 @@ class Scheduler:
         self.observer.job(self.task.state.jobs[n])
 
     def _refuse(self, n: int, reason: str) -> None:
-        live = self.live.pop(n)
-        self.plan.slots.give_back(live.grant)
+        self._free_slot(self.live.pop(n))
         now = time.time()
         fields = {"rc": 126, "start": now, "end": now, "retry": False, "reason": reason, "spent": "error"}
         attempt = self.task.state.jobs[n].attempt

@@ -51,6 +51,8 @@ def make_job(task: TaskPaths, job: Job) -> None:
     os.mkdir(half)
     # Not synced one by one: the `create` event that is on disk already says all that is in it.
     fsio.write_new(f"{half}/params.json", params_bytes(job), durable=False)
+    os.mkdir(f"{half}/callback")
+    os.mkdir(f"{half}/checkpoint")
     link(task, job)
     os.rename(half, final.root)
 

@@ -2,7 +2,8 @@
 
 A line is one JSON object that ends in its own CRC-32: `{"seq":3,"type":"result",...,"crc":"0f3a99c1"}`. Only the
 process that created a segment appends to it, so a torn last line stays torn and is never repaired: it is skipped.
-Decisions are durable before they are acted on (`commit`), which is what makes a kill at any instant harmless.
+Decisions are written before they are acted on (`write`), which is what makes a kill at any instant harmless, and
+results are synced before they are shown (`commit`), which is what makes a power loss harmless.
 """
 
 from __future__ import annotations
@@ -79,13 +80,14 @@ def follow(task: TaskPaths) -> Iterator[list[Event]]:
 
 
 class Journal:
-    """The open segment of the scheduler that holds the lease; `append` collects, `commit` makes durable."""
+    """The open segment of the scheduler that holds the lease; `append` collects, `write` and `commit` keep."""
 
     def __init__(self, task: TaskPaths, generation: int) -> None:
         self.generation = generation
         self._fd = os.open(task.segment(generation), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
         self._seq = 0
         self._pending: list[bytes] = []
+        self._synced = True
         fsio.fsync_dir(task.events)
 
     def append(self, type_: str, **fields: Any) -> Event:
@@ -95,14 +97,22 @@ class Journal:
         self._pending.append(encode(event))
         return event
 
+    def write(self) -> None:
+        """Write what was appended: readers see it, and no death of this process undoes it. Raises StorageError, after
+        which this journal must not be used."""
+        if self._pending:
+            with fsio.storage():
+                fsio.write_all(self._fd, b"".join(self._pending))
+            self._pending.clear()
+            self._synced = False
+
     def commit(self) -> None:
-        """Write and sync what was appended. Raises StorageError, after which this journal must not be used."""
-        if not self._pending:
-            return
-        with fsio.storage():
-            fsio.write_all(self._fd, b"".join(self._pending))
-            os.fdatasync(self._fd)
-        self._pending.clear()
+        """Write and sync what was appended: no power loss undoes it either. Raises as `write`."""
+        self.write()
+        if not self._synced:
+            with fsio.storage():
+                os.fdatasync(self._fd)
+            self._synced = True
 
     def close(self) -> None:
         os.close(self._fd)
