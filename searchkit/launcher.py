@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import socket
 import sys
+import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
@@ -13,7 +17,7 @@ from searchkit.backends.local import Launch, Machine
 from searchkit.backends.slots import Grant, Slots
 from searchkit.config import Config
 from searchkit.errors import StorageError
-from searchkit.store import creation, provenance, scalars, snapshot, status
+from searchkit.store import creation, scalars, snapshot, status
 from searchkit.store.state import Job
 from searchkit.store.tasks import OpenTask
 from searchkit.workspace import TaskPaths, Workspace
@@ -61,7 +65,8 @@ class Launcher:
     port: int = 0  # what the last started job was given as MASTER_PORT
     manifests: dict[int, snapshot.Manifest] = field(default_factory=dict)
     prepared: dict[int, tuple[int, str]] = field(default_factory=dict)  # job -> (snapshot, working folder under tmp/)
-    kept: set[int] = field(default_factory=set)  # snapshots whose provenance is on disk
+    kept: set[int] = field(default_factory=set)  # snapshots whose provenance is on disk, or being written
+    helpers: set[int] = field(default_factory=set)  # processes of ours that are no wrappers
 
     def describe(self, n: int) -> Launch:
         """The highest attempt of a job as a launch: its paths, command and token."""
@@ -125,19 +130,35 @@ class Launcher:
         self.prepared.clear()
 
     def keep_provenance(self, started: Iterable[int]) -> None:
-        """Keep what is needed to repeat the run, once a snapshot; after the first launch, because it takes a while."""
+        """Have what is needed to repeat the run kept, once a snapshot, by a process of its own: git and python may take
+        long to answer, and no slot waits for them."""
         for k in {self.task.state.jobs[n].snapshot for n in started} - self.kept:
             self.kept.add(k)
-            with fsio.storage():
-                provenance.capture(
-                    self.task.paths.snapshot(k),
-                    self.task.paths.tmp,
-                    self.plan.ws.project,
-                    seed=self.plan.config.search.seed,
-                    command_line=self.plan.command_line,
-                    path=self.plan.base_env.get("PATH"),
-                    gpus=[f"{g.index}: {g.name}" for g in self.plan.slots.gpus],
-                )
+            if os.path.exists(self.task.paths.snapshot(k).provenance):
+                continue
+            facts = {
+                "snapshot": self.task.paths.snapshot(k).root,
+                "tmp": self.task.paths.tmp,
+                "project": self.plan.ws.project,
+                "seed": self.plan.config.search.seed,
+                "command_line": self.plan.command_line,
+                "path": self.plan.base_env.get("PATH"),
+                "gpus": [f"{g.index}: {g.name}" for g in self.plan.slots.gpus],
+            }
+            argv = [sys.executable, "-m", "searchkit.store.provenance", json.dumps(facts)]
+            # A session of its own: Ctrl-C in the terminal is not meant for it.
+            self.helpers.add(os.posix_spawn(sys.executable, argv, os.environ, setsid=True, setsigmask=[]))
+
+    def wait_for_helpers(self, timeout_s: float = 20.0) -> None:
+        """Let the helpers end; one that hangs is left alone, and the next run of the task does its work."""
+        deadline = time.monotonic() + timeout_s
+        while self.helpers and time.monotonic() < deadline:
+            for pid in list(self.helpers):
+                with contextlib.suppress(ChildProcessError):
+                    if os.waitpid(pid, os.WNOHANG)[0] == 0:
+                        continue
+                self.helpers.discard(pid)
+            time.sleep(0.005)
 
     def _manifest(self, k: int) -> snapshot.Manifest:
         if k not in self.manifests:

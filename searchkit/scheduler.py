@@ -132,6 +132,8 @@ class Scheduler:
                     os.read(wake_fd, 4096)
         self.task.journal.commit()
         self.launcher.discard_prepared()
+        if self.interrupts < 3:
+            self.launcher.wait_for_helpers()
         return self._exit_code()
 
     # ---- what happened
@@ -150,6 +152,7 @@ class Scheduler:
                 break
             if pid == 0:
                 break
+            self.launcher.helpers.discard(pid)
             n = self.by_pid.pop(pid, None)
             if n is not None and n in self.live and self.live[n].pid == pid:
                 self.live[n].pid = None
@@ -194,7 +197,8 @@ class Scheduler:
     def _left_something(self) -> bool:
         """Whether a child of ours is none of the wrappers: an orphan of some job, since we are the subreaper."""
         raw = fsio.read_bytes("/proc/thread-self/children")
-        return raw is None or any(int(pid) not in self.by_pid for pid in raw.split())
+        ours = self.by_pid.keys() | self.launcher.helpers
+        return raw is None or any(int(pid) not in ours for pid in raw.split())
 
     def _target(self, launch: Launch, s: Status) -> Target:
         if s.start and s.start.boot_id == self.launcher.machine.boot_id:

@@ -114,7 +114,7 @@ def direct(command: str) -> list[str] | None:
     first = command.split(None, 1)[0]
     if is_shell_word(first) or not _PROGRAM.fullmatch(first):
         return None
-    return shlex.split(command)
+    return shlex.split(command) if "'" in command or '"' in command else command.split()
 
 
 def _split(command: str) -> list[str]:

@@ -33,7 +33,7 @@ _LIST_PACKAGES = (
 )
 
 
-def _run(*argv: str, cwd: str, timeout_s: float = 5.0) -> bytes | None:
+def _run(*argv: str, cwd: str, timeout_s: float = 60.0) -> bytes | None:
     try:
         done = subprocess.run(argv, cwd=cwd, capture_output=True, timeout=timeout_s, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired):
@@ -64,7 +64,7 @@ def capture(
     project: str,
     *,
     seed: int,
-    command_line: tuple[str, ...],
+    command_line: list[str],
     gpus: list[str],
     path: str | None,
 ) -> None:
@@ -97,3 +97,14 @@ def capture(
         "environment": {k: os.environ[k] for k in KEPT_ENV if k in os.environ},
     }
     fsio.atomic_write(snapshot.provenance, json.dumps(body, indent=2, ensure_ascii=False) + "\n", tmp=tmp)
+
+
+def main() -> None:
+    """Run by the scheduler beside itself; the one argument is the facts as JSON."""
+    facts = json.loads(sys.argv[1])
+    snapshot = SnapshotPaths(facts.pop("snapshot"))
+    capture(snapshot, facts.pop("tmp"), facts.pop("project"), **facts)
+
+
+if __name__ == "__main__":
+    main()
