@@ -9,13 +9,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import shutil
 import stat
 import time
 from collections.abc import Iterator
-from typing import Any
 
 from searchkit.errors import StorageError
 
@@ -119,27 +117,6 @@ def read_bytes(path: str, start: int = 0) -> bytes | None:
         return b"".join(parts)
     finally:
         os.close(fd)
-
-
-def parse_jsonl(raw: bytes) -> tuple[list[dict[str, Any]], int]:
-    """The JSON objects of a JSON-lines text, and how many lines were undecodable. A last line without its newline is
-    still being written: it is left out and not counted."""
-    records: list[dict[str, Any]] = []
-    skipped = 0
-    lines = raw.split(b"\n")
-    for line in lines[:-1]:
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError:
-            skipped += 1
-            continue
-        if isinstance(record, dict):
-            records.append(record)
-        else:
-            skipped += 1
-    return records, skipped
 
 
 def try_lock(fd: int, *, shared: bool = False) -> bool:

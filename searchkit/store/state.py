@@ -88,7 +88,6 @@ class TaskState:
     retries: int = 0  # of the last search-run
     complete: bool = False  # every job of the expansion was created
     snapshot: int = 0
-    snapshots: set[int] = field(default_factory=set)
     time_s: float = 0.0
     answers: dict[str, Event] = field(default_factory=dict)
 
@@ -198,7 +197,6 @@ def advance(task: TaskState, event: Event) -> None:
     elif kind in ("stop", "restart"):
         if kind == "restart":
             task.snapshot = event["snapshot"]
-            task.snapshots.add(event["snapshot"])
         for n in event["jobs"]:
             if n in task.jobs:
                 task.jobs[n] = apply(task.jobs[n], event)
