@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from searchkit import fsio
 from searchkit.backends import procs
-from searchkit.backends.procs import Target
+from searchkit.backends.procs import GRACE_S, Target
 from searchkit.errors import ConflictError, SearchkitError
 from searchkit.store import creation, intents, journal, snapshot, status, tasks
 from searchkit.store.state import Job, State, outcome
@@ -23,7 +23,6 @@ from searchkit.workspace import TaskPaths, Workspace
 if TYPE_CHECKING:
     from searchkit.config import Config
 
-GRACE_S = 10.0
 SWEEPS = 100  # looks at the process table, 20 ms apart, before what is left counts as a survivor
 
 

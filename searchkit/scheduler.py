@@ -1,8 +1,8 @@
-"""The loop that runs a task: collect what ended -> decide -> make durable -> create and launch -> wait.
+"""The loop that runs a task: collect what ended -> decide -> write -> launch -> settle -> sync -> show -> wait.
 
-Every decision is an event that is on disk before it is acted on. What is killed half-way is found by `_recover` of the
-next scheduler: an attempt without a status file never started, one whose wrapper lives is adopted, one with an exit
-line is accepted, and one with neither is lost and run again.
+Every decision is an event that is written before it is acted on, and synced before anybody is shown a result. What is
+killed half-way is found by `_recover` of the next scheduler: an attempt without a status file never started, one whose
+wrapper lives is adopted, one with an exit line is accepted, and one with neither is lost and run again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Protocol
 from searchkit import fsio
 from searchkit.backends import local, procs
 from searchkit.backends.local import Launch
-from searchkit.backends.procs import Killer, Target
+from searchkit.backends.procs import GRACE_S, Killer, Target
 from searchkit.backends.slots import Grant
 from searchkit.errors import StorageError
 from searchkit.launcher import CannotStart, Launcher, Plan, make_durable
@@ -36,7 +36,6 @@ CREATE_BESIDE = 8  # the same, while others run and may end at any moment
 PREPARE_AHEAD = 4  # jobs whose working folders are laid out before a slot is free
 TICK_S = 0.2  # how often adopted jobs, timeouts and intents are looked at
 MAX_FALSE_STARTS = 10
-GRACE_S = 10.0  # between SIGTERM and SIGKILL
 
 
 class Observer(Protocol):
@@ -418,6 +417,7 @@ class Scheduler:
                 self.unstarted.discard(n)
                 self._result(n, Status(exists=False))
         elif intent.op == "restart":
+            self._settle_ended(intent.jobs)  # search-ctl sees an exit line as soon as we do
             waiting.refused = sorted(n for n in intent.jobs if n in self.live)
             jobs = [n for n in intent.jobs if n in state.jobs and n not in self.live]
             for n in self.unstarted.intersection(jobs):  # a new attempt: the half-made folders may hold the old code
@@ -428,6 +428,7 @@ class Scheduler:
             self.task.record("restart", time=time.time(), jobs=jobs, snapshot=intent.snapshot)
             self.ready = sorted({*self.ready, *jobs}, reverse=True)
         elif intent.op == "delete":
+            self._settle_ended(intent.jobs)
             waiting.refused = sorted(n for n in intent.jobs if n in self.live)
             jobs = [n for n in intent.jobs if n in state.jobs and n not in self.live]
             self.task.record("delete", time=time.time(), jobs=jobs)
@@ -440,11 +441,15 @@ class Scheduler:
     def _stop(self, jobs: list[int], why: str) -> None:
         """Record that jobs are to end; `_end_stopped` acts after the commit. One that has just ended gets its result
         first: only its next attempt can still be stopped."""
+        self._settle_ended(jobs)
+        asked = [n for n in jobs if n in self.live or why == "stop"]
+        self.task.record("stop", time=time.time(), jobs=sorted(asked), why=why)
+
+    def _settle_ended(self, jobs: list[int]) -> None:
+        """Settle those of `jobs` that have an exit line, whether or not their end was noticed already."""
         for n in jobs:
             if n in self.live and status.read(self.live[n].launch.paths).exit_code is not None:
                 self._settle(n)
-        asked = [n for n in jobs if n in self.live or why == "stop"]
-        self.task.record("stop", time=time.time(), jobs=sorted(asked), why=why)
 
     def _set_grace(self, jobs: list[int], grace_s: float) -> set[str]:
         """Give the live ones of `jobs` this grace; return the tokens of their attempts."""

@@ -259,3 +259,18 @@ def test_deleting_an_attempt_that_was_decided_and_never_begun(tmp_path: Path) ->
     ok(run(folder, "search-ctl", "delete", "--jobs", "1", "-y"))
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 0, out
+
+
+def test_a_job_that_just_ended_may_be_restarted_and_deleted_at_once(tmp_path: Path) -> None:
+    """Whoever sees its exit line may act on it, even before its scheduler has noticed the end."""
+    folder = project(tmp_path / "p", config("sleep $(({i} * 8)); true {i}", 2))
+    process = start(folder, "search-run", "config.yaml", "-j", "2")
+    status = task_dir(folder) / "jobs/all/0/status"
+    for _ in range(3):
+        wait_for(lambda: states(folder).get(0) == "finished")
+        ok(run(folder, "search-ctl", "restart", "--jobs", "0"))
+    wait_for(lambda: states(folder)[0] == "finished")
+    ok(run(folder, "search-ctl", "delete", "--jobs", "0", "-y"))
+    assert not status.exists()
+    ok(run(folder, "search-ctl", "stop", "--grace", "1"))
+    process.communicate(timeout=30)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from searchkit.store.status import is_alive, start_ticks
 
+GRACE_S = 10.0  # between SIGTERM and SIGKILL, where nobody says otherwise
 TOKEN = "SEARCHKIT_TOKEN"
 _NEEDLE = TOKEN.encode() + b"="
 

@@ -22,7 +22,7 @@ class Intent:
     jobs: list[int] = field(default_factory=list)
     whole_task: bool = False
     snapshot: int = 0
-    grace_s: float = 10.0
+    grace_s: float = 0.0  # of a stop
 
 
 @dataclass
