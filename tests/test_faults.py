@@ -266,6 +266,7 @@ def test_a_job_that_just_ended_may_be_restarted_and_deleted_at_once(tmp_path: Pa
     folder = project(tmp_path / "p", config("sleep $(({i} * 8)); true {i}", 2))
     process = start(folder, "search-run", "config.yaml", "-j", "2")
     status = task_dir(folder) / "jobs/all/0/status"
+    wait_for(status.exists)
     for _ in range(3):
         wait_for(lambda: states(folder).get(0) == "finished")
         ok(run(folder, "search-ctl", "restart", "--jobs", "0"))
