@@ -1,108 +1,31 @@
-"""A YAML config as frozen dataclasses, or every fault of it in one report: `file:line:col: key: what must hold`.
-
-The file is read as YAML events, not as Python objects: each value keeps its place and its source text (`1e-3` stays
-`1e-3`), nothing in a file can make an object, and neither deep nesting nor a bomb of aliases can take us down.
-"""
+"""A YAML config, or every fault of it in one report: `file:line:col: key: what must hold`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TypeVar
 
+from searchkit import nodes
 from searchkit import template as templates
-from searchkit.errors import ConfigError, UsageError, did_you_mean
+from searchkit.errors import UsageError, did_you_mean
+from searchkit.nodes import Document, Node, Section, place
+from searchkit.settings import Callbacks, Config, Monitor, Resources, Run, Search, Stage, Task, stage_variable
 from searchkit.space import expression
-from searchkit.space.args import Arg, ArgReader, Node, Report, Section, typed
+from searchkit.space.args import ArgReader, Subnet
 from searchkit.template import Template
 
-KEYS = ("task", "search", "resources", "run", "callbacks", "env", "monitor", "pavi")
-MAX_DEPTH = 100  # of nested lists and mappings
-MAX_NODES = 1_000_000  # with aliases written out
+KEYS = ("task", "search", "resources", "run", "callbacks", "env", "monitor", "pavi", "stages")
+TASK_KEYS = ("template", "search_args", "constraints", "reward_attribute")
+STAGE_KEYS = ("name", *KEYS[:-1])
+STAGE_VARIABLE = re.compile(r"(?<![A-Za-z0-9_])SEARCHKIT_STAGE_[A-Za-z0-9_]*")
+_STAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,49}")
+T = TypeVar("T")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-@dataclass(frozen=True)
-class Task:
-    """The command, what varies in it, and the expressions that every job must meet."""
-
-    template: str | tuple[str, ...]
-    search_args: tuple[Arg, ...] = ()
-    constraints: tuple[str, ...] = ()
-    reward_attribute: str | None = None
-
-
-@dataclass(frozen=True)
-class Search:
-    """How points are chosen."""
-
-    seed: int = 0
-    sampler: str = "grid"
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What one job needs; `gpus` and `gpu_mem_bytes` are None where the config is silent."""
-
-    gpus: int | None = None
-    gpu_mem_bytes: int | None = None
-    cpus: int = 1
-
-
-@dataclass(frozen=True)
-class Run:
-    """How jobs are run; `timeout_s` is per attempt."""
-
-    max_parallel: int | None = None
-    timeout_s: float | None = None
-    retries: int = 0
-    on_error: str = "continue"
-
-
-@dataclass(frozen=True)
-class Callbacks:
-    """Commands run before and after each job's own."""
-
-    pre: str | None = None
-    after: str | None = None
-
-
-@dataclass(frozen=True)
-class Monitor:
-    """Which numbers are collected and shown. `tensorboard` is whether, or the folder where, event files are read."""
-
-    reward_attribute: str | None = None
-    mode: str = "max"
-    scalars: tuple[str, ...] = ()
-    regex: tuple[str, ...] = ()
-    tensorboard: bool | str = True
-    compare_name: str | None = None
-    compare_id: str | None = None
-
-
-@dataclass(frozen=True)
-class Config:
-    """A whole config. `notes` are one-line notices for the user, none of which is a fault."""
-
-    task: Task
-    search: Search
-    resources: Resources
-    run: Run
-    callbacks: Callbacks
-    env: Mapping[str, str]
-    monitor: Monitor
-    template: Template
-    notes: tuple[str, ...] = ()
-
-    @property
-    def reward_attribute(self) -> str | None:
-        """The scalar that ranks the jobs: the monitor's, else the task's (they may not differ)."""
-        return self.monitor.reward_attribute or self.task.reward_attribute
-
-    @property
-    def arg_names(self) -> tuple[str, ...]:
-        """Every declared argument, in the order of declaration."""
-        return tuple(name for arg in self.task.search_args for name in arg.names)
+_BARE = Config(Task(""), Search(), Resources(), Run(), Callbacks(), {}, Monitor(), Template("", (), True))
 
 
 def load(path: str) -> tuple[Config, bytes]:
@@ -120,53 +43,133 @@ def load(path: str) -> tuple[Config, bytes]:
 
 def parse(raw: bytes, filename: str) -> Config:
     """The config in `raw`; `filename` stands in the faults. Raises as `load`."""
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise UsageError(f"{filename} is not UTF-8 (at byte {e.start})", "save it as UTF-8") from e
-    report = Report(filename)
-    config = _config(_Reader(text, report).read(), text, report)
-    if config is None or report.faults:
-        raise ConfigError(filename, list(dict.fromkeys(report.faults)))
+    document = nodes.parse(raw, filename, "; it needs at least `task:` with its `template:`")
+    config = _config(document)
+    document.check()
+    assert config is not None  # else its fault is in the report
     return config
 
 
 # --- sections --------------------------------------------------------------------------------------------------------
 
 
-def _config(root: Node, text: str, report: Report) -> Config | None:
-    top = Section(report, root, "").only(KEYS)
-    task_section = top.sub("task", "template", "search_args", "constraints", "reward_attribute")
+def _config(document: Document) -> Config | None:
+    report, text = document.report, document.text
+    top = document.top(*KEYS)
+    if top.get("stages") is not None:
+        return _staged(top, text)
+    section = top.sub("task", *TASK_KEYS)
     top.require("task")
+    config = _settings(top, section, _BARE)
+    task, template = _task(section, text)
+    if task is None or template is None:
+        return None
+    return replace(config, task=task, template=template, notes=tuple(dict.fromkeys(report.notes)))
+
+
+def _settings(top: Section, task: Section, base: Config) -> Config:
+    """All but the task; what is not given here is as in `base`."""
     search = top.sub("search", "seed", "sampler")
     resources = top.sub("resources", "gpus", "gpu_mem", "cpus")
     run = top.sub("run", "max_parallel", "timeout_s", "retries", "on_error")
-    on_error = run.choice("on_error", ("continue", "stop"), "continue")
     callbacks = top.sub("callbacks", "pre", "after")
-    task, template = _task(task_section, text)
-    monitor = _monitor(top, task_section)
-    parts = (
-        Search(search.whole("seed", 0) or 0, search.choice("sampler", ("grid",), "grid")),
-        Resources(resources.whole("gpus", 0), resources.size("gpu_mem"), resources.whole("cpus", 1) or 1),
-        Run(run.whole("max_parallel", 1), run.seconds("timeout_s"), run.whole("retries", 0) or 0, on_error),
-        Callbacks(callbacks.word("pre"), callbacks.word("after")),
-        Section(report, top.get("env"), "env").variables(),
-        monitor,
+    return replace(
+        base,
+        search=Search(
+            _given(search.whole("seed", 0), base.search.seed), search.choice("sampler", ("grid",), base.search.sampler)
+        ),
+        resources=Resources(
+            _given(resources.whole("gpus", 0), base.resources.gpus),
+            _given(resources.size("gpu_mem"), base.resources.gpu_mem_bytes),
+            _given(resources.whole("cpus", 1), base.resources.cpus),
+        ),
+        run=Run(
+            _given(run.whole("max_parallel", 1), base.run.max_parallel),
+            _given(run.seconds("timeout_s"), base.run.timeout_s),
+            _given(run.whole("retries", 0), base.run.retries),
+            run.choice("on_error", ("continue", "stop"), base.run.on_error),
+        ),
+        callbacks=Callbacks(
+            _given(callbacks.word("pre"), base.callbacks.pre), _given(callbacks.word("after"), base.callbacks.after)
+        ),
+        env={**base.env, **_variables(Section(top.report, top.get("env"), top.at("env")))},
+        monitor=_monitor(top, task, base),
     )
-    if task is None or template is None:
+
+
+def _given(value: T | None, default: T) -> T:
+    return default if value is None else value
+
+
+def _staged(top: Section, text: str) -> Config:
+    """A config of several stages. Its own task holds no command."""
+    task = top.sub("task", *TASK_KEYS)
+    for key in TASK_KEYS[:-1]:
+        if key in task.entries:
+            task.fault(key, task.entries[key][0], "belongs to a stage: stages: [{name: …, task: {…}}]")
+    base = _settings(top, task, _BARE)
+    base = replace(base, task=replace(base.task, reward_attribute=task.word("reward_attribute")))
+    listed = top.items("stages")
+    if not listed and top.entries["stages"][1].kind == "list":
+        top.fault("stages", top.entries["stages"][1], "must be a list of at least one stage")
+    stages: list[Stage] = []
+    for section in listed:
+        stage = _stage(section, text, base, tuple(stage.name for stage in stages))
+        stages += [stage] if stage else []
+    return replace(base, stages=tuple(stages), notes=tuple(dict.fromkeys(top.report.notes)))
+
+
+def _stage(section: Section, text: str, base: Config, earlier: tuple[str, ...]) -> Stage | None:
+    section.only(STAGE_KEYS)
+    node = section.require("name")
+    name = node.text if node is not None else ""
+    if node is not None and not _STAGE.fullmatch(name):
+        section.fault("name", node, f"must be letters, digits, '_' and '-' (at most 50), not {node}")
+    twin = next((other for other in earlier if stage_variable(other) == stage_variable(name)), None)
+    if node is not None and twin is not None:
+        section.fault("name", node, f"{name!r} and {twin!r} would both be ${stage_variable(name)}; name one otherwise")
+    section.require("task")
+    task_section = section.sub("task", *TASK_KEYS)
+    _check_stages_named(task_section, earlier)
+    config = _settings(section, task_section, base)
+    task, template = _task(task_section, text, f"{section.path}.")
+    if task is None or template is None or node is None:
         return None
-    return Config(task, *parts, template, tuple(dict.fromkeys(report.notes)))
+    return Stage(name, replace(config, task=task, template=template))
 
 
-def _task(section: Section, text: str) -> tuple[Task | None, Template | None]:
+def _check_stages_named(section: Section, earlier: tuple[str, ...]) -> None:
+    """Every `$SEARCHKIT_STAGE_…` of a stage must be a stage that runs before it."""
+    known = tuple(stage_variable(name) for name in earlier)
+    for _, node in section.entries.values():
+        for leaf in _leaves(node):
+            for found in STAGE_VARIABLE.findall(leaf.text):
+                if found not in known:
+                    near = did_you_mean(found, known) or " (none does)"
+                    section.report.fault(leaf, f"{section.path}: ${found} must name a stage that runs before{near}")
+
+
+def _leaves(node: Node) -> Iterator[Node]:
+    children = [*node.items, *(value for _, value in node.entries.values())]
+    if not children:
+        yield node
+    for child in children:
+        yield from _leaves(child)
+
+
+def _task(section: Section, text: str, prefix: str = "") -> tuple[Task | None, Template | None]:
     report = section.report
     node = section.require("template")
     template = None if node is None else _template(section, node)
-    reader = ArgReader(report)
+    reader = ArgReader(report, prefix)
     listed = section.get("search_args")
     if listed is not None and listed.kind != "list":
         section.fault("search_args", listed, f"must be a list, not {listed}")
     args = reader.read(listed.items if listed else ())
+    if listed is not None and not prefix and any(isinstance(arg, Subnet) for arg in args):
+        for leaf in _leaves(listed):
+            if STAGE_VARIABLE.search(leaf.text):
+                report.fault(leaf, f"{section.path}: {leaf} names a stage, but this config has no stages")
     constraints = _constraints(section, reader)
     if template is None or node is None:
         return None, None
@@ -183,7 +186,7 @@ def _task(section: Section, text: str) -> tuple[Task | None, Template | None]:
         what = f"{name!r} is declared, but the template never uses {{{name}}}"
         if not templates.PLACEHOLDER.fullmatch(f"{{{name}}}"):
             what += " (placeholders begin with a letter and hold letters, digits, '_', '-' and '.')"
-        report.fault(reader.names[name], f"search_args: {what}")
+        report.fault(reader.names[name], f"{prefix}search_args: {what}")
     return Task(template.source, args, constraints, section.word("reward_attribute")), template
 
 
@@ -209,7 +212,7 @@ def _placeholder(text: str, node: Node, name: str) -> Node:
     for part in node.items or (node,):
         for m in templates.PLACEHOLDER.finditer(text, *part.span):
             if m["name"] == name:
-                return _place(text, m.start())
+                return place(text, m.start())
     return node
 
 
@@ -228,7 +231,7 @@ def _constraints(section: Section, reader: ArgReader) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _monitor(top: Section, task: Section) -> Monitor:
+def _monitor(top: Section, task: Section, base: Config) -> Monitor:
     key = "monitor"
     if "pavi" in top.entries and "monitor" in top.entries:
         top.report.fault(top.entries["pavi"][0], "pavi: is another name for monitor; give one of the two")
@@ -241,162 +244,41 @@ def _monitor(top: Section, task: Section) -> Monitor:
     if reward is not None and other is not None and reward != other.text:
         node = section.entries["reward_attribute"][1]
         section.fault("reward_attribute", node, f"is {node}, but task.reward_attribute is {other}; give one")
-    ranks = reward or (other.text if other is not None else "")
-    scalars = [node.text for _, node in section.words("scalars")]
+    ranks = reward or (other.text if other is not None else base.reward_attribute)
+    scalars = [node.text for _, node in section.words("scalars")] or list(base.monitor.scalars)
     if scalars and ranks:
         scalars.append(ranks)
     return Monitor(
-        reward_attribute=reward,
-        mode=section.choice("mode", ("max", "min"), "max"),
+        reward_attribute=reward if base is _BARE else ranks,
+        mode=section.choice("mode", ("max", "min"), base.monitor.mode),
         scalars=tuple(dict.fromkeys(scalars)),
-        regex=section.patterns("regex"),
-        tensorboard=section.switch("tensorboard", True),
-        compare_name=compare.word("name"),
-        compare_id=compare.word("id"),
+        regex=_patterns(section, "regex") or base.monitor.regex,
+        tensorboard=section.switch("tensorboard", base.monitor.tensorboard),
+        compare_name=_given(compare.word("name"), base.monitor.compare_name),
+        compare_id=_given(compare.word("id"), base.monitor.compare_id),
     )
 
 
-# --- YAML to nodes ---------------------------------------------------------------------------------------------------
-
-# https://yaml.org/spec/1.2.2/#51-character-set; checked here since libyaml reports no line for it
-_UNPRINTABLE = re.compile("[^\t\n\r -~\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_ENTANGLED = re.compile(r"[\s\[{,:][&*!#]|['\"].*\n")  # anchors, aliases, tags, comments, strings of several lines
-_KINDS = {"ScalarEvent": "scalar", "SequenceStartEvent": "list", "MappingStartEvent": "map"}
-_TAGS = {"scalar": "tag:yaml.org,2002:str", "list": "tag:yaml.org,2002:seq", "map": "tag:yaml.org,2002:map"}
-
-
-def _place(text: str, index: int) -> Node:
-    """A place without content."""
-    return Node("bad", text.count("\n", 0, index) + 1, index - text.rfind("\n", 0, index))
+def _variables(section: Section) -> dict[str, str]:
+    """All keys as the names of environment variables, with the texts they are set to."""
+    for name, (where, node) in section.entries.items():
+        if not _VARIABLE.fullmatch(name):
+            section.fault(name, where, "must be the name of a variable: letters, digits and _")
+        elif name.startswith("SEARCHKIT_"):
+            section.fault(name, where, "is reserved; every job is given its own SEARCHKIT_ variables")
+        if node.kind not in ("scalar", "bad"):
+            section.fault(name, node, f"must be a text, not {node}")
+    return {name: node.text for name, (_, node) in section.entries.items()}
 
 
-class _Reader:
-    """Turns the events of a YAML file into nodes."""
-
-    def __init__(self, text: str, report: Report) -> None:
-        self.text = text
-        self.report = report
-        self.anchors: dict[str, Node | None] = {}  # None while the node is still open
-        self.depth = 0
-
-    def read(self) -> Node:
-        """The root. Raises ConfigError where there is none, or the rest can't be read."""
-        import yaml  # here: whoever only wants the classes of this module doesn't pay for it
-
-        bad = _UNPRINTABLE.search(self.text)
-        if bad:
-            self._stop(_place(self.text, bad.start()), f"the character {bad.group()!r} is not allowed in YAML")
+def _patterns(section: Section, key: str) -> tuple[str, ...]:
+    """Regular expressions, each with a named group."""
+    found = section.words(key)
+    for path, node in found:
         try:
-            # events, since libyaml's own composer recurses without a limit: 100,000 brackets are a segmentation fault
-            self.events: Iterator[Any] = iter(
-                yaml.parse(self.text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-            )
-            next(self.events)  # the stream starts
-            if type(next(self.events)).__name__ == "StreamEndEvent":
-                self._stop(_place(self.text, 0), "the file is empty; it needs at least `task:` with its `template:`")
-            root = self._node(next(self.events))
-            next(self.events)  # the document ends
-            after = next(self.events)
-            if type(after).__name__ == "DocumentStartEvent":
-                self._stop(self._at(after), "a second document starts here; a config is one")
-            return root
-        except yaml.MarkedYAMLError as e:
-            mark = e.problem_mark or e.context_mark
-            at = Node("bad", mark.line + 1, mark.column + 1) if mark else _place(self.text, 0)
-            self._stop(at, f"not YAML: {e.problem}{f' ({e.context})' if e.context else ''}")
-
-    def _stop(self, at: Node, what: str) -> NoReturn:
-        self.report.fault(at, what)
-        raise ConfigError(self.report.filename, self.report.faults)
-
-    def _at(self, event: Any, kind: str = "bad", **content: Any) -> Node:
-        start = event.start_mark
-        content.setdefault("span", (start.index, event.end_mark.index))
-        return Node(kind, start.line + 1, start.column + 1, **content)
-
-    def _node(self, event: Any) -> Node:
-        kind = _KINDS.get(type(event).__name__)
-        if kind is None:
-            return self._alias(event)
-        if event.anchor is not None:
-            self.anchors[event.anchor] = None
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            self._stop(self._at(event), f"lists and mappings must not be nested deeper than {MAX_DEPTH}")
-        node = {"scalar": self._scalar, "list": self._list, "map": self._map}[kind](event)
-        self.depth -= 1
-        if event.tag not in (None, "!", _TAGS[kind]):
-            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
-            self.report.fault(node, f"the tag {tag} is not allowed")
-            node = self._at(event)
-        if event.anchor is not None:
-            self.anchors[event.anchor] = node
-        return node
-
-    def _alias(self, event: Any) -> Node:
-        here = self._at(event)
-        if event.anchor not in self.anchors:
-            self.report.fault(here, f"*{event.anchor} stands for nothing: no &{event.anchor} comes before it")
-            return here
-        node = self.anchors[event.anchor]
-        if node is None:
-            self.report.fault(here, f"*{event.anchor} stands inside of what it stands for")
-            return here
-        return replace(node, line=here.line, col=here.col)
-
-    def _scalar(self, event: Any) -> Node:
-        text: str = event.value
-        if "\0" in text or re.search("[\ud800-\udfff]", text):
-            self.report.fault(self._at(event), "a NUL or half a surrogate pair can't be part of a text")
-            return self._at(event)
-        data = typed(text) if not event.style and event.tag is None else text
-        return self._at(event, "scalar", data=data, text=text)
-
-    def _list(self, event: Any) -> Node:
-        items = []
-        while type(following := next(self.events)).__name__ != "SequenceEndEvent":
-            items.append(self._node(following))
-        data = [item.data for item in items]
-        return self._whole(event, following, "list", items, data=data, items=tuple(items))
-
-    def _map(self, event: Any) -> Node:
-        own: dict[str, tuple[Node, Node]] = {}
-        merged: dict[str, tuple[Node, Node]] = {}
-        while type(following := next(self.events)).__name__ != "MappingEndEvent":
-            is_merge = getattr(following, "value", None) == "<<" and not following.style
-            key, value = self._node(following), self._node(next(self.events))
-            if is_merge:
-                merged |= self._bases(value)
-            elif key.kind != "scalar":
-                if key.kind != "bad":
-                    self.report.fault(key, f"a key must be a text, not {key}")
-            elif key.text in own:
-                self.report.fault(key, f"the key {key.text!r} is given twice (first on line {own[key.text][0].line})")
-            else:
-                own[key.text] = (key, value)
-        entries = {**merged, **own}
-        data = {name: value.data for name, (_, value) in entries.items()}
-        return self._whole(event, following, "map", [v for _, v in entries.values()], data=data, entries=entries)
-
-    def _bases(self, value: Node) -> dict[str, tuple[Node, Node]]:
-        entries: dict[str, tuple[Node, Node]] = {}
-        for base in value.items if value.kind == "list" else (value,):
-            if base.kind not in ("map", "bad"):
-                self.report.fault(base, f"<<: must be a mapping, or a list of mappings, not {base}")
-            entries |= {key: entry for key, entry in base.entries.items() if key not in entries}  # the first wins
-        return entries
-
-    def _whole(self, start: Any, end: Any, kind: str, parts: Sequence[Node], **content: Any) -> Node:
-        """A collection; its text is its source in one line where it is in flow style, otherwise compact JSON."""
-        size = 1 + sum(part.size for part in parts)
-        if size > MAX_NODES:  # before it is written out
-            self._stop(self._at(start), f"aliases must not make more than {MAX_NODES:,} values of a file")
-        span = (start.start_mark.index, end.end_mark.index)
-        source = self.text[slice(*span)]
-        if start.flow_style and not _ENTANGLED.search(source):
-            text = re.sub(r"\s*\n\s*", " ", source)
-        else:
-            import json
-
-            text = json.dumps(content["data"], ensure_ascii=False, separators=(",", ":"))
-        return self._at(start, kind, span=span, text=text, size=size, **content)
+            if not re.compile(node.text).groupindex:
+                what = "must name a group for each number, such as acc=(?P<acc>[0-9.]+)"
+                section.report.fault(node, f"{path}: {what}")
+        except (re.error, OverflowError, RecursionError) as e:
+            section.report.fault(node, f"{path}: {node} is no regular expression: {e}")
+    return tuple(node.text for _, node in found)

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from searchkit import fsio
 from searchkit.backends import procs
@@ -19,9 +19,6 @@ from searchkit.store import creation, intents, journal, snapshot, status, tasks
 from searchkit.store.state import Job, State, outcome
 from searchkit.store.tasks import OpenTask
 from searchkit.workspace import TaskPaths, Workspace
-
-if TYPE_CHECKING:
-    from searchkit.config import Config
 
 SWEEPS = 100  # looks at the process table, 20 ms apart, before what is left counts as a survivor
 
@@ -130,7 +127,7 @@ def _accept(open_task: OpenTask, job: Job) -> None:
     """Record the result of an attempt whose processes are gone, its numbers durable first."""
     from searchkit.launcher import make_durable  # with all of config behind it: only where a result is accepted
 
-    config = _config(open_task.paths)
+    config = tasks.config_of(open_task.paths)
     s = tasks.read_status(open_task.paths, job)
     if s.exit_code is not None:
         make_durable(open_task.paths, job, config)
@@ -149,12 +146,6 @@ def _settle_unseen(open_task: OpenTask, jobs: list[int]) -> None:
 def _is_live(task: TaskPaths, job: Job) -> bool:
     s = tasks.read_status(task, job)
     return s.alive and s.exit_code is None
-
-
-def _config(task: TaskPaths) -> Config:
-    from searchkit import config
-
-    return config.parse(fsio.read_bytes(task.run_config) or b"", task.run_config)
 
 
 def restart(ws: Workspace, task: TaskPaths, jobs: list[int], *, same_code: bool) -> Answer:
@@ -176,7 +167,8 @@ def restart(ws: Workspace, task: TaskPaths, jobs: list[int], *, same_code: bool)
 
 def _new_snapshot(ws: Workspace, task: TaskPaths) -> int:
     """Take the project as it is now, unless it equals the newest snapshot; return the snapshot's number."""
-    with fsio.storage(), fsio.locked(f"{task.tmp}/snapshot.lock"):
+    owner = os.path.dirname(os.path.realpath(task.snapshots))  # stages share those of their group
+    with fsio.storage(), fsio.locked(f"{owner}/tmp/snapshot.lock"):
         newest = snapshot.newest(task)
         old = snapshot.load(task.snapshot(newest))
         if not snapshot.changes(old, ws.project):
@@ -237,10 +229,12 @@ def delete_task(ws: Workspace, task: TaskPaths) -> None:
 
 
 def start_background(ws: Workspace, task: TaskPaths, options: dict[str, object]) -> int:
-    """Start a scheduler for a task in a session of its own; return its process number when it holds the lease.
+    """Start a scheduler for a task (for a stage: that of the whole) in a session of its own; return its process number
+    when it holds the lease.
 
     Raises SearchkitError with its last words where it ended before that.
     """
+    task = ws.task(task.group)
     argv = [sys.executable, "-m", "searchkit.cli.run", "--task", task.name, task.run_config]
     for name, value in options.items():
         if value is not None:

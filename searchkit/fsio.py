@@ -19,6 +19,7 @@ from searchkit.errors import StorageError
 
 FICLONE = 0x40049409  # ioctl_ficlone(2)
 CHUNK = 1 << 22
+FIRST_OWN_FD = 200
 
 _STORAGE_ERRNOS = {
     errno.ENOSPC: "the disk is full",
@@ -97,7 +98,7 @@ def atomic_write(path: str, data: bytes | str, *, tmp: str | None = None, durabl
             os.unlink(half)
         raise
     if durable:
-        fsync_dir(os.path.dirname(path))
+        fsync_dir(os.path.dirname(path) or ".")
 
 
 def read_bytes(path: str, start: int = 0) -> bytes | None:
@@ -115,6 +116,15 @@ def read_bytes(path: str, start: int = 0) -> bytes | None:
             parts.append(part)
             size = min(2 * size, CHUNK)
         return b"".join(parts)
+    finally:
+        os.close(fd)
+
+
+def out_of_the_way(fd: int) -> int:
+    """The same open file, closed on exec, under a number far above those that a child is given files under: these are
+    put in place one by one when it starts, and none must overwrite what a later one needs."""
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_OWN_FD)
     finally:
         os.close(fd)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from searchkit import fsio
 from searchkit.backends import local
-from searchkit.backends.local import Launch, Machine
+from searchkit.backends.local import Launch, Machine, Parked
 from searchkit.backends.slots import Grant, Slots
 from searchkit.config import Config
 from searchkit.errors import StorageError
@@ -57,39 +57,68 @@ def this_machine() -> Machine:
     return Machine(socket.gethostname(), status.boot_id(), sys.executable)
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A launch whose files wait under tmp/. `parked` None: its wrapper is started when the grant is known."""
+
+    launch: Launch
+    snapshot: int
+    work: str
+    parked: Parked | None
+
+
 @dataclass
 class Launcher:
     plan: Plan
     task: OpenTask
     machine: Machine = field(default_factory=this_machine)
-    port: int = 0  # what the last started job was given as MASTER_PORT
     manifests: dict[int, snapshot.Manifest] = field(default_factory=dict)
-    prepared: dict[int, tuple[int, str]] = field(default_factory=dict)  # job -> (snapshot, working folder under tmp/)
+    prepared: dict[int, Prepared] = field(default_factory=dict)  # jobs whose turn has not come
     kept: set[int] = field(default_factory=set)  # snapshots whose provenance is on disk, or being written
-    helpers: set[int] = field(default_factory=set)  # processes of ours that are no wrappers
+    helpers: set[int] = field(default_factory=set)  # processes of ours that run no job: provenance, parked wrappers
 
-    def describe(self, n: int) -> Launch:
-        """The highest attempt of a job as a launch: its paths, command and token."""
+    def describe(self, n: int, attempt: int | None = None) -> Launch:
+        """An attempt of a job (default: its highest) as a launch: its paths, command and token."""
         job = self.task.state.jobs[n]
         paths = self.task.paths.job(n)
         callbacks = self.plan.config.callbacks
-        work = f"{paths.attempt(job.attempt).root}/{self.plan.ws.project_name}"
-        token = f"{self.task.state.token}/{n}/{job.attempt}"
-        return Launch(paths, job.attempt, work, job.command, token, callbacks.pre or "", callbacks.after or "")
+        k = attempt or job.attempt
+        work = f"{paths.attempt(k).root}/{self.plan.ws.project_name}"
+        token = f"{self.task.state.token}/{n}/{k}"
+        return Launch(paths, k, work, job.command, token, callbacks.pre or "", callbacks.after or "")
 
-    def start(self, n: int, launch: Launch, grant: Grant, ports: Collection[int]) -> int:
-        """Make the attempt's folders and start its wrapper; return the wrapper's process number.
+    def start(self, n: int, launch: Launch, grant: Grant, ports: Collection[int]) -> Parked:
+        """Make the attempt's folders and let its wrapper go.
 
         Raises CannotStart for a command that can never start, FileExistsError for an attempt that was begun before,
         StorageError for everything else.
         """
-        job, config = self.task.state.jobs[n], self.plan.config
+        job = self.task.state.jobs[n]
+        ready = self.prepared.pop(n, None)
+        if ready and (ready.launch, ready.snapshot) != (launch, job.snapshot):
+            self._discard(ready)
+            ready = None
+        parked = ready.parked if ready else None
+        if parked and parked.pid not in self.helpers:  # somebody killed it while it waited
+            local.dismiss(parked)
+            parked = None
         with fsio.storage():
-            k, work = self.prepared.pop(n, (-1, ""))
-            creation.make_attempt(
-                self.task.paths, job, self._manifest(job.snapshot), work if k == job.snapshot else None
-            )
-        self.port = local.free_port(launch.token, ports)
+            creation.make_attempt(self.task.paths, job, self._manifest(job.snapshot), ready.work if ready else None)
+        try:
+            parked = parked or self._park(n, launch, grant, ports)
+            self.helpers.discard(parked.pid)
+            local.release(parked)
+        except FileExistsError:
+            raise
+        except OSError as e:
+            if local.cannot_ever_start(e):
+                raise CannotStart(f"cannot be started: {e.strerror}") from e
+            hint = "Run the same command again when that is mended"
+            raise StorageError(f"cannot start job {n}: {e}", hint) from e
+        return parked
+
+    def _park(self, n: int, launch: Launch, grant: Grant, ports: Collection[int]) -> Parked:
+        config, slots = self.plan.config, self.plan.slots
         env = local.environment(
             self.plan.base_env,
             launch,
@@ -98,36 +127,43 @@ class Launcher:
             seed=config.search.seed,
             cpus=config.resources.cpus,
             gpus=() if self.plan.hide_gpus else (grant.gpus or None),
-            port=self.port,
+            port=local.free_port(launch.token, ports),
         )
-        try:
-            return local.spawn(launch, env, self.machine, self.plan.slots.lease_fds(grant))
-        except FileExistsError:
-            raise
-        except OSError as e:
-            if local.cannot_ever_start(e):
-                raise CannotStart(f"cannot be started: {e.strerror}") from e
-            hint = "Run the same command again when that is mended"
-            raise StorageError(f"cannot start job {n}: {e}", hint) from e
+        status_path, log = (f"{self.task.paths.tmp}/{fsio.half_name(f'{name}-{n}')}" for name in ("status", "log"))
+        parked = local.park(launch, env, self.machine, slots.lease_fds(grant), status_path, log)
+        self.helpers.add(parked.pid)
+        return parked
 
-    def prepare(self, jobs: Iterable[int]) -> bool:
-        """Lay out the working folder of the first of `jobs` that has none yet; say whether there was one.
+    def prepare(self, jobs: Iterable[int], ports: Collection[int]) -> bool:
+        """Get the first of `jobs` for which that is not done ready to start; say whether there was one.
 
-        Done while all slots are busy, so that a slot does not wait for the copying of a project.
+        Done while all slots are busy, so that a slot waits neither for the copying of a project nor, where no GPU has
+        to be granted first, for the start of a program.
         """
         for n in jobs:
             job = self.task.state.jobs.get(n)
-            if job is not None and self.prepared.get(n, (-1, ""))[0] != job.snapshot:
+            if job is not None and n not in self.prepared:
+                launch = self.describe(n, job.attempt + 1)
                 with fsio.storage():
                     work = creation.make_work(self.task.paths, job, self._manifest(job.snapshot))
-                self.prepared[n] = (job.snapshot, work)
+                parked = None
+                if not self.plan.slots.per_job:
+                    taken = {*ports, *(p.parked.port for p in self.prepared.values() if p.parked)}
+                    with contextlib.suppress(OSError):  # it is met again, and told, when the job is to start
+                        parked = self._park(n, launch, Grant(()), taken)
+                self.prepared[n] = Prepared(launch, job.snapshot, work, parked)
                 return True
         return False
 
     def discard_prepared(self) -> None:
-        for _, work in self.prepared.values():
-            fsio.discard(work)
+        for ready in self.prepared.values():
+            self._discard(ready)
         self.prepared.clear()
+
+    def _discard(self, ready: Prepared) -> None:
+        fsio.discard(ready.work)
+        if ready.parked:
+            local.dismiss(ready.parked)
 
     def keep_provenance(self, started: Iterable[int]) -> None:
         """Have what is needed to repeat the run kept, once a snapshot, by a process of its own: git and python may take

@@ -11,7 +11,7 @@ from searchkit.errors import NotFoundError, UsageError
 NAME = ".search-run"
 _TASK_NAME = re.compile(r"[^\W_][\w\-]*")  # letters and digits of any script; no dot (stages own it), no slash
 
-_JOB_FILE = re.compile(r"params\.json|log|status|callback|checkpoint|attempt-\d+")
+_JOB_FILE = re.compile(r"params\.json|log|status|callback|checkpoint|subnets|attempt-\d+")
 
 
 def check_task_name(name: str) -> str:
@@ -90,6 +90,25 @@ class TaskPaths:
     @property
     def run_config(self) -> str:
         return f"{self.root}/run_config.yaml"
+
+    @property
+    def group(self) -> str:
+        """The name of the task that this one is a stage of; its own where it is none."""
+        return self.name.partition(".")[0]
+
+    @property
+    def stage(self) -> str:
+        """The name of the stage that this task is; empty where it is none."""
+        return self.name.partition(".")[2]
+
+    @property
+    def stages(self) -> str:
+        """The names of a task's stages, in order; only a task that has stages has this file."""
+        return f"{self.root}/stages.json"
+
+    @property
+    def subnets(self) -> str:
+        return f"{self.root}/subnets"
 
     @property
     def view(self) -> str:

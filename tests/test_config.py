@@ -243,8 +243,9 @@ KEYS = {
     "search: {seed: true}": ["1:16: search.seed: must be a whole number of 0 or more, not 'true'"],
     "search: {sampler: gird}": ["1:19: search.sampler: unknown sampler 'gird' (did you mean grid?)"],
     "search: {n_trials: 5}": ["1:10: search: unknown key 'n_trials' (valid: seed, sampler)"],
-    "stages: []": ["1:1: unknown key 'stages' (did you mean task?)"],
-    "queue: 1": ["1:1: unknown key 'queue' (valid: task, search, resources, run, callbacks, env, monitor, pavi)"],
+    "queue: 1": [
+        "1:1: unknown key 'queue' (valid: task, search, resources, run, callbacks, env, monitor, pavi, stages)"
+    ],
     "resources: {gpus: -1}": ["1:19: resources.gpus: must be a whole number of 0 or more, not '-1'"],
     "resources: {gpus: 0.5}": ["1:19: resources.gpus: must be a whole number of 0 or more, not '0.5'"],
     "resources: {cpus: 0}": ["1:19: resources.cpus: must be a whole number of 1 or more, not '0'"],

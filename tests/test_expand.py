@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from searchkit import config as c
 from searchkit.errors import ConfigError, UsageError
+from searchkit.nodes import typed
 from searchkit.space import expand as e
-from searchkit.space.args import Arg, Categorical, Nested, Value, typed
+from searchkit.space.args import Arg, Categorical, Nested, Value
 
 
 def read(text: str) -> c.Config:

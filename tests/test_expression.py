@@ -287,3 +287,97 @@ def test_nothing_is_ever_executed() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id not in ("eval", "exec", "compile", "__import__"), f"{path}:{node.lineno}"
+
+
+# --- lambdas, rows ---------------------------------------------------------------------------------------------------
+
+LAMBDAS = {  # text: (what it means, names)
+    "lambda x: x['a.b'] > 1": ("a.b > 1", ("a.b",)),
+    "  lambda  row :row[\"a.b\"]<=140*1e9 and row['c'] == 480": ("a.b <= 140*1e9 and c == 480", ("a.b", "c")),
+    "lambda x: sum(x['d']) >= 11 and sum(x['d']) < 17": ("sum(d) >= 11 and sum(d) < 17", ("d",)),
+    "lambda x: x['d'][-1] in [1, x['e']]": ("d[-1] in [1, e]", ("d", "e")),
+    "lambda sum: sum(sum['d']) > 1": ("sum(d) > 1", ("d",)),
+    "lambda x: (x[ 'd' ])": ("d", ("d",)),
+    "lambda x: True": ("True", ()),
+}
+
+
+@pytest.mark.parametrize("text", LAMBDAS)
+def test_a_lambda_is_the_expression_in_it(text: str) -> None:
+    meaning, names = LAMBDAS[text]
+    expr = x.parse_lambda(text)
+    assert (expr.tree, expr.names, expr.text) == (x.parse(meaning).tree, names, text)
+
+
+LAMBDA_FAULTS = {
+    "x['a'] > 1": (1, "it must begin as `lambda x:` does"),
+    "lambda: 1": (1, "it must begin as `lambda x:` does"),
+    "lambda x, y: x['a']": (1, "it must begin as `lambda x:` does"),
+    "lambda x=1: x['a']": (1, "it must begin as `lambda x:` does"),
+    "lambda *x: x['a']": (1, "it must begin as `lambda x:` does"),
+    "lambda x: x": (11, "x must be followed by a key, as in x['a.b']"),
+    "lambda x: 1 < x[0]": (15, "x must be followed by a key, as in x['a.b']"),
+    "lambda x: x[x['a']] > 1": (11, "x must be followed by a key, as in x['a.b']"),
+    "lambda x: len(x) > 1": (15, "x must be followed by a key, as in x['a.b']"),
+    "lambda x: x.flops > 1": (11, "write x['flops']"),
+    "lambda x: x['a'] > y": (20, "write x['y']"),
+    "lambda x: x['a'].b": (17, "'.' is not allowed"),
+    "lambda x: x.get('a')": (11, "unknown function 'x.get' (valid: sum, len, min, max, abs)"),
+    "lambda x: lambda y: 1": (11, "'lambda' is not allowed"),
+    "lambda x: x['a'] >": (19, "the expression can't go on like this"),
+    "lambda x: x['a'] if 1 else 0": (18, "'if' is not allowed"),
+}
+
+
+@pytest.mark.parametrize("text", LAMBDA_FAULTS)
+def test_faults_of_a_lambda(text: str) -> None:
+    column, what = LAMBDA_FAULTS[text]
+    with pytest.raises(x.ExpressionError) as e:
+        x.parse_lambda(text)
+    assert e.value.message == f"column {column} of {text!r}: {what}" and e.value.column == column - 1
+    assert e.value.pointer() == f"{text}\n{' ' * (column - 1)}^"
+
+
+def test_an_empty_lambda() -> None:
+    with pytest.raises(UsageError) as e:
+        x.parse_lambda("lambda x: ")
+    assert e.value.message == "an expression must not be empty"
+
+
+def test_the_pointer_into_long_texts() -> None:
+    for text in ("a + " * 50 + "b @ c" + " + d" * 50, "a +\n\tb @ c +\nd"):
+        with pytest.raises(x.ExpressionError) as e:
+            x.parse(text)
+        line, caret = e.value.pointer().split("\n")
+        assert len(line) <= 100 and line[caret.index("^")] == "@"
+
+
+def test_a_function_of_rows() -> None:
+    expr = x.parse("a.b * 2 + n")
+    assert [x.function(expr)(row) for row in ({"a.b": 1, "n": 2}, {"a": {"b": 3}, "n": 4})] == [4, 10]
+    columns = {"a.b": [1, 2, 3], "n": [10, 20, 30]}
+    run = x.function(expr, lambda name: lambda i: columns[name][i])
+    assert [run(i) for i in range(3)] == [12, 24, 36]
+    with pytest.raises(UsageError) as e:
+        run(3)
+    assert e.value.message == "can't evaluate 'a.b * 2 + n': list index out of range"
+
+
+def test_a_tuple_is_a_list() -> None:
+    for depth in ((3, 4), [3, 4]):
+        for text in ("d == [3, 4]", "d == (3, 4)", "d in [[3, 4]]", "a.d != [3]", "sum(d) == 7", "d[1] == 4"):
+            assert value(text, d=depth, a={"d": depth}) is True
+    assert value("d == [[1, 2], 3]", d=((1, 2), 3)) is True
+
+
+@settings(deadline=None)
+@given(trees)
+def test_python_is_the_oracle_of_lambdas(text: str) -> None:
+    row = {"lr": 0.5, "batch-size": 3}
+    full = "lambda x: " + text.replace("lr", "x['lr']").replace("batch-size", "x['batch-size']")
+    try:
+        ours = x.function(x.parse_lambda(full))(row)
+    except UsageError:
+        return
+    theirs = eval(full.replace("true", "True"), {"__builtins__": {}, "abs": abs, "max": max})(row)
+    assert repr(ours) == repr(theirs)

@@ -46,12 +46,16 @@ echo "end $SEARCHKIT_JOB" >> "$RUNS"
 
 
 def wrappers(folder: Path) -> dict[int, int]:
-    """The wrapper of each job whose status has no exit line: job -> process."""
+    """Every wrapper of the task and its job, those that still wait at their gate included: process -> job."""
     found = {}
-    for path in task_dir(folder).glob("jobs/all/*/**/status"):
-        lines = [line.split() for line in path.read_text().splitlines()]
-        if [line[0] for line in lines] == ["start"]:
-            found[int(path.relative_to(task_dir(folder) / "jobs/all").parts[0])] = int(lines[0][4])
+    for pid in processes_with(f"SEARCHKIT_JOB_DIR={task_dir(folder)}"):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except OSError:  # it has just ended
+            continue
+        if len(words) > 1 and words[1].endswith(b"wrapper.sh"):
+            found[pid] = next(int(v.partition(b"=")[2]) for v in variables if v.startswith(b"SEARCHKIT_JOB="))
     return found
 
 
@@ -73,14 +77,14 @@ def storm(folder: Path, rng: random.Random, env: dict[str, str], kills: int) -> 
             scheduler.kill()
             scheduler.wait()
         elif victim == "wrapper":
-            choice = [(n, pid) for n, pid in live.items() if of_job[n] < MAX_WRAPPER_KILLS]
+            choice = [pid for pid, n in live.items() if of_job[n] < MAX_WRAPPER_KILLS]
             if not choice:
                 continue
-            n, pid = rng.choice(choice)
-            of_job[n] += 1
+            pid = rng.choice(choice)
+            of_job[live[pid]] += 1
             kill(pid)
         else:
-            pids = [p for p in processes_with(f"SEARCHKIT_JOB_DIR={task_dir(folder)}") if p not in live.values()]
+            pids = [p for p in processes_with(f"SEARCHKIT_JOB_DIR={task_dir(folder)}") if p not in live]
             if not pids:
                 continue
             kill(rng.choice(pids))

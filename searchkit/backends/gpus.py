@@ -8,7 +8,6 @@ is free again when the run has no job there (or when the last of them is dead, w
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import stat
 from collections.abc import Mapping
@@ -18,8 +17,6 @@ from searchkit import fsio
 from searchkit.errors import UsageError
 
 LEASES = "/tmp/searchkit-gpu-leases"  # fixed, whatever TMPDIR says: every run of the machine must see the same files
-
-FIRST_OWN_FD = 200
 
 
 @dataclass(frozen=True)
@@ -99,9 +96,7 @@ def try_lease(index: int) -> int | None:
             fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     finally:
         os.umask(old)
-    # Far above the numbers that a wrapper uses for itself: those are overwritten one by one when it starts.
-    high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_OWN_FD)
-    os.close(fd)
+    high = fsio.out_of_the_way(fd)
     if not stat.S_ISREG(os.fstat(high).st_mode) or not fsio.try_lock(high) or not fsio.is_at(high, path):
         os.close(high)
         return None

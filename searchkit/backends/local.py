@@ -1,4 +1,4 @@
-"""Starting one attempt as a local process: its folders, its environment, its wrapper."""
+"""Starting one attempt as a local process: its environment, its wrapper, and the word that lets it go."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from searchkit import fsio
 from searchkit.backends.procs import TOKEN
 from searchkit.template import direct
 from searchkit.workspace import AttemptPaths, JobPaths
@@ -20,6 +21,7 @@ from searchkit.workspace import AttemptPaths, JobPaths
 WRAPPER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "wrapper.sh")
 HELPER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "callback.py")
 STATUS_FD = 9  # the one the wrapper writes to
+GATE_FD = 8  # where the wrapper waits for the word to go
 FIRST_LEASE_FD = 20  # above the numbers a shell uses for itself
 FIRST_PORT, PORTS = 20_000, 12_000  # below the range from which the kernel gives out ports
 
@@ -107,36 +109,83 @@ def environment(
     return env
 
 
-def spawn(launch: Launch, env: dict[str, str], machine: Machine, lease_fds: Collection[int]) -> int:
-    """Start the wrapper in a session of its own; return its process number.
+@dataclass(frozen=True)
+class Parked:
+    """A wrapper that has not begun: it waits for one line on its gate, and leaves without a trace when that closes.
 
-    The status file is created and locked here and inherited by the wrapper: from this moment on, "locked" means that
-    the attempt lives. Raises FileExistsError where this attempt was started before, OSError where it can't be.
+    Its `status` and `log` are still under tmp/; from the moment the status file stands in the attempt's folder, its
+    lock says that the attempt lives.
     """
-    paths = launch.paths
+
+    launch: Launch
+    pid: int
+    gate: int  # our end
+    status: str
+    log: str
+    port: int
+
+
+def park(
+    launch: Launch, env: dict[str, str], machine: Machine, lease_fds: Collection[int], status: str, log: str
+) -> Parked:
+    """Start the wrapper in a session of its own, up to its gate. `status`, `log`: where its files wait, under tmp/.
+
+    Raises OSError where it can't be started.
+    """
     words = direct(launch.command) if isinstance(launch.command, str) else launch.command
     command = words or ["/bin/sh", "-c", str(launch.command)]
-    argv = ["/bin/sh", WRAPPER, machine.host, machine.boot_id, f"{time.time():.6f}"]
-    argv += [launch.job.attempt(launch.attempt + 1).root, launch.work, paths.callback, launch.pre, launch.after]
+    argv = ["/bin/sh", WRAPPER, machine.host, machine.boot_id]
+    argv += [launch.job.attempt(launch.attempt + 1).root, launch.work, launch.paths.callback, launch.pre, launch.after]
     argv += [machine.python, HELPER, *command]
-    fd = os.open(paths.status, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
+    fd = fsio.out_of_the_way(os.open(status, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666))
+    r, gate = map(fsio.out_of_the_way, os.pipe())
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, paths.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666),
+            (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666),
             (os.POSIX_SPAWN_DUP2, 1, 2),
             (os.POSIX_SPAWN_DUP2, fd, STATUS_FD),
+            (os.POSIX_SPAWN_DUP2, r, GATE_FD),
         ]
         actions += [(os.POSIX_SPAWN_DUP2, f, FIRST_LEASE_FD + i) for i, f in enumerate(lease_fds)]
-        return os.posix_spawn(
+        pid = os.posix_spawn(
             "/bin/sh", argv, env, file_actions=actions, setsid=True, setsigmask=[], setsigdef=_DEFAULT_SIGNALS
         )
     except OSError:
-        os.unlink(paths.status)  # it never started: the next try may use the same attempt
+        os.close(gate)
+        os.unlink(status)
         raise
     finally:
         os.close(fd)
+        os.close(r)
+    return Parked(launch, pid, gate, status, log, int(env["MASTER_PORT"]))
+
+
+def release(parked: Parked) -> None:
+    """Put the files of a parked wrapper where its attempt is, and let it go.
+
+    Raises FileExistsError where this attempt was begun before. A wrapper that died in the meantime is no error: its
+    attempt is one that ended before its first line.
+    """
+    paths = parked.launch.paths
+    try:
+        if os.path.exists(paths.status):
+            raise FileExistsError(errno.EEXIST, "this attempt was begun before", paths.status)
+        os.rename(parked.log, paths.log)
+        os.rename(parked.status, paths.status)
+        with contextlib.suppress(BrokenPipeError):
+            os.write(parked.gate, b"%.6f\n" % time.time())
+    finally:
+        os.close(parked.gate)
+
+
+def dismiss(parked: Parked) -> None:
+    """Let a parked wrapper end without having begun."""
+    os.close(parked.gate)
+    for path in (parked.status, parked.log):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def cannot_ever_start(e: OSError) -> bool:

@@ -1,9 +1,11 @@
 #!/bin/sh
 # Runs one attempt of a job, and is the only writer of its status file (file descriptor 9, whose flock says that this
 # wrapper lives). Shell builtins only, so that a job costs one process more and no interpreter start.
+# It is started before its turn and waits for one line, the time, on file descriptor 8: a free slot then costs no program
+# start. Before that line nothing has happened, and where it never comes nothing will.
 # The scheduler may die at any moment; this goes on, and the next scheduler reads what it wrote.
 #
-#   wrapper.sh HOST BOOT_ID TIME NEXT_ATTEMPT WORK_FOLDER CALLBACK PRE AFTER PYTHON HELPER COMMAND...
+#   wrapper.sh HOST BOOT_ID NEXT_ATTEMPT WORK_FOLDER CALLBACK PRE AFTER PYTHON HELPER COMMAND...
 #
 # COMMAND is the words of a program, or `sh -c TEXT` for what needs a shell; PRE and AFTER are empty where there is no such callback.
 
@@ -13,11 +15,13 @@ main() {
     trap : TERM INT HUP # the command below gets the default action back; this shell must live to write `exit`
     read -r stat </proc/self/stat
     start_ticks $stat
-    printf 'start local %s %s %s %s - %s\n' "$1" "$2" "$$" "$ticks" "$3" >&9 || exit 74
+    read -r now <&8 || exit 0
+    exec 8<&-
+    printf 'start local %s %s %s %s - %s\n' "$1" "$2" "$$" "$ticks" "$now" >&9 || exit 74
     # The attempt's number is the fencing token: where a later attempt exists, this one was given up for lost.
-    [ -e "$4" ] && { echo "exit 125" >&9; exit 125; }
-    work=$5 callback=$6 pre=$7 after=$8 python=$9
-    shift 9
+    [ -e "$3" ] && { echo "exit 125" >&9; exit 125; }
+    work=$4 callback=$5 pre=$6 after=$7 python=$8
+    shift 8
     helper=$1
     shift
     cd "$work" || { echo "exit 126" >&9; exit 126; }

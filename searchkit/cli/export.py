@@ -1,4 +1,4 @@
-"""The table of a task: one row a job."""
+"""The table of a task: one row a job; for a job that scored subnets, one row a subnet."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import io
 from typing import Any
 
 from searchkit.cli.tables import command_text
-from searchkit.store import scalars
+from searchkit.store import ranking, scalars
 from searchkit.store.ranking import JobScalars
 from searchkit.workspace import TaskPaths
 
 
-def rows(task: TaskPaths, jobs: list[JobScalars]) -> list[dict[str, Any]]:
-    """Columns: job, status, attempt, times (seconds since the epoch), exit code; `param.<name>` as the user wrote it;
-    `scalar.<name>`, the last reported value; `pre.<name>` and `after.<name>` of the callbacks; command, run_path."""
+def rows(task: TaskPaths, jobs: list[JobScalars], prefix: str = "", *, whole: bool = False) -> list[dict[str, Any]]:
+    """Columns: job (`3`, or `3:<arch>` for a subnet; after `prefix`), status, attempt, times (seconds since the epoch),
+    exit code; `param.<name>` as the user wrote it; `scalar.<name>`, the last reported value; of a subnet its input and
+    how its cost was counted (`whole`: its record); `pre.<name>`, `after.<name>` of the callbacks; command, run_path."""
     out = []
-    for j in jobs:
+    for j in ranking.split(jobs):
         job = j.view.job
         row: dict[str, Any] = {
-            "job": job.index,
+            "job": f"{prefix}{j.name}" if prefix or j.row else job.index,
             "status": str(j.view.state),
             "attempt": job.attempt,
             "start_time_s": j.view.start_s,
@@ -28,6 +29,9 @@ def rows(task: TaskPaths, jobs: list[JobScalars]) -> list[dict[str, Any]]:
         }
         row.update((f"param.{name}", text) for name, text in job.text.items())
         row.update((f"scalar.{name}", scalars.last(series)) for name, series in j.series.items() if series)
+        if j.row:
+            row.update({"data.input_shape": j.row.shape, "overhead.convention": j.row.convention})
+            row.update({"record": j.row.record} if whole else {})
         for which, result in (("pre", j.pre), ("after", j.after)):
             row.update((f"{which}.{name}", value) for name, value in (result or {}).items())
         row["command"] = command_text(job.command)

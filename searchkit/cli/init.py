@@ -6,13 +6,12 @@ import os
 
 import click
 
-from searchkit import fsio
-from searchkit.cli import common
+from searchkit import console, fsio
 from searchkit.errors import StorageError, UsageError
 from searchkit.workspace import NAME, Workspace
 
 
-@click.command(context_settings=common.CONTEXT)
+@click.command(context_settings=console.CONTEXT)
 @click.option("--path", default=".", show_default=True, help="The project's root folder.")
 @click.option("--list-templates", is_flag=True, help="List the recipes that --template copies, and end.")
 @click.option("--template", metavar="NAME", help="Copy a recipe into the project.")
@@ -81,7 +80,7 @@ def _ignore(project: str) -> str | None:
 
 
 def main() -> None:
-    common.run(main_command, "search-init")
+    console.run(main_command, "search-init")
 
 
 if __name__ == "__main__":

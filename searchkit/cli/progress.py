@@ -157,7 +157,7 @@ class Progress:
             self.message(f"  run them again, with the code as it is then: search-ctl restart --task {name} --failed")
         if counts[State.PENDING] or not view.state.complete:
             self.message("  run the same command again to go on")
-        if self._config.reward_attribute and counts[State.FINISHED]:
+        if self._config.reward_attribute and counts[State.FINISHED] and not self._task.paths.stage:
             sign = "-" if self._config.monitor.mode == "min" else "+"
             self.message(f"  rank them: search-ctl show-scalar --task {name} -rt {sign}5")
 

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import click
 
-from searchkit import fsio
-from searchkit.cli import common
+from searchkit import console, fsio
 from searchkit.errors import ConflictError, UsageError
 from searchkit.workspace import TaskPaths, Workspace, check_task_name, find
 
 if TYPE_CHECKING:
     from searchkit.backends.slots import Slots
     from searchkit.config import Config
+    from searchkit.store.state import TaskState
 
 DRY_RUN_JOBS = 20
 BIG_COPY_BYTES = 1 << 30
 
 
-@click.command(context_settings=common.CONTEXT)
+@click.command(context_settings=console.CONTEXT)
 @click.argument("config_file", metavar="CONFIG")
 @click.option("--task", "task_name", default="default", show_default=True, help="The task's name.")
 @click.option("--symlinks", is_flag=True, help="Link big files and folders to the project instead of copying them.")
@@ -65,12 +66,15 @@ def main_command(
     ws = find(os.getcwd())
     check_task_name(task_name)
     config, raw = config_module.load(config_file)
-    slots, slots_line = _slots(config, gpus, jobs_per_gpu, max_parallel)
-    _check_program(config, ws)
+    parts = {f"{task_name}.{stage.name}": stage.config for stage in config.stages} or {task_name: config}
+    slots = [_slots(part, gpus, jobs_per_gpu, max_parallel) for part in parts.values()]
+    for part in parts.values():
+        _check_program(part, ws)
     for note in config.notes:
         click.echo(f"note: {note}", err=True)
     if dry_run:
-        _dry_run(config, task_name, slots_line)
+        for (name, part), (_, slots_line) in zip(parts.items(), slots, strict=True):
+            _dry_run(ws, part, name, slots_line)
         return 0
     options = {"gpus": gpus, "jobs_per_gpu": jobs_per_gpu, "max_parallel": max_parallel}
     task = _open_or_create(ws, task_name, config, raw, symlinks=symlinks, overwrite=overwrite)
@@ -83,7 +87,77 @@ def main_command(
         click.echo(f"  stop:   search-ctl stop --task {task_name}")
         return 0
     live = sys.stdout.isatty() and not no_progress
-    return _schedule(ws, task, config, slots, slots_line, options, hide_gpus=gpus == "none", live=live)
+    how = How(ws, options, gpus == "none", live)
+    if config.stages:
+        return _run_stages(how, task, config, slots)
+    from searchkit.store import subnets
+
+    for path in subnets.check_inputs(config, task, ws.project, {}):
+        click.echo(f"note: {path} is gone; the jobs that were picked from it are kept", err=True)
+    return _schedule(how, task, subnets.kept(config, task), *slots[0], {})
+
+
+@dataclass(frozen=True)
+class How:
+    """What holds for every task of this search-run."""
+
+    ws: Workspace
+    options: dict[str, object]
+    hide_gpus: bool
+    live: bool
+
+
+def _run_stages(how: How, group: TaskPaths, config: Config, slots: list[tuple[Slots, str]]) -> int:
+    """One stage after the other; returns at the first that does not finish. The same command goes on there."""
+    from searchkit import stages
+    from searchkit.store import journal, tasks
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)  # between two stages; while one runs, its scheduler has its own
+    me = tasks.myself()
+    whole = tasks.take(group, journal.acquire(group, me), me, options=how.options)
+    tasks.refresh_views(how.ws, group)
+    try:
+        for k, stage in enumerate(config.stages):
+            turn = stages.begin(how.ws, group, config, k)
+            for note in turn.notes:
+                click.echo(f"note: {note}", err=True)
+            title = f"stage {k + 1} of {len(config.stages)}: {stage.name}"
+            if stages.is_over(stages.state_of(turn.task)):
+                click.echo(f"{title} has finished already")
+                continue
+            click.echo(title)
+            code = _schedule(how, turn.task, turn.config, *slots[k], turn.env)
+            tasks.refresh_views(how.ws, group)
+            state = stages.state_of(turn.task)
+            if code == 0 and stages.is_over(state):
+                continue
+            if code in (0, 1):
+                _say_where_it_stopped(config, k, turn.task, state)
+            return code or 1
+    finally:
+        whole.close()
+        tasks.refresh_views(how.ws, group)
+        signal.signal(signal.SIGTERM, before)
+    click.echo(f"task {group.name}: all {len(config.stages)} stages finished")
+    if config.reward_attribute:
+        sign = "-" if config.monitor.mode == "min" else "+"
+        click.echo(f"  rank them: search-ctl show-scalar --task {group.name} -rt {sign}5")
+    return 0
+
+
+def _say_where_it_stopped(config: Config, k: int, task: TaskPaths, state: TaskState) -> None:
+    from searchkit.store.state import State
+
+    waiting = ", ".join(stage.name for stage in config.stages[k + 1 :])
+    jobs = [(n, job.state) for n, job in sorted(state.jobs.items()) if job.state is not State.FINISHED]
+    said = ", ".join(f"job {n} {s}" for n, s in jobs[:5]) + (f" and {len(jobs) - 5} more" if len(jobs) > 5 else "")
+    after = f"; not begun: {waiting}" if waiting else ""
+    click.echo(f"task {task.group} stops at stage {config.stages[k].name} ({said}){after}")
+    if all(s is State.STOPPED for _, s in jobs):  # all else was said with the summary of the stage
+        click.echo(f"  go on: search-ctl restart --task {task.name}")
 
 
 def _slots(config: Config, gpus: str, jobs_per_gpu: int, max_parallel: int | None) -> tuple[Slots, str]:
@@ -124,12 +198,20 @@ def _check_program(config: Config, ws: Workspace) -> None:
         raise UsageError(f"task.template starts with {program!r}, which is not {where}", "Mend the template, or PATH")
 
 
-def _dry_run(config: Config, task_name: str, slots_line: str) -> None:
+def _dry_run(ws: Workspace, config: Config, task_name: str, slots_line: str) -> None:
     """Print what would run; write nothing."""
     from searchkit.cli.tables import command_text
+    from searchkit.config import STAGE_VARIABLE
     from searchkit.space.expand import count, expand, tree_path
+    from searchkit.store import subnets
     from searchkit.store.creation import describe
 
+    late = [a for a in subnets.subnets(config) if STAGE_VARIABLE.search(f"{a.space} {a.rules}")]
+    if late:
+        names = ", ".join(a.name for a in late)
+        click.echo(f"task {task_name}: its jobs are known when the stages before it have ended ({names}), {slots_line}")
+        return
+    config = subnets.picked(config, subnets.pick(config, ws.project, {}))
     n = count(config.task.search_args, config.task.constraints)
     click.echo(f"task {task_name}: {n} jobs, {slots_line} (dry run: nothing is written)")
     points = expand(config.task.search_args, config.task.constraints)
@@ -145,19 +227,21 @@ def _open_or_create(
     ws: Workspace, name: str, config: Config, raw: bytes, *, symlinks: bool, overwrite: bool
 ) -> TaskPaths:
     """The task of that name, made if it is new. ConflictError where it exists with another config."""
-    from searchkit import control
-    from searchkit.space.expand import expand
-    from searchkit.store import snapshot, tasks
-    from searchkit.store.creation import describe
+    from searchkit import control, stages
+    from searchkit.store import creation, snapshot, subnets, tasks
 
     task = ws.task(name)
     if os.path.exists(task.run_config) and not overwrite:
         _check_same_config(task, config, raw)
         _say_what_changed(task, symlinks)
         return task
-    # The whole expansion is tried before anything is written: a fault of its last point is a fault of the config.
-    if not sum(1 for point in expand(config.task.search_args, config.task.constraints) if describe(config, point)):
-        raise UsageError("the constraints leave no point of the space", f"task.constraints: {config.task.constraints}")
+    # All that can be known is tried before anything is written; stages with arguments of their own wait for their turn.
+    picks = subnets.pick(config, ws.project, {})
+    known = [stage.config for stage in config.stages if not subnets.subnets(stage.config)]
+    for part in known if config.stages else [subnets.picked(config, picks)]:
+        creation.check_points(part)
+    for note in (note for one in picks for note in one.notes):
+        click.echo(f"note: {note}", err=True)
     manifest = snapshot.scan(ws.project, symlinks=symlinks)
     if manifest.copied_bytes > BIG_COPY_BYTES and not symlinks:
         click.echo(
@@ -172,9 +256,10 @@ def _open_or_create(
             click.echo(f"note: all jobs share the project's folder {e.path}/", err=True)
     if os.path.exists(task.run_config):
         to = f"{ws.attic}/{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-        control.move_away(task, to)
+        (stages if tasks.stage_names(task) else control).move_away(task, to)
         click.echo(f"moved the old task away: {to}")
-    return tasks.create(ws, name, raw, manifest)
+    names = tuple(stage.name for stage in config.stages)
+    return tasks.create(ws, name, raw, manifest, stages=names, fill=lambda half: subnets.keep(picks, half))
 
 
 def _say_what_changed(task: TaskPaths, symlinks: bool) -> None:
@@ -213,26 +298,21 @@ def _check_same_config(task: TaskPaths, config: Config, raw: bytes) -> None:
 
 
 def _schedule(
-    ws: Workspace,
-    task: TaskPaths,
-    config: Config,
-    slots: Slots,
-    slots_line: str,
-    options: dict[str, object],
-    *,
-    hide_gpus: bool,
-    live: bool,
+    how: How, task: TaskPaths, config: Config, slots: Slots, slots_line: str, stage_env: dict[str, str]
 ) -> int:
     from searchkit.cli.progress import Progress
     from searchkit.launcher import Launcher, Plan
     from searchkit.scheduler import Scheduler
-    from searchkit.store import journal, tasks
+    from searchkit.store import journal, snapshot, tasks
 
     me = tasks.myself()
-    open_task = tasks.take(task, journal.acquire(task, me), me, options=options, retries=config.run.retries)
-    progress = Progress(ws, open_task, config, slots_line, live=live)
-    hide = hide_gpus or config.resources.gpus == 0
-    plan = Plan(ws, config, slots, hide, {**os.environ, **config.env}, tuple(sys.argv))
+    kept: dict[str, object] = {"options": how.options, "retries": config.run.retries}
+    if task.stage and not tasks.view(task).jobs:  # it begins with the newest code, which a restart may have taken
+        kept["snapshot"] = snapshot.newest(task)
+    open_task = tasks.take(task, journal.acquire(task, me), me, **kept)
+    progress = Progress(how.ws, open_task, config, slots_line, live=how.live)
+    hide = how.hide_gpus or config.resources.gpus == 0
+    plan = Plan(how.ws, config, slots, hide, {**os.environ, **config.env, **stage_env}, tuple(sys.argv))
     try:
         with progress:
             code = Scheduler(Launcher(plan, open_task), progress).run()
@@ -244,7 +324,7 @@ def _schedule(
 
 
 def main() -> None:
-    common.run(main_command, "search-run")
+    console.run(main_command, "search-run")
 
 
 if __name__ == "__main__":

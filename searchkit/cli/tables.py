@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
+from collections import Counter
 from typing import Any
 
+from searchkit.store import scalars
 from searchkit.store.ranking import JobScalars
+from searchkit.store.records import FLOPS, PARAMS, SHAPE, Row
 from searchkit.store.tasks import JobView, TaskView, stamp
 from searchkit.workspace import TaskPaths
 
@@ -20,17 +24,40 @@ def all_tasks(views: list[TaskView]) -> str:
 
 
 def header(task: TaskPaths) -> str:
-    return "\n".join(
-        [
-            FENCE,
-            f"Task Name  : {task.name}",
-            f"config file: {task.run_config}",
-            f"pavi_compare_url: {task.jobs_tree}",
-            FENCE,
-            "",
-            "Jobs:",
-        ]
-    )
+    return _header(task, f"pavi_compare_url: {task.jobs_tree}")
+
+
+def _header(task: TaskPaths, *more: str) -> str:
+    lines = [FENCE, f"Task Name  : {task.name}", f"config file: {task.run_config}", *more, FENCE, "", "Jobs:"]
+    return "\n".join(lines)
+
+
+def task_facts(view: TaskView) -> dict[str, Any]:
+    return {"task": view.paths.name, "status": view.status, "config_file": view.paths.run_config}
+
+
+def stages(task: TaskPaths, views: dict[str, TaskView | None]) -> str:
+    """A task of stages: how each is, then the jobs of all as `<stage>/<number>`."""
+    lines = []
+    for name, view in views.items():
+        counts = Counter(str(j.state) for j in view.jobs) if view else {}
+        said = f" ({', '.join(f'{n} {state}' for state, n in counts.items())})" if counts else ""
+        lines.append(f"stage {name}: {view.status if view else 'pending'}{said}")
+    blocks = [job_block(v.paths, j, f"{name}/") for name, v in views.items() if v for j in v.jobs]
+    return "\n".join([_header(task, *lines), *blocks])
+
+
+def stage_facts(task: TaskPaths, views: dict[str, TaskView | None]) -> list[dict[str, Any]]:
+    """The stages in order, each with its jobs; one that has not begun has none."""
+    return [
+        {
+            "stage": name,
+            "task": f"{task.name}.{name}",
+            "status": view.status if view else "pending",
+            "jobs": [job_facts(view.paths, j) for j in view.jobs] if view else [],
+        }
+        for name, view in views.items()
+    ]
 
 
 def command_text(command: str | list[str]) -> str:
@@ -56,14 +83,14 @@ def job_facts(task: TaskPaths, view: JobView) -> dict[str, Any]:
     }
 
 
-def job_block(task: TaskPaths, view: JobView) -> str:
+def job_block(task: TaskPaths, view: JobView, prefix: str = "") -> str:
     paths = task.job(view.job.index).attempt(max(1, view.job.attempt))
     root = paths.root
     start = stamp(view.start_s) if view.start_s else "-"
     end = stamp(view.end_s) if view.end_s else "-"
     why = f"  reason        : {view.reason}\n" if view.reason else ""
     return (
-        f"#Job Name: {view.job.index}\n"
+        f"#Job Name: {prefix}{view.job.index}\n"
         f"  status        : {view.state.value}\n"
         f"{why}"
         f"  command       : {command_text(view.job.command)}\n"
@@ -94,6 +121,61 @@ def scalar_block(task: TaskPaths, job: JobScalars) -> str:
     return "\n".join(lines) + "\n"
 
 
+def scalar_blocks(task: TaskPaths, entries: list[JobScalars]) -> list[str]:
+    """Jobs as blocks, each with the table of its records; records that are rows of their own as one table a run."""
+    out = []
+    for is_row, group in itertools.groupby(entries, key=lambda j: j.row is not None):
+        if is_row:
+            out.append(record_table([(j.row, j.series) for j in group if j.row]) + "\n")
+            continue
+        for job in group:
+            out.append(scalar_block(task, job))
+            if job.records:
+                series = ({name: {0: v} for name, v in row.values.items()} for row in job.records)
+                out.append(record_table(list(zip(job.records, series, strict=True))) + "\n")
+    return out
+
+
+_HEADS = {"macs": "MACs (G)", "gaia": "FLOPs (G, gaia)"}
+
+
+def record_table(rows: list[tuple[Row, dict[str, dict[int, float]]]]) -> str:
+    """One line a record: its name, its input, its cost in human units by the way it was counted, its numbers.
+
+    Of a family of numbers (bbox_mAP, bbox_mAP_50, bbox_mAP_s …) the first name alone; --json and export have all.
+    """
+    every = list(dict.fromkeys(name for _, series in rows for name in series if name.startswith("metric.")))
+    metrics = [name for name in every if not any(name.startswith(f"{other}_") for other in every)]
+    ways = list(dict.fromkeys(row.convention for row, _ in rows if FLOPS in row.values))
+    with_params = any(PARAMS in row.values for row, _ in rows)
+    heads = ["row", SHAPE, *(_HEADS.get(way, f"overhead.flops (G, {way})") for way in ways)]
+    heads += [*(["params (M)"] if with_params else []), *metrics]
+    lines = [heads]
+    for row, series in rows:
+        cells = [row.name, row.shape or "-"]
+        cells += [_scaled(row.values.get(FLOPS), 1e9) if row.convention == way else "-" for way in ways]
+        cells += [_scaled(row.values.get(PARAMS), 1e6)] if with_params else []
+        cells += [f"{series[name][0]:.6g}" if name in series else "-" for name in metrics]
+        lines.append(cells)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join([cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))])
+        for cells in lines
+    )
+
+
+def _scaled(value: float | None, unit: float) -> str:
+    return "-" if value is None else f"{value / unit:.2f}" if value >= unit else f"{value / unit:.3g}"
+
+
+def row_facts(entry: JobScalars) -> dict[str, Any]:
+    """One row of a ranking: its name, its job, and the last value of every scalar."""
+    facts: dict[str, Any] = {"row": entry.name, "job": entry.view.job.index}
+    if entry.row:
+        facts.update(arch=entry.row.arch, input_shape=entry.row.shape)
+    return {**facts, "scalars": {name: scalars.last(series) for name, series in entry.series.items() if series}}
+
+
 def scalar_facts(job: JobScalars) -> dict[str, Any]:
     return {
         "job": job.view.job.index,
@@ -102,5 +184,6 @@ def scalar_facts(job: JobScalars) -> dict[str, Any]:
         "scalars": {k: {str(s): v for s, v in series.items()} for k, series in job.series.items()},
         "pre_callback_result": job.pre,
         "after_callback_result": job.after,
+        "records": [{"row": row.name, "arch_id": row.arch, **row.record} for row in job.records],
         "undecodable_lines": job.skipped,
     }

@@ -1,4 +1,4 @@
-"""The recipes that ship with searchkit: a folder each, whose config.yaml says in its first line what it is."""
+"""The recipes that ship with searchkit: a folder each, whose main config says in its first line what it is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 from searchkit import fsio
 from searchkit.errors import ConflictError, NotFoundError, StorageError, did_you_mean
 
-CONFIG = "config.yaml"
+CONFIGS = ("config.yaml", "tsas.yaml")  # the main config of a recipe: of one task, or of stages
 
 
 def template_root() -> str:
@@ -26,9 +26,9 @@ def list_templates() -> list[tuple[str, str]]:
     root = template_root()
     found = []
     for folder, folders, files in os.walk(root):
-        if CONFIG in files:
+        if main := next((name for name in CONFIGS if name in files), None):
             folders.clear()  # a recipe's own folders hold no recipes
-            with open(os.path.join(folder, CONFIG), encoding="utf-8") as f:
+            with open(os.path.join(folder, main), encoding="utf-8") as f:
                 found.append((os.path.relpath(folder, root), f.readline().lstrip("# ").strip()))
     return sorted(found)
 

@@ -6,55 +6,29 @@ A value keeps two forms. `text` is what the user wrote and what a command is ren
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from searchkit.errors import Fault, did_you_mean
+from searchkit.errors import did_you_mean
+from searchkit.nodes import Node, Report, Section
 
-# https://yaml.org/spec/1.2.2/#1032-tag-resolution. PyYAML resolves by YAML 1.1, where `no` is False, `010` is 8,
-# `12:30` is 750 and `1e-3` is a string: each of these has sent a wrong value to somebody's training.
-_CONSTANTS: Mapping[str, Any] = {
-    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
-    **dict.fromkeys(("true", "True", "TRUE"), True),
-    **dict.fromkeys(("false", "False", "FALSE"), False),
-    **dict.fromkeys((".inf", ".Inf", ".INF", "+.inf", "+.Inf", "+.INF"), float("inf")),
-    **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), float("-inf")),
-    **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
-}
-_NUMBERS = (
-    (re.compile(r"[-+]?[0-9]+"), int),
-    (re.compile(r"0o[0-7]+"), lambda text: int(text[2:], 8)),
-    (re.compile(r"0x[0-9a-fA-F]+"), lambda text: int(text[2:], 16)),
-    (re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"), float),
-)
-_MAX_DIGITS = 4000  # int() refuses more than 4300, and nobody means such a number
-_BYTES = re.compile(r"([0-9]{1,20}(?:\.[0-9]+)?) ?([KMGT]?)(?:i?B)?", re.IGNORECASE)
-_SECONDS = re.compile(r"([0-9]{1,20}(?:\.[0-9]+)?) ?([smhd]?)")
-_UNIT_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME_BYTES = 255  # of a folder's name
-ARG_TYPES = ("Categorical", "Nested")
-
-
-def typed(text: str) -> Any:
-    """What a plain scalar means under the YAML 1.2 core schema; a word that means nothing special is itself."""
-    if text in _CONSTANTS:
-        return _CONSTANTS[text]
-    if len(text) <= _MAX_DIGITS:
-        for pattern, convert in _NUMBERS:
-            if pattern.fullmatch(text):
-                return convert(text)
-    return text
+ARG_TYPES = ("Categorical", "Nested", "Subnet")
 
 
 @dataclass(frozen=True)
 class Value:
-    """One value as the user wrote it (`text`), and what it means (`data`)."""
+    """One value as the user wrote it (`text`), and what it means (`data`). Commands get its text, unless `argument`."""
 
     data: Any
     text: str
+    argument: str | None = None  # what commands get where the text is only a short name
+
+    @property
+    def rendered(self) -> str:
+        """What stands in a command."""
+        return self.text if self.argument is None else self.argument
 
 
 @dataclass(frozen=True)
@@ -90,187 +64,31 @@ class Nested:
         return tuple({name: row[name] for name in self.names} for row in self.rows)
 
 
-Arg = Categorical | Nested
-
-
-# --- nodes: values and their places ----------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
-class Node:
-    """A part of a file: what it holds, and where. `kind` is scalar, list, map, or bad (its fault is reported)."""
+class Subnet:
+    """One argument, a file of records of a model space: those that the rules pick, `per_job` to a file.
 
-    kind: str
-    line: int
-    col: int
-    data: Any = None
-    text: str = ""  # what commands are rendered from
-    items: tuple[Node, ...] = ()
-    entries: Mapping[str, tuple[Node, Node]] = field(default_factory=dict)  # key -> (where it stands, its value)
-    span: tuple[int, int] = (0, 0)  # in the text of the file
-    size: int = 1  # nodes in it, aliases written out
+    The files are made when the task is made (searchkit/store/subnets.py); then `values` holds their paths.
+    """
+
+    name: str
+    space: str
+    rules: str | None = None
+    per_job: int = 1
+    seed: int | None = None  # of the rules; None: that of the search
+    values: tuple[Value, ...] = ()
 
     @property
-    def is_null(self) -> bool:
-        """Whether nothing is given here: `key:` or `key: null`."""
-        return self.kind == "scalar" and self.data is None
+    def names(self) -> tuple[str, ...]:
+        """The arguments that this declares: one."""
+        return (self.name,)
 
-    def __str__(self) -> str:
-        if self.kind != "scalar":
-            return {"list": "a list", "map": "a mapping"}.get(self.kind, "something else")
-        return "nothing" if self.is_null else repr(self.text if len(self.text) <= 60 else self.text[:57] + "...")
-
-
-class Report:
-    """What there is to say about a file: faults, and notes of one line each."""
-
-    def __init__(self, filename: str) -> None:
-        self.filename = filename
-        self.faults: list[Fault] = []
-        self.notes: list[str] = []
-
-    def fault(self, node: Node, what: str) -> None:
-        """Add a fault at the place of `node`."""
-        self.faults.append(Fault(node.line, node.col, what))
-
-    def note(self, node: Node, what: str) -> None:
-        """Add a notice, which stops nobody."""
-        self.notes.append(f"{self.filename}:{node.line}: {what}")
+    def points(self) -> tuple[dict[str, Value], ...]:
+        """Every file, in the order picked; none before they are made."""
+        return tuple({self.name: value} for value in self.values)
 
 
-class Section:
-    """One mapping of a file, read key by key: what is wrong goes to the report, and a default comes back."""
-
-    def __init__(self, report: Report, node: Node | None, path: str) -> None:
-        self.report = report
-        self.node = node
-        self.path = path
-        self.entries: Mapping[str, tuple[Node, Node]] = {}
-        if node is not None and node.kind == "map":
-            self.entries = node.entries
-        elif node is not None and node.kind != "bad" and not (node.is_null and path):
-            what = f"must be a mapping (key: value), not {node}"
-            report.fault(node, f"{path}: {what}" if path else f"the file {what}")
-
-    def sub(self, key: str, *known: str) -> Section:
-        """The section below `key`, which has only the known keys."""
-        return Section(self.report, self.get(key), self.at(key)).only(known)
-
-    def only(self, known: Sequence[str]) -> Section:
-        """Report every key but the known ones."""
-        for key, (where, _) in self.entries.items():
-            if key not in known:
-                prefix = f"{self.path}: " if self.path else ""
-                self.report.fault(where, f"{prefix}unknown key {key!r}{did_you_mean(key, tuple(known))}")
-        return self
-
-    def at(self, key: str) -> str:
-        """The path of a key, for messages."""
-        return f"{self.path}.{key}" if self.path else key
-
-    def fault(self, key: str, node: Node, what: str) -> None:
-        """Report what is wrong with the value of `key`."""
-        self.report.fault(node, f"{self.at(key)}: {what}")
-
-    def get(self, key: str) -> Node | None:
-        """The value of `key`; None where it is absent, null, or already reported."""
-        _, node = self.entries.get(key, (None, None))
-        return None if node is None or node.is_null or node.kind == "bad" else node
-
-    def require(self, key: str) -> Node | None:
-        """As `get`, but absent or null is a fault."""
-        _, node = self.entries.get(key, (None, None))
-        if self.node is not None and self.node.kind == "map" and (node is None or node.is_null):
-            self.report.fault(node or self.node, f"{self.path}: missing key {key!r}".removeprefix(": "))
-        return self.get(key)
-
-    def word(self, key: str) -> str | None:
-        """A text that is not empty."""
-        node = self.get(key)
-        if node is None or (node.kind == "scalar" and node.text.strip()):
-            return node.text if node else None
-        self.fault(key, node, f"must be a text, not {node}")
-        return None
-
-    def choice(self, key: str, options: Sequence[str], default: str) -> str:
-        """One of `options`."""
-        node = self.get(key)
-        if node is not None and node.text not in options:
-            self.fault(key, node, f"unknown {key} {node}{did_you_mean(node.text, tuple(options))}")
-        return node.text if node is not None else default
-
-    def whole(self, key: str, least: int) -> int | None:
-        """An integer of at least `least`."""
-        node = self.get(key)
-        if node is None:
-            return None
-        if not isinstance(node.data, int) or isinstance(node.data, bool) or node.data < least:
-            self.fault(key, node, f"must be a whole number of {least} or more, not {node}")
-            return None
-        return node.data
-
-    def words(self, key: str) -> list[tuple[str, Node]]:
-        """A list of texts, each with the path to it."""
-        node = self.get(key)
-        if node is not None and node.kind != "list":
-            self.fault(key, node, f"must be a list, not {node}")
-        found = [(f"{self.at(key)}[{i}]", item) for i, item in enumerate(node.items if node else ())]
-        for path, item in found:
-            if item.kind != "bad" and (item.kind != "scalar" or not item.text):
-                self.report.fault(item, f"{path}: must be a text, not {item}")
-        return [(path, item) for path, item in found if item.kind == "scalar" and item.text]
-
-    def switch(self, key: str, default: bool) -> bool | str:
-        """true, false, or a text."""
-        node = self.get(key)
-        if node is not None and isinstance(node.data, bool):
-            return node.data
-        return self.word(key) or default
-
-    def size(self, key: str) -> int | None:
-        """Bytes: a number, or one with K, M, G or T for powers of 1024."""
-        node = self.get(key)
-        if node is None:
-            return None
-        m = _BYTES.fullmatch(node.text)
-        size = int(float(m[1]) * 1024 ** " KMGT".index(m[2].upper() or " ")) if m else 0
-        if size < 1:
-            self.fault(key, node, f"must be a number of bytes, or a size such as 6G or 512M, not {node}")
-        return size
-
-    def seconds(self, key: str) -> float | None:
-        """Seconds: a number, or one with s, m, h or d."""
-        node = self.get(key)
-        if node is None:
-            return None
-        m = _SECONDS.fullmatch(node.text)
-        seconds = float(m[1]) * _UNIT_S[m[2]] if m else 0.0
-        if seconds <= 0:
-            self.fault(key, node, f"must be seconds above 0, or a time such as 30s, 10m, 2h or 1d, not {node}")
-        return seconds
-
-    def variables(self) -> dict[str, str]:
-        """All keys as the names of environment variables, with the texts they are set to."""
-        for name, (where, node) in self.entries.items():
-            if not _VARIABLE.fullmatch(name):
-                self.fault(name, where, "must be the name of a variable: letters, digits and _")
-            elif name.startswith("SEARCHKIT_"):
-                self.fault(name, where, "is reserved; every job is given its own SEARCHKIT_ variables")
-            if node.kind not in ("scalar", "bad"):
-                self.fault(name, node, f"must be a text, not {node}")
-        return {name: node.text for name, (_, node) in self.entries.items()}
-
-    def patterns(self, key: str) -> tuple[str, ...]:
-        """Regular expressions, each with a named group."""
-        found = self.words(key)
-        for path, node in found:
-            try:
-                if not re.compile(node.text).groupindex:
-                    what = "must name a group for each number, such as acc=(?P<acc>[0-9.]+)"
-                    self.report.fault(node, f"{path}: {what}")
-            except (re.error, OverflowError, RecursionError) as e:
-                self.report.fault(node, f"{path}: {node} is no regular expression: {e}")
-        return tuple(node.text for _, node in found)
+Arg = Categorical | Nested | Subnet
 
 
 # --- nodes to arguments ----------------------------------------------------------------------------------------------
@@ -280,8 +98,9 @@ class ArgReader:
     """Reads `search_args`. `names` are those declared, with their places, also where their argument has a fault;
     `complete` is whether every argument could be asked for its names."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Report, prefix: str = "") -> None:
         self.report = report
+        self.prefix = prefix
         self.names: dict[str, Node] = {}
         self.complete = True
         self._named = False
@@ -291,7 +110,7 @@ class ArgReader:
         args: list[Arg] = []
         for i, node in enumerate(items):
             self._named = False
-            arg = self._arg(Section(self.report, node, f"search_args[{i}]"))
+            arg = self._arg(Section(self.report, node, f"{self.prefix}search_args[{i}]"))
             args += [arg] if arg else []
             self.complete = self.complete and self._named
         return tuple(args)
@@ -302,6 +121,8 @@ class ArgReader:
             return self._nested(section)
         if kind is None or kind.text == "Categorical":
             return self._categorical(section.only(("type", "name", "value")))
+        if kind.text == "Subnet":
+            return self._subnet(section.only(("type", "name", "space", "rules", "per_job", "seed")))
         self.report.fault(kind, f"{section.path}: unknown type {kind}{did_you_mean(kind.text, ARG_TYPES)}")
         if "name" in section.entries:
             self._name(section)
@@ -321,6 +142,14 @@ class ArgReader:
         values = tuple(Value(node.data, node.text) for node in nodes)
         self._notes(section.path, nodes, [{"": value} for value in values])
         return Categorical(name, values) if name and values else None
+
+    def _subnet(self, section: Section) -> Arg | None:
+        name = self._name(section)
+        space = section.word("space") if section.require("space") else None
+        if space is not None and not space.endswith((".json", ".jsonl")):
+            section.fault("space", section.entries["space"][1], f"must be a .json or .jsonl file, not {space!r}")
+        per_job, seed = section.whole("per_job", 1) or 1, section.whole("seed", 0)
+        return Subnet(name, space, section.word("rules"), per_job, seed) if name and space else None
 
     def _nested(self, section: Section) -> Arg | None:
         known = ["type", "value"]

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from searchkit import fsio, template
-from searchkit.space.expand import escape, tree_path
-from searchkit.store import snapshot
+from searchkit.errors import UsageError
+from searchkit.space.expand import escape, expand, tree_path
+from searchkit.store import snapshot, subnets
 from searchkit.store.snapshot import Manifest
 from searchkit.store.state import Job, TaskState
 from searchkit.workspace import TaskPaths
@@ -31,8 +32,20 @@ def listdir(path: str) -> list[str]:
 
 def describe(config: Config, point: Point) -> tuple[dict[str, Any], dict[str, str], str | list[str]]:
     """(values, source texts, rendered command) of one point of the space."""
-    text = {name: value.text for name, value in point.items()}
-    return {name: value.data for name, value in point.items()}, text, template.render(config.template, text)
+    command = template.render(config.template, {name: value.rendered for name, value in point.items()})
+    return {name: value.data for name, value in point.items()}, {n: value.text for n, value in point.items()}, command
+
+
+def check_points(config: Config) -> int:
+    """How many jobs the config makes. Tried before anything is written: a fault of the last point is one of the config.
+
+    Raises UsageError for such a fault, and where there is no job.
+    """
+    args, constraints = config.task.search_args, config.task.constraints
+    n = sum(1 for point in expand(args, constraints) if describe(config, point))
+    if not n:
+        raise UsageError("the constraints leave no point of the space", f"task.constraints: {constraints}")
+    return n
 
 
 def params_bytes(job: Job) -> bytes:
@@ -108,6 +121,7 @@ def make_attempt(task: TaskPaths, job: Job, manifest: Manifest, work: str | None
         _mkdir(attempt.root)
     _mkdir(attempt.callback)
     _mkdir(paths.checkpoint)
+    subnets.link(task, attempt.root)
     final = f"{attempt.root}/{task.workspace.project_name}"
     if not os.path.isdir(final):
         os.rename(work or make_work(task, job, manifest), final)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from searchkit import fsio
 from searchkit.errors import StorageError
-from searchkit.store import creation, journal, snapshot, status, tasks
+from searchkit.store import creation, journal, snapshot, status, subnets, tasks
 from searchkit.store.state import Job, TaskState, replay
 from searchkit.workspace import TaskPaths
 
@@ -46,6 +46,7 @@ def _check(task: TaskPaths, *, repair: bool) -> list[Finding]:
     for job in state.jobs.values():
         found += _check_job(task, job, linked, repair)
     found += _check_strays(task, state)
+    found += [Finding(path, "missing or damaged: the picked records") for path in subnets.missing(task)]
     return found
 
 

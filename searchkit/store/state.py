@@ -209,6 +209,7 @@ def advance(task: TaskState, event: Event) -> None:
         task.generation = event["generation"]
         task.options = event.get("options", task.options)
         task.retries = event.get("retries", task.retries)
+        task.snapshot = event.get("snapshot", task.snapshot)
     elif kind == "complete":
         task.complete = True
     elif kind == "answer":

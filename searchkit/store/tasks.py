@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from searchkit import fsio
 from searchkit.errors import ConflictError
@@ -17,12 +19,47 @@ from searchkit.store.snapshot import Manifest
 from searchkit.store.state import Job, State, TaskState, advance, outcome, replay
 from searchkit.workspace import TaskPaths, Workspace
 
+if TYPE_CHECKING:
+    from searchkit.config import Config
 
-def create(ws: Workspace, name: str, raw_config: bytes, manifest: Manifest) -> TaskPaths:
+
+def create(
+    ws: Workspace,
+    name: str,
+    raw_config: bytes,
+    manifest: Manifest,
+    *,
+    stages: Sequence[str] = (),
+    fill: Callable[[TaskPaths], None] = lambda half: None,
+) -> TaskPaths:
     """Make a task whole, snapshot included, under the workspace's tmp/, and let it appear at once.
 
+    stages: their names, for a task whose jobs are those of its stages. fill: makes further files of the half-made task.
     Raises ConflictError where somebody else made it meanwhile, StorageError, UsageError (an unreadable project file).
     """
+
+    def make(half: TaskPaths) -> None:
+        if stages:
+            fsio.write_new(half.stages, json.dumps(stages).encode())
+        fsio.write_new(half.run_config, raw_config)
+        fill(half)
+        snapshot.build(manifest, ws.project_name, half.tmp, half.snapshot(0))
+
+    return _create(ws, name, make, with_jobs=not stages)
+
+
+def create_stage(ws: Workspace, group: TaskPaths, stage: str, fill: Callable[[TaskPaths], None]) -> TaskPaths:
+    """Make the task of one stage, which shares config and snapshots with its group. Arguments, errors as `create`."""
+
+    def make(half: TaskPaths) -> None:
+        fsio.write_new(half.run_config, fsio.read_bytes(group.run_config) or b"")
+        fill(half)
+        os.symlink(f"../{group.name}/{os.path.basename(group.snapshots)}", half.snapshots)
+
+    return _create(ws, f"{group.name}.{stage}", make, with_jobs=True)
+
+
+def _create(ws: Workspace, name: str, make: Callable[[TaskPaths], None], *, with_jobs: bool) -> TaskPaths:
     half = TaskPaths(name, f"{ws.tmp}/{fsio.half_name(f'task-{name}')}")
     final = ws.task(name)
     with fsio.storage():
@@ -30,12 +67,12 @@ def create(ws: Workspace, name: str, raw_config: bytes, manifest: Manifest) -> T
             os.makedirs(ws.tmp, exist_ok=True)
             fsio.sweep(ws.tmp)
             fsio.discard(half.root)
-            for folder in (half.tmp, half.events, half.intents, half.jobs_all, half.jobs_tree):
+            jobs = [half.jobs_all, half.jobs_tree] if with_jobs else []
+            for folder in (half.tmp, half.events, half.intents, *jobs):
                 os.makedirs(folder)
-            fsio.write_new(half.run_config, raw_config)
-            snapshot.build(manifest, ws.project_name, half.tmp, half.snapshot(0))
+            make(half)
             os.makedirs(ws.tasks, exist_ok=True)
-            for folder in (half.jobs_all, f"{half.root}/jobs", half.root):
+            for folder in (*([half.jobs_all, f"{half.root}/jobs"] if with_jobs else []), half.root):
                 fsio.fsync_dir(folder)
             try:
                 os.rename(half.root, final.root)
@@ -49,6 +86,34 @@ def create(ws: Workspace, name: str, raw_config: bytes, manifest: Manifest) -> T
                 fsio.discard(half.root)
             raise
     return final
+
+
+def config_of(task: TaskPaths) -> Config:
+    """The config that a task was made from; of a stage, that stage's part of it."""
+    from searchkit import config as configs  # with all of YAML behind it
+
+    whole = configs.parse(fsio.read_bytes(task.run_config) or b"", task.run_config)
+    return next((stage.config for stage in whole.stages if stage.name == task.stage), whole)
+
+
+def stage_names(task: TaskPaths) -> tuple[str, ...]:
+    """The stages of a task, in order; none for a task of its own jobs."""
+    raw = fsio.read_bytes(task.stages)
+    if raw is None:
+        return ()
+    try:
+        return tuple(map(str, json.loads(raw)))
+    except (ValueError, TypeError):  # damaged; it only spares a reader the config
+        return tuple(stage.name for stage in config_of(task).stages)
+
+
+def stage_tasks(task: TaskPaths) -> list[TaskPaths]:
+    """The tasks of all stages, in order; each is made when its turn comes, so the last ones may not exist."""
+    return [task.workspace.task(f"{task.name}.{name}") for name in stage_names(task)]
+
+
+def exists(task: TaskPaths) -> bool:
+    return os.path.exists(task.run_config)
 
 
 def myself() -> Holder:
@@ -160,6 +225,11 @@ def view(task: TaskPaths) -> TaskView:
         scheduled = journal.is_held(task)
     state = replay(events)
     jobs = [view_job(task, state.jobs[n], state.retries) for n in sorted(state.jobs)]
+    if stages := stage_tasks(task):
+        views = [view(stage) for stage in stages if exists(stage)]
+        update_s = max([state.time_s, *(v.update_s for v in views)]) or os.path.getmtime(task.run_config)
+        status_ = _group_status([v.status for v in views], scheduled, len(views) == len(stages))
+        return TaskView(task, state, [], status_, update_s, damaged)
     update_s = max([state.time_s, *(j.end_s for j in jobs if j.end_s)]) or os.path.getmtime(task.run_config)
     return TaskView(task, state, jobs, task_status(jobs, scheduled, state.complete), update_s, damaged)
 
@@ -176,6 +246,15 @@ def task_status(jobs: list[JobView], scheduled: bool, complete: bool) -> str:
     return "stopped" if State.STOPPED in states else "finished"
 
 
+def _group_status(stages: list[str], scheduled: bool, all_begun: bool) -> str:
+    """One word for a task of stages: as `task_status`, a stage that has not begun being left to run."""
+    if scheduled or "running" in stages:
+        return "running"
+    if "error" in stages:
+        return "error"
+    return "finished" if all_begun and set(stages) == {"finished"} else "stopped"
+
+
 def stamp(time_s: float) -> str:
     """`2020/04/14 15:12:32.220510`, local time."""
     whole, micro = divmod(round(time_s * 1_000_000), 1_000_000)
@@ -186,11 +265,12 @@ def refresh_views(ws: Workspace, task: TaskPaths) -> TaskView:
     """Rewrite task.yaml and this task's entry of summary.yaml. Views: nothing is ever decided from them."""
     seen = view(task)
     counts = {str(s): n for s in State if (n := sum(j.state is s for j in seen.jobs))}
+    stages = {stage.stage: view(stage).status if exists(stage) else "pending" for stage in stage_tasks(task)}
     body = {
         "task": task.name,
         "status": seen.status,
         "config_file": task.run_config,
-        "jobs": {"total": len(seen.jobs), **counts},
+        **({"stages": stages} if stages else {"jobs": {"total": len(seen.jobs), **counts}}),
         "snapshot": task.snapshot(seen.state.snapshot).root,
         "update_time": stamp(seen.update_s),
     }

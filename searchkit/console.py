@@ -1,4 +1,4 @@
-"""What the three commands share: how errors are printed, and which code they end with."""
+"""What all commands share: how errors are printed, and which code they end with."""
 
 from __future__ import annotations
 

@@ -1,0 +1,178 @@
+"""The attempts that a scheduler has launched or adopted: what is known of them, and the steps by which one ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Protocol
+
+from searchkit import fsio
+from searchkit.backends import procs
+from searchkit.backends.local import Launch
+from searchkit.backends.procs import GRACE_S, Killer, Target
+from searchkit.backends.slots import Grant
+from searchkit.errors import StorageError
+from searchkit.launcher import Launcher, Plan, make_durable
+from searchkit.space.expand import Point, expand
+from searchkit.store import intents, status
+from searchkit.store.journal import Event
+from searchkit.store.state import Job, State, outcome
+from searchkit.store.status import Status
+from searchkit.store.tasks import OpenTask
+
+MAX_FALSE_STARTS = 10
+
+
+class Observer(Protocol):
+    """Who watches a run: the terminal, or nobody."""
+
+    def message(self, text: str) -> None: ...
+
+    def job(self, job: Job) -> None:
+        """A job was launched, or its result was accepted and is durable."""
+
+    def tick(self, task: OpenTask, running: int) -> None: ...
+
+
+@dataclass
+class Live:
+    """A launched attempt that has no accepted result yet."""
+
+    launch: Launch
+    job: int
+    grant: Grant
+    deadline: float | None
+    grace_s: float = GRACE_S  # between SIGTERM and SIGKILL, if it is stopped
+    pid: int | None = None  # of our child; None: adopted, or reaped
+    adopted: bool = False
+    slot_freed: bool = False
+    port: int = 0
+    elsewhere: bool = False  # on a machine that we can't ask, and so can't stop
+    target: Target | None = None  # set while it is being ended
+
+
+@dataclass
+class Attempts:
+    """All that changes while a task runs, and is not on disk."""
+
+    launcher: Launcher
+    observer: Observer
+    live: dict[int, Live] = field(default_factory=dict)
+    by_pid: dict[int, int] = field(default_factory=dict)
+    ready: list[int] = field(default_factory=list)  # pending jobs, next one last
+    waiting: list[intents.Waiting] = field(default_factory=list)
+    killer: Killer = field(default_factory=Killer)
+    interrupts: int = 0
+    terminated: bool = False
+    draining: str = ""  # why nothing more is launched: interrupt | task | error
+    unstarted: set[int] = field(default_factory=set)  # launch decided by a scheduler that died before acting on it
+    false_starts: int = 0
+    said_waiting: bool = False
+    said_interrupt: bool = False
+    points: Iterator[tuple[int, Point]] = field(default_factory=lambda: iter(()))
+    stopping_all: bool = False
+    news: list[Job] = field(default_factory=list)  # with results that are told once they are durable
+
+    @property
+    def plan(self) -> Plan:
+        return self.launcher.plan
+
+    @property
+    def task(self) -> OpenTask:
+        return self.launcher.task
+
+    def remaining_points(self) -> Iterator[tuple[int, Point]]:
+        state = self.task.state
+        if state.complete:
+            return iter(())
+        known = max([*state.jobs, *state.deleted], default=-1) + 1
+        points = expand(self.plan.config.task.search_args, self.plan.config.task.constraints)
+        return enumerate(islice(points, known, None), known)
+
+    # ---- how an attempt ends
+
+    def free_slot(self, live: Live) -> None:
+        if not live.slot_freed:
+            live.slot_freed = True
+            self.plan.slots.give_back(live.grant)
+
+    def settle(self, n: int) -> None:
+        """Turn the end of an attempt into a result event."""
+        live = self.live.pop(n)
+        if live.pid is not None:
+            self.by_pid.pop(live.pid, None)  # its zombie may be reaped after the killer saw that it is gone
+        self.free_slot(live)
+        s = status.read(live.launch.paths)
+        if s.exit_code is None or live.adopted or self._left_something():
+            # Nothing of an attempt outlives it, least of all beside its successor.
+            procs.kill_now(self.target(live.launch, s))
+        self.result(n, s)
+
+    def _left_something(self) -> bool:
+        """Whether a child of ours is none of the wrappers: an orphan of some job, since we are the subreaper."""
+        raw = fsio.read_bytes("/proc/thread-self/children")
+        ours = self.by_pid.keys() | self.launcher.helpers
+        return raw is None or any(int(pid) not in ours for pid in raw.split())
+
+    def target(self, launch: Launch, s: Status) -> Target:
+        if s.start and s.start.boot_id == self.launcher.machine.boot_id:
+            return Target(launch.token, s.start.pid, s.start.start_ticks)
+        return Target(launch.token)
+
+    def result(self, n: int, s: Status) -> None:
+        job = self.task.state.jobs[n]
+        run = self.plan.config.run
+        if s.exit_code is not None:
+            # Before the result is accepted: it must not be lost once it was shown.
+            make_durable(self.task.paths, job, self.plan.config)
+        self.record_result(n, outcome(job, s, run.retries, run.timeout_s))
+        self._count_false_starts(s, n)
+
+    def record_result(self, n: int, fields: Event) -> None:
+        said = self.task.record("result", **fields)
+        self.news.append(self.task.state.jobs[n])
+        if self.task.state.jobs[n].state is State.PENDING:
+            self.ready.append(n)
+        run = self.plan.config.run
+        if said["state"] == State.ERROR and not said["retry"] and run.on_error == "stop" and not self.draining:
+            self.draining = "error"
+            self.observer.message(f"job {n} failed and run.on_error is stop: nothing more is launched")
+
+    def _count_false_starts(self, s: Status, n: int) -> None:
+        """Wrappers that die before their first line mean that the disk or the machine is ill, not the job."""
+        self.false_starts = self.false_starts + 1 if s.exists and not s.start else 0
+        if self.false_starts >= MAX_FALSE_STARTS:
+            paths = self.task.paths.job(n)
+            raise StorageError(
+                f"{self.false_starts} jobs in a row died before their first line could be written (last: {paths.root})",
+                "Is the disk full? Run the same command again when that is mended",
+            )
+
+    # ---- how it is ended
+
+    def stop(self, jobs: list[int], why: str) -> None:
+        """Record that jobs are to end; `_end_stopped` acts after the commit. One that has just ended gets its result
+        first: only its next attempt can still be stopped."""
+        self.settle_ended(jobs)
+        asked = [n for n in jobs if n in self.live or why == "stop"]
+        self.task.record("stop", time=time.time(), jobs=sorted(asked), why=why)
+
+    def settle_ended(self, jobs: list[int]) -> None:
+        """Settle those of `jobs` that have an exit line, whether or not their end was noticed already."""
+        for n in jobs:
+            if n in self.live and status.read(self.live[n].launch.paths).exit_code is not None:
+                self.settle(n)
+
+    def end_stopped(self) -> None:
+        if self.interrupts >= 3:
+            return  # leave them running
+        targets = {}
+        for n, live in self.live.items():
+            if self.task.state.jobs[n].stop and live.target is None and not live.elsewhere:
+                live.target = self.target(live.launch, status.read(live.launch.paths))
+                if live.target.wrapper is None and live.pid:
+                    live.target = Target(live.launch.token, live.pid, status.start_ticks(live.pid))
+                targets[live.target] = live.grace_s
+        self.killer.add(targets)

@@ -1,0 +1,103 @@
+"""How a command line names a task, a stage of it, and jobs."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from searchkit.errors import NotFoundError, UsageError
+from searchkit.workspace import TaskPaths, Workspace, find
+
+if TYPE_CHECKING:
+    from searchkit.settings import Config
+    from searchkit.store.ranking import JobScalars
+    from searchkit.store.tasks import JobView, TaskView
+
+# Nothing of the suite but errors and paths is imported before a command needs it: `show --help` must answer at once.
+
+TASK = click.option("--task", "task_name", default="default", show_default=True, help="The task's name.")
+JOBS = click.option("--jobs", help="0-9,12, @failed, @running, @pending, @finished, @stopped, @all, @best:5")
+JSON = click.option("--json", "as_json", is_flag=True, help="Facts for machines: one JSON document.")
+
+
+def open_task(task_name: str) -> tuple[Workspace, TaskPaths]:
+    ws = find(os.getcwd())
+    return ws, ws.existing_task(task_name)
+
+
+def begun_stages(task: TaskPaths) -> list[TaskPaths]:
+    """The stages of a task that have begun; none for a task of its own jobs."""
+    from searchkit.store import tasks
+
+    return [stage for stage in tasks.stage_tasks(task) if tasks.exists(stage)]
+
+
+def refuse_stages(task: TaskPaths) -> None:
+    """Jobs are numbered within a stage: who means some of them must say of which."""
+    from searchkit.store import tasks
+
+    if names := tasks.stage_names(task):
+        which = ", ".join(f"{task.name}.{name}" for name in names)
+        raise UsageError(f"task {task.name!r} has stages, and jobs are named within one: {which}", "Name it by --task")
+
+
+def scalars_of(ws: Workspace, task: TaskPaths, config: Config, jobs: list[JobView]) -> list[JobScalars]:
+    from searchkit.store import ranking
+
+    return ranking.read(task, ws.project_name, config, jobs)
+
+
+def reward_name(config: Config, metric: str | None) -> str:
+    name = metric or config.reward_attribute
+    if not name:
+        raise UsageError(
+            "ranking needs a scalar: the config names no reward_attribute",
+            "Name one here: --metric acc    or in the config: monitor: {reward_attribute: acc}",
+        )
+    return name
+
+
+def chosen_jobs(ws: Workspace, task: TaskPaths, view: TaskView, jobs: str | None) -> list[JobView]:
+    """The jobs that a selector names, in its order; all of them without one."""
+    if jobs is None:
+        return view.jobs
+    refuse_stages(task)
+    from searchkit.store import ranking, select, tasks
+
+    def best(k: int) -> list[int]:
+        config = tasks.config_of(task)
+        name, mode = reward_name(config, None), config.monitor.mode
+        ranked = ranking.rank(scalars_of(ws, task, config, view.jobs), name, descending=mode == "max")
+        return [j.view.job.index for j in ranked if ranking.reward(j, name) == ranking.reward(j, name)][:k]
+
+    by_index = {j.job.index: j for j in view.jobs}
+    return [by_index[n] for n in select.select(jobs, view.jobs, best)]
+
+
+def ranked_stage(ws: Workspace, task: TaskPaths, metric: str | None) -> TaskPaths:
+    """The last stage that reported the reward, or `metric`; the last that began where none did."""
+    from searchkit.store import ranking, tasks
+
+    begun = begun_stages(task)
+    if not begun:
+        raise NotFoundError(f"no stage of task {task.name!r} has begun", "Start it: run the same search-run again")
+    for stage in reversed(begun):
+        config = tasks.config_of(stage)
+        name = metric or config.reward_attribute
+        found = ranking.split(scalars_of(ws, stage, config, tasks.view(stage).jobs)) if name else []
+        if any(name in j.series for j in found):
+            return stage
+    return begun[-1]
+
+
+def ranges(numbers: list[int]) -> str:
+    """`0-3,7`."""
+    parts: list[list[int]] = []
+    for n in sorted(numbers):
+        if parts and parts[-1][1] == n - 1:
+            parts[-1][1] = n
+        else:
+            parts.append([n, n])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts) or "none"

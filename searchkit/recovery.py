@@ -1,0 +1,74 @@
+"""Picking up where another scheduler was killed."""
+
+from __future__ import annotations
+
+import time
+from itertools import islice
+
+from searchkit import fsio
+from searchkit.attempts import Attempts, Live
+from searchkit.space.expand import expand
+from searchkit.store import creation, status
+from searchkit.store.state import State
+
+
+def recover(attempts: Attempts) -> None:
+    """Go on where another scheduler was killed: adopt what lives, accept what ended, run again what was lost."""
+    state, paths = attempts.task.state, attempts.task.paths
+    with fsio.storage():
+        creation.clean(paths, state)
+        _restore_damaged(attempts)
+        have = set(creation.listdir(paths.jobs_all))
+        for n, job in state.jobs.items():
+            if str(n) not in have:
+                creation.make_job(paths, job)
+    attempts.ready = [n for n in sorted(state.jobs, reverse=True) if state.jobs[n].state is State.PENDING]
+    for n in [n for n, job in sorted(state.jobs.items()) if job.state is State.RUNNING]:
+        _recover_attempt(attempts, n)
+    attempts.ready.sort(reverse=True)
+
+
+def _restore_damaged(attempts: Attempts) -> None:
+    """Mend what damaged lines of the events took away: the expansion still knows every job, and the status files
+    which attempts began."""
+    if not attempts.task.damaged:
+        return
+    state = attempts.task.state
+    attempts.observer.message(f"note: {attempts.task.damaged} damaged line(s) of the events were skipped")
+    seen = max([*state.jobs, *state.deleted, *state.early], default=-1) + 1
+    config = attempts.plan.config
+    for n, point in enumerate(islice(expand(config.task.search_args, config.task.constraints), seen)):
+        if n not in state.jobs and n not in state.deleted:
+            values, text, command = creation.describe(config, point)
+            attempts.task.record("create", job=n, values=values, text=text, command=command)
+    attempts.points = attempts.remaining_points()
+    for n, job in list(state.jobs.items()):
+        while (
+            job.state is State.PENDING and status.read(attempts.task.paths.job(n).attempt(job.attempt + 1)).exists
+        ):  # its `launch` line was damaged
+            fields = {"attempt": job.attempt + 1, "gpus": [], "snapshot": job.snapshot}
+            attempts.task.record("launch", time=time.time(), job=n, **fields)
+            job = state.jobs[n]
+
+
+def _recover_attempt(attempts: Attempts, n: int) -> None:
+    job, launch = attempts.task.state.jobs[n], attempts.launcher.describe(n)
+    s = status.read(launch.paths)
+    if not s.exists:  # decided, never started: that same attempt starts when its turn comes
+        if job.stop:
+            attempts.result(n, s)
+        else:
+            attempts.unstarted.add(n)
+            attempts.ready.append(n)
+        return
+    timeout_s = attempts.plan.config.run.timeout_s
+    deadline = (s.start.time_s if s.start else job.launched_s) + timeout_s if timeout_s else None
+    attempts.live[n] = Live(launch, n, attempts.plan.slots.adopt(job.gpus), deadline, adopted=True)
+    if s.exit_code is None and s.alive:
+        attempts.live[n].elsewhere = bool(s.elsewhere)
+        where = f" on {s.elsewhere}, by its status file" if s.elsewhere else ""
+        attempts.observer.message(f"job {n} still runs{where}: adopted")
+        if job.stop in ("interrupt", "task"):
+            attempts.task.record("adopt", time=time.time(), job=n)
+    else:
+        attempts.settle(n)

@@ -1,0 +1,107 @@
+"""What a config says, as frozen dataclasses; searchkit/config.py reads them from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from searchkit.space.args import Arg
+from searchkit.template import Template
+
+
+@dataclass(frozen=True)
+class Task:
+    """The command, what varies in it, and the expressions that every job must meet."""
+
+    template: str | tuple[str, ...]
+    search_args: tuple[Arg, ...] = ()
+    constraints: tuple[str, ...] = ()
+    reward_attribute: str | None = None
+
+
+@dataclass(frozen=True)
+class Search:
+    """How points are chosen."""
+
+    seed: int = 0
+    sampler: str = "grid"
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one job needs; `gpus` and `gpu_mem_bytes` are None where the config is silent."""
+
+    gpus: int | None = None
+    gpu_mem_bytes: int | None = None
+    cpus: int = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """How jobs are run; `timeout_s` is per attempt."""
+
+    max_parallel: int | None = None
+    timeout_s: float | None = None
+    retries: int = 0
+    on_error: str = "continue"
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Commands run before and after each job's own."""
+
+    pre: str | None = None
+    after: str | None = None
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """Which numbers are collected and shown. `tensorboard` is whether, or the folder where, event files are read."""
+
+    reward_attribute: str | None = None
+    mode: str = "max"
+    scalars: tuple[str, ...] = ()
+    regex: tuple[str, ...] = ()
+    tensorboard: bool | str = True
+    compare_name: str | None = None
+    compare_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole config. `notes` are one-line notices for the user, none of which is a fault. Where it has stages, the
+    command, arguments and settings are those of each stage."""
+
+    task: Task
+    search: Search
+    resources: Resources
+    run: Run
+    callbacks: Callbacks
+    env: Mapping[str, str]
+    monitor: Monitor
+    template: Template
+    notes: tuple[str, ...] = ()
+    stages: tuple[Stage, ...] = ()
+
+    @property
+    def reward_attribute(self) -> str | None:
+        """The scalar that ranks the jobs: the monitor's, else the task's (they may not differ)."""
+        return self.monitor.reward_attribute or self.task.reward_attribute
+
+    @property
+    def arg_names(self) -> tuple[str, ...]:
+        """Every declared argument, in the order of declaration."""
+        return tuple(name for arg in self.task.search_args for name in arg.names)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a task; its config is whole, and has no stages."""
+
+    name: str
+    config: Config
+
+
+def stage_variable(name: str) -> str:
+    """The variable that names a finished stage's folder to those after it."""
+    return f"SEARCHKIT_STAGE_{name.upper().replace('-', '_')}"

@@ -1,0 +1,348 @@
+"""Architectures, and the space they come from: one declaration gives the maximum, the grid, its count, the anchors.
+
+An architecture maps dotted names (`backbone.body.depth`) to an int or a tuple of ints. The grid of a space is the
+product of its dimensions; a dimension may be `ascending`: no value is below the one before it. Anchors are named
+architectures inside the maximal model; they may lie off the grid, and no count or enumeration contains them.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from searchkit.errors import UsageError, did_you_mean
+from searchkit.space.dim import Dim, Width, is_int, plain, read_dim, read_values
+
+InputShape = int | tuple[int, int]  # the short edge, or (H, W), in pixels
+
+PREFIX = "arch."  # of names in records and in rules; architectures drop it
+MAX, MIN = "MAX", "MIN"
+
+
+@dataclass(frozen=True)
+class Arch:
+    """One architecture: dotted names to an int or a tuple of ints, sorted by name; equal whatever the order given."""
+
+    items: tuple[tuple[str, Width], ...]
+
+    @staticmethod
+    def of(mapping: Mapping[str, Any]) -> Arch:
+        """From a nested or dotted mapping (or both); a leading `arch.` is dropped. UsageError for all but ints."""
+        found: dict[str, Width] = {}
+        _collect(mapping, "", found)
+        names = sorted(found)
+        for name in names:
+            inside = next((other for other in names if other.startswith(name + ".")), None)
+            if inside:
+                raise UsageError(f"an architecture can't have both {name!r} and {inside!r}")
+        return Arch(tuple((name, found[name]) for name in names))
+
+    def __getitem__(self, name: str) -> Width:
+        for key, value in self.items:
+            if key == name:
+                return value
+        raise UsageError(f"the architecture has no {name!r}{did_you_mean(name, self.names)}")
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The dotted names, sorted."""
+        return tuple(name for name, _ in self.items)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of `name`, or `default`."""
+        return next((value for key, value in self.items if key == name), default)
+
+    def part(self, prefix: str) -> Arch:
+        """The names below `prefix`, which is removed; empty where there are none."""
+        start = prefix + "."
+        return Arch(tuple((k[len(start) :], value) for k, value in self.items if k.startswith(start)))
+
+    def nested(self) -> dict[str, Any]:
+        """As nested dicts, tuples as lists: the `arch` of a record."""
+        out: dict[str, Any] = {}
+        for name, value in self.items:
+            *parents, last = name.split(".")
+            into = out
+            for part in parents:
+                into = into.setdefault(part, {})
+            into[last] = list(value) if isinstance(value, tuple) else value
+        return out
+
+    @property
+    def id(self) -> str:
+        """The first 10 hex digits of the SHA-256 of the canonical JSON (sorted keys, no spaces)."""
+        from hashlib import sha256  # only here: it loads OpenSSL
+
+        text = json.dumps(self.nested(), sort_keys=True, separators=(",", ":"))
+        return sha256(text.encode()).hexdigest()[:10]
+
+    def text(self) -> str:
+        """One short line, without a first part that all names share: `body.depth=3,4,6,3 stem.width=64`."""
+        first = {name.partition(".")[0] for name in self.names}
+        cut = len(first.pop()) + 1 if len(first) == 1 and all("." in name for name in self.names) else 0
+        return " ".join(f"{name[cut:]}={plain(value)}" for name, value in self.items)
+
+
+def _collect(mapping: Any, path: str, found: dict[str, Width]) -> None:
+    if not isinstance(mapping, Mapping):
+        raise UsageError(f"an architecture must be a mapping of names to ints, not {mapping!r}")
+    for key, value in mapping.items():
+        full = f"{path}.{key}" if path else key
+        if not isinstance(key, str) or not all(key.split(".")):
+            raise UsageError(f"the name {full!r} of an architecture must be words joined by dots")
+        if isinstance(value, Mapping):
+            _collect(value, full, found)
+            continue
+        name = full.removeprefix(PREFIX)
+        if name in found:
+            raise UsageError(f"an architecture can't have {name!r} twice")
+        if isinstance(value, (list, tuple)) and value and all(map(is_int, value)):
+            found[name] = tuple(value)
+        elif is_int(value):
+            found[name] = value
+        else:
+            raise UsageError(f"{name} of an architecture must be an int or a list of ints, not {value!r}")
+
+
+@dataclass(frozen=True)
+class Space:
+    """Dimensions in the order declared; input shapes; and anchors, each with its name."""
+
+    dims: tuple[Dim, ...]
+    scales: tuple[InputShape, ...] = ()
+    anchors: tuple[tuple[str, Arch], ...] = ()
+
+    def maximum(self) -> Arch:
+        """The greatest architecture of the grid: the sizes of the supernet."""
+        return self._arch([dim.pack([choices[-1] for choices in dim.choices]) for dim in self.dims])
+
+    def minimum(self) -> Arch:
+        """The least architecture of the grid."""
+        return self._arch([dim.pack([choices[0] for choices in dim.choices]) for dim in self.dims])
+
+    def names(self) -> tuple[str, ...]:
+        """MAX, MIN, then the anchors in the order declared."""
+        return (MAX, MIN, *(name for name, _ in self.anchors))
+
+    def named(self, name: str) -> Arch:
+        """MAX, MIN, or an anchor. Raises UsageError with the nearest names."""
+        if name in (MAX, MIN):
+            return self.maximum() if name == MAX else self.minimum()
+        for key, arch in self.anchors:
+            if key == name:
+                return arch
+        raise UsageError(f"the space has no architecture named {name!r}{did_you_mean(name, self.names())}")
+
+    def count(self) -> int:
+        """How many architectures the grid has."""
+        total = 1
+        for dim in self.dims:
+            total *= dim.count()
+        return total
+
+    def points(self) -> int:
+        """How many pairs of an architecture and an input shape there are."""
+        return self.count() * max(1, len(self.scales))
+
+    def enumerate(self) -> Iterator[Arch]:
+        """Every architecture of the grid: the first dimension changes slowest, the last position fastest, ascending."""
+        return map(self._arch, self._rows(0, ()))
+
+    def _rows(self, at: int, head: tuple[Width, ...]) -> Iterator[tuple[Width, ...]]:
+        if at == len(self.dims):
+            yield head
+            return
+        for value in self.dims[at].values():
+            yield from self._rows(at + 1, (*head, value))
+
+    def at(self, i: int) -> Arch:
+        """The i-th architecture of `enumerate`, at the cost of one."""
+        if not 0 <= i < self.count():
+            raise UsageError(f"the space has architectures 0 to {self.count() - 1}, not {i}")
+        values: list[Width] = []
+        for dim in reversed(self.dims):
+            i, place = divmod(i, dim.count())
+            values.append(dim.at(place))
+        return self._arch(values[::-1])
+
+    def sample(self, rng: random.Random) -> Arch:
+        """One of the grid, all equally probable."""
+        return self.at(rng.randrange(self.count()))
+
+    def contains(self, arch: Arch) -> bool:
+        """Whether an architecture is on the grid."""
+        return not self.faults(arch) and self._nearest(arch) == [dim.unpack(arch[dim.key]) for dim in self.dims]
+
+    def faults(self, arch: Arch) -> list[str]:
+        """Why an architecture does not fit into the maximal model; off the grid but inside is no fault."""
+        keys = tuple(dim.key for dim in self.dims)
+        wrong = [f"{name} is no dimension{did_you_mean(name, keys)}" for name in arch if name not in keys]
+        for dim in self.dims:
+            value = arch.get(dim.key)
+            wrong += [f"{dim.key} is missing"] if value is None else dim.faults(value)
+        return wrong
+
+    def mutate(self, arch: Arch, rng: random.Random, p: float = 0.1) -> Arch:
+        """Every position changes with probability `p`, and at least one does, if the space has more than one
+        architecture. The child is on the grid; a parent off the grid is moved there first."""
+        if not 0 <= p <= 1:
+            raise UsageError(f"the probability of a mutation must be from 0 to 1, not {p}")
+        rows = [list(row) for row in self._parent(arch)]
+        places = [(d, i) for d, row in enumerate(rows) for i in range(len(row))]
+        changed = False
+        for d, i in places:
+            options = self.dims[d].others(rows[d], i) if rng.random() < p else []
+            if options:
+                rows[d][i] = rng.choice(options)
+                changed = True
+        if not changed:
+            # one exists: raising (or lowering) the last position of a run that can be raised keeps the run ascending
+            moves = [(d, i, v) for d, i in places for v in self.dims[d].others(rows[d], i)]
+            if moves:
+                d, i, v = rng.choice(moves)
+                rows[d][i] = v
+        return self._arch([dim.pack(row) for dim, row in zip(self.dims, rows, strict=True)])
+
+    def crossover(self, a: Arch, b: Arch, rng: random.Random) -> Arch:
+        """Every position from one of the parents, on the grid; parents off the grid are moved there first."""
+        values = []
+        for dim, ours, theirs in zip(self.dims, self._parent(a), self._parent(b), strict=True):
+            out: list[int] = []
+            for pair in zip(ours, theirs, strict=True):
+                # ascending: the parent that gave the position before offers a value that is not below it
+                out.append(rng.choice([v for v in pair if not (dim.ascending and out and v < out[-1])]))
+            values.append(dim.pack(out))
+        return self._arch(values)
+
+    def _parent(self, arch: Arch) -> list[tuple[int, ...]]:
+        if wrong := self.faults(arch):
+            raise UsageError(f"the architecture does not fit into the space: {'; '.join(wrong)}")
+        return self._nearest(arch)
+
+    def _nearest(self, arch: Arch) -> list[tuple[int, ...]]:
+        return [tuple(dim.nearest(arch[dim.key])) for dim in self.dims]
+
+    def _arch(self, values: Sequence[Width]) -> Arch:
+        return Arch(tuple([(self.dims[i].key, values[i]) for i in self._order]))
+
+    @cached_property
+    def _order(self) -> tuple[int, ...]:
+        return tuple(sorted(range(len(self.dims)), key=lambda i: self.dims[i].key))
+
+
+# --- declarations ----------------------------------------------------------------------------------------------------
+
+INPUT = "data.input_shape"
+ANCHORS = "anchors"
+
+
+def read_space(data: Mapping[str, Any], where: str = "space") -> Space:
+    """The space that a config declares: what stands below its key `space:`, as plain data.
+
+    Dotted names to dimensions (`read_dim`), `data.input_shape`, and `anchors`: names to architectures. Raises
+    UsageError with every fault, one a line; `where` begins each.
+    """
+    if not isinstance(data, Mapping):
+        raise UsageError(f"{where} must be a mapping of dotted names to their values, not {data!r}", _HINT)
+    wrong: list[str] = []
+    dims = _read_dims(data, wrong)
+    scales = read_scales(data[INPUT], wrong) if INPUT in data else ()
+    space = Space(dims, scales)
+    if not dims and not wrong:
+        wrong.append("must have at least one dimension")
+    anchors = _read_anchors(data.get(ANCHORS), space, bool(wrong), wrong)
+    if wrong:
+        raise UsageError("\n".join(f"{where}: {what}" for what in wrong), _HINT)
+    return Space(dims, scales, anchors)
+
+
+_HINT = (
+    "a dimension is `backbone.stem.width: 32`, `[64, 128]`, `{choices: [32, 48]}`, `{choices: [[3, 5], [3, 5, 7]]}` "
+    "or `{start: 32, end: 64, step: 16}` (lists for several positions, with `ascending: true` or not)"
+)
+
+
+def _read_dims(data: Mapping[str, Any], wrong: list[str]) -> tuple[Dim, ...]:
+    dims: dict[str, Dim] = {}
+    taken: list[str] = []
+    for given, spec in data.items():
+        if given in (INPUT, ANCHORS):
+            continue
+        key = str(given).removeprefix(PREFIX)
+        inside = [other for other in taken if other.startswith(key + ".") or key.startswith(other + ".")]
+        if not isinstance(given, str) or not all(part.strip() == part and part for part in key.split(".")):
+            wrong.append(f"the name {given!r} must be words joined by dots")
+        elif key.startswith("data.") or _is_typo(key):
+            wrong.append(f"unknown key {key!r}{did_you_mean(key, (INPUT, ANCHORS))}")
+        elif key in taken or inside:
+            wrong.append(f"{key} is declared twice" if key in taken else f"{key} and {inside[0]} exclude each other")
+        else:
+            taken.append(key)
+            try:
+                dims[key] = read_dim(key, spec)
+            except UsageError as e:
+                wrong += e.message.split("\n")
+    return tuple(dims.values())
+
+
+def _is_typo(key: str) -> bool:
+    """`anchor`, `ancors` …: no dimension is called so."""
+    return "." not in key and did_you_mean(key, (ANCHORS,)).startswith(" (did")
+
+
+def read_scales(spec: Any, wrong: list[str]) -> tuple[InputShape, ...]:
+    """Input shapes, in the order declared: S, `[[H, W], …]`, `{choices: [S or [H, W], …]}` or `{start, end, step}`."""
+    shapes = spec.get("choices") if isinstance(spec, Mapping) and set(spec) == {"choices"} else spec
+    if isinstance(shapes, (list, tuple)) and shapes is spec and any(map(is_int, shapes)):
+        wrong.append(f"{INPUT} is {spec!r}: write {{choices: [480, 560]}} for short edges, [[480, 560]] for (H, W)")
+        return ()
+    if not isinstance(shapes, (list, tuple)):
+        rows, scalar = read_values(INPUT, shapes, wrong)
+        shapes = rows[0] if scalar else []
+        if rows and not scalar:
+            wrong.append(f"{INPUT} must have one start, end and step, not lists")
+    out: list[InputShape] = []
+    for shape in shapes:
+        pair = tuple(shape) if isinstance(shape, (list, tuple)) else (shape,)
+        if len(pair) > 2 or not pair or not all(is_int(v) and v > 0 for v in pair):
+            wrong.append(f"{INPUT} must be a short edge, or [H, W], in pixels; not {shape!r}")
+            continue
+        one = (pair[0], pair[1]) if len(pair) == 2 else pair[0]
+        if one in out:
+            wrong.append(f"{INPUT} lists {shape!r} twice")
+        out.append(one)
+    if not out and not wrong:
+        wrong.append(f"{INPUT} must have at least one shape")
+    return tuple(out)
+
+
+def _read_anchors(data: Any, space: Space, incomplete: bool, wrong: list[str]) -> tuple[tuple[str, Arch], ...]:
+    """Where the space itself is wrong (`incomplete`), an anchor's names and sizes can't be judged."""
+    if data is not None and not isinstance(data, Mapping):
+        wrong.append(f"{ANCHORS} must be a mapping of names to architectures, not {data!r}")
+        return ()
+    out = []
+    for name, values in (data or {}).items():
+        if not isinstance(name, str) or not name.strip() or name in (MAX, MIN):
+            what = "is that of the grid itself" if name in (MAX, MIN) else "must be a text"
+            wrong.append(f"{ANCHORS}: the name {name!r} {what}")
+            continue
+        try:
+            arch = Arch.of(values)
+        except UsageError as e:
+            wrong.append(f"{ANCHORS}.{name}: {e.message}")
+            continue
+        if not incomplete:
+            wrong += [f"{ANCHORS}.{name}: {what}" for what in space.faults(arch)]
+        out.append((name, arch))
+    return tuple(out)

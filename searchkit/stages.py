@@ -1,0 +1,137 @@
+"""A task of several stages: each is a task of its own, `<task>.<stage>`, made when its turn comes.
+
+The process that runs the whole holds the lease of the task itself, and that of one stage after the other. Whatever ends
+it, what is on disk says how far it came: a stage is over when all its jobs have an accepted result.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from searchkit import control
+from searchkit.backends.procs import GRACE_S
+from searchkit.config import Config, Stage, stage_variable
+from searchkit.control import Answer
+from searchkit.errors import ConflictError
+from searchkit.store import journal, snapshot, subnets, tasks
+from searchkit.store.creation import check_points
+from searchkit.store.state import State, TaskState, replay
+from searchkit.workspace import TaskPaths, Workspace
+
+POLL_S = 0.05
+
+
+def folder(task: TaskPaths) -> str:
+    """What later stages are told of a stage: the working folder of its one job, or `jobs/all` where it has several."""
+    state = replay(journal.read(task)[0])
+    if len(state.jobs) == 1 and not state.deleted:
+        ((n, job),) = state.jobs.items()
+        root = task.job(n).attempt(max(1, job.attempt)).root
+        here = f"{root}/{task.workspace.project_name}"
+        # Where the project was renamed since, the folder has the name that it had when the job began.
+        return here if os.path.isdir(here) else f"{root}/{snapshot.load(task.snapshot(job.snapshot)).name}"
+    return task.jobs_all
+
+
+def environment(ws: Workspace, group: TaskPaths, before: Sequence[Stage]) -> dict[str, str]:
+    """`SEARCHKIT_STAGE_<NAME>` of each stage that ended."""
+    return {stage_variable(stage.name): folder(ws.task(f"{group.name}.{stage.name}")) for stage in before}
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A stage that may run: its task, its config with all values known, its environment, what there is to say."""
+
+    task: TaskPaths
+    config: Config
+    env: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def begin(ws: Workspace, group: TaskPaths, config: Config, index: int) -> Turn:
+    """Make the task of a stage if it is new, or check that what it was made from is what it was.
+
+    Raises ConflictError (an input file changed), UsageError (its arguments leave no job), StorageError.
+    """
+    stage = config.stages[index]
+    task = ws.task(f"{group.name}.{stage.name}")
+    env = environment(ws, group, config.stages[:index])
+    notes: list[str] = []
+    if tasks.exists(task):
+        gone = subnets.check_inputs(stage.config, task, ws.project, env)
+        notes += [f"{path} is gone; the jobs that were picked from it are kept" for path in gone]
+    else:
+        picks = subnets.pick(stage.config, ws.project, env)
+        notes += [note for one in picks for note in one.notes]
+        check_points(subnets.picked(stage.config, picks))
+        task = tasks.create_stage(ws, group, stage.name, lambda half: subnets.keep(picks, half))
+    return Turn(task, subnets.kept(stage.config, task), env, tuple(notes))
+
+
+def state_of(task: TaskPaths) -> TaskState:
+    """All that was decided and accepted for a task so far."""
+    return replay(journal.read(task)[0])
+
+
+def is_over(state: TaskState) -> bool:
+    """Whether nothing is left to do in a stage: every job finished, by an accepted result."""
+    return state.complete and all(job.state is State.FINISHED for job in state.jobs.values())
+
+
+def stop(group: TaskPaths, grace_s: float = GRACE_S, gone_host: str = "") -> dict[str, Answer]:
+    """Stop whatever stage runs, and the run of the whole with it; what was answered, by stage."""
+    answers: dict[str, Answer] = {}
+    while True:
+        for task in _existing(group):
+            if journal.is_held(task):
+                answers[task.name] = control.stop(task, None, grace_s, gone_host)
+        if not journal.is_held(group):
+            break
+        time.sleep(POLL_S)  # between two stages: the next one is stopped as it begins
+    for task in _existing(group):  # what a killed run left running
+        if control.live_jobs(task):
+            answers[task.name] = control.stop(task, None, grace_s, gone_host)
+    return answers
+
+
+def _existing(group: TaskPaths) -> list[TaskPaths]:
+    return [task for task in tasks.stage_tasks(group) if tasks.exists(task)]
+
+
+def check_idle(task: TaskPaths) -> None:
+    """ConflictError where the whole that a stage belongs to is being run, and not at this stage."""
+    group = task.workspace.task(task.group)
+    if task.stage and journal.is_held(group) and not journal.is_held(task):
+        raise ConflictError(
+            f"task {group.name!r} is being run by {journal.holder(group)}, at another stage than {task.stage!r}",
+            f"Wait until it ends, or stop it: search-ctl stop --task {group.name}",
+        )
+
+
+def move_away(group: TaskPaths, to: str) -> None:
+    """Move a task with all its stages into the new folder `to`, the last stage first; ConflictError while one runs."""
+    _refuse_running(group)
+    for task in reversed(_existing(group)):
+        control.move_away(task, f"{to}/{task.name}")
+    control.move_away(group, f"{to}/{group.name}")
+
+
+def delete(ws: Workspace, group: TaskPaths) -> None:
+    """Delete a task with all its stages, the last one first: a deletion cut short leaves a task that can go on."""
+    _refuse_running(group)
+    for task in reversed(_existing(group)):
+        control.delete_task(ws, task)
+    control.delete_task(ws, group)
+
+
+def _refuse_running(group: TaskPaths) -> None:
+    journal.acquire(group, tasks.myself()).release()
+    for task in _existing(group):
+        if live := control.live_jobs(task):
+            raise ConflictError(
+                f"task {task.name!r} has running jobs: {', '.join(map(str, live))}",
+                f"Stop them first: search-ctl stop --task {group.name}",
+            )
