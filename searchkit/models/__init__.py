@@ -1,0 +1,1 @@
+"""Networks whose architecture is a value: plans, backbones, necks, detectors."""

@@ -1,0 +1,20 @@
+"""Elastic layers and blocks: widths and kernels are arguments, weights are shared."""
+
+from __future__ import annotations
+
+from searchkit.nn.blocks import Chain, Residual, add_layers, attach, run_layers
+from searchkit.nn.layers import BatchNorm2d, Conv2d, FrozenBatchNorm2d, GroupNorm, Linear, window
+
+__all__ = [
+    "BatchNorm2d",
+    "Chain",
+    "Conv2d",
+    "FrozenBatchNorm2d",
+    "GroupNorm",
+    "Linear",
+    "Residual",
+    "add_layers",
+    "attach",
+    "run_layers",
+    "window",
+]

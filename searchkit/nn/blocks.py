@@ -1,0 +1,131 @@
+"""From rows of a plan to modules and back: what builds the layers of a row, runs them, and adds the shortcut.
+
+A row (searchkit.models.plan.Row) is used twice: the one of the maximal architecture says how large the layers are made,
+the one of the current architecture how much of them runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from searchkit.nn.layers import Conv2d, Linear
+
+Norm = Callable[[int], nn.Module]  # channels -> the norm
+
+
+class LayerSpec(Protocol):
+    """What this module reads of searchkit.models.plan.Layer, which stands above it."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def cin(self) -> int: ...
+    @property
+    def cout(self) -> int: ...
+    @property
+    def kernel(self) -> int: ...
+    @property
+    def stride(self) -> int: ...
+    @property
+    def padding(self) -> int: ...
+    @property
+    def groups(self) -> int: ...
+    @property
+    def bias(self) -> bool: ...
+    @property
+    def branch(self) -> bool: ...
+
+
+class RowSpec(Protocol):
+    @property
+    def layers(self) -> tuple[LayerSpec, ...]: ...
+
+
+def attach(root: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module at a dotted name below `root`, making the modules on the way."""
+    path, _, last = name.rpartition(".")
+    for part in path.split(".") if path else []:
+        if not hasattr(root, part):
+            root.add_module(part, nn.Module())
+        root = root.get_submodule(part)
+    root.add_module(last, module)
+
+
+def add_layers(root: nn.Module, row: RowSpec, norm: Norm) -> None:
+    """Make the layers of a row below `root`, at their names; a relu has no module."""
+    for layer in row.layers:
+        if layer.kind != "relu":
+            attach(root, layer.name, _module(layer, norm))
+
+
+def _module(layer: LayerSpec, norm: Norm) -> nn.Module:
+    if layer.kind == "conv":
+        return Conv2d(
+            layer.cin,
+            layer.cout,
+            layer.kernel,
+            layer.stride,
+            layer.padding,
+            groups=layer.groups,
+            bias=layer.bias,
+        )
+    if layer.kind == "linear":
+        return Linear(layer.cin, layer.cout, layer.bias)
+    if layer.kind == "norm":
+        return norm(layer.cout)
+    if layer.kind == "maxpool":
+        return nn.MaxPool2d(layer.kernel, layer.stride, layer.padding)
+    if layer.kind == "avgpool":
+        return nn.AvgPool2d(layer.kernel, layer.stride, layer.padding, ceil_mode=True, count_include_pad=False)
+    raise ValueError(f"no layer of kind {layer.kind!r}")
+
+
+def run_layers(root: nn.Module, layers: Iterable[LayerSpec], x: Tensor) -> Tensor:
+    """Run layers below `root` one after the other, each as wide as it says. x is not written to."""
+    y = x
+    for layer in layers:
+        if layer.kind == "relu":
+            y = F.relu(y, inplace=y is not x)
+        elif layer.kind == "conv":
+            y = root.get_submodule(layer.name)(y, layer.cout, layer.kernel)
+        elif layer.kind == "linear":
+            y = root.get_submodule(layer.name)(y, layer.cout)
+        else:
+            y = root.get_submodule(layer.name)(y)
+    return y
+
+
+class Chain(nn.Module):
+    """The layers of one row, one after the other."""
+
+    def __init__(self, row: RowSpec, norm: Norm) -> None:
+        super().__init__()
+        add_layers(self, row, norm)
+
+    def forward(self, x: Tensor, row: RowSpec) -> Tensor:
+        """x: (N, row.cin, H, W) -> (N, row.cout, H', W')."""
+        return run_layers(self, row.layers, x)
+
+
+class Residual(nn.Module):
+    """The basic and the bottleneck block of https://arxiv.org/abs/1512.03385, whichever the row says.
+
+    relu(main path + shortcut): the row ends with a relu; its layers with `branch` are the shortcut, else the identity.
+    """
+
+    def __init__(self, row: RowSpec, norm: Norm) -> None:
+        super().__init__()
+        add_layers(self, row, norm)
+
+    def forward(self, x: Tensor, row: RowSpec) -> Tensor:
+        """x: (N, row.cin, H, W) -> (N, row.cout, H', W')."""
+        # The main path first: gradients of x then add up in the order of torchvision's blocks, to the same bits.
+        y = run_layers(self, (layer for layer in row.layers[:-1] if not layer.branch), x)
+        shortcut = run_layers(self, (layer for layer in row.layers if layer.branch), x)
+        return F.relu(y + shortcut, inplace=True)

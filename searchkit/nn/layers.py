@@ -1,0 +1,207 @@
+"""Layers that run at any width up to the one they were built with, on leading slices of their weights.
+
+A width (and a kernel) is an argument of `forward`; no layer remembers one. The input's width is that of `x`. At the
+full width a layer is its torch base class, bit for bit and at its speed; at a narrower one it equals the torch module
+that holds copies of the slices (`window`). Gradients reach the slices alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import misc
+
+from searchkit.errors import UsageError
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def window(t: Tensor, shape: Sequence[int]) -> Tensor:
+    """The view of `t` that a layer of this shape uses: the first channels (dims 0 and 1), the centre of the kernel
+    (dims 2 and on), as in once-for-all (https://arxiv.org/abs/1908.09791) without its kernel transforms.
+
+    shape: as many sizes as `t` has dims, none larger. UsageError otherwise, and where a kernel has no such centre.
+    """
+    if t.dim() != len(shape) or any(a > b for a, b in zip(shape, t.shape, strict=True)):
+        _refuse(f"a tensor of {tuple(t.shape)} has no slice of {tuple(shape)}", "Ask for no more than the model holds.")
+    for dim, (size, full) in enumerate(zip(shape, t.shape, strict=True)):
+        if size == full:
+            continue
+        start = 0 if dim < 2 else _margin(size, full)
+        t = t.narrow(dim, start, size)
+    return t
+
+
+def _margin(kernel: int, full: int) -> int:
+    """Rows to cut on each side of a kernel of size `full`."""
+    margin, odd = divmod(full - kernel, 2)
+    if odd or margin < 0:
+        _refuse(
+            f"a kernel of {kernel} cannot be cut from the centre of one of {full}",
+            f"Use {full} less an even number.",
+        )
+    return margin
+
+
+def _refuse(message: str, hint: str) -> NoReturn:
+    raise UsageError(message, hint)
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution of any leading widths, and any kernel around the centre of its own (square) one.
+
+    Grouped: the channels of one group stay what they are, narrower means fewer groups; depthwise is one channel each.
+    The padding shrinks with the kernel, so the output's size does not depend on it.
+    """
+
+    def forward(self, x: Tensor, cout: int | None = None, kernel: int | None = None) -> Tensor:
+        """x: (N, cin, H, W) -> (N, cout, H', W'). cout: default all (grouped: those of the groups of x)."""
+        cin = x.shape[1]
+        if self.groups > 1 and cout is None and self.in_channels % self.groups == 0:
+            cout = self.out_channels * cin // self.in_channels
+        if (
+            cin == self.in_channels
+            and (cout is None or cout == self.out_channels)
+            and (kernel is None or kernel == self.kernel_size[0])
+        ):
+            return super().forward(x)
+        cout = self.out_channels if cout is None else cout
+        rows, cols = self.kernel_size if kernel is None else (kernel, kernel)
+        groups = self._groups(cin, cout)
+        weight = window(self.weight, (cout, cin // groups, rows, cols))
+        bias = None if self.bias is None else self.bias[:cout]
+        padding = self.padding if kernel is None else self._padding(kernel)
+        return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, groups)
+
+    def _groups(self, cin: int, cout: int) -> int:
+        """How many groups these widths have."""
+        if self.groups == 1:
+            return 1
+        inner, outer = self.in_channels // self.groups, self.out_channels // self.groups
+        if cin % inner or cout * inner != cin * outer:
+            _refuse(
+                f"a convolution in groups of {inner} -> {outer} channels cannot run {cin} -> {cout}",
+                f"Use multiples of {inner} -> {outer}.",
+            )
+        return cin // inner
+
+    def _padding(self, kernel: int) -> str | tuple[int, ...]:
+        if isinstance(self.padding, str):
+            return self.padding
+        sizes = zip(self.padding, self.kernel_size, self.dilation, strict=True)
+        return tuple(pad - d * _margin(kernel, full) for pad, full, d in sizes)
+
+    def plain(self) -> nn.Conv2d:
+        """The equal torch module, with copies of all weights."""
+        sizes = (self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation)
+        return _copied(self, nn.Conv2d, *sizes, self.groups, self.bias is not None)
+
+
+class Linear(nn.Linear):
+    """A fully connected layer of any leading widths."""
+
+    def forward(self, x: Tensor, cout: int | None = None) -> Tensor:
+        """x: (..., cin) -> (..., cout); default all outputs."""
+        cin = x.shape[-1]
+        if cin == self.in_features and (cout is None or cout == self.out_features):
+            return super().forward(x)
+        cout = self.out_features if cout is None else cout
+        # A copy: BLAS may add up rows of another stride in another order, and the extracted layer has its own rows.
+        weight = window(self.weight, (cout, cin)).contiguous()
+        return F.linear(x, weight, None if self.bias is None else self.bias[:cout])
+
+    def plain(self) -> nn.Linear:
+        """The equal torch module, with copies of all weights."""
+        return _copied(self, nn.Linear, self.in_features, self.out_features, self.bias is not None)
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch norm over the first channels; their running statistics are updated in place, the others stay.
+
+    All widths share one set of statistics and one `num_batches_tracked`; an arch gets its own by re-calibration.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, C, H, W) -> the same shape."""
+        c = x.shape[1]
+        if c == self.num_features:
+            return super().forward(x)
+        _check_width(c, self.num_features)
+        mean = None if self.running_mean is None else self.running_mean[:c]
+        var = None if self.running_var is None else self.running_var[:c]
+        momentum = 0.0 if self.momentum is None else self.momentum
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if self.momentum is None:  # torch's rule: None asks for the plain average of all batches
+                momentum = 1.0 / float(self.num_batches_tracked)
+        by_batch = self.training or mean is None
+        return F.batch_norm(x, mean, var, *_affine(self, c), by_batch, momentum, self.eps)
+
+    def plain(self) -> nn.BatchNorm2d:
+        """The equal torch module, with copies of all weights and statistics."""
+        rest = (self.eps, self.momentum, self.affine, self.track_running_stats)
+        return _copied(self, nn.BatchNorm2d, self.num_features, *rest)
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group norm over the first groups: a group keeps its number of channels (https://arxiv.org/abs/1803.08494)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, C, ...) -> the same shape; C a multiple of the channels of one group."""
+        c = x.shape[1]
+        if c == self.num_channels:
+            return super().forward(x)
+        _check_width(c, self.num_channels)
+        size = self.num_channels // self.num_groups
+        if c % size:
+            _refuse(f"a group norm of {size} channels a group cannot take {c}", f"Use multiples of {size}.")
+        return F.group_norm(x, c // size, *_affine(self, c), self.eps)
+
+    def plain(self) -> nn.GroupNorm:
+        """The equal torch module, with copies of all weights."""
+        return _copied(self, nn.GroupNorm, self.num_groups, self.num_channels, self.eps, self.affine)
+
+
+class FrozenBatchNorm2d(misc.FrozenBatchNorm2d):
+    """torchvision's batch norm of fixed statistics and affine values (all of them buffers), over the first channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, C, H, W) -> the same shape."""
+        c = x.shape[1]
+        if c == self.weight.shape[0]:
+            return super().forward(x)  # type: ignore[no-any-return]
+        _check_width(c, self.weight.shape[0])
+        scale = self.weight[:c] * (self.running_var[:c] + self.eps).rsqrt()
+        bias = self.bias[:c] - self.running_mean[:c] * scale
+        out: Tensor = x * scale.reshape(1, -1, 1, 1) + bias.reshape(1, -1, 1, 1)
+        return out
+
+    def plain(self) -> misc.FrozenBatchNorm2d:
+        """The equal torchvision module, with copies of all buffers."""
+        return _copied(self, misc.FrozenBatchNorm2d, self.weight.shape[0], self.eps)
+
+
+def _check_width(c: int, full: int) -> None:
+    if c > full:
+        _refuse(f"a norm of {full} channels cannot take {c}", "Ask for no more than the model holds.")
+
+
+def _affine(norm: nn.BatchNorm2d | nn.GroupNorm, c: int) -> tuple[Tensor | None, Tensor | None]:
+    """The first c weights and biases, or None where the norm has none."""
+    weight, bias = norm.weight, norm.bias
+    return (None if weight is None else weight[:c]), (None if bias is None else bias[:c])
+
+
+def _copied(layer: nn.Module, cls: Callable[..., M], *args: Any) -> M:
+    """`cls(*args)` with a copy of each tensor of `layer`, its device, dtype and memory format, its flags."""
+    with torch.device("meta"):  # nothing is filled in vain, and no random number is drawn
+        twin = cls(*args)
+    twin.load_state_dict({k: v.detach().clone() for k, v in layer.state_dict().items()}, assign=True)
+    for name, parameter in layer.named_parameters():
+        twin.get_parameter(name).requires_grad_(parameter.requires_grad)
+    twin.train(layer.training)
+    return twin
