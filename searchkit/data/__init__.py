@@ -1,0 +1,28 @@
+"""Detection data: COCO sets, augmentation, loaders whose batches depend on (seed, step) alone, scores, toy sets."""
+
+from searchkit.data.augment import Augment
+from searchkit.data.coco import CocoSet, ImageInfo, load_coco, require_boxes, subset
+from searchkit.data.coco_eval import Evaluator, evaluate
+from searchkit.data.images import DetectionData
+from searchkit.data.loader import batch_ids, eval_loader, steps_per_epoch, train_loader
+from searchkit.data.report import DataReport
+from searchkit.data.toy import make_digits_det, make_toy_det
+
+__all__ = [
+    "Augment",
+    "CocoSet",
+    "DataReport",
+    "DetectionData",
+    "Evaluator",
+    "ImageInfo",
+    "batch_ids",
+    "eval_loader",
+    "evaluate",
+    "load_coco",
+    "make_digits_det",
+    "make_toy_det",
+    "require_boxes",
+    "steps_per_epoch",
+    "subset",
+    "train_loader",
+]

@@ -1,0 +1,196 @@
+"""Average precision of detections, as COCO defines it (https://cocodataset.org/#detection-eval).
+
+The numbers are those of pycocotools, or of faster-coco-eval, which has the same ones sooner; nothing is computed here
+but means over the precision table that both return.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from searchkit.data.coco import CocoSet, ImageInfo, Truth
+from searchkit.errors import UsageError, did_you_mean
+
+MAX_DETS = 100  # of one class in one image, the best by score; COCO's number
+
+# metric -> (IoU threshold or None for the mean over 0.50:0.95, area range)
+_METRICS = {
+    "bbox_mAP": (None, "all"),
+    "bbox_mAP_50": (0.5, "all"),
+    "bbox_mAP_75": (0.75, "all"),
+    "bbox_mAP_s": (None, "small"),
+    "bbox_mAP_m": (None, "medium"),
+    "bbox_mAP_l": (None, "large"),
+}
+_PACKAGES = {"faster": "faster_coco_eval", "pycocotools": "pycocotools"}  # `auto` takes the first that is installed
+
+Predictions = Mapping[int, Mapping[str, Any]]
+
+
+def evaluate(data: CocoSet, predictions: Predictions, backend: str = "auto") -> dict[str, Any]:
+    """Score predictions once; see `Evaluator`, which is the one to keep where many are scored on one set."""
+    return Evaluator(data, backend).evaluate(predictions)
+
+
+class Evaluator:
+    """The ground truth of a set, indexed once, for any number of evaluations.
+
+    backend: `pycocotools`, `faster` (faster-coco-eval), or `auto`: the latter where it is installed.
+
+    Truth are all boxes of the file (`Truth`), so that scores equal those of pycocotools on that file, where it is one
+    that pycocotools can read right: its annotations have areas, and ids of their own, none of them 0.
+    """
+
+    def __init__(self, data: CocoSet, backend: str = "auto") -> None:
+        self.backend = _backend(backend)
+        self._coco, self._cocoeval = _classes(self.backend)
+        self._sizes = {image.id: (image.width, image.height) for image in data.images}
+        self._names = data.names
+        truths = [(image.id, image.truth or _truth(image)) for image in data.images]
+        self._truth = self._index([row for number, truth in truths for row in _truth_rows(number, truth)])
+        most = max(int(np.bincount(truth.labels[~truth.crowd], minlength=1).max()) for _, truth in truths)
+        self._notes = []
+        if most > MAX_DETS:
+            self._notes = [f"an image has {most} boxes of one class: AP 1 is out of reach, {MAX_DETS} detections count"]
+
+    def evaluate(self, predictions: Predictions) -> dict[str, Any]:
+        """Predictions per image id: boxes (N, 4) xyxy px, scores (N,), labels (N,) in 1..C; tensors, arrays or lists.
+        An image that is not named has none. Detections that are not finite are left out.
+
+        Returns bbox_mAP, bbox_mAP_50, _75, _s, _m, _l, all in [0, 1], -1 where there is no truth to find; per_class:
+        the same mean over IoU 0.50:0.95 for every class by its name (-1: no truth, and not in the means); notes: list
+        of sentences about what was odd, mostly empty.
+
+        Raises UsageError for image ids or labels that the set does not have, and for arrays that don't fit together.
+        """
+        rows, notes = self._rows(predictions)
+        # The result object is made by hand, since loadRes of pycocotools fails where there is no detection.
+        found = self._index(rows)
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints, and can't be asked not to
+            run = self._cocoeval(self._truth, found, "bbox")
+            run.params.maxDets = [1, 10, MAX_DETS]
+            run.evaluate()
+            run.accumulate()
+        return _summary(run, self._names) | {"notes": self._notes + notes}
+
+    def _index(self, rows: list[dict[str, Any]]) -> Any:
+        """A COCO object of annotations without ids; their ids begin at 1, since 0 means `unmatched` to the matching."""
+        coco = self._coco()
+        coco.dataset = {
+            "images": [{"id": number, "width": w, "height": h} for number, (w, h) in self._sizes.items()],
+            "categories": [{"id": label, "name": name} for label, name in enumerate(self._names, 1)],
+            "annotations": [row | {"id": number} for number, row in enumerate(rows, 1)],
+        }
+        with contextlib.redirect_stdout(io.StringIO()):
+            coco.createIndex()
+        return coco
+
+    def _rows(self, predictions: Predictions) -> tuple[list[dict[str, Any]], list[str]]:
+        unknown = [number for number in predictions if number not in self._sizes]
+        if unknown:
+            what = f"{len(unknown)} predictions are for images that the set does not have, e.g. image id {unknown[0]!r}"
+            raise UsageError(what, "Score them on the set they were made from.")
+        rows: list[dict[str, Any]] = []
+        dropped = 0
+        for number, prediction in predictions.items():
+            boxes, scores, labels = _arrays(number, prediction, len(self._names))
+            finite = np.isfinite(boxes).all(1) & np.isfinite(scores)
+            dropped += int((~finite).sum())
+            rows += _rows_of(number, _xywh(boxes[finite]), labels[finite], scores[finite])
+        return rows, [f"{dropped} detections had a NaN or infinite box or score and were left out"] * bool(dropped)
+
+
+def _backend(name: str) -> str:
+    known = ("auto", *_PACKAGES)
+    if name not in known:
+        raise UsageError(f"unknown backend {name!r}{did_you_mean(name, known)}")
+    wanted = _PACKAGES if name == "auto" else {name: _PACKAGES[name]}
+    for backend, package in wanted.items():
+        if importlib.util.find_spec(package):
+            return backend
+    needed = " or ".join(package.replace("_", "-") for package in wanted.values())
+    raise UsageError(f"scoring detections needs {needed}", "pip install 'searchkit[nas]' installs pycocotools.")
+
+
+def _classes(backend: str) -> tuple[Any, Any]:
+    """(class of an indexed annotation file, class of an evaluation) of a package."""
+    if backend == "faster":
+        from faster_coco_eval import COCO, COCOeval_faster
+
+        return COCO, partial(COCOeval_faster, print_function=_silent)
+    from pycocotools.coco import COCO as PlainCOCO
+    from pycocotools.cocoeval import COCOeval
+
+    return PlainCOCO, COCOeval
+
+
+def _silent(*_: object) -> None:
+    """Print nothing."""
+
+
+def _truth(image: ImageInfo) -> Truth:
+    return Truth(_xywh(image.boxes.astype(np.float64)), image.area.astype(np.float64), image.labels, image.crowd)
+
+
+def _truth_rows(number: int, truth: Truth) -> list[dict[str, Any]]:
+    columns = (truth.xywh.tolist(), truth.area.tolist(), truth.labels.tolist(), truth.crowd.tolist())
+    return [
+        {"image_id": number, "category_id": label, "bbox": bbox, "area": area, "iscrowd": int(crowd)}
+        for bbox, area, label, crowd in zip(*columns, strict=True)
+    ]
+
+
+def _xywh(boxes: np.ndarray) -> np.ndarray:
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
+
+
+def _rows_of(number: int, boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
+    """Result annotations of one image; boxes (N, 4) xywh. The fields are those that loadRes of pycocotools adds."""
+    return [
+        {"image_id": number, "category_id": label, "bbox": box, "score": score, "area": box[2] * box[3], "iscrowd": 0}
+        for box, label, score in zip(boxes.tolist(), labels.tolist(), scores.tolist(), strict=True)
+    ]
+
+
+def _arrays(number: int, prediction: Mapping[str, Any], n_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """boxes (N, 4) float64, scores (N,) float64, labels (N,) int64."""
+    boxes, scores, labels = (_array(prediction[key]) for key in ("boxes", "scores", "labels"))
+    boxes = boxes.reshape(-1, 4) if boxes.size == 0 else boxes
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or scores.shape != labels.shape or scores.shape != boxes.shape[:1]:
+        found = f"boxes {boxes.shape}, scores {scores.shape}, labels {labels.shape}"
+        raise UsageError(f"image {number}: boxes (N, 4), scores (N,) and labels (N,) must fit together; got {found}")
+    wrong = labels[(labels < 1) | (labels > n_classes)]
+    if wrong.size:
+        hint = "Labels count from 1; 0 is background. Was the model trained with other classes?"
+        raise UsageError(f"image {number}: labels must lie in 1..{n_classes}; got {wrong[0]:g}", hint)
+    return boxes.astype(np.float64), scores.astype(np.float64), labels.astype(np.int64)
+
+
+def _array(value: Any) -> np.ndarray:
+    return value.detach().cpu().double().numpy() if isinstance(value, Tensor) else np.asarray(value)
+
+
+def _summary(run: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    """Means over the table of precisions (thresholds, recalls, classes, area ranges, maxDets); -1 is `no truth`."""
+    precision = np.asarray(run.eval["precision"])[..., run.params.maxDets.index(MAX_DETS)]
+    areas = list(run.params.areaRngLbl)
+    result: dict[str, Any] = {}
+    for metric, (threshold, area) in _METRICS.items():
+        table = precision[..., areas.index(area)]
+        result[metric] = _mean(table if threshold is None else table[np.isclose(run.params.iouThrs, threshold)])
+    everywhere = precision[..., areas.index("all")]
+    result["per_class"] = {name: _mean(everywhere[:, :, k]) for k, name in enumerate(names)}
+    return result
+
+
+def _mean(table: np.ndarray) -> float:
+    counted = table[table > -1]
+    return float(counted.mean()) if counted.size else -1.0

@@ -1,0 +1,147 @@
+"""Image files to uint8 tensors, and the torch data set of a `CocoSet`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from searchkit.data.coco import CocoSet
+from searchkit.errors import UsageError
+
+_EXIF_ORIENTATION = 0x0112
+_LISTED = 10  # files named in one error
+
+
+def decode(path: str, width: int, height: int) -> Tensor:
+    """The image as (3, H, W) uint8 RGB, contiguous, of exactly the pixels that are stored.
+
+    EXIF orientation is not applied: boxes of COCO files are in stored pixels. Grey is repeated, CMYK and palettes are
+    converted, 16-bit grey keeps its upper 8 bits, alpha is dropped.
+
+    Raises UsageError naming the file where it can't be decoded whole, or has another size than the annotations say.
+    """
+    try:
+        with Image.open(path) as image:
+            pixels = _rgb(image)
+            fits = pixels.shape[:2] == (height, width)
+            turned = 1 if fits else image.getexif().get(_EXIF_ORIENTATION, 1)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:  # what Pillow raises on broken files
+        raise UsageError(f"cannot decode the image {path}: {e}", "Replace the file, or remove it from the set.") from e
+    if not fits:
+        hint = "Boxes and image do not belong together."
+        if turned != 1:
+            hint += f" Its EXIF orientation is {turned}, and is not applied: store the image as it is shown."
+        found = f"{pixels.shape[1]} x {pixels.shape[0]}"
+        raise UsageError(f"the annotations say that {path} is {width} x {height}, but it is {found}", hint)
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8, writable."""
+    if image.mode.startswith("I"):  # Pillow's own conversion would cut at 255
+        grey = np.array(image).clip(0, 65535).astype(np.uint16) >> 8
+        return np.repeat(grey.astype(np.uint8)[:, :, None], 3, 2)
+    if image.mode == "F":
+        raise ValueError("images of floating-point numbers have no known range")
+    if image.mode in ("P", "PA") and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))
+
+
+class DetectionData(Dataset):
+    """(image, target) of every image of a set, in its order.
+
+    image: (3, H, W) uint8 RGB. target: boxes (N, 4) float32 xyxy px, labels (N,) int64, area (N,) float32, iscrowd (N,)
+    int64, image_id () int64.
+
+    strict: an image that can't be decoded is an error; otherwise the next one of the set that can be takes its place.
+    crowd: hand out crowd regions too. A detector must not train on them as if they were objects.
+    cache_mb: keep the first decoded images of the set up to this many MB (10^6 bytes). Each process fills its own
+    cache as it goes; processes forked after `warm()` share one.
+    """
+
+    def __init__(self, data: CocoSet, *, strict: bool = True, crowd: bool = True, cache_mb: float = 0) -> None:
+        self.data = data
+        self.strict = strict
+        self.crowd = crowd
+        sizes = np.array([3 * image.width * image.height for image in data.images], np.int64)
+        self.n_cached = int(np.searchsorted(np.cumsum(sizes), cache_mb * 1e6, side="right"))
+        self._cache: dict[int, Tensor] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_cache": {}}  # a spawned process decodes anew: cheaper than to send it all
+
+    def __len__(self) -> int:
+        return len(self.data.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
+        image, target, _ = self.load(index)
+        return image, target
+
+    def load(self, index: int) -> tuple[Tensor, dict[str, Tensor], list[UsageError]]:
+        """Image and target of `index`, or of the first one after it (cyclically) that can be decoded, and what kept
+        the others from it. Raises UsageError where none can, or at once if strict."""
+        faults: list[UsageError] = []
+        for step in range(len(self)):
+            at = (index + step) % len(self)
+            try:
+                return self._image(at), self.target(at), faults
+            except UsageError as e:
+                faults.append(e)
+                if self.strict:
+                    break
+        raise unusable(faults)
+
+    def _image(self, index: int) -> Tensor:
+        if index in self._cache:
+            return self._cache[index].clone()  # whoever gets it may write into it
+        info = self.data.images[index]
+        image = decode(info.path, info.width, info.height)
+        if index < self.n_cached:
+            self._cache[index] = image.clone()
+        return image
+
+    def target(self, index: int) -> dict[str, Tensor]:
+        info = self.data.images[index]
+        rows = slice(None) if self.crowd else ~info.crowd
+        return {
+            "boxes": torch.from_numpy(info.boxes[rows].copy()),
+            "labels": torch.from_numpy(info.labels[rows].copy()),
+            "area": torch.from_numpy(info.area[rows].copy()),
+            "iscrowd": torch.from_numpy(info.crowd[rows].astype(np.int64)),
+            "image_id": torch.tensor(info.id),
+        }
+
+    def warm(self) -> None:
+        """Decode now what the cache has room for."""
+        for index in range(self.n_cached):
+            try:
+                self._image(index)
+            except UsageError:
+                pass  # judged when it is asked for
+
+
+def unreadable(data: CocoSet) -> list[UsageError]:
+    """Decodes every image of the set: what is wrong with those that can't be used."""
+    faults = []
+    for info in data.images:
+        try:
+            decode(info.path, info.width, info.height)
+        except UsageError as e:
+            faults.append(e)
+    return faults
+
+
+def unusable(faults: list[UsageError]) -> UsageError:
+    """All of them as one error."""
+    if len(faults) == 1:
+        return faults[0]
+    lines = [fault.message for fault in faults[:_LISTED]]
+    if len(faults) > _LISTED:
+        lines.append(f"... and {len(faults) - _LISTED} more")
+    return UsageError(f"{len(faults)} images can't be used:\n" + "\n".join(lines), faults[0].hint)

@@ -1,0 +1,62 @@
+"""What was wrong in a data set: every kind of fault once, with its count and one example."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+# kind -> what its line of the report says; the order is the order of the report.
+FAULTS = {
+    "missing": "missing image files (replaced by other images in training, an error in evaluation)",
+    "unsized": "images without width or height (read from the image file)",
+    "duplicate_image": "images with the id of an earlier one (left out)",
+    "duplicate_annotation": "annotations with the id of an earlier one (kept: ids are not used)",
+    "duplicate_category": "categories with the id of an earlier one (left out)",
+    "duplicate_name": "categories with the name of another one (told apart by their id)",
+    "orphan": "annotations of images that the file does not list (left out)",
+    "malformed": "boxes that are not four finite numbers (left out)",
+    "flat": "boxes of zero or negative width or height (left out of training; truth that nobody finds, in evaluation)",
+    "outside": "boxes outside of their image (left out of training, kept for evaluation)",
+    "clipped": "boxes that reach beyond their image (clipped for training, kept as they are for evaluation)",
+    "no_area": "boxes without a usable area (width x height is taken)",
+    "crowd": "crowd regions (not trained on; evaluation neither rewards nor punishes detections there)",
+    "unselected": "boxes of classes that were not selected (left out)",
+    "empty": "images without a box (kept: they teach what background is)",
+    "gaps": "category ids that are not used between the first and the last (fine: labels have no gaps)",
+}
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What was found in an annotation file: one line in all, then one line per kind of fault."""
+
+    summary: str
+    faults: tuple[tuple[str, int, str], ...] = ()  # (kind, how many, the line)
+
+    def count(self, kind: str) -> int:
+        """How many faults of a kind (`missing`, `flat`, `clipped`, `crowd`, `empty`, ...) were found."""
+        return sum(n for name, n, _ in self.faults if name == kind)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        return (self.summary, *(line for _, _, line in self.faults))
+
+
+class Faults:
+    """How often each kind of fault was met, and the first example of it."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}
+
+    def add(self, kind: str, example: str, n: int = 1) -> None:
+        if n:
+            self.counts[kind] += n
+            self.examples.setdefault(kind, example)
+
+    def lines(self) -> tuple[tuple[str, int, str], ...]:
+        return tuple(
+            (kind, self.counts[kind], f"{what}: {self.counts[kind]}, e.g. {self.examples[kind]}")
+            for kind, what in FAULTS.items()
+            if self.counts[kind]
+        )
