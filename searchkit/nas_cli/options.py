@@ -1,0 +1,68 @@
+"""Options that several verbs share, and what they mean."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from searchkit.errors import UsageError
+
+Command = Callable[..., Any]
+
+
+def shared(*names: str) -> Callable[[Command], Command]:
+    """Decorate a verb with these of the shared options, in order."""
+
+    def add(command: Command) -> Command:
+        for name in reversed(names):
+            command = OPTIONS[name](command)
+        return command
+
+    return add
+
+
+OPTIONS: dict[str, Callable[[Command], Command]] = {
+    "set": click.option(
+        "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Replace a value of the config: train.lr=0.01."
+    ),
+    "seed": click.option("--seed", type=int, help="[default: $SEARCHKIT_SEED, else 0]"),
+    "device": click.option("--device", help="cpu, cuda, cuda:1 …  [default: a GPU where there is one]"),
+    "json": click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout instead."),
+    "checkpoint": click.option("--checkpoint", required=True, metavar="FILE", help="The supernet's weights."),
+}
+
+
+def seed_of(seed: int | None) -> int:
+    """The given seed, else the job's."""
+    if seed is not None:
+        return seed
+    text = os.environ.get("SEARCHKIT_SEED", "0")
+    return int(text) if text.lstrip("-").isdecimal() else 0
+
+
+def device_of(name: str | None) -> Any:
+    """The torch device of that name; without one the GPU of this process (torchrun's local rank), else the CPU."""
+    import torch
+
+    if name is None:
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+    except (RuntimeError, AssertionError) as e:
+        raise UsageError(f"--device {name}: {str(e).splitlines()[0]}", "Use cpu, or a GPU that nvidia-smi shows") from e
+    return device
+
+
+def is_terminal() -> bool:
+    return sys.stderr.isatty()
+
+
+def say(text: str) -> None:
+    """One line for people: on stderr, so that stdout stays for results."""
+    click.echo(text, err=True)

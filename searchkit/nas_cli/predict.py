@@ -1,0 +1,89 @@
+"""search-nas predict."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from typing import Any
+
+import click
+
+from searchkit import console
+from searchkit.errors import UsageError
+from searchkit.nas_cli.options import device_of, say, shared
+from searchkit.nas_cli.progress import Progress
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+
+@click.command("predict", context_settings=console.CONTEXT)
+@click.argument("model")
+@click.argument("images", nargs=-1, required=True)
+@click.option("--out", required=True, metavar="DIR", help="Where the pictures go.")
+@click.option("--config", metavar="FILE", help="The config, where MODEL is a checkpoint.")
+@click.option("--arch", metavar="NAME", help="Which arch of the supernet, where MODEL is one.  [default: MAX]")
+@click.option("--threshold", default=0.5, show_default=True, help="Boxes below this score are not drawn.")
+@shared("device", "json")
+def predict_command(
+    model: str,
+    images: tuple[str, ...],
+    out: str,
+    config: str | None,
+    arch: str | None,
+    threshold: float,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Draw the boxes that MODEL (an extracted folder, or a checkpoint) finds on IMAGES (files or folders).
+
+    \b
+    Examples:
+      search-nas predict model photos/ --out boxes
+      search-nas predict work/latest.pth --config cfg.yaml photo.jpg --out boxes
+    """
+    from searchkit.subnet.pictures import draw, open_model, read
+
+    if not os.path.exists(model):
+        raise UsageError(f"there is no model at {model}", "Name an extracted folder, or a checkpoint")
+    net, names = open_model(model, config, arch)
+    net = net.to(device_of(device))
+    files = _files(images)
+    os.makedirs(out, exist_ok=True)
+    found: list[dict[str, Any]] = []
+    with Progress("predict", len(files)) as progress:
+        for done, path in enumerate(files, 1):
+            try:
+                picture = read(path)
+            except UsageError as e:
+                say(f"left out: {e.message}")
+                continue
+            target = _target(out, path, {item["picture"] for item in found})
+            boxes = draw(net, picture, names, threshold, target)
+            found.append({"image": path, "picture": target, "boxes": boxes})
+            progress.update(done)
+    if as_json:
+        console.print_json(found)
+        return
+    for item in found:
+        click.echo(f"{item['picture']}: {len(item['boxes'])} boxes")
+    if not found:
+        raise UsageError("no image could be read")
+
+
+def _target(out: str, path: str, taken: set[str]) -> str:
+    """Where the picture of an image goes; images of one name in several folders get numbers."""
+    name = os.path.splitext(os.path.basename(path))[0]
+    names = itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
+    return next(target for n in names if (target := os.path.join(out, f"{n}.png")) not in taken)
+
+
+def _files(paths: tuple[str, ...]) -> list[str]:
+    files: list[str] = []
+    for path in paths:
+        if os.path.isdir(path):
+            files += [os.path.join(path, name) for name in sorted(os.listdir(path)) if name.lower().endswith(ENDINGS)]
+        else:
+            files.append(path)
+    if not files:
+        raise UsageError(f"no images in {', '.join(paths)}", f"Their names must end in {', '.join(ENDINGS)}")
+    return files

@@ -1,0 +1,90 @@
+"""Records on the command line: picking by rules, tables."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from searchkit import modelspace, nodes, rules
+from searchkit.nas_cli.options import say
+
+
+def read(path: str) -> list[dict[str, Any]]:
+    """The records of a file, nested, without groups that are null."""
+    records = modelspace.load(path)
+    flat = [any("." in name for name in record) for record in records]
+    nested = [modelspace.fold(modelspace.flatten(r)) if f else r for r, f in zip(records, flat, strict=True)]
+    return [{k: v for k, v in r.items() if v is not None or k not in modelspace.GROUPS} for r in nested]
+
+
+def pick(path: str, rules_path: str | None, seed: int) -> list[dict[str, Any]]:
+    """The records of a file, or those that rules choose; what is odd is said."""
+    records = read(path)
+    if rules_path is None:
+        return records
+    outcome = choose(rules_path, records, seed)
+    for note in outcome.notes:
+        say(f"{rules_path}: {note}")
+    say(f"{rules_path}: {len(outcome.records)} of {len(records)} records")
+    return outcome.records
+
+
+def choose(rules_path: str, records: list[dict[str, Any]], seed: int) -> rules.Outcome:
+    """Apply the rules of a YAML file."""
+    document = nodes.load(rules_path, needs="`type: sequential` with `rules:`")
+    document.check()
+    return rules.apply(rules.parse(document.root.data, rules_path), records, seed)
+
+
+def human(value: float) -> str:
+    """A cost in the largest fitting of K, M, G, T."""
+    for unit in ("", "K", "M", "G"):
+        if abs(value) < 1000:
+            return f"{value:.4g}{unit}"
+        value /= 1000
+    return f"{value:.4g}T"
+
+
+def print_table(records: Sequence[Mapping[str, Any]], tag: str = "", limit: int = 30) -> None:
+    """The records as a table that fits the terminal; best of `tag` first where there is one."""
+    from rich.console import Console
+    from rich.table import Table
+
+    if not records:
+        click.echo("no records")
+        return
+    metrics: dict[str, None] = {}
+    for record in records:
+        for name, value in record.get("metric", {}).get(tag, {}).items():
+            if isinstance(value, int | float) and name.endswith(("_mAP", "_mAP_50", "_mAP_75")):
+                metrics[name] = None
+    order = list(records)
+    first = next(iter(metrics), None)
+    if first:
+        order.sort(key=lambda r: -r.get("metric", {}).get(tag, {}).get(first, -1))
+    unit = "MACs" if modelspace.convention_of(records[0]) == "macs" else "FLOPs (gaia)"
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("arch", "input", unit, "params", *metrics):
+        table.add_column(name, justify="left" if name == "arch" else "right", no_wrap=True)
+    for record in order[:limit]:
+        cost = record.get("overhead", {})
+        row = [arch_text(record), str(record.get("data", {}).get("input_shape", ""))]
+        row += [human(cost[k]) if k in cost else "" for k in ("flops", "params")]
+        found = record.get("metric", {}).get(tag, {})
+        table.add_row(*row, *(f"{found[m]:.3f}" if m in found else "" for m in metrics))
+    # Wide enough for all in a pipe: a machine cuts no columns.
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    console.print(table)
+    if len(order) > limit:
+        click.echo(f"… and {len(order) - limit} more")
+
+
+def arch_text(record: Mapping[str, Any]) -> str:
+    from searchkit.space.arch import Arch
+
+    if "name" in record:
+        return str(record["name"])
+    return Arch.of(record["arch"]).text() if "arch" in record else "?"

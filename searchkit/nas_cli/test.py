@@ -1,0 +1,230 @@
+"""search-nas test and finetune: sweeps over subnets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from searchkit import console
+from searchkit.errors import UsageError
+from searchkit.nas_cli.options import device_of, say, seed_of, shared
+from searchkit.nas_cli.progress import Progress
+from searchkit.nas_cli.train import Reporter, memory_advice
+
+Record = dict[str, Any]
+
+
+def _sweep(command: Any) -> Any:
+    """The options that both verbs have."""
+    for option in reversed(
+        (
+            click.argument("config"),
+            click.option("--archs", metavar="FILE", help="Records (.json, .jsonl) of the subnets; or use --arch."),
+            click.option(
+                "--arch", "names", multiple=True, metavar="NAME", help="A named arch of the space: MAX, MIN, …"
+            ),
+            click.option("--rules", metavar="FILE", help="Pick among the records first."),
+            click.option(
+                "--out",
+                default="metrics.jsonl",
+                show_default=True,
+                metavar="FILE",
+                help="Results; those in it are kept.",
+            ),
+            click.option(
+                "--split", type=click.Choice(["val", "test", "train"]), help="[default: test.split of the config]"
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@click.command("test", context_settings=console.CONTEXT)
+@_sweep
+@click.option("--tag", default="direct", show_default=True, help="The results are metric.<tag>.…")
+@click.option("--raw", is_flag=True, help="Also with the supernet's own batch-norm statistics: metric.<tag>_raw.…")
+@shared("checkpoint", "set", "seed", "device", "json")
+def test_command(
+    config: str,
+    archs: str | None,
+    names: tuple[str, ...],
+    rules: str | None,
+    out: str,
+    tag: str,
+    split: str | None,
+    raw: bool,
+    checkpoint: str,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Score subnets with the weights of a supernet, batch-norm statistics re-calibrated on training images.
+
+    \b
+    Examples:
+      search-nas test cfg.yaml --checkpoint work/latest.pth --archs picked.jsonl --out tested.jsonl
+      search-nas test cfg.yaml --checkpoint work/latest.pth --arch MAX --arch MIN --raw
+    """
+    from searchkit.subnet import sweep
+    from searchkit.subnet.results import open_results
+
+    recipe, records, found = _opening(config, overrides, archs, names, rules, seed_of(seed))
+    ranks, where = _ranks(device)
+    raw_tag = (f"{tag}_raw",) if raw or recipe.test.raw else ()
+    with memory_advice():
+        session = sweep.open_session(
+            recipe, checkpoint, split=split, device=where, seed=seed_of(seed), tune=False, say=say
+        )
+
+        def protocols(record: Record) -> dict[str, Any]:
+            return {name: sweep.test_protocol(session, record, name == tag) for name in (*raw_tag, tag)}
+
+        results = open_results(out, tag, ranks.first)
+        todo = sweep.pending(records, found, results, protocols, ranks)
+        _say_done(records, results, protocols, out, ranks)
+        with Progress("test", len(todo)) as progress:
+            for done, (record, arch) in enumerate(todo, 1):
+                there = results.find({"arch": record["arch"], "protocol": protocols(record)})
+                for name in raw_tag if there else (*raw_tag, tag):
+                    there = sweep.test_record(session, there or record, arch, name, name == tag)
+                assert there is not None
+                results.add(there)
+                progress.update(done, _line(there, tag))
+    _finish(results, tag, as_json, ranks)
+
+
+@click.command("finetune", context_settings=console.CONTEXT)
+@_sweep
+@click.option(
+    "--work-dir",
+    default="finetune",
+    show_default=True,
+    metavar="DIR",
+    help="One folder of checkpoints an arch; `best` links the best.",
+)
+@click.option("--tag", default="finetune", show_default=True, help="The results are metric.<tag>.…")
+@shared("checkpoint", "set", "seed", "device", "json")
+def finetune_command(
+    config: str,
+    archs: str | None,
+    names: tuple[str, ...],
+    rules: str | None,
+    out: str,
+    work_dir: str,
+    tag: str,
+    split: str | None,
+    checkpoint: str,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Tune subnets, each from the supernet's weights, and score them.
+
+    \b
+    Examples:
+      search-nas finetune cfg.yaml --checkpoint work/latest.pth --archs flops.jsonl --rules rules.yaml
+      search-nas finetune cfg.yaml --checkpoint work/latest.pth --archs tested.jsonl --rules best.yaml --out tuned.jsonl
+    """
+    from searchkit.subnet import sweep
+    from searchkit.subnet.results import open_results
+    from searchkit.train import checkpoint as checkpoints
+
+    recipe, records, found = _opening(config, overrides, archs, names, rules, seed_of(seed))
+    ranks, where = _ranks(device)
+    keep = work_dir
+    if os.environ.get("SEARCHKIT_CHECKPOINT"):
+        keep = os.path.join(checkpoints.keep_folder(work_dir), os.path.basename(os.path.abspath(work_dir)))
+    with memory_advice():
+        session = sweep.open_session(
+            recipe, checkpoint, split=split, device=where, seed=seed_of(seed), tune=True, say=say
+        )
+
+        def protocols(record: Record) -> dict[str, Any]:
+            return {tag: sweep.tune_protocol(session, record)}
+
+        results = open_results(out, tag, ranks.first)
+        todo = sweep.pending(records, found, results, protocols, ranks)
+        _say_done(records, results, protocols, out, ranks)
+        for i, (record, arch) in enumerate(todo, 1):
+            folder = os.path.join(keep, sweep.folder_name(record, arch, recipe))
+            with Reporter(f"finetune {i}/{len(todo)} {arch.id}", None) as reporter:
+                tuned, _ = sweep.tune_record(session, record, arch, tag, folder, reporter.step)
+            results.add(tuned)
+            say(f"{arch.id}: {_line(tuned, tag)}")
+    results.read()  # what the other ranks have measured by now; the last one sees all
+    ended = [sweep.measured(record, results, protocols) for record in records]
+    _link_best([record for record in ended if record], recipe, keep, work_dir, tag)
+    _finish(results, tag, as_json, ranks)
+
+
+def _opening(
+    config: str, overrides: Sequence[str], path: str | None, names: Sequence[str], rules: str | None, seed: int
+) -> tuple[Any, list[dict[str, Any]], list[Any]]:
+    """(recipe, records, their archs), all checked before any data is read."""
+    from searchkit.nas_cli.records import pick
+    from searchkit.subnet import sweep
+    from searchkit.train import config as configs
+
+    recipe = configs.load(config, overrides)
+    if not path and not names:
+        raise UsageError("no subnets given", "Name a file of records (--archs FILE) or archs of the space (--arch MAX)")
+    records = pick(path, rules, seed) if path else []
+    records += [{"name": name, "arch": recipe.space.named(name).nested()} for name in names]
+    return recipe, records, sweep.checked(records, recipe)
+
+
+def _ranks(device: str | None) -> tuple[Any, Any]:
+    """(who we are among torchrun's processes, our device). Archs are shared out over processes, nothing else is."""
+    from searchkit.train.distributed import Ranks
+
+    return Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))), device_of(device)
+
+
+def _say_done(records: Sequence[Record], results: Any, protocols: Any, out: str, ranks: Any) -> None:
+    from searchkit.subnet import sweep
+
+    done = sum(sweep.measured(record, results, protocols) is not None for record in records)
+    if done and ranks.first:
+        say(f"{done} of {len(records)} have their result in {out} already")
+
+
+def _line(record: dict[str, Any], tag: str) -> str:
+    metrics = record["metric"][tag]
+    return "  ".join(f"{k} {v:.3f}" for k, v in metrics.items() if k.endswith(("_mAP", "_mAP_50")))
+
+
+def _link_best(records: Sequence[Record], recipe: Any, keep: str, work_dir: str, tag: str) -> None:
+    """Let `best` be the folder of the best of these records, and `work_dir` lead to where they are kept."""
+    from searchkit.space.arch import Arch
+    from searchkit.subnet import sweep
+    from searchkit.train import checkpoint as checkpoints
+
+    best = sweep.best_of(records, tag, f"{recipe.data.name}_bbox_mAP")
+    if best is not None:
+        folder = sweep.folder_name(best, Arch.of(best["arch"]), recipe)
+        checkpoints.link(os.path.join(keep, folder), os.path.join(keep, "best"))
+    if os.path.abspath(keep) == os.path.abspath(work_dir):
+        return
+    if os.path.isdir(work_dir) and not os.path.islink(work_dir):
+        say(f"{work_dir} is a folder of its own: the checkpoints are in {keep}")
+    elif os.path.isdir(keep):
+        checkpoints.link(keep, work_dir)
+
+
+def _finish(results: Any, tag: str, as_json: bool, ranks: Any) -> None:
+    if not ranks.first:
+        return
+    from searchkit.nas_cli.records import print_table
+
+    records = list(results.records.values())
+    if as_json:
+        console.print_json(records)
+    else:
+        print_table(records, tag)
+        click.echo(f"results: {results.path}")

@@ -1,0 +1,119 @@
+"""search-nas train."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+
+from searchkit import console
+from searchkit.errors import SearchkitError
+from searchkit.nas_cli.options import device_of, say, seed_of, shared
+from searchkit.nas_cli.progress import Progress
+
+
+@click.command("train", context_settings=console.CONTEXT)
+@click.argument("config")
+@click.option("--work-dir", required=True, metavar="DIR", help="Checkpoints: latest.pth, best.pth; an old run goes on.")
+@shared("set", "seed", "device", "json")
+def train_command(
+    config: str, work_dir: str, overrides: tuple[str, ...], seed: int | None, device: str | None, as_json: bool
+) -> None:
+    """Train the supernet of CONFIG. Running it again goes on where it was.
+
+    \b
+    Examples:
+      search-nas train cfg.yaml --work-dir work
+      torchrun --nproc-per-node 4 -m searchkit.nas_cli train cfg.yaml --work-dir work
+    """
+    from searchkit.train import config as configs
+    from searchkit.train.supernet import Watch, train_supernet
+
+    recipe = configs.load(config, overrides)
+    first = os.environ.get("RANK", "0") == "0"
+    with Reporter("train", work_dir) as reporter, memory_advice():
+        watch = Watch(say, reporter.step, reporter.scored) if first else Watch(nothing, nothing, nothing)
+        path, steps = train_supernet(recipe, work_dir, seed=seed_of(seed), device=device_of(device), watch=watch)
+    if not first:
+        return
+    if as_json:
+        console.print_json({"checkpoint": path, "step": steps, "losses": reporter.losses, "metrics": reporter.metrics})
+    else:
+        click.echo(f"checkpoint: {path}")
+
+
+def nothing(*_: object) -> None:
+    """What the other ranks show."""
+
+
+class Reporter:
+    """Shows training steps, and hands their numbers to the job, and to TensorBoard where it is installed."""
+
+    EVERY = 20  # steps between two reported lines
+
+    def __init__(self, what: str, log_dir: str | None) -> None:
+        self.what, self.log_dir = what, log_dir
+        self.progress: Progress | None = None
+        self.board: Any = None
+        self.done = 0
+        self.losses: dict[str, float] = {}
+        self.metrics: dict[str, dict[str, float]] = {}
+
+    def __enter__(self) -> Reporter:
+        if self.log_dir is not None and os.environ.get("RANK", "0") == "0":
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                return self
+            self.board = SummaryWriter(os.path.join(self.log_dir, "tensorboard"))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.progress is not None:
+            self.progress.__exit__(None, None, None)
+        if self.board is not None:
+            self.board.close()
+
+    def step(self, r: Any) -> None:
+        """A StepReport."""
+        if self.progress is None:
+            self.progress = Progress(self.what, r.steps, r.step)
+            self.progress.__enter__()
+        self.done, self.losses = r.step + 1, dict(r.losses)
+        self.progress.update(self.done, f"loss {r.losses['loss']:.3f}  lr {r.lr:.2g}  {r.images_per_s:.1f} images/s")
+        if self.done % self.EVERY == 0 or self.done == r.steps:
+            self.report(self.done, {**r.losses, "lr": r.lr})
+
+    def scored(self, step: int, name: str, metrics: Mapping[str, float]) -> None:
+        """An evaluation of a named arch."""
+        shown = {k: v for k, v in metrics.items() if k in ("bbox_mAP", "bbox_mAP_50", "bbox_mAP_75")}
+        say(f"step {step}  {name}: " + "  ".join(f"{k} {v:.3f}" for k, v in shown.items()))
+        self.metrics[name] = dict(metrics)
+        self.report(step, {f"{name}.{k}": v for k, v in shown.items()})
+
+    def report(self, step: int, numbers: Mapping[str, float]) -> None:
+        if os.environ.get("SEARCHKIT_CALLBACK"):
+            from searchkit.worker import report
+
+            report(dict(numbers), step=step)
+        if self.board is not None:
+            for name, value in numbers.items():
+                self.board.add_scalar(name, value, step)
+
+
+@contextlib.contextmanager
+def memory_advice() -> Iterator[None]:
+    """Turn a GPU's lack of memory into what to lower."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as e:
+        raise SearchkitError(
+            f"the GPU has not enough memory: {str(e).splitlines()[0]}",
+            "Lower train.batch_size (finetune.batch_size, test.batch_size), train.scales or data.max_edge, or set "
+            "train.precision=bf16; a training goes on from its last checkpoint",
+        ) from e

@@ -1,0 +1,1 @@
+"""What is done with subnets: test, fine-tune, extract."""

@@ -1,0 +1,269 @@
+"""Scoring and tuning many subnets in one process: data, supernet and COCO index are loaded once."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from searchkit import modelspace
+from searchkit.cost import price
+from searchkit.data import coco
+from searchkit.data.coco import CocoSet
+from searchkit.errors import UsageError
+from searchkit.models.detector import DetectorConfig
+from searchkit.models.subnet import subnet
+from searchkit.space.arch import Arch, InputShape
+from searchkit.subnet.results import Record, Results, key_of
+from searchkit.train import checkpoint
+from searchkit.train import net as nets
+from searchkit.train.bench import Bench, open_bench, open_split
+from searchkit.train.checkpoint import Checkpoint
+from searchkit.train.config import Recipe
+from searchkit.train.distributed import Ranks
+from searchkit.train.evaluate import calibrate
+from searchkit.train.loop import Run, StepReport, fit, load_optimizer, make_optimizer, set_scale
+from searchkit.train.supernet import batches_of
+
+
+@dataclass
+class Session:
+    """A supernet with all that scoring its subnets needs, loaded once."""
+
+    recipe: Recipe
+    config: DetectorConfig
+    net: nn.Module
+    bench: Bench
+    digest: str  # of the checkpoint
+    device: torch.device
+    seed: int
+    tune_set: CocoSet | None = None
+
+
+def open_session(
+    recipe: Recipe,
+    path: str,
+    *,
+    split: str | None,
+    device: torch.device,
+    seed: int,
+    tune: bool,
+    say: Callable[[str], None],
+) -> Session:
+    """Load checkpoint, supernet and data. Raises UsageError for what doesn't fit together."""
+    found, sha256 = checkpoint.load_with_digest(path)
+    nets.check_space(recipe, found, path)
+    bench = open_bench(recipe, split or recipe.test.split, device, seed)
+    for line in bench.evaluated.report.lines:
+        say(line)
+    net, match = nets.load(recipe, found, bench.categories, seed, to_train=tune, where=path)
+    if match.fresh or list(found.meta["categories"]) != list(bench.categories):
+        say(match.text())
+    tune_set = None
+    if tune:
+        parts = [open_split(recipe.data, name) for name in recipe.finetune.train_on]
+        tune_set = parts[0]
+        for part in parts[1:]:
+            tune_set = coco.joined(tune_set, part)
+        coco.require_boxes(tune_set)
+        coco.same_classes(bench.evaluated, tune_set)
+    net = net.to(device)
+    if recipe.train.channels_last:
+        net = net.to(memory_format=torch.channels_last)
+    config = nets.sized(recipe, bench.categories)
+    return Session(recipe, config, net.eval(), bench, sha256, device, seed, tune_set)
+
+
+def shape_of(record: Record, recipe: Recipe) -> InputShape:
+    """The input shape of a record as a short edge or (H, W); the recipe's first where it has none."""
+    shape = record.get("data", {}).get("input_shape")
+    return recipe.scales[0] if shape is None else modelspace.edge(shape)
+
+
+def folder_name(record: Record, arch: Arch, recipe: Recipe) -> str:
+    """What a subnet's own folder is called: its id and input shape."""
+    shape = shape_of(record, recipe)
+    return f"{arch.id}-{shape if isinstance(shape, int) else 'x'.join(map(str, shape))}"
+
+
+def checked(records: Sequence[Record], recipe: Recipe) -> list[Arch]:
+    """The archs of records. Raises UsageError naming every one that does not fit into the maximal model."""
+    archs, faults = [], []
+    for i, record in enumerate(records):
+        if "arch" not in record:
+            faults.append(f"record {i + 1} has no arch")
+            continue
+        try:
+            arch = Arch.of(record["arch"])
+        except UsageError as e:
+            faults.append(f"record {i + 1}: {e.message}")
+            continue
+        faults += [f"record {i + 1} ({arch.id}): {fault}" for fault in recipe.space.faults(arch)]
+        archs.append(arch)
+    if faults:
+        more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise UsageError(
+            f"these archs are not in the supernet: {'; '.join(faults[:5])}{more}", "Take archs of this config's space"
+        )
+    return archs
+
+
+def test_record(session: Session, record: Record, arch: Arch, tag: str, calibrated: bool) -> Record:
+    """The record with the metrics of its subnet, with the supernet's weights, under `metric.<tag>`."""
+    shape = shape_of(record, session.recipe)
+    static = subnet(session.net, arch, session.config)
+    metrics = session.bench.score(static, shape, calibrated=calibrated)
+    return scored(session, record, arch, shape, tag, metrics, test_protocol(session, record, calibrated))
+
+
+def test_protocol(session: Session, record: Record, calibrated: bool) -> dict[str, Any]:
+    """How a tested score is measured: plain data."""
+    return {"checkpoint": session.digest, **session.bench.protocol(shape_of(record, session.recipe), calibrated)}
+
+
+def scored(
+    session: Session,
+    record: Record,
+    arch: Arch,
+    shape: InputShape,
+    tag: str,
+    metrics: dict[str, float],
+    protocol: dict[str, Any],
+) -> Record:
+    """The record with metrics and their protocol; its cost is priced where it has none."""
+    result = copy.deepcopy(record)
+    result.setdefault("data", {}).setdefault("input_shape", shape if isinstance(shape, int) else list(shape))
+    if "overhead" not in result:
+        plan_of = price.detector_plan(session.config, session.recipe.space.maximum())
+        cost = price.price(plan_of, session.config.heads, arch, shape)
+        result["overhead"] = {"flops": cost.flops, "params": cost.params, "convention": "macs"}
+    name = session.recipe.data.name
+    result.setdefault("metric", {})[tag] = {
+        (f"{name}_{key}" if key.startswith("bbox_") else key): round(value, 6)
+        for key, value in metrics.items()
+        if key != "images_per_s"
+    }
+    result.setdefault("protocol", {})[tag] = protocol
+    return result
+
+
+Protocols = Callable[[Record], Mapping[str, dict[str, Any]]]  # by tag, how the scores of a record are measured
+
+
+def measured(record: Record, results: Results, protocols: Protocols) -> Record | None:
+    """The result of a record, if it has one under all its protocols."""
+    protocol = protocols(record)
+    found = results.find({"arch": record["arch"], "protocol": protocol})
+    whole = found is not None and all(found["protocol"].get(tag) == how for tag, how in protocol.items())
+    return found if whole else None
+
+
+def pending(
+    records: Sequence[Record], archs: Sequence[Arch], results: Results, protocols: Protocols, ranks: Ranks
+) -> list[tuple[Record, Arch]]:
+    """This rank's records that have no result yet, each once. What is whose does not depend on the results there."""
+    unique: dict[str, tuple[Record, Arch]] = {}
+    for record, arch in zip(records, archs, strict=True):
+        unique.setdefault(key_of({"arch": record["arch"], "protocol": protocols(record)}, results.tag), (record, arch))
+    ours = list(unique.values())[ranks.rank :: ranks.world]
+    return [(record, arch) for record, arch in ours if measured(record, results, protocols) is None]
+
+
+def tune_record(
+    session: Session, record: Record, arch: Arch, tag: str, folder: str, on_step: Callable[[StepReport], None]
+) -> tuple[Record, nn.Module]:
+    """(the record with the metrics of its subnet after tuning from the supernet's weights, the subnet); its checkpoint
+    is in `folder`.
+
+    A tuning that was killed goes on from its own checkpoint. Statistics of batch norm are calibrated before the tuning,
+    which then moves them as any training does.
+    """
+    recipe, o = session.recipe, session.recipe.finetune
+    assert session.tune_set is not None
+    shape = shape_of(record, recipe)
+    static = subnet(session.net, arch, session.config).to(session.device)
+    alone = Ranks()
+    steps = o.total_steps(len(session.tune_set.images), 1)
+    run = Run(static, make_optimizer(static, o, o.batch_size))
+    protocol = tune_protocol(session, record)
+    meta = {
+        "categories": list(session.bench.categories),
+        "space": arch.nested(),
+        "input_shape": protocol["input_shape"],
+        "num_classes": session.config.num_classes,
+        "data": recipe.data.name,
+        "protocol": protocol,
+    }
+    _go_on(run, folder, meta, session.device)
+    if run.step == 0:
+        set_scale(static, shape, recipe.data.max_edge)
+        calibrate(static, session.bench.calibration, session.device, o.precision)
+    due = checkpoint.Due(o.checkpoint_steps, o.checkpoint_minutes)
+    if run.step < steps:
+        batches = batches_of(session.tune_set, recipe, o, session.seed, run.step, steps, alone)
+        for report in fit(
+            run,
+            batches,
+            None,
+            o,
+            steps=steps,
+            scales=(shape,),
+            max_edge=recipe.data.max_edge,
+            seed=session.seed,
+            device=session.device,
+            ranks=alone,
+        ):
+            on_step(report)
+            if due.now(run.step) and run.step < steps:
+                checkpoint.save(
+                    folder,
+                    checkpoint.LATEST,
+                    Checkpoint(static.state_dict(), run.step, run.optimizer.state_dict(), meta),
+                )
+        checkpoint.save(folder, checkpoint.LATEST, Checkpoint(static.state_dict(), run.step, {}, meta))
+    metrics = session.bench.score(static, shape, calibrated=False)
+    return scored(session, record, arch, shape, tag, metrics, protocol), static
+
+
+def _go_on(run: Run, folder: str, meta: dict[str, Any], device: torch.device) -> None:
+    """Let a tuning go on from its checkpoint, if there is one; that of another tuning is about to be replaced."""
+    checkpoint.sweep(folder)
+    latest = os.path.join(folder, checkpoint.LATEST)
+    if not os.path.exists(latest):
+        return
+    found = checkpoint.load(latest, device)
+    if found.meta == meta:
+        run.net.load_state_dict(found.net)
+        if found.optimizer:
+            load_optimizer(run.optimizer, found.optimizer)
+        run.step = found.step
+
+
+def tune_protocol(session: Session, record: Record) -> dict[str, Any]:
+    """How a tuned score is measured: plain data."""
+    recipe, o = session.recipe, session.recipe.finetune
+    shape = shape_of(record, recipe)
+    assert session.tune_set is not None
+    how = f"{replace(o, checkpoint_steps=None, checkpoint_minutes=1.0)} {recipe.data.augment}"
+    return {
+        "checkpoint": session.digest,
+        **session.bench.protocol(shape, True),  # calibrated before the tuning
+        "tuned_on": list(o.train_on),
+        "tuned_images": len(session.tune_set.images),
+        "tuned_steps": o.total_steps(len(session.tune_set.images), 1),
+        "tuned_lr": o.lr,
+        "tuned_with": hashlib.sha256(how.encode()).hexdigest()[:16],
+        "seed": session.seed,
+    }
+
+
+def best_of(records: Sequence[Record], tag: str, metric: str) -> Record | None:
+    """The record with most of `metric.<tag>.<metric>`, the first of equals; None where no record has it."""
+    scored = [r for r in records if metric in r.get("metric", {}).get(tag, {})]
+    return max(scored, key=lambda r: float(r["metric"][tag][metric]), default=None)

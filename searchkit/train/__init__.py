@@ -1,0 +1,1 @@
+"""Training: one loop, policies that say which archs a step visits, schedules, checkpoints, evaluation."""
