@@ -1,0 +1,104 @@
+"""What an elastic detector costs beside the same static one, measured in one run, in turns.
+
+.venv/bin/python benchmarks/supernet.py [--arch R50 --arch MIN] [--size 480] [--batch 1] [--rounds 7] [--json FILE]
+
+A step is forward, loss and backward of a Faster R-CNN on random images: a supernet of ResNet-50 to -101 that runs an
+architecture, and the detector that is cut out of it. Times are of the process, on one thread; the ratio is taken round
+by round, and its median is what counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from searchkit.models.detector import DetectorConfig, build, set_arch
+from searchkit.models.subnet import subnet
+from searchkit.space.arch import Arch
+from searchkit.train.config import load
+
+ASKED = 1.05  # at most so many times the static network's time
+CONFIG = Path(__file__).resolve().parent.parent / "templates" / "det" / "faster_rcnn_ar50to101.yaml"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Seconds of a step at one architecture; the samples at one position are of the same round."""
+
+    arch: str
+    elastic_s: list[float]
+    static_s: list[float]
+
+    @property
+    def ratios(self) -> list[float]:
+        return [a / b for a, b in zip(self.elastic_s, self.static_s, strict=True)]
+
+
+def step_s(net: Any, images: list[Tensor], targets: list[dict[str, Tensor]]) -> float:
+    """Seconds of one forward and backward; the losses' sampling is the same in all."""
+    net.zero_grad(set_to_none=True)
+    torch.manual_seed(0)
+    began = time.process_time()
+    loss: Any = sum(net(images, targets).values())
+    loss.backward()
+    return time.process_time() - began
+
+
+def measure(net: Any, config: DetectorConfig, arch: Arch, name: str, size: int, batch: int, rounds: int) -> Row:
+    """Both networks in turns, the order turning round every time; the first round warms up and is dropped."""
+    images = [torch.rand(3, size, size) for _ in range(batch)]
+    boxes = torch.tensor([[0.1, 0.1, 0.5, 0.6], [0.4, 0.3, 0.9, 0.8]]) * size
+    targets = [{"boxes": boxes, "labels": torch.tensor([1, 2])} for _ in images]
+    set_arch(net, arch)
+    static = subnet(net, arch, config)
+    samples: tuple[list[float], list[float]] = ([], [])
+    for i in range(rounds + 1):
+        for which in (0, 1) if i % 2 else (1, 0):
+            took = step_s(static if which else net, images, targets)
+            if i:
+                samples[which].append(took)
+    return Row(name, *samples)
+
+
+def show(rows: list[Row]) -> None:
+    print(f"{'arch':8}{'elastic s':>12}{'static s':>12}{'ratio':>9}{'range':>16}   asked <= {ASKED}")
+    for row in rows:
+        elastic, static, ratio = (statistics.median(v) for v in (row.elastic_s, row.static_s, row.ratios))
+        spread = f"{min(row.ratios):.3f}-{max(row.ratios):.3f}"
+        print(f"{row.arch:8}{elastic:12.3f}{static:12.3f}{ratio:9.3f}{spread:>16}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--arch", action="append", help="MAX, MIN or R50; default all")
+    parser.add_argument("--size", type=int, default=480, help="edge of the images in pixels")
+    parser.add_argument("--batch", type=int, default=1, help="images of a step")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", help="write the samples to this file")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    config = DetectorConfig(num_classes=80)
+    space = load(str(CONFIG)).space
+    net = build(config, space.maximum(), min_size=args.size, max_size=args.size).train()
+    print(f"Faster R-CNN, {args.batch} image(s) of {args.size} x {args.size}, forward and backward, one thread")
+    rows = []
+    for name in args.arch or space.names():
+        arch = space.named(name)
+        rows.append(measure(net, config, arch, name, args.size, args.batch, args.rounds))
+    show(rows)
+    if args.json:
+        with open(args.json, "w") as f:
+            json.dump([asdict(row) for row in rows], f)
+
+
+if __name__ == "__main__":
+    main()
