@@ -1,6 +1,6 @@
 # Everything happens in .venv/ beside this file; nothing is installed outside it.
 #   make        sets up .venv (once; again when pyproject.toml or constraints.txt changes)
-#   make demo   runs eight real training jobs and ranks them
+#   make demo   ranks eight settings of a training script, then searches a detector for digits (about seven minutes)
 #   make test   runs the checks and the tests
 
 PYTHON ?= python3
@@ -11,7 +11,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 SHELL := /bin/bash
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo demo-hpo demo-det test lint bench clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -29,14 +29,24 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip check --disable-pip-version-check
 	@touch $(STAMP)
 
-# A search over a real training script from its first command to its ranking, as a user would type it.
-demo: export PATH := $(CURDIR)/$(BIN):$(PATH)
-demo: $(STAMP)
-	rm -rf .demo && mkdir .demo
-	cd .demo && search-init --template hpo/digits
-	cd .demo && search-run --task digits config.yaml
-	cd .demo && search-ctl show --task digits --jobs 0,1
-	cd .demo && search-ctl show-scalar --task digits -rt +5
+# What a user would type, from the first command to the ranking: first settings of a script, then architectures of a detector.
+demo: demo-hpo demo-det
+
+demo-hpo demo-det: export PATH := $(CURDIR)/$(BIN):$(PATH)
+demo-hpo: $(STAMP)
+	rm -rf .demo/hpo && mkdir -p .demo/hpo
+	cd .demo/hpo && search-init --template hpo/digits
+	cd .demo/hpo && search-run --task digits config.yaml
+	cd .demo/hpo && search-ctl show --task digits --jobs 0,1
+	cd .demo/hpo && search-ctl show-scalar --task digits -rt +5
+
+demo-det: $(STAMP)
+	rm -rf .demo/det && mkdir -p .demo/det
+	cd .demo/det && search-init --template det
+	cd .demo/det && search-run --task det tsas.yaml --symlinks
+	cd .demo/det && search-ctl show-scalar --task det -rt +5
+	@echo "The extracted model, and its boxes on eight images:"
+	@ls -d $(CURDIR)/.demo/det/.search-run/tasks/det.extract/jobs/all/0/det/{model,boxes/*}
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -48,6 +58,10 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/price.py
+	$(BIN)/python benchmarks/supernet.py
+	$(BIN)/python benchmarks/loader.py
+	$(BIN)/python benchmarks/sweep.py
 
 clean:
 	rm -rf .demo .bench build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from searchkit.cli import ctl, init, run
+from searchkit.nas_cli import main as nas
 
 WIDTH = 78  # what click takes where it prints to no terminal
 
@@ -16,11 +17,13 @@ HEAD = """\
 This page is made from the commands themselves by `docs/make_cli.py`. It holds what `--help` prints.
 
 `search-init` makes a workspace, `search-run` runs a task, `search-ctl` looks at tasks and steers them.
-`search-run` and `search-ctl` use the nearest `.search-run` folder, from the current folder upwards.
+`search-nas` trains and searches supernets. `search-run` and `search-ctl` use the nearest `.search-run` folder, from the
+current folder upwards.
 
 - [search-init](#search-init)
 - [search-run](#search-run)
 - [search-ctl](#search-ctl)
+- [search-nas](#search-nas)
 - [How to name jobs](#how-to-name-jobs)
 - [Exit codes](#exit-codes)
 - [Output for machines](#output-for-machines)
@@ -85,6 +88,11 @@ def render() -> str:
     parts += ["## search-ctl\n", block("search-ctl", text)]
     for name, command in ctl.group.commands.items():
         parts += [f"### search-ctl {name}\n", block(f"search-ctl {name}", help_of(command, name, context)[0])]
+    text, context = help_of(nas.main_command, "search-nas")
+    parts += ["## search-nas\n", block("search-nas", text)]
+    for name in nas.VERBS:
+        command = nas.main_command.get_command(context, name)
+        parts += [f"### search-nas {name}\n", block(f"search-nas {name}", help_of(command, name, context)[0])]
     return "\n".join([*parts, TAIL])
 
 

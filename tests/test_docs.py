@@ -142,7 +142,7 @@ def run_command(command: Command, folder: Path, env: dict[str, str]) -> None:
 def run_page(page: str, folder: Path) -> None:
     """Do what a reader of the document does: write its files and run its commands, in order."""
     folder.mkdir()
-    env = environment(CUDA_VISIBLE_DEVICES="")  # the same on a machine with GPUs
+    env = environment(CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1")  # the same on a machine with GPUs
     for name in ("COLUMNS", "CUDA_DEVICE_ORDER"):
         env.pop(name, None)
     try:
@@ -177,6 +177,7 @@ def test_every_block_runs(path: Path, tmp_path: Path) -> None:
 def test_there_are_documents_and_blocks() -> None:
     names = {path.name for path in DOCS}
     wanted = ["README", "quickstart", "concepts", "files", "config", "contract", "cli", "architecture", "gml"]
+    wanted += ["supernets", "nas-config", "backbone", "gaia"]
     assert {f"{name}.md" for name in wanted} <= names
     for path in DOCS:
         found = blocks(path.read_text(encoding="utf-8"))
@@ -276,6 +277,18 @@ def test_the_page_of_commands_is_up_to_date() -> None:
     assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == render(), "run: python docs/make_cli.py"
 
 
+def test_the_page_of_the_supernet_config_is_up_to_date() -> None:
+    render = runpy.run_path(str(ROOT / "docs" / "make_nas_config.py"))["render"]
+    assert (ROOT / "docs" / "nas-config.md").read_text(encoding="utf-8") == render(), (
+        "run: python docs/make_nas_config.py"
+    )
+
+
+def test_the_page_on_backbones_has_the_tested_one() -> None:
+    page = (ROOT / "docs" / "backbone.md").read_text(encoding="utf-8")
+    assert (ROOT / "tests" / "assets" / "my_backbone.py").read_text(encoding="utf-8") in page
+
+
 def valid_keys(text: str, section: str) -> set[str]:
     """The keys that a section takes, from the fault that an unknown one gives."""
     with pytest.raises(ConfigError) as caught:
@@ -288,7 +301,11 @@ def valid_keys(text: str, section: str) -> set[str]:
 def test_the_table_of_keys_is_complete() -> None:
     top = valid_keys("{task: {template: a}, '0': 1}", "") - {"pavi"}
     real = {"env.NAME"}
-    for section in top - {"env"}:
+    real |= {
+        f"stages.{name}" for name in valid_keys("{stages: [{name: a, task: {template: b}, '0': 1}]}", "stages[0]: ")
+    }
+    real -= {"stages.pavi"}
+    for section in top - {"env", "stages"}:
         task = "template: a, " if section == "task" else ""
         rest = "" if section == "task" else "task: {template: a}, "
         names = valid_keys(f"{{{rest}{section}: {{{task}'0': 1}}}}", f"{section}: ")
