@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.nas import Trained
 
 DATA = "SEARCHKIT_TEST_DATA"
 
@@ -43,3 +47,19 @@ def one_thread() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with toy images and their annotations; nobody writes to it."""
+    from tests import nas
+
+    return nas.make_toy(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="session")
+def trained(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A supernet that has learnt a little on it; nobody writes to it."""
+    from tests import nas
+
+    return nas.make_trained(toy, tmp_path_factory.mktemp("trained"))

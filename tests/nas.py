@@ -19,6 +19,9 @@ import torch
 
 from searchkit import console
 from searchkit.data.toy import make_toy_det
+from searchkit.modelspace import dumps
+from searchkit.space.arch import Arch, Space, read_space
+from searchkit.subnet import sweep
 from searchkit.train import checkpoint, config
 from searchkit.train.config import Recipe
 from searchkit.train.loop import StepReport
@@ -89,16 +92,9 @@ def write(path: Path, body: Mapping[str, Any]) -> str:
     return str(path)
 
 
-_made: dict[str, Any] = {}  # once per session
-
-
-def toy(factory: pytest.TempPathFactory) -> Path:
-    """A folder with images of 64 x 64 px, made once per session."""
-    if "toy" not in _made:
-        folder = factory.mktemp("nas") / "toy"
-        _made["toy"] = Path(make_toy_det(str(folder), images=IMAGES, size=(64, 64)))
-    found: Path = _made["toy"]
-    return found
+def make_toy(folder: Path) -> Path:
+    """A set of images of 64 x 64 px."""
+    return Path(make_toy_det(str(folder / "toy"), images=IMAGES, size=(64, 64)))
 
 
 @dataclass(frozen=True)
@@ -114,16 +110,12 @@ class Trained:
 LEARNT = {"steps": 60, "optimizer": "adamw", "lr": 0.01, "schedule": "one_cycle", "checkpoint_steps": 1000}
 
 
-def trained(factory: pytest.TempPathFactory) -> Trained:
-    """Trained once per session; nobody writes to it."""
-    if "trained" not in _made:
-        data, folder = toy(factory), factory.mktemp("trained")
-        body = tiny(data, train=LEARNT)
-        body["data"]["test"] = section(data, "test")
-        path = write(folder / "trained.yaml", body)
-        _made["trained"] = Trained(data, path, config.load(path), train(path, folder / "work"))
-    found: Trained = _made["trained"]
-    return found
+def make_trained(data: Path, folder: Path) -> Trained:
+    """Trained in `folder`."""
+    body = tiny(data, train=LEARNT)
+    body["data"]["test"] = section(data, "test")
+    path = write(folder / "trained.yaml", body)
+    return Trained(data, path, config.load(path), train(path, folder / "work"))
 
 
 class Stopped(Exception):
@@ -232,6 +224,46 @@ def killed_after(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[
     finally:
         process.kill()
         process.communicate(timeout=30)
+
+
+def space_of(body: dict[str, Any]) -> Space:
+    return read_space(body["space"])
+
+
+def open_session(trained: Trained, recipe: config.Recipe | None = None, tune: bool = False) -> sweep.Session:
+    options: dict[str, Any] = {"split": None, "device": CPU, "seed": 0, "tune": tune, "say": lambda _: None}
+    return sweep.open_session(recipe or trained.recipe, trained.checkpoint, **options)
+
+
+def some(trained: Trained, n: int) -> list[dict[str, Any]]:
+    """n records: archs spread over the space, each at both input shapes."""
+    space = trained.recipe.space
+    step = space.count() // n
+    shapes = space.scales
+    return [{"arch": space.at(i // 2 * step).nested(), "data": {"input_shape": shapes[i % 2]}} for i in range(n)]
+
+
+def archs_file(path: Path, records: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(dumps(record) + "\n" for record in records))
+    return path
+
+
+def scores(session: sweep.Session, arch: Arch, calibrated: bool = True) -> dict[str, float]:
+    record = sweep.test_record(session, {"arch": arch.nested()}, arch, "t", calibrated)
+    found: dict[str, float] = record["metric"]["t"]
+    return found
+
+
+def attempt(patch: pytest.MonkeyPatch, job: Path, number: int) -> Path:
+    """The working folder of an attempt of a job, in which this process then is, with the environment that it has."""
+    root = job if number == 1 else job / f"attempt-{number}"
+    folder = root / "demo"
+    for path in (folder, root / "callback"):
+        path.mkdir(parents=True)
+    patch.chdir(folder)
+    patch.setenv("SEARCHKIT_CHECKPOINT", str(job / "checkpoint"))
+    patch.setenv("SEARCHKIT_CALLBACK", str(root / "callback"))
+    return folder
 
 
 def lines(path: str | Path) -> list[dict[str, Any]]:

@@ -31,15 +31,7 @@ from tests.nas import Trained, bad, good, tiny, write
 
 ASSETS = Path(__file__).parent / "assets"
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    nas.one_thread()
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    return nas.trained(tmp_path_factory)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def fresh(recipe: config.Recipe) -> Source:
@@ -245,8 +237,11 @@ def test_the_command(trained: Trained, tmp_path: Path) -> None:
         "proof.json",
         "weights.safetensors",
     ]
+    assert len({p.stat().st_mode for p in (tmp_path / "m").iterdir()}) == 1
     proof = json.loads((tmp_path / "m" / "proof.json").read_text())
     assert proof["source"]["sha256"] == checkpoint.digest(trained.checkpoint) and proof["calibrated"]["images"] == 6
+    ids = proof["calibrated"]["image_ids"]
+    assert len(ids) == len(set(ids)) == 6 and proof["calibrated"]["annotations"].endswith("instances_train.json")
     shown = json.loads(good(*common, "--arch", "MIDDLE", "--input", "48,64", "--out", tmp_path / "raw", "--json"))
     assert shown["equal"] == proof["equal"] and "calibrated" not in shown
     calibrated, raw = load_folder(str(tmp_path / "m")).state_dict(), load_folder(str(tmp_path / "raw")).state_dict()
@@ -312,6 +307,9 @@ def test_predict_draws(trained: Trained, tmp_path: Path) -> None:
     for item in found:
         for box in item["boxes"]:
             assert box["score"] >= 0.02 and box["name"] in ("circle", "square", "triangle") and len(box["box"]) == 4
+    few = good("predict", tmp_path / "m", photos, again, "--limit", "2", "--out", tmp_path / "few")
+    drawn = [line.partition(":")[0] for line in few.splitlines()]  # of photos the broken one and another
+    assert [Path(name).name for name in drawn] == ["val_00001.png", "val_00001-2.png"]
     # a checkpoint with its config draws the same
     more = ("--config", trained.config, "--arch", "MAX", "--threshold", "0.02", "--json")
     direct = nas.call("predict", trained.checkpoint, photos, "--out", tmp_path / "direct", *more)

@@ -22,15 +22,7 @@ from searchkit.train import net as nets
 from tests import nas
 from tests.nas import Trained, bad, good, lines, tiny, write
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    nas.one_thread()
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    return nas.trained(tmp_path_factory)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)

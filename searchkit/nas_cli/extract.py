@@ -54,7 +54,7 @@ def extract_command(
     """
     from searchkit.subnet import extract as extraction
     from searchkit.train import config as configs
-    from searchkit.train.bench import calibration_batches
+    from searchkit.train.bench import Calibration, open_calibration
 
     recipe = configs.load(config, overrides)
     source = extraction.open_source(recipe, checkpoint, seed_of(seed))
@@ -63,7 +63,6 @@ def extract_command(
         raise UsageError(f"--arch: {'; '.join(faults)}", "Take an arch of this config's space")
     wanted = _shape(shape) if shape else found_shape or source.input_shape or recipe.scales[0]
     images, ids = extraction.sample_images(recipe, count)
-    batches: Any = calibration_batches(recipe, seed_of(seed))[0] if calibrate else []
     proof = extraction.extract(
         source,
         recipe,
@@ -72,7 +71,7 @@ def extract_command(
         out,
         images=images,
         image_ids=ids,
-        calibration=batches,
+        calibration=open_calibration(recipe, seed_of(seed)) if calibrate else Calibration(),
         export=export is not None,
         seed=seed_of(seed),
     )

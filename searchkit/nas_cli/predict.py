@@ -12,6 +12,7 @@ from searchkit import console
 from searchkit.errors import UsageError
 from searchkit.nas_cli.options import device_of, say, shared
 from searchkit.nas_cli.progress import Progress
+from searchkit.nas_cli.train import memory_advice
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
@@ -23,6 +24,7 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 @click.option("--config", metavar="FILE", help="The config, where MODEL is a checkpoint.")
 @click.option("--arch", metavar="NAME", help="Which arch of the supernet, where MODEL is one.  [default: MAX]")
 @click.option("--threshold", default=0.5, show_default=True, help="Boxes below this score are not drawn.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Of each folder, the first N images by name.")
 @shared("device", "json")
 def predict_command(
     model: str,
@@ -31,6 +33,7 @@ def predict_command(
     config: str | None,
     arch: str | None,
     threshold: float,
+    limit: int | None,
     device: str | None,
     as_json: bool,
 ) -> None:
@@ -38,7 +41,7 @@ def predict_command(
 
     \b
     Examples:
-      search-nas predict model photos/ --out boxes
+      search-nas predict model photos/ --limit 8 --out boxes
       search-nas predict work/latest.pth --config cfg.yaml photo.jpg --out boxes
     """
     from searchkit.subnet.pictures import draw, open_model, read
@@ -47,10 +50,10 @@ def predict_command(
         raise UsageError(f"there is no model at {model}", "Name an extracted folder, or a checkpoint")
     net, names = open_model(model, config, arch)
     net = net.to(device_of(device))
-    files = _files(images)
+    files = _files(images, limit)
     os.makedirs(out, exist_ok=True)
     found: list[dict[str, Any]] = []
-    with Progress("predict", len(files)) as progress:
+    with Progress("predict", len(files)) as progress, memory_advice("predict"):
         for done, path in enumerate(files, 1):
             try:
                 picture = read(path)
@@ -77,11 +80,12 @@ def _target(out: str, path: str, taken: set[str]) -> str:
     return next(target for n in names if (target := os.path.join(out, f"{n}.png")) not in taken)
 
 
-def _files(paths: tuple[str, ...]) -> list[str]:
+def _files(paths: tuple[str, ...], limit: int | None) -> list[str]:
     files: list[str] = []
     for path in paths:
         if os.path.isdir(path):
-            files += [os.path.join(path, name) for name in sorted(os.listdir(path)) if name.lower().endswith(ENDINGS)]
+            names = sorted(name for name in os.listdir(path) if name.lower().endswith(ENDINGS))
+            files += [os.path.join(path, name) for name in names[:limit]]
         else:
             files.append(path)
     if not files:

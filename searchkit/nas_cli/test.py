@@ -76,7 +76,7 @@ def test_command(
     recipe, records, found = _opening(config, overrides, archs, names, rules, seed_of(seed))
     ranks, where = _ranks(device)
     raw_tag = (f"{tag}_raw",) if raw or recipe.test.raw else ()
-    with memory_advice():
+    with memory_advice("test"):
         session = sweep.open_session(
             recipe, checkpoint, split=split, device=where, seed=seed_of(seed), tune=False, say=say
         )
@@ -85,6 +85,7 @@ def test_command(
             return {name: sweep.test_protocol(session, record, name == tag) for name in (*raw_tag, tag)}
 
         results = open_results(out, tag, ranks.first)
+        results.keep_calibration(session.bench.calibration)
         todo = sweep.pending(records, found, results, protocols, ranks)
         _say_done(records, results, protocols, out, ranks)
         with Progress("test", len(todo)) as progress:
@@ -137,10 +138,8 @@ def finetune_command(
 
     recipe, records, found = _opening(config, overrides, archs, names, rules, seed_of(seed))
     ranks, where = _ranks(device)
-    keep = work_dir
-    if os.environ.get("SEARCHKIT_CHECKPOINT"):
-        keep = os.path.join(checkpoints.keep_folder(work_dir), os.path.basename(os.path.abspath(work_dir)))
-    with memory_advice():
+    keep = checkpoints.keep_folder(work_dir)
+    with memory_advice("finetune"):
         session = sweep.open_session(
             recipe, checkpoint, split=split, device=where, seed=seed_of(seed), tune=True, say=say
         )
@@ -149,6 +148,7 @@ def finetune_command(
             return {tag: sweep.tune_protocol(session, record)}
 
         results = open_results(out, tag, ranks.first)
+        results.keep_calibration(session.bench.calibration)
         todo = sweep.pending(records, found, results, protocols, ranks)
         _say_done(records, results, protocols, out, ranks)
         for i, (record, arch) in enumerate(todo, 1):

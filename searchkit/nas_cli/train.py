@@ -34,7 +34,7 @@ def train_command(
 
     recipe = configs.load(config, overrides)
     first = os.environ.get("RANK", "0") == "0"
-    with Reporter("train", work_dir) as reporter, memory_advice():
+    with Reporter("train", work_dir) as reporter, memory_advice("train"):
         watch = Watch(say, reporter.step, reporter.scored) if first else Watch(nothing, nothing, nothing)
         path, steps = train_supernet(recipe, work_dir, seed=seed_of(seed), device=device_of(device), watch=watch)
     if not first:
@@ -63,12 +63,6 @@ class Reporter:
         self.metrics: dict[str, dict[str, float]] = {}
 
     def __enter__(self) -> Reporter:
-        if self.log_dir is not None and os.environ.get("RANK", "0") == "0":
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                return self
-            self.board = SummaryWriter(os.path.join(self.log_dir, "tensorboard"))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -99,21 +93,43 @@ class Reporter:
             from searchkit.worker import report
 
             report(dict(numbers), step=step)
-        if self.board is not None:
-            for name, value in numbers.items():
-                self.board.add_scalar(name, value, step)
+        if self.log_dir is None:
+            return
+        if self.board is None:  # not before there is a number: a training that is refused leaves no file
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                self.log_dir = None
+                return
+            self.board = SummaryWriter(os.path.join(self.log_dir, "tensorboard"))
+        for name, value in numbers.items():
+            self.board.add_scalar(name, value, step)
+
+
+_CPU = "DefaultCPUAllocator"
+_NO_MEMORY = (_CPU, "out of memory", "ALLOC_FAILED")  # torch's allocator, CUDA's refusal, that of cuBLAS and cuDNN
+LOWER = {
+    "train": "train.batch_size, train.scales, data.max_edge or data.cache_mb, or set train.precision=bf16; "
+    "a training goes on from its last checkpoint",
+    "test": "test.batch_size, test.calibration_images, data.max_edge or data.cache_mb, or pick smaller input shapes; "
+    "a sweep goes on where it was",
+    "finetune": "finetune.batch_size, test.batch_size, data.max_edge or data.cache_mb, or set finetune.precision=bf16; "
+    "a sweep goes on where it was",
+    "predict": "the size of the images, or run with --device cpu",
+}
 
 
 @contextlib.contextmanager
-def memory_advice() -> Iterator[None]:
-    """Turn a GPU's lack of memory into what to lower."""
+def memory_advice(verb: str) -> Iterator[None]:
+    """Turn a lack of memory, the GPU's or the machine's, into what to lower."""
     import torch
 
     try:
         yield
-    except torch.OutOfMemoryError as e:
-        raise SearchkitError(
-            f"the GPU has not enough memory: {str(e).splitlines()[0]}",
-            "Lower train.batch_size (finetune.batch_size, test.batch_size), train.scales or data.max_edge, or set "
-            "train.precision=bf16; a training goes on from its last checkpoint",
-        ) from e
+    except (MemoryError, RuntimeError) as e:
+        lacking = [line for line in str(e).splitlines() if any(mark in line for mark in _NO_MEMORY)]
+        if not lacking and not isinstance(e, MemoryError | torch.OutOfMemoryError):
+            raise
+        who = "this machine" if isinstance(e, MemoryError) or _CPU in "".join(lacking) else "the GPU"
+        what = "".join(lacking[:1]) or (str(e).splitlines() or [type(e).__name__])[0]
+        raise SearchkitError(f"{who} has not enough memory: {what.strip()}", f"Lower {LOWER[verb]}") from e

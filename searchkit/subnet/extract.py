@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -29,12 +29,13 @@ from searchkit.space.arch import Arch, InputShape
 from searchkit.subnet.emit import model_source
 from searchkit.train import checkpoint
 from searchkit.train import net as nets
-from searchkit.train.bench import open_split
+from searchkit.train.bench import Calibration, open_split
 from searchkit.train.config import Recipe
 from searchkit.train.evaluate import calibrate
 from searchkit.train.loop import set_scale
 
 PROOF_BOXES = 1000  # what the RoI head's cost is stated for
+NO_CALIBRATION = Calibration()
 _NOTHING = "Nothing was written."
 
 
@@ -82,7 +83,7 @@ def extract(
     *,
     images: Sequence[Tensor] = (),
     image_ids: Sequence[int] = (),
-    calibration: Sequence[list[Tensor]] = (),
+    calibration: Calibration = NO_CALIBRATION,
     export: bool = False,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -113,11 +114,13 @@ def extract(
             "cost": costs(source, recipe, plain, arch, shape),
             "torch": torch.__version__,
         }
-        if calibration:
-            n = calibrate(plain, calibration, torch.device("cpu"))
+        if calibration.ids:
+            n = calibrate(plain, calibration.batches, torch.device("cpu"))
             _write_weights(half, plain)
             proof["calibrated"] = {
                 "images": n,
+                "annotations": calibration.annotations,
+                "image_ids": list(calibration.ids),
                 "after": "the comparison above; weights are the same, statistics are new",
             }
         proof["weights_sha256"] = checkpoint.digest(os.path.join(half, "weights.safetensors"))
@@ -262,8 +265,8 @@ def _write(folder: str, name: str, text: str) -> None:
 
 def _write_weights(folder: str, net: nn.Module) -> None:
     path = os.path.join(folder, "weights.safetensors")
-    save_file({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}, path)
-    fsio.fsync_file(path)
+    with fsio.storage():  # not by save_file, whose files nobody but their owner may read
+        fsio.atomic_write(path, save({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}))
 
 
 def _export(folder: str, net: Any, shape: InputShape) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 A sweep that dies goes on where it was: what is in the file under the same key (arch, tag, protocol with checkpoint and
 input shape) is not measured again. In a job the file lies in the folder that survives attempts, and every record goes
 to callback/records.jsonl as well, where search-ctl reads it. Several processes may append to one file.
+
+Beside it, calibration-<digest>.json lists the calibration images once; records have the digest in their protocol.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from searchkit import fsio, modelspace
 from searchkit.errors import UsageError
 from searchkit.space.arch import Arch
 from searchkit.train import checkpoint
+from searchkit.train.bench import Calibration
 
 Record = dict[str, Any]
 
@@ -54,6 +57,24 @@ class Results:
                 with _held(self.mirror) as other:
                     _append(other, line)
 
+    def keep_calibration(self, calibration: Calibration) -> None:
+        """Write down which images calibration uses, where they are not written down yet."""
+        if not calibration.ids:
+            return
+        name = f"calibration-{calibration.digest}.json"
+        kept, shown = (os.path.join(os.path.dirname(p), name) for p in (self.kept, self.path))
+        with fsio.storage():
+            if not os.path.exists(kept):
+                content = {
+                    "calibration_ids": calibration.digest,
+                    "annotations": calibration.annotations,
+                    "sha256": calibration.sha256,
+                    "image_ids": list(calibration.ids),
+                }
+                fsio.atomic_write(kept, json.dumps(content) + "\n")
+            if os.path.abspath(kept) != os.path.abspath(shown):
+                checkpoint.link(kept, shown)
+
     def read(self) -> None:
         """Take in what is in the file, of other processes too; a record that a killed sweep wrote half is cut off."""
         with fsio.storage(), _held(self.kept) as fd:
@@ -80,10 +101,16 @@ def open_results(path: str, tag: str, first: bool = True) -> Results:
         with fsio.storage():
             checkpoint.link(kept, path)
     if first and results.mirror and results.records:
-        with fsio.storage(), _held(kept):
-            whole = fsio.read_bytes(kept) or b""
-            fsio.atomic_write(results.mirror, whole)
+        _mirror_old(kept, results.mirror)
     return results
+
+
+def _mirror_old(kept: str, mirror: str) -> None:
+    """Append what older attempts measured; a job may have several results files, and one mirror."""
+    with fsio.storage(), _held(kept), _held(mirror) as fd:
+        there = set((fsio.read_bytes(mirror) or b"").splitlines())
+        lines = [line for line in (fsio.read_bytes(kept) or b"").splitlines() if line not in there]
+        _append(fd, b"".join(line + b"\n" for line in lines))
 
 
 @contextlib.contextmanager

@@ -182,16 +182,31 @@ def tune_record(
     is in `folder`.
 
     A tuning that was killed goes on from its own checkpoint. Statistics of batch norm are calibrated before the tuning,
-    which then moves them as any training does.
+    which then moves them as any training does. Raises ConflictError where another process tunes in `folder`.
     """
+    shape = shape_of(record, session.recipe)
+    protocol = tune_protocol(session, record)
+    with checkpoint.held(folder):
+        static = _tuned(session, arch, shape, protocol, folder, on_step)
+    metrics = session.bench.score(static, shape, calibrated=False)
+    return scored(session, record, arch, shape, tag, metrics, protocol), static
+
+
+def _tuned(
+    session: Session,
+    arch: Arch,
+    shape: InputShape,
+    protocol: dict[str, Any],
+    folder: str,
+    on_step: Callable[[StepReport], None],
+) -> nn.Module:
+    """The subnet after its tuning, of which `folder` keeps the checkpoint."""
     recipe, o = session.recipe, session.recipe.finetune
     assert session.tune_set is not None
-    shape = shape_of(record, recipe)
-    static = subnet(session.net, arch, session.config).to(session.device)
+    static: nn.Module = subnet(session.net, arch, session.config).to(session.device)
     alone = Ranks()
     steps = o.total_steps(len(session.tune_set.images), 1)
     run = Run(static, make_optimizer(static, o, o.batch_size))
-    protocol = tune_protocol(session, record)
     meta = {
         "categories": list(session.bench.categories),
         "space": arch.nested(),
@@ -203,7 +218,7 @@ def tune_record(
     _go_on(run, folder, meta, session.device)
     if run.step == 0:
         set_scale(static, shape, recipe.data.max_edge)
-        calibrate(static, session.bench.calibration, session.device, o.precision)
+        calibrate(static, session.bench.calibration.batches, session.device, o.precision)
     due = checkpoint.Due(o.checkpoint_steps, o.checkpoint_minutes)
     if run.step < steps:
         batches = batches_of(session.tune_set, recipe, o, session.seed, run.step, steps, alone)
@@ -227,8 +242,7 @@ def tune_record(
                     Checkpoint(static.state_dict(), run.step, run.optimizer.state_dict(), meta),
                 )
         checkpoint.save(folder, checkpoint.LATEST, Checkpoint(static.state_dict(), run.step, {}, meta))
-    metrics = session.bench.score(static, shape, calibrated=False)
-    return scored(session, record, arch, shape, tag, metrics, protocol), static
+    return static
 
 
 def _go_on(run: Run, folder: str, meta: dict[str, Any], device: torch.device) -> None:

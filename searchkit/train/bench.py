@@ -53,6 +53,22 @@ class Batches:
         return iter(self.kept) if self.keep else loader.eval_loader(self.data, self.batch_size, self.workers)
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """The training images that statistics of batch norm are computed on."""
+
+    batches: list[list[Tensor]] = field(default_factory=list)  # (3, H, W) uint8
+    ids: tuple[int, ...] = ()
+    annotations: str = ""  # the file of the ids, as the config names it
+    sha256: str = ""  # of that file
+
+    @property
+    def digest(self) -> str:
+        """What tells one choice of images from another; empty where there are none."""
+        text = f"{self.sha256} {','.join(map(str, self.ids))}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16] if self.ids else ""
+
+
 @dataclass
 class Bench:
     """Score detectors on one split; the images stay in memory where they fit into data.cache_mb."""
@@ -62,8 +78,7 @@ class Bench:
     evaluated: CocoSet
     evaluator: Evaluator
     batches: Iterable[EvalBatch]
-    calibration: list[list[Tensor]]
-    calibration_ids: tuple[int, ...]
+    calibration: Calibration
     device: torch.device
     digest: str  # of the annotations and the classes
 
@@ -74,7 +89,6 @@ class Bench:
     def protocol(self, shape: InputShape, calibrated: bool) -> dict[str, Any]:
         """How a score is measured, apart from the weights: plain data that is kept with the number."""
         test = self.recipe.test
-        ids = ",".join(map(str, self.calibration_ids))
         return {
             "data": self.digest,
             "split": self.split,
@@ -83,8 +97,8 @@ class Bench:
             "max_edge": self.recipe.data.max_edge,
             "batch_size": test.batch_size,
             "precision": self.recipe.train.precision,
-            "calibration_images": len(self.calibration_ids) if calibrated else 0,
-            "calibration_ids": hashlib.sha256(ids.encode()).hexdigest()[:16] if calibrated else "",
+            "calibration_images": len(self.calibration.ids) if calibrated else 0,
+            "calibration_ids": self.calibration.digest if calibrated else "",
         }
 
     def score(self, net: nn.Module, shape: InputShape, *, calibrated: bool) -> dict[str, float]:
@@ -92,31 +106,33 @@ class Bench:
         set_scale(net, shape, self.recipe.data.max_edge)
         precision = self.recipe.train.precision
         if calibrated:
-            calibrate(net, self.calibration, self.device, precision)
+            calibrate(net, self.calibration.batches, self.device, precision)
         return score(net, self.batches, self.evaluator, self.device, precision)
 
 
 def open_bench(recipe: Recipe, split: str, device: torch.device, seed: int) -> Bench:
     """Load what scoring on `split` needs. Calibration images are drawn from the training set, by the seed."""
     evaluated = open_split(recipe.data, split)
-    calibration, ids = calibration_batches(recipe, seed)
+    calibration = open_calibration(recipe, seed)
     pixels = sum(info.width * info.height * 3 for info in evaluated.images)
     keep = pixels <= recipe.data.cache_mb * 1e6
     batches = Batches(evaluated, recipe.test.batch_size, recipe.data.workers, keep)
     if keep:
         iter(batches)  # what can't be decoded is said now, not after hours of training
     digest = hashlib.sha256(f"{checkpoint.digest(evaluated.source)} {evaluated.names}".encode()).hexdigest()[:16]
-    return Bench(recipe, split, evaluated, Evaluator(evaluated), batches, calibration, ids, device, digest)
+    return Bench(recipe, split, evaluated, Evaluator(evaluated), batches, calibration, device, digest)
 
 
-def calibration_batches(recipe: Recipe, seed: int) -> tuple[list[list[Tensor]], tuple[int, ...]]:
-    """(batches of training images, their ids): test.calibration_images of them, drawn by the seed, not augmented."""
+def open_calibration(recipe: Recipe, seed: int) -> Calibration:
+    """test.calibration_images of the training images, drawn by the seed, not augmented."""
     test = recipe.test
     if not test.calibration_images:
-        return [], ()
+        return Calibration()
     train = open_split(recipe.data, "train")
     n = min(test.calibration_images, len(train.images))
     chosen = rng_of(seed, "calibration").sample(range(len(train.images)), n)
     part = coco.subset(train, sorted(chosen))
     batches = [list(images) for images, _ in loader.eval_loader(part, test.batch_size, workers=0)]
-    return batches, tuple(info.id for info in part.images)
+    assert recipe.data.train is not None
+    ids = tuple(info.id for info in part.images)
+    return Calibration(batches, ids, recipe.data.train.annotations, checkpoint.digest(train.source))

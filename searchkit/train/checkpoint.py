@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import os
+import re
+import struct
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import torch
 
 from searchkit import fsio
-from searchkit.errors import UsageError
+from searchkit.errors import ConflictError, UsageError
 
 LATEST = "latest.pth"
 BEST = "best.pth"
+LOCK = ".lock"
+ABOVE = "_above"  # in the folder that survives attempts: what is asked for beside the working folder
+ATTEMPT = re.compile(r"attempt-\d+")
 FORMAT = 1
 
 
@@ -121,5 +128,61 @@ def link(target: str, path: str) -> None:
 
 
 def keep_folder(work_dir: str) -> str:
-    """Where checkpoints and results go: in a job the folder that survives its attempts, by hand `work_dir`."""
-    return os.environ.get("SEARCHKIT_CHECKPOINT") or work_dir
+    """Where checkpoints and results go. By hand, and for what lies outside a job's folder, `work_dir` itself. In a job
+    its counterpart in the folder that survives attempts: the same for every attempt, though their working folders
+    differ, and another for each `work_dir`.
+    """
+    kept = os.environ.get("SEARCHKIT_CHECKPOINT")
+    if not kept:
+        return work_dir
+    kept = os.path.realpath(kept)
+    job = os.path.dirname(kept)
+    whole = os.path.abspath(work_dir)
+    # An older attempt may have left a link at the last part: where it leads to is what is asked for here.
+    path = os.path.join(os.path.realpath(os.path.dirname(whole)), os.path.basename(whole))
+    inside = _in_attempt(job, path)
+    if inside is None or os.path.commonpath([kept, path]) == kept:
+        return work_dir
+    project = (_in_attempt(job, os.getcwd()) or [""])[0]
+    rest = inside[1:] if inside[:1] == [project] else [ABOVE, *inside]
+    return os.path.join(kept, *rest)
+
+
+def _in_attempt(job: str, path: str) -> list[str] | None:
+    """The parts of a path below the folder of its attempt; None for one that is not below the job's folder."""
+    parts = os.path.relpath(path, job).split(os.sep)
+    if parts[0] == os.pardir:
+        return None
+    return [p for p in (parts[1:] if ATTEMPT.fullmatch(parts[0]) else parts) if p != os.curdir]
+
+
+@contextlib.contextmanager
+def held(folder: str) -> Iterator[None]:
+    """Let this process alone write the checkpoints of a folder. Raises ConflictError naming who does so already.
+
+    The kernel gives the lock back when the process dies, however. It belongs to the process, not to the open file as
+    flock's does, so that the workers of a loader, which outlive a killed training by seconds, don't keep it.
+    """
+    with fsio.storage():
+        os.makedirs(folder, exist_ok=True)
+        fd = os.open(os.path.join(folder, LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as e:
+            pid = _holder(fd)
+            raise ConflictError(
+                f"another process{f' (pid {pid})' if pid > 0 else ''} trains in {folder}",
+                "Wait for it or end it: training then goes on from its last checkpoint; or name another --work-dir",
+            ) from e
+        yield
+    finally:
+        os.close(fd)
+
+
+def _holder(fd: int) -> int:
+    """The process that holds the lock of a file; 0 or less where it can't be told (it let go, or is not of here)."""
+    form = "hhqqi"  # struct flock: type, whence, start, length, pid
+    answer = fcntl.fcntl(fd, fcntl.F_GETLK, struct.pack(form, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    kind, _, _, _, pid = struct.unpack(form, answer)
+    return int(pid) if kind != fcntl.F_UNLCK else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -37,15 +38,32 @@ def train_supernet(recipe: Recipe, work_dir: str, *, seed: int, device: torch.de
     """Train, or go on training, the supernet of a recipe; returns (path of the last checkpoint, its steps).
 
     In `work_dir`: latest.pth, best.pth (where data.val is given). A run that was killed goes on from its last
-    checkpoint and ends with the tensors of an unbroken one.
+    checkpoint and ends with the tensors of an unbroken one. Raises ConflictError where another process trains there.
     """
     ranks = distributed.join(device)
     keep = checkpoint.keep_folder(work_dir)
-    o = recipe.train
     data = open_split(recipe.data, "train")
     coco.require_boxes(data)
     for line in data.report.lines:
         watch.say(line)
+    with checkpoint.held(keep) if ranks.first else nullcontext():
+        steps = _train(recipe, data, keep, work_dir, seed, device, ranks, watch)
+    distributed.leave(ranks)
+    return os.path.join(keep, checkpoint.LATEST), steps
+
+
+def _train(
+    recipe: Recipe,
+    data: CocoSet,
+    keep: str,
+    work_dir: str,
+    seed: int,
+    device: torch.device,
+    ranks: distributed.Ranks,
+    watch: Watch,
+) -> int:
+    """Returns the steps that are done in the end."""
+    o = recipe.train
     net = nets.build(recipe, data.names, seed).to(device)
     if o.channels_last:
         net = net.to(memory_format=torch.channels_last)
@@ -86,8 +104,7 @@ def train_supernet(recipe: Recipe, work_dir: str, *, seed: int, device: torch.de
     saver.save(run)
     if skipped:
         watch.say(f"images that can't be used: {len(skipped)}; others took their places {skipped.total()} times")
-    distributed.leave(ranks)
-    return latest, run.step
+    return run.step
 
 
 def batches_of(
@@ -177,7 +194,7 @@ def _evaluate(run: Run, recipe: Recipe, bench: Bench, saver: Saver, watch: Watch
     config = nets.sized(recipe, bench.categories)
     for name in dict.fromkeys((*o.eval_archs, o.best_arch)):
         static: nn.Module = subnet(run.net, recipe.space.named(name), config)
-        metrics = bench.score(static, recipe.scales[0], calibrated=bool(bench.calibration))
+        metrics = bench.score(static, recipe.scales[0], calibrated=bool(bench.calibration.ids))
         watch.scored(run.step, name, metrics)
         if name == o.best_arch and metrics[o.best_metric] > run.best:
             run.best = metrics[o.best_metric]
