@@ -7,14 +7,25 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TypeVar
 
-from searchkit import nodes
+from searchkit import nodes, search_section
 from searchkit import template as templates
 from searchkit.errors import UsageError, did_you_mean
 from searchkit.nodes import Document, Node, Section, place
-from searchkit.settings import Callbacks, Config, Monitor, Resources, Run, Search, Stage, Task, stage_variable
-from searchkit.space import expression
-from searchkit.space.args import ArgReader, Subnet
-from searchkit.template import Template
+from searchkit.settings import (
+    Callbacks,
+    Config,
+    Monitor,
+    Objective,
+    Resources,
+    Run,
+    Search,
+    Stage,
+    Task,
+    stage_variable,
+)
+from searchkit.space.arg_reader import ArgReader, names_in, near
+from searchkit.space.args import Arg, Best, Range, Subnet
+from searchkit.template import Slot, Template
 
 KEYS = ("task", "search", "resources", "run", "callbacks", "env", "monitor", "pavi", "stages")
 TASK_KEYS = ("template", "search_args", "constraints", "reward_attribute")
@@ -54,30 +65,30 @@ def parse(raw: bytes, filename: str) -> Config:
 
 
 def _config(document: Document) -> Config | None:
-    report, text = document.report, document.text
+    text = document.text
     top = document.top(*KEYS)
     if top.get("stages") is not None:
         return _staged(top, text)
     section = top.sub("task", *TASK_KEYS)
     top.require("task")
+    reader = ArgReader(document.report)
     config = _settings(top, section, _BARE)
-    task, template = _task(section, text)
-    if task is None or template is None:
-        return None
-    return replace(config, task=task, template=template, notes=tuple(dict.fromkeys(report.notes)))
+    task, template = _task(section, text, reader)
+    config = replace(config, task=task, template=template or config.template)
+    search_section.check(top.part("search"), section, config, reader)
+    _check_workers(section, text, config)
+    return replace(config, notes=tuple(dict.fromkeys(document.report.notes))) if template else None
 
 
 def _settings(top: Section, task: Section, base: Config) -> Config:
     """All but the task; what is not given here is as in `base`."""
-    search = top.sub("search", "seed", "sampler")
+    search = search_section.read(top.sub("search", *search_section.KEYS), base.search)
     resources = top.sub("resources", "gpus", "gpu_mem", "cpus")
-    run = top.sub("run", "max_parallel", "timeout_s", "retries", "on_error")
+    run = top.sub("run", "max_parallel", "timeout_s", "retries", "on_error", "workers")
     callbacks = top.sub("callbacks", "pre", "after")
     return replace(
         base,
-        search=Search(
-            _given(search.whole("seed", 0), base.search.seed), search.choice("sampler", ("grid",), base.search.sampler)
-        ),
+        search=search,
         resources=Resources(
             _given(resources.whole("gpus", 0), base.resources.gpus),
             _given(resources.size("gpu_mem"), base.resources.gpu_mem_bytes),
@@ -88,13 +99,25 @@ def _settings(top: Section, task: Section, base: Config) -> Config:
             _given(run.seconds("timeout_s"), base.run.timeout_s),
             _given(run.whole("retries", 0), base.run.retries),
             run.choice("on_error", ("continue", "stop"), base.run.on_error),
+            _workers(run, base.run.workers),
         ),
         callbacks=Callbacks(
             _given(callbacks.word("pre"), base.callbacks.pre), _given(callbacks.word("after"), base.callbacks.after)
         ),
         env={**base.env, **_variables(Section(top.report, top.get("env"), top.at("env")))},
-        monitor=_monitor(top, task, base),
+        monitor=_monitor(top, task, base, search.objectives),
     )
+
+
+def _workers(run: Section, base: int | str | None) -> int | str | None:
+    node = run.get("workers")
+    if node is None:
+        return base
+    if isinstance(node.data, bool):
+        return "auto" if node.data else None
+    if not isinstance(node.data, int) or node.data < 1:
+        run.fault("workers", node, f"must be true, false, or a whole number of 1 or more, not {node}")
+    return node.data if isinstance(node.data, int) else base
 
 
 def _given(value: T | None, default: T) -> T:
@@ -107,35 +130,65 @@ def _staged(top: Section, text: str) -> Config:
     for key in TASK_KEYS[:-1]:
         if key in task.entries:
             task.fault(key, task.entries[key][0], "belongs to a stage: stages: [{name: …, task: {…}}]")
+    search = top.part("search")
+    for key in search_section.POINTS:
+        if key in search.entries:
+            search.fault(key, search.entries[key][0], "belongs to the search of a stage, as its arguments do")
     base = _settings(top, task, _BARE)
     base = replace(base, task=replace(base.task, reward_attribute=task.word("reward_attribute")))
     listed = top.items("stages")
     if not listed and top.entries["stages"][1].kind == "list":
         top.fault("stages", top.entries["stages"][1], "must be a list of at least one stage")
     stages: list[Stage] = []
+    readers: dict[str, ArgReader] = {}
     for section in listed:
-        stage = _stage(section, text, base, tuple(stage.name for stage in stages))
+        stage = _stage(section, text, base, tuple(stages), readers)
         stages += [stage] if stage else []
     return replace(base, stages=tuple(stages), notes=tuple(dict.fromkeys(top.report.notes)))
 
 
-def _stage(section: Section, text: str, base: Config, earlier: tuple[str, ...]) -> Stage | None:
+def _stage(
+    section: Section, text: str, base: Config, earlier: tuple[Stage, ...], readers: dict[str, ArgReader]
+) -> Stage | None:
+    """One stage; `readers` are those of the earlier ones, and get its own."""
     section.only(STAGE_KEYS)
     node = section.require("name")
     name = node.text if node is not None else ""
     if node is not None and not _STAGE.fullmatch(name):
         section.fault("name", node, f"must be letters, digits, '_' and '-' (at most 50), not {node}")
-    twin = next((other for other in earlier if stage_variable(other) == stage_variable(name)), None)
+    twin = next((other.name for other in earlier if stage_variable(other.name) == stage_variable(name)), None)
     if node is not None and twin is not None:
         section.fault("name", node, f"{name!r} and {twin!r} would both be ${stage_variable(name)}; name one otherwise")
     section.require("task")
     task_section = section.sub("task", *TASK_KEYS)
-    _check_stages_named(task_section, earlier)
+    _check_stages_named(task_section, tuple(stage.name for stage in earlier))
+    reader = ArgReader(section.report, f"{section.path}.", dict(readers))
     config = _settings(section, task_section, base)
-    task, template = _task(task_section, text, f"{section.path}.")
-    if task is None or template is None or node is None:
-        return None
-    return Stage(name, replace(config, task=task, template=template))
+    task, template = _task(task_section, text, reader)
+    readers[name] = reader
+    config = replace(config, task=task, template=template or config.template)
+    search_section.check(section.part("search"), task_section, config, reader)
+    _check_workers(task_section, text, config)
+    _check_best(reader, config, earlier)
+    return Stage(name, config) if template and node else None
+
+
+def _check_workers(section: Section, text: str, config: Config) -> None:
+    """A worker is started before anybody knows what it will try: its command can't hold that."""
+    node = section.get("template")
+    if config.run.workers is not None and node is not None:
+        for slot in config.template.slots:
+            what = f"{slot} has no value where run.workers starts one process for many trials; read trial.params"
+            section.fault("template", _placeholder(text, node, slot), what)
+
+
+def _check_best(reader: ArgReader, config: Config, earlier: tuple[Stage, ...]) -> None:
+    """The stages whose best jobs are taken can tell which these are."""
+    scored = {stage.name: bool(stage.config.objectives) for stage in earlier}
+    for arg in config.task.search_args:
+        if isinstance(arg, Best) and not scored.get(arg.stage, True):
+            what = f"the stage {arg.stage!r} has neither reward_attribute nor objectives to tell its best jobs"
+            reader.report.fault(reader.names[arg.names[0]], f"{reader.prefix}search_args: {what}")
 
 
 def _check_stages_named(section: Section, earlier: tuple[str, ...]) -> None:
@@ -157,11 +210,10 @@ def _leaves(node: Node) -> Iterator[Node]:
         yield from _leaves(child)
 
 
-def _task(section: Section, text: str, prefix: str = "") -> tuple[Task | None, Template | None]:
-    report = section.report
+def _task(section: Section, text: str, reader: ArgReader) -> tuple[Task, Template | None]:
+    report, prefix = section.report, reader.prefix
     node = section.require("template")
     template = None if node is None else _template(section, node)
-    reader = ArgReader(report, prefix)
     listed = section.get("search_args")
     if listed is not None and listed.kind != "list":
         section.fault("search_args", listed, f"must be a list, not {listed}")
@@ -171,23 +223,48 @@ def _task(section: Section, text: str, prefix: str = "") -> tuple[Task | None, T
             if STAGE_VARIABLE.search(leaf.text):
                 report.fault(leaf, f"{section.path}: {leaf} names a stage, but this config has no stages")
     constraints = _constraints(section, reader)
-    if template is None or node is None:
-        return None, None
-    for name in template.names:
-        if name not in reader.names and reader.complete:
-            what = (
-                f"{{{name}}} is not a declared argument{_near(name, reader)}; write {{{{{name}}}}} for the literal text"
-            )
-            section.fault("template", _placeholder(text, node, name), what)
+    if template is not None and node is not None:
+        _check_template(template, text, node, section, reader, args)
+    source = template.source if template else ""
+    return Task(source, args, constraints, section.word("reward_attribute")), template
+
+
+def _check_template(
+    template: Template, text: str, node: Node, section: Section, reader: ArgReader, args: tuple[Arg, ...]
+) -> None:
+    """What the template uses is declared, and all that is declared is used, in a form that fits."""
+    for slot in template.slots:
+        what = ""
+        if slot.name not in reader.names:
+            what = f"is not a declared argument{near(slot.name, reader)}; write {{{slot}}} for the literal text"
+            what = what if reader.complete else ""
+        elif slot.name in reader.needs and not slot.is_word:
+            what = f"may have no value, as it has a condition; write {{{slot.name}?--{slot.name}}}"
+            what += f" or {{{slot.name}?{slot.name}=}}, which become nothing then"
+        elif slot.is_flag and (odd := _no_flag(slot.name, args)):
+            what = f"needs true or false, but may be {odd}; write {{{slot.name}?--{slot.name}}}"
+        if what:
+            section.fault("template", _placeholder(text, node, slot), f"{slot} {what}")
     unused = [name for name in reader.names if name not in template.names]
     if unused and not template.names:
-        report.note(node, "the template uses no argument: the script reads searchkit.params()")
+        section.report.note(node, "the template uses no argument: the script reads searchkit.params()")
     for name in unused if template.names else ():
         what = f"{name!r} is declared, but the template never uses {{{name}}}"
-        if not templates.PLACEHOLDER.fullmatch(f"{{{name}}}"):
+        if not templates.is_name(name):
             what += " (placeholders begin with a letter and hold letters, digits, '_', '-' and '.')"
-        report.fault(reader.names[name], f"{prefix}search_args: {what}")
-    return Task(template.source, args, constraints, section.word("reward_attribute")), template
+        section.report.fault(reader.names[name], f"{reader.prefix}search_args: {what}")
+
+
+def _no_flag(name: str, args: tuple[Arg, ...]) -> str:
+    """A value of an argument that is neither true, false nor null, as far as its values are known."""
+    for arg in args:
+        if name in arg.names and isinstance(arg, Range):
+            return f"any number from {arg.low}"
+        values = [point[name] for point in arg.points() if name in point] if name in arg.names else []
+        for value in values:
+            if value.data is not None and not isinstance(value.data, bool):
+                return repr(value.text)
+    return ""
 
 
 def _template(section: Section, node: Node) -> Template | None:
@@ -203,35 +280,23 @@ def _template(section: Section, node: Node) -> Template | None:
         return None
 
 
-def _near(name: str, reader: ArgReader) -> str:
-    return did_you_mean(name, tuple(reader.names)) or " (none is declared)"
-
-
-def _placeholder(text: str, node: Node, name: str) -> Node:
-    """The place of `{name}` inside the template; the template's own where an escape hides it."""
+def _placeholder(text: str, node: Node, slot: Slot) -> Node:
+    """The place of a slot inside the template; the template's own where an escape hides it."""
     for part in node.items or (node,):
         for m in templates.PLACEHOLDER.finditer(text, *part.span):
-            if m["name"] == name:
+            if m.group() == str(slot):
                 return place(text, m.start())
     return node
 
 
 def _constraints(section: Section, reader: ArgReader) -> tuple[str, ...]:
-    found = []
-    for path, node in section.words("constraints"):
-        found.append(node.text)
-        try:
-            used = expression.parse(node.text, reader.names).names
-        except UsageError as e:
-            section.report.fault(node, f"{path}: {e.message}; {e.hint}")
-            continue
-        for name in used:
-            if name not in reader.names and reader.complete:
-                section.report.fault(node, f"{path}: {name!r} is not a declared argument{_near(name, reader)}")
-    return tuple(found)
+    found = section.words("constraints")
+    for path, node in found:
+        names_in(node, path, reader)
+    return tuple(node.text for _, node in found)
 
 
-def _monitor(top: Section, task: Section, base: Config) -> Monitor:
+def _monitor(top: Section, task: Section, base: Config, objectives: tuple[Objective, ...]) -> Monitor:
     key = "monitor"
     if "pavi" in top.entries and "monitor" in top.entries:
         top.report.fault(top.entries["pavi"][0], "pavi: is another name for monitor; give one of the two")
@@ -245,12 +310,19 @@ def _monitor(top: Section, task: Section, base: Config) -> Monitor:
         node = section.entries["reward_attribute"][1]
         section.fault("reward_attribute", node, f"is {node}, but task.reward_attribute is {other}; give one")
     ranks = reward or (other.text if other is not None else base.reward_attribute)
+    mode = section.choice("mode", ("max", "min"), base.monitor.mode)
+    if ranks is None and objectives and objectives[0].value is None:
+        reward = ranks = objectives[0].name
+    judged = next((objective for objective in objectives if objective.name == ranks), None)
+    if judged is not None and section.get("mode") is not None and mode != judged.mode:
+        what = f"is {mode}, but search.objectives says {judged.mode} for {ranks}; give one"
+        section.fault("mode", section.entries["mode"][1], what)
     scalars = [node.text for _, node in section.words("scalars")] or list(base.monitor.scalars)
     if scalars and ranks:
         scalars.append(ranks)
     return Monitor(
         reward_attribute=reward if base is _BARE else ranks,
-        mode=section.choice("mode", ("max", "min"), base.monitor.mode),
+        mode=judged.mode if judged else mode,
         scalars=tuple(dict.fromkeys(scalars)),
         regex=_patterns(section, "regex") or base.monitor.regex,
         tensorboard=section.switch("tensorboard", base.monitor.tensorboard),

@@ -84,7 +84,11 @@ class Section:
 
     def sub(self, key: str, *known: str) -> Section:
         """The section below `key`, which has only the known keys."""
-        return Section(self.report, self.get(key), self.at(key)).only(known)
+        return self.part(key).only(known)
+
+    def part(self, key: str) -> Section:
+        """The section below `key`, whose keys were or will be looked at elsewhere."""
+        return Section(self.report, self.get(key), self.at(key))
 
     def only(self, known: Sequence[str]) -> Section:
         """Report every key but the known ones."""

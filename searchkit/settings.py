@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
+from searchkit.algorithms import history
 from searchkit.space.args import Arg
 from searchkit.template import Template
 
@@ -20,11 +22,43 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Objective(history.Objective):
+    """What a search is judged by: a scalar that jobs report, or with `value`, an expression over those."""
+
+    value: str | None = None
+
+
+@dataclass(frozen=True)
+class StopRule:
+    """A rule by which trials end early: the name of a stopper, and its options."""
+
+    type: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """Where a search finds finished trials: another task of the workspace, or a CSV file (relative to the project)."""
+
+    task: str | None = None
+    csv: str | None = None
+
+
+@dataclass(frozen=True)
 class Search:
-    """How points are chosen."""
+    """How points are chosen, and when there are enough. `sampler` is a name or `module:Class`; `enqueue` are the points
+    tried first, argument to what it means; `time_budget_s` is that of the whole task."""
 
     seed: int = 0
     sampler: str = "grid"
+    sampler_options: Mapping[str, Any] = field(default_factory=dict)
+    n_trials: int | None = None
+    time_budget_s: float | None = None
+    target: float | None = None
+    objectives: tuple[Objective, ...] = ()
+    stop: tuple[StopRule, ...] = ()
+    enqueue: tuple[Mapping[str, Any], ...] = ()
+    warm_start: WarmStart | None = None
 
 
 @dataclass(frozen=True)
@@ -38,12 +72,14 @@ class Resources:
 
 @dataclass(frozen=True)
 class Run:
-    """How jobs are run; `timeout_s` is per attempt."""
+    """How jobs are run; `timeout_s` is per attempt. `workers`: how many processes serve one trial after the other,
+    "auto" for as many as there are slots; None: each job is a process of its own."""
 
     max_parallel: int | None = None
     timeout_s: float | None = None
     retries: int = 0
     on_error: str = "continue"
+    workers: int | str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +123,12 @@ class Config:
     def reward_attribute(self) -> str | None:
         """The scalar that ranks the jobs: the monitor's, else the task's (they may not differ)."""
         return self.monitor.reward_attribute or self.task.reward_attribute
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What the search is judged by: its objectives, else the reward; none where the config names neither."""
+        reward = self.reward_attribute
+        return self.search.objectives or ((Objective(reward, self.monitor.mode),) if reward else ())
 
     @property
     def arg_names(self) -> tuple[str, ...]:

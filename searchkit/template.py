@@ -4,6 +4,9 @@ A string is a command of /bin/sh, so a value is quoted by where it stands: bare,
 `$(…)`, backticks, `${…}` and here-documents. A list is an argv without a shell: values go in as they are. Braces that
 hold no name stay (`${HOME}`, `{a,b}`, awk, JSON); `{{name}}` is the literal `{name}`.
 
+Three forms are words of their own, which are left out where there is nothing to say: `{flag:x}` is `--x` where x is
+true, `{x?--opt}` is `--opt VALUE`, `{x?opt=}` is `opt=VALUE` in one word; nothing for null and for what does not exist.
+
 Known limit: `case` patterns without their opening parenthesis inside `$(…)` end the substitution too early for us.
 """
 
@@ -12,12 +15,17 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from searchkit.errors import UsageError
+from searchkit.space.args import Value
 
 _NAME = r"[^\W\d][\w-]*(?:\.[\w-]+)*"
-PLACEHOLDER = re.compile(rf"\{{\{{(?P<literal>{_NAME})\}}\}}|(?<!\$)\{{(?P<name>{_NAME})\}}")
+_OPTION = r"[\w.+@:/%,-]+=?"
+PLACEHOLDER = re.compile(
+    rf"\{{\{{(?P<literal>flag:{_NAME}|{_NAME}(?:\?{_OPTION})?)\}}\}}"
+    rf"|(?<!\$)\{{(?P<flag>flag:)?(?P<name>{_NAME})(?(flag)|(?:\?(?P<option>{_OPTION}))?)\}}"
+)
 
 _HOLE = "\0"  # stands for a placeholder while the shell's syntax is read; a command can't hold a real one
 _HEREDOC = re.compile(r"(?<!<)<<(?P<tabs>-?)[ \t]*(?P<word>\\?[\w.-]+|'[^'\n]+'|\"[^\"\n]+\")")
@@ -39,9 +47,19 @@ class Slot:
     """A place for a value. `context` says how the shell reads that place; `backticks` how many pairs enclose it."""
 
     name: str
+    option: str = ""  # what stands before the value, in a word of its own unless it ends in `=`
+    is_flag: bool = False
     context: str = "verbatim"
     backticks: int = 0
     until: str = ""  # the line that would end the here-document around it
+
+    @property
+    def is_word(self) -> bool:
+        """Whether it is one of the forms that make a word of their own, or two, or none."""
+        return self.is_flag or bool(self.option)
+
+    def __str__(self) -> str:
+        return f"{{{'flag:' if self.is_flag else ''}{self.name}{'?' if self.option else ''}{self.option}}}"
 
 
 @dataclass(frozen=True)
@@ -53,9 +71,14 @@ class Template:
     is_shell: bool
 
     @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The places for values, in order."""
+        return tuple(part for word in self.words for part in word if isinstance(part, Slot))
+
+    @property
     def names(self) -> tuple[str, ...]:
-        """The placeholders, in order of first use."""
-        return tuple(dict.fromkeys(part.name for word in self.words for part in word if isinstance(part, Slot)))
+        """The arguments that are used, in order of first use."""
+        return tuple(dict.fromkeys(slot.name for slot in self.slots))
 
     @property
     def program(self) -> str:
@@ -78,7 +101,8 @@ class Template:
 def parse(template: str | Sequence[str]) -> Template:
     """Read a command: a string for the shell, a list for none.
 
-    Raises UsageError where it is empty, holds a NUL, or has a backslash right before a placeholder.
+    Raises UsageError where it is empty, holds a NUL, has a backslash right before a placeholder, or where a form that
+    makes words of its own stands inside of another word or of quotes.
     """
     is_shell = isinstance(template, str)
     texts = (template,) if isinstance(template, str) else tuple(template)
@@ -90,13 +114,29 @@ def parse(template: str | Sequence[str]) -> Template:
     return Template(texts[0] if is_shell else texts, words, is_shell)
 
 
-def render(template: Template, texts: Mapping[str, str]) -> str | list[str]:
-    """The command for one job: a string for the shell, a list for none. `texts` has every name of the template.
+def render(template: Template, values: Mapping[str, Value]) -> str | list[str]:
+    """The command for one job: a string for the shell, a list for none.
 
-    Raises UsageError for a value that holds the line at which the here-document around it ends.
+    `values` has every name of the template, but for those used only in forms that may be left out.
+    Raises UsageError for a name that lacks, a flag that is neither true nor false, and a value that holds the line at
+    which the here-document around it ends.
     """
-    words = ["".join(p if isinstance(p, str) else _fill(p, texts[p.name]) for p in word) for word in template.words]
-    return words[0] if template.is_shell else words
+    if template.is_shell:
+        (word,) = template.words
+        return "".join(p if isinstance(p, str) else _words(p, values) for p in word)
+    argv: list[str] = []
+    for word in template.words:
+        alone = word[0] if len(word) == 1 else ""
+        if isinstance(alone, Slot):
+            argv += _texts(alone, values)
+        else:
+            argv.append("".join(p if isinstance(p, str) else _texts(p, values)[0] for p in word))
+    return argv
+
+
+def is_name(text: str) -> bool:
+    """Whether `{text}` is a placeholder."""
+    return re.fullmatch(_NAME, text) is not None
 
 
 def is_shell_word(word: str) -> bool:
@@ -125,23 +165,23 @@ def _split(command: str) -> list[str]:
 
 
 def _parts(text: str, is_shell: bool) -> tuple[str | Slot, ...]:
-    names: list[str] = []
+    slots: list[Slot] = []
 
     def flatten(m: re.Match[str]) -> str:
         if m["literal"] is not None:
             return "{" + m["literal"] + "}"
-        names.append(m["name"])
+        slots.append(Slot(m["name"], m["option"] or "", bool(m["flag"])))
         return _HOLE
 
     flat = PLACEHOLDER.sub(flatten, text)
-    slots: list[Slot] = []
     if is_shell:
-        shell = _Shell(flat, iter(names))
+        shell = _Shell(flat, iter(slots))
         slots = shell.read()
         for at in reversed(shell.glued):  # `$A{lr}` would become the variable A0
             flat = flat[:at] + _VARIABLE.sub(r"${\1}", flat[at:], count=1)
-    else:
-        slots = [Slot(name) for name in names]
+    elif flat != _HOLE:
+        for slot in slots:
+            _stand_alone(slot, not slot.is_word)
     texts = flat.split(_HOLE)
     parts: list[str | Slot] = [texts[0]]
     for slot, after in zip(slots, texts[1:], strict=True):
@@ -149,7 +189,36 @@ def _parts(text: str, is_shell: bool) -> tuple[str | Slot, ...]:
     return tuple(part for part in parts if part != "")
 
 
-def _fill(slot: Slot, value: str) -> str:
+def _stand_alone(slot: Slot, alone: bool) -> None:
+    if not alone:
+        raise UsageError(
+            f"{slot} must stand alone, as a word of its own outside of quotes",
+            f"it may become no word or several; write {{{slot}}} for the literal text",
+        )
+
+
+def _texts(slot: Slot, values: Mapping[str, Value]) -> list[str]:
+    """The words that a value becomes, not quoted yet."""
+    value = values.get(slot.name)
+    if not slot.is_word:
+        if value is None:
+            what = f"the template needs {slot}, but there is no {slot.name!r} here"
+            raise UsageError(what, f"write {{{slot.name}?--{slot.name}}}")
+        return [value.rendered]
+    if value is None or value.data is None:
+        return []
+    if slot.is_flag:
+        if not isinstance(value.data, bool):
+            raise UsageError(f"{slot} needs true or false, not {value.text!r}", f"write {{{slot.name}?--{slot.name}}}")
+        return [f"--{slot.name}"] if value.data else []
+    return [slot.option + value.rendered] if slot.option.endswith("=") else [slot.option, value.rendered]
+
+
+def _words(slot: Slot, values: Mapping[str, Value]) -> str:
+    return " ".join(_quote(slot, text) for text in _texts(slot, values))
+
+
+def _quote(slot: Slot, value: str) -> str:
     """`value` so that the shell reads it back unchanged at this place."""
     if slot.until and slot.until in value:
         raise UsageError(
@@ -181,6 +250,8 @@ _QUOTE: Mapping[str, Callable[[str], str]] = {
 _CLOSES = {"'": "'", '"': '"', "`": "`", "(": ")", "$(": ")", "${": "}", "$((": "))", "((": ")"}
 _BARE = ("sh", "(", "$(", "`")
 _ARITHMETIC = ("$((", "((")
+_WENT_ON = re.compile(r"(?<!\\)(?:\\\\)*(\\\n)\Z")  # a line that goes on in the next
+_GOES_ON = re.compile(r"\A(?:\\\n)+")
 
 
 class _Shell:
@@ -190,9 +261,9 @@ class _Shell:
     here-document; `((` is a parenthesis inside arithmetic.
     """
 
-    def __init__(self, text: str, names: Iterator[str], stack: Sequence[str] = ("sh",), until: str = "") -> None:
+    def __init__(self, text: str, holes: Iterator[Slot], stack: Sequence[str] = ("sh",), until: str = "") -> None:
         self.text = text
-        self.names = names
+        self.holes = holes
         self.stack = list(stack)
         self.until = until
         self.at = 0
@@ -245,15 +316,27 @@ class _Shell:
         return {"'": "single", "${": "double brace", "<<": "heredoc"}.get(top, "double")
 
     def _slot(self, context: str) -> None:
-        self.slots.append(Slot(next(self.names), context, self.stack.count("`"), self.until))
+        slot = next(self.holes)
+        if slot.is_word and context != "comment":
+            _stand_alone(slot, context == "bare" and self.stack[-1] in _BARE and self._is_alone())
+        self.slots.append(replace(slot, context=context, backticks=self.stack.count("`"), until=self.until))
         self.at += 1
+
+    def _is_alone(self) -> bool:
+        """Whether words end before and after the hole."""
+        before, after = self.text[: self.at], _GOES_ON.sub("", self.text[self.at + 1 :], count=1)
+        while joined := _WENT_ON.search(before):
+            before = before[: joined.start(1)]
+        tick = "`" if self.stack[-1] == "`" else ""  # these backticks' own
+        ends = " \t\n;&|" + tick
+        return before[-1:] in (*ends, "(", "") and after[:1] in (*ends, ")", "")
 
     def _escape(self) -> None:
         if self.text[self.at + 1 : self.at + 2] == _HOLE:
-            name = next(self.names)
+            slot = next(self.holes)
             raise UsageError(
-                f"the backslash before {{{name}}} would escape the first character of the value",
-                f"write {{{{{name}}}}} for the literal text, or two backslashes for a backslash and the value",
+                f"the backslash before {slot} would escape the first character of the value",
+                f"write {{{slot}}} for the literal text, or two backslashes for a backslash and the value",
             )
         self.at += 2
 
@@ -301,7 +384,7 @@ class _Shell:
             self._holes("verbatim", end)
             self.until = outside
         else:
-            inside = _Shell(self.text[start:end], self.names, (*self.stack, "<<"), until)
+            inside = _Shell(self.text[start:end], self.holes, (*self.stack, "<<"), until)
             self.slots += inside.read()
             self.glued += [start + at for at in inside.glued]
         last = line.match(self.text, end)

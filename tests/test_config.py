@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,8 @@ from hypothesis import strategies as st
 
 from searchkit import config as c
 from searchkit.errors import ConfigError, Fault, UsageError
-from searchkit.space.args import Categorical, Nested, Value
+from searchkit.settings import Objective, StopRule, WarmStart
+from searchkit.space.args import Best, Categorical, Nested, Range, Value
 
 # the example of the reference document, unchanged
 REFERENCE = r"""# Required
@@ -242,7 +245,47 @@ KEYS = {
     "search: {seed: -1}": ["1:16: search.seed: must be a whole number of 0 or more, not '-1'"],
     "search: {seed: true}": ["1:16: search.seed: must be a whole number of 0 or more, not 'true'"],
     "search: {sampler: gird}": ["1:19: search.sampler: unknown sampler 'gird' (did you mean grid?)"],
-    "search: {n_trials: 5}": ["1:10: search: unknown key 'n_trials' (valid: seed, sampler)"],
+    "search: {sampler: [a]}": [
+        "1:19: search.sampler: unknown sampler a list (valid: grid, random, tpe, nsga2, evolution)"
+    ],
+    "search: {sampler: {n_startup: 3}}": ["1:19: search.sampler: missing key 'type'"],
+    "search: {sampler: {type: randm}}": ["1:26: search.sampler.type: unknown sampler 'randm' (did you mean random?)"],
+    "search: {sampler: {type: random, n: 1}}": ["1:34: search.sampler: random has no option 'n'; it has none"],
+    "search: {trials: 5}": ["1:10: search: unknown key 'trials' (did you mean n_trials?)"],
+    "search: {n_trials: 0}": ["1:20: search.n_trials: must be a whole number of 1 or more, not '0'"],
+    "search: {time_budget_s: soon}": [
+        "1:25: search.time_budget_s: must be seconds above 0, or a time such as 30s, 10m, 2h or 1d, not 'soon'"
+    ],
+    "search: {target: high}": ["1:18: search.target: must be a number, not 'high'"],
+    "search: {target: 0.9}": [
+        "1:18: search.target: needs a score: give task.reward_attribute or search.objectives",
+    ],
+    "search: {stop: medan}": ["1:16: search.stop: unknown stopper 'medan' (did you mean median?)"],
+    "search: {stop: median}": ["1:16: search.stop: needs a score: give task.reward_attribute or search.objectives"],
+    "search: {objectives: []}": ["1:22: search.objectives: must be a list of at least one objective"],
+    "search: {objectives: acc}": ["1:22: search.objectives: must be a list, not 'acc'"],
+    "search: {objectives: [{name: acc}]}": ["1:23: search.objectives[0]: missing key 'mode'"],
+    "search: {objectives: [{name: a, mode: maxi, weight: 1}]}": [
+        "1:39: search.objectives[0].mode: unknown mode 'maxi' (did you mean max?)",
+        "1:45: search.objectives[0]: unknown key 'weight' (valid: name, mode, value)",
+    ],
+    "search: {objectives: [{name: a, mode: max}, {name: a, mode: min}]}": [
+        "1:52: search.objectives[1].name: 'a' is an objective already"
+    ],
+    "search: {enqueue: {lr: 1}}": ["1:19: search.enqueue: must be a list, not a mapping"],
+    "search: {enqueue: [1]}": ["1:20: search.enqueue[0]: must be a mapping (key: value), not '1'"],
+    "search: {enqueue: [{lr: 1}]}": ["1:21: search.enqueue[0]: 'lr' is not a declared argument (none is declared)"],
+    "search: {warm_start: old}": ["1:22: search.warm_start: must be a mapping (key: value), not 'old'"],
+    "search: {warm_start: {task: a, csv: b}}": [
+        "1:22: search.warm_start: must have either `task`, another task, or `csv`, a file of the project"
+    ],
+    "search: {warm_start: {file: b}}": [
+        "1:22: search.warm_start: must have either `task`, another task, or `csv`, a file of the project",
+        "1:23: search.warm_start: unknown key 'file' (valid: task, csv)",
+    ],
+    "monitor: {mode: min}\nsearch: {objectives: [{name: acc, mode: max}]}": [
+        "1:17: monitor.mode: is min, but search.objectives says max for acc; give one"
+    ],
     "queue: 1": [
         "1:1: unknown key 'queue' (valid: task, search, resources, run, callbacks, env, monitor, pavi, stages)"
     ],
@@ -265,7 +308,9 @@ KEYS = {
         "1:18: run.timeout_s: must be seconds above 0, or a time such as 30s, 10m, 2h or 1d, not '0'"
     ],
     "run: {on_error: halt}": ["1:17: run.on_error: unknown on_error 'halt' (valid: continue, stop)"],
-    "run: {workers: 2}": ["1:7: run: unknown key 'workers' (valid: max_parallel, timeout_s, retries, on_error)"],
+    "run: {workers: 0}": ["1:16: run.workers: must be true, false, or a whole number of 1 or more, not '0'"],
+    "run: {workers: 1.5}": ["1:16: run.workers: must be true, false, or a whole number of 1 or more, not '1.5'"],
+    "run: {worker: 1}": ["1:7: run: unknown key 'worker' (did you mean workers?)"],
     "callbacks: {pre: ''}": ["1:18: callbacks.pre: must be a text, not ''"],
     "callbacks: {before: x}": ["1:13: callbacks: unknown key 'before' (valid: pre, after)"],
     "env: [A]": ["1:6: env: must be a mapping (key: value), not a list"],
@@ -327,6 +372,213 @@ def test_all_faults_in_one_report() -> None:
         )
     assert [(f.line, f.col) for f in e.value.faults] == [(1, 1), (3, 15), (5, 31), (5, 41), (6, 16)]
     assert all(isinstance(f, Fault) for f in e.value.faults)
+
+
+# --- the search ------------------------------------------------------------------------------------------------------
+
+ARGS = """task:
+  template: x {lr} {opt} {mom?--mom} {batch-size}
+  reward_attribute: acc
+  search_args:
+  - {type: LogUniform, name: lr, low: 1e-4, high: 0.1}
+  - {type: Categorical, name: opt, value: [sgd, adam]}
+  - {type: Uniform, name: mom, low: 0, high: 1, step: 0.25, when: "opt == 'sgd'"}
+  - {type: LogInt, name: batch-size, low: 16, high: 256, when: "lr > 1e-3"}
+  constraints: [lr * batch-size <= 10]
+""".replace(" {batch-size}", " {batch-size?--bs=}")
+
+
+def test_every_key_of_a_search() -> None:
+    config = read(
+        ARGS
+        + """
+search:
+  sampler: {type: tpe, n_startup: 5}
+  n_trials: 100
+  time_budget_s: 2h
+  target: 0.95
+  seed: 3
+  objectives:
+    - {name: acc, mode: max}
+    - {name: tradeoff, mode: max, value: "acc - 0.1 * abs(macs / 300M - 1)"}
+  stop: [{type: asha, min: 1, max: 27}, median, my.rules:Stop]
+  enqueue: [{lr: 0.1, batch-size: 32}, {lr: "1e-2", opt: sgd, mom: 0.5}, {}]
+  warm_start: {csv: results.csv}
+"""
+    )
+    assert config.task.search_args[0] == Range("lr", "LogUniform", 1e-4, 0.1)
+    assert config.task.search_args[2] == Range("mom", "Uniform", 0, 1, 0.25, "opt == 'sgd'")
+    assert config.search == c.Search(
+        seed=3,
+        sampler="tpe",
+        sampler_options={"n_startup": 5},
+        n_trials=100,
+        time_budget_s=7200.0,
+        target=0.95,
+        objectives=(
+            Objective("acc", "max"),
+            Objective("tradeoff", "max", "acc - 0.1 * abs(macs / 300M - 1)"),
+        ),
+        stop=(StopRule("asha", {"min": 1, "max": 27}), StopRule("median"), StopRule("my.rules:Stop")),
+        enqueue=({"lr": 0.1, "batch-size": 32}, {"lr": "1e-2", "opt": "sgd", "mom": 0.5}, {}),
+        warm_start=WarmStart(csv="results.csv"),
+    )
+    assert config.objectives == config.search.objectives
+    assert config.notes == ("cfg.yaml:20: search.stop: judges by the first of the objectives, acc",)
+
+
+@pytest.mark.parametrize(("written", "workers"), [("true", "auto"), ("false", None), ("3", 3), ("", None)])
+def test_workers(written: str, workers: int | str | None) -> None:
+    assert read(f"task: {{template: x}}\nrun: {{workers: {written}}}").run.workers == workers
+
+
+def test_the_command_of_workers_holds_no_value() -> None:
+    text = "task:\n  template: x {lr}\n  search_args: [{type: Int, name: lr, low: 1, high: 2}]\n"
+    assert faults(text + "run: {workers: 2}") == [
+        "cfg.yaml:2:15: task.template: {lr} has no value where run.workers starts one process for many trials; "
+        "read trial.params"
+    ]
+    assert read(text + "run: {workers: false}").run.workers is None
+
+
+def test_what_a_search_is_judged_by() -> None:
+    config = read("task: {template: x, reward_attribute: loss}\nmonitor: {mode: min}")
+    assert config.objectives == (Objective("loss", "min"),)
+    config = read("task: {template: x}\nmonitor: {scalars: [x]}\nsearch: {objectives: [{name: loss, mode: min}]}")
+    assert (config.reward_attribute, config.monitor.mode) == ("loss", "min")
+    assert config.monitor.scalars == ("x", "loss")
+    config = read("task: {template: x}\nsearch: {objectives: [{name: t, mode: min, value: a - b}]}")
+    assert config.reward_attribute is None and config.objectives == (Objective("t", "min", "a - b"),)
+    config = read("task: {template: x, reward_attribute: a}\nsearch: {objectives: [{name: b, mode: min}]}")
+    assert (config.reward_attribute, config.monitor.mode) == ("a", "max")
+    assert read("task: {template: x}").objectives == ()
+
+
+@pytest.mark.parametrize("limit", ["n_trials: 3", "time_budget_s: 1h", "target: 0.5"])
+def test_a_search_without_end_needs_one(limit: str) -> None:
+    assert faults(ARGS + "search:\n  sampler: random\n") == [
+        "cfg.yaml:11:12: search.sampler: random would go on for ever, as 'lr' has no end of values; "
+        "give n_trials, time_budget_s or target"
+    ]
+    assert read(ARGS + f"search: {{sampler: random, {limit}}}").search.sampler == "random"
+    finite = ARGS.replace("LogUniform, name: lr, low: 1e-4, high: 0.1", "Uniform, name: lr, low: 0, high: 1, step: 0.5")
+    assert read(finite + "search: {sampler: tpe}").search.n_trials is None
+    assert read(finite).search.sampler == "grid"
+
+
+def test_scores_are_needed_to_learn_from() -> None:
+    text = ARGS.replace("  reward_attribute: acc\n", "") + "search: {sampler: evolution, n_trials: 9}\n"
+    needed = "evolution needs a score: give task.reward_attribute or search.objectives"
+    assert faults(text) == [f"cfg.yaml:9:19: search.sampler: {needed}"]
+    assert read(text.replace("evolution", "random")).objectives == ()
+    assert read(text + "monitor: {reward_attribute: acc}").objectives == (Objective("acc", "max"),)
+
+
+SEARCHES = {
+    "search: {n_trials: 9}": [
+        "5:30: search_args: the argument 'lr' is LogUniform, which has no end of values; choose a sampler other than "
+        "grid (search.sampler: random)"
+    ],
+    "search: {sampler: {type: tpe, n_start: 3, n_startup: ten, group: 1}, n_trials: 9}": [
+        "10:31: search.sampler: tpe has no option 'n_start'; its options are n_startup: 10, ",
+        "10:54: search.sampler.n_startup: must be a whole number, not 'ten'",
+        "10:66: search.sampler.group: must be true or false, not '1'",
+    ],
+    "search: {sampler: random, n_trials: 9, stop: [{type: patience, steps: 3, min_delta: a}, {type: asha, min: .5}]}": [
+        "10:64: search.stop[0]: patience has no option 'steps'; its options are patience: 10, min_delta: 0.0",
+        "10:85: search.stop[0].min_delta: must be a number, not 'a'",
+        "10:107: search.stop[1].min: must be a whole number, not '.5'",
+    ],
+    "search: {sampler: random, n_trials: 9, enqueue: [{lr: 1}, {opt: adam, mom: 0.5}, {lr: 0.1, batch-size: 200}]}": [
+        "10:50: search.enqueue[0]: lr must be a number from 0.0001 to 0.1, not 1",
+        "10:59: search.enqueue[1]: mom=0.5 can't be given here, where \"opt == 'sgd'\" does not hold",
+        "10:82: search.enqueue[2]: does not meet the constraints",
+    ],
+    "search: {sampler: random, n_trials: 9, enqueue: [{batchsize: 1}]}": [
+        "10:51: search.enqueue[0]: 'batchsize' is not a declared argument (did you mean batch-size?)"
+    ],
+}
+
+
+@pytest.mark.parametrize("text", SEARCHES)
+def test_search_faults(text: str) -> None:
+    found = faults(ARGS + text)
+    assert len(found) == len(SEARCHES[text])
+    for line, expected in zip(found, SEARCHES[text], strict=True):
+        assert line.startswith(f"cfg.yaml:{expected}")
+
+
+STAGES = """
+search: {sampler: tpe, n_trials: 20, seed: 5, stop: median, objectives: [{name: acc, mode: max}]}
+stages:
+- name: prepare
+  task: {template: make data}
+- name: a
+  task:
+    template: x {opt} {mom?--mom}
+    search_args:
+    - {type: Categorical, name: opt, value: [sgd, adam]}
+    - {type: Uniform, name: mom, low: 0, high: 1, when: "opt == 'sgd'"}
+  search: {enqueue: [{opt: sgd}]}
+- name: b
+  task:
+    template: x {opt} {mom?--mom} {seed}
+    search_args:
+    - {type: Best, stage: a, number: 5}
+    - {type: Int, name: seed, low: 1, high: 3}
+  search: {sampler: grid, stop: []}
+"""
+
+
+def test_stages_inherit_the_search_but_not_its_points() -> None:
+    _, a, b = (stage.config for stage in read(STAGES).stages)
+    assert a.search == replace(b.search, sampler="tpe", stop=(StopRule("median"),), enqueue=({"opt": "sgd"},))
+    assert (b.search.sampler, b.search.n_trials, b.search.seed, b.search.stop) == ("grid", 20, 5, ())
+    assert a.objectives == b.objectives == (Objective("acc", "max"),)
+    assert b.task.search_args[0] == Best("a", 5, ("opt", "mom"))
+    assert b.arg_names == ("opt", "mom", "seed")
+
+
+BESTS = {  # what is replaced in STAGES, by what: faults
+    ("stage: a", "stage: c"): ["17:27: stages[2].search_args[0].stage: 'c' must be a stage that runs before"],
+    ("stage: a, ", ""): ["17:7: stages[2].search_args[0]: missing key 'stage'"],
+    (", number: 5", ""): ["17:7: stages[2].search_args[0]: missing key 'number'"],
+    ("number: 5", "number: 0"): [
+        "17:38: stages[2].search_args[0].number: must be a whole number of 1 or more, not '0'"
+    ],
+    ("number: 5", "number: 5, args: [mom, lr]"): [
+        "15:17: stages[2].task.template: {opt} is not a declared argument",
+        "17:48: stages[2].search_args[0].args: 'mom' needs 'opt' beside it, on which it depends in that stage",
+        "17:53: stages[2].search_args: 'lr' is declared, but the template never uses {lr}",
+        "17:53: stages[2].search_args[0].args: the stage 'a' has no argument 'lr' (valid: opt, mom)",
+    ],
+    ("stage: a", "stage: prepare"): ["17:27: stages[2].search_args[0].stage: the stage 'prepare' has no arguments"],
+    ("x {opt} {mom?--mom} {seed}", "x {opt} {mom} {seed}"): ["15:23: stages[2].task.template: {mom} may have no value"],
+    ("name: seed", "name: opt"): [
+        "15:35: stages[2].task.template: {seed} is not a declared argument",
+        "18:25: stages[2].search_args[1]: 'opt' is declared twice (first on line 17)",
+    ],
+    (", stop: median, objectives: [{name: acc, mode: max}]", ", stop: []"): [
+        "12:11: stages[1].search.sampler: tpe needs a score: give task.reward_attribute or search.objectives",
+        "17:27: stages[2].search_args: the stage 'a' has neither reward_attribute nor objectives to tell its best jobs",
+    ],
+    ("search: {sampler: tpe", "search: {enqueue: [], sampler: tpe"): [
+        "2:10: search.enqueue: belongs to the search of a stage, as its arguments do"
+    ],
+}
+
+
+@pytest.mark.parametrize("change", BESTS)
+def test_faults_of_the_best_of_a_stage(change: tuple[str, str]) -> None:
+    assert change[0] in STAGES
+    found = faults(STAGES.replace(*change, 1))
+    for line, expected in itertools.zip_longest(found, BESTS[change], fillvalue="nothing"):
+        assert line.startswith(f"cfg.yaml:{expected}")
+
+
+def test_the_best_of_no_stage() -> None:
+    found = faults("task:\n  template: x\n  search_args: [{type: Best, stage: a, number: 1}]")
+    assert found == ["cfg.yaml:3:37: search_args[0].stage: this config has no stages, whose best jobs could be taken"]
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

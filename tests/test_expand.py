@@ -155,6 +155,14 @@ def test_note_for_a_row_listed_twice() -> None:
     ).notes
 
 
+def test_note_for_steps_that_do_not_meet_the_end() -> None:
+    config = read("task:\n  template: x {a}\n  search_args:\n  - {type: Int, name: a, low: 1, high: 9, step: 3}")
+    assert config.notes == (
+        "cfg.yaml:4: search_args[0].step: no whole number of steps goes from low to high; the last value is 7",
+    )
+    assert [point["a"].text for point in e.expand(config.task.search_args)] == ["1", "4", "7"]
+
+
 def test_note_for_a_long_value() -> None:
     short, long = "é" * 127 + "e", "é" * 128
     start = "task:\n  template: x {a}\n  search_args:\n  - type: Categorical\n    name: a\n    value: "
@@ -218,6 +226,45 @@ ARGS = {
         "5:36: search_args[1].value[1]: must be a mapping of names to values, not an empty one"
     ],
     "{type: Nested, value: [{'a b': 1}]}": ["5:29: search_args[1].value[0]: the name 'a b' must not contain ' '"],
+    "{type: Uniform, name: a, low: 1, high: 0}": ["5:44: search_args[1].high: must be above low, which is 1, not 0"],
+    "{type: Int, name: a, low: 3, high: 3}": ["5:40: search_args[1].high: must be above low, which is 3, not 3"],
+    "{type: LogUniform, name: a, low: 0, high: 1}": [
+        "5:38: search_args[1].low: must be above 0, as every value on a log scale, not 0"
+    ],
+    "{type: LogInt, name: a, low: -1, high: 1}": [
+        "5:34: search_args[1].low: must be above 0, as every value on a log scale, not -1"
+    ],
+    "{type: Int, name: a, low: 1, high: 4, step: 0}": ["5:49: search_args[1].step: must be above 0, not 0"],
+    "{type: Int, name: a, low: 1, high: 4, step: 4}": [
+        "5:49: search_args[1].step: must be at most high - low, which is 3, not 4"
+    ],
+    "{type: LogInt, name: a, low: 1, high: 4, step: 2}": [
+        "5:46: search_args[1]: unknown key 'step' (valid: type, name, low, high, when)"
+    ],
+    "{type: Int, name: a, low: 1.5, high: true, step: x}": [
+        "5:31: search_args[1].low: must be a whole number, not '1.5'",
+        "5:42: search_args[1].high: must be a whole number, not 'true'",
+        "5:54: search_args[1].step: must be a whole number, not 'x'",
+    ],
+    "{type: Uniform, name: a, low: .nan, high: .inf}": [
+        "5:35: search_args[1].low: must be a number, not '.nan'",
+        "5:47: search_args[1].high: must be a number, not '.inf'",
+    ],
+    "{type: Uniform, low: 1}": [f"5:5: search_args[1]: missing key '{key}'" for key in ("high", "name")],
+    "{type: Uniform, name: a, low: 0, high: 1}": [
+        "5:27: search_args: the argument 'a' is Uniform, which has no end of values; "
+        "give it a step, or choose a sampler other than grid (search.sampler: random)"
+    ],
+    "{type: Categorical, name: a, value: [1], when: lrr > 1}": [
+        "5:52: search_args[1].when: 'lrr' is not a declared argument (did you mean lr?)"
+    ],
+    "{type: Categorical, name: a, value: [1], when: a > 1}": [
+        "5:52: search_args[1].when: the conditions go round: 'a' needs 'a'"
+    ],
+    "{type: Categorical, name: a, value: [1], when: [1]}": ["5:52: search_args[1].when: must be a text, not a list"],
+    "{type: Nested, value: [{a: 1, b-c: 1}], when: lr > b-c}": [
+        "5:51: search_args[1].when: the conditions go round: 'a,b-c' needs 'a,b-c'"
+    ],
     "5": ["5:5: search_args[1]: must be a mapping (key: value), not '5'"],
     "{}": [f"5:5: search_args[1]: missing key '{key}'" for key in ("name", "type", "value")],
 }
@@ -235,6 +282,20 @@ def test_arg_faults(arg: str) -> None:
 def test_quoted_texts_arrive_as_they_are(texts: list[str]) -> None:
     written = "[" + ", ".join("'" + text.replace("'", "''") + "'" for text in texts) + "]"
     assert values(written) == [Value(text, text) for text in texts]
+
+
+def test_conditions_go_round() -> None:
+    text = "task:\n  template: x\n  search_args:\n"
+    for name, when in (("a", "b > 1"), ("b", "c-d > 1"), ("c-d", "a > 1 and e > 1"), ("e", "")):
+        text += f"  - {{type: Int, name: {name}, low: 1, high: 2{', when: ' * bool(when)}{when}}}\n"
+    assert faults(text) == [
+        "cfg.yaml:4:49: search_args[0].when: the conditions go round: 'a' needs 'b' needs 'c-d' needs 'a'"
+    ]
+    config = read(text.replace("a > 1 and ", ""))
+    assert [arg.when for arg in config.task.search_args] == ["b > 1", "c-d > 1", "e > 1", None]
+    texts = [{name: value.text for name, value in point.items()} for point in e.expand(config.task.search_args)]
+    assert texts[0] == {"e": "1"} and texts[-1] == {"a": "2", "b": "2", "c-d": "2", "e": "2"}
+    assert len(texts) == e.count(config.task.search_args) == 1 + 1 + 1 + 2
 
 
 # --- the product ------------------------------------------------------------------------------------------------------
@@ -307,6 +368,13 @@ def test_constraints_that_fail() -> None:
         list(e.expand(args, ["a < 5"]))
     assert error.value.message.startswith("constraint: can't evaluate 'a < 5': '<' not supported")
     assert error.value.message.endswith("(at a=x)")
+
+
+def test_sampled_arguments_share_a_level() -> None:
+    point = {"lr": Value(0.1, "0.1"), "opt": Value("a/b", "a/b"), "wd": Value(1e-5, "1e-05")}
+    assert e.tree_path(point, ("lr", "wd", "x")) == ("opt", "a%2Fb", "lr=0.1,wd=1e-05")
+    assert e.tree_path(point, ("x",)) == e.tree_path(point)
+    assert e.tree_path({"wd": Value("", "")}, ("wd",)) == ("wd=",)
 
 
 # --- file names -------------------------------------------------------------------------------------------------------

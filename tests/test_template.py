@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from searchkit import config
 from searchkit import template as t
 from searchkit.errors import ConfigError, UsageError
+from searchkit.space.args import Value
 
 # bash loses \1 and \x7f in here-documents (its own marks for quoting), so they are left out
 NASTY = [
@@ -87,6 +90,12 @@ CONTEXTS = {
     "after a variable in a here-document": ('"$(cat <<END\n$X{v}.\nEND\n)"', "x", "."),
     "after a here-document": ('"$(cat <<END\nit\'s\nEND\n)"{v}', "it's", ""),
 }
+
+
+def render(template: t.Template, texts: Mapping[str, str]) -> str | list[str]:
+    return t.render(template, {name: Value(text, text) for name, text in texts.items()})
+
+
 SHELLS = [shell for shell in ("sh", "bash", "busybox") if shutil.which(shell)]
 
 
@@ -109,7 +118,7 @@ def test_value_arrives_verbatim(shell: str, where: str, value: str) -> None:
     if place.startswith("#"):
         place = place.replace("\n", "\nprintf '%s\\0' ")
         start = "printf '%s\\0' 1 "
-    command = t.render(t.parse(start + place), {"v": value})
+    command = render(t.parse(start + place), {"v": value})
     assert isinstance(command, str)
     assert argv(shell, command) == [b"1", (before + value + after).encode()]
 
@@ -119,14 +128,14 @@ def test_value_arrives_verbatim(shell: str, where: str, value: str) -> None:
 def test_lists_are_verbatim(value: str, other: str) -> None:
     template = t.parse(["python", "{v}", "--x={v}{w}.", "'{v}' \\{w}", "{{v}} ${v} {}", ""])
     assert not template.is_shell and template.names == ("v", "w")
-    assert t.render(template, {"v": value, "w": other}) == [
+    assert render(template, {"v": value, "w": other}) == [
         *("python", value, f"--x={value}{other}.", f"'{value}' \\{other}", "{v} ${v} {}", "")
     ]
 
 
 def test_plain_values_are_not_quoted() -> None:
     template = t.parse("python t.py --lr {lr} --out=runs/{lr}_{batch-size} '{lr}' \"{lr}\"")
-    assert t.render(template, {"lr": "1e-3", "batch-size": "512"}) == (
+    assert render(template, {"lr": "1e-3", "batch-size": "512"}) == (
         "python t.py --lr 1e-3 --out=runs/1e-3_512 '1e-3' \"1e-3\""
     )
 
@@ -173,12 +182,12 @@ def test_other_braces_stay(text: str) -> None:
 def test_placeholders(source: str, names: tuple[str, ...], rendered: str) -> None:
     template = t.parse(source)
     assert template.names == names
-    assert t.render(template, dict.fromkeys(names, "1")) == rendered
+    assert render(template, dict.fromkeys(names, "1")) == rendered
 
 
 def test_digits_before_a_redirection_are_no_descriptor() -> None:
     template = t.parse("printf '%s\\0' {v}>&1")
-    assert argv("sh", str(t.render(template, {"v": "2"}))) == [b"2"]
+    assert argv("sh", str(render(template, {"v": "2"}))) == [b"2"]
 
 
 @pytest.mark.parametrize(
@@ -230,7 +239,96 @@ def test_other_backslashes(command: str) -> None:
 def test_value_that_ends_the_here_document() -> None:
     template = t.parse("cat <<END\n{v}\nEND\n")
     with pytest.raises(UsageError, match="ends the here-document"):
-        t.render(template, {"v": "a\nEND\nrm -rf ."})
+        render(template, {"v": "a\nEND\nrm -rf ."})
+
+
+# --- forms that may be left out ---------------------------------------------------------------------------------------
+
+
+def value(data: Any) -> Value:
+    return Value(data, {True: "true", False: "false", None: "~"}.get(data, data))
+
+
+FORMS = [  # form, value (the empty tuple: there is none), words
+    *[("{flag:x}", True, ["--x"]), ("{flag:x}", False, []), ("{flag:x}", None, []), ("{flag:x}", (), [])],
+    *[("{x?--lr}", "1e-3", ["--lr", "1e-3"]), ("{x?--lr}", None, []), ("{x?--lr}", (), [])],
+    *[("{x?--lr}", False, ["--lr", "false"]), ("{x?-l}", "", ["-l", ""]), ("{x?--lr}", "a $b'c", ["--lr", "a $b'c"])],
+    *[
+        ("{x?lr=}", "1e-3", ["lr=1e-3"]),
+        ("{x?+a.b@c/d=}", "a $b'c", ["+a.b@c/d=a $b'c"]),
+        ("{x?lr=}", True, ["lr=true"]),
+    ],
+    *[("{x?lr=}", None, []), ("{x?lr=}", (), []), ("{x?--lr=}", "~", ["--lr=~"])],
+]
+
+
+COMMANDS = [
+    "printf '<%s>' 1 {}",
+    "printf '<%s>' 1 \\\n{} # it's {}",
+    "printf '<%s>' 1\t{}; true",
+    "printf '<%s>' 1 {}|cat",
+    "true &&\nprintf '<%s>' 1 {}\n",
+    "printf '<%s>' 1 {} \\\n",
+    "(printf '<%s>' 1 {})",
+    "printf %s \"$(printf '<%s>' 1 {})\"",
+    "printf %s \"`printf '<%s>' 1 {}`\"",
+]
+
+
+@pytest.mark.parametrize(("form", "data", "words"), FORMS)
+def test_forms(form: str, data: Any, words: list[str]) -> None:
+    values = {} if data == () else {"x": value(data)}
+    template = t.parse(["t.py", form, "end"])
+    assert template.names == ("x",) and t.render(template, values) == ["t.py", *words, "end"]
+    for command in COMMANDS:
+        rendered = t.render(t.parse(command.replace("{}", form)), values)
+        done = subprocess.run(["sh", "-c", str(rendered)], capture_output=True, text=True, check=True)
+        assert done.stdout == "<1>" + "".join(f"<{word}>" for word in words), rendered
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        *(
+            "a{}",
+            "{}b",
+            "'{}'",
+            '"{}"',
+            "{}{}",
+            "$X{}",
+            "{}>f",
+            ">{}",
+            "cat <<E\n{}\nE",
+            "${Y:-{}}",
+            "`true`{}",
+            "{}`true`",
+        ),
+        *("$(true){}", "a\\\n{}", "{}\\\nb", "a=\\\n\\\n{}", "$((1+{}))"),
+    ],
+)
+@pytest.mark.parametrize("form", ["{flag:x}", "{x?--a}", "{x?a=}"])
+def test_forms_are_words(place: str, form: str) -> None:
+    for command in (f"t.py {place.replace('{}', form)}", ["t.py", place.replace("{}", form)]):
+        with pytest.raises(UsageError) as error:
+            t.parse(command)
+        assert error.value.message == f"{form} must stand alone, as a word of its own outside of quotes"
+        assert error.value.hint.endswith(f"write {{{form}}} for the literal text")
+
+
+def test_forms_as_literal_text() -> None:
+    source = "x {{flag:x}} {{x?--a}} ${x?--a} {x?} {flag:} {flag:x?--a} {x?a b} {flag:x y}"
+    assert t.parse(source).names == () and t.render(t.parse(source), {}) == source.replace("{{", "{").replace("}}", "}")
+    with pytest.raises(UsageError, match=r"the backslash before {flag:x} would"):
+        t.parse("x \\{flag:x}")
+
+
+def test_what_a_form_can_not_render() -> None:
+    with pytest.raises(UsageError) as error:
+        t.render(t.parse("x {flag:lr}"), {"lr": value("1")})
+    assert (error.value.message, error.value.hint) == ("{flag:lr} needs true or false, not '1'", "write {lr?--lr}")
+    with pytest.raises(UsageError) as error:
+        t.render(t.parse("x {lr}"), {})
+    assert error.value.message == "the template needs {lr}, but there is no 'lr' here"
 
 
 # --- in a config ------------------------------------------------------------------------------------------------------

@@ -1,20 +1,26 @@
-"""What a search varies: arguments and their values, and how they are read from the nodes of a config file.
+"""What a search varies: arguments and their values.
 
 A value keeps two forms. `text` is what the user wrote and what a command is rendered from (`1e-3`, `010`, `no`);
 `data` is what it means, for samplers, comparisons and constraints.
+
+A sampler knows neither: it chooses a *gene* for each argument, the index of a value or row, or the number itself where
+the argument is a range. `arg.at(gene)` is what that stands for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from searchkit.errors import did_you_mean
-from searchkit.nodes import Node, Report, Section
+from searchkit.errors import UsageError
 
-_NAME_BYTES = 255  # of a folder's name
-ARG_TYPES = ("Categorical", "Nested", "Subnet")
+LARGEST = 2**53  # of whole numbers: up to here a float, which samplers compute with, holds every one
+INTEGERS = ("Int", "LogInt")
+LOGARITHMIC = ("LogUniform", "LogInt")
+RANGES = ("Uniform", "LogUniform", "Int", "LogInt")
+ARG_TYPES = ("Categorical", "Nested", "Subnet", *RANGES, "Best")
 
 
 @dataclass(frozen=True)
@@ -31,41 +37,85 @@ class Value:
         return self.text if self.argument is None else self.argument
 
 
-@dataclass(frozen=True)
-class Categorical:
-    """One argument, one of `values`."""
+Point = dict[str, Value]  # one job's values, in declaration order
+Gene = float | int
 
-    name: str
-    values: tuple[Value, ...]
+
+class _Listed:
+    """What the arguments share that are a list of choices; a gene is the index of one."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The arguments that this declares: one."""
-        return (self.name,)
+        """The arguments that this declares."""
+        raise NotImplementedError
 
-    def points(self) -> tuple[dict[str, Value], ...]:
+    @property
+    def size(self) -> int:
+        """How many choices there are."""
+        raise NotImplementedError
+
+    def at(self, gene: Gene) -> Point:
+        """The choice of that index."""
+        raise NotImplementedError
+
+    @property
+    def key(self) -> str:
+        """The gene's name: the names that this declares."""
+        return ",".join(self.names)
+
+    def grid(self) -> Iterable[Gene]:
+        """Every gene."""
+        return range(self.size)
+
+    def points(self) -> tuple[Point, ...]:
         """Every choice, in the order written."""
-        return tuple({self.name: value} for value in self.values)
+        return tuple(map(self.at, self.grid()))
 
 
 @dataclass(frozen=True)
-class Nested:
+class Categorical(_Listed):
+    """One argument, one of `values`. As with all arguments, `when` is a condition over others: where it does not hold,
+    there is no such argument."""
+
+    name: str
+    values: tuple[Value, ...]
+    when: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    @property
+    def size(self) -> int:
+        return len(self.values)
+
+    def at(self, gene: Gene) -> Point:
+        return {self.name: self.values[int(gene)]}
+
+
+@dataclass(frozen=True)
+class Nested(_Listed):
     """Several arguments that vary together: one of `rows`, which all have the same keys."""
 
     rows: tuple[Mapping[str, Value], ...]
+    when: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
         """The arguments that this declares, in the order of the first row."""
         return tuple(self.rows[0]) if self.rows else ()
 
-    def points(self) -> tuple[dict[str, Value], ...]:
-        """Every row, its keys in the order of the first one, so that all jobs have their names in one order."""
-        return tuple({name: row[name] for name in self.names} for row in self.rows)
+    @property
+    def size(self) -> int:
+        return len(self.rows)
+
+    def at(self, gene: Gene) -> Point:
+        """A row, its keys in the order of the first one, so that all jobs have their names in one order."""
+        return _in_order(self.rows[int(gene)], self.names)
 
 
 @dataclass(frozen=True)
-class Subnet:
+class Subnet(_Listed):
     """One argument, a file of records of a model space: those that the rules pick, `per_job` to a file.
 
     The files are made when the task is made (searchkit/store/subnets.py); then `values` holds their paths.
@@ -77,151 +127,198 @@ class Subnet:
     per_job: int = 1
     seed: int | None = None  # of the rules; None: that of the search
     values: tuple[Value, ...] = ()
+    when: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    @property
+    def size(self) -> int:
+        return len(self.values)
+
+    def at(self, gene: Gene) -> Point:
+        return {self.name: self.values[int(gene)]}
+
+
+@dataclass(frozen=True)
+class Best(_Listed):
+    """The arguments `args` as the best `number` jobs of an earlier stage had them; each such job is a row.
+
+    folder, checkpoint: arguments that this adds, the job's working folder and its checkpoint folder.
+    The rows are filled in when that stage has ended (searchkit/store/best.py). A row lacks what its job did not have.
+    """
+
+    stage: str
+    number: int
+    args: tuple[str, ...]
+    rows: tuple[Mapping[str, Value], ...] = ()
+    folder: str | None = None
+    checkpoint: str | None = None
+    when: str | None = None
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The arguments that are a folder of the job."""
+        return tuple(name for name in (self.folder, self.checkpoint) if name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*self.args, *self.folders)
+
+    @property
+    def size(self) -> int:
+        return len(self.rows)
+
+    def at(self, gene: Gene) -> Point:
+        return _in_order(self.rows[int(gene)], self.names)
+
+
+@dataclass(frozen=True)
+class Range:
+    """One argument, a number from `low` to `high`, both included; its genes are the numbers themselves.
+
+    kind: Uniform, LogUniform (any number), Int, LogInt (whole numbers); the Log ones are even on a log scale.
+    step: of Uniform and Int. The values are low, low + step … up to the last that is not above high.
+    Raises UsageError for bounds that leave nothing to choose.
+    """
+
+    name: str
+    kind: str
+    low: float
+    high: float
+    step: float | None = None
+    when: str | None = None
+
+    def __post_init__(self) -> None:
+        for key, what in range_faults(self.kind, self.low, self.high, self.step):
+            raise UsageError(f"the argument {self.name!r}: {key}: {what}")
 
     @property
     def names(self) -> tuple[str, ...]:
         """The arguments that this declares: one."""
         return (self.name,)
 
-    def points(self) -> tuple[dict[str, Value], ...]:
-        """Every file, in the order picked; none before they are made."""
-        return tuple({self.name: value} for value in self.values)
+    @property
+    def key(self) -> str:
+        """The gene's name: that of the argument."""
+        return self.name
+
+    @property
+    def integer(self) -> bool:
+        """Whether its values are whole numbers."""
+        return self.kind in INTEGERS
+
+    @property
+    def log(self) -> bool:
+        """Whether it is even on a log scale."""
+        return self.kind in LOGARITHMIC
+
+    @property
+    def size(self) -> int | None:
+        """How many values it has; None: a continuum."""
+        if self.integer:
+            return int((self.high - self.low) // (self.step or 1)) + 1
+        return None if self.step is None else _steps(self.low, self.high, self.step) + 1
+
+    @property
+    def last(self) -> Gene:
+        """The highest value that it takes: below `high` where the step does not meet it."""
+        size = self.size
+        return float(self.high) if size is None else self._nth(size - 1)
+
+    def snap(self, gene: Gene) -> Gene:
+        """The value nearest to `gene`, which may lie beyond the bounds: 0.1 + 2 * 0.1 is 0.3."""
+        if not math.isfinite(gene):
+            return gene
+        if self.step is not None or self.integer:
+            return self._nth(round((gene - self.low) / (self.step or 1)))
+        return float(gene) + 0.0  # -0.0 is 0.0
+
+    def grid(self) -> Iterator[Gene]:
+        """Every value, ascending. Raises UsageError for a continuum."""
+        size = self.size
+        if size is None:
+            how = "" if self.log else "give it a step, or "
+            raise UsageError(
+                f"the argument {self.name!r} is {self.kind}, which has no end of values",
+                f"{how}choose a sampler other than grid (search.sampler: random)",
+            )
+        return map(self._nth, range(size))
+
+    def at(self, gene: Gene) -> Point:
+        """The value of that gene; its text is the shortest that reads back as the same number."""
+        number = self.snap(gene)
+        return {self.name: Value(number, repr(number))}
+
+    def points(self) -> tuple[Point, ...]:
+        """Every value, ascending. Raises UsageError for a continuum."""
+        return tuple(map(self.at, self.grid()))
+
+    def _nth(self, i: int) -> Gene:
+        if self.integer:
+            return int(self.low) + i * int(self.step or 1)
+        from decimal import Decimal  # the step is meant as it is written: in floats, 0.1 + 2 * 0.1 is above 0.3
+
+        return float(Decimal(repr(float(self.low))) + i * Decimal(repr(float(self.step or 1)))) + 0.0
 
 
-Arg = Categorical | Nested | Subnet
+Arg = Categorical | Nested | Subnet | Range | Best
 
 
-# --- nodes to arguments ----------------------------------------------------------------------------------------------
+def range_faults(kind: str, low: float, high: float, step: float | None) -> list[tuple[str, str]]:
+    """What is wrong with the bounds of a Range, each with the key at fault."""
+    found = []
+    integer, log = kind in INTEGERS, kind in LOGARITHMIC
+    for key, bound in (("low", low), ("high", high)):
+        if integer and not (abs(bound) <= LARGEST and bound == int(bound)):
+            found.append((key, f"must be a whole number between -2**53 and 2**53, not {bound}"))
+        if log and bound <= 0:
+            found.append((key, f"must be above 0, as every value on a log scale, not {bound}"))
+    if kind not in RANGES:
+        found.append(("kind", f"must be one of {', '.join(RANGES)}, not {kind!r}"))
+    if low >= high:
+        found.append(("high", f"must be above low, which is {low}, not {high}"))
+    elif not math.isfinite(high - low):
+        found.append(("high", f"must be less than 1.8e308 above low, not {high}"))
+    if step is not None and log:
+        found.append(("step", f"is not for {kind}, whose values are even on a log scale"))
+    elif step is not None and step <= 0:
+        found.append(("step", f"must be above 0, not {step}"))
+    elif step is not None and 0 < high - low < math.inf and not _steps(low, high, step):
+        found.append(("step", f"must be at most high - low, which is {high - low:g}, not {step}"))
+    return found
 
 
-class ArgReader:
-    """Reads `search_args`. `names` are those declared, with their places, also where their argument has a fault;
-    `complete` is whether every argument could be asked for its names."""
+def order(names: Sequence[Sequence[str]], needs: Sequence[Iterable[str]]) -> tuple[list[int], list[int]]:
+    """Arguments so that each comes after those that its condition names, else in the order given; and a cycle.
 
-    def __init__(self, report: Report, prefix: str = "") -> None:
-        self.report = report
-        self.prefix = prefix
-        self.names: dict[str, Node] = {}
-        self.complete = True
-        self._named = False
-
-    def read(self, items: Iterable[Node]) -> tuple[Arg, ...]:
-        """The arguments that could be read; every fault is in the report."""
-        args: list[Arg] = []
-        for i, node in enumerate(items):
-            self._named = False
-            arg = self._arg(Section(self.report, node, f"{self.prefix}search_args[{i}]"))
-            args += [arg] if arg else []
-            self.complete = self.complete and self._named
-        return tuple(args)
-
-    def _arg(self, section: Section) -> Arg | None:
-        kind = section.require("type")
-        if kind is not None and kind.text == "Nested":
-            return self._nested(section)
-        if kind is None or kind.text == "Categorical":
-            return self._categorical(section.only(("type", "name", "value")))
-        if kind.text == "Subnet":
-            return self._subnet(section.only(("type", "name", "space", "rules", "per_job", "seed")))
-        self.report.fault(kind, f"{section.path}: unknown type {kind}{did_you_mean(kind.text, ARG_TYPES)}")
-        if "name" in section.entries:
-            self._name(section)
-        return None
-
-    def _name(self, section: Section) -> str | None:
-        node = section.require("name")
-        if node is None:
-            return None
-        name = node.text if node.kind == "scalar" else ""
-        self._declare(name, node, section.path)
-        return name
-
-    def _categorical(self, section: Section) -> Arg | None:
-        name = self._name(section)
-        nodes = self._values(section)
-        values = tuple(Value(node.data, node.text) for node in nodes)
-        self._notes(section.path, nodes, [{"": value} for value in values])
-        return Categorical(name, values) if name and values else None
-
-    def _subnet(self, section: Section) -> Arg | None:
-        name = self._name(section)
-        space = section.word("space") if section.require("space") else None
-        if space is not None and not space.endswith((".json", ".jsonl")):
-            section.fault("space", section.entries["space"][1], f"must be a .json or .jsonl file, not {space!r}")
-        per_job, seed = section.whole("per_job", 1) or 1, section.whole("seed", 0)
-        return Subnet(name, space, section.word("rules"), per_job, seed) if name and space else None
-
-    def _nested(self, section: Section) -> Arg | None:
-        known = ["type", "value"]
-        if "name" in section.entries:
-            known.append("name")
-            what = "a Nested argument has no name of its own; the keys of its rows are the names"
-            section.fault("name", section.entries["name"][0], what)
-        rows: list[dict[str, Value]] = []
-        nodes: list[Node] = []
-        for i, node in enumerate(self._values(section.only(known))):
-            where = f"{section.path}.value[{i}]"
-            if node.kind != "map" or not node.entries:
-                found = "an empty one" if node.kind == "map" else node
-                self.report.fault(node, f"{where}: must be a mapping of names to values, not {found}")
-                continue
-            row = {key: Value(value.data, value.text) for key, (_, value) in node.entries.items()}
-            differs = row_faults(rows[0], row) if rows else ""
-            if differs:
-                self.report.fault(node, f"{where}: {differs}; all rows must have the same keys")
-            for key, (place, _) in node.entries.items():
-                if not rows or (differs and key not in self.names):
-                    self._declare(key, place, where)
-            rows.append(row)
-            nodes.append(node)
-        self._notes(section.path, nodes, rows)
-        return Nested(tuple(rows)) if rows else None
-
-    def _values(self, section: Section) -> tuple[Node, ...]:
-        node = section.require("value")
-        if node is not None and not node.items:
-            found = "an empty one" if node.kind == "list" else node
-            section.fault("value", node, f"must be a list of at least one value, not {found}")
-        return node.items if node is not None else ()
-
-    def _declare(self, name: str, node: Node, path: str) -> None:
-        self._named = True
-        what = name_fault(name)
-        if what:
-            self.report.fault(node, f"{path}: {what}")
-        elif name in self.names:
-            first = self.names[name].line
-            self.report.fault(node, f"{path}: {name!r} is declared twice (first on line {first})")
-        else:
-            self.names[name] = node
-
-    def _notes(self, path: str, nodes: Sequence[Node], rows: Sequence[Mapping[str, Value]]) -> None:
-        """A value listed twice, by its text (the same command) or its meaning; a value too long for a folder's name."""
-        seen: set[str] = set()
-        for node, row in zip(nodes, rows, strict=True):
-            by_text = "text " + repr([(key, row[key].text) for key in sorted(row)])
-            by_data = "data " + repr([(key, row[key].data) for key in sorted(row)])
-            if by_text in seen or by_data in seen:
-                which = node if node.kind == "scalar" else node.text
-                self.report.note(node, f"{path}: {which} is listed twice; each is a job of its own")
-            seen |= {by_text, by_data}
-            if any(len(value.text.encode("utf-8", "replace")) > _NAME_BYTES for value in row.values()):
-                what = f"a value is longer than {_NAME_BYTES} bytes, so its folder in jobs/tree has a shortened name"
-                self.report.note(node, f"{path}: {what}")
+    names: what each argument declares. needs: the names in its condition; unknown ones count for nothing.
+    Returns the indices in order, and the indices of one cycle of conditions, empty where there is none.
+    """
+    owner = {name: i for i, group in enumerate(names) for name in group}
+    parents = [{owner[name] for name in each if name in owner} for each in needs]
+    found: list[int] = []
+    rest = list(range(len(names)))
+    while rest:
+        free = next((i for i in rest if parents[i].isdisjoint(rest)), None)
+        if free is None:
+            break
+        found.append(free)
+        rest.remove(free)
+    path: list[int] = rest[:1]
+    while path and path[-1] not in path[:-1]:
+        path.append(min(parents[path[-1]].intersection(rest)))
+    return found, path[path.index(path[-1]) : -1] if path else []
 
 
-def name_fault(name: str) -> str:
-    """Why `name` can't be the name of an argument; empty when it can."""
-    if not name:
-        return "a name must be a text that is not empty"
-    bad = next((c for c in name if c in "{}/" or c.isspace() or not c.isprintable()), "")
-    return f"the name {name!r} must not contain {bad!r}" if bad else ""
+def _in_order(row: Mapping[str, Value], names: Iterable[str]) -> Point:
+    return {name: row[name] for name in names if name in row}
 
 
-def row_faults(first: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    """How the keys of a Nested row differ from those of the first row; empty when they don't."""
-    missing = [name for name in first if name not in row]
-    extra = [name for name in row if name not in first]
-    parts = [f"lacks {', '.join(map(repr, missing))}"] if missing else []
-    parts += [f"has {', '.join(map(repr, extra))}, which the first row lacks"] if extra else []
-    return " and ".join(parts)
+def _steps(low: float, high: float, step: float) -> int:
+    """How many whole steps lie between the bounds, in decimals as they are written: 0 to 0.3 by 0.1 are 3."""
+    from decimal import Decimal
+
+    first, last, each = (Decimal(repr(float(x))) for x in (low, high, step))
+    return int((last - first) // each)

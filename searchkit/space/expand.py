@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from searchkit.errors import UsageError
-from searchkit.space import expression
-from searchkit.space.args import Arg, Value
+from searchkit.space.args import Arg, Point
+from searchkit.space.space import Space
 
-Point = dict[str, Value]  # one job's values, in declaration order
+__all__ = ["Point", "count", "escape", "expand", "size", "tree_path"]
 
 NAME_BYTES = 255  # the longest file name of every Linux file system in use
 _EMPTY = "%empty"  # `%e` and `%~` are no escapes ('%' and two hex digits), so no text can be escaped to these
@@ -18,34 +15,23 @@ _CUT = "%~"
 
 
 def size(args: Sequence[Arg]) -> int:
-    """How many points the product has, before constraints; one, where nothing varies."""
-    return math.prod(len(arg.points()) for arg in args)
+    """How many points the product has, before constraints; one, where nothing varies.
+
+    Raises UsageError for an argument without an end of values.
+    """
+    for arg in args:
+        arg.grid()
+    return Space(tuple(args)).size() or 0
 
 
 def expand(args: Sequence[Arg], constraints: Iterable[str] = ()) -> Iterator[Point]:
-    """Every point that meets all constraints, one at a time; the first argument varies slowest.
+    """Every point that meets all constraints, one at a time; the first argument varies slowest. What a condition
+    switches off is not in the point.
 
-    Raises UsageError for a constraint that can't be read, or can't be evaluated at a point (which it names).
+    Raises UsageError, at once, for an expression that can't be read and an argument without an end of values; later for
+    one that can't be evaluated at a point (which it names).
     """
-    names = tuple(name for arg in args for name in arg.names)
-    rules = [expression.parse(text, names) for text in constraints]
-    return _expand(args, rules)
-
-
-def _expand(args: Sequence[Arg], rules: list[expression.Expression]) -> Iterator[Point]:
-    for parts in itertools.product(*(arg.points() for arg in args)):
-        point = {name: value for part in parts for name, value in part.items()}
-        if not rules or _meets(point, rules):
-            yield point
-
-
-def _meets(point: Point, rules: list[expression.Expression]) -> bool:
-    lookup = {name: value.data for name, value in point.items()}
-    try:
-        return all(expression.evaluate(rule, lookup) for rule in rules)
-    except UsageError as e:
-        at = ", ".join(f"{name}={value.text}" for name, value in point.items())
-        raise UsageError(f"constraint: {e.message} (at {at})", e.hint) from e
+    return Space(tuple(args), tuple(constraints)).points()
 
 
 def count(args: Sequence[Arg], constraints: Sequence[str] = ()) -> int:
@@ -53,9 +39,14 @@ def count(args: Sequence[Arg], constraints: Sequence[str] = ()) -> int:
     return sum(1 for _ in expand(args, constraints)) if constraints else size(args)
 
 
-def tree_path(point: Point) -> tuple[str, ...]:
-    """The folders of a point under `jobs/tree`: name, value, name, value …, each a valid file name."""
-    return tuple(escape(part) for name, value in point.items() for part in (name, value.text))
+def tree_path(point: Point, sampled: Collection[str] = ()) -> tuple[str, ...]:
+    """The folders of a point under `jobs/tree`: name, value, name, value …, each a valid file name.
+
+    The arguments in `sampled`, whose values hardly ever repeat, share one last level: `lr=0.0123,wd=0.0004`.
+    """
+    levels = [part for name, value in point.items() if name not in sampled for part in (name, value.text)]
+    last = ",".join(f"{name}={value.text}" for name, value in point.items() if name in sampled)
+    return tuple(escape(part) for part in ([*levels, last] if last else levels))
 
 
 def escape(text: str) -> str:
