@@ -1,0 +1,77 @@
+"""Samplers choose the next points of a search, stoppers end trials early; both see only its history (history.py).
+
+The tables name them; a user's own is a dotted path `module:Class`. Nothing is imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import Any
+
+from searchkit.errors import UsageError, did_you_mean
+
+SAMPLERS = {
+    "grid": "searchkit.algorithms.grid:Grid",
+    "random": "searchkit.algorithms.random_search:Random",
+    "tpe": "searchkit.algorithms.tpe:Tpe",
+    "nsga2": "searchkit.algorithms.nsga2:Nsga2",
+    "evolution": "searchkit.algorithms.evolution:Evolution",
+}
+STOPPERS = {
+    "asha": "searchkit.algorithms.asha:Asha",
+    "median": "searchkit.algorithms.stoppers:Median",
+    "patience": "searchkit.algorithms.stoppers:Patience",
+    "threshold": "searchkit.algorithms.stoppers:Threshold",
+}
+REQUIRED = inspect.Parameter.empty  # the "default" of an option that has none
+_KINDS = {  # kind: its table, the arguments that are no options, the methods a class of that kind has
+    "sampler": (SAMPLERS, ("self", "space", "objectives", "seed"), ("suggest",)),
+    "stopper": (STOPPERS, ("self", "objective"), ("wants", "judge", "promote")),
+}
+
+__all__ = ["REQUIRED", "SAMPLERS", "STOPPERS", "options", "sampler", "stopper"]
+
+
+def sampler(name: str) -> type[Any]:
+    """The class of the sampler of that name, or of `module:Class`. Raises UsageError."""
+    return _load("sampler", name)
+
+
+def stopper(name: str) -> type[Any]:
+    """The class of the stopper of that name, or of `module:Class`. Raises UsageError."""
+    return _load("stopper", name)
+
+
+def options(kind: str, name: str) -> dict[str, Any]:
+    """The options of a "sampler" or "stopper" with their defaults, REQUIRED where it has none. Raises UsageError."""
+    parameters = inspect.signature(_load(kind, name).__init__).parameters.values()
+    positional = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD][len(_KINDS[kind][1]) :]
+    return {p.name: p.default for p in [*positional, *(p for p in parameters if p.kind is p.KEYWORD_ONLY)]}
+
+
+def _load(kind: str, name: str) -> type[Any]:
+    table, _, methods = _KINDS[kind]
+    path = table.get(name, name)
+    module, colon, attribute = path.partition(":")
+    if not colon:
+        hint = f"a {kind} of your own is written module:Class, and is looked for in the project's folder"
+        raise UsageError(f"unknown {kind} {name!r}{did_you_mean(name, list(table))}", hint)
+    try:
+        found: Any = importlib.import_module(module)
+    except ModuleNotFoundError as e:
+        if e.name is None or not f"{module}.".startswith(f"{e.name}."):
+            raise UsageError(f"{kind} {name!r}: {module} needs the module {e.name}, which is not installed") from e
+        raise UsageError(f"{kind} {name!r}: there is no module {e.name} in the project's folder or installed") from e
+    except Exception as e:  # whatever a user's module does when it is imported
+        raise UsageError(f"{kind} {name!r}: importing {module} failed: {type(e).__name__}: {e}") from e
+    for part in attribute.split("."):
+        if not part or not hasattr(found, part):
+            known = [word for word in dir(found) if isinstance(getattr(found, word, None), type)]
+            raise UsageError(f"{kind} {name!r}: {module} has no {part!r}{did_you_mean(part, known)}")
+        found = getattr(found, part)
+    missing = [method for method in methods if not callable(getattr(found, method, None))]
+    if not isinstance(found, type) or missing:
+        what = f"it has no {', '.join(missing)}" if isinstance(found, type) else f"it is a {type(found).__name__}"
+        raise UsageError(f"{kind} {name!r}: must be a class with {', '.join(methods)}, but {what}")
+    return found
