@@ -1,25 +1,31 @@
 """searchkit runs a training command over a search space and ranks what it reports.
 
-A training script needs at most two names of it: `searchkit.report(acc=0.9, step=3)` and `searchkit.params(lr=0.1)`.
-They load on first use, so that importing the package costs nothing.
+A training script needs at most two names of it: `searchkit.report(acc=0.9, step=3)` and `searchkit.params(lr=0.1)`; one
+that serves many trials in one process, `for trial in searchkit.trials():`, too. They load on first use, so that
+importing the package costs nothing.
 """
 
 from __future__ import annotations
 
 TYPE_CHECKING = False  # type checkers know the name; importing typing would cost more than all the rest of this package
 if TYPE_CHECKING:
+    from searchkit.trial import TrialStopped, trials
     from searchkit.worker import params, report
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "params", "report"]
+__all__ = ["TrialStopped", "__version__", "params", "report", "trials"]
 
 
 def __getattr__(name: str) -> object:
-    if name not in ("params", "report"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from searchkit import worker
+    if name in ("params", "report"):
+        from searchkit import worker
 
-    return getattr(worker, name)
+        return getattr(worker, name)
+    if name in ("trials", "TrialStopped"):
+        from searchkit import trial
+
+        return getattr(trial, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from searchkit import fsio
-from searchkit.backends import procs
+from searchkit.backends import procs, workers
 from searchkit.backends.procs import GRACE_S, Target
 from searchkit.errors import ConflictError, SearchkitError
 from searchkit.store import creation, intents, journal, snapshot, status, tasks
@@ -86,6 +86,10 @@ def stop(task: TaskPaths, jobs: list[int] | None, grace_s: float = GRACE_S, gone
         asked = running if jobs is None else sorted(set(chosen).difference(refused))
         open_task.record("stop", time=time.time(), jobs=asked, why="task" if jobs is None else "stop")
         open_task.journal.commit()
+        names = [workers.trial_name(n, state.jobs[n].attempt) for n in running]
+        workers.stop_trials(task, state.token, names, grace_s)  # those left are ended as any job
+        if jobs is None:
+            workers.end_all(task, state.token, grace_s)
         targets = {n: _target(open_task, state.jobs[n]) for n in running}
         left = procs.end_all(targets.values(), grace_s)
         for n in running:
@@ -118,6 +122,8 @@ def _sweep(task: TaskPaths, jobs: set[int] | None, leave: set[int]) -> dict[int,
 def _target(open_task: OpenTask, job: Job) -> Target:
     token = f"{open_task.state.token}/{job.index}/{job.attempt}"
     s = tasks.read_status(open_task.paths, job)
+    if workers.is_trial(s):
+        return Target(token)
     if s.start and s.start.boot_id == status.boot_id():
         return Target(token, s.start.pid, s.start.start_ticks)
     return Target(token)
@@ -126,26 +132,33 @@ def _target(open_task: OpenTask, job: Job) -> Target:
 def _accept(open_task: OpenTask, job: Job) -> None:
     """Record the result of an attempt whose processes are gone, its numbers durable first."""
     from searchkit.launcher import make_durable  # with all of config behind it: only where a result is accepted
+    from searchkit.store import trials
 
     config = tasks.config_of(open_task.paths)
     s = tasks.read_status(open_task.paths, job)
     if s.exit_code is not None:
         make_durable(open_task.paths, job, config)
-    open_task.record("result", **outcome(job, s, config.run.retries, config.run.timeout_s))
+    fields = outcome(job, s, config.run.retries, config.run.timeout_s)
+    if s.exit_code is not None and trials.is_search(config):
+        name, wanted = open_task.paths.workspace.project_name, config.objectives
+        fields["scores"] = trials.scores_of(open_task.paths, name, config, job, wanted)[0]
+    open_task.record("result", **fields)
 
 
 def _settle_unseen(open_task: OpenTask, jobs: list[int]) -> None:
     """Accept what ended while no scheduler looked. What such an attempt left behind is ended first."""
     for n in jobs:
         job = open_task.state.jobs[n]
-        if job.state is State.RUNNING and not _is_live(open_task.paths, job):
+        if job.state is State.RUNNING and not _is_live(open_task.paths, open_task.state.token, job):
             procs.kill_now(_target(open_task, job))
             _accept(open_task, job)
 
 
-def _is_live(task: TaskPaths, job: Job) -> bool:
+def _is_live(task: TaskPaths, token: str, job: Job) -> bool:
     s = tasks.read_status(task, job)
-    return s.alive and s.exit_code is None
+    if s.exists:
+        return s.alive and s.exit_code is None
+    return workers.trial_name(job.index, job.attempt) in workers.serving(task, token)  # it may begin at any moment
 
 
 def restart(ws: Workspace, task: TaskPaths, jobs: list[int], *, same_code: bool) -> Answer:
@@ -196,10 +209,10 @@ def delete_jobs(task: TaskPaths, jobs: list[int]) -> Answer:
 
 
 def live_jobs(task: TaskPaths) -> list[int]:
-    """The jobs that have a live attempt now, or processes that one left behind."""
+    """The jobs that have a live attempt now, or processes that one left behind. Workers that wait are no job."""
     seen = tasks.view(task)
     running = {j.job.index for j in seen.jobs if j.state is State.RUNNING}
-    return sorted(running.union(procs.carriers(seen.state.token)))
+    return sorted(running.union(procs.carriers(seen.state.token)) - {procs.NO_JOB})
 
 
 def move_away(task: TaskPaths, to: str) -> None:
@@ -211,6 +224,7 @@ def move_away(task: TaskPaths, to: str) -> None:
                 f"task {task.name!r} has running jobs: {', '.join(map(str, live))}",
                 f"Stop them first: search-ctl stop --task {task.name}",
             )
+        workers.end_all(task, tasks.view(task).state.token, GRACE_S)
         with fsio.storage():
             os.makedirs(os.path.dirname(to), exist_ok=True)
             os.rename(task.root, to)

@@ -93,17 +93,10 @@ class Launcher:
         Raises CannotStart for a command that can never start, FileExistsError for an attempt that was begun before,
         StorageError for everything else.
         """
-        job = self.task.state.jobs[n]
-        ready = self.prepared.pop(n, None)
-        if ready and (ready.launch, ready.snapshot) != (launch, job.snapshot):
-            self._discard(ready)
-            ready = None
-        parked = ready.parked if ready else None
+        parked = self.lay_out(n, launch)
         if parked and parked.pid not in self.helpers:  # somebody killed it while it waited
             local.dismiss(parked)
             parked = None
-        with fsio.storage():
-            creation.make_attempt(self.task.paths, job, self._manifest(job.snapshot), ready.work if ready else None)
         try:
             parked = parked or self._park(n, launch, grant, ports)
             self.helpers.discard(parked.pid)
@@ -117,20 +110,38 @@ class Launcher:
             raise StorageError(f"cannot start job {n}: {e}", hint) from e
         return parked
 
+    def lay_out(self, n: int, launch: Launch) -> Parked | None:
+        """Make the attempt's folders; return the wrapper that waits for it, if one does. Raises StorageError."""
+        job = self.task.state.jobs[n]
+        ready = self.prepared.pop(n, None)
+        if ready and (ready.launch, ready.snapshot) != (launch, job.snapshot):
+            self._discard(ready)
+            ready = None
+        with fsio.storage():
+            creation.make_attempt(self.task.paths, job, self.manifest(job.snapshot), ready.work if ready else None)
+        return ready.parked if ready else None
+
     def _park(self, n: int, launch: Launch, grant: Grant, ports: Collection[int]) -> Parked:
-        config, slots = self.plan.config, self.plan.slots
-        env = local.environment(
+        env = self.environment(n, launch, grant, local.free_port(launch.token, ports))
+        return self.spawn(launch, env, grant, str(n))
+
+    def environment(self, n: int, launch: Launch, grant: Grant, port: int) -> dict[str, str]:
+        """The environment of an attempt of a job."""
+        return local.environment(
             self.plan.base_env,
             launch,
             task=self.task.paths.name,
             job=n,
-            seed=config.search.seed,
-            cpus=config.resources.cpus,
+            seed=self.plan.config.search.seed,
+            cpus=self.plan.config.resources.cpus,
             gpus=() if self.plan.hide_gpus else (grant.gpus or None),
-            port=local.free_port(launch.token, ports),
+            port=port,
         )
-        status_path, log = (f"{self.task.paths.tmp}/{fsio.half_name(f'{name}-{n}')}" for name in ("status", "log"))
-        parked = local.park(launch, env, self.machine, slots.lease_fds(grant), status_path, log)
+
+    def spawn(self, launch: Launch, env: dict[str, str], grant: Grant, name: str) -> Parked:
+        """Start a wrapper, up to its gate. `name`: for its files that wait under tmp/. Raises OSError."""
+        status_path, log = (f"{self.task.paths.tmp}/{fsio.half_name(f'{what}-{name}')}" for what in ("status", "log"))
+        parked = local.park(launch, env, self.machine, self.plan.slots.lease_fds(grant), status_path, log)
         self.helpers.add(parked.pid)
         return parked
 
@@ -145,9 +156,9 @@ class Launcher:
             if job is not None and n not in self.prepared:
                 launch = self.describe(n, job.attempt + 1)
                 with fsio.storage():
-                    work = creation.make_work(self.task.paths, job, self._manifest(job.snapshot))
+                    work = creation.make_work(self.task.paths, job, self.manifest(job.snapshot))
                 parked = None
-                if not self.plan.slots.per_job:
+                if not self.plan.slots.per_job and self.plan.config.run.workers is None:
                     taken = {*ports, *(p.parked.port for p in self.prepared.values() if p.parked)}
                     with contextlib.suppress(OSError):  # it is met again, and told, when the job is to start
                         parked = self._park(n, launch, Grant(()), taken)
@@ -196,7 +207,9 @@ class Launcher:
                 self.helpers.discard(pid)
             time.sleep(0.005)
 
-    def _manifest(self, k: int) -> snapshot.Manifest:
+    def manifest(self, k: int) -> snapshot.Manifest:
+        """What is in snapshot `k`. Raises StorageError."""
+
         if k not in self.manifests:
             self.manifests[k] = snapshot.load(self.task.paths.snapshot(k))
         return self.manifests[k]

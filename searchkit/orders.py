@@ -86,6 +86,7 @@ def answer(attempts: Attempts) -> None:
         if left and time.monotonic() - w.since < 2 * w.intent.grace_s + 20:
             continue
         tokens = {attempts.live[n].launch.token: n for n in left}
+        tokens |= {target.token: n for n in left if (target := attempts.live[n].target)}  # of a worker, its own
         survivors = {tokens[t]: pids for t, pids in attempts.killer.survivors().items() if t in tokens and pids}
         attempts.task.record(
             "answer",

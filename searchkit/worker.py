@@ -1,4 +1,4 @@
-"""The job's side of searchkit: `report` what was measured, read `params`.
+"""The job's side of searchkit: `report` what was measured, read `params`. (`trials` is in trial.py.)
 
 Every job imports this, so it uses little of the standard library and nothing else. All of that is imported here at the
 top: a function that imports, in a thread, while another thread forks, leaves the child waiting for an import for ever.
@@ -36,6 +36,11 @@ def report(mapping: Mapping[str, Any] | None = None, /, *, step: int | None = No
     Raises TypeError for what is no number (it names the scalar) and ValueError for a name that can't be used. It never
     raises for a full or broken disk: that is said once on stderr, and training goes on.
     """
+    report_to(os.environ.get("SEARCHKIT_CALLBACK"), mapping, step, scalars)
+
+
+def report_to(folder: str | None, mapping: Mapping[str, Any] | None, step: int | None, scalars: dict[str, Any]) -> None:
+    """`report` to the callback folder of a job; None: by hand."""
     if _rank() != 0:
         return
     line: dict[str, int | float] = {} if step is None else {"step": _as_step(step)}
@@ -43,7 +48,6 @@ def report(mapping: Mapping[str, Any] | None = None, /, *, step: int | None = No
         line[_as_name(name)] = _as_number(f"scalar {name!r}", value)
     if len(line) == (step is not None):
         return  # an empty mapping: nothing was measured
-    folder = os.environ.get("SEARCHKIT_CALLBACK")
     if not folder:
         print(_readable(line), flush=True)
         return
@@ -208,6 +212,18 @@ class _Sink:
         info = os.fstat(fd)
         self.folder, self.fd, self.file = folder, fd, (info.st_dev, info.st_ino)
         return info
+
+
+def append_line(fd: int, line: bytes) -> None:
+    """Add a line to an open file by a single write. Raises OSError, also where only a part of it could be written."""
+    if os.write(fd, line + b"\n") != len(line) + 1:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def close_reports() -> None:
+    """Close the file that `report` holds open; the next report opens its own."""
+    with _sink.lock:
+        _sink.close()
 
 
 def _open_append(path: str) -> int:

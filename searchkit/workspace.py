@@ -11,7 +11,7 @@ from searchkit.errors import NotFoundError, UsageError
 NAME = ".search-run"
 _TASK_NAME = re.compile(r"[^\W_][\w\-]*")  # letters and digits of any script; no dot (stages own it), no slash
 
-_JOB_FILE = re.compile(r"params\.json|log|status|callback|checkpoint|subnets|attempt-\d+")
+_JOB_FILE = re.compile(r"params\.json|log|status|callback|checkpoint|subnets|best|attempt-\d+")
 
 
 def check_task_name(name: str) -> str:
@@ -57,6 +57,46 @@ class JobPaths:
 
     def attempt(self, k: int) -> AttemptPaths:
         return AttemptPaths(self.root if k == 1 else f"{self.root}/attempt-{k}")
+
+
+@dataclass(frozen=True)
+class WorkerPaths:
+    """A warm worker: a process that serves one trial after another. It has a status file and a log as an attempt has.
+
+    `inbox` is written by the scheduler, `outbox` by the worker; both only grow. `wake` is a FIFO that says "look".
+    """
+
+    root: str
+
+    @property
+    def facts(self) -> str:
+        return f"{self.root}/worker.json"
+
+    @property
+    def inbox(self) -> str:
+        return f"{self.root}/inbox.jsonl"
+
+    @property
+    def outbox(self) -> str:
+        return f"{self.root}/outbox.jsonl"
+
+    @property
+    def wake(self) -> str:
+        return f"{self.root}/wake.fifo"
+
+    @property
+    def open_trial(self) -> str:
+        """Which status file wants the exit code of a worker that ended, or was ended, within a trial."""
+        return f"{self.root}/open.txt"
+
+    @property
+    def gone(self) -> str:
+        """Made when no process of the worker is left, and its trial is settled."""
+        return f"{self.root}/gone.json"
+
+    @property
+    def process(self) -> AttemptPaths:
+        return AttemptPaths(self.root)
 
 
 @dataclass(frozen=True)
@@ -111,6 +151,16 @@ class TaskPaths:
         return f"{self.root}/subnets"
 
     @property
+    def best(self) -> str:
+        """Links to what the best jobs of earlier stages left, for the arguments that are such."""
+        return f"{self.root}/best"
+
+    @property
+    def best_rows(self) -> str:
+        """The values that a stage takes from the best jobs of earlier ones."""
+        return f"{self.root}/best.json"
+
+    @property
     def view(self) -> str:
         return f"{self.root}/task.yaml"
 
@@ -154,6 +204,18 @@ class TaskPaths:
 
     def job(self, n: int) -> JobPaths:
         return JobPaths(f"{self.root}/jobs/all/{n}")
+
+    @property
+    def workers(self) -> str:
+        return f"{self.root}/workers"
+
+    @property
+    def bell(self) -> str:
+        """A FIFO that workers ring when they have news for the scheduler."""
+        return f"{self.root}/workers/bell.fifo"
+
+    def worker(self, k: int) -> WorkerPaths:
+        return WorkerPaths(f"{self.root}/workers/{k}")
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,19 @@ def free_port(token: str, taken: Collection[int]) -> int:
     return 0
 
 
+def job_variables(launch: Launch, job: int) -> dict[str, str]:
+    """What tells a process which attempt of which job it runs."""
+    return {
+        "SEARCHKIT_JOB": str(job),
+        "SEARCHKIT_ATTEMPT": str(launch.attempt),
+        "SEARCHKIT_JOB_DIR": launch.job.root,
+        "SEARCHKIT_PARAMS": launch.job.params,
+        "SEARCHKIT_CALLBACK": launch.paths.callback,
+        "SEARCHKIT_CHECKPOINT": launch.job.checkpoint,
+        TOKEN: launch.token,
+    }
+
+
 def environment(
     base: Mapping[str, str],
     launch: Launch,
@@ -95,18 +108,8 @@ def environment(
         env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
     # torchrun reads its default for --master-port from the PET_ name, scripts and torch.distributed from the other.
     env["MASTER_PORT"] = env["PET_MASTER_PORT"] = str(port)
-    env.update(
-        SEARCHKIT_TASK=task,
-        SEARCHKIT_JOB=str(job),
-        SEARCHKIT_ATTEMPT=str(launch.attempt),
-        SEARCHKIT_JOB_DIR=launch.job.root,
-        SEARCHKIT_PARAMS=launch.job.params,
-        SEARCHKIT_CALLBACK=launch.paths.callback,
-        SEARCHKIT_CHECKPOINT=launch.job.checkpoint,
-        SEARCHKIT_SEED=str(seed),
-    )
-    env[TOKEN] = launch.token
-    return env
+    env.pop("SEARCHKIT_WORKER", None)  # of a search-run that itself runs in a worker
+    return {**env, "SEARCHKIT_TASK": task, "SEARCHKIT_SEED": str(seed), **job_variables(launch, job)}
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from searchkit.store.status import is_alive, start_ticks
 
 GRACE_S = 10.0  # between SIGTERM and SIGKILL, where nobody says otherwise
 TOKEN = "SEARCHKIT_TOKEN"
+NO_JOB = -1  # what stands for the job where a process belongs to none: a worker
 _NEEDLE = TOKEN.encode() + b"="
 
 
@@ -170,13 +171,14 @@ def kill_now(target: Target) -> None:
 
 
 def carriers(task_token: str, jobs: Collection[int] | None = None) -> dict[int, list[int]]:
-    """The live processes that carry a token of a task, by job; of some jobs, or of all."""
+    """The live processes that carry a token of a task, by job; of some jobs, or of all, workers (-1) included."""
     found: dict[int, list[int]] = {}
     for p in scan(mine=(os.getpid(),)):
         task, _, rest = (p.token or "").partition("/")
-        job = rest.partition("/")[0]
-        if task == task_token and job.isdecimal() and (jobs is None or int(job) in jobs):
-            found.setdefault(int(job), []).append(p.pid)
+        first = rest.partition("/")[0]
+        job = int(first) if first.isdecimal() else NO_JOB
+        if task == task_token and (jobs is None or job in jobs):
+            found.setdefault(job, []).append(p.pid)
     return found
 
 

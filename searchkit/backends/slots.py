@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -11,6 +12,8 @@ from searchkit.backends.gpus import Gpu
 from searchkit.errors import UsageError
 
 REMOTE = ("srun", "sbatch", "docker")  # a template that starts with one of these runs elsewhere: no local slot
+COOLING_S = 10.0  # how long a job's memory may take to be seen free
+SLACK_BYTES = 64 << 20  # what the driver itself may hold more or less
 REMOTE_MAX = 32  # of those at once, without -j
 
 
@@ -34,6 +37,8 @@ class Slots:
     running: int = 0
     leases: dict[int, int] = field(default_factory=dict)  # GPU -> open lease file
     adopted: Counter[int] = field(default_factory=Counter)  # jobs on a GPU whose lease an earlier scheduler took
+    free_before: dict[int, int] = field(default_factory=dict)  # GPU -> bytes, when its first job started
+    cooling: dict[int, float] = field(default_factory=dict)  # GPU -> until when its memory may take to be free
     waits_for: str = ""  # why the last `take` found no place though nothing of ours runs
 
     def take(self) -> Grant | None:
@@ -45,7 +50,9 @@ class Slots:
         for gpu in sorted(self.gpus, key=lambda g: (self.used[g.index], g.index)):
             if len(chosen) == self.per_job:
                 break
-            if self.used[gpu.index] < self.per_gpu and self._fits(gpu) and self._lease(gpu.index):
+            if self.used[gpu.index] >= self.per_gpu or self._still_held(gpu.index):
+                continue
+            if self._fits(gpu) and self._lease(gpu.index):
                 chosen.append(gpu.index)
         if len(chosen) < self.per_job:
             self._drop_idle()
@@ -54,6 +61,10 @@ class Slots:
                 need = f" with {self.mem_bytes / 2**30:.3g} GiB free" if self.mem_bytes else ""
                 self.waits_for = f"{self.per_job} of the GPUs {names}{need}, not held by another run"
             return None
+        for index in chosen:
+            free = gpu_module.free_bytes(index) if not self.used[index] else None
+            if free is not None:
+                self.free_before[index] = free
         self.used.update(chosen)
         self.running += 1
         return Grant(tuple(sorted(chosen)))
@@ -69,6 +80,8 @@ class Slots:
         self.running -= 1
         for index in grant.gpus:
             self.used[index] -= 1
+            if not self.used[index] and index in self.free_before:
+                self.cooling[index] = time.monotonic() + COOLING_S
             if self.adopted[index]:
                 self.adopted[index] -= 1
         self._drop_idle()
@@ -99,6 +112,16 @@ class Slots:
             return False
         free = gpu_module.free_bytes(gpu.index)
         return free is None or free >= self.mem_bytes
+
+    def _still_held(self, index: int) -> bool:
+        """Whether the memory of a job that ended here is not seen free yet: the driver may take a moment, and the next
+        job would find too little. After a while it is somebody else's."""
+        if index in self.cooling:
+            free = gpu_module.free_bytes(index)
+            enough = free is None or free >= self.free_before[index] - SLACK_BYTES
+            if enough or time.monotonic() >= self.cooling[index]:
+                del self.cooling[index]
+        return index in self.cooling
 
     def _drop_idle(self) -> None:
         for index in [i for i in self.leases if not self.used[i]]:

@@ -11,6 +11,14 @@
 
 start_ticks() { shift 21; ticks=$1; }
 
+end_trial() {
+    [ -e "$1" ] || return # it never began
+    while read -r word rest; do
+        [ "$word" = exit ] && return
+    done <"$1"
+    echo "exit $2" >>"$1"
+}
+
 main() {
     trap : TERM INT HUP # the command below gets the default action back; this shell must live to write `exit`
     read -r stat </proc/self/stat
@@ -32,6 +40,11 @@ main() {
     fi
     ( exec "$@" ) 9>&- # exec finds programs alone, never a builtin or a function of this shell
     code=$?
+    # Here stands which status file wants the exit code of a worker that ended, or was ended, within a trial.
+    if [ -n "$SEARCHKIT_WORKER" ] && [ -e "$SEARCHKIT_WORKER/open.txt" ]; then
+        IFS= read -r trial <"$SEARCHKIT_WORKER/open.txt"
+        end_trial "$trial" "$code"
+    fi
     if [ -n "$after" ]; then
         "$python" -I -S "$helper" "$callback/after.json" "$after" 9>&- || echo "after $?" >&9
     fi
