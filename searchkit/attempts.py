@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol
 
-from searchkit import fsio
-from searchkit.backends import procs
+from searchkit import fsio, searching
+from searchkit.backends import procs, workers
 from searchkit.backends.local import Launch
 from searchkit.backends.procs import GRACE_S, Killer, Target
 from searchkit.backends.slots import Grant
+from searchkit.backends.workers import Crew
 from searchkit.errors import StorageError
 from searchkit.launcher import Launcher, Plan, make_durable
+from searchkit.searching import Search
 from searchkit.space.expand import Point, expand
 from searchkit.store import intents, status
 from searchkit.store.journal import Event
@@ -51,6 +53,9 @@ class Live:
     port: int = 0
     elsewhere: bool = False  # on a machine that we can't ask, and so can't stop
     target: Target | None = None  # set while it is being ended
+    worker: int | None = None  # the number of the worker that runs it; None: it is a process of its own
+    asked_s: float | None = None  # when its worker was told to end it (monotonic)
+    left: bool = False  # processes that it started may have outlived it
 
 
 @dataclass
@@ -64,6 +69,8 @@ class Attempts:
     ready: list[int] = field(default_factory=list)  # pending jobs, next one last
     waiting: list[intents.Waiting] = field(default_factory=list)
     killer: Killer = field(default_factory=Killer)
+    crew: Crew = field(default_factory=Crew)
+    search: Search | None = None  # None: all jobs are known from the start
     interrupts: int = 0
     terminated: bool = False
     draining: str = ""  # why nothing more is launched: interrupt | task | error
@@ -85,7 +92,7 @@ class Attempts:
 
     def remaining_points(self) -> Iterator[tuple[int, Point]]:
         state = self.task.state
-        if state.complete:
+        if state.complete or self.search:
             return iter(())
         known = max([*state.jobs, *state.deleted], default=-1) + 1
         points = expand(self.plan.config.task.search_args, self.plan.config.task.constraints)
@@ -105,7 +112,7 @@ class Attempts:
             self.by_pid.pop(live.pid, None)  # its zombie may be reaped after the killer saw that it is gone
         self.free_slot(live)
         s = status.read(live.launch.paths)
-        if s.exit_code is None or live.adopted or self._left_something():
+        if s.exit_code is None or live.adopted or live.left or self._left_something():
             # Nothing of an attempt outlives it, least of all beside its successor.
             procs.kill_now(self.target(live.launch, s))
         self.result(n, s)
@@ -117,6 +124,8 @@ class Attempts:
         return raw is None or any(int(pid) not in ours for pid in raw.split())
 
     def target(self, launch: Launch, s: Status) -> Target:
+        if workers.is_trial(s):
+            return Target(launch.token)  # what it started; its process has other trials to serve
         if s.start and s.start.boot_id == self.launcher.machine.boot_id:
             return Target(launch.token, s.start.pid, s.start.start_ticks)
         return Target(launch.token)
@@ -127,7 +136,13 @@ class Attempts:
         if s.exit_code is not None:
             # Before the result is accepted: it must not be lost once it was shown.
             make_durable(self.task.paths, job, self.plan.config)
-        self.record_result(n, outcome(job, s, run.retries, run.timeout_s))
+        if self.search:
+            searching.at_the_end(self.search, n, s)
+            job = self.task.state.jobs[n]
+        fields = outcome(job, s, run.retries, run.timeout_s)
+        if self.search:
+            fields |= searching.scores(self.search, n, fields)
+        self.record_result(n, fields)
         self._count_false_starts(s, n)
 
     def record_result(self, n: int, fields: Event) -> None:
@@ -170,7 +185,7 @@ class Attempts:
             return  # leave them running
         targets = {}
         for n, live in self.live.items():
-            if self.task.state.jobs[n].stop and live.target is None and not live.elsewhere:
+            if self.task.state.jobs[n].stop and live.target is None and live.worker is None and not live.elsewhere:
                 live.target = self.target(live.launch, status.read(live.launch.paths))
                 if live.target.wrapper is None and live.pid:
                     live.target = Target(live.launch.token, live.pid, status.start_ticks(live.pid))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from itertools import islice
 
-from searchkit import fsio
+from searchkit import fsio, searching, working
 from searchkit.attempts import Attempts, Live
 from searchkit.space.expand import expand
 from searchkit.store import creation, status
@@ -37,6 +37,9 @@ def _restore_damaged(attempts: Attempts) -> None:
     attempts.observer.message(f"note: {attempts.task.damaged} damaged line(s) of the events were skipped")
     seen = max([*state.jobs, *state.deleted, *state.early], default=-1) + 1
     config = attempts.plan.config
+    if attempts.search:
+        searching.restore(attempts.search)
+        seen = 0
     for n, point in enumerate(islice(expand(config.task.search_args, config.task.constraints), seen)):
         if n not in state.jobs and n not in state.deleted:
             values, text, command = creation.describe(config, point)
@@ -54,6 +57,8 @@ def _restore_damaged(attempts: Attempts) -> None:
 def _recover_attempt(attempts: Attempts, n: int) -> None:
     job, launch = attempts.task.state.jobs[n], attempts.launcher.describe(n)
     s = status.read(launch.paths)
+    if working.adopt_trial(attempts, job, launch, s):
+        return
     if not s.exists:  # decided, never started: that same attempt starts when its turn comes
         if job.stop:
             attempts.result(n, s)

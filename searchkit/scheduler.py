@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from searchkit import fsio, orders, recovery
+from searchkit import fsio, orders, recovery, searching, working
 from searchkit.attempts import Attempts, Live
 from searchkit.backends import local
 from searchkit.launcher import CannotStart
+from searchkit.searching import Search
 from searchkit.store import creation, status
 from searchkit.store.state import State
 from searchkit.store.status import Status
@@ -38,11 +39,14 @@ class Scheduler(Attempts):
         """Run until all jobs ended, or until told to stop. Returns the exit code; raises StorageError."""
         local.become_subreaper()
         with _signals(self._on_signal) as wake_fd:
+            self.search = searching.begin(self.plan.config, self.plan.ws, self.task, self.observer.message)
             self.points = self.remaining_points()
+            working.muster(self)
             recovery.recover(self)
             while True:
                 over = self._collect()
                 orders.obey(self)
+                self._judge()
                 launches = self._decide_launches()
                 # No SIGKILL can undo what is written; a power loss might, and then nothing that was launched lives.
                 # So free slots need not wait for the disk: only what is shown to anybody does, below.
@@ -52,7 +56,9 @@ class Scheduler(Attempts):
                 for live in over:
                     if self.live.get(live.job) is live:
                         self.settle(live.job)
+                waiting = len(self.ready)
                 created = self._decide_creation()
+                ahead = bool(created) or len(self.ready) > waiting
                 self.task.journal.commit()
                 for job in self.news:
                     self.observer.job(job)
@@ -61,18 +67,24 @@ class Scheduler(Attempts):
                     self._create_folder(n)
                 self.launcher.keep_provenance(n for n in launches if n in self.live)
                 self.end_stopped()
+                working.end_stopped(self)
+                working.keep(self)
                 orders.answer(self)
                 self.observer.tick(self.task, len(self.live))
                 if self.interrupts >= 3 or self._done():
                     break
-                ahead = bool(self.live and not self.draining) and self.launcher.prepare(self._next_up(), self._ports())
-                select.select([wake_fd], [], [], 0 if created or ahead else TICK_S)
+                if self.live and not self.draining:
+                    ahead |= self.launcher.prepare(self._next_up(), self._ports())
+                select.select([wake_fd, *self.crew.fds], [], [], 0 if ahead else TICK_S)
                 with contextlib.suppress(BlockingIOError):
                     os.read(wake_fd, 4096)
         self.task.journal.commit()
+        working.let_go(self)
         self.launcher.discard_prepared()
         if self.interrupts < 3:
             self.launcher.wait_for_helpers()
+        if self.crew.fault:
+            raise self.crew.fault
         return self._exit_code()
 
     # ---- what happened
@@ -98,11 +110,12 @@ class Scheduler(Attempts):
                 if self.live[n].target is None:  # those being ended are over when the killer says so
                     over.add(n)
         for n, live in self.live.items():
-            if live.pid is None and live.target is None and n not in over:
+            if live.pid is None and live.target is None and live.worker is None and n not in over:
                 s = status.read(live.launch.paths)
                 if not s.alive:
                     over.add(n)
         gone = set(self.killer.step())
+        over |= working.collect(self)
         over.update(n for n, live in self.live.items() if live.target in gone)
         ended = [self.live[n] for n in sorted(over)]
         for live in ended:
@@ -119,6 +132,8 @@ class Scheduler(Attempts):
     # ---- decisions
 
     def _decide_creation(self) -> list[int]:
+        if self.search:
+            return self._ask(self.search)
         if self.task.state.complete:
             return []
         size = CREATE_BESIDE if self.live else CREATE_AT_ONCE
@@ -129,6 +144,23 @@ class Scheduler(Attempts):
         if len(chunk) < size:
             self.task.record("complete")
         return [n for n, _ in chunk]
+
+    def _ask(self, search: Search) -> list[int]:
+        """Have a search say what the free slots run next."""
+        if self.draining or self.interrupts:
+            return []
+        busy = sum(live.worker is not None or not live.slot_freed for live in self.live.values())
+        waiting = sum(n in self.task.state.jobs and n not in self.live for n in set(self.ready))
+        room = (self.crew.limit or self.plan.slots.limit) + search.ahead - busy - waiting
+        promoted, created = searching.create(search, room, idle=not self.live and not waiting)
+        self.ready += promoted
+        return created
+
+    def _judge(self) -> None:
+        """Have the early stoppers look at the running jobs."""
+        if self.search and not self.interrupts:
+            free = (n for n, live in self.live.items() if live.target is None and not live.elsewhere)
+            searching.judge(self.search, [n for n in free if n in self.task.state.jobs])
 
     def _create_folder(self, n: int) -> None:
         with fsio.storage():
@@ -148,7 +180,8 @@ class Scheduler(Attempts):
             if job is None or n in self.live or not (job.state is State.PENDING or n in self.unstarted):
                 self.ready.pop()
                 continue
-            grant = self.plan.slots.take()
+            worker = self.crew.idle(job.snapshot)
+            grant = worker.grant if worker else None if self.crew.limit else self.plan.slots.take()
             if grant is None:
                 if self.plan.slots.waits_for and not self.said_waiting:
                     self.said_waiting = True
@@ -159,7 +192,8 @@ class Scheduler(Attempts):
             attempt = job.attempt if n in self.unstarted else job.attempt + 1
             self.unstarted.discard(n)
             self.task.record("launch", time=time.time(), job=n, attempt=attempt, gpus=grant.gpus, snapshot=job.snapshot)
-            self.live[n] = Live(self.launcher.describe(n), n, grant, None)
+            launch = self.launcher.describe(n)
+            self.live[n] = working.assign(worker, launch, n) if worker else Live(launch, n, grant, None)
             chosen.append(n)
         return chosen
 
@@ -167,6 +201,9 @@ class Scheduler(Attempts):
         """Act on a launch event: folders, then the wrapper."""
         live = self.live[n]
         try:
+            if live.worker is not None:
+                working.hand_over(self, n)
+                return
             parked = self.launcher.start(n, live.launch, live.grant, self._ports())
         except CannotStart as e:
             self._refuse(n, str(e))
@@ -200,11 +237,11 @@ class Scheduler(Attempts):
             self.terminated = True
 
     def _done(self) -> bool:
-        if self.waiting or not all(live.elsewhere for live in self.live.values()):
+        if self.crew.workers or self.waiting or not all(live.elsewhere for live in self.live.values()):
             return False
         if self.draining:
             return True
-        if self.live:
+        if self.live or (self.search and not searching.is_over(self.search)):
             return False
         return self.task.state.complete and not self.task.state.counts()[State.PENDING] and not self.unstarted
 

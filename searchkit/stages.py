@@ -6,18 +6,17 @@ it, what is on disk says how far it came: a stage is over when all its jobs have
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from searchkit import control
+from searchkit import control, searching
+from searchkit.backends import workers
 from searchkit.backends.procs import GRACE_S
 from searchkit.config import Config, Stage, stage_variable
 from searchkit.control import Answer
 from searchkit.errors import ConflictError
-from searchkit.store import journal, snapshot, subnets, tasks
-from searchkit.store.creation import check_points
+from searchkit.store import best, journal, subnets, tasks, trials
 from searchkit.store.state import State, TaskState, replay
 from searchkit.workspace import TaskPaths, Workspace
 
@@ -28,11 +27,8 @@ def folder(task: TaskPaths) -> str:
     """What later stages are told of a stage: the working folder of its one job, or `jobs/all` where it has several."""
     state = replay(journal.read(task)[0])
     if len(state.jobs) == 1 and not state.deleted:
-        ((n, job),) = state.jobs.items()
-        root = task.job(n).attempt(max(1, job.attempt)).root
-        here = f"{root}/{task.workspace.project_name}"
-        # Where the project was renamed since, the folder has the name that it had when the job began.
-        return here if os.path.isdir(here) else f"{root}/{snapshot.load(task.snapshot(job.snapshot)).name}"
+        (job,) = state.jobs.values()
+        return best.working_folder(task, job)
     return task.jobs_all
 
 
@@ -54,7 +50,8 @@ class Turn:
 def begin(ws: Workspace, group: TaskPaths, config: Config, index: int) -> Turn:
     """Make the task of a stage if it is new, or check that what it was made from is what it was.
 
-    Raises ConflictError (an input file changed), UsageError (its arguments leave no job), StorageError.
+    Raises ConflictError (an input file changed), UsageError (its arguments leave no job, or are taken from jobs
+    of which none has a score), StorageError.
     """
     stage = config.stages[index]
     task = ws.task(f"{group.name}.{stage.name}")
@@ -64,11 +61,16 @@ def begin(ws: Workspace, group: TaskPaths, config: Config, index: int) -> Turn:
         gone = subnets.check_inputs(stage.config, task, ws.project, env)
         notes += [f"{path} is gone; the jobs that were picked from it are kept" for path in gone]
     else:
-        picks = subnets.pick(stage.config, ws.project, env)
-        notes += [note for one in picks for note in one.notes]
-        check_points(subnets.picked(stage.config, picks))
-        task = tasks.create_stage(ws, group, stage.name, lambda half: subnets.keep(picks, half))
-    return Turn(task, subnets.kept(stage.config, task), env, tuple(notes))
+        picks, rows = subnets.pick(stage.config, ws.project, env), best.pick(group, config, index)
+        notes += [note for one in picks for note in one.notes] + [note for one in rows for note in one.notes]
+        searching.check_points(best.filled(subnets.picked(stage.config, picks), rows))
+
+        def fill(half: TaskPaths) -> None:
+            subnets.keep(picks, half)
+            best.keep(rows, half, task)
+
+        tasks.create_stage(ws, group, stage.name, fill)
+    return Turn(task, best.kept(subnets.kept(stage.config, task), task), env, tuple(notes))
 
 
 def state_of(task: TaskPaths) -> TaskState:
@@ -76,9 +78,22 @@ def state_of(task: TaskPaths) -> TaskState:
     return replay(journal.read(task)[0])
 
 
-def is_over(state: TaskState) -> bool:
-    """Whether nothing is left to do in a stage: every job finished, by an accepted result."""
-    return state.complete and all(job.state is State.FINISHED for job in state.jobs.values())
+def is_over(config: Config, state: TaskState) -> bool:
+    """Whether the next stage may begin: every job of this one finished, by an accepted result.
+
+    A search goes on over trials that failed, and so does the whole, if one finished and `run.on_error` does not say
+    otherwise.
+    """
+    good = [State.FINISHED, State.PRUNED]
+    states = {job.state for job in state.jobs.values()}
+    if trials.is_search(config) and config.run.on_error == "continue" and State.FINISHED in states:
+        good.append(State.ERROR)
+    return state.complete and states.issubset(good)
+
+
+def failed(state: TaskState) -> int:
+    """How many jobs of a stage ended in error."""
+    return sum(job.state is State.ERROR for job in state.jobs.values())
 
 
 def stop(group: TaskPaths, grace_s: float = GRACE_S, gone_host: str = "") -> dict[str, Answer]:
@@ -92,7 +107,7 @@ def stop(group: TaskPaths, grace_s: float = GRACE_S, gone_host: str = "") -> dic
             break
         time.sleep(POLL_S)  # between two stages: the next one is stopped as it begins
     for task in _existing(group):  # what a killed run left running
-        if control.live_jobs(task):
+        if control.live_jobs(task) or workers.numbers(task):
             answers[task.name] = control.stop(task, None, grace_s, gone_host)
     return answers
 

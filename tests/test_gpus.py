@@ -67,6 +67,29 @@ def test_slots_count_what_our_own_jobs_may_still_take(monkeypatch: pytest.Monkey
     slots.close()
 
 
+def test_the_next_job_waits_until_the_memory_of_the_last_one_is_seen_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    free, now = {0: 16 << 30}, [100.0]
+    monkeypatch.setattr("searchkit.backends.gpus.free_bytes", free.get)
+    monkeypatch.setattr("searchkit.backends.slots.time.monotonic", lambda: now[0])
+    slots = Slots(1, 1, (Gpu(0, "GPU", 16 << 30),))
+    grant = slots.take()
+    assert grant is not None
+    free[0] = 4 << 30  # the job took 12 GiB, and the driver has not given them back when its process is gone
+    slots.give_back(grant)
+    assert slots.take() is None
+    now[0] += 1
+    assert slots.take() is None
+    free[0] = 16 << 30
+    grant = slots.take()
+    assert grant is not None
+    free[0] = 4 << 30  # now somebody else takes it, and keeps it
+    slots.give_back(grant)
+    assert slots.take() is None
+    now[0] += 60
+    assert slots.take() is not None
+    slots.close()
+
+
 def test_a_lease_is_dropped_with_the_last_job_on_its_gpu() -> None:
     gpus = (Gpu(72), Gpu(73))
     mine, theirs = Slots(2, 1, gpus), Slots(2, 1, gpus)

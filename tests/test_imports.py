@@ -23,20 +23,24 @@ TABLE = (
     ("fsio", 1),
     ("workspace", 1),
     ("worker", 1),
+    ("trial", 1),
     ("yaml_tree", 2),
     ("nodes", 2),
     ("console", 2),
     ("space", 2),
+    ("algorithms", 2),
     ("modelspace", 2),
     ("rules", 2),
     ("template", 2),
     ("settings", 2),
+    ("search_section", 2),
     ("config", 2),
-    ("algorithms", 2),
     ("store", 3),
     ("backends", 3),
     ("launcher", 4),
+    ("searching", 4),
     ("attempts", 4),
+    ("working", 4),
     ("recovery", 4),
     ("orders", 4),
     ("scheduler", 4),
@@ -56,7 +60,7 @@ ROW = {name: row for row, (name, _) in enumerate(TABLE)}
 LAYER = dict(TABLE)
 SUITE = 5  # the highest layer of the suite
 SHARED = 2  # the highest layer of the suite that the search library may use
-STDLIB_ONLY = ("errors", "fsio", "worker")
+STDLIB_ONLY = ("errors", "fsio", "worker", "trial")
 HEAVY = {"torch", "torchvision", "optuna", "pycocotools", "safetensors", "scipy", "sklearn", "tensorboard"}
 
 

@@ -32,7 +32,7 @@ def listdir(path: str) -> list[str]:
 
 def describe(config: Config, point: Point) -> tuple[dict[str, Any], dict[str, str], str | list[str]]:
     """(values, source texts, rendered command) of one point of the space."""
-    command = template.render(config.template, {name: value.rendered for name, value in point.items()})
+    command = template.render(config.template, point)
     return {name: value.data for name, value in point.items()}, {n: value.text for n, value in point.items()}, command
 
 
@@ -52,6 +52,14 @@ def params_bytes(job: Job) -> bytes:
     """The content of params.json, a function of the job alone."""
     body = {"job": job.index, "values": job.values, "text": job.text, "command": job.command}
     return json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n"
+
+
+def read_params(path: str) -> dict[str, Any] | None:
+    """The values in a params.json; None where it can't be read."""
+    try:
+        return dict(json.loads((fsio.read_bytes(path) or b"").decode("utf-8", "surrogateescape"))["values"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def make_job(task: TaskPaths, job: Job) -> None:
@@ -101,7 +109,8 @@ def _link_places(task: TaskPaths, job: Job) -> Iterator[tuple[str, str]]:
 def tree_path_of(job: Job) -> tuple[str, ...]:
     from searchkit.space.args import Value
 
-    return tree_path({name: Value(job.values[name], text) for name, text in job.text.items()})
+    point = {name: Value(job.values[name], text) for name, text in job.text.items()}
+    return tree_path(point, job.level)
 
 
 def make_work(task: TaskPaths, job: Job, manifest: Manifest) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from searchkit import fsio
 from searchkit.errors import StorageError
-from searchkit.store import creation, journal, snapshot, status, subnets, tasks
+from searchkit.store import best, creation, journal, snapshot, status, subnets, tasks
 from searchkit.store.state import Job, TaskState, replay
 from searchkit.workspace import TaskPaths
 
@@ -47,6 +47,7 @@ def _check(task: TaskPaths, *, repair: bool) -> list[Finding]:
         found += _check_job(task, job, linked, repair)
     found += _check_strays(task, state)
     found += [Finding(path, "missing or damaged: the picked records") for path in subnets.missing(task)]
+    found += [Finding(path, "missing or damaged: taken from an earlier stage") for path in best.missing(task)]
     return found
 
 

@@ -17,8 +17,9 @@ WORDS = {
     "running": (State.RUNNING,),
     "finished": (State.FINISHED,),
     "stopped": (State.STOPPED,),
+    "pruned": (State.PRUNED,),
 }
-HELP = "Jobs: 3, 0-9,12, @failed, @running, @pending, @finished, @stopped, @all, @best:5"
+HELP = "Jobs: 3, 0-9,12, @failed, @running, @pending, @finished, @stopped, @pruned, @all, @best:5"
 
 
 def select(text: str, jobs: list[JobView], best: Callable[[int], list[int]]) -> list[int]:

@@ -5,6 +5,7 @@ running    launched, and no result accepted yet
 finished   its last attempt exited with 0
 error      its last attempt failed, and no retry is left
 stopped    stopped by name; stays so until it is restarted
+pruned     ended by an early stopper; pending again where the stopper goes on with it (`promote`)
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ class State(str, enum.Enum):
     FINISHED = "finished"
     ERROR = "error"
     STOPPED = "stopped"
+    PRUNED = "pruned"
 
     def __str__(self) -> str:
         return self.value
 
 
-ENDED = (State.FINISHED, State.ERROR, State.STOPPED)
+ENDED = (State.FINISHED, State.ERROR, State.STOPPED, State.PRUNED)
+BY_STOPPER = ("prune", "pause")  # why a stop was asked
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,15 @@ class Job:
     snapshot: int = 0  # the code its next attempt takes
     errors: int = 0  # attempts that exited non-zero since the last restart
     lost: int = 0  # attempts that started and were lost since the last restart
+    # Of a job that a sampler chose, or a stopper watches (searchkit/searching.py):
+    genes: dict[str, float | int] | None = None
+    given: bool = False  # enqueued: no sampler chose it
+    level: tuple[str, ...] = ()  # arguments that share one level of jobs/tree
+    reports: tuple[tuple[int, float], ...] = ()  # (step, value) that were judged
+    scores: tuple[float, ...] | None = None  # of its last result; one per objective
+    paused: bool = False  # pruned, and the stopper may go on with it
+    asked: int = 0  # the number of its `create` among the events that searches count
+    told: int | None = None  # and that of its last result
 
     @property
     def state(self) -> State:
@@ -90,6 +102,12 @@ class TaskState:
     snapshot: int = 0
     time_s: float = 0.0
     answers: dict[str, Event] = field(default_factory=dict)
+    clock: int = 0  # creations and results so far
+    changed: set[int] = field(default_factory=set)  # jobs whose events came since whoever asks has emptied it
+    warm: list[Event] | None = None  # trials that the search began with; None: not decided yet
+    ended: str = ""  # why the search makes no further job
+    busy_s: float = 0.0  # how long schedulers have run
+    opened_s: float = 0.0
 
     def counts(self) -> dict[State, int]:
         """How many jobs are in each state; takes time in proportion to the jobs."""
@@ -119,22 +137,37 @@ def apply(job: Job, event: Event) -> Job:
             event["retry"],
             event.get("reason", ""),
         )
+        scores = event.get("scores")
         errors = job.errors + (event["spent"] == "error")
         lost = job.lost + (event["spent"] == "lost")
         attempt = max(job.attempt, result.attempt)  # the line of its launch may be damaged
         return replace(
-            job, attempt=attempt, result=result, errors=errors, lost=lost, held=job.held or job.stop == "stop"
+            job,
+            attempt=attempt,
+            result=result,
+            errors=errors,
+            lost=lost,
+            held=job.held or job.stop == "stop",
+            paused=result.state is State.PRUNED and job.stop == "pause",
+            scores=None if scores is None else tuple(scores),
         )
+    if kind == "report":
+        stop = event.get("stop") if job.state is State.RUNNING and not job.stop else None
+        return replace(job, reports=(*job.reports, (event["step"], event["value"])), stop=stop or job.stop)
+    if kind == "promote":
+        return replace(job, result=job.result and replace(job.result, retry=True), stop="", paused=False)
     if kind == "stop":
         if job.state is State.RUNNING:
-            return job if job.stop == "stop" else replace(job, stop=event["why"])
+            kept = job.stop == "stop" or (job.stop in BY_STOPPER and event["why"] != "stop")
+            return job if kept else replace(job, stop=event["why"])
         return replace(job, held=True) if event["why"] == "stop" and job.state is State.PENDING else job
     if kind == "adopt":
         # What was left running (a third Ctrl-C, a killed scheduler) counts again, whatever was once asked of it.
         return replace(job, stop="" if job.stop in ("interrupt", "task") else job.stop)
     if kind == "restart":
         again = job.result and replace(job.result, retry=True)
-        return replace(job, result=again, held=False, snapshot=event["snapshot"], errors=0, lost=0)
+        job = replace(job, errors=0, lost=0, reports=(), paused=False)
+        return replace(job, result=again, held=False, snapshot=event["snapshot"])
     raise AssertionError(f"unknown event {kind!r}")
 
 
@@ -146,7 +179,9 @@ def outcome(job: Job, s: Status, retries: int, timeout_s: float | None) -> Event
     """
     stopped = job.stop
     spent, reason = "", ""
-    if stopped in ("stop", "task", "interrupt"):
+    if stopped in BY_STOPPER:
+        state, retry = State.PRUNED, False
+    elif stopped in ("stop", "task", "interrupt"):
         state, retry = State.STOPPED, stopped != "stop"
     elif s.exit_code is None:
         state, reason = State.ERROR, LOST
@@ -181,17 +216,32 @@ def advance(task: TaskState, event: Event) -> None:
     """Move a task's state over one event. Events about deleted or unknown jobs change nothing."""
     kind = event["type"]
     task.time_s = event.get("time", task.time_s)
+    if task.opened_s and kind != "open":
+        task.busy_s += max(0.0, task.time_s - task.opened_s)
+        task.opened_s = max(task.opened_s, task.time_s)
     if kind == "create":
         n = event["job"]
         if n not in task.jobs and n not in task.deleted:
-            job = Job(n, event["values"], event["text"], event["command"], snapshot=task.snapshot)
+            job = Job(
+                n,
+                event["values"],
+                event["text"],
+                event["command"],
+                snapshot=task.snapshot,
+                genes=event.get("genes"),
+                given=event.get("given", False),
+                level=tuple(event.get("level", ())),
+                asked=_tick(task, n),
+            )
             for early in task.early.pop(n, ()):
                 job = apply(job, early)
             task.jobs[n] = job
-    elif kind in ("launch", "result", "adopt"):
+    elif kind in ("launch", "result", "adopt", "report", "promote"):
         n = event["job"]
         if n in task.jobs:
-            task.jobs[n] = apply(task.jobs[n], event)
+            job = apply(task.jobs[n], event)
+            task.jobs[n] = replace(job, told=_tick(task, n)) if kind == "result" else job
+            task.changed.add(n)
         elif n not in task.deleted:
             task.early.setdefault(n, []).append(event)
     elif kind in ("stop", "restart"):
@@ -200,20 +250,33 @@ def advance(task: TaskState, event: Event) -> None:
         for n in event["jobs"]:
             if n in task.jobs:
                 task.jobs[n] = apply(task.jobs[n], event)
+                task.changed.add(n)
     elif kind == "delete":
         for n in event["jobs"]:
             if n in task.jobs:
                 task.deleted[n] = task.jobs.pop(n)
+                task.changed.add(n)
     elif kind == "open":
         task.token = task.token or event["token"]
         task.generation = event["generation"]
         task.options = event.get("options", task.options)
         task.retries = event.get("retries", task.retries)
         task.snapshot = event.get("snapshot", task.snapshot)
+        task.opened_s = event["time"]
     elif kind == "complete":
-        task.complete = True
+        task.complete, task.ended = True, event.get("why", "")
+    elif kind == "reopen":
+        task.complete, task.ended = False, ""
+    elif kind == "warm":
+        task.warm = event["trials"]
     elif kind == "answer":
         task.answers[event["id"]] = event
+
+
+def _tick(task: TaskState, n: int) -> int:
+    task.clock += 1
+    task.changed.add(n)
+    return task.clock
 
 
 def replay(events: Iterable[Event]) -> TaskState:

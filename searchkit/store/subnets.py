@@ -199,10 +199,11 @@ def check_inputs(config: Config, task: TaskPaths, project: str, stages: Mapping[
 
 
 def link(task: TaskPaths, attempt_root: str) -> None:
-    """Make the link to the kept records beside an attempt's working folder, where the task has such."""
-    if os.path.isdir(task.subnets):
-        with contextlib.suppress(FileExistsError):
-            os.symlink(os.path.relpath(task.subnets, attempt_root), f"{attempt_root}/{LINK}")
+    """Make the links to what the task keeps for its arguments beside an attempt's working folder, where it has such."""
+    for kept in (task.subnets, task.best):
+        if os.path.isdir(kept):
+            with contextlib.suppress(FileExistsError):
+                os.symlink(os.path.relpath(kept, attempt_root), f"{attempt_root}/{os.path.basename(kept)}")
 
 
 def missing(task: TaskPaths) -> list[str]:

@@ -1,0 +1,372 @@
+"""A search: which jobs are made next, which are ended early, and when it is over.
+
+Samplers and stoppers decide, and see only the trials (store/trials.py). What they decide is an event before it is
+acted on, as all is; so are the reports that a stopper judged. A search that is picked up again knows what the one
+before it knew.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from searchkit import algorithms
+from searchkit.algorithms import drawing
+from searchkit.algorithms.history import Trial, Verdict, asks
+from searchkit.errors import NotFoundError, UsageError
+from searchkit.settings import Config, Objective
+from searchkit.space.args import Range
+from searchkit.space.space import Genes, Space
+from searchkit.store import creation, scalars, tasks, trials
+from searchkit.store.scalars import Series
+from searchkit.store.state import Job, State
+from searchkit.store.status import Status
+from searchkit.store.tasks import OpenTask
+from searchkit.store.trials import History
+from searchkit.workspace import Workspace
+
+EVENT_FILES_S = 2.0  # between two looks for event files of TensorBoard
+AHEAD = 8  # jobs made before their turn, where no result can change what they are
+WHY = {
+    Verdict.STOP: "prune",
+    Verdict.PAUSE: "pause",
+}
+
+
+def make_sampler(config: Config, space: Space, wanted: Sequence[Objective]) -> Any:
+    """The sampler of a config. Raises UsageError."""
+    s = config.search
+    return algorithms.sampler(s.sampler)(space, tuple(wanted), s.seed, **s.sampler_options)
+
+
+def preview(config: Config, n: int) -> list[Genes]:
+    """The first points that are asked for, before any result. Raises UsageError where there is none."""
+    space, wanted = trials.space_of(config), config.objectives
+    found: list[Genes] = []
+    for k in range(min(n, len(config.search.enqueue))):
+        found.append(_given(config, space, k))
+    sampler = make_sampler(config, space, wanted)
+    for rule in config.search.stop:
+        algorithms.stopper(rule.type)(wanted[0], **rule.options)
+    history = [Trial(i, genes, "running", asked=i, given=True) for i, genes in enumerate(found)]
+    found += sampler.suggest(history, n - len(found)) if n > len(found) else []
+    if not found:
+        raise UsageError("the space has no point", f"task.constraints: {config.task.constraints}")
+    return found
+
+
+def check_points(config: Config) -> None:
+    """Raise UsageError for what can't be run or searched, before anything is written."""
+    if not trials.is_search(config):
+        creation.check_points(config)
+        return
+    space = trials.space_of(config)
+    for k in range(len(config.search.enqueue)):
+        _given(config, space, k)
+    for genes in preview(config, 1):
+        creation.describe(config, space.point(genes))
+
+
+def _given(config: Config, space: Space, k: int) -> Genes:
+    """The k-th enqueued point, with what it leaves open drawn."""
+    try:
+        known = space.genes(config.search.enqueue[k])
+        genes = drawing.filled(space, known, config.search.seed, k)
+    except UsageError as e:
+        raise UsageError(f"search.enqueue[{k}]: {e.message}", e.hint) from e
+    return genes
+
+
+@dataclass
+class Read:
+    """What was seen of an attempt's reports: the files as they were, and the steps in them."""
+
+    attempt: int
+    mark: object
+    at_s: float
+    steps: set[int]
+
+
+@dataclass
+class Search:
+    """What a search knows beside its events, all of which can be made anew from them."""
+
+    config: Config
+    task: OpenTask
+    project_name: str
+    say: Callable[[str], None]
+    space: Space
+    wanted: tuple[Objective, ...]
+    sampler: Any
+    stoppers: tuple[Any, ...]
+    history: History
+    level: tuple[str, ...]  # arguments that share one level of jobs/tree
+    asked_at: int = -1  # the clock of the last ask that gave nothing
+    read: dict[int, Read] = field(default_factory=dict)  # by job
+    told: set[str] = field(default_factory=set)  # said once
+
+    @property
+    def ahead(self) -> int:
+        """How many jobs may be made that no slot is free for yet."""
+        s = self.config.search
+        free = s.sampler in ("grid", "random") and s.target is None and s.time_budget_s is None
+        return AHEAD if free and not self.stoppers else 0
+
+
+def begin(config: Config, ws: Workspace, task: OpenTask, say: Callable[[str], None]) -> Search | None:
+    """The search of a task, as its events left it; None for a task whose jobs are all known from the start.
+
+    Raises UsageError for what it needs and can't have.
+    """
+    state = task.state
+    if not trials.is_search(config):
+        return None
+    space, wanted = trials.space_of(config), config.objectives
+    if state.warm is None:
+        found, line = _warm(config, space, wanted, ws)
+        task.record("warm", trials=found)
+        if line:
+            say(line)
+    stoppers = tuple(algorithms.stopper(rule.type)(wanted[0], **rule.options) for rule in config.search.stop)
+    level = tuple(arg.name for arg in space.args if isinstance(arg, Range)) if config.search.sampler != "grid" else ()
+    sampler = make_sampler(config, space, wanted)
+    history = History(state)
+    search = Search(config, task, ws.project_name, say, space, wanted, sampler, stoppers, history, level)
+    if state.complete and not _why_over(search):
+        task.record("reopen")
+    return search
+
+
+def _warm(config: Config, space: Space, wanted: Sequence[Objective], ws: Workspace) -> tuple[list[dict[str, Any]], str]:
+    """(finished trials of another task or a CSV, what to say of them)."""
+    source = config.search.warm_start
+    if source is None:
+        return [], ""
+    if source.csv is not None:
+        path = source.csv if os.path.isabs(source.csv) else os.path.join(ws.project, source.csv)
+        found, left_out = trials.warm_from_csv(path, space, wanted)
+        name = source.csv
+    else:
+        name = f"task {source.task}"
+        other = ws.task(str(source.task))
+        if not tasks.exists(other):
+            raise NotFoundError(f"search.warm_start: no task {source.task!r} in {ws.root}")
+        theirs = tasks.config_of(other)
+        jobs = [view.job for view in tasks.view(other).jobs if view.state in (State.FINISHED, State.PRUNED)]
+        read = [(job.values, trials.series_of(other, ws.project_name, theirs, job, ended=True).series) for job in jobs]
+        found, left_out = trials.warm_from_jobs(read, space, wanted)
+    said = f", {left_out} left out (values that are not of this space, or no score)" if left_out else ""
+    return found, f"warm start: {len(found)} trials of {name}{said}"
+
+
+# --- which jobs are made ---------------------------------------------------------------------------------------------
+
+
+def create(search: Search, room: int, *, idle: bool) -> tuple[list[int], list[int]]:
+    """Decide what `room` free slots run next: paused jobs to go on with, then new ones. `idle`: nothing runs or waits.
+
+    Returns (jobs that go on, new jobs).
+    """
+    task, state = search.task, search.task.state
+    if room <= 0:
+        return [], []
+    history = search.history.update()
+    promoted = _promote(search, room)
+    room -= len(promoted)
+    if state.complete:
+        return promoted, []
+    why = _why_over(search)
+    if why:
+        task.record("complete", why=why, time=time.time())
+        return promoted, []
+    if room <= 0 or search.asked_at == state.clock:
+        return promoted, []
+    made = len(state.jobs) + len(state.deleted)
+    most = search.config.search.n_trials
+    n = room if most is None else min(room, most - made)
+    given = max(0, min(n, len(search.config.search.enqueue) - asks(history)))
+    points = [(_given(search.config, search.space, asks(history) + k), True) for k in range(given)]
+    if n > given:
+        known = [*history, *_as_trials(history, [genes for genes, _ in points])]
+        points += [(_checked(search, genes), False) for genes in search.sampler.suggest(known, n - given)]
+    if not points:
+        search.asked_at = state.clock
+        if idle and not promoted:
+            task.record("complete", why="the space has no further point", time=time.time())
+        return promoted, []
+    first = max([*state.jobs, *state.deleted], default=-1) + 1
+    for n, (genes, is_given) in enumerate(points, first):
+        values, text, command = creation.describe(search.config, search.space.point(genes))
+        more: dict[str, Any] = {"level": search.level} if search.level else {}
+        if is_given:
+            more["given"] = True
+        task.record("create", job=n, values=values, text=text, command=command, genes=genes, **more)
+    return promoted, list(range(first, first + len(points)))
+
+
+def _checked(search: Search, genes: Genes) -> Genes:
+    """What a sampler answered. Raises UsageError where it is no point of the space (a sampler of the user's own)."""
+    fault = search.space.fault(genes)
+    if not fault and not search.space.feasible(genes):
+        fault = "it does not meet the constraints"
+    if fault:
+        what = f"the sampler {search.config.search.sampler} gave {genes}: {fault}"
+        raise UsageError(what, "searchkit.algorithms.conformance checks samplers")
+    return genes
+
+
+def _as_trials(history: Sequence[Trial], points: Sequence[Genes]) -> list[Trial]:
+    first = max(history[-1].index + 1, 0) if history else 0
+    clock = max((max(t.asked, t.told or 0) for t in history[-1:]), default=0)
+    return [Trial(first + k, genes, "running", asked=clock + k + 1, given=True) for k, genes in enumerate(points)]
+
+
+def _why_over(search: Search) -> str:
+    """Why no further job is made; empty where there may be one."""
+    s, state = search.config.search, search.task.state
+    made = len(state.jobs) + len(state.deleted)
+    if s.n_trials is not None and made >= s.n_trials:
+        return f"all {s.n_trials} trials were made"
+    if s.time_budget_s is not None:
+        spent = state.busy_s + (time.time() - state.opened_s if state.opened_s else 0.0)
+        if spent >= s.time_budget_s:
+            return f"the time budget of {s.time_budget_s:g} s is spent"
+    if s.target is not None and search.wanted:
+        o = search.wanted[0]
+        sign = -1 if o.mode == "min" else 1
+        for t in search.history.update():
+            if t.scores is not None and t.index >= 0 and sign * t.scores[0] >= sign * s.target:
+                return f"job {t.index} reached {o.name} {t.scores[0]:g} (target: {s.target:g})"
+    return ""
+
+
+def _promote(search: Search, room: int) -> list[int]:
+    """Go on with paused jobs that deserve it."""
+    found: list[int] = []
+    for stopper in search.stoppers:
+        while len(found) < room and (n := _next_paused(search, stopper)) is not None:
+            search.task.record("promote", job=n, time=time.time())
+            found.append(n)
+    return found
+
+
+def _next_paused(search: Search, stopper: Any) -> int | None:
+    """The paused job that a stopper would go on with first. It is not shown what was pruned for good."""
+    jobs = search.task.state.jobs
+    paused = {n for n, job in jobs.items() if job.paused and job.state is State.PRUNED}
+    if not paused:
+        return None
+    shown = [t for t in search.history.update() if t.state != "pruned" or t.index in paused]
+    n: int | None = stopper.promote(shown)
+    return n if n in paused else None
+
+
+def is_over(search: Search) -> bool:
+    """Whether neither a new nor a paused job is left to run, while nothing runs."""
+    return search.task.state.complete and all(_next_paused(search, stopper) is None for stopper in search.stoppers)
+
+
+# --- which are ended early -------------------------------------------------------------------------------------------
+
+
+def judge(search: Search, running: Iterable[int]) -> None:
+    """Look at what the running jobs reported since the last time, and stop those that their stoppers give up."""
+    if search.stoppers:
+        for n in sorted(running):
+            if not search.task.state.jobs[n].stop:
+                _judge_reports(search, n)
+
+
+def at_the_end(search: Search, n: int, s: Status) -> None:
+    """Judge what an attempt reported before it ended, if nobody stopped it. So what becomes of a job does not depend on
+    how soon its reports were seen: one that a stopper would have ended counts as ended there."""
+    job = search.task.state.jobs[n]
+    if search.stoppers and not job.stop and s.exists and s.exit_code in (0, None):
+        _judge_reports(search, n, finished=s.exit_code == 0, ended=True)
+
+
+def _judge_reports(search: Search, n: int, *, finished: bool = False, ended: bool = False) -> None:
+    """Judge the new reports of a job in order, up to the first where a stopper ends it. Report and verdict are one
+    event: a kill between the two would leave a report that nobody judges. What has finished is not paused any more."""
+    job = search.task.state.jobs[n]
+    series = _series(search, job, ended)
+    if series is None:
+        return
+    last = job.reports[-1][0] if job.reports else None
+    for step, value in series.items():
+        if last is not None and step <= last:
+            continue
+        wanting = [stopper for stopper in search.stoppers if stopper.wants(step, last)]
+        if not wanting:
+            continue
+        last = step
+        with search.history.as_if(n, (step, value)) as (history, trial):
+            verdicts = {stopper.judge(history, trial) for stopper in wanting}
+        if finished:
+            verdicts.discard(Verdict.PAUSE)
+        why = next((WHY[v] for v in (Verdict.STOP, Verdict.PAUSE) if v in verdicts), "")
+        more = {"stop": why} if why else {}
+        search.task.record("report", time=time.time(), job=n, step=step, value=value, **more)
+        if why:
+            return
+
+
+def _series(search: Search, job: Job, ended: bool) -> Series | None:
+    """The first objective of a job over its steps; None where its files did not change since they were read last."""
+    task = search.task.paths
+    paths = task.job(job.index).attempt(job.attempt)
+    monitor = search.config.monitor
+    mark = scalars.mark(paths.callback, paths.log if monitor.regex else None)
+    before = search.read.get(job.index)
+    if before and before.attempt != job.attempt:
+        before = None
+    o, now = search.wanted[0], time.monotonic()
+    if before and not ended and before.mark == mark:
+        in_events = monitor.tensorboard and not before.steps  # files that `mark` does not know of
+        if not in_events or now - before.at_s < EVENT_FILES_S:
+            return None
+    names = trials.scalars_needed([o])
+    found = trials.series_of(task, search.project_name, search.config, job, ended=ended, names=names)
+    series = trials.over_steps(o, found.series)
+    old = before.steps if before else set()
+    if old and (late := sorted(step for step in series if step not in old and step < max(old))):
+        what = f"job {job.index} reported step {late[0]} of {o.name} after step {max(old)}"
+        _once(search, f"{what}: steps that go back are kept and shown, but not judged")
+    search.read[job.index] = Read(job.attempt, mark, now, set(series))
+    return series
+
+
+def _once(search: Search, line: str) -> None:
+    if line not in search.told:
+        search.told.add(line)
+        search.say(f"note: {line}")
+
+
+def scores(search: Search, n: int, outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """What a search adds to the result of a job: its scores, or why it has none."""
+    if outcome["retry"] or outcome["state"] not in (State.FINISHED.value, State.PRUNED.value):
+        return {}
+    job = search.task.state.jobs[n]
+    found, why = trials.scores_of(search.task.paths, search.project_name, search.config, job, search.wanted)
+    if found is None:
+        _once(search, f"{why.replace('never', 'a job never', 1)}; it counts as a failed trial")
+        return {"scores": None, "reason": outcome["reason"] or why}
+    return {"scores": found}
+
+
+def restore(search: Search) -> None:
+    """Mend what damaged lines of the events took away, from the files of the jobs: their values say which they are."""
+    task, state = search.task, search.task.state
+    for n in sorted(map(int, filter(str.isdigit, creation.listdir(task.paths.jobs_all)))):
+        values = None
+        if n not in state.jobs and n not in state.deleted:
+            values = creation.read_params(task.paths.job(n).params)
+        if values is not None:
+            genes = search.space.genes(values)
+            said, text, command = creation.describe(search.config, search.space.point(genes))
+            more = {"level": search.level} if search.level else {}
+            task.record("create", job=n, values=said, text=text, command=command, genes=genes, **more)
+    search.history = History(state)

@@ -1,0 +1,231 @@
+"""Jobs as the trials of a search: what was asked for, what each reported, and its scores.
+
+All that samplers and stoppers see comes from the events, so whoever replays them sees the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from searchkit.algorithms.history import Trial
+from searchkit.errors import UsageError
+from searchkit.settings import Objective
+from searchkit.space import expression
+from searchkit.store import scalars
+from searchkit.store.scalars import Series
+from searchkit.store.state import Job, State, TaskState
+from searchkit.workspace import TaskPaths
+
+if TYPE_CHECKING:
+    from searchkit.config import Config
+    from searchkit.space.space import Genes, Space
+
+_STATES = {State.FINISHED: "finished", State.PRUNED: "pruned", State.ERROR: "failed", State.STOPPED: "failed"}
+
+
+def is_search(config: Config) -> bool:
+    """Whether jobs are made one after the other, from what is known of those before; else all are known from the
+    start."""
+    s = config.search
+    limits = s.n_trials is not None or s.time_budget_s is not None or s.target is not None
+    return s.sampler != "grid" or limits or bool(s.stop or s.enqueue or s.warm_start)
+
+
+def space_of(config: Config) -> Space:
+    from searchkit.space.space import Space
+
+    return Space(config.task.search_args, config.task.constraints)
+
+
+# --- what a job reported ---------------------------------------------------------------------------------------------
+
+
+def series_of(
+    task: TaskPaths, project_name: str, config: Config, job: Job, *, ended: bool, names: Iterable[str] = ()
+) -> scalars.Reading:
+    """What the highest attempt of a job reported. `names`: those that are looked for; all where empty."""
+    monitor = config.monitor
+    paths = task.job(job.index).attempt(job.attempt)
+    return scalars.read(
+        paths.callback,
+        log=paths.log if monitor.regex else None,
+        regex=monitor.regex,
+        workdir=f"{paths.root}/{project_name}",
+        tensorboard=monitor.tensorboard,
+        newer_than_s=job.launched_s,
+        names=tuple(names),
+        ended=ended,
+    )
+
+
+def scalars_needed(wanted: Sequence[Objective]) -> tuple[str, ...]:
+    """The names of the scalars that objectives are made of."""
+    return tuple(dict.fromkeys(name for o in wanted for name in _names(o)))
+
+
+def _names(o: Objective) -> tuple[str, ...]:
+    return expression.parse(o.value).names if o.value else (o.name,)
+
+
+def over_steps(o: Objective, series: Mapping[str, Series]) -> Series:
+    """An objective at every step that has all of its scalars."""
+    if not o.value:
+        return series.get(o.name, {})
+    parsed = expression.parse(o.value)
+    parts = [series.get(name, {}) for name in parsed.names]
+    steps = sorted(set.intersection(*map(set, parts))) if parts else []
+    return {
+        step: _value(o, {name: part[step] for name, part in zip(parsed.names, parts, strict=True)}) for step in steps
+    }
+
+
+def at_the_end(o: Objective, series: Mapping[str, Series]) -> float:
+    """An objective made of the last value of each of its scalars; NaN where one was not reported."""
+    names = _names(o)
+    if any(not series.get(name) for name in names):
+        return math.nan
+    last = {name: scalars.last(series[name]) for name in names}
+    return _value(o, last) if o.value else last[o.name]
+
+
+def _value(o: Objective, values: Mapping[str, float]) -> float:
+    try:
+        return float(expression.evaluate(expression.parse(o.value or o.name), values))
+    except (UsageError, OverflowError):  # a division by zero at this one point
+        return math.nan
+
+
+def scores_of(
+    task: TaskPaths, project_name: str, config: Config, job: Job, wanted: Sequence[Objective]
+) -> tuple[list[float] | None, str]:
+    """(scores, why there are none) of a job that ended. All have to be numbers. What a stopper ended is scored by the
+    report that it was judged by, whatever came after it."""
+    found = series_of(task, project_name, config, job, ended=True, names=scalars_needed(wanted)).series
+    scores = [at_the_end(o, found) for o in wanted]
+    if job.stop in ("prune", "pause") and job.reports and scores:
+        scores[0] = job.reports[-1][1]
+    bad = [o.name for o, score in zip(wanted, scores, strict=True) if not math.isfinite(score)]
+    if not bad:
+        return scores, ""
+    missing = [name for name in scalars_needed(wanted) if not found.get(name)]
+    if not missing:
+        return None, f"{', '.join(bad)} is no finite number at the last step"
+    there = series_of(task, project_name, config, job, ended=True).series
+    return None, f"never reported {', '.join(missing)} (reported: {', '.join(sorted(there)) or 'nothing'})"
+
+
+# --- trials ----------------------------------------------------------------------------------------------------------
+
+
+class History:
+    """The trials of a task, kept up to date with its state; `trials` is in the order in which they were made."""
+
+    def __init__(self, state: TaskState) -> None:
+        self.trials: list[Trial] = [
+            Trial(k - len(state.warm or ()), w["genes"], "finished", tuple(w["scores"]), given=True)
+            for k, w in enumerate(state.warm or ())
+        ]
+        self._place: dict[int, int] = {}
+        self._state = state
+        state.changed.update(state.jobs, state.deleted)
+        self.update()
+
+    def update(self) -> Sequence[Trial]:
+        """Take in what changed; the trials."""
+        state = self._state
+        for n in sorted(state.changed):
+            deleted = n not in state.jobs
+            job = state.deleted.get(n) if deleted else state.jobs[n]
+            if job is None or job.genes is None:
+                continue
+            trial = trial_of(job, deleted)
+            if n in self._place:
+                self.trials[self._place[n]] = trial
+            else:
+                self._place[n] = len(self.trials)
+                self.trials.append(trial)
+        state.changed.clear()
+        return self.trials
+
+    @contextlib.contextmanager
+    def as_if(self, n: int, report: tuple[int, float]) -> Iterator[tuple[Sequence[Trial], Trial]]:
+        """(the trials, that of job `n`) as they are once it has made this report, within the block."""
+        self.update()
+        place = self._place[n]
+        before = self.trials[place]
+        trial = self.trials[place] = replace(before, reports=(*before.reports, report))
+        try:
+            yield self.trials, trial
+        finally:
+            self.trials[place] = before
+
+
+def trial_of(job: Job, deleted: bool = False) -> Trial:
+    """A job as a trial; one that was deleted before it ended counts as failed."""
+    state = _STATES.get(job.state, "failed" if deleted else "running")
+    if state == "finished" and job.scores is None:
+        state = "failed"
+    ended = state in ("finished", "pruned")
+    told = job.told if state != "running" else None
+    return Trial(
+        job.index, job.genes or {}, state, job.scores if ended else None, job.reports, job.asked, told, job.given
+    )
+
+
+# --- trials from elsewhere -------------------------------------------------------------------------------------------
+
+
+def warm_from_csv(path: str, space: Space, wanted: Sequence[Objective]) -> tuple[list[dict[str, Any]], int]:
+    """(trials, rows left out) of a CSV with a column for each argument and objective. Raises UsageError."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as f:
+            rows = list(csv.DictReader(f))
+    except (OSError, UnicodeDecodeError, csv.Error) as e:
+        raise UsageError(f"search.warm_start: can't read {path}: {e}") from e
+    columns = set(rows[0]) if rows else set()
+    lacking = [o.name for o in wanted if o.name not in columns]
+    if rows and lacking:
+        hint = f"its columns: {', '.join(map(str, columns))}"
+        raise UsageError(f"search.warm_start: {path} has no column {', '.join(lacking)}", hint)
+    names = {name for arg in space.args for name in arg.names}
+    given = [({k: v for k, v in row.items() if k in names}, [row[o.name] for o in wanted]) for row in rows]
+    return _warm(space, given)
+
+
+def warm_from_jobs(
+    jobs: Iterable[tuple[Mapping[str, Any], Mapping[str, Series]]], space: Space, wanted: Sequence[Objective]
+) -> tuple[list[dict[str, Any]], int]:
+    """(trials, jobs left out) from the values of other jobs and what they reported."""
+    names = {name for arg in space.args for name in arg.names}
+    given = [
+        ({k: v for k, v in values.items() if k in names}, [at_the_end(o, series) for o in wanted])
+        for values, series in jobs
+    ]
+    return _warm(space, given)
+
+
+def _warm(space: Space, given: Iterable[tuple[Mapping[str, Any], Sequence[Any]]]) -> tuple[list[dict[str, Any]], int]:
+    found: dict[str, dict[str, Any]] = {}
+    left_out = 0
+    for values, scores in given:
+        try:
+            numbers = [float(score) for score in scores]
+            genes: Genes = space.genes(values)
+        except (UsageError, TypeError, ValueError):
+            left_out += 1
+            continue
+        if space.fault(genes) or not all(map(math.isfinite, numbers)) or not space.feasible(genes):
+            left_out += 1
+            continue
+        found.setdefault(space.key(genes), {"genes": genes, "scores": numbers})
+    return list(found.values()), left_out
+
+
+def project_path(project: str, path: str) -> str:
+    return path if os.path.isabs(path) else os.path.join(project, path)
