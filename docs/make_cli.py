@@ -40,8 +40,8 @@ TAIL = """\
 | `0-9` | jobs 0 to 9 |
 | `@all` | every job |
 | `@failed`, `@error` | jobs that ended with an error |
-| `@finished`, `@running`, `@pending`, `@stopped` | jobs in that state |
-| `@best:5` | the five best by the config's `reward_attribute` and `mode` |
+| `@finished`, `@running`, `@pending`, `@stopped`, `@pruned` | jobs in that state |
+| `@best:5` | the five best that ended with a score: by `search.objectives`, else `reward_attribute` and `mode` |
 
 `--jobs 0-9,12,@failed` names all of these, each once, in ascending order. `@best:5` alone keeps the best first.
 

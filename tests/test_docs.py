@@ -2,9 +2,10 @@
 
 A fenced block of a document is one of these:
 
-    ```console      `$ command` lines, run in order by bash in one folder per document; below each its output (stdout
-                    and stderr together). `…` or `...` stands for any text in a line; alone in a line, for any lines.
-                    A last line `[exit N]` is the exit code, else it is 0. `make` lines are not run.
+    ```console      `$ command` lines, run in order by bash in one folder per document, or where the last `cd` led, as
+                    in the reader's shell; below each its output (stdout and stderr together). `…` or `...` stands for
+                    any text in a line; alone in a line, for any lines. A last line `[exit N]` is the exit code, else
+                    it is 0. `make` lines are not run.
     ```yaml, ```python, ```sh
                     a file of that folder; its first line is `# file: NAME`
     ```text         neither: a picture, or an excerpt of output that is not made here
@@ -16,6 +17,7 @@ import re
 import runpy
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,9 +124,16 @@ def check_make(command: str) -> None:
     assert set(targets) <= make_targets(), f"{command}: the Makefile has {sorted(make_targets())}"
 
 
-def run_command(command: Command, folder: Path, env: dict[str, str]) -> None:
+def run_command(command: Command, folder: Path, env: dict[str, str]) -> Path:
+    """Returns the folder that the reader's shell is in afterwards."""
+    with tempfile.NamedTemporaryFile("r") as end:
+        run_in(command, folder, env, f"trap 'pwd >{end.name}' EXIT; ")
+        return Path(end.read().strip() or folder)
+
+
+def run_in(command: Command, folder: Path, env: dict[str, str], before: str) -> None:
     done = subprocess.run(
-        ["bash", "-c", command.text],
+        ["bash", "-c", before + command.text],
         cwd=folder,
         env=env,
         stdin=subprocess.DEVNULL,
@@ -142,6 +151,7 @@ def run_command(command: Command, folder: Path, env: dict[str, str]) -> None:
 def run_page(page: str, folder: Path) -> None:
     """Do what a reader of the document does: write its files and run its commands, in order."""
     folder.mkdir()
+    here = folder
     env = environment(CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1")  # the same on a machine with GPUs
     for name in ("COLUMNS", "CUDA_DEVICE_ORDER"):
         env.pop(name, None)
@@ -152,7 +162,7 @@ def run_page(page: str, folder: Path) -> None:
                     if command.text.split()[0] == "make":
                         check_make(command.text)
                     else:
-                        run_command(command, folder, env)
+                        here = run_command(command, here, env)
             elif block.language in FILES:
                 named = re.fullmatch(r"# file: ([\w./-]+)", block.lines[0])
                 assert named, f"line {block.line}: a {block.language} block begins with `# file: NAME`"
@@ -199,6 +209,7 @@ def test_there_are_documents_and_blocks() -> None:
         "```console\n$ echo a\nb\n```",
         "```console\n$ true\na\n```",
         "```console\n$ make nothing\n```",
+        "```console\n$ mkdir a && cd a\n$ cd a\n```",  # the reader's shell is there already
         "```yaml\ntask: {}\n```",  # a file without a name
         "- a\n\n  ```console\n  $ false\n  ```",  # a fence that is indented
     ],
@@ -212,7 +223,7 @@ def test_a_right_document_passes(tmp_path: Path) -> None:
     run_page(
         "# Title\n```sh\n# file: bin/a.sh\necho one; echo; echo two; echo three; exit 3\n```\n"
         "```console\n$ sh bin/a.sh\none\n\nt…\n…\n[exit 3]\n$ sh bin/a.sh >out || true\n$ head -1 out\n...\n```\n"
-        "```console\n$ make demo\n```\n"
+        "```console\n$ make demo\n$ mkdir sub && cd sub\n$ ls ../bin\na.sh\n```\n"
         "```text\nanything\n```\n",
         tmp_path / "project",
     )

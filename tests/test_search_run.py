@@ -212,7 +212,7 @@ def test_sigterm_stops_and_can_be_resumed(tmp_path: Path) -> None:
 
 
 def test_a_killed_scheduler_is_followed_by_one_that_adopts(tmp_path: Path) -> None:
-    folder = project(tmp_path / "p", config('sleep 1.5; echo $$ >> "$RUNS"; true {i}', 2))
+    folder = project(tmp_path / "p", config('sleep 4; echo $$ >> "$RUNS"; true {i}', 2))
     env = {"RUNS": str(tmp_path / "runs")}
     process = start(folder, "search-run", "config.yaml", "-j", "2", env=env)
     wait_for(lambda: len(list(task_dir(folder).glob("jobs/all/*/status"))) == 2)

@@ -32,6 +32,8 @@ RECIPES = {
 }
 
 
+SEARCHES = {"hpo/search": "config.yaml"}  # those whose jobs come one after the other
+
 # Those of search-nas, with their main config; tests/test_det_template.py runs them.
 STAGED = {"det": "tsas.yaml"}
 
@@ -56,7 +58,7 @@ def one_job(text: str) -> str:
 
 def test_the_list_says_what_each_recipe_is(tmp_path: Path) -> None:
     listed = dict(list_templates())
-    assert set(listed) == {*RECIPES, *STAGED}
+    assert set(listed) == {*RECIPES, *SEARCHES, *STAGED}
     for name, line in listed.items():
         assert read(name).startswith(f"# {line}\n")
         assert line.endswith(".")
@@ -98,6 +100,23 @@ def test_a_recipe_runs_by_the_commands_in_its_header(name: str, tmp_path: Path) 
     assert reward in job["scalars"]
     assert set(job["scalars"]) <= scalars
     assert len(job["scalars"][reward]) > 1, "a curve, not a single number"
+
+
+def test_a_search_runs_by_the_commands_in_its_header(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("optuna")
+    for words in commands("hpo/search"):
+        said = ok(run(tmp_path, *words, timeout_s=110))
+        if "--dry-run" in words:
+            assert "search by tpe, until 30 trials" in said and "#0 python train.py  lr=0.001 width=32" in said
+    jobs = json.loads(ok(run(tmp_path, "search-ctl", "show-scalar", "--task", "search", "-rt", "+30", "--json")))[
+        "jobs"
+    ]
+    states = [job["status"] for job in jobs]
+    assert len(jobs) == 30 and set(states) == {"finished", "pruned"} and states.count("pruned") >= 10
+    assert (tmp_path / "history.png").stat().st_size > 5_000
+    by_hand = subprocess.run([sys.executable, "train.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert by_hand.stdout.count("accuracy=") == 27
 
 
 def test_copying_refuses_to_overwrite_and_copies_nothing_then(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -11,14 +12,14 @@ from searchkit.errors import NotFoundError, UsageError
 from searchkit.workspace import TaskPaths, Workspace, find
 
 if TYPE_CHECKING:
-    from searchkit.settings import Config
-    from searchkit.store.ranking import JobScalars
+    from searchkit.settings import Config, Objective
+    from searchkit.store.ranking import JobScalars, Scored
     from searchkit.store.tasks import JobView, TaskView
 
 # Nothing of the suite but errors and paths is imported before a command needs it: `show --help` must answer at once.
 
 TASK = click.option("--task", "task_name", default="default", show_default=True, help="The task's name.")
-JOBS = click.option("--jobs", help="0-9,12, @failed, @running, @pending, @finished, @stopped, @all, @best:5")
+JOBS = click.option("--jobs", help="0-9,12, @failed, @running, @pending, @finished, @stopped, @pruned, @all, @best:5")
 JSON = click.option("--json", "as_json", is_flag=True, help="Facts for machines: one JSON document.")
 
 
@@ -43,20 +44,52 @@ def refuse_stages(task: TaskPaths) -> None:
         raise UsageError(f"task {task.name!r} has stages, and jobs are named within one: {which}", "Name it by --task")
 
 
-def scalars_of(ws: Workspace, task: TaskPaths, config: Config, jobs: list[JobView]) -> list[JobScalars]:
+def scalars_of(
+    ws: Workspace, task: TaskPaths, config: Config, jobs: list[JobView], *, light: bool = False
+) -> list[JobScalars]:
     from searchkit.store import ranking
 
-    return ranking.read(task, ws.project_name, config, jobs)
+    return ranking.read(task, ws.project_name, config, jobs, light=light)
 
 
-def reward_name(config: Config, metric: str | None) -> str:
-    name = metric or config.reward_attribute
+def ranked_by(config: Config, metric: str | None) -> tuple[str, str]:
+    """(what ranks the jobs, max or min): the scalar or objective of that name, else the config's reward, else its first
+    objective. Raises UsageError where there is none."""
+    first = config.search.objectives[0].name if config.search.objectives else None
+    name = metric or config.reward_attribute or first
     if not name:
         raise UsageError(
             "ranking needs a scalar: the config names no reward_attribute",
             "Name one here: --metric acc    or in the config: monitor: {reward_attribute: acc}",
         )
-    return name
+    return name, next((o.mode for o in config.search.objectives if o.name == name), config.monitor.mode)
+
+
+def is_objective(config: Config, name: str) -> bool:
+    """Whether the scores of a search are by that name."""
+
+    return any(o.name == name for o in config.objectives)
+
+
+def objectives_of(config: Config) -> tuple[Objective, ...]:
+    """What the jobs are judged by. Raises UsageError where the config says nothing of it."""
+
+    if wanted := config.objectives:
+        return wanted
+    raise UsageError(
+        "the config names neither search.objectives nor a reward_attribute: no job is better than another",
+        "Rank by any scalar: search-ctl show-scalar --metric acc -rt +5",
+    )
+
+
+def best_rows(
+    ws: Workspace, task: TaskPaths, config: Config, jobs: list[JobView], first: int, wanted: Sequence[Objective] = ()
+) -> list[Scored]:
+    """The rows of these jobs that have all objectives (`wanted`: these of them), the `first` best in order."""
+    from searchkit.store import ranking
+
+    rows = ranking.split(scalars_of(ws, task, config, jobs, light=True))
+    return ranking.scored(rows, wanted or objectives_of(config), first)
 
 
 def chosen_jobs(ws: Workspace, task: TaskPaths, view: TaskView, jobs: str | None) -> list[JobView]:
@@ -64,20 +97,18 @@ def chosen_jobs(ws: Workspace, task: TaskPaths, view: TaskView, jobs: str | None
     if jobs is None:
         return view.jobs
     refuse_stages(task)
-    from searchkit.store import ranking, select, tasks
+    from searchkit.store import select, tasks
 
     def best(k: int) -> list[int]:
-        config = tasks.config_of(task)
-        name, mode = reward_name(config, None), config.monitor.mode
-        ranked = ranking.rank(scalars_of(ws, task, config, view.jobs), name, descending=mode == "max")
-        return [j.view.job.index for j in ranked if ranking.reward(j, name) == ranking.reward(j, name)][:k]
+        rows = best_rows(ws, task, tasks.config_of(task), view.jobs, k)
+        return list(dict.fromkeys(each.entry.view.job.index for each in rows))[:k]
 
     by_index = {j.job.index: j for j in view.jobs}
     return [by_index[n] for n in select.select(jobs, view.jobs, best)]
 
 
 def ranked_stage(ws: Workspace, task: TaskPaths, metric: str | None) -> TaskPaths:
-    """The last stage that reported the reward, or `metric`; the last that began where none did."""
+    """The last stage that reported what ranks the jobs, or `metric`; the last that began where none did."""
     from searchkit.store import ranking, tasks
 
     begun = begun_stages(task)
@@ -85,10 +116,14 @@ def ranked_stage(ws: Workspace, task: TaskPaths, metric: str | None) -> TaskPath
         raise NotFoundError(f"no stage of task {task.name!r} has begun", "Start it: run the same search-run again")
     for stage in reversed(begun):
         config = tasks.config_of(stage)
-        name = metric or config.reward_attribute
-        found = ranking.split(scalars_of(ws, stage, config, tasks.view(stage).jobs)) if name else []
-        if any(name in j.series for j in found):
-            return stage
+        first = config.search.objectives[0].name if config.search.objectives else None
+        name = metric or config.reward_attribute or first
+        if not name:
+            continue
+        light = is_objective(config, name)
+        for entry in ranking.split(scalars_of(ws, stage, config, tasks.view(stage).jobs, light=light)):
+            if name in entry.scores or name in entry.series:
+                return stage
     return begun[-1]
 
 

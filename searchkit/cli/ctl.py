@@ -9,17 +9,18 @@ from typing import Any
 import click
 
 from searchkit import console
-from searchkit.cli import steer
+from searchkit.cli import best, diff, plot, steer
 from searchkit.cli.choose import (
     JOBS,
     JSON,
     TASK,
     begun_stages,
     chosen_jobs,
+    is_objective,
     open_task,
+    ranked_by,
     ranked_stage,
     refuse_stages,
-    reward_name,
     scalars_of,
 )
 from searchkit.errors import SearchkitError, UsageError, did_you_mean
@@ -95,13 +96,24 @@ def _parse_rt(_: click.Context, __: click.Parameter, value: str | None) -> tuple
 @click.option(
     "-rt", "rt", metavar="+k|-k", callback=_parse_rt, help="The k first by reward: +k highest first, -k lowest."
 )
-@click.option("--metric", help="Rank by this scalar (default: the config's reward_attribute).")
-@click.option("--best", is_flag=True, help="Rank by a scalar's best step instead of its last.")
+@click.option(
+    "--metric", help="Rank by this scalar or objective (default: reward_attribute, else the first objective)."
+)
+@click.option("--best", "by_best", is_flag=True, help="Rank by a scalar's best step instead of its last.")
+@click.option("--reference", help="The point up to which the hypervolume counts: acc=0,macs=1e9 (default: the worst).")
 @JSON
 def show_scalar(
-    task_name: str, jobs: str | None, rt: tuple[bool, int] | None, metric: str | None, best: bool, as_json: bool
+    task_name: str,
+    jobs: str | None,
+    rt: tuple[bool, int] | None,
+    metric: str | None,
+    by_best: bool,
+    reference: str | None,
+    as_json: bool,
 ) -> None:
     """What jobs reported, ranked. NaN and missing values come last both ways.
+
+    With several objectives: also their Pareto front, and its hypervolume.
 
     \b
     Examples:
@@ -115,22 +127,40 @@ def show_scalar(
     if tasks.stage_names(task):
         task = ranked_stage(ws, task, metric)
     config = tasks.config_of(task)
-    found = scalars_of(ws, task, config, chosen_jobs(ws, task, tasks.view(task), jobs))
+    wanted = config.objectives
+    given = best.parse_reference(reference, wanted)
+    views = chosen_jobs(ws, task, tasks.view(task), jobs)
+    name, mode = ranked_by(config, metric) if rt else ("", "")
+    # The scores of a search are in its events: to rank 10,000 jobs by them, only those that are shown are opened.
+    light = rt is not None and not by_best and is_objective(config, name)
+    found = scalars_of(ws, task, config, views, light=light)
     rows = ranking.split(found)
-    if metric and not any(metric in j.series for j in [*found, *rows]):
+    front = ranking.scored(rows, wanted) if len(wanted) > 1 else None
+    if metric and not any(metric in j.series or metric in j.scores for j in [*found, *rows]):
         names = tuple(sorted({name for j in [*found, *rows] for name in j.series}))
         raise UsageError(f"no job reported {metric!r}{did_you_mean(metric, names)}")
     if rt is not None:
-        name = reward_name(config, metric)
-        rows = ranking.rank(rows, name, descending=rt[0], mode=config.monitor.mode, best=best)[: rt[1]]
-        found = ranking.joined(rows, found)
-    shown = (*config.monitor.scalars, metric) if config.monitor.scalars and metric else config.monitor.scalars
+        rows = ranking.rank(rows, name, descending=rt[0], mode=mode, best=by_best)[: rt[1]]
+        chosen = {row.view.job.index for row in rows}
+        found = [j for j in found if j.view.job.index in chosen]
+        read = scalars_of(ws, task, config, [j.view for j in found if j.unread])
+        by_index = {j.view.job.index: j for j in [*read, *(j for j in found if not j.unread)]}
+        rows = [by_index[row.view.job.index] if row.unread else row for row in rows]
+        found = ranking.joined(rows, by_index.values())
+    shown = config.monitor.scalars and (
+        *config.monitor.scalars,
+        *([metric] if metric else []),
+        *(o.name for o in wanted),
+    )
     found, rows = [j.only(shown) for j in found], [j.only(shown) for j in rows]
     if as_json:
         facts = {"jobs": [tables.scalar_facts(j) for j in found], "rows": [tables.row_facts(j) for j in rows]}
-        console.print_json({"task": task.name, **facts})
+        pareto = {} if front is None else {"pareto": best.pareto_facts(front, wanted, given)}
+        console.print_json({"task": task.name, **facts, **pareto})
         return
     click.echo("\n".join([tables.header(task), *tables.scalar_blocks(task, found if rt is None else rows)]))
+    if front is not None:
+        click.echo(best.pareto_text(front, wanted, given), nl=False)
     if skipped := sum(j.skipped for j in found):
         click.echo(f"{skipped} undecodable line(s) were skipped", err=True)
 
@@ -164,15 +194,18 @@ def logs(task_name: str, jobs: str, follow: bool, attempt: int | None) -> None:
 def export(task_name: str, jobs: str | None, form: str, out: str | None) -> None:
     """One row a job: its state, its arguments, the last value of every scalar. A subnet that a job scored is a row."""
     from searchkit.cli.export import rows, to_csv
-    from searchkit.store import tasks
+    from searchkit.store import tasks, trials
 
     ws, task = open_task(task_name)
     if jobs is not None:
         refuse_stages(task)
     table = []
     for part in begun_stages(task) if tasks.stage_names(task) else [task]:
-        found = scalars_of(ws, part, tasks.config_of(part), chosen_jobs(ws, part, tasks.view(part), jobs))
-        table += rows(part, found, f"{part.stage}/" if part != task else "", whole=form == "json")
+        config = tasks.config_of(part)
+        found = scalars_of(ws, part, config, chosen_jobs(ws, part, tasks.view(part), jobs))
+        wanted = config.objectives if config.search.objectives or trials.is_search(config) else ()
+        prefix = f"{part.stage}/" if part != task else ""
+        table += rows(part, found, prefix, wanted=wanted, whole=form == "json")
     text = console.to_json(table) + "\n" if form == "json" else to_csv(table)
     if out:
         from searchkit import fsio
@@ -207,11 +240,16 @@ def fsck(task_name: str | None, repair: bool, as_json: bool) -> int:
     return 5 if left else 0
 
 
-for command in (steer.stop, steer.delete, steer.restart):
+for command in (best.best, diff.diff, plot.plot, steer.stop, steer.delete, steer.restart):
     group.add_command(command)
 
 
 def main() -> None:
+    import gc
+
+    gc.set_threshold(
+        100_000
+    )  # what a look at 10,000 jobs makes is all kept to the end: searching it is a fifth of the time
     console.run(group, "search-ctl")
 
 

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from typing import Any
 
 from searchkit.cli.tables import command_text
+from searchkit.settings import Objective
 from searchkit.store import ranking, scalars
 from searchkit.store.ranking import JobScalars
 from searchkit.workspace import TaskPaths
 
 
-def rows(task: TaskPaths, jobs: list[JobScalars], prefix: str = "", *, whole: bool = False) -> list[dict[str, Any]]:
+def rows(
+    task: TaskPaths,
+    jobs: list[JobScalars],
+    prefix: str = "",
+    *,
+    wanted: Sequence[Objective] = (),
+    whole: bool = False,
+) -> list[dict[str, Any]]:
     """Columns: job (`3`, or `3:<arch>` for a subnet; after `prefix`), status, attempt, times (seconds since the epoch),
-    exit code; `param.<name>` as the user wrote it; `scalar.<name>`, the last reported value; of a subnet its input and
-    how its cost was counted (`whole`: its record); `pre.<name>`, `after.<name>` of the callbacks; command, run_path."""
+    exit code; `param.<name>` as the user wrote it; `score.<name>` of each objective `wanted`, where the job ended with
+    all of them; `scalar.<name>`, the last reported value; of a subnet its input and how its cost was counted (`whole`:
+    its record); `pre.<name>`, `after.<name>` of the callbacks; command, run_path."""
     out = []
-    for j in ranking.split(jobs):
+    parts = ranking.split(jobs)
+    scores = {id(each.entry): each.scores for each in ranking.scored(parts, wanted)} if wanted else {}
+    for j in parts:
         job = j.view.job
         row: dict[str, Any] = {
             "job": f"{prefix}{j.name}" if prefix or j.row else job.index,
@@ -28,6 +40,7 @@ def rows(task: TaskPaths, jobs: list[JobScalars], prefix: str = "", *, whole: bo
             "exit_code": j.view.exit_code,
         }
         row.update((f"param.{name}", text) for name, text in job.text.items())
+        row.update((f"score.{o.name}", score) for o, score in zip(wanted, scores.get(id(j), ()), strict=False))
         row.update((f"scalar.{name}", scalars.last(series)) for name, series in j.series.items() if series)
         if j.row:
             row.update({"data.input_shape": j.row.shape, "overhead.convention": j.row.convention})

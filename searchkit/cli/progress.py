@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from searchkit.store import ranking, tasks
+from searchkit.store import ranking, tasks, trials
 from searchkit.store.state import ENDED, Job, State
 from searchkit.store.tasks import OpenTask
 from searchkit.workspace import Workspace
@@ -31,13 +31,13 @@ class Progress:
         self._wants_live = live
         self._began = time.monotonic()
         self._drawn = 0.0
-        self._ended = 0  # jobs that will not run again, counted as they are told
+        self._over: set[int] = set()  # jobs that will not run again, as far as is known
         self._durations: list[float] = []
         self._best: tuple[float, int] | None = None
 
     def __enter__(self) -> Progress:
         tasks.refresh_views(self._ws, self._task.paths)
-        self._ended = _ended(self._task)
+        self._over = {n for n, job in self._task.state.jobs.items() if job.state in ENDED}
         if self._wants_live:
             from rich.console import Console
             from rich.live import Live
@@ -71,17 +71,29 @@ class Progress:
     def job(self, job: Job) -> None:
         result = job.result
         if result is None:
+            self._over.discard(job.index)
             return  # launched: the live display shows it, a pipe is told when it ended
         seconds = (result.end_s or 0) - (result.start_s or 0) if result.start_s else 0.0
-        if result.state is State.FINISHED:
+        if result.state in (State.FINISHED, State.PRUNED):
             self._durations.append(seconds)
             self._note_best(job)
-        self._ended += not result.retry
-        total = f"{len(self._task.state.jobs)}{'' if self._task.state.complete else '+'}"
+        if not result.retry:
+            self._over.add(job.index)
+        total = self._total()
         why = f"  {result.reason}" if result.reason else (f"  exit code {result.rc}" if result.rc else "")
+        if result.state is State.PRUNED:
+            why = f"  at step {job.reports[-1][0]}" if job.reports else ""
         again = "  will run again" if result.retry and result.state is not State.STOPPED else ""
         if self._live is None or result.state is not State.FINISHED:
-            self.message(f"[{self._ended}/{total}] job {job.index} {result.state} after {seconds:.1f} s{why}{again}")
+            done = f"[{len(self._over)}/{total}]"
+            self.message(f"{done} job {job.index} {result.state} after {seconds:.1f} s{why}{again}")
+
+    def _total(self) -> str:
+        """How many jobs there will be; `12+` where more may come."""
+        state = self._task.state
+        if not state.complete and self._config.search.n_trials is not None:
+            return str(self._config.search.n_trials)
+        return f"{len(state.jobs)}{'' if state.complete else '+'}"
 
     def _note_best(self, job: Job) -> None:
         name = self._config.reward_attribute
@@ -111,9 +123,11 @@ class Progress:
 
         state = self._task.state
         counts, ended = state.counts(), _ended(self._task)
-        line = Text(f"{ended}/{len(state.jobs)} ended")
+        line = Text(f"{ended}/{self._total()} ended")
         line.append(f"   {counts[State.RUNNING]} running", style="cyan")
         line.append(f"   {counts[State.FINISHED]} finished", style="green")
+        if counts[State.PRUNED]:
+            line.append(f"   {counts[State.PRUNED]} pruned", style="yellow")
         if counts[State.ERROR]:
             line.append(f"   {counts[State.ERROR]} failed", style="red")
         line.append(f"   {self._eta(counts)}")
@@ -122,7 +136,8 @@ class Progress:
                 f"   best {self._config.reward_attribute} {self._best[0]:.6g} (job {self._best[1]})", style="bold"
             )
         bar = Table.grid()  # a bar alone does not end its line
-        bar.add_row(ProgressBar(total=max(1, len(state.jobs)), completed=ended, width=60))
+        whole = int(self._total().rstrip("+"))
+        bar.add_row(ProgressBar(total=max(1, whole), completed=min(ended, whole), width=60))
         rows: list[Any] = [line, bar]
         running = [j for j in state.jobs.values() if j.state is State.RUNNING]
         for job in running[:SHOWN_RUNNING]:
@@ -135,7 +150,7 @@ class Progress:
         return Group(*rows)
 
     def _eta(self, counts: dict[State, int]) -> str:
-        left = counts[State.PENDING] + counts[State.RUNNING]
+        left = int(self._total().rstrip("+")) - _ended(self._task)
         if not self._durations or not left:
             return ""
         each = sum(recent := self._durations[-200:]) / len(recent)
@@ -148,6 +163,8 @@ class Progress:
         said = ", ".join(f"{n} {s}" for s, n in counts.items() if n) or "no job"
         name = self._task.paths.name
         self.message(f"task {name}: {view.status} ({said}) in {_span(time.monotonic() - self._began)}")
+        if view.state.ended:
+            self.message(f"  over: {view.state.ended}")
         failed = [j for j in view.jobs if j.state is State.ERROR]
         for job in failed[:3]:
             self._explain(job)
@@ -157,6 +174,8 @@ class Progress:
             self.message(f"  run them again, with the code as it is then: search-ctl restart --task {name} --failed")
         if counts[State.PENDING] or not view.state.complete:
             self.message("  run the same command again to go on")
+        if trials.is_search(self._config) and counts[State.FINISHED]:
+            self.message(f"  the best: search-ctl best --task {name}")
         if self._config.reward_attribute and counts[State.FINISHED] and not self._task.paths.stage:
             sign = "-" if self._config.monitor.mode == "min" else "+"
             self.message(f"  rank them: search-ctl show-scalar --task {name} -rt {sign}5")

@@ -33,6 +33,7 @@ BIG_COPY_BYTES = 1 << 30
 @click.option("--gpus", default="auto", show_default=True, help="auto, none, or indices like 0,1.")
 @click.option("--jobs-per-gpu", type=click.IntRange(1), default=1, show_default=True, help="Jobs that share a GPU.")
 @click.option("-j", "--max-parallel", type=click.IntRange(1), help="Jobs at once (default: GPU or CPU slots).")
+@click.option("--n-trials", type=click.IntRange(1), help="Trials of a search, in place of search.n_trials.")
 @click.option("--overwrite", is_flag=True, help="Move a task of this name away first, and begin anew.")
 @click.option("--dry-run", is_flag=True, help="Print the commands and the tree; write nothing.")
 @click.option("--detach", is_flag=True, help="Run in the background; say how to follow it.")
@@ -44,6 +45,7 @@ def main_command(
     gpus: str,
     jobs_per_gpu: int,
     max_parallel: int | None,
+    n_trials: int | None,
     overwrite: bool,
     dry_run: bool,
     detach: bool,
@@ -65,6 +67,8 @@ def main_command(
 
     ws = find(os.getcwd())
     check_task_name(task_name)
+    if ws.project not in sys.path:
+        sys.path.insert(0, ws.project)  # where samplers and stoppers of the user's own are found
     config, raw = config_module.load(config_file)
     parts = {f"{task_name}.{stage.name}": stage.config for stage in config.stages} or {task_name: config}
     slots = [_slots(part, gpus, jobs_per_gpu, max_parallel) for part in parts.values()]
@@ -72,11 +76,13 @@ def main_command(
         _check_program(part, ws)
     for note in config.notes:
         click.echo(f"note: {note}", err=True)
+    if n_trials is not None and config.stages:
+        raise UsageError("--n-trials is for a task of one search", "Set search.n_trials of the stage in the config")
     if dry_run:
         for (name, part), (_, slots_line) in zip(parts.items(), slots, strict=True):
             _dry_run(ws, part, name, slots_line)
         return 0
-    options = {"gpus": gpus, "jobs_per_gpu": jobs_per_gpu, "max_parallel": max_parallel}
+    options = {"gpus": gpus, "jobs_per_gpu": jobs_per_gpu, "max_parallel": max_parallel, "n_trials": n_trials}
     task = _open_or_create(ws, task_name, config, raw, symlinks=symlinks, overwrite=overwrite)
     if detach:
         from searchkit import control
@@ -94,6 +100,8 @@ def main_command(
 
     for path in subnets.check_inputs(config, task, ws.project, {}):
         click.echo(f"note: {path} is gone; the jobs that were picked from it are kept", err=True)
+    if n_trials is not None:
+        config = replace(config, search=replace(config.search, n_trials=n_trials))
     return _schedule(how, task, subnets.kept(config, task), *slots[0], {})
 
 
@@ -119,20 +127,24 @@ def _run_stages(how: How, group: TaskPaths, config: Config, slots: list[tuple[Sl
     me = tasks.myself()
     whole = tasks.take(group, journal.acquire(group, me), me, options=how.options)
     tasks.refresh_views(how.ws, group)
+    failed = 0
     try:
         for k, stage in enumerate(config.stages):
             turn = stages.begin(how.ws, group, config, k)
             for note in turn.notes:
                 click.echo(f"note: {note}", err=True)
             title = f"stage {k + 1} of {len(config.stages)}: {stage.name}"
-            if stages.is_over(stages.state_of(turn.task)):
+            state = stages.state_of(turn.task)
+            if stages.is_over(turn.config, state) and not any(job.paused for job in state.jobs.values()):
                 click.echo(f"{title} has finished already")
+                failed += stages.failed(state)
                 continue
             click.echo(title)
             code = _schedule(how, turn.task, turn.config, *slots[k], turn.env)
             tasks.refresh_views(how.ws, group)
             state = stages.state_of(turn.task)
-            if code == 0 and stages.is_over(state):
+            if code in (0, 1) and stages.is_over(turn.config, state):
+                failed += stages.failed(state)
                 continue
             if code in (0, 1):
                 _say_where_it_stopped(config, k, turn.task, state)
@@ -141,18 +153,19 @@ def _run_stages(how: How, group: TaskPaths, config: Config, slots: list[tuple[Sl
         whole.close()
         tasks.refresh_views(how.ws, group)
         signal.signal(signal.SIGTERM, before)
-    click.echo(f"task {group.name}: all {len(config.stages)} stages finished")
+    click.echo(f"task {group.name}: all {len(config.stages)} stages finished" + f" ({failed} failed)" * bool(failed))
     if config.reward_attribute:
         sign = "-" if config.monitor.mode == "min" else "+"
         click.echo(f"  rank them: search-ctl show-scalar --task {group.name} -rt {sign}5")
-    return 0
+    return 1 if failed else 0
 
 
 def _say_where_it_stopped(config: Config, k: int, task: TaskPaths, state: TaskState) -> None:
     from searchkit.store.state import State
 
     waiting = ", ".join(stage.name for stage in config.stages[k + 1 :])
-    jobs = [(n, job.state) for n, job in sorted(state.jobs.items()) if job.state is not State.FINISHED]
+    done = (State.FINISHED, State.PRUNED)
+    jobs = [(n, job.state) for n, job in sorted(state.jobs.items()) if job.state not in done]
     said = ", ".join(f"job {n} {s}" for n, s in jobs[:5]) + (f" and {len(jobs) - 5} more" if len(jobs) > 5 else "")
     after = f"; not begun: {waiting}" if waiting else ""
     click.echo(f"task {task.group} stops at stage {config.stages[k].name} ({said}){after}")
@@ -203,15 +216,19 @@ def _dry_run(ws: Workspace, config: Config, task_name: str, slots_line: str) -> 
     from searchkit.cli.tables import command_text
     from searchkit.config import STAGE_VARIABLE
     from searchkit.space.expand import count, expand, tree_path
-    from searchkit.store import subnets
+    from searchkit.store import best, subnets, trials
     from searchkit.store.creation import describe
 
-    late = [a for a in subnets.subnets(config) if STAGE_VARIABLE.search(f"{a.space} {a.rules}")]
+    late = [a.name for a in subnets.subnets(config) if STAGE_VARIABLE.search(f"{a.space} {a.rules}")]
+    late += [name for a in best.bests(config) for name in a.names]
     if late:
-        names = ", ".join(a.name for a in late)
+        names = ", ".join(late)
         click.echo(f"task {task_name}: its jobs are known when the stages before it have ended ({names}), {slots_line}")
         return
     config = subnets.picked(config, subnets.pick(config, ws.project, {}))
+    if trials.is_search(config):
+        _dry_search(config, task_name, slots_line)
+        return
     n = count(config.task.search_args, config.task.constraints)
     click.echo(f"task {task_name}: {n} jobs, {slots_line} (dry run: nothing is written)")
     points = expand(config.task.search_args, config.task.constraints)
@@ -223,12 +240,34 @@ def _dry_run(ws: Workspace, config: Config, task_name: str, slots_line: str) -> 
         click.echo(f"… and {n - DRY_RUN_JOBS} more")
 
 
+def _dry_search(config: Config, task_name: str, slots_line: str) -> None:
+    """Print what a search begins with."""
+    from searchkit import searching
+    from searchkit.cli.tables import command_text
+    from searchkit.store import trials
+    from searchkit.store.creation import describe
+
+    s, space = config.search, trials.space_of(config)
+    limits = [f"{s.n_trials} trials"] if s.n_trials is not None else []
+    limits += [f"{s.time_budget_s:g} s"] if s.time_budget_s is not None else []
+    limits += [f"{o.name} {s.target:g}" for o in config.objectives[:1] if s.target is not None]
+    size = space.size()
+    points = f"{size:,} points before constraints" if size is not None else "a continuum of points"
+    what = f"search by {s.sampler}, until {' or '.join(limits) or 'the space has no further point'}; {points}"
+    click.echo(f"task {task_name}: {what}; {slots_line} (dry run: nothing is written)")
+    click.echo("the first points, before any result:")
+    for i, genes in enumerate(searching.preview(config, min(DRY_RUN_JOBS, s.n_trials or DRY_RUN_JOBS))):
+        point = space.point(genes)
+        values = "" if config.template.names else "  " + " ".join(f"{k}={v.text}" for k, v in point.items())
+        click.echo(f"#{i} {command_text(describe(config, point)[2])}{values}")
+
+
 def _open_or_create(
     ws: Workspace, name: str, config: Config, raw: bytes, *, symlinks: bool, overwrite: bool
 ) -> TaskPaths:
     """The task of that name, made if it is new. ConflictError where it exists with another config."""
-    from searchkit import control, stages
-    from searchkit.store import creation, snapshot, subnets, tasks
+    from searchkit import control, searching, stages
+    from searchkit.store import best, snapshot, subnets, tasks
 
     task = ws.task(name)
     if os.path.exists(task.run_config) and not overwrite:
@@ -237,9 +276,10 @@ def _open_or_create(
         return task
     # All that can be known is tried before anything is written; stages with arguments of their own wait for their turn.
     picks = subnets.pick(config, ws.project, {})
-    known = [stage.config for stage in config.stages if not subnets.subnets(stage.config)]
+    parts = [stage.config for stage in config.stages]
+    known = [part for part in parts if not (subnets.subnets(part) or best.bests(part))]
     for part in known if config.stages else [subnets.picked(config, picks)]:
-        creation.check_points(part)
+        searching.check_points(part)
     for note in (note for one in picks for note in one.notes):
         click.echo(f"note: {note}", err=True)
     manifest = snapshot.scan(ws.project, symlinks=symlinks)

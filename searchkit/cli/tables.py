@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import shlex
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from searchkit.store import scalars
-from searchkit.store.ranking import JobScalars
 from searchkit.store.records import FLOPS, PARAMS, SHAPE, Row
+from searchkit.store.state import State
 from searchkit.store.tasks import JobView, TaskView, stamp
 from searchkit.workspace import TaskPaths
+
+if TYPE_CHECKING:
+    from searchkit.store.ranking import JobScalars  # `show` ranks nothing, and spares itself the import
 
 FENCE = "#" * 30
 
@@ -40,8 +42,7 @@ def stages(task: TaskPaths, views: dict[str, TaskView | None]) -> str:
     """A task of stages: how each is, then the jobs of all as `<stage>/<number>`."""
     lines = []
     for name, view in views.items():
-        counts = Counter(str(j.state) for j in view.jobs) if view else {}
-        said = f" ({', '.join(f'{n} {state}' for state, n in counts.items())})" if counts else ""
+        said = f" ({counted(view.jobs)})" if view and view.jobs else ""
         lines.append(f"stage {name}: {view.status if view else 'pending'}{said}")
     blocks = [job_block(v.paths, j, f"{name}/") for name, v in views.items() if v for j in v.jobs]
     return "\n".join([_header(task, *lines), *blocks])
@@ -60,8 +61,26 @@ def stage_facts(task: TaskPaths, views: dict[str, TaskView | None]) -> list[dict
     ]
 
 
+def counted(jobs: list[JobView]) -> str:
+    """`3 finished, 1 pruned`, in the order of the jobs."""
+    return ", ".join(f"{n} {state}" for state, n in Counter(str(j.state) for j in jobs).items()) or "no job"
+
+
 def command_text(command: str | list[str]) -> str:
     return command if isinstance(command, str) else shlex.join(command)
+
+
+def run_path(task: TaskPaths, view: JobView) -> str:
+    """The folder of a job's highest attempt."""
+    return task.job(view.job.index).attempt(max(1, view.job.attempt)).root
+
+
+def reason(view: JobView) -> str:
+    """Why a job is in its state, where there is something to say."""
+    if view.state is not State.PRUNED or not view.job.reports:
+        return view.reason
+    step, value = view.job.reports[-1]
+    return f"{'paused' if view.job.paused else 'ended'} by an early stopper, after {value:.6g} at step {step}"
 
 
 def job_facts(task: TaskPaths, view: JobView) -> dict[str, Any]:
@@ -79,16 +98,16 @@ def job_facts(task: TaskPaths, view: JobView) -> dict[str, Any]:
         "callback_path": paths.callback,
         "attempt": view.job.attempt,
         "exit_code": view.exit_code,
-        "reason": view.reason,
+        "reason": reason(view),
     }
 
 
 def job_block(task: TaskPaths, view: JobView, prefix: str = "") -> str:
-    paths = task.job(view.job.index).attempt(max(1, view.job.attempt))
-    root = paths.root
+    root = run_path(task, view)
     start = stamp(view.start_s) if view.start_s else "-"
     end = stamp(view.end_s) if view.end_s else "-"
-    why = f"  reason        : {view.reason}\n" if view.reason else ""
+    said = reason(view)
+    why = f"  reason        : {said}\n" if said else ""
     return (
         f"#Job Name: {prefix}{view.job.index}\n"
         f"  status        : {view.state.value}\n"
@@ -104,11 +123,11 @@ def job_block(task: TaskPaths, view: JobView, prefix: str = "") -> str:
 
 
 def scalar_block(task: TaskPaths, job: JobScalars) -> str:
-    root = task.job(job.view.job.index).attempt(max(1, job.view.job.attempt)).root
     lines = [
         f"#Job Name: {job.view.job.index}",
         f"  scalar_info   : {job.series}",
-        f"  pavi_training_url : {root}/callback/scalars.jsonl",
+        *([f"  scores        : {job.scores}"] if job.scores else []),
+        f"  pavi_training_url : {run_path(task, job.view)}/callback/scalars.jsonl",
     ]
     for name, result in (("pre_callback_result", job.pre), ("after_callback_result", job.after)):
         if result is not None:
@@ -157,6 +176,11 @@ def record_table(rows: list[tuple[Row, dict[str, dict[int, float]]]]) -> str:
         cells += [_scaled(row.values.get(PARAMS), 1e6)] if with_params else []
         cells += [f"{series[name][0]:.6g}" if name in series else "-" for name in metrics]
         lines.append(cells)
+    return aligned(lines)
+
+
+def aligned(lines: list[list[str]]) -> str:
+    """Rows of as many cells each as columns, the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join([cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))])
@@ -170,10 +194,13 @@ def _scaled(value: float | None, unit: float) -> str:
 
 def row_facts(entry: JobScalars) -> dict[str, Any]:
     """One row of a ranking: its name, its job, and the last value of every scalar."""
+    from searchkit.store import scalars
+
     facts: dict[str, Any] = {"row": entry.name, "job": entry.view.job.index}
     if entry.row:
         facts.update(arch=entry.row.arch, input_shape=entry.row.shape)
-    return {**facts, "scalars": {name: scalars.last(series) for name, series in entry.series.items() if series}}
+    last = {name: scalars.last(series) for name, series in entry.series.items() if series}
+    return {**facts, "scores": entry.scores, "scalars": last}
 
 
 def scalar_facts(job: JobScalars) -> dict[str, Any]:
@@ -181,6 +208,7 @@ def scalar_facts(job: JobScalars) -> dict[str, Any]:
         "job": job.view.job.index,
         "status": str(job.view.state),
         "params": job.view.job.values,
+        "scores": job.scores,
         "scalars": {k: {str(s): v for s, v in series.items()} for k, series in job.series.items()},
         "pre_callback_result": job.pre,
         "after_callback_result": job.after,
