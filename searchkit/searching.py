@@ -133,7 +133,7 @@ def begin(config: Config, ws: Workspace, task: OpenTask, say: Callable[[str], No
     stoppers = tuple(algorithms.stopper(rule.type)(wanted[0], **rule.options) for rule in config.search.stop)
     level = tuple(arg.name for arg in space.args if isinstance(arg, Range)) if config.search.sampler != "grid" else ()
     sampler = make_sampler(config, space, wanted)
-    history = History(state)
+    history = History(state, first=config.search.sampler == "nsga2")
     search = Search(config, task, ws.project_name, say, space, wanted, sampler, stoppers, history, level)
     if state.complete and not _why_over(search):
         task.record("reopen")
@@ -369,4 +369,4 @@ def restore(search: Search) -> None:
             said, text, command = creation.describe(search.config, search.space.point(genes))
             more = {"level": search.level} if search.level else {}
             task.record("create", job=n, values=said, text=text, command=command, genes=genes, **more)
-    search.history = History(state)
+    search.history = History(state, first=search.config.search.sampler == "nsga2")

@@ -52,6 +52,7 @@ class Slot:
     context: str = "verbatim"
     backticks: int = 0
     until: str = ""  # the line that would end the here-document around it
+    loses_tabs: bool = False  # that here-document begins with `<<-`: the shell drops the tabs that lines begin with
 
     @property
     def is_word(self) -> bool:
@@ -225,6 +226,11 @@ def _quote(slot: Slot, value: str) -> str:
             f"the value {value!r} of {slot.name} holds {slot.until!r}, which ends the here-document it is put into",
             "end the here-document with another word",
         )
+    if slot.loses_tabs and "\n\t" in "\n" + value:
+        raise UsageError(
+            f"the value {value!r} of {slot.name} has a line that begins with a tab, which `<<-` drops",
+            "write << in place of <<-",
+        )
     text = _QUOTE[slot.context](value)
     for _ in range(slot.backticks):  # the shell removes one layer of these before it reads the inside
         text = re.sub(r"([\\$`])", r"\\\1", text)
@@ -261,11 +267,19 @@ class _Shell:
     here-document; `((` is a parenthesis inside arithmetic.
     """
 
-    def __init__(self, text: str, holes: Iterator[Slot], stack: Sequence[str] = ("sh",), until: str = "") -> None:
+    def __init__(
+        self,
+        text: str,
+        holes: Iterator[Slot],
+        stack: Sequence[str] = ("sh",),
+        until: str = "",
+        loses_tabs: bool = False,
+    ) -> None:
         self.text = text
         self.holes = holes
         self.stack = list(stack)
         self.until = until
+        self.loses_tabs = loses_tabs
         self.at = 0
         self.slots: list[Slot] = []
         self.pending: list[re.Match[str]] = []  # here-documents whose bodies start at the next line
@@ -319,7 +333,8 @@ class _Shell:
         slot = next(self.holes)
         if slot.is_word and context != "comment":
             _stand_alone(slot, context == "bare" and self.stack[-1] in _BARE and self._is_alone())
-        self.slots.append(replace(slot, context=context, backticks=self.stack.count("`"), until=self.until))
+        slot = replace(slot, context=context, backticks=self.stack.count("`"))
+        self.slots.append(replace(slot, until=self.until, loses_tabs=self.loses_tabs))
         self.at += 1
 
     def _is_alone(self) -> bool:
@@ -380,11 +395,11 @@ class _Shell:
         while end < len(self.text) and not line.match(self.text, end):
             end = self.text.find("\n", end) + 1 or len(self.text)
         if word != until:
-            outside, self.until = self.until, until
+            outside, self.until, self.loses_tabs = (self.until, self.loses_tabs), until, bool(document["tabs"])
             self._holes("verbatim", end)
-            self.until = outside
+            self.until, self.loses_tabs = outside
         else:
-            inside = _Shell(self.text[start:end], self.holes, (*self.stack, "<<"), until)
+            inside = _Shell(self.text[start:end], self.holes, (*self.stack, "<<"), until, bool(document["tabs"]))
             self.slots += inside.read()
             self.glued += [start + at for at in inside.glued]
         last = line.match(self.text, end)

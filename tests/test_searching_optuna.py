@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from searchkit.algorithms.history import ask_seed
-from tests.suite import HARNESS, ok, run
+from tests.suite import HARNESS, ok, run, show, wait_for
 from tests.test_searching import begin, story
 
 optuna = pytest.importorskip("optuna")
@@ -114,5 +114,12 @@ def test_nsga2_is_one_seeded_sampler_also_across_a_kill(tmp_path: Path) -> None:
     assert len(fresh) < len(direct) and asked == fresh[:n]
     scores = [job["scores"] for job in story(folder)]
     assert scores == [measure(values) for values in asked]
+    # What it was told once stays told, whatever a restart makes of that job; and more trials go on where it was.
+    (folder / "job.py").write_text(JOB.replace("acc = 1", "acc = (7 if os.environ['SEARCHKIT_JOB'] == '2' else 1)"))
+    ok(run(folder, "search-ctl", "restart", "--jobs", "2,@failed"))
+    wait_for(lambda: show(folder)["status"] in ("finished", "error"))
+    assert story(folder)[2]["scores"] != scores[2]
+    assert run(folder, "search-run", "-j", "1", "--n-trials", str(n + 6), "config.yaml").returncode in (0, 1)
+    assert [job["values"] for job in story(folder)] == fresh[: n + 6]
     front = json.loads(ok(run(folder, "search-ctl", "best", "--task", "default", "--json")))
     assert front

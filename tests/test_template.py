@@ -118,6 +118,10 @@ def test_value_arrives_verbatim(shell: str, where: str, value: str) -> None:
     if place.startswith("#"):
         place = place.replace("\n", "\nprintf '%s\\0' ")
         start = "printf '%s\\0' 1 "
+    if "<<-" in place and "\n\t" in "\n" + value:
+        with pytest.raises(UsageError, match="begins with a tab"):
+            render(t.parse(start + place), {"v": value})
+        return
     command = render(t.parse(start + place), {"v": value})
     assert isinstance(command, str)
     assert argv(shell, command) == [b"1", (before + value + after).encode()]

@@ -77,6 +77,7 @@ class Job:
     paused: bool = False  # pruned, and the stopper may go on with it
     asked: int = 0  # the number of its `create` among the events that searches count
     told: int | None = None  # and that of its last result
+    first: tuple[State, tuple[float, ...] | None, int] | None = None  # state, scores and number of its first end
 
     @property
     def state(self) -> State:
@@ -240,7 +241,11 @@ def advance(task: TaskState, event: Event) -> None:
         n = event["job"]
         if n in task.jobs:
             job = apply(task.jobs[n], event)
-            task.jobs[n] = replace(job, told=_tick(task, n)) if kind == "result" else job
+            if kind == "result":
+                job = replace(job, told=_tick(task, n))
+                if job.first is None and not event["retry"]:
+                    job = replace(job, first=(job.state, job.scores, task.clock))
+            task.jobs[n] = job
             task.changed.add(n)
         elif n not in task.deleted:
             task.early.setdefault(n, []).append(event)

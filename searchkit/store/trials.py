@@ -124,9 +124,14 @@ def scores_of(
 
 
 class History:
-    """The trials of a task, kept up to date with its state; `trials` is in the order in which they were made."""
+    """The trials of a task, kept up to date with its state; `trials` is in the order in which they were made.
 
-    def __init__(self, state: TaskState) -> None:
+    `first`: each is what it was when it ended for the first time, whatever a restart has made of it. For samplers that
+    replay what they were told.
+    """
+
+    def __init__(self, state: TaskState, *, first: bool = False) -> None:
+        self._first = first
         self.trials: list[Trial] = [
             Trial(k - len(state.warm or ()), w["genes"], "finished", tuple(w["scores"]), given=True)
             for k, w in enumerate(state.warm or ())
@@ -144,7 +149,7 @@ class History:
             job = state.deleted.get(n) if deleted else state.jobs[n]
             if job is None or job.genes is None:
                 continue
-            trial = trial_of(job, deleted)
+            trial = trial_of(job, deleted, first=self._first)
             if n in self._place:
                 self.trials[self._place[n]] = trial
             else:
@@ -166,16 +171,17 @@ class History:
             self.trials[place] = before
 
 
-def trial_of(job: Job, deleted: bool = False) -> Trial:
-    """A job as a trial; one that was deleted before it ended counts as failed."""
-    state = _STATES.get(job.state, "failed" if deleted else "running")
-    if state == "finished" and job.scores is None:
+def trial_of(job: Job, deleted: bool = False, *, first: bool = False) -> Trial:
+    """A job as a trial; one that was deleted before it ended counts as failed. `first`: as it first ended."""
+    now, scores, told = (job.first if first else None) or (job.state, job.scores, job.told)
+    state = _STATES.get(now, "failed" if deleted else "running")
+    if state == "finished" and scores is None:
         state = "failed"
-    ended = state in ("finished", "pruned")
-    told = job.told if state != "running" else None
-    return Trial(
-        job.index, job.genes or {}, state, job.scores if ended else None, job.reports, job.asked, told, job.given
-    )
+    if state not in ("finished", "pruned"):
+        scores = None
+    if state == "running":
+        told = None
+    return Trial(job.index, job.genes or {}, state, scores, job.reports, job.asked, told, job.given)
 
 
 # --- trials from elsewhere -------------------------------------------------------------------------------------------
