@@ -56,13 +56,22 @@ def read(task: TaskPaths) -> tuple[list[Event], int]:
     events: list[Event] = []
     damaged = 0
     for generation in generations(task):
-        for line in (fsio.read_bytes(task.segment(generation)) or b"").split(b"\n")[:-1]:
-            event = decode(line)
-            if event is None:
-                damaged += 1
-            else:
-                events.append(event)
+        lines = (fsio.read_bytes(task.segment(generation)) or b"").split(b"\n")[:-1]
+        found = _decode_all(lines)
+        events += found
+        damaged += len(lines) - len(found)
     return events, damaged
+
+
+def _decode_all(lines: list[bytes]) -> list[Event]:
+    """The events of the lines that are whole. They are parsed as one text: one by one they take half as long again."""
+    whole = [body for line in lines if line[-_CRC_TAIL:-2] == b',"crc":"%08x' % zlib.crc32(body := line[:-_CRC_TAIL])]
+    text = b"[%s]" % b",".join([body + b"}" for body in whole])
+    try:
+        found = json.loads(text.decode("utf-8", "surrogateescape"))
+    except ValueError:  # a line that is whole, and yet no JSON: not one of ours
+        found = map(decode, lines)
+    return [event for event in found if isinstance(event, dict)]
 
 
 def follow(task: TaskPaths) -> Iterator[list[Event]]:

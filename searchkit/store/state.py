@@ -116,11 +116,18 @@ class TaskState:
         return {state: found[state] for state in State}
 
 
+def _with(job: Job, **changes: Any) -> Job:
+    """`dataclasses.replace`, ten times as fast: whoever looks at 10,000 trials makes 60,000 of these."""
+    new = object.__new__(Job)
+    new.__dict__.update(job.__dict__, **changes)
+    return new
+
+
 def apply(job: Job, event: Event) -> Job:
     """The job after an event that concerns it."""
     kind = event["type"]
     if kind == "launch":
-        return replace(
+        return _with(
             job,
             attempt=event["attempt"],
             launched_s=event["time"],
@@ -142,7 +149,7 @@ def apply(job: Job, event: Event) -> Job:
         errors = job.errors + (event["spent"] == "error")
         lost = job.lost + (event["spent"] == "lost")
         attempt = max(job.attempt, result.attempt)  # the line of its launch may be damaged
-        return replace(
+        return _with(
             job,
             attempt=attempt,
             result=result,
@@ -154,21 +161,21 @@ def apply(job: Job, event: Event) -> Job:
         )
     if kind == "report":
         stop = event.get("stop") if job.state is State.RUNNING and not job.stop else None
-        return replace(job, reports=(*job.reports, (event["step"], event["value"])), stop=stop or job.stop)
+        return _with(job, reports=(*job.reports, (event["step"], event["value"])), stop=stop or job.stop)
     if kind == "promote":
-        return replace(job, result=job.result and replace(job.result, retry=True), stop="", paused=False)
+        return _with(job, result=job.result and replace(job.result, retry=True), stop="", paused=False)
     if kind == "stop":
         if job.state is State.RUNNING:
             kept = job.stop == "stop" or (job.stop in BY_STOPPER and event["why"] != "stop")
-            return job if kept else replace(job, stop=event["why"])
-        return replace(job, held=True) if event["why"] == "stop" and job.state is State.PENDING else job
+            return job if kept else _with(job, stop=event["why"])
+        return _with(job, held=True) if event["why"] == "stop" and job.state is State.PENDING else job
     if kind == "adopt":
         # What was left running (a third Ctrl-C, a killed scheduler) counts again, whatever was once asked of it.
-        return replace(job, stop="" if job.stop in ("interrupt", "task") else job.stop)
+        return _with(job, stop="" if job.stop in ("interrupt", "task") else job.stop)
     if kind == "restart":
         again = job.result and replace(job.result, retry=True)
-        job = replace(job, errors=0, lost=0, reports=(), paused=False)
-        return replace(job, result=again, held=False, snapshot=event["snapshot"])
+        job = _with(job, errors=0, lost=0, reports=(), paused=False)
+        return _with(job, result=again, held=False, snapshot=event["snapshot"])
     raise AssertionError(f"unknown event {kind!r}")
 
 
@@ -242,9 +249,10 @@ def advance(task: TaskState, event: Event) -> None:
         if n in task.jobs:
             job = apply(task.jobs[n], event)
             if kind == "result":
-                job = replace(job, told=_tick(task, n))
-                if job.first is None and not event["retry"]:
-                    job = replace(job, first=(job.state, job.scores, task.clock))
+                told, first = _tick(task, n), job.first
+                if first is None and not event["retry"]:
+                    first = (job.state, job.scores, told)
+                job = _with(job, told=told, first=first)
             task.jobs[n] = job
             task.changed.add(n)
         elif n not in task.deleted:
