@@ -295,7 +295,7 @@ class Refusing(_Sampler):
         (Counting, "asked again it suggests"),
         (Living, "a new object suggests"),
         (Writing, "it changed the history"),
-        (GlobalRandom, "depend on the global random numbers|another object suggests"),
+        (GlobalRandom, "depend on the global random numbers|another object suggests|asked again it suggests"),
         (GlobalNumpy, "draws from the global random numbers"),
         (NeedsScores, "stops suggesting when every trial fails"),
         (Endless, "which was there already|gave more"),
