@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from searchkit import algorithms
 from searchkit.algorithms import drawing
-from searchkit.algorithms.history import Trial, Verdict, asks
+from searchkit.algorithms.history import Trial, Verdict, asked, asks, loss
 from searchkit.errors import NotFoundError, UsageError
 from searchkit.settings import Config, Objective
 from searchkit.space.args import Range
@@ -42,6 +42,15 @@ def make_sampler(config: Config, space: Space, wanted: Sequence[Objective]) -> A
     return algorithms.sampler(s.sampler)(space, tuple(wanted), s.seed, **s.sampler_options)
 
 
+def make_stoppers(config: Config, wanted: Sequence[Objective]) -> tuple[Any, ...]:
+    """The stoppers of a config; all judge the first objective. Raises UsageError."""
+    return tuple(algorithms.stopper(rule.type)(wanted[0], **rule.options) for rule in config.search.stop)
+
+
+def _history(config: Config, task: OpenTask) -> History:
+    return History(task.state, first=config.search.sampler == "nsga2")  # it replays what it was told
+
+
 def preview(config: Config, n: int) -> list[Genes]:
     """The first points that are asked for, before any result. Raises UsageError where there is none."""
     space, wanted = trials.space_of(config), config.objectives
@@ -49,10 +58,8 @@ def preview(config: Config, n: int) -> list[Genes]:
     for k in range(min(n, len(config.search.enqueue))):
         found.append(_given(config, space, k))
     sampler = make_sampler(config, space, wanted)
-    for rule in config.search.stop:
-        algorithms.stopper(rule.type)(wanted[0], **rule.options)
-    history = [Trial(i, genes, "running", asked=i, given=True) for i, genes in enumerate(found)]
-    found += sampler.suggest(history, n - len(found)) if n > len(found) else []
+    make_stoppers(config, wanted)  # their options are checked when they are made
+    found += sampler.suggest(_as_given((), found), n - len(found)) if n > len(found) else []
     if not found:
         raise UsageError("the space has no point", f"task.constraints: {config.task.constraints}")
     return found
@@ -130,10 +137,9 @@ def begin(config: Config, ws: Workspace, task: OpenTask, say: Callable[[str], No
         task.record("warm", trials=found)
         if line:
             say(line)
-    stoppers = tuple(algorithms.stopper(rule.type)(wanted[0], **rule.options) for rule in config.search.stop)
     level = tuple(arg.name for arg in space.args if isinstance(arg, Range)) if config.search.sampler != "grid" else ()
     sampler = make_sampler(config, space, wanted)
-    history = History(state, first=config.search.sampler == "nsga2")
+    stoppers, history = make_stoppers(config, wanted), _history(config, task)
     search = Search(config, task, ws.project_name, say, space, wanted, sampler, stoppers, history, level)
     if state.complete and not _why_over(search):
         task.record("reopen")
@@ -146,8 +152,7 @@ def _warm(config: Config, space: Space, wanted: Sequence[Objective], ws: Workspa
     if source is None:
         return [], ""
     if source.csv is not None:
-        path = source.csv if os.path.isabs(source.csv) else os.path.join(ws.project, source.csv)
-        found, left_out = trials.warm_from_csv(path, space, wanted)
+        found, left_out = trials.warm_from_csv(os.path.join(ws.project, source.csv), space, wanted)
         name = source.csv
     else:
         name = f"task {source.task}"
@@ -190,7 +195,7 @@ def create(search: Search, room: int, *, idle: bool) -> tuple[list[int], list[in
     given = max(0, min(n, len(search.config.search.enqueue) - asks(history)))
     points = [(_given(search.config, search.space, asks(history) + k), True) for k in range(given)]
     if n > given:
-        known = [*history, *_as_trials(history, [genes for genes, _ in points])]
+        known = [*history, *_as_given(history, [genes for genes, _ in points])]
         points += [(_checked(search, genes), False) for genes in search.sampler.suggest(known, n - given)]
     if not points:
         search.asked_at = state.clock
@@ -218,10 +223,9 @@ def _checked(search: Search, genes: Genes) -> Genes:
     return genes
 
 
-def _as_trials(history: Sequence[Trial], points: Sequence[Genes]) -> list[Trial]:
-    first = max(history[-1].index + 1, 0) if history else 0
-    clock = max((max(t.asked, t.told or 0) for t in history[-1:]), default=0)
-    return [Trial(first + k, genes, "running", asked=clock + k + 1, given=True) for k, genes in enumerate(points)]
+def _as_given(history: Sequence[Trial], points: Sequence[Genes]) -> list[Trial]:
+    """Enqueued points as the trials that they are about to be."""
+    return [replace(trial, given=True) for trial in asked(history, points)] if points else []
 
 
 def _why_over(search: Search) -> str:
@@ -236,9 +240,9 @@ def _why_over(search: Search) -> str:
             return f"the time budget of {s.time_budget_s:g} s is spent"
     if s.target is not None and search.wanted:
         o = search.wanted[0]
-        sign = -1 if o.mode == "min" else 1
+        goal = loss(s.target, o.mode)
         for t in search.history.update():
-            if t.scores is not None and t.index >= 0 and sign * t.scores[0] >= sign * s.target:
+            if t.scores is not None and t.index >= 0 and loss(t.scores[0], o.mode) <= goal:
                 return f"job {t.index} reached {o.name} {t.scores[0]:g} (target: {s.target:g})"
     return ""
 
@@ -369,4 +373,4 @@ def restore(search: Search) -> None:
             said, text, command = creation.describe(search.config, search.space.point(genes))
             more = {"level": search.level} if search.level else {}
             task.record("create", job=n, values=said, text=text, command=command, genes=genes, **more)
-    search.history = History(state, first=search.config.search.sampler == "nsga2")
+    search.history = _history(search.config, task)

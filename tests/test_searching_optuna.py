@@ -13,19 +13,10 @@ import pytest
 
 from searchkit.algorithms.history import ask_seed
 from tests.suite import HARNESS, ok, run, show, wait_for
-from tests.test_searching import begin, story
+from tests.test_searching import SPACE, begin, story
 
 optuna = pytest.importorskip("optuna")
 
-SPACE = """
-task:
-  template: "python3 job.py {lr} {opt} {momentum?--momentum}"
-  reward_attribute: acc
-  search_args:
-    - {type: LogUniform, name: lr, low: 1e-5, high: 1e-1}
-    - {type: Categorical, name: opt, value: [sgd, adam]}
-    - {type: Uniform, name: momentum, low: 0.0, high: 0.9, step: 0.1, when: "opt == 'sgd'"}
-"""
 JOB = """
 import json, os, sys
 from math import log10

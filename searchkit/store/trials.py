@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from searchkit.settings import Objective
 from searchkit.space import expression
 from searchkit.store import scalars
 from searchkit.store.scalars import Series
-from searchkit.store.state import Job, State, TaskState
+from searchkit.store.state import BY_STOPPER, Job, State, TaskState
 from searchkit.workspace import TaskPaths
 
 if TYPE_CHECKING:
@@ -38,6 +37,7 @@ def is_search(config: Config) -> bool:
 
 
 def space_of(config: Config) -> Space:
+    """The space that a config declares. Raises UsageError."""
     from searchkit.space.space import Space
 
     return Space(config.task.search_args, config.task.constraints)
@@ -104,11 +104,11 @@ def _value(o: Objective, values: Mapping[str, float]) -> float:
 def scores_of(
     task: TaskPaths, project_name: str, config: Config, job: Job, wanted: Sequence[Objective]
 ) -> tuple[list[float] | None, str]:
-    """(scores, why there are none) of a job that ended. All have to be numbers. What a stopper ended is scored by the
-    report that it was judged by, whatever came after it."""
+    """(scores in the order of `wanted`, why there are none) of a job that ended. All have to be numbers. What a stopper
+    ended is scored by the report that it was judged by, whatever came after it."""
     found = series_of(task, project_name, config, job, ended=True, names=scalars_needed(wanted)).series
     scores = [at_the_end(o, found) for o in wanted]
-    if job.stop in ("prune", "pause") and job.reports and scores:
+    if job.stop in BY_STOPPER and job.reports and scores:
         scores[0] = job.reports[-1][1]
     bad = [o.name for o, score in zip(wanted, scores, strict=True) if not math.isfinite(score)]
     if not bad:
@@ -231,7 +231,3 @@ def _warm(space: Space, given: Iterable[tuple[Mapping[str, Any], Sequence[Any]]]
             continue
         found.setdefault(space.key(genes), {"genes": genes, "scores": numbers})
     return list(found.values()), left_out
-
-
-def project_path(project: str, path: str) -> str:
-    return path if os.path.isabs(path) else os.path.join(project, path)
