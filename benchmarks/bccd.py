@@ -49,7 +49,7 @@ def macs_at(work: Path, record: dict, proposals: int) -> int:
 
     recipe = config.load(CONFIG)
     model = nets.sized(recipe, ("RBC", "WBC", "Platelets"))
-    plan_of = price.detector_plan(model, recipe.space.maximum())
+    plan_of = price.plans_of(model, recipe.space.maximum())
     heads = replace(model.heads, proposals=proposals)
     return price.price(plan_of, heads, Arch.of(record["arch"]), tuple(record["data"]["input_shape"])).flops
 

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from searchkit.cost.price import detector_plan, price, price_space
+from searchkit.cost.price import plans_of, price, price_space
 from searchkit.cost.rules import Convention
 from searchkit.cost.write import write_space
 from searchkit.models.plan import HeadSizes, resnet_plan
@@ -55,11 +55,12 @@ def forward(space: Space, points: int) -> float:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from searchkit.models.detector import DetectorConfig, build, set_arch
+    from searchkit.models.detector import DetectorConfig, build
+    from searchkit.models.elastic import set_arch
 
     torch.set_num_threads(1)
     config = DetectorConfig(num_classes=696, rpn_activation="softmax", class_agnostic=True)
-    plan_of, rng, total = detector_plan(config, space.maximum()), random.Random(0), 0.0
+    plan_of, rng, total = plans_of(config, space.maximum()), random.Random(0), 0.0
     with torch.device("meta"):
         net = build(config, space.maximum()).eval()
         boxes = torch.zeros(config.heads.proposals, config.fpn_channels * config.roi_size**2)

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from searchkit.models.detector import DetectorConfig, build, set_arch
+from searchkit.models.detector import DetectorConfig, build
+from searchkit.models.elastic import set_arch
 from searchkit.models.subnet import subnet
 from searchkit.space.arch import Arch
 from searchkit.train.config import load

@@ -25,10 +25,11 @@ from torchvision.ops import FeaturePyramidNetwork, misc
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from searchkit import fsio, modelspace
-from searchkit.cost.price import Cost, PlanOf, detector_plan, price, price_detector, price_space
+from searchkit.cost.price import Cost, PlanOf, plans_of, price, price_net, price_space
 from searchkit.cost.write import write_space
 from searchkit.errors import ConflictError, UsageError
-from searchkit.models.detector import DetectorConfig, build, set_arch
+from searchkit.models.detector import DetectorConfig, build
+from searchkit.models.elastic import set_arch
 from searchkit.models.plan import HeadSizes, Layer, Plan, Row, channels, resnet_plan
 from searchkit.space.arch import Arch, InputShape, Space, read_space
 from tests.test_arch import AR50_101
@@ -176,7 +177,7 @@ def test_random_archs_of_the_supernet(options: dict[str, Any]) -> None:
     )
     with torch.device("meta"):
         net = build(config, space.maximum())
-    plan_of = detector_plan(config, space.maximum())
+    plan_of = plans_of(config, space.maximum())
     boxes = torch.zeros(1000, 16 * 49, device="meta")
     for i in range(60):
         a, size = space.sample(rng), (rng.randint(1, 200), rng.randint(1, 200))
@@ -191,7 +192,7 @@ def test_random_archs_of_the_supernet(options: dict[str, Any]) -> None:
             with torch.device("meta"):
                 params = sum(p.numel() for p in build(config, a).parameters())
             assert cost.params == params, a
-            assert price_detector(config, a, size) == cost
+            assert price_net(config, a, size) == cost
 
 
 # --- groups, linear layers, pools ------------------------------------------------------------------------------------

@@ -18,14 +18,15 @@ import torch
 from torch import nn
 
 from searchkit.errors import SearchkitError
-from searchkit.models.detector import set_arch
+from searchkit.models.elastic import set_arch
 from searchkit.space.arch import Arch
+from searchkit.subnet import det_model
 from searchkit.subnet import extract as extraction
-from searchkit.subnet.emit import model_source
+from searchkit.subnet.det_model import model_source
 from searchkit.subnet.extract import Source, extract, load_folder
 from searchkit.train import checkpoint, config
 from searchkit.train import net as nets
-from searchkit.train.loop import set_scale
+from searchkit.train.detection import set_scale
 from tests import nas
 from tests.nas import Trained, bad, good, tiny, write
 
@@ -97,7 +98,7 @@ def detections(net: Any, images: list[torch.Tensor]) -> list[torch.Tensor]:
 def test_the_extracted_net_is_the_source_at_its_arch(kind: str, trained: Trained, tmp_path: Path) -> None:
     recipe = recipe_of(kind, trained.data, tmp_path / "cfg")
     source = fresh(recipe)
-    images, ids = extraction.sample_images(recipe, 2)
+    images, ids = extraction.sample_images(recipe, 2, 64)
     odd = [torch.randint(0, 256, (3, 53, 71), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))]
     for i, arch in enumerate(archs_of(recipe)):
         out = str(tmp_path / f"model{i}")
@@ -108,7 +109,7 @@ def test_the_extracted_net_is_the_source_at_its_arch(kind: str, trained: Trained
         assert proof["cost"]["params"] == proof["cost"]["params_counted"]
         net = load_folder(out)
         set_arch(source.net, arch)
-        set_scale(source.net, shape, recipe.data.max_edge)
+        set_scale(source.net, shape, recipe.data)
         # images of odd sizes, too, which the proof does not look at
         ours, theirs = detections(source.net, [*images, *odd]), detections(net, [*images, *odd])
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
@@ -149,7 +150,7 @@ for folder in sys.argv[2:]:
 def test_the_folder_stands_alone(trained: Trained, tmp_path: Path) -> None:
     recipes = {name: recipe_of(name, trained.data, tmp_path / "cfg") for name in ("basic, gn", "bottleneck, frozen")}
     recipes["trained"] = trained.recipe
-    images = [image.float() / 255 for image in extraction.sample_images(trained.recipe, 2)[0]]
+    images = [image.float() / 255 for image in extraction.sample_images(trained.recipe, 2, 64)[0]]
     torch.save(images, tmp_path / "images.pth")
     folders, expected = [], []
     for name, recipe in recipes.items():
@@ -214,7 +215,7 @@ def test_what_differs_is_not_written(trained: Trained, tmp_path: Path, monkeypat
         ("kernel_size=3, stride=2, padding=1", "kernel_size=5, stride=2, padding=2"),
         ("F.relu(", "F.elu("),
     ):
-        monkeypatch.setattr(extraction, "model_source", swapped(old, new))
+        monkeypatch.setattr(det_model, "model_source", swapped(old, new))
         with pytest.raises(SearchkitError, match="does not compute what the source does"):
             extract(source, recipe, arch, 64, str(out))
         assert not out.exists() and not list(tmp_path.iterdir())

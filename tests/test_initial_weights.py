@@ -15,11 +15,8 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 
 from searchkit.errors import UsageError
-from searchkit.models.detector import (
-    DetectorConfig,
-    build,
-    set_arch,
-)
+from searchkit.models.detector import DetectorConfig, build
+from searchkit.models.elastic import set_arch
 from searchkit.models.load import load_init, read_tensors
 from searchkit.space.arch import Arch
 from tests.detectors import (

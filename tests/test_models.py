@@ -14,14 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from searchkit.errors import UsageError
-from searchkit.models.detector import (
-    SoftmaxRPNHead,
-    arch_of,
-    backbone_class,
-    build,
-    make_backbone,
-    set_arch,
-)
+from searchkit.models.detector import SoftmaxRPNHead, build
+from searchkit.models.elastic import arch_of, backbone_class, make_backbone, set_arch
 from searchkit.models.resnet import ResNet
 from searchkit.models.subnet import subnet
 from searchkit.space.arch import Arch
@@ -276,7 +270,7 @@ def test_a_missing_dimension() -> None:
     net, _, _ = make("bottleneck, bn")
     with pytest.raises(UsageError, match=r"backbone\.body\.depth is missing; backbone\.body\.width is missing"):
         set_arch(net, Arch.of({"backbone.stem.width": 4}))
-    with pytest.raises(TypeError, match="no detector"):
+    with pytest.raises(TypeError, match="no network"):
         set_arch(nn.Linear(1, 1), R50)
 
 
@@ -337,6 +331,6 @@ def test_a_backbone_is_found_by_file_and_by_module(tmp_path: Path) -> None:
 def test_a_backbone_without_weights() -> None:
     sp, conf = FAMILIES["a backbone of one's own"]
     with torch.device("meta"):
-        body = make_backbone(conf, sp.maximum())
+        body = make_backbone(conf.backbone, conf.backbone_options, sp.maximum())
     assert all(p.is_meta for p in body.parameters())
     assert body.channels(sp.minimum().part("backbone")) == (4, 4, 6)

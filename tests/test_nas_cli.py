@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from searchkit import modelspace
-from searchkit.cost.price import price_detector
+from searchkit.cost.price import price_net
 from searchkit.nas_cli.main import VERBS
 from searchkit.space.arch import Arch
 from searchkit.train import net as nets
@@ -94,14 +94,14 @@ def test_the_numbers_of_the_space_are_exact(trained: Trained) -> None:
     archs = list(brute_force(nas.TINY))
     assert shown["archs"] == len(archs) == len(set(archs)) and shown["points"] == 2 * len(archs)
     config = nets.sized(trained.recipe, ("a", "b", "c"))
-    macs = [price_detector(config, arch, size).flops for arch in archs for size in (48, 64)]
+    macs = [price_net(config, arch, size).flops for arch in archs for size in (48, 64)]
     assert (shown["macs_min"], shown["macs_max"], shown["macs_of"]) == (min(macs), max(macs), "all points")
     named = {(row["name"], row["input_shape"]): row for row in shown["named"]}
     assert set(named) == set(product(("MAX", "MIN", "MIDDLE"), (48, 64)))
     for (name, size), row in named.items():
         net = nets.build_at(trained.recipe, config, trained.recipe.space.named(name), 0)
         assert row["params"] == sum(p.numel() for p in net.parameters())
-        assert row["macs"] == price_detector(config, Arch.of(row["arch"]), size).flops
+        assert row["macs"] == price_net(config, Arch.of(row["arch"]), size).flops
     out = good("space", trained.config, "--png", "macs.png")
     assert f"{len(archs)} archs x 2 input shapes = {2 * len(archs)} points" in out
     assert Path("macs.png").read_bytes().startswith(b"\x89PNG")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ import torch
 from torch import nn
 
 from searchkit.errors import UsageError
-from searchkit.models.detector import set_arch
-from searchkit.space.arch import Arch
+from searchkit.models.elastic import set_arch
+from searchkit.space.arch import Arch, read_space
 from searchkit.train import loop, policies, schedules
-from searchkit.train.config import Train
 from searchkit.train.loop import make_optimizer
+from searchkit.train.sections import Train
 from tests import nas
 from tests.nas import space_of, tiny, train, write
 
@@ -99,6 +100,99 @@ def test_training_runs_what_the_policy_says(toy: Path, tmp_path: Path, monkeypat
         visited = visits(write(tmp_path / "cfg.yaml", body), tmp_path / name, monkeypatch)
         said = policies.policy(name, space_of(body), 0, random_archs=1)
         assert visited == [arch for step in range(3) for arch in said(step)]
+
+
+# ---- strategies, schedules and bins of a step ----
+
+SPACE: dict[str, Any] = {
+    "a.depth": {"choices": [[1, 2], [1, 2, 3]]},
+    "a.kernel": {
+        "choices": [3, 5, 7],
+        "sample_strategy": "block_wise",
+        "schedule": {"boundary": [1, 3], "value": [[5], [3, 5, 7]]},
+    },
+    "a.stem": {"boundary": [1, 2], "value": [[8], [8, 16, 24]]},
+    "anchors": {
+        "EARLY": {"a.depth": [2, 2], "a.kernel": [5] * 6, "a.stem": 8},
+        "LATE": {"a.depth": [2, 2], "a.kernel": [7] * 6, "a.stem": 8},
+    },
+}
+
+
+def test_a_sandwich_of_named_layers() -> None:
+    space = read_space({key: {k: v for k, v in each.items() if k != "schedule"} for key, each in SPACE.items()})
+    words = ("min", "random", "middle", "LATE", "max", "random")
+    choose = policies.policy("sandwich", space, 3, sample_strategy=words)
+    for step in range(1, 30):  # the stem is free from epoch 2 on
+        largest, *rest = choose(step)
+        assert largest == space.maximum() and len(rest) == 5
+        rng = policies.rng_of(3, "arch", step)
+        drawn = [space.sample(rng), space.sample(rng)]
+        listed = [space.minimum(), drawn[0], space.middle(), space.named("LATE"), drawn[1]]
+        assert Counter(rest) + Counter([largest]) == Counter([*listed, largest])
+    assert space.middle() == Arch.of({"a.depth": [1, 2], "a.kernel": [5, 3, 3, 5, 5, 3], "a.stem": 16})
+    many = policies.policy("sandwich", space, 3, sample_strategy=["random", "max", "max"])(1)
+    assert many[:2] == [space.maximum()] * 2 and len(many) == 3
+
+
+def test_strategies_that_no_step_can_obey() -> None:
+    space = read_space(SPACE)
+
+    def refused(**options: Any) -> UsageError:
+        with pytest.raises(UsageError) as e:
+            policies.policy(options.pop("name", "sandwich"), space, 0, **options)
+        return e.value
+
+    assert refused(sample_strategy=["max", "randm"]).message == (
+        "train.sample_strategy: there is no 'randm' (did you mean random?)"
+    )
+    for number in (3, "3"):
+        error = refused(sample_strategy=["max", number])
+        assert error.message.startswith("train.sample_strategy: 3 is no name: give that arch a name") and error.hint
+    assert "must be a list such as" in refused(sample_strategy="max").message
+    late = refused(sample_strategy=["max", "LATE"])
+    assert late.message.startswith("from epoch 1 on: the space has no architecture named 'LATE'")
+    assert "no choice that its schedules leave out" in late.hint
+    assert refused(name="fixed", arch="LATE").message == late.message
+    cycle = {"type": "anchor", "anchors": ["EARLY", "LATE"]}
+    assert "from epoch 1 on" in refused(name="anchors", sampler=cycle).message
+    macs = {"name": "single_path", "macs": lambda arch: 10.0 * arch["a.stem"]}
+    assert "must be [low, high, width]" in refused(**macs, macs_bins=[1, 2]).message
+    assert "low < high" in refused(**macs, macs_bins=[5, 5, 1]).message
+    assert refused(**macs, macs_bins=[300, 400, 10]).message == (
+        "train.macs_bins: no arch has 300 to 400 MACs; those of the space have 80 to 240"
+    )
+
+
+def test_steps_are_of_their_epoch() -> None:
+    space = read_space(SPACE)
+    for name in policies.POLICIES:
+        choose = policies.policy(name, space, 1, steps_per_epoch=20)
+        for step in (*range(0, 100, 3), 10_000):
+            now, archs = space.at_epoch(1 + step // 20), choose(step)
+            assert all(now.contains(arch) and space.contains(arch) for arch in archs)
+            if name in ("sandwich", "fixed"):
+                assert archs[0] == now.maximum()
+    cycle = policies.policy("anchors", space, 1, steps_per_epoch=20, random_archs=1)
+    assert [cycle(step)[0] for step in range(3)] == [space.at_epoch(1).named(name) for name in ("MAX", "MIN", "EARLY")]
+    assert [cycle(step)[0] for step in range(60, 64)] == [space.named(name) for name in space.names()]
+    assert space.at_epoch(1).maximum() != space.maximum()
+
+
+def test_bins_of_macs_are_visited_alike() -> None:
+    space = read_space({"a.width": {"choices": [[1, 2, 3, 4, 5, 6]] * 4}})
+
+    def macs(arch: Arch) -> int:
+        return sum(arch["a.width"])  # type: ignore[arg-type]
+
+    choose = policies.policy("single_path", space, 5, macs=macs, macs_bins=(4, 24, 5))
+    costs = [macs(choose(step)[0]) for step in range(2000)]
+    bins = Counter(min(3, (cost - 4) // 5) for cost in costs)
+    assert set(costs) == set(range(4, 25)) and all(abs(bins[i] - 500) < 100 for i in range(4))
+    assert [macs(choose(step)[0]) for step in reversed(range(50))] == costs[:50][::-1]
+    narrow = read_space({"a.width": {"choices": [[1, 9]]}})
+    far = policies.policy("single_path", narrow, 0, macs=macs, macs_bins=(4, 8, 4))  # nothing is in it: the nearest
+    assert {far(step)[0] for step in range(20)} == {narrow.maximum()}
 
 
 # ---- schedules ----

@@ -23,7 +23,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 RANK = """
 import hashlib, json, sys
 import torch
-from searchkit.models.detector import build, set_arch
+from searchkit.models.detector import build
+from searchkit.models.elastic import set_arch
 from searchkit.train import config, distributed, loop, supernet
 from tests import nas
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ from torch import nn
 
 from searchkit.errors import UsageError
 from searchkit.space.arch import Arch
-from searchkit.train import config, loop, supernet
+from searchkit.train import config, detection, supernet
 from searchkit.train import net as nets
-from searchkit.train.bench import open_split
 from searchkit.train.distributed import Ranks
 from searchkit.train.loop import Run, fit, make_optimizer
+from searchkit.train.tasks import open_split
 from tests import nas
 from tests.nas import CPU, space_of, tensors, tiny, train, write
 
@@ -30,8 +31,9 @@ def one_step(path: str, archs: list[Arch], *sets: str) -> dict[str, torch.Tensor
     net = nets.build(recipe, data.names, 0)
     before = {k: v.detach().clone() for k, v in net.named_parameters()}
     run = Run(net, make_optimizer(net, recipe.train, 1))
-    batches = supernet.batches_of(data, recipe, recipe.train, 0, 0, 1, Ranks())
-    options: dict[str, Any] = {"steps": 1, "scales": (64,), "max_edge": 100, "seed": 0, "device": CPU, "ranks": Ranks()}
+    batches = supernet.batches_of(data, recipe, recipe.train, 0, 0, 1, (64,), Ranks())
+    options: dict[str, Any] = {"steps": 1, "steps_per_epoch": 1, "scales": (64,), "seed": 0, "device": CPU}
+    options |= {"task": detection, "section": recipe.data, "ranks": Ranks()}
     (report,) = fit(run, batches, lambda _: archs, recipe.train, **options)
     assert math.isfinite(report.losses["loss"])
     return {k: v.detach() - before[k] for k, v in net.named_parameters()}
@@ -103,6 +105,6 @@ def test_a_scale_is_a_short_edge_or_a_height_and_a_width(toy: Path, tmp_path: Pa
     net: Any = nets.build(recipe, ("a",), 0)
     wide = torch.rand(3, 60, 120)
     for shape, expected in ((40, (40, 80)), ((48, 64), (32, 64)), ((96, 48), (48, 96)), (80, (50, 100))):
-        loop.set_scale(net, shape, 100)
+        detection.set_scale(net, shape, replace(recipe.data, max_edge=100))
         (size,) = net.transform([wide])[0].image_sizes
         assert size == expected

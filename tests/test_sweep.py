@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from searchkit.data.images import decode
-from searchkit.models.detector import set_arch
+from searchkit.models.elastic import set_arch
 from searchkit.models.subnet import subnet
 from searchkit.modelspace import dumps
 from searchkit.subnet import sweep
-from searchkit.train import bench, checkpoint, config, evaluate
-from searchkit.train.loop import set_scale
+from searchkit.train import bench, checkpoint, config, detection, evaluate, tasks
+from searchkit.train.detection import set_scale
 from tests import nas, suite
 from tests.nas import CPU, Trained, archs_file, equal, good, lines, open_session, scores, some, write
 
@@ -147,20 +147,20 @@ def test_raw_scores_are_those_of_the_supernet_itself(session: sweep.Session) -> 
     net, space, b = copy.deepcopy(session.net), session.recipe.space, session.bench
     for arch in (space.maximum(), space.minimum(), space.named("MIDDLE")):
         set_arch(net, arch)
-        set_scale(net, 48, 1333)
-        itself = evaluate.score(net, b.batches, b.evaluator, CPU)
+        set_scale(net, 48, session.recipe.data)
+        itself = detection.score(net, b.batches.at(48), b.evaluator, CPU)
         raw = scores(session, arch, calibrated=False)
         assert raw == {f"toy_{k}": round(v, 6) for k, v in itself.items() if k != "images_per_s"}
         assert raw != scores(session, arch)
 
 
 def test_statistics_are_of_training_images_alone(trained: Trained, session: sweep.Session) -> None:
-    training = bench.open_split(trained.recipe.data, "train")
+    training = tasks.open_split(trained.recipe.data, "train")
     paths = {info.id: info for info in training.images}
     evaluated = {info.path for info in session.bench.evaluated.images}
     ids = session.bench.calibration.ids
     assert len(ids) == len(set(ids)) == 6
-    shown = [image for batch in session.bench.calibration.batches for image in batch]
+    shown = [image for batch in session.bench.calibration.batches(48) for image in batch]
     for number, image in zip(ids, shown, strict=True):
         info = paths[number]
         assert (
@@ -171,10 +171,10 @@ def test_statistics_are_of_training_images_alone(trained: Trained, session: swee
     # each norm then has the mean over the batches of what it sees in them, by torch's own formula
     arch = trained.recipe.space.named("MIDDLE")
     static: Any = subnet(session.net, arch, session.config)
-    set_scale(static, 48, 1333)
-    assert evaluate.calibrate(static, session.bench.calibration.batches, CPU) == 6
+    set_scale(static, 48, trained.recipe.data)
+    assert evaluate.calibrate(static, session.bench.calibration.batches(48), CPU, task=detection) == 6
     means, variances = [], []
-    for batch in session.bench.calibration.batches:
+    for batch in session.bench.calibration.batches(48):
         x = static.transform([image.float() / 255 for image in batch])[0].tensors
         y = static.backbone.body.conv1(x)
         means.append(y.mean((0, 2, 3)))

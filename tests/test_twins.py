@@ -15,10 +15,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from searchkit.models.detector import (
-    DetectorConfig,
-    build,
-)
+from searchkit.models.detector import DetectorConfig, build
 from searchkit.models.fpn import FPN
 from searchkit.models.resnet import ResNet
 from searchkit.space.arch import Arch

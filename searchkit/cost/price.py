@@ -1,7 +1,8 @@
-"""The cost of a detector at any architecture, and of every point of a space, in seconds.
+"""The cost of a network at any architecture, and of every point of a space, in seconds.
 
 All numbers are sums over the rows of plans (searchkit.models.plan): backbone, pyramid and region proposals on an image
-of exactly the given shape, the box head on a fixed number of proposals.
+of exactly the given shape, the box head on a fixed number of proposals; a classifier's last layer on the mean of the
+last feature.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from searchkit.cost.rules import Convention, Sizes, check_convention, row_cost
 from searchkit.errors import UsageError
-from searchkit.models.plan import HeadSizes, Plan, Row, box_row, fpn_rows, rpn_row
+from searchkit.models.plan import HeadSizes, LabelSizes, Plan, Row, box_row, fpn_rows, label_row, rpn_row
 from searchkit.space.arch import Arch, InputShape, Space
 
 if TYPE_CHECKING:
-    from searchkit.models.detector import DetectorConfig
+    from searchkit.models.network import NetConfig
 
 PlanOf = Callable[[Arch], Plan]  # from the part of an architecture below `backbone.`
+Heads = HeadSizes | LabelSizes  # all that stands behind the backbone
 BACKBONE = "backbone"
 
 
@@ -31,37 +33,33 @@ class Cost:
     params: int  # for `macs`, of all torch parameters, those of frozen stages too
 
 
-def price(
-    plan_of: PlanOf, heads: HeadSizes, arch: Arch, input_shape: InputShape, convention: Convention = "macs"
-) -> Cost:
+def price(plans: PlanOf, heads: Heads, arch: Arch, input_shape: InputShape, convention: Convention = "macs") -> Cost:
     """One architecture on one image: square with edge S, or (H, W). Sizes are not padded: odd ones stay odd."""
-    ((_, flops, params),) = price_archs(plan_of, heads, (arch,), (input_shape,), convention)
+    ((_, flops, params),) = price_archs(plans, heads, (arch,), (input_shape,), convention)
     return Cost(flops[0], params)
 
 
-def price_detector(
-    config: DetectorConfig, arch: Arch, input_shape: InputShape, convention: Convention = "macs"
-) -> Cost:
-    """`price` for a detector's config. For many architectures take `detector_plan` once, which is the slow part."""
-    return price(detector_plan(config, arch), config.heads, arch, input_shape, convention)
+def price_net(config: NetConfig, arch: Arch, input_shape: InputShape, convention: Convention = "macs") -> Cost:
+    """`price` for a network's config. For many architectures take `plans_of` once, which is the slow part."""
+    return price(plans_of(config, arch), config.heads, arch, input_shape, convention)
 
 
-def detector_plan(config: DetectorConfig, maximum: Arch) -> PlanOf:
+def plans_of(config: NetConfig, maximum: Arch) -> PlanOf:
     """The plans of a config's backbone up to the maximal architecture, for `price`, `price_space` and `write_space`.
 
     The backbone is made without memory for its weights (tens of milliseconds). This imports torch; pricing does not.
     """
     import torch
 
-    from searchkit.models.detector import make_backbone
+    from searchkit.models.elastic import make_backbone
 
     with torch.device("meta"):
-        plan_of: PlanOf = make_backbone(config, maximum).plan
-    return plan_of
+        plan: PlanOf = make_backbone(config.backbone, config.backbone_options, maximum).plan
+    return plan
 
 
 def price_space(
-    plan_of: PlanOf, heads: HeadSizes, space: Space, convention: Convention = "macs", *, start: int = 0
+    plans: PlanOf, heads: Heads, space: Space, convention: Convention = "macs", *, start: int = 0
 ) -> Iterator[tuple[Arch, InputShape, Cost]]:
     """Every point of a space from number `start` on: the order is that of `space.enumerate()`, then that of its scales.
 
@@ -72,7 +70,7 @@ def price_space(
     archs = islice(space.enumerate(), skip, None)
     points = (
         (arch, shape, Cost(cost, params))
-        for arch, flops, params in price_archs(plan_of, heads, archs, scales, convention)
+        for arch, flops, params in price_archs(plans, heads, archs, scales, convention)
         for shape, cost in zip(scales, flops, strict=True)
     )
     return islice(points, first, None)
@@ -97,8 +95,8 @@ class _State(NamedTuple):
 
 
 def price_archs(
-    plan_of: PlanOf,
-    heads: HeadSizes,
+    plans: PlanOf,
+    heads: Heads,
     archs: Iterable[Arch],
     input_shapes: tuple[InputShape, ...],
     convention: Convention,
@@ -113,7 +111,7 @@ def price_archs(
     states = [_State((0,) * len(sizes), 0, sizes, ())]  # states[i]: before rows[i]
     seen: dict[tuple[tuple[int, Sizes], ...], tuple[tuple[int, ...], int]] = {}
     for arch in archs:
-        plan = plan_of(arch.part(BACKBONE))
+        plan = plans(arch.part(BACKBONE))
         same = 0
         for old, new in zip(rows, plan, strict=False):
             if old is not new:
@@ -137,9 +135,13 @@ def _after(state: _State, row: Row, convention: Convention) -> _State:
 
 
 def _head_cost(
-    heads: HeadSizes, features: tuple[tuple[int, Sizes], ...], convention: Convention
+    heads: Heads, features: tuple[tuple[int, Sizes], ...], convention: Convention
 ) -> tuple[tuple[int, ...], int]:
     """(flops at each input shape, parameters) of all that stands behind the backbone."""
+    if isinstance(heads, LabelSizes):
+        width, sizes = features[-1]
+        cost = row_cost(label_row(width, heads.num_classes), ((1, 1),) * len(sizes), convention)
+        return cost.flops, cost.params
     if not 0 < len(features) <= heads.levels:
         raise UsageError(
             f"the backbone must give out 1 to {heads.levels} features, one for each level of the pyramid, "

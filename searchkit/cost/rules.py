@@ -5,7 +5,9 @@ torch.utils.flop_counter measures.
 
 `gaia`: what GAIA's counter gives (https://github.com/GAIA-vision/GAIA-cv/blob/master/gaiavision/utils/flops_counter.py),
 so that its model spaces and ours can be compared: also a conv's bias (not a linear layer's) once per output, every relu
-module once per output, pools once per input; norms cost nothing and have no parameters.
+module (relu6 too) once per output, pools once per input; norms cost nothing and have no parameters.
+
+In both, adding, splitting, joining and shuffling channels cost nothing: they are no modules.
 """
 
 from __future__ import annotations
@@ -72,9 +74,11 @@ def layer_flops(layer: Layer, inputs: int, outputs: int, convention: Convention)
         return (adds + (layer.cout if layer.bias and convention == "gaia" else 0)) * outputs
     if layer.kind == "linear":
         return layer.cin * layer.cout * outputs
-    if convention == "macs" or layer.kind == "norm":
-        return 0
-    return layer.cout * (outputs if layer.kind == "relu" else inputs)
+    if convention == "gaia" and layer.kind in ("relu", "relu6"):
+        return layer.cout * outputs
+    if convention == "gaia" and layer.kind in ("maxpool", "avgpool"):
+        return layer.cout * inputs
+    return 0
 
 
 def layer_params(layer: Layer, convention: Convention) -> int:

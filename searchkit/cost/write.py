@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from itertools import islice
 
 from searchkit import fsio
-from searchkit.cost.price import PlanOf, price_archs, space_scales
+from searchkit.cost.price import Heads, PlanOf, price_archs, space_scales
 from searchkit.cost.rules import Convention
 from searchkit.errors import ConflictError
-from searchkit.models.plan import HeadSizes
 from searchkit.modelspace import dumps
 from searchkit.space.arch import Arch, Space
 
@@ -22,7 +21,7 @@ PIECE = 1 << 12  # lines per write
 def write_space(
     path: str,
     plan_of: PlanOf,
-    heads: HeadSizes,
+    heads: Heads,
     space: Space,
     convention: Convention = "macs",
     *,
@@ -57,7 +56,7 @@ def write_space(
 
 
 def space_lines(
-    plan_of: PlanOf, heads: HeadSizes, space: Space, convention: Convention, *, start: int = 0, stop: int | None = None
+    plan_of: PlanOf, heads: Heads, space: Space, convention: Convention, *, start: int = 0, stop: int | None = None
 ) -> Iterator[str]:
     """The records of the points `start` up to `stop` of a space as lines, with their newlines."""
     scales = space_scales(space)

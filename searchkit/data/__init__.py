@@ -1,12 +1,15 @@
-"""Detection data: COCO sets, augmentation, loaders whose batches depend on (seed, step) alone, scores, toy sets."""
+"""Data: COCO and labelled sets, augmentation, loaders whose batches depend on (seed, step) alone, scores, toys."""
 
 from searchkit.data.augment import Augment
 from searchkit.data.coco import CocoSet, ImageInfo, load_coco, require_boxes, subset
 from searchkit.data.coco_eval import Evaluator, evaluate
 from searchkit.data.images import DetectionData
+from searchkit.data.label_augment import LabelAugment
+from searchkit.data.labelled import LabelSet, open_labelled
 from searchkit.data.loader import batch_ids, eval_loader, steps_per_epoch, train_loader
 from searchkit.data.report import DataReport
 from searchkit.data.toy import make_digits_det, make_toy_det
+from searchkit.data.toy_cls import make_digits_cls, make_toy_cls
 
 __all__ = [
     "Augment",
@@ -15,12 +18,17 @@ __all__ = [
     "DetectionData",
     "Evaluator",
     "ImageInfo",
+    "LabelAugment",
+    "LabelSet",
     "batch_ids",
     "eval_loader",
     "evaluate",
     "load_coco",
+    "make_digits_cls",
     "make_digits_det",
+    "make_toy_cls",
     "make_toy_det",
+    "open_labelled",
     "require_boxes",
     "steps_per_epoch",
     "subset",

@@ -27,7 +27,7 @@ def decode(path: str, width: int, height: int) -> Tensor:
     """
     try:
         with Image.open(path) as image:
-            pixels = _rgb(image)
+            pixels = rgb(image)
             fits = pixels.shape[:2] == (height, width)
             turned = 1 if fits else image.getexif().get(_EXIF_ORIENTATION, 1)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:  # what Pillow raises on broken files
@@ -41,7 +41,7 @@ def decode(path: str, width: int, height: int) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-def _rgb(image: Image.Image) -> np.ndarray:
+def rgb(image: Image.Image) -> np.ndarray:
     """(H, W, 3) uint8, writable."""
     if image.mode.startswith("I"):  # Pillow's own conversion would cut at 255
         grey = np.array(image).clip(0, 65535).astype(np.uint16) >> 8

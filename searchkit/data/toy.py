@@ -54,8 +54,8 @@ def make_toy_det(
 
     def draw(split: str, rng: np.random.Generator, background: np.ndarray) -> Object:
         label = int(rng.integers(len(SHAPES))) + 1
-        alpha = _shape(SHAPES[label - 1], rng.uniform(0.12, 0.4) * short, rng.uniform(0, 2 * math.pi))
-        return Object(alpha, label, _colour(rng, background))
+        alpha = shape(SHAPES[label - 1], rng.uniform(0.12, 0.4) * short, rng.uniform(0, 2 * math.pi))
+        return Object(alpha, label, colour(rng, background))
 
     source = (
         "Drawn by searchkit.data.make_toy_det: circles, squares and triangles in random colours on noisy canvases.\n"
@@ -73,15 +73,15 @@ def make_digits_det(
     no scan is used in two splits. images, size and errors: as for `make_toy_det`.
     """
     images = _checked(images, size)
-    scans, digits = _scans()
+    pixels, digits = scans()
     pools = _pools(digits, images, seed)
 
     def draw(split: str, rng: np.random.Generator, background: np.ndarray) -> Object:
         digit = int(rng.integers(10))
         scan = int(rng.choice(pools[split][digit]))
         edge = round(8 * rng.uniform(2, 5))
-        enlarged = Image.fromarray(np.uint8(scans[scan] / 16 * 255)).resize((edge, edge), Image.Resampling.BICUBIC)
-        return Object(np.asarray(enlarged) / 255.0, digit + 1, _colour(rng, background), scan)
+        enlarged = Image.fromarray(np.uint8(pixels[scan] / 16 * 255)).resize((edge, edge), Image.Resampling.BICUBIC)
+        return Object(np.asarray(enlarged) / 255.0, digit + 1, colour(rng, background), scan)
 
     source = (
         "Made by searchkit.data.make_digits_det from the scanned digits that come with scikit-learn (load_digits):\n"
@@ -101,22 +101,37 @@ def _checked(images: Mapping[str, int] | None, size: tuple[int, int]) -> Mapping
     return images
 
 
-def _shape(name: str, edge: float, angle: float) -> np.ndarray:
+def shape(name: str, edge: float, angle: float) -> np.ndarray:
     """Coverage (h, w) of a shape of about `edge` px, from 4 x 4 samples per pixel."""
     half = math.ceil(edge * 0.75)
     at = (np.arange(8 * half) + 0.5) / 4 - half
     y, x = at[:, None], at[None, :]
     u, v = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
-    if name == "circle":
-        inside = u**2 + v**2 <= (edge / 2) ** 2
-    elif name == "square":
+    if name == "square":
         inside = np.maximum(abs(u), abs(v)) <= edge * 0.42
-    else:  # equilateral, its centre at 0
+    elif name == "triangle":  # equilateral, its centre at 0
         inside = (v <= edge * 0.3) & (v >= math.sqrt(3) * abs(u) - edge * 0.6)
+    elif name == "cross":
+        inside = (np.minimum(abs(u), abs(v)) <= edge * 0.13) & (np.maximum(abs(u), abs(v)) <= edge * 0.5)
+    else:
+        inside = (u**2 + v**2 <= (edge / 2) ** 2) & _texture(name, u / edge, v / edge)
     return np.asarray(inside.reshape(2 * half, 4, 2 * half, 4).mean((1, 3)))
 
 
-def _scans() -> tuple[np.ndarray, np.ndarray]:
+def _texture(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """What of a disc is filled; u and v go from -0.5 to 0.5 in it."""
+    if name == "ring":
+        return np.asarray(u**2 + v**2 >= 0.28**2)
+    if name == "stripes":
+        return np.asarray(np.floor(u * 5) % 2 == v * 0)
+    if name == "checks":
+        return np.asarray((np.floor(u * 5) + np.floor(v * 5)) % 2 == 0)
+    if name == "dots":
+        return np.asarray((u * 5 % 1 - 0.5) ** 2 + (v * 5 % 1 - 0.5) ** 2 <= 0.35**2)
+    return np.ones_like(u + v, bool)  # circle
+
+
+def scans() -> tuple[np.ndarray, np.ndarray]:
     """(1797, 8, 8) float64 0..16, and their digits (1797,)."""
     try:
         from sklearn.datasets import load_digits
@@ -139,7 +154,7 @@ def _pools(digits: np.ndarray, images: Mapping[str, int], seed: int) -> dict[str
     return pools
 
 
-def _colour(rng: np.random.Generator, background: np.ndarray) -> np.ndarray:
+def colour(rng: np.random.Generator, background: np.ndarray) -> np.ndarray:
     """A colour that stands out: at least 100 grey levels away from the background in some channel."""
     away = rng.uniform(100, 127, 3) * np.where(background > 127, -1, 1)
     some = rng.permutation(np.array([True, rng.random() < 0.5, rng.random() < 0.5]))
@@ -158,6 +173,23 @@ def _make(
 ) -> str:
     """Write the set into `out`, which appears when it is whole; one that is there already is kept."""
     text = f"{source}\nimages {dict(images)}, size (height, width) {tuple(size)}, seed {seed}\n"
+
+    def fill(folder: str) -> None:
+        os.makedirs(os.path.join(folder, "images"))
+        os.makedirs(os.path.join(folder, "annotations"))
+        for k, (split, n) in enumerate(images.items()):
+            coco = _split(os.path.join(folder, "images"), split, n, names, draw, size, objects, (seed, k))
+            path = os.path.join(folder, "annotations", f"instances_{split}.json")
+            fsio.write_new(path, json.dumps(coco).encode(), durable=False)
+
+    return made(out, text, fill)
+
+
+def made(out: str, text: str, fill: Callable[[str], None]) -> str:
+    """The folder `out`, filled by `fill` and with `text` as its SOURCE.txt; it appears when it is whole.
+
+    One that is there already with the same text is kept. Raises UsageError where `out` holds something else.
+    """
     there = fsio.read_bytes(os.path.join(out, "SOURCE.txt"))
     if there == text.encode():
         return out
@@ -165,13 +197,9 @@ def _make(
         raise UsageError(f"{out} holds something else", "Remove it, or name another folder.")
     half = fsio.half_name(os.path.abspath(out))
     shutil.rmtree(half, ignore_errors=True)
-    os.makedirs(os.path.join(half, "images"))
-    os.makedirs(os.path.join(half, "annotations"))
     try:
-        for k, (split, n) in enumerate(images.items()):
-            coco = _split(os.path.join(half, "images"), split, n, names, draw, size, objects, (seed, k))
-            path = os.path.join(half, "annotations", f"instances_{split}.json")
-            fsio.write_new(path, json.dumps(coco).encode(), durable=False)
+        os.makedirs(half)
+        fill(half)
         fsio.write_new(os.path.join(half, "SOURCE.txt"), text.encode(), durable=False)
         os.replace(half, out)  # an empty folder in its place is allowed
     except BaseException:

@@ -6,11 +6,6 @@ RPN, RoI heads, losses and post-processing are torchvision's own, unmodified. Th
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.util
-import os
-import sys
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,21 +18,19 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 
-from searchkit.errors import UsageError, did_you_mean
+from searchkit.errors import UsageError
+from searchkit.models.elastic import PART, Held, make_backbone
 from searchkit.models.fpn import FPN
 from searchkit.models.plan import HeadSizes
-from searchkit.models.resnet import ResNet
 from searchkit.space.arch import Arch
-
-BACKBONES: dict[str, Any] = {"resnet": ResNet}
-PART = "backbone"  # the names of an architecture that the backbone reads are below it
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorConfig:
     """A detector but for its architecture. Defaults are those of torchvision's fasterrcnn_resnet50_fpn.
 
-    backbone: "resnet", or the user's own class as "path/to/file.py:Class" or "package.module:Class". It is called with
+    backbone: one of searchkit.models.elastic.BACKBONES, or the user's own class as "path/to/file.py:Class" or
+    "package.module:Class". It is called with
     the names of the architecture below `backbone.` and `backbone_options`, and has `arch` (settable), `plan(arch)`,
     `channels(arch)` (of the features, finest first), and a forward from images (N, 3, H, W) to an OrderedDict of
     features "0", "1", ...
@@ -144,14 +137,19 @@ class AgnosticPredictor(FastRCNNPredictor):
 
 
 def build(
-    config: DetectorConfig, arch: Arch, min_size: int | tuple[int, ...] = 800, max_size: int = 1333
+    config: DetectorConfig,
+    arch: Arch,
+    min_size: int | tuple[int, ...] = 800,
+    max_size: int = 1333,
+    held: Held | None = None,
 ) -> FasterRCNN:
     """A detector with new weights whose sizes are those of `arch`: a supernet at the maximal one, else a static net.
 
     min_size, max_size: pixels of the image's short and long edge after resizing; of several short edges, training draws
-    one per image from torch's global generator. Raises UsageError where config and arch don't fit together.
+    one per image from torch's global generator. held: see make_backbone. Raises
+    UsageError where config and arch don't fit together.
     """
-    body = make_backbone(config, arch)
+    body = make_backbone(config.backbone, config.backbone_options, arch, held)
     widths = body.channels(arch.part(PART))
     levels = len(config.anchor_sizes)
     if levels < len(widths):
@@ -195,121 +193,11 @@ def settings(config: DetectorConfig) -> dict[str, Any]:
     }
 
 
-def make_backbone(config: DetectorConfig, arch: Arch) -> Any:
-    """The backbone alone, with new weights, at the names of `arch` below `backbone.`.
-
-    For a plan without weights, call it within `torch.device("meta")`: no memory is taken, no random number drawn.
-    """
-    other = [name for name in arch.names if not name.startswith(f"{PART}.")]
-    if other or not arch.names:
-        raise UsageError(
-            f"an architecture of this detector must have names below {PART}., but has {', '.join(other) or 'none'}",
-            "The input's shape belongs to data.input_shape; neck and heads have no dimensions.",
-        )
-    return backbone_class(config.backbone)(arch.part(PART), **config.backbone_options)
-
-
-def backbone_class(name: str) -> Any:
-    """The class of a backbone by its name, "path/to/file.py:Class" or "package.module:Class". Raises UsageError."""
-    place, colon, cls = name.rpartition(":")
-    if not colon:
-        if name not in BACKBONES:
-            hint = 'Your own class is given as "path/to/file.py:Class" or "package.module:Class".'
-            raise UsageError(f"unknown backbone {name!r}{did_you_mean(name, tuple(BACKBONES))}", hint)
-        return BACKBONES[name]
-    if place.endswith(".py"):
-        module = _module_of_file(place)
-    else:
-        try:
-            module = importlib.import_module(place)
-        except ModuleNotFoundError as e:
-            if e.name is None or not f"{place}.".startswith(f"{e.name}."):
-                raise  # the module is there; what it imports is not
-            hint = "Install it, or give the file: path/to/file.py:Class."
-            raise UsageError(f"backbone {name!r}: there is no module {e.name!r}", hint) from e
-    found = getattr(module, cls, None)
-    if not isinstance(found, type):
-        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
-        raise UsageError(f"backbone {name!r}: {place} has no class {cls!r}{did_you_mean(cls, classes)}")
-    return found
-
-
-def _module_of_file(path: str) -> Any:
-    """A Python file as a module of its own name, run once for each content; sys.path stays as it is."""
-    full = os.path.realpath(path)
-    try:
-        with open(full, "rb") as f:
-            digest = hashlib.sha256(full.encode() + b"\0" + f.read()).hexdigest()[:16]
-    except OSError as e:
-        raise UsageError(f"cannot read the backbone's file {path}: {e.strerror}", "Mend the path.") from e
-    name = f"_searchkit_backbone_{digest}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, full)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look a class's module up there
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
-def arch_of(net: nn.Module) -> Arch:
-    """The architecture that a detector runs now."""
-    return Arch(tuple((f"{PART}.{name}", value) for name, value in _backbone(net).body.arch.items))
-
-
-def set_arch(net: nn.Module, arch: Arch) -> None:
-    """Let a detector run this architecture from now on. Raises UsageError where its weights don't hold it."""
-    check_arch(net, arch)
-    _backbone(net).body.arch = arch.part(PART)
-
-
-def check_arch(net: nn.Module, arch: Arch) -> None:
-    """Raises UsageError with all reasons why a detector cannot run an architecture."""
-    maximum = _backbone(net).maximum
-    if wrong := misfits(arch, maximum):
-        hint = f"It was built at {maximum.text()}: stay within that, or train a supernet of a larger space."
-        raise UsageError(f"the detector cannot run {arch.text()}: {'; '.join(wrong)}", hint)
-
-
-def misfits(arch: Arch, maximum: Arch) -> list[str]:
-    """Which names or values of `arch` are not within 1 to those of `maximum`."""
-    wrong = [f"{name} is no dimension{did_you_mean(name, maximum.names)}" for name in arch if name not in maximum]
-    for name, limit in maximum.items:
-        value = arch.get(name)
-        if value is None:
-            wrong.append(f"{name} is missing")
-            continue
-        values, limits = (v if isinstance(v, tuple) else (v,) for v in (value, limit))
-        if isinstance(value, tuple) != isinstance(limit, tuple) or len(values) != len(limits):
-            wrong.append(f"{name} must have the form of {limit}, but is {value}")
-        elif any(not 1 <= v <= top for v, top in zip(values, limits, strict=True)):
-            wrong.append(f"{name} is {value}, at most {limit} are there")
-    return wrong
-
-
-def _backbone(net: nn.Module) -> Any:
-    if not isinstance(getattr(net, "backbone", None), Backbone):
-        raise TypeError(f"a {type(net).__name__} is no detector of searchkit.models.detector.build")
-    return net.backbone
-
-
 __all__ = [
-    "BACKBONES",
     "AgnosticPredictor",
     "Backbone",
     "DetectorConfig",
     "SoftmaxRPNHead",
-    "arch_of",
-    "backbone_class",
     "build",
-    "check_arch",
-    "make_backbone",
-    "misfits",
-    "set_arch",
     "settings",
 ]

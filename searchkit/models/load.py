@@ -1,4 +1,4 @@
-"""Initial weights from a file: a detector's or a backbone's state dict, of the same sizes or smaller ones."""
+"""Initial weights from a file: a detector's, a classifier's or a backbone's, of the same sizes or smaller ones."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from searchkit.errors import UsageError, did_you_mean
+from searchkit.models import mobilenet_plan, shufflenet_plan
 from searchkit.nn import window
 
 ELASTIC = "backbone."  # below it a tensor may be larger than the file's; rows of a head have each its own meaning
 TORCHVISION = "torchvision:"  # in front of a model's name, in place of a file
-BODY = "backbone.body."
+WITH_WEIGHTS = ("resnet*", "mobilenet_v2", "shufflenet_v2*", "*fasterrcnn_resnet*")
+BODY = "backbone.body."  # of a detector; a classifier has its backbone's tensors right below ELASTIC
+CLASSIFIER = "fc."  # its last layer, in torchvision's files too
 # Names of files written by torchvision before 0.14.
 OLD_NAMES = (
     (re.compile(r"(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$"), r"\1.0.\2"),
@@ -40,18 +43,17 @@ class Loaded:
 
 
 def load_init(net: nn.Module, path: str) -> Loaded:
-    """Fill a detector from a file of tensors: `torch.save` of a state dict, or .safetensors. Nothing in it is executed.
+    """Fill a network from a file of tensors: `torch.save` of a state dict, or .safetensors. Nothing in it is executed.
 
-    Takes state dicts of this package, of torchvision's fasterrcnn_resnet50_fpn, and of a backbone alone, such as
-    torchvision's resnet50. Where the backbone is wider or has larger kernels than the file, the leading slices (and the
-    centres) are filled: at the file's own architecture the network then computes what the file's did. Further channels,
-    further blocks, and heads of other sizes (another number of classes) keep their values.
+    Takes state dicts of this package, of torchvision's fasterrcnn_resnet50_fpn, and of a backbone, alone or with its
+    last layer: torchvision's resnet50, mobilenet_v2, shufflenet_v2_x1_0. The backbone of a classifier fits a detector,
+    and the other way round. Where the backbone is wider or has larger kernels than the file, the leading slices (and
+    the centres) are filled: at the file's own architecture the network then computes what the file's did. Further
+    channels, further blocks, and heads of other sizes (another number of classes) keep their values.
     Raises UsageError where the file can't be read or nothing in it fits.
     """
-    given = {_name(name): value for name, value in read_tensors(path).items()}
     own = dict(net.state_dict())
-    if not any(name in own for name in given):
-        given = {BODY + name: value for name, value in given.items()}
+    given = _placed({_name(name): value for name, value in read_tensors(path).items()}, own)
     whole, partly, unused = [], [], []
     for name, value in given.items():
         into = own.get(name)
@@ -61,13 +63,13 @@ def load_init(net: nn.Module, path: str) -> Loaded:
         elif into.shape == value.shape:
             into.copy_(value)
             whole.append(name)
-        elif name.startswith(ELASTIC) and _within(value, into):
+        elif (name.startswith(ELASTIC) or _wider(name, value, into)) and _within(value, into):
             window(into, value.shape).copy_(value)
             partly.append(name)
         else:
             unused.append(f"{name} ({_size(value)} there, {_size(into)} here)")
     if not whole and not partly:
-        hint = "It must hold a state dict of a detector with this backbone, or of the backbone alone."
+        hint = "It must hold a state dict of a network with this backbone, or of the backbone alone."
         raise UsageError(f"{path}: none of its {len(given)} tensors fits into the network", hint)
     filled = {*whole, *partly}
     kept = tuple(name for name in own if name not in filled and not name.endswith("num_batches_tracked"))
@@ -105,7 +107,7 @@ def _of_torchvision(name: str) -> dict[str, Tensor]:
     """The weights that torchvision has by default for a model of that name; downloaded once, then kept by torch.hub."""
     from torchvision import models
 
-    known = models.list_models(include=["resnet*", "*fasterrcnn*"])
+    known = models.list_models(include=WITH_WEIGHTS)
     if name not in known:
         hint = f"There are {', '.join(known)}"
         raise UsageError(f"torchvision has no weights for a {name!r} that fit here{did_you_mean(name, known)}", hint)
@@ -124,6 +126,23 @@ def _name(name: str) -> str:
     for pattern, new in OLD_NAMES:
         name = pattern.sub(new, name)
     return name
+
+
+def _placed(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file by the names that they would have in the network."""
+    body = BODY if any(name.startswith(BODY) for name in own) else ELASTIC
+    if not any(name.startswith(ELASTIC) for name in given):  # a backbone's, perhaps with a last layer
+        if not any(body + name in own for name in given if not name.startswith(CLASSIFIER)):
+            new = mobilenet_plan.from_torchvision(given) or shufflenet_plan.from_torchvision(given)
+            given = {new.get(name, name): value for name, value in given.items()}
+        return {name if name in own else body + name: value for name, value in given.items()}
+    theirs = BODY if any(name.startswith(BODY) for name in given) else ELASTIC
+    return {body + name[len(theirs) :] if name.startswith(theirs) else name: value for name, value in given.items()}
+
+
+def _wider(name: str, value: Tensor, into: Tensor) -> bool:
+    """Whether this is a classifier's last layer, with as many classes, on a narrower feature."""
+    return name.startswith(CLASSIFIER) and value.dim() == into.dim() == 2 and value.shape[0] == into.shape[0]
 
 
 def _within(value: Tensor, into: Tensor) -> bool:

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
-from searchkit.errors import UsageError
+from searchkit.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from searchkit.space.arch import Arch, Width
 
-Kind = Literal["conv", "norm", "relu", "maxpool", "avgpool", "linear"]
+Kind = Literal["conv", "norm", "relu", "relu6", "maxpool", "avgpool", "linear", "add", "split", "concat", "shuffle"]
 EXPANSION = {"bottleneck": 4, "basic": 1}  # block -> output channels over `body.width`
 CACHE = 1 << 14  # rows kept per builder: AR50-101, 85,293 architectures, has under 2,000
 
@@ -27,6 +27,10 @@ CACHE = 1 << 14  # rows kept per builder: AR50-101, 85,293 architectures, has un
 @dataclass(frozen=True)
 class Layer:
     """One layer. Its input has `cin` channels and its output `cout`; for norm, relu and pools the two are equal.
+
+    Four kinds have nothing to learn, and say how the paths of a row meet: "add" adds the row's input; "split" sends the
+    first half of the channels to the shortcut and the second one on; "concat" puts the shortcut before the main path;
+    "shuffle" takes the channels of its `groups` in turn.
 
     `bias` of a norm says whether its scale and shift are learnable: a frozen norm has none. An avgpool rounds its
     output size up (`ceil_mode=True, count_include_pad=False`), all else rounds down, as torch does by default.
@@ -46,7 +50,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Row:
-    """Layers that run one after the other; where some are on a shortcut, its end is added before the last relu."""
+    """Layers that run one after the other; where some are on a shortcut, its end is added before the last relu.
+
+    With a layer "concat" it is put beside the main path there instead.
+    """
 
     name: str  # "layer1.0"; "" where the layers stand at the top of their network
     stage: int  # from 0; -1: the stem
@@ -103,6 +110,47 @@ def channels(plan: Plan) -> tuple[int, ...]:
     return tuple(row.cout for row in plan if row.output)
 
 
+def feature_rows(strides: tuple[int, ...]) -> tuple[bool, ...]:
+    """Which parts of a backbone end in a feature, from their strides: the last, and those before one that is above 1.
+
+    What is larger than a quarter of the image is none: strides of 2, five times, give features of 4, 8, 16 and 32.
+    """
+    total, found = 1, []
+    for stride, after in zip(strides, (*strides[1:], 0), strict=True):
+        total *= stride
+        found.append(after == 0 or (after > 1 and total >= 4))
+    return tuple(found)
+
+
+@lru_cache(CACHE)
+def per_block(name: str, value: Width, depths: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """A dimension of the blocks as one value for each block of each stage.
+
+    value: one number for all; n for the n stages; or n * D, D >= 2, in slots: that of block i of stage s at s * D + i.
+    Slots beyond a stage's depth mean nothing. Raises UsageError for any other length.
+    """
+    n = len(depths)
+    if isinstance(value, int):
+        return tuple((value,) * depth for depth in depths)
+    if len(value) == n:
+        return tuple((v,) * depth for v, depth in zip(value, depths, strict=True))
+    slots, rest = divmod(len(value), n)
+    if rest or slots < max(2, *depths):
+        raise UsageError(
+            f"{name} must have 1 number, one for each of the {n} stages, or {n} x D for blocks of depths up to D, "
+            f"but it has {len(value)}, and body.depth is {depths}"
+        )
+    return tuple(value[s * slots : s * slots + depth] for s, depth in enumerate(depths))
+
+
+@lru_cache(CACHE)
+def check_names(names: tuple[str, ...], known: tuple[str, ...]) -> None:
+    """Raises UsageError for a name that a backbone would not read."""
+    for name in names:
+        if name not in known:
+            raise UsageError(f"the backbone has no dimension {name!r}{did_you_mean(name, known)}")
+
+
 def resnet_plan(
     arch: Arch,
     *,
@@ -132,9 +180,9 @@ def resnet_plan(
         raise UsageError(
             f"block must be one of {known}, and stem.width an integer, but they are {block!r} and {stem!r}"
         )
-    widths, depths = _per_stage(arch["body.width"]), _per_stage(arch["body.depth"])
+    widths, depths = per_stage(arch["body.width"]), per_stage(arch["body.depth"])
     kernels = arch.get("body.kernel", 3)
-    kernels = (kernels,) * len(widths) if isinstance(kernels, int) else _per_stage(kernels)
+    kernels = (kernels,) * len(widths) if isinstance(kernels, int) else per_stage(kernels)
     if not len(widths) == len(depths) == len(kernels) or not widths:
         raise UsageError(
             f"body.width, body.depth and body.kernel must have one number per stage, but have {len(widths)}, "
@@ -149,7 +197,8 @@ def resnet_plan(
     return tuple(rows)
 
 
-def _per_stage(width: Width | None) -> tuple[int, ...]:
+def per_stage(width: Width | None) -> tuple[int, ...]:
+    """One value for each stage; of a single stage it may be an int."""
     return (width,) if isinstance(width, int) else tuple(width or ())
 
 
@@ -316,3 +365,16 @@ def box_row(heads: HeadSizes) -> Row:
             Layer("linear", "box_predictor.bbox_pred", wide, 4 if heads.class_agnostic else 4 * classes, bias=True),
         ),
     )
+
+
+@dataclass(frozen=True)
+class LabelSizes:
+    """What decides the cost of a classifier behind its backbone: one linear layer on the mean of the last feature."""
+
+    num_classes: int
+
+
+@lru_cache(CACHE)
+def label_row(width: int, num_classes: int) -> Row:
+    """The last layer of a classifier; the mean in front of it costs no multiply-add."""
+    return Row("", 0, 0, (Layer("linear", "fc", width, num_classes, bias=True),))

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
-from searchkit.errors import UsageError, did_you_mean
+from searchkit.errors import UsageError
 from searchkit.models.plan import Plan, channels, resnet_plan
-from searchkit.nn import BatchNorm2d, FrozenBatchNorm2d, GroupNorm, Residual, add_layers, run_layers
-from searchkit.nn.blocks import Norm, attach
+from searchkit.nn import Residual, add_layers, attach, norm_of, run_layers
 
 if TYPE_CHECKING:
     from searchkit.space.arch import Arch
@@ -55,7 +53,7 @@ class ResNet(nn.Module):
             "frozen_norm": norm == "frozen",
         }
         self.arch = arch
-        make = _norm(norm, norm_group, norm_eps)
+        make = norm_of(norm, norm_group, norm_eps)
         for row in self._rows:
             if row.stage < 0:
                 add_layers(self, row, make)
@@ -128,24 +126,3 @@ class ResNet(nn.Module):
             return ()
         stem = {layer.name.partition(".")[0] for layer in self._rows[0].layers if layer.kind != "relu"}
         return (*sorted(stem), *(f"layer{stage + 1}" for stage in range(stages)))
-
-
-def _norm(name: str, group: int, eps: float) -> Norm:
-    """The function that makes a norm of so many channels."""
-    norms: dict[str, Norm] = {
-        "bn": partial(BatchNorm2d, eps=eps),
-        "frozen": partial(FrozenBatchNorm2d, eps=eps),
-        "gn": partial(_group_norm, group, eps),
-    }
-    if name not in norms:
-        raise UsageError(f"norm must be one of {', '.join(norms)}, but is {name!r}{did_you_mean(name, tuple(norms))}")
-    return norms[name]
-
-
-def _group_norm(group: int, eps: float, width: int) -> nn.Module:
-    if width % group:
-        raise UsageError(
-            f"a group norm of {group} channels a group cannot take {width} channels",
-            "Set norm_group to a number that divides all widths.",
-        )
-    return GroupNorm(width // group, width, eps)

@@ -1,4 +1,4 @@
-"""Cutting a static detector out of a supernet."""
+"""Cutting a static network out of a supernet."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchvision.models.detection import FasterRCNN
 
 from searchkit.errors import UsageError
-from searchkit.models.detector import DetectorConfig, build, check_arch
+from searchkit.models.elastic import check_arch
+from searchkit.models.network import NetConfig, build, sliced
 from searchkit.nn import window
 from searchkit.space.arch import Arch
 
 
-def subnet(net: Any, arch: Arch, config: DetectorConfig) -> FasterRCNN:
-    """An independent detector of the sizes of `arch`, with copies of the slices of `net`'s weights and buffers.
+def subnet(net: Any, arch: Arch, config: NetConfig) -> Any:
+    """An independent network of the sizes of `arch`, with copies of the slices of `net`'s weights and buffers.
 
     It equals `net` at that arch bit for bit, has its device, dtype, memory format, training flags, input size and
     frozen parameters, and shares nothing with it. `net` may itself be a subnet. config: the one `net` was built with; a
@@ -24,12 +24,14 @@ def subnet(net: Any, arch: Arch, config: DetectorConfig) -> FasterRCNN:
     """
     check_arch(net, arch)
     with torch.device("meta"):  # no memory, no time for initial values, no random number
-        twin = build(config, arch)
-    twin.transform = copy.deepcopy(net.transform)
+        twin: Any = build(config, arch)
+    if hasattr(net, "transform"):  # a detector's, with its input size
+        twin.transform = copy.deepcopy(net.transform)
     source = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     wanted = {**dict(twin.named_parameters()), **dict(twin.named_buffers())}
-    # Only the backbone's tensors have slices; a head of another size is another head.
-    other = [k for k, v in wanted.items() if k not in source or (k[:9] != "backbone." and v.shape != source[k].shape)]
+    # Where a tensor has no slices, a head of another size is another head; so is one with other classes.
+    whole = [k for k in wanted if not sliced(config, k)] + [k for k in wanted if k == "fc.bias"]
+    other = [k for k in wanted if k not in source] + [k for k in whole if wanted[k].shape != source[k].shape]
     if other:
         hint = "Give the config that the supernet was built with."
         raise UsageError(f"the supernet was built with another config: it differs in {', '.join(other[:3])}", hint)

@@ -24,7 +24,11 @@ from searchkit.nas_cli.options import say, seed_of, shared
 @click.option(
     "--calibrate", is_flag=True, help="Replace batch-norm statistics by those of training images, after the proof."
 )
-@click.option("--export", type=click.Choice(["torch"]), help="Also write backbone and FPN by torch.export.")
+@click.option(
+    "--export",
+    type=click.Choice(["torch"]),
+    help="Also write it by torch.export (of a detector the backbone with its FPN).",
+)
 @click.option("--images", "count", default=4, show_default=True, help="Real images that the proof compares on.")
 @shared("checkpoint", "set", "seed", "json")
 def extract_command(
@@ -41,7 +45,7 @@ def extract_command(
     seed: int | None,
     as_json: bool,
 ) -> None:
-    """Make one subnet an ordinary torchvision detector in a folder of its own, which needs no searchkit.
+    """Make one subnet an ordinary model of torch in a folder of its own, which needs no searchkit.
 
     The checkpoint is a supernet's, or the one of a fine-tuned subnet (then --arch may be left out). The folder's proof
     says that its outputs equal the source's bit for bit, and that its cost in closed form is the measured one.
@@ -62,7 +66,7 @@ def extract_command(
     if faults := recipe.space.faults(chosen):
         raise UsageError(f"--arch: {'; '.join(faults)}", "Take an arch of this config's space")
     wanted = _shape(shape) if shape else found_shape or source.input_shape or recipe.scales[0]
-    images, ids = extraction.sample_images(recipe, count)
+    images, ids = extraction.sample_images(recipe, count, wanted)
     proof = extraction.extract(
         source,
         recipe,
@@ -85,10 +89,9 @@ def extract_command(
 
 def _print_proof(proof: dict[str, Any]) -> None:
     equal, cost = proof["equal"], proof["cost"]
-    click.echo(
-        f"equal bit for bit to the source: pyramid and boxes on random input and on {len(equal['images'])} images "
-        f"({equal['boxes_compared']} boxes)"
-    )
+    boxes = f" ({equal['boxes_compared']} boxes)" if "boxes_compared" in equal else ""
+    what = "pyramid and boxes" if boxes else "features and scores"
+    click.echo(f"equal bit for bit to the source: {what} on random input and on {len(equal['images'])} images{boxes}")
     click.echo(
         f"MACs: {cost['macs']:,} in closed form, {cost['macs_measured']:,} measured; parameters {cost['params']:,}"
     )

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from searchkit.cost.price import PlanOf, detector_plan
-from searchkit.models.plan import HeadSizes
+from searchkit.cost.price import Heads, PlanOf, plans_of
 from searchkit.train.config import Recipe
 
 
-def pricing(recipe: Recipe) -> tuple[PlanOf, HeadSizes]:
+def pricing(recipe: Recipe) -> tuple[PlanOf, Heads]:
     """(plans of the backbone, sizes of the heads). Where model.num_classes is silent the training data is asked."""
     from searchkit.train import net as nets
-    from searchkit.train.bench import open_split
+    from searchkit.train.tasks import open_split
 
     config = recipe.model
     if not recipe.classes_given:
         names: Any = recipe.data.classes or open_split(recipe.data, "train").names
         config = nets.sized(recipe, names)
-    return detector_plan(config, recipe.space.maximum()), config.heads
+    return plans_of(config, recipe.space.maximum()), config.heads

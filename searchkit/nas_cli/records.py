@@ -48,6 +48,11 @@ def human(value: float) -> str:
     return f"{value:.4g}T"
 
 
+def is_shown(metric: str) -> bool:
+    """Whether people want to see a metric at a glance; files have all."""
+    return metric.endswith(("bbox_mAP", "bbox_mAP_50", "bbox_mAP_75", "top1", "top5"))
+
+
 def print_table(records: Sequence[Mapping[str, Any]], tag: str = "", limit: int = 30) -> None:
     """The records as a table that fits the terminal; best of `tag` first where there is one."""
     from rich.console import Console
@@ -59,7 +64,7 @@ def print_table(records: Sequence[Mapping[str, Any]], tag: str = "", limit: int 
     metrics: dict[str, None] = {}
     for record in records:
         for name, value in record.get("metric", {}).get(tag, {}).items():
-            if isinstance(value, int | float) and name.endswith(("_mAP", "_mAP_50", "_mAP_75")):
+            if isinstance(value, int | float) and is_shown(name):
                 metrics[name] = None
     order = list(records)
     first = next(iter(metrics), None)

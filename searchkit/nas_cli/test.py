@@ -195,8 +195,9 @@ def _say_done(records: Sequence[Record], results: Any, protocols: Any, out: str,
 
 
 def _line(record: dict[str, Any], tag: str) -> str:
-    metrics = record["metric"][tag]
-    return "  ".join(f"{k} {v:.3f}" for k, v in metrics.items() if k.endswith(("_mAP", "_mAP_50")))
+    from searchkit.nas_cli.records import is_shown
+
+    return "  ".join(f"{k} {v:.3f}" for k, v in record["metric"][tag].items() if is_shown(k))
 
 
 def _link_best(records: Sequence[Record], recipe: Any, keep: str, work_dir: str, tag: str) -> None:
@@ -204,8 +205,9 @@ def _link_best(records: Sequence[Record], recipe: Any, keep: str, work_dir: str,
     from searchkit.space.arch import Arch
     from searchkit.subnet import sweep
     from searchkit.train import checkpoint as checkpoints
+    from searchkit.train import tasks
 
-    best = sweep.best_of(records, tag, f"{recipe.data.name}_bbox_mAP")
+    best = sweep.best_of(records, tag, tasks.of(recipe).record_name(recipe.data, recipe.metric))
     if best is not None:
         folder = sweep.folder_name(best, Arch.of(best["arch"]), recipe)
         checkpoints.link(os.path.join(keep, folder), os.path.join(keep, "best"))

@@ -83,7 +83,9 @@ class Reporter:
 
     def scored(self, step: int, name: str, metrics: Mapping[str, float]) -> None:
         """An evaluation of a named arch."""
-        shown = {k: v for k, v in metrics.items() if k in ("bbox_mAP", "bbox_mAP_50", "bbox_mAP_75")}
+        from searchkit.nas_cli.records import is_shown
+
+        shown = {k: v for k, v in metrics.items() if is_shown(k)}
         say(f"step {step}  {name}: " + "  ".join(f"{k} {v:.3f}" for k, v in shown.items()))
         self.metrics[name] = dict(metrics)
         self.report(step, {f"{name}.{k}": v for k, v in shown.items()})

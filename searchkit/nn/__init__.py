@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from searchkit.nn.blocks import Chain, Residual, add_layers, attach, run_layers
+from searchkit.nn.blocks import Chain, Residual, TwoPaths, add_layers, attach, norm_of, run_layers, run_rows
 from searchkit.nn.layers import BatchNorm2d, Conv2d, FrozenBatchNorm2d, GroupNorm, Linear, window
 
 __all__ = [
@@ -13,8 +13,11 @@ __all__ = [
     "GroupNorm",
     "Linear",
     "Residual",
+    "TwoPaths",
     "add_layers",
     "attach",
+    "norm_of",
     "run_layers",
+    "run_rows",
     "window",
 ]

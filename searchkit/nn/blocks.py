@@ -6,14 +6,19 @@ the one of the current architecture how much of them runs.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from searchkit.nn.layers import Conv2d, Linear
+from searchkit.errors import UsageError, did_you_mean
+from searchkit.nn.layers import BatchNorm2d, Conv2d, FrozenBatchNorm2d, GroupNorm, Linear
 
+JOINTS = ("add", "split", "concat", "shuffle")  # of the paths of a row: kinds of layers that have no module
 Norm = Callable[[int], nn.Module]  # channels -> the norm
 
 
@@ -44,7 +49,32 @@ class LayerSpec(Protocol):
 
 class RowSpec(Protocol):
     @property
+    def name(self) -> str: ...
+    @property
     def layers(self) -> tuple[LayerSpec, ...]: ...
+    @property
+    def output(self) -> bool: ...
+
+
+def norm_of(name: str, group: int, eps: float) -> Norm:
+    """The function that makes a norm of so many channels: "bn", "frozen", or "gn" in groups of `group` channels."""
+    norms: dict[str, Norm] = {
+        "bn": partial(BatchNorm2d, eps=eps),
+        "frozen": partial(FrozenBatchNorm2d, eps=eps),
+        "gn": partial(_group_norm, group, eps),
+    }
+    if name not in norms:
+        raise UsageError(f"norm must be one of {', '.join(norms)}, but is {name!r}{did_you_mean(name, tuple(norms))}")
+    return norms[name]
+
+
+def _group_norm(group: int, eps: float, width: int) -> nn.Module:
+    if width % group:
+        raise UsageError(
+            f"a group norm of {group} channels a group cannot take {width} channels",
+            "Set norm_group to a number that divides all widths.",
+        )
+    return GroupNorm(width // group, width, eps)
 
 
 def attach(root: nn.Module, name: str, module: nn.Module) -> None:
@@ -58,9 +88,9 @@ def attach(root: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def add_layers(root: nn.Module, row: RowSpec, norm: Norm) -> None:
-    """Make the layers of a row below `root`, at their names; a relu has no module."""
+    """Make the layers of a row below `root`, at their names; a relu has no module, nor have joints."""
     for layer in row.layers:
-        if layer.kind != "relu":
+        if layer.kind not in ("relu", "relu6", *JOINTS):
             attach(root, layer.name, _module(layer, norm))
 
 
@@ -92,6 +122,10 @@ def run_layers(root: nn.Module, layers: Iterable[LayerSpec], x: Tensor) -> Tenso
     for layer in layers:
         if layer.kind == "relu":
             y = F.relu(y, inplace=y is not x)
+        elif layer.kind == "relu6":
+            y = F.relu6(y, inplace=y is not x)
+        elif layer.kind == "add":
+            y = x + y
         elif layer.kind == "conv":
             y = root.get_submodule(layer.name)(y, layer.cout, layer.kernel)
         elif layer.kind == "linear":
@@ -129,3 +163,37 @@ class Residual(nn.Module):
         y = run_layers(self, (layer for layer in row.layers[:-1] if not layer.branch), x)
         shortcut = run_layers(self, (layer for layer in row.layers if layer.branch), x)
         return F.relu(y + shortcut, inplace=True)
+
+
+class TwoPaths(nn.Module):
+    """The blocks of ShuffleNet v2 (https://arxiv.org/abs/1807.11164), whichever the row says.
+
+    Layers with `branch` and the others side by side, each on the whole input, or on a half of it after a "split"; their
+    outputs joined ("concat") and shuffled ("shuffle"), as the row ends.
+    """
+
+    def __init__(self, row: RowSpec, norm: Norm) -> None:
+        super().__init__()
+        add_layers(self, row, norm)
+
+    def forward(self, x: Tensor, row: RowSpec) -> Tensor:
+        """x: (N, row.cin, H, W) -> (N, row.cout, H', W')."""
+        side, main = x.chunk(2, dim=1) if row.layers[0].kind == "split" else (x, x)
+        side = run_layers(self, (layer for layer in row.layers if layer.branch), side)
+        rest = (layer for layer in row.layers if not layer.branch and layer.kind not in JOINTS)
+        y = torch.cat((side, run_layers(self, rest, main)), dim=1)
+        shuffled: Tensor = y.unflatten(1, (row.layers[-1].groups, -1)).transpose(1, 2).flatten(1, 2)
+        return shuffled
+
+
+def run_rows(root: nn.Module, rows: Iterable[RowSpec], x: Tensor) -> OrderedDict[str, Tensor]:
+    """Run rows one after the other, each by the module at its name below `root`, which takes the row as well.
+
+    Returns the outputs of the rows that are features, under "0", "1", ...
+    """
+    out: OrderedDict[str, Tensor] = OrderedDict()
+    for row in rows:
+        x = root.get_submodule(row.name)(x, row)
+        if row.output:
+            out[str(len(out))] = x
+    return out

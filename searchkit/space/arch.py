@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import json
 import random
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from searchkit.errors import UsageError, did_you_mean
-from searchkit.space.dim import Dim, Width, is_int, plain, read_dim, read_values
-
-InputShape = int | tuple[int, int]  # the short edge, or (H, W), in pixels
+from searchkit.space.dim import Dim, Rows, Width, is_int, plain
+from searchkit.space.grid import Grid
+from searchkit.space.knobs import Knob, Knobs, knobs_of
+from searchkit.space.phases import narrowed, needs_no_more
+from searchkit.space.shapes import INPUT, read_scales
+from searchkit.space.shapes import InputShape as InputShape
+from searchkit.space.strategy import read_dims
 
 PREFIX = "arch."  # of names in records and in rules; architectures drop it
 MAX, MIN = "MAX", "MIN"
@@ -124,11 +129,16 @@ class Space:
 
     def maximum(self) -> Arch:
         """The greatest architecture of the grid: the sizes of the supernet."""
-        return self._arch([dim.pack([choices[-1] for choices in dim.choices]) for dim in self.dims])
+        return self._of_rows(self._grid.fixed(max))
 
     def minimum(self) -> Arch:
         """The least architecture of the grid."""
-        return self._arch([dim.pack([choices[0] for choices in dim.choices]) for dim in self.dims])
+        return self._of_rows(self._grid.fixed(min))
+
+    def middle(self) -> Arch:
+        """The one with the middle choice at every position, the lower one of two; where these do not go together, one
+        near it."""
+        return self._of_rows(self._grid.fixed(lambda row: row[(len(row) - 1) // 2]))
 
     def names(self) -> tuple[str, ...]:
         """MAX, MIN, then the anchors in the order declared."""
@@ -145,48 +155,42 @@ class Space:
 
     def count(self) -> int:
         """How many architectures the grid has."""
-        total = 1
-        for dim in self.dims:
-            total *= dim.count()
-        return total
+        return self._grid.count
 
     def points(self) -> int:
         """How many pairs of an architecture and an input shape there are."""
         return self.count() * max(1, len(self.scales))
 
     def enumerate(self) -> Iterator[Arch]:
-        """Every architecture of the grid: the first dimension changes slowest, the last position fastest, ascending."""
-        return map(self._arch, self._rows(0, ()))
+        """Every architecture of the grid: the first dimension changes slowest, the last position fastest, ascending.
 
-    def _rows(self, at: int, head: tuple[Width, ...]) -> Iterator[tuple[Width, ...]]:
-        if at == len(self.dims):
-            yield head
-            return
-        for value in self.dims[at].values():
-            yield from self._rows(at + 1, (*head, value))
+        A depth that others hang on counts before them.
+        """
+        return map(self._arch, self._grid.rows())
 
     def at(self, i: int) -> Arch:
         """The i-th architecture of `enumerate`, at the cost of one."""
         if not 0 <= i < self.count():
             raise UsageError(f"the space has architectures 0 to {self.count() - 1}, not {i}")
-        values: list[Width] = []
-        for dim in reversed(self.dims):
-            i, place = divmod(i, dim.count())
-            values.append(dim.at(place))
-        return self._arch(values[::-1])
+        return self._of_rows(self._grid.at(i))
 
     def sample(self, rng: random.Random) -> Arch:
         """One of the grid, all equally probable."""
         return self.at(rng.randrange(self.count()))
 
     def contains(self, arch: Arch) -> bool:
-        """Whether an architecture is on the grid."""
-        return not self.faults(arch) and self._nearest(arch) == [dim.unpack(arch[dim.key]) for dim in self.dims]
+        """Whether an architecture is on the grid (and canonical)."""
+        return not self.faults(arch) and self._of_rows(self._rows(arch)) == arch
+
+    def canonical(self, arch: Arch) -> Arch:
+        """The same network, with the least choice in the slots that have no block at its depth."""
+        return Arch(tuple(self._grid.canonical(dict(arch.items)).items())) if self._grid.linked else arch
 
     def faults(self, arch: Arch) -> list[str]:
         """Why an architecture does not fit into the maximal model; off the grid but inside is no fault."""
         keys = tuple(dim.key for dim in self.dims)
         wrong = [f"{name} is no dimension{did_you_mean(name, keys)}" for name in arch if name not in keys]
+        arch = self.canonical(arch)
         for dim in self.dims:
             value = arch.get(dim.key)
             wrong += [f"{dim.key} is missing"] if value is None else dim.faults(value)
@@ -194,55 +198,106 @@ class Space:
 
     def mutate(self, arch: Arch, rng: random.Random, p: float = 0.1) -> Arch:
         """Every position changes with probability `p`, and at least one does, if the space has more than one
-        architecture. The child is on the grid; a parent off the grid is moved there first."""
+        architecture. The child is on the grid; a parent off the grid is moved there first. Blocks that the child has
+        and its parent has not are drawn."""
         if not 0 <= p <= 1:
             raise UsageError(f"the probability of a mutation must be from 0 to 1, not {p}")
-        rows = [list(row) for row in self._parent(arch)]
-        places = [(d, i) for d, row in enumerate(rows) for i in range(len(row))]
-        changed = False
-        for d, i in places:
-            options = self.dims[d].others(rows[d], i) if rng.random() < p else []
-            if options:
-                rows[d][i] = rng.choice(options)
-                changed = True
-        if not changed:
-            # one exists: raising (or lowering) the last position of a run that can be raised keeps the run ascending
-            moves = [(d, i, v) for d, i in places for v in self.dims[d].others(rows[d], i)]
-            if moves:
-                d, i, v = rng.choice(moves)
-                rows[d][i] = v
-        return self._arch([dim.pack(row) for dim, row in zip(self.dims, rows, strict=True)])
+        return self._of_rows(self._grid.mutate(self._parent(arch), rng, p))
 
     def crossover(self, a: Arch, b: Arch, rng: random.Random) -> Arch:
         """Every position from one of the parents, on the grid; parents off the grid are moved there first."""
-        values = []
-        for dim, ours, theirs in zip(self.dims, self._parent(a), self._parent(b), strict=True):
-            out: list[int] = []
-            for pair in zip(ours, theirs, strict=True):
-                # ascending: the parent that gave the position before offers a value that is not below it
-                out.append(rng.choice([v for v in pair if not (dim.ascending and out and v < out[-1])]))
-            values.append(dim.pack(out))
-        return self._arch(values)
+        return self._of_rows(self._grid.cross(self._parent(a), self._parent(b), rng))
+
+    # --- parts of it --------------------------------------------------------------------------------------------------
+
+    def held(self) -> dict[str, Rows]:
+        """For each dimension, the choices of each position."""
+        return {dim.key: dim.choices for dim in self.dims}
+
+    def only(self, arch: Arch) -> Space:
+        """The space of that one architecture, with the input shapes. Raises UsageError where it does not fit."""
+        if wrong := self.faults(arch):
+            raise UsageError(f"the architecture does not fit into the space: {'; '.join(wrong)}")
+        one = self.canonical(arch)
+        dims = (Dim(dim.key, tuple((v,) for v in dim.unpack(one[dim.key])), dim.scalar) for dim in self.dims)
+        return Space(tuple(dims), self.scales)
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether a dimension has a schedule."""
+        return any(dim.phases for dim in self.dims)
+
+    def at_epoch(self, epoch: int) -> Space:
+        """The space as its schedules narrow it in an epoch (the first is 1); itself where there is none.
+
+        It has the anchors that need no choice of another phase.
+        """
+        if not self.scheduled:
+            return self
+        firsts = [first for first, _ in self.phases]
+        return self.phases[max(0, bisect_right(firsts, epoch) - 1)][1]
+
+    @cached_property
+    def phases(self) -> tuple[tuple[int, Space], ...]:
+        """The epochs at which the space changes, and the space from each on; one phase where there is no schedule."""
+        if not self.scheduled:
+            return ((1, self),)
+        firsts = sorted({first for dim in self.dims for first, _ in dim.phases})
+        return tuple((first, self._narrowed(first)) for first in firsts)
+
+    def _narrowed(self, epoch: int) -> Space:
+        dims = narrowed(self.dims, epoch)
+        kept = ((name, arch) for name, arch in self.anchors if needs_no_more(dict(arch.items), self.dims, dims))
+        return Space(dims, self.scales, tuple(kept))
+
+    # --- for samplers that know no architectures ----------------------------------------------------------------------
+
+    def knobs(self) -> tuple[Knob, ...]:
+        """What varies, one independent choice each, named as Python identifiers (`body_width_0`); a knob with `when`
+        exists only where another's value is above a number. Raises UsageError for what can't be said so."""
+        return tuple(place.knob for place in self._knobs.places)
+
+    def arch_of(self, values: Mapping[str, int]) -> Arch:
+        """The architecture of the knobs' values. Raises UsageError for values that are missing or no choices."""
+        return self._of_rows(self._knobs.rows(self._grid, values))
+
+    def values_of(self, arch: Arch) -> dict[str, int]:
+        """The other way round. Raises UsageError for an architecture off the grid."""
+        if not self.contains(self.canonical(arch)):
+            raise UsageError(f"the architecture is not on the grid of the space: {arch.text()}")
+        return self._knobs.values(self._grid, self._rows(arch))
+
+    # --- inside -------------------------------------------------------------------------------------------------------
 
     def _parent(self, arch: Arch) -> list[tuple[int, ...]]:
         if wrong := self.faults(arch):
             raise UsageError(f"the architecture does not fit into the space: {'; '.join(wrong)}")
-        return self._nearest(arch)
+        return self._rows(arch)
 
-    def _nearest(self, arch: Arch) -> list[tuple[int, ...]]:
-        return [tuple(dim.nearest(arch[dim.key])) for dim in self.dims]
+    def _rows(self, arch: Arch) -> list[tuple[int, ...]]:
+        return self._grid.nearest([arch[dim.key] for dim in self._grid.dims])
+
+    def _of_rows(self, rows: Sequence[Sequence[int]]) -> Arch:
+        return self._arch([dim.pack(row) for dim, row in zip(self._grid.dims, rows, strict=True)])
 
     def _arch(self, values: Sequence[Width]) -> Arch:
-        return Arch(tuple([(self.dims[i].key, values[i]) for i in self._order]))
+        return Arch(tuple([(self._grid.dims[i].key, values[i]) for i in self._order]))
 
     @cached_property
     def _order(self) -> tuple[int, ...]:
-        return tuple(sorted(range(len(self.dims)), key=lambda i: self.dims[i].key))
+        return tuple(sorted(range(len(self.dims)), key=lambda i: self._grid.dims[i].key))
+
+    @cached_property
+    def _grid(self) -> Grid:
+        return Grid(self.dims)
+
+    @cached_property
+    def _knobs(self) -> Knobs:
+        return knobs_of(self._grid)
 
 
 # --- declarations ----------------------------------------------------------------------------------------------------
 
-INPUT = "data.input_shape"
 ANCHORS = "anchors"
 
 
@@ -268,12 +323,13 @@ def read_space(data: Mapping[str, Any], where: str = "space") -> Space:
 
 _HINT = (
     "a dimension is `backbone.stem.width: 32`, `[64, 128]`, `{choices: [32, 48]}`, `{choices: [[3, 5], [3, 5, 7]]}` "
-    "or `{start: 32, end: 64, step: 16}` (lists for several positions, with `ascending: true` or not)"
+    "or `{start: 32, end: 64, step: 16}` (lists for several positions, with `ascending: true` or not); docs/spaces.md "
+    "lists all forms, strategies and schedules"
 )
 
 
 def _read_dims(data: Mapping[str, Any], wrong: list[str]) -> tuple[Dim, ...]:
-    dims: dict[str, Dim] = {}
+    specs: dict[str, Any] = {}
     taken: list[str] = []
     for given, spec in data.items():
         if given in (INPUT, ANCHORS):
@@ -288,42 +344,13 @@ def _read_dims(data: Mapping[str, Any], wrong: list[str]) -> tuple[Dim, ...]:
             wrong.append(f"{key} is declared twice" if key in taken else f"{key} and {inside[0]} exclude each other")
         else:
             taken.append(key)
-            try:
-                dims[key] = read_dim(key, spec)
-            except UsageError as e:
-                wrong += e.message.split("\n")
-    return tuple(dims.values())
+            specs[key] = spec
+    return read_dims(specs, wrong)
 
 
 def _is_typo(key: str) -> bool:
     """`anchor`, `ancors` …: no dimension is called so."""
     return "." not in key and did_you_mean(key, (ANCHORS,)).startswith(" (did")
-
-
-def read_scales(spec: Any, wrong: list[str]) -> tuple[InputShape, ...]:
-    """Input shapes, in the order declared: S, `[[H, W], …]`, `{choices: [S or [H, W], …]}` or `{start, end, step}`."""
-    shapes = spec.get("choices") if isinstance(spec, Mapping) and set(spec) == {"choices"} else spec
-    if isinstance(shapes, (list, tuple)) and shapes is spec and any(map(is_int, shapes)):
-        wrong.append(f"{INPUT} is {spec!r}: write {{choices: [480, 560]}} for short edges, [[480, 560]] for (H, W)")
-        return ()
-    if not isinstance(shapes, (list, tuple)):
-        rows, scalar = read_values(INPUT, shapes, wrong)
-        shapes = rows[0] if scalar else []
-        if rows and not scalar:
-            wrong.append(f"{INPUT} must have one start, end and step, not lists")
-    out: list[InputShape] = []
-    for shape in shapes:
-        pair = tuple(shape) if isinstance(shape, (list, tuple)) else (shape,)
-        if len(pair) > 2 or not pair or not all(is_int(v) and v > 0 for v in pair):
-            wrong.append(f"{INPUT} must be a short edge, or [H, W], in pixels; not {shape!r}")
-            continue
-        one = (pair[0], pair[1]) if len(pair) == 2 else pair[0]
-        if one in out:
-            wrong.append(f"{INPUT} lists {shape!r} twice")
-        out.append(one)
-    if not out and not wrong:
-        wrong.append(f"{INPUT} must have at least one shape")
-    return tuple(out)
 
 
 def _read_anchors(data: Any, space: Space, incomplete: bool, wrong: list[str]) -> tuple[tuple[str, Arch], ...]:
@@ -344,5 +371,6 @@ def _read_anchors(data: Any, space: Space, incomplete: bool, wrong: list[str]) -
             continue
         if not incomplete:
             wrong += [f"{ANCHORS}.{name}: {what}" for what in space.faults(arch)]
+            arch = space.canonical(arch)
         out.append((name, arch))
     return tuple(out)

@@ -100,8 +100,8 @@ class ArgReader:
         if space is not None and not space.endswith((".json", ".jsonl")):
             section.fault("space", section.entries["space"][1], f"must be a .json or .jsonl file, not {space!r}")
         per_job, seed = section.whole("per_job", 1) or 1, section.whole("seed", 0)
-        rules = section.word("rules")
-        return Subnet(name, space, rules, per_job, seed, when=self._when()) if name and space else None
+        rules, when = section.word("rules"), self._when()
+        return Subnet(name, when=when, space=space, rules=rules, per_job=per_job, seed=seed) if name and space else None
 
     def _range(self, section: Section, kind: str) -> Arg | None:
         steps = ("step",) if kind in ("Uniform", "Int") else ()
@@ -193,7 +193,9 @@ class ArgReader:
         for key, more in (("folder", folder), ("checkpoint", checkpoint)):
             if more:
                 self._declare(more, section.entries[key][1], section.path)
-        found = Best(node.text, number or 1, args, (), folder, checkpoint, self._when())
+        found = Best(
+            when=self._when(), stage=node.text, number=number or 1, args=args, folder=folder, checkpoint=checkpoint
+        )
         return found if number and found.names else None
 
     def _values(self, section: Section) -> tuple[Node, ...]:
@@ -243,15 +245,18 @@ class ArgReader:
                 self.report.note(node, f"{path}: {what}")
 
 
-def names_in(node: Node, path: str, reader: ArgReader) -> tuple[str, ...]:
-    """The arguments in an expression (a condition, a constraint); what is wrong with it goes to the report."""
+def names_in(node: Node, path: str, reader: ArgReader, measured: bool = False) -> tuple[str, ...]:
+    """The names in an expression (a condition, a constraint); what is wrong with it goes to the report.
+
+    measured: names that are no arguments are measures; which of these there are is known when they are taken.
+    """
     try:
         used = expression.parse(node.text, reader.names).names
     except UsageError as e:
         reader.report.fault(node, f"{path}: {e.message}; {e.hint}")
         return ()
     for name in used:
-        if name not in reader.names and reader.complete:
+        if name not in reader.names and reader.complete and not measured:
             reader.report.fault(node, f"{path}: {name!r} is not a declared argument{near(name, reader)}")
     return used
 

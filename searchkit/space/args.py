@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from searchkit.errors import UsageError
@@ -41,41 +41,10 @@ Point = dict[str, Value]  # one job's values, in declaration order
 Gene = float | int
 
 
-class _Listed:
-    """What the arguments share that are a list of choices; a gene is the index of one."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The arguments that this declares."""
-        raise NotImplementedError
-
-    @property
-    def size(self) -> int:
-        """How many choices there are."""
-        raise NotImplementedError
-
-    def at(self, gene: Gene) -> Point:
-        """The choice of that index."""
-        raise NotImplementedError
-
-    @property
-    def key(self) -> str:
-        """The gene's name: the names that this declares."""
-        return ",".join(self.names)
-
-    def grid(self) -> Iterable[Gene]:
-        """Every gene."""
-        return range(self.size)
-
-    def points(self) -> tuple[Point, ...]:
-        """Every choice, in the order written."""
-        return tuple(map(self.at, self.grid()))
-
-
 @dataclass(frozen=True)
-class Categorical(_Listed):
-    """One argument, one of `values`. As with all arguments, `when` is a condition over others: where it does not hold,
-    there is no such argument."""
+class Categorical:
+    """One argument, one of `values`; a gene is the index of one. As with all arguments, `when` is a condition over
+    others: where it does not hold, there is no such argument."""
 
     name: str
     values: tuple[Value, ...]
@@ -83,19 +52,35 @@ class Categorical(_Listed):
 
     @property
     def names(self) -> tuple[str, ...]:
+        """The arguments that this declares: one."""
         return (self.name,)
 
     @property
+    def key(self) -> str:
+        """The gene's name: that of the argument."""
+        return self.name
+
+    @property
     def size(self) -> int:
+        """How many values there are."""
         return len(self.values)
 
+    def grid(self) -> Iterable[Gene]:
+        """Every gene."""
+        return range(self.size)
+
     def at(self, gene: Gene) -> Point:
+        """The value of that index."""
         return {self.name: self.values[int(gene)]}
+
+    def points(self) -> tuple[Point, ...]:
+        """Every value, in the order written."""
+        return tuple(map(self.at, self.grid()))
 
 
 @dataclass(frozen=True)
-class Nested(_Listed):
-    """Several arguments that vary together: one of `rows`, which all have the same keys."""
+class Nested:
+    """Several arguments that vary together: one of `rows`, which all have the same keys; a gene is the index of one."""
 
     rows: tuple[Mapping[str, Value], ...]
     when: str | None = None
@@ -106,56 +91,59 @@ class Nested(_Listed):
         return tuple(self.rows[0]) if self.rows else ()
 
     @property
+    def key(self) -> str:
+        """The gene's name: the names that this declares."""
+        return ",".join(self.names)
+
+    @property
     def size(self) -> int:
+        """How many rows there are."""
         return len(self.rows)
 
+    def grid(self) -> Iterable[Gene]:
+        """Every gene."""
+        return range(self.size)
+
     def at(self, gene: Gene) -> Point:
-        """A row, its keys in the order of the first one, so that all jobs have their names in one order."""
-        return _in_order(self.rows[int(gene)], self.names)
+        """A row, its keys in the order of `names`, so that all jobs have their names in one order."""
+        row = self.rows[int(gene)]
+        return {name: row[name] for name in self.names if name in row}
+
+    def points(self) -> tuple[Point, ...]:
+        """Every row, in the order written."""
+        return tuple(map(self.at, self.grid()))
 
 
 @dataclass(frozen=True)
-class Subnet(_Listed):
+class Subnet(Categorical):
     """One argument, a file of records of a model space: those that the rules pick, `per_job` to a file.
 
     The files are made when the task is made (searchkit/store/subnets.py); then `values` holds their paths.
     """
 
-    name: str
+    values: tuple[Value, ...] = ()
+    _: KW_ONLY
     space: str
     rules: str | None = None
     per_job: int = 1
     seed: int | None = None  # of the rules; None: that of the search
-    values: tuple[Value, ...] = ()
-    when: str | None = None
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return (self.name,)
-
-    @property
-    def size(self) -> int:
-        return len(self.values)
-
-    def at(self, gene: Gene) -> Point:
-        return {self.name: self.values[int(gene)]}
 
 
 @dataclass(frozen=True)
-class Best(_Listed):
+class Best(Nested):
     """The arguments `args` as the best `number` jobs of an earlier stage had them; each such job is a row.
 
     folder, checkpoint: arguments that this adds, the job's working folder and its checkpoint folder.
     The rows are filled in when that stage has ended (searchkit/store/best.py). A row lacks what its job did not have.
     """
 
+    rows: tuple[Mapping[str, Value], ...] = ()
+    _: KW_ONLY
     stage: str
     number: int
     args: tuple[str, ...]
-    rows: tuple[Mapping[str, Value], ...] = ()
     folder: str | None = None
     checkpoint: str | None = None
-    when: str | None = None
 
     @property
     def folders(self) -> tuple[str, ...]:
@@ -164,14 +152,8 @@ class Best(_Listed):
 
     @property
     def names(self) -> tuple[str, ...]:
+        """The arguments that this declares, whether or not its rows are known."""
         return (*self.args, *self.folders)
-
-    @property
-    def size(self) -> int:
-        return len(self.rows)
-
-    def at(self, gene: Gene) -> Point:
-        return _in_order(self.rows[int(gene)], self.names)
 
 
 @dataclass(frozen=True)
@@ -310,10 +292,6 @@ def order(names: Sequence[Sequence[str]], needs: Sequence[Iterable[str]]) -> tup
     while path and path[-1] not in path[:-1]:
         path.append(min(parents[path[-1]].intersection(rest)))
     return found, path[path.index(path[-1]) : -1] if path else []
-
-
-def _in_order(row: Mapping[str, Value], names: Iterable[str]) -> Point:
-    return {name: row[name] for name in names if name in row}
 
 
 def _steps(low: float, high: float, step: float) -> int:

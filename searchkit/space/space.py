@@ -15,12 +15,15 @@ from typing import Any, Protocol
 
 from searchkit.errors import UsageError, did_you_mean
 from searchkit.space import expression
-from searchkit.space.args import Arg, Gene, Point, order
+from searchkit.space.args import Arg, Gene, Point, Value, order
 from searchkit.space.closures import as_list
 from searchkit.space.expression import Expression
 from searchkit.space.genes import Dim, Genes, dim_of, gene_of, named
+from searchkit.space.measures import Measures
 
 __all__ = ["Dim", "Genes", "Space"]
+
+_KEPT = 100_000  # points whose measures are remembered
 
 
 class Random(Protocol):
@@ -37,10 +40,15 @@ class Space:
     can't be read or names no argument, and conditions that depend on each other.
 
     A condition that names an argument which does not exist at a point does not hold there; such a constraint does.
+
+    measure: gives numbers of a whole point from its values by name, such as its cost; constraints may name them. It
+    gives the same numbers for the same values, and is asked once for a point (of the last 100,000), and only where the
+    constraints over arguments alone hold. What it raises goes through.
     """
 
     args: tuple[Arg, ...]
     constraints: tuple[str, ...] = ()
+    measure: Measures | None = None
 
     def __post_init__(self) -> None:
         _ = self._parts  # a fault is one of the space, not of its first use
@@ -70,9 +78,18 @@ class Space:
         return self._declared(genes)
 
     def feasible(self, genes: Mapping[str, Gene]) -> bool:
-        """Whether all constraints hold. Raises UsageError for one that can't be evaluated."""
-        rules = self._parts.rules
-        return not rules or _all_hold(rules, self._read(genes))
+        """Whether all constraints hold. Raises UsageError for one that can't be evaluated, and for a name in it that is
+        neither an argument nor given by the measure."""
+        parts = self._parts
+        if not (parts.rules or parts.measured):
+            return True
+        point = self._read(genes)
+        return _all_hold(parts.rules, point) and parts.affordable(point)
+
+    def measured(self, genes: Mapping[str, Gene]) -> dict[str, float]:
+        """The measures at a point that constraints name. Raises UsageError as `feasible`."""
+        row = self._parts.with_measures(self._read(genes)) if self._parts.measured else {}
+        return {name: row[name].data for name in self._parts.measures}
 
     def point(self, genes: Mapping[str, Gene]) -> Point:
         """The values that genes stand for, in the order of declaration."""
@@ -159,27 +176,22 @@ class Space:
 
     def reach(self, tries: int, rng: Random) -> str:
         """Why no point meets the constraints, from `tries` points drawn at random: for one that none met, the values
-        that its two sides took; else how often each was met. Raises UsageError as `feasible`."""
+        that its two sides took; else how often each was met. Of measures also their ranges, over the points that meet
+        the constraints over arguments. Raises UsageError as `feasible`."""
+        parts = self._parts
         drawn = [self.point(self.complete(lambda dim: _draw(dim, rng))) for _ in range(tries)]
-        rules = self._parts.rules
-        met = [[rule.holds(point, True) for point in drawn] for rule in rules]
-        never = [rule for rule, hits in zip(rules, met, strict=True) if not any(hits)]
-        if never:
-            return "; ".join(f"none of {tries:,} meets {rule.text!r}: {_sides(rule, drawn)}" for rule in never)
-        shares = ", ".join(
-            f"{rule.text!r} is met by {sum(hits) / max(1, tries):.1%}" for rule, hits in zip(rules, met, strict=True)
-        )
-        for (one, a), (other, b) in itertools.combinations(zip(rules, met, strict=True), 2):
-            if not any(map(min, a, b)):
-                return f"none of {tries:,} meets both {one.text!r} and {other.text!r} ({shares})"
-        both = sum(all(hits) for hits in zip(*met, strict=True)) if rules else tries
-        return f"{both:,} of {tries:,} meet all constraints ({shares})"
+        met = [point for point in drawn if _all_hold(parts.rules, point)] if parts.measured else []
+        if not met:
+            return _unmet(parts.rules, drawn)
+        rows = [parts.with_measures(point) for point in met]
+        ranges = ", ".join(f"{name} is {_span([row[name].data for row in rows])}" for name in parts.measures)
+        return f"{_unmet(parts.measured, rows)}; {ranges}"
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
     @cached_property
     def _parts(self) -> _Parts:
-        return _Parts(self.args, self.constraints)
+        return _Parts(self.args, self.constraints, self.measure)
 
     def _read(self, genes: Mapping[str, Gene]) -> Point:
         by_name = self._parts.by_name
@@ -200,7 +212,8 @@ class Space:
     def _walk(self, depth: int, genes: Genes, point: Point) -> Iterator[tuple[Genes, Point]]:
         """All that the arguments from `depth` on add to a point. A constraint is looked at as soon as it can be."""
         if depth == len(self._parts.dims):
-            yield genes, point
+            if self._parts.affordable(point):
+                yield genes, point
             return
         dim = self._parts.dims[depth]
         condition, decided = self._parts.conditions[dim.name], self._parts.decided[depth]
@@ -230,18 +243,19 @@ class Space:
 
 
 class _Rule:
-    """A condition or constraint over arguments. Raises UsageError for what can't be read, and for other names."""
+    """A condition or constraint over arguments, or where it is `measured`, also over `measures`, which are all other
+    names in it. Raises UsageError for what can't be read, and for other names where it is not measured."""
 
-    def __init__(self, what: str, text: str, names: Mapping[str, str]) -> None:
+    def __init__(self, what: str, text: str, names: Mapping[str, str], measured: bool = False) -> None:
         self.what = what
         self.parsed = expression.parse(text, names)
         self.text = text
-        self.names = self.parsed.names
+        self.names = tuple(name for name in self.parsed.names if name in names)
+        self.measures = tuple(name for name in self.parsed.names if name not in names)
         self._run = expression.function(self.parsed, _value)
-        unknown = next((name for name in self.names if name not in names), None)
-        if unknown is not None:
-            near = did_you_mean(unknown, list(names))
-            raise UsageError(f"{what}: {unknown!r} in {text!r} is not a declared argument{near}")
+        if self.measures and not measured:
+            near = did_you_mean(self.measures[0], list(names))
+            raise UsageError(f"{what}: {self.measures[0]!r} in {text!r} is not a declared argument{near}")
 
     def holds(self, point: Point, otherwise: bool) -> bool:
         """Whether it holds; `otherwise` where it names what does not exist at the point."""
@@ -258,7 +272,7 @@ class _Rule:
 class _Parts:
     """What a space is made of: its dims in an order in which their conditions can be told, and its expressions."""
 
-    def __init__(self, args: Sequence[Arg], constraints: Sequence[str]) -> None:
+    def __init__(self, args: Sequence[Arg], constraints: Sequence[str], measure: Measures | None) -> None:
         owner: dict[str, str] = {}  # argument to dim
         for arg in args:
             for name in arg.names:
@@ -268,7 +282,12 @@ class _Parts:
         self.conditions = {
             arg.key: _Rule(f"the condition of {arg.key}", arg.when, owner) if arg.when else None for arg in args
         }
-        self.rules = [_Rule("constraint", text, owner) for text in constraints]
+        listed = [_Rule("constraint", text, owner, measure is not None) for text in constraints]
+        self.rules = [rule for rule in listed if not rule.measures]
+        self.measured = [rule for rule in listed if rule.measures]
+        self.measures = tuple(dict.fromkeys(name for rule in self.measured for name in rule.measures))
+        self._owner, self._measure = owner, measure
+        self._known: dict[str, Point] = {}  # the measures of points, the oldest first
         needs = {key: [owner[name] for name in rule.names] if rule else [] for key, rule in self.conditions.items()}
         found, cycle = order([[arg.key] for arg in args], list(needs.values()))
         if cycle:
@@ -284,6 +303,34 @@ class _Parts:
                 self.decided[max(rank[owner[name]] for name in rule.names)].append(rule)
         self.controls = {key for keys in needs.values() for key in keys}  # the dims that conditions name
         self.groups = _groups(self.dims, needs)
+
+    def affordable(self, point: Point) -> bool:
+        """Whether a whole point meets the constraints over measures."""
+        return not self.measured or _all_hold(self.measured, self.with_measures(point))
+
+    def with_measures(self, point: Point) -> Point:
+        """A point with the measures that constraints name. Raises UsageError for one that is not given."""
+        key = repr(sorted((name, value.data) for name, value in point.items()))
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = self._take({name: value.data for name, value in point.items()})
+            if len(self._known) > _KEPT:
+                del self._known[next(iter(self._known))]
+        return point | found
+
+    def _take(self, values: dict[str, Any]) -> Point:
+        assert self._measure is not None  # else no constraint is over measures
+        taken = self._measure(values)
+        both = next((name for name in taken if name in self._owner), None)
+        if both is not None:
+            raise UsageError(f"the measure {both!r} has the name of an argument", "Give one of them another name")
+        for rule in self.measured:
+            for name in rule.measures:
+                if name not in taken:
+                    near = did_you_mean(name, [*taken, *self._owner])
+                    what = f"{name!r} in {rule.text!r} is neither an argument nor a measure{near}"
+                    raise UsageError(f"constraint: {what}", f"the measures are {', '.join(taken) or 'none'}")
+        return {name: Value(taken[name], repr(taken[name])) for name in self.measures}
 
 
 def _value(name: str) -> Callable[[Point], Any]:
@@ -305,6 +352,23 @@ def _all_hold(rules: Sequence[_Rule], point: Point) -> bool:
 
 
 # --- what constraints can reach --------------------------------------------------------------------------------------
+
+
+def _unmet(rules: Sequence[_Rule], points: Sequence[Point]) -> str:
+    """Why none of `points` meets all of `rules`."""
+    n = len(points)
+    met = [[rule.holds(point, True) for point in points] for rule in rules]
+    never = [rule for rule, hits in zip(rules, met, strict=True) if not any(hits)]
+    if never:
+        return "; ".join(f"none of {n:,} meets {rule.text!r}: {_sides(rule, points)}" for rule in never)
+    shares = ", ".join(
+        f"{rule.text!r} is met by {sum(hits) / max(1, n):.1%}" for rule, hits in zip(rules, met, strict=True)
+    )
+    for (one, a), (other, b) in itertools.combinations(zip(rules, met, strict=True), 2):
+        if not any(map(min, a, b)):
+            return f"none of {n:,} meets both {one.text!r} and {other.text!r} ({shares})"
+    both = sum(all(hits) for hits in zip(*met, strict=True)) if rules else n
+    return f"{both:,} of {n:,} meet all constraints ({shares})"
 
 
 def _draw(dim: Dim, rng: Random) -> Gene:
@@ -340,7 +404,11 @@ def _range(rule: _Rule, tree: Any, points: Sequence[Point]) -> str:
     run = expression.function(Expression(rule.text, rule.names, tree), _value)
     found = [run(point) for point in points if all(name in point for name in rule.names)]
     if found and all(isinstance(each, int | float) and not isinstance(each, bool) for each in found):
-        low, high = min(found), max(found)
-        return f"{low:.6g}" if low == high else f"{low:.6g} to {high:.6g}"
+        return _span(found)
     texts = list(dict.fromkeys(map(repr, found)))
     return " or ".join(texts[:3]) + (" …" if len(texts) > 3 else "")
+
+
+def _span(numbers: Sequence[float]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low:.6g}" if low == high else f"{low:.6g} to {high:.6g}"

@@ -7,7 +7,6 @@ own included.
 
 from __future__ import annotations
 
-import inspect
 import keyword
 import operator
 from collections.abc import Mapping
@@ -17,8 +16,6 @@ import torch
 from torch import fx, nn
 
 from searchkit.errors import UsageError
-from searchkit.models import detector
-from searchkit.models.detector import DetectorConfig
 
 _INFIX = {operator.add: "+", operator.sub: "-", operator.mul: "*", operator.truediv: "/", operator.floordiv: "//"}
 _INFIX |= {operator.iadd: "+", operator.imul: "*"}
@@ -37,54 +34,26 @@ class _Tracer(fx.Tracer):
         return isinstance(m, _Elastic) or super().is_leaf_module(m, qualified_name)
 
 
-def model_source(net: Any, config: DetectorConfig, title: str, size: tuple[int, int]) -> str:
-    """The text of model.py for a static detector (of searchkit.models.subnet). `size`: its short and long edge, px.
+def straight_line(module: nn.Module) -> tuple[str, str]:
+    """(lines of a table from layer names to constructors, body of a forward pass) of a module at its arch.
 
-    Raises UsageError for a backbone whose forward can't be traced.
+    Raises UsageError for a module whose forward can't be traced.
     """
     try:
-        graph = _Tracer().trace(net.backbone)
+        graph = _Tracer().trace(module)
     except Exception as e:  # whatever a forward does that depends on data
         raise UsageError(
             f"the backbone's forward can't be written down as a straight line: {str(e).splitlines()[0]}",
             "It must not look at the values of tensors (if x.sum() > 0), and use torch functions and layers alone",
         ) from e
-    layers = {
-        str(n.target): _layer(net.backbone.get_submodule(str(n.target))) for n in graph.nodes if n.op == "call_module"
-    }
-    classes = []
-    if config.rpn_activation == "softmax":
-        classes.append(inspect.getsource(detector.SoftmaxRPNHead))
-    if config.class_agnostic:
-        classes.append(inspect.getsource(detector.AgnosticPredictor))
-    rpn_head = "SoftmaxRPNHead" if config.rpn_activation == "softmax" else "RPNHead"
-    predictor = "AgnosticPredictor" if config.class_agnostic else "FastRCNNPredictor"
-    heads = config.heads
-    levels = len(config.anchor_sizes)
-    maps = [name for name in net.roi_heads.box_roi_pool.featmap_names]
-    body = "\n".join(f"        {line}" for line in _lines(graph))
+    layers = {str(n.target): _layer(module.get_submodule(str(n.target))) for n in graph.nodes if n.op == "call_module"}
     table = "".join(f"    {name!r}: lambda: {text},\n" for name, text in layers.items())
-    return _TEMPLATE.format(
-        title=title,
-        layers=table,
-        forward=body,
-        classes="".join(f"\n\n{text.rstrip()}\n" for text in classes),
-        out_channels=config.fpn_channels,
-        min_size=size[0],
-        max_size=size[1],
-        anchor_sizes=tuple((s,) for s in config.anchor_sizes),
-        ratios=tuple(config.anchor_ratios),
-        levels=levels,
-        rpn_head=rpn_head,
-        anchors=heads.anchors,
-        maps=maps,
-        roi_size=config.roi_size,
-        box_in=config.fpn_channels * config.roi_size**2,
-        box_width=config.box_head_width,
-        predictor=predictor,
-        outputs=config.num_classes + 1,
-        arguments="{\n" + "".join(f"    {k!r}: {v!r},\n" for k, v in detector.settings(config).items()) + "}",
-    )
+    return table, "\n".join(f"        {line}" for line in _lines(graph))
+
+
+def arguments(values: Mapping[str, Any]) -> str:
+    """A dict literal, a key a line."""
+    return "{\n" + "".join(f"    {k!r}: {v!r},\n" for k, v in values.items()) + "}"
 
 
 def _layer(module: nn.Module) -> str:
@@ -154,52 +123,7 @@ def _path(target: str) -> str:
     return "self" + "".join(f"[{part!r}]" if part.isdecimal() else f".{part}" for part in target.split("."))
 
 
-_TEMPLATE = '''"""{title}
-
-Needs torch, torchvision and safetensors, nothing else:
-
-    import model                  # with this folder on sys.path
-    net = model.load()            # a torchvision FasterRCNN, in eval mode
-    net.train()                   # trains on like any other
-"""
-
-import json
-import os
-from collections import OrderedDict
-
-import torch
-import torch.nn.functional as F
-import torchvision.ops as ops
-from safetensors.torch import load_file
-from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.rpn import RPNHead
-
-HERE = os.path.dirname(os.path.abspath(__file__))
-
-LAYERS = {{
-{layers}}}
-
-ARGUMENTS = {arguments}
-
-
-class Backbone(nn.Module):
-    """Backbone and FPN: images (N, 3, H, W) to the levels of the pyramid, finest first."""
-
-    out_channels = {out_channels}
-
-    def __init__(self):
-        super().__init__()
-        for name, make in LAYERS.items():
-            attach(self, name, make())
-
-    def forward(self, x):
-{forward}
-
-
-def attach(root, name, layer):
+ATTACH = '''def attach(root, name, layer):
     """Put a layer at a dotted name; parts that are numbers live in a ModuleDict."""
     parts = name.split(".")
     for part, child in zip(parts, parts[1:]):
@@ -208,31 +132,4 @@ def attach(root, name, layer):
             root.add_module(part, nn.ModuleDict() if child.isdecimal() else nn.Module())
         root = children[part]
     root.add_module(parts[-1], layer)
-{classes}
-
-def build(**arguments):
-    """The detector with new weights; `arguments` go over those of FasterRCNN here."""
-    anchors = AnchorGenerator({anchor_sizes}, ({ratios},) * {levels})
-    return FasterRCNN(
-        Backbone(),
-        rpn_anchor_generator=anchors,
-        rpn_head={rpn_head}({out_channels}, {anchors}),
-        box_roi_pool=ops.MultiScaleRoIAlign({maps}, {roi_size}, sampling_ratio=2),
-        box_head=TwoMLPHead({box_in}, {box_width}),
-        box_predictor={predictor}({box_width}, {outputs}),
-        **{{**ARGUMENTS, "min_size": {min_size}, "max_size": {max_size}, **arguments}},
-    )
-
-
-def load(folder=HERE, **arguments):
-    """The detector with its weights, in eval mode."""
-    net = build(**arguments)
-    net.load_state_dict(load_file(os.path.join(folder, "weights.safetensors")))
-    return net.eval()
-
-
-def categories(folder=HERE):
-    """Names of the classes by label; 0 is the background."""
-    with open(os.path.join(folder, "config.json"), encoding="utf-8") as f:
-        return ["background", *json.load(f)["categories"]]
 '''

@@ -18,33 +18,33 @@ from typing import Any
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from searchkit import fsio
 from searchkit.cost import price
 from searchkit.errors import SearchkitError, UsageError
-from searchkit.models.detector import DetectorConfig, set_arch
+from searchkit.models.elastic import set_arch
+from searchkit.models.network import NetConfig
 from searchkit.models.subnet import subnet
 from searchkit.space.arch import Arch, InputShape
-from searchkit.subnet.emit import model_source
-from searchkit.train import checkpoint
+from searchkit.subnet import cls_model, det_model
+from searchkit.train import checkpoint, tasks
 from searchkit.train import net as nets
-from searchkit.train.bench import Calibration, open_split
+from searchkit.train.bench import Calibration
 from searchkit.train.config import Recipe
 from searchkit.train.evaluate import calibrate
-from searchkit.train.loop import set_scale
+from searchkit.train.tasks import open_split
 
-PROOF_BOXES = 1000  # what the RoI head's cost is stated for
+FORMS: dict[str, Any] = {"det": det_model, "cls": cls_model}  # what a task's extracted network looks like
 NO_CALIBRATION = Calibration()
 _NOTHING = "Nothing was written."
 
 
 @dataclass(frozen=True)
 class Source:
-    """A detector that holds the arch (a supernet, or a tuned subnet), and where it is from."""
+    """A network that holds the arch (a supernet, or a tuned subnet), and where it is from."""
 
     net: nn.Module
-    config: DetectorConfig
+    config: NetConfig
     maximum: Arch
     categories: tuple[str, ...]
     path: str
@@ -59,8 +59,10 @@ def open_source(recipe: Recipe, path: str, seed: int) -> Source:
     maximum = Arch.of(found.meta["space"])
     if faults := recipe.space.faults(maximum):
         raise UsageError(f"{path} is of another space: {'; '.join(faults)}", "Use the config that it was trained with")
+    nets.check_task(recipe, found, path)
     config = replace(recipe.model, num_classes=found.meta["num_classes"])
-    net = nets.build_at(recipe, config, maximum, seed)
+    held = None if found.meta.get("static") else recipe.space.held()
+    net = nets.build_at(recipe, config, maximum, seed, held)
     nets.load_exactly(net, found.net, path, recipe.path)
     shape = found.meta.get("input_shape")
     return Source(
@@ -95,12 +97,13 @@ def extract(
     """
     if os.path.exists(out) and os.listdir(out):
         raise UsageError(f"{out} is there already", "Name a new folder")
-    set_scale(source.net, shape, recipe.data.max_edge)
+    task, form = tasks.of(recipe), FORMS[recipe.task]
+    task.set_scale(source.net, shape, recipe.data)
     static = subnet(source.net, arch, source.config)
     half = f"{os.path.normpath(os.path.abspath(out))}.{os.getpid()}.half"
     os.makedirs(half)
     try:
-        _write_model(half, source, static, arch, shape)
+        _write_model(half, recipe, source, static, arch, shape)
         plain = load_folder(half)
         same_weights(static, plain)
         set_arch(source.net, arch)
@@ -110,12 +113,12 @@ def extract(
                 "sha256": source.sha256,
                 "maximum": source.maximum.nested(),
             },
-            "equal": equality(source.net, plain, images, image_ids, shape, seed),
+            "equal": form.equality(source.net, plain, images, image_ids, shape, seed),
             "cost": costs(source, recipe, plain, arch, shape),
             "torch": torch.__version__,
         }
         if calibration.ids:
-            n = calibrate(plain, calibration.batches, torch.device("cpu"))
+            n = calibrate(plain, calibration.batches(shape), torch.device("cpu"), task=task)
             _write_weights(half, plain)
             proof["calibrated"] = {
                 "images": n,
@@ -125,7 +128,7 @@ def extract(
             }
         proof["weights_sha256"] = checkpoint.digest(os.path.join(half, "weights.safetensors"))
         if export:
-            proof["export"] = _export(half, plain, shape)
+            proof["export"] = _export(half, plain, form, shape)
         _write(half, "proof.json", json.dumps(proof, indent=1) + "\n")
         with fsio.storage():
             if os.path.isdir(out):
@@ -136,18 +139,19 @@ def extract(
     return proof
 
 
-def _write_model(folder: str, source: Source, static: Any, arch: Arch, shape: InputShape) -> None:
+def _write_model(folder: str, recipe: Recipe, source: Source, static: Any, arch: Arch, shape: InputShape) -> None:
     """All of an extracted folder but its proof."""
-    size = (static.transform.min_size[0], static.transform.max_size)
-    title = f"Faster R-CNN at {arch.text()}, input {shape}, cut out of a supernet."
-    _write(folder, "model.py", model_source(static, source.config, title, size))
+    form = FORMS[recipe.task]
+    size = form.size_of(static, shape)
+    title = f"{form.KIND} at {arch.text()}, input {shape}, cut out of a supernet."
+    _write(folder, "model.py", form.model_source(static, source.config, title, size))
     _write_weights(folder, static)
     config = {
+        "task": recipe.task,
         "arch": arch.nested(),
         "categories": list(source.categories),
         "input_shape": shape,
-        "min_size": size[0],
-        "max_size": size[1],
+        **form.size_entry(size),
     }
     _write(folder, "config.json", json.dumps(config, indent=1) + "\n")
 
@@ -171,49 +175,10 @@ def same_weights(static: nn.Module, plain: nn.Module) -> None:
         raise SearchkitError(f"the extracted model has other weights than the source: {', '.join(other[:3])}", _NOTHING)
 
 
-@torch.no_grad()
-def equality(
-    net: Any, plain: Any, images: Sequence[Tensor], ids: Sequence[int], shape: InputShape, seed: int
-) -> dict[str, Any]:
-    """Compare two detectors in eval mode: pyramid, heads and boxes on random input, boxes on real images."""
-    h, w = (shape, shape) if isinstance(shape, int) else shape
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.rand(2, 3, h, w, generator=generator)
-    regions = torch.rand(8, net.backbone.out_channels, *net.roi_heads.box_roi_pool.output_size, generator=generator)
-    pairs = list(zip(_outputs(net, noise, regions), _outputs(plain, noise, regions), strict=True))
-    pictures = [noise[0], *(image.float() / 255 for image in images)]
-    checked = len(pairs)
-    for picture in pictures:
-        ours, theirs = net([picture])[0], plain([picture])[0]
-        pairs += [(ours[key], theirs[key]) for key in ("boxes", "scores", "labels")]
-    if not all(torch.equal(a, b) for a, b in pairs):
-        gaps = [float((a.float() - b.float()).abs().max()) for a, b in pairs if a.shape == b.shape and a.numel()]
-        worst = max(gaps, default=float("inf"))
-        raise SearchkitError(
-            f"the extracted model does not compute what the source does: they differ by up to {worst:g}",
-            f"{_NOTHING} Does the backbone use other layers than those of searchkit.nn and torch.nn?",
-        )
-    boxes = sum(len(a) for i, (a, _) in enumerate(pairs[checked:]) if i % 3 == 0)
-    return {
-        "bit_equal": True,
-        "random_input": [2, 3, h, w],
-        "seed": seed,
-        "images": list(ids),
-        "boxes_compared": boxes,
-    }
-
-
-def _outputs(net: Any, noise: Tensor, regions: Tensor) -> list[Tensor]:
-    """The pyramid, what the RPN makes of it, and what the box head makes of regions."""
-    levels = list(net.backbone(noise).values())
-    objectness, deltas = net.rpn.head(levels)
-    return [*levels, *objectness, *deltas, *net.roi_heads.box_predictor(net.roi_heads.box_head(regions))]
-
-
 def costs(source: Source, recipe: Recipe, plain: Any, arch: Arch, shape: InputShape) -> dict[str, Any]:
     """MACs and parameters in closed form and measured; raises SearchkitError where they differ."""
-    closed = price.price(price.detector_plan(source.config, source.maximum), source.config.heads, arch, shape)
-    measured = measured_macs(plain, source.config, shape)
+    closed = price.price(price.plans_of(source.config, source.maximum), source.config.heads, arch, shape)
+    measured = FORMS[recipe.task].measured_macs(plain, source.config, shape)
     params = sum(p.numel() for p in plain.parameters())
     if (closed.flops, closed.params) != (measured, params):
         raise SearchkitError(
@@ -227,34 +192,18 @@ def costs(source: Source, recipe: Recipe, plain: Any, arch: Arch, shape: InputSh
         "params": closed.params,
         "params_counted": params,
         "input_shape": shape,
-        "boxes": PROOF_BOXES,
+        **({"boxes": det_model.PROOF_BOXES} if recipe.task == "det" else {}),
     }
 
 
-@torch.no_grad()
-def measured_macs(net: Any, config: DetectorConfig, shape: InputShape) -> int:
-    """Multiply-adds of conv and linear by torch's own counter: backbone, FPN and RPN on an image, RoI head on 1,000
-    boxes."""
-    h, w = (shape, shape) if isinstance(shape, int) else shape
-    with FlopCounterMode(display=False) as counter:
-        levels = list(net.backbone(torch.zeros(1, 3, h, w)).values())
-        net.rpn.head(levels)
-        net.roi_heads.box_predictor(
-            net.roi_heads.box_head(torch.zeros(PROOF_BOXES, config.fpn_channels, config.roi_size, config.roi_size))
-        )
-    return int(counter.get_total_flops()) // 2
-
-
-def sample_images(recipe: Recipe, count: int) -> tuple[list[Tensor], list[int]]:
+def sample_images(recipe: Recipe, count: int, shape: InputShape) -> tuple[list[Tensor], list[int]]:
     """(images, ids) of the first of data.val, else data.train; none where the config names no data."""
-    from searchkit.data import coco, loader
-
+    task = tasks.of(recipe)
     for name in ("val", "train"):
         if count > 0 and getattr(recipe.data, name) is not None:
             data = open_split(recipe.data, name)
-            part = coco.subset(data, range(min(count, len(data.images))))
-            images = [image for batch, _ in loader.eval_loader(part, 1, workers=0) for image in batch]
-            return images, [info.id for info in part.images]
+            part, ids = task.subset(data, range(min(count, task.count(data))))
+            return [image for batch in task.eval_batches(part, 1, 0, shape) for image in task.images_of(batch)], [*ids]
     return [], []
 
 
@@ -269,15 +218,15 @@ def _write_weights(folder: str, net: nn.Module) -> None:
         fsio.atomic_write(path, save({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}))
 
 
-def _export(folder: str, net: Any, shape: InputShape) -> dict[str, Any]:
-    """backbone.pt2: torch.export of backbone and FPN; says how far its output is from the module's."""
+def _export(folder: str, net: Any, form: Any, shape: InputShape) -> dict[str, Any]:
+    """backbone.pt2: torch.export of backbone and FPN, or of a whole classifier; says how far its output is off."""
     h, w = (shape, shape) if isinstance(shape, int) else shape
-    example = torch.zeros(1, 3, h, w)
-    program = torch.export.export(net.backbone, (example,))
+    trunk = form.trunk(net)
+    program = torch.export.export(trunk, (torch.zeros(1, 3, h, w),))
     torch.export.save(program, os.path.join(folder, "backbone.pt2"))
     again = torch.export.load(os.path.join(folder, "backbone.pt2")).module()
     x = torch.rand(1, 3, h, w, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        pairs = zip(net.backbone(x).values(), again(x).values(), strict=True)
+        pairs = zip(form.tensors_of(trunk(x)), form.tensors_of(again(x)), strict=True)
         worst = max(float((a - b).abs().max()) for a, b in pairs)
-    return {"file": "backbone.pt2", "input": [1, 3, h, w], "largest_difference": worst}
+    return {"file": "backbone.pt2", "what": form.TRUNK, "input": [1, 3, h, w], "largest_difference": worst}

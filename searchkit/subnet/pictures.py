@@ -16,7 +16,7 @@ from searchkit.models.subnet import subnet
 from searchkit.space.arch import Arch
 from searchkit.subnet.extract import load_folder, open_source
 from searchkit.train import config as configs
-from searchkit.train.loop import set_scale
+from searchkit.train.detection import set_scale
 
 # Okabe and Ito's colours, which people with any colour vision tell apart.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
@@ -36,7 +36,7 @@ def open_model(path: str, config: str | None, arch: str | None) -> tuple[nn.Modu
     source = open_source(recipe, path, 0)
     chosen: Arch = recipe.space.named(arch) if arch else source.maximum
     static = subnet(source.net, chosen, source.config)
-    set_scale(static, source.input_shape or recipe.scales[0], recipe.data.max_edge)
+    set_scale(static, source.input_shape or recipe.scales[0], recipe.data)
     return static, ["background", *source.categories]
 
 

@@ -14,22 +14,21 @@ from torch import nn
 
 from searchkit import modelspace
 from searchkit.cost import price
-from searchkit.data import coco
-from searchkit.data.coco import CocoSet
 from searchkit.errors import UsageError
-from searchkit.models.detector import DetectorConfig
+from searchkit.models.network import NetConfig
 from searchkit.models.subnet import subnet
 from searchkit.space.arch import Arch, InputShape
 from searchkit.subnet.results import Record, Results, key_of
-from searchkit.train import checkpoint
+from searchkit.train import checkpoint, tasks
 from searchkit.train import net as nets
-from searchkit.train.bench import Bench, open_bench, open_split
+from searchkit.train.bench import Bench, open_bench
 from searchkit.train.checkpoint import Checkpoint
 from searchkit.train.config import Recipe
 from searchkit.train.distributed import Ranks
-from searchkit.train.evaluate import calibrate
-from searchkit.train.loop import Run, StepReport, fit, load_optimizer, make_optimizer, set_scale
+from searchkit.train.loop import Run, StepReport, fit, load_optimizer, make_optimizer
+from searchkit.train.sections import Optimisation
 from searchkit.train.supernet import batches_of
+from searchkit.train.tasks import open_split
 
 
 @dataclass
@@ -37,13 +36,13 @@ class Session:
     """A supernet with all that scoring its subnets needs, loaded once."""
 
     recipe: Recipe
-    config: DetectorConfig
+    config: NetConfig
     net: nn.Module
     bench: Bench
     digest: str  # of the checkpoint
     device: torch.device
     seed: int
-    tune_set: CocoSet | None = None
+    tune_set: Any = None  # the images that subnets are tuned on, of the task's kind
 
 
 def open_session(
@@ -65,14 +64,14 @@ def open_session(
     net, match = nets.load(recipe, found, bench.categories, seed, to_train=tune, where=path)
     if match.fresh or list(found.meta["categories"]) != list(bench.categories):
         say(match.text())
-    tune_set = None
+    tune_set, task = None, tasks.of(recipe)
     if tune:
         parts = [open_split(recipe.data, name) for name in recipe.finetune.train_on]
         tune_set = parts[0]
         for part in parts[1:]:
-            tune_set = coco.joined(tune_set, part)
-        coco.require_boxes(tune_set)
-        coco.same_classes(bench.evaluated, tune_set)
+            tune_set = task.joined(tune_set, part)
+        task.require_labels(tune_set)
+        task.same_classes(bench.evaluated, tune_set)
     net = net.to(device)
     if recipe.train.channels_last:
         net = net.to(memory_format=torch.channels_last)
@@ -140,12 +139,12 @@ def scored(
     result = copy.deepcopy(record)
     result.setdefault("data", {}).setdefault("input_shape", shape if isinstance(shape, int) else list(shape))
     if "overhead" not in result:
-        plan_of = price.detector_plan(session.config, session.recipe.space.maximum())
-        cost = price.price(plan_of, session.config.heads, arch, shape)
+        plans = price.plans_of(session.config, session.recipe.space.maximum())
+        cost = price.price(plans, session.config.heads, arch, shape)
         result["overhead"] = {"flops": cost.flops, "params": cost.params, "convention": "macs"}
-    name = session.recipe.data.name
+    task = tasks.of(session.recipe)
     result.setdefault("metric", {})[tag] = {
-        (f"{name}_{key}" if key.startswith("bbox_") else key): round(value, 6)
+        task.record_name(session.recipe.data, key): round(value, 6)
         for key, value in metrics.items()
         if key != "images_per_s"
     }
@@ -201,11 +200,36 @@ def _tuned(
     on_step: Callable[[StepReport], None],
 ) -> nn.Module:
     """The subnet after its tuning, of which `folder` keeps the checkpoint."""
-    recipe, o = session.recipe, session.recipe.finetune
-    assert session.tune_set is not None
+    o = session.recipe.finetune
     static: nn.Module = subnet(session.net, arch, session.config).to(session.device)
-    alone = Ranks()
-    steps = o.total_steps(len(session.tune_set.images), 1)
+
+    def begin() -> None:
+        session.bench.calibrate(static, shape, o.precision)
+
+    train_static(session, static, arch, session.tune_set, o, shape, protocol, folder, on_step, begin)
+    return static
+
+
+def train_static(
+    session: Session,
+    static: nn.Module,
+    arch: Arch,
+    images: Any,
+    o: Optimisation,
+    shape: InputShape,
+    protocol: dict[str, Any],
+    folder: str,
+    on_step: Callable[[StepReport], None],
+    begin: Callable[[], None] | None = None,
+) -> None:
+    """Train a static network at `arch` on a set of images, of which `folder`, held by us, keeps the checkpoint.
+
+    One that was killed goes on from there; it is another training if its `protocol` is another. `begin`: what is done
+    to the network before its first step.
+    """
+    recipe, task = session.recipe, tasks.of(session.recipe)
+    count = task.count(images)
+    steps = o.total_steps(count, 1)
     run = Run(static, make_optimizer(static, o, o.batch_size))
     meta = {
         "categories": list(session.bench.categories),
@@ -213,40 +237,40 @@ def _tuned(
         "input_shape": protocol["input_shape"],
         "num_classes": session.config.num_classes,
         "data": recipe.data.name,
+        "task": recipe.task,
+        "static": True,  # it holds this arch alone
         "protocol": protocol,
     }
     _go_on(run, folder, meta, session.device)
-    if run.step == 0:
-        set_scale(static, shape, recipe.data.max_edge)
-        calibrate(static, session.bench.calibration.batches, session.device, o.precision)
+    if run.step == 0 and begin is not None:
+        begin()
+    if run.step >= steps:
+        return
     due = checkpoint.Due(o.checkpoint_steps, o.checkpoint_minutes)
-    if run.step < steps:
-        batches = batches_of(session.tune_set, recipe, o, session.seed, run.step, steps, alone)
-        for report in fit(
-            run,
-            batches,
-            None,
-            o,
-            steps=steps,
-            scales=(shape,),
-            max_edge=recipe.data.max_edge,
-            seed=session.seed,
-            device=session.device,
-            ranks=alone,
-        ):
-            on_step(report)
-            if due.now(run.step) and run.step < steps:
-                checkpoint.save(
-                    folder,
-                    checkpoint.LATEST,
-                    Checkpoint(static.state_dict(), run.step, run.optimizer.state_dict(), meta),
-                )
-        checkpoint.save(folder, checkpoint.LATEST, Checkpoint(static.state_dict(), run.step, {}, meta))
-    return static
+    batches = batches_of(images, recipe, o, session.seed, run.step, steps, (shape,), Ranks())
+    for report in fit(
+        run,
+        batches,
+        None,
+        o,
+        task=task,
+        section=recipe.data,
+        steps=steps,
+        steps_per_epoch=-(-count // o.batch_size),
+        scales=(shape,),
+        seed=session.seed,
+        device=session.device,
+        ranks=Ranks(),
+    ):
+        on_step(report)
+        if due.now(run.step) and run.step < steps:
+            content = Checkpoint(static.state_dict(), run.step, run.optimizer.state_dict(), meta)
+            checkpoint.save(folder, checkpoint.LATEST, content)
+    checkpoint.save(folder, checkpoint.LATEST, Checkpoint(static.state_dict(), run.step, {}, meta))
 
 
 def _go_on(run: Run, folder: str, meta: dict[str, Any], device: torch.device) -> None:
-    """Let a tuning go on from its checkpoint, if there is one; that of another tuning is about to be replaced."""
+    """Let a training go on from its checkpoint, if there is one; that of another one is about to be replaced."""
     checkpoint.sweep(folder)
     latest = os.path.join(folder, checkpoint.LATEST)
     if not os.path.exists(latest):
@@ -263,14 +287,14 @@ def tune_protocol(session: Session, record: Record) -> dict[str, Any]:
     """How a tuned score is measured: plain data."""
     recipe, o = session.recipe, session.recipe.finetune
     shape = shape_of(record, recipe)
-    assert session.tune_set is not None
+    images = tasks.of(recipe).count(session.tune_set)
     how = f"{replace(o, checkpoint_steps=None, checkpoint_minutes=1.0)} {recipe.data.augment}"
     return {
         "checkpoint": session.digest,
         **session.bench.protocol(shape, True),  # calibrated before the tuning
         "tuned_on": list(o.train_on),
-        "tuned_images": len(session.tune_set.images),
-        "tuned_steps": o.total_steps(len(session.tune_set.images), 1),
+        "tuned_images": images,
+        "tuned_steps": o.total_steps(images, 1),
         "tuned_lr": o.lr,
         "tuned_with": hashlib.sha256(how.encode()).hexdigest()[:16],
         "seed": session.seed,

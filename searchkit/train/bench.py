@@ -1,63 +1,50 @@
-"""What a process loads once to score any number of subnets: data, COCO index, calibration images."""
+"""What a process loads once to score any number of subnets: data, its evaluator, calibration images."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from searchkit.data import coco, loader
-from searchkit.data.coco import CocoSet
-from searchkit.data.coco_eval import Evaluator
-from searchkit.errors import UsageError
 from searchkit.space.arch import InputShape
-from searchkit.train import checkpoint
-from searchkit.train.config import Data, Recipe, path_of
-from searchkit.train.evaluate import calibrate, score
-from searchkit.train.loop import set_scale
+from searchkit.train import checkpoint, tasks
+from searchkit.train.config import Recipe
+from searchkit.train.evaluate import calibrate
 from searchkit.train.policies import rng_of
-
-EvalBatch = tuple[Sequence[Tensor], Sequence[dict[str, Tensor]]]
-
-
-def open_split(data: Data, name: str) -> CocoSet:
-    """One split of the data, with the chosen classes. Raises UsageError where the config names none."""
-    split = getattr(data, name)
-    if split is None:
-        raise UsageError(
-            f"data.{name} is missing in the config",
-            f"Give data.{name}.annotations (COCO json) and data.{name}.images (folder)",
-        )
-    annotations = path_of(split.annotations, f"data.{name}.annotations")
-    images = path_of(split.images, f"data.{name}.images")
-    return coco.load_coco(annotations, images, classes=data.classes or None)
+from searchkit.train.tasks import open_split
 
 
 @dataclass
 class Batches:
-    """All images of a set, in its order, as often as they are asked for; decoded once, if `keep`."""
+    """All images of a set, in its order, as often as they are asked for; decoded once for each shape, if `keep`."""
 
-    data: CocoSet
+    task: Any
+    data: Any
     batch_size: int
     workers: int
     keep: bool
-    kept: list[EvalBatch] = field(default_factory=list)
+    kept: dict[InputShape | None, list[Any]] = field(default_factory=dict)
 
-    def __iter__(self) -> Iterator[EvalBatch]:
-        if self.keep and not self.kept:
-            self.kept = [*loader.eval_loader(self.data, self.batch_size, workers=0)]
-        return iter(self.kept) if self.keep else loader.eval_loader(self.data, self.batch_size, self.workers)
+    def at(self, shape: InputShape) -> Iterable[Any]:
+        """The batches at an input shape."""
+        if not self.keep:
+            found: Iterable[Any] = self.task.eval_batches(self.data, self.batch_size, self.workers, shape)
+            return found
+        key = shape if self.task is tasks.MODULES["cls"] else None  # a detector resizes its images itself
+        if key not in self.kept:
+            self.kept[key] = [*self.task.eval_batches(self.data, self.batch_size, 0, shape)]
+        return self.kept[key]
 
 
 @dataclass(frozen=True)
 class Calibration:
     """The training images that statistics of batch norm are computed on."""
 
-    batches: list[list[Tensor]] = field(default_factory=list)  # (3, H, W) uint8
+    source: Batches | None = None
     ids: tuple[int, ...] = ()
     annotations: str = ""  # the file of the ids, as the config names it
     sha256: str = ""  # of that file
@@ -68,71 +55,89 @@ class Calibration:
         text = f"{self.sha256} {','.join(map(str, self.ids))}"
         return hashlib.sha256(text.encode()).hexdigest()[:16] if self.ids else ""
 
+    def batches(self, shape: InputShape) -> list[Any]:
+        """The images at an input shape: uint8, lists of (3, H, W) or tensors (N, 3, H, W)."""
+        return [] if self.source is None else [self.source.task.images_of(batch) for batch in self.source.at(shape)]
+
 
 @dataclass
 class Bench:
-    """Score detectors on one split; the images stay in memory where they fit into data.cache_mb."""
+    """Score networks on one split; the images stay in memory where they fit into data.cache_mb."""
 
     recipe: Recipe
     split: str
-    evaluated: CocoSet
-    evaluator: Evaluator
-    batches: Iterable[EvalBatch]
+    evaluated: Any  # the set, of the task's kind
+    evaluator: Any
+    batches: Batches
     calibration: Calibration
     device: torch.device
     digest: str  # of the annotations and the classes
 
     @property
     def categories(self) -> tuple[str, ...]:
-        return self.evaluated.names
+        names: tuple[str, ...] = self.evaluated.names
+        return names
 
     def protocol(self, shape: InputShape, calibrated: bool) -> dict[str, Any]:
         """How a score is measured, apart from the weights: plain data that is kept with the number."""
-        test = self.recipe.test
+        test, task = self.recipe.test, tasks.of(self.recipe)
+        edge = {"max_edge": self.recipe.data.max_edge} if self.recipe.task == "det" else {}
         return {
             "data": self.digest,
             "split": self.split,
-            "images": len(self.evaluated.images),
+            "images": task.count(self.evaluated),
             "input_shape": shape if isinstance(shape, int) else list(shape),
-            "max_edge": self.recipe.data.max_edge,
+            **edge,
             "batch_size": test.batch_size,
             "precision": self.recipe.train.precision,
             "calibration_images": len(self.calibration.ids) if calibrated else 0,
             "calibration_ids": self.calibration.digest if calibrated else "",
         }
 
+    def calibrate(self, net: nn.Module, shape: InputShape, precision: str) -> None:
+        """Replace the statistics of a network's batch norms by those of the calibration images at an input shape."""
+        task = tasks.of(self.recipe)
+        task.set_scale(net, shape, self.recipe.data)
+        calibrate(net, self.calibration.batches(shape), self.device, precision, task=task)
+
     def score(self, net: nn.Module, shape: InputShape, *, calibrated: bool) -> dict[str, float]:
-        """COCO metrics of a static detector at an input shape. With `calibrated` its statistics are replaced first."""
-        set_scale(net, shape, self.recipe.data.max_edge)
-        precision = self.recipe.train.precision
+        """Metrics of a static network at an input shape. With `calibrated` its statistics are replaced first."""
+        task, precision = tasks.of(self.recipe), self.recipe.train.precision
+        task.set_scale(net, shape, self.recipe.data)
         if calibrated:
-            calibrate(net, self.calibration.batches, self.device, precision)
-        return score(net, self.batches, self.evaluator, self.device, precision)
+            self.calibrate(net, shape, precision)
+        metrics: dict[str, float] = task.score(net, self.batches.at(shape), self.evaluator, self.device, precision)
+        return metrics
 
 
 def open_bench(recipe: Recipe, split: str, device: torch.device, seed: int) -> Bench:
     """Load what scoring on `split` needs. Calibration images are drawn from the training set, by the seed."""
+    task = tasks.of(recipe)
     evaluated = open_split(recipe.data, split)
     calibration = open_calibration(recipe, seed)
-    pixels = sum(info.width * info.height * 3 for info in evaluated.images)
-    keep = pixels <= recipe.data.cache_mb * 1e6
-    batches = Batches(evaluated, recipe.test.batch_size, recipe.data.workers, keep)
+    keep = task.decoded_mb(evaluated, recipe.scales[0]) <= recipe.data.cache_mb
+    batches = Batches(task, evaluated, recipe.test.batch_size, recipe.data.workers, keep)
     if keep:
-        iter(batches)  # what can't be decoded is said now, not after hours of training
-    digest = hashlib.sha256(f"{checkpoint.digest(evaluated.source)} {evaluated.names}".encode()).hexdigest()[:16]
-    return Bench(recipe, split, evaluated, Evaluator(evaluated), batches, calibration, device, digest)
+        batches.at(recipe.scales[0])  # what can't be decoded is said now, not after hours of training
+    digest = hashlib.sha256(f"{data_digest(evaluated)} {evaluated.names}".encode()).hexdigest()[:16]
+    return Bench(recipe, split, evaluated, task.evaluator(evaluated), batches, calibration, device, digest)
+
+
+def data_digest(data: Any) -> str:
+    """What identifies a set: its own digest, or that of its annotations."""
+    return str(getattr(data, "digest", "")) or checkpoint.digest(data.source)
 
 
 def open_calibration(recipe: Recipe, seed: int) -> Calibration:
     """test.calibration_images of the training images, drawn by the seed, not augmented."""
-    test = recipe.test
+    test, task = recipe.test, tasks.of(recipe)
     if not test.calibration_images:
         return Calibration()
     train = open_split(recipe.data, "train")
-    n = min(test.calibration_images, len(train.images))
-    chosen = rng_of(seed, "calibration").sample(range(len(train.images)), n)
-    part = coco.subset(train, sorted(chosen))
-    batches = [list(images) for images, _ in loader.eval_loader(part, test.batch_size, workers=0)]
-    assert recipe.data.train is not None
-    ids = tuple(info.id for info in part.images)
-    return Calibration(batches, ids, recipe.data.train.annotations, checkpoint.digest(train.source))
+    n = min(test.calibration_images, task.count(train))
+    chosen = rng_of(seed, "calibration").sample(range(task.count(train)), n)
+    part, ids = task.subset(train, sorted(chosen))
+    source = Batches(task, part, test.batch_size, 0, True)
+    source.at(recipe.scales[0])  # as above
+    named = recipe.data.train
+    return Calibration(source, ids, getattr(named, "annotations", None) or named.path, data_digest(train))

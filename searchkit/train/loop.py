@@ -6,7 +6,6 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from searchkit.errors import SearchkitError
-from searchkit.models.detector import set_arch
-from searchkit.space.arch import Arch
+from searchkit.models.elastic import set_arch
+from searchkit.space.arch import Arch, InputShape
 from searchkit.train import distributed, schedules
-from searchkit.train.config import Optimisation
+from searchkit.train.distill import Teaching
 from searchkit.train.distributed import Ranks
-from searchkit.train.policies import rng_of
-
-Batch = tuple[int, list[Tensor], list[dict[str, Tensor]]]  # (step, images (3, H, W) uint8, targets)
+from searchkit.train.schedules import value_at
+from searchkit.train.sections import Data, LabelData, Optimisation
+from searchkit.train.steps import Batch, autocast, scale_at
 
 
 @dataclass(frozen=True)
@@ -74,41 +73,33 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
         group.update(values)
 
 
-def set_scale(net: nn.Module, shape: int | tuple[int, int], max_edge: int) -> None:
-    """Let a detector resize its images to a short edge (the long one at most `max_edge`), or into (H, W)."""
-    short, long = (shape, max_edge) if isinstance(shape, int) else (min(shape), max(shape))
-    transform: Any = net.transform  # torchvision's GeneralizedRCNNTransform
-    transform.min_size, transform.max_size = (short,), long
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-
-
 def fit(
     run: Run,
     batches: Iterable[Batch],
     archs: Callable[[int], list[Arch]] | None,
     o: Optimisation,
     *,
+    task: Any,
+    section: Data | LabelData,
     steps: int,
-    scales: tuple[int | tuple[int, int], ...],
-    max_edge: int,
+    steps_per_epoch: int,
+    scales: tuple[InputShape, ...],
     seed: int,
     device: torch.device,
     ranks: Ranks,
+    teaching: Teaching | None = None,
 ) -> Iterator[StepReport]:
     """Train until `steps` are done, yielding after each; `run` is whole whenever this yields.
 
-    `archs` None: a static network. Gradients of a step's archs are averaged. Raises SearchkitError for a loss that is
-    not finite, with the batch's image ids.
+    archs: None for a static network. task: a module of searchkit.train.tasks; section: the config's `data`. Gradients
+    of a step's archs are averaged. Schedules count epochs, from 1. Raises SearchkitError for a loss that is not finite,
+    with the batch's image ids.
     """
     net = run.net
     net.train()
     last = time.monotonic()
     for step, images, targets in batches:
-        scale = rng_of(seed, "scale", step).choice(scales)
-        set_scale(net, scale, max_edge)
+        task.set_scale(net, scale_at(scales, seed, step), section)
         lr_factor = schedules.factor(
             o.schedule,
             step,
@@ -121,7 +112,9 @@ def fit(
         )
         for group in run.optimizer.param_groups:
             group["lr"] = group["base_lr"] * lr_factor
-        losses = _gradients(net, images, targets, archs(step) if archs else [None], o, step, seed, device, ranks)
+        visited = archs(step) if archs else [None]
+        where = _Where(step, 1 + step // max(1, steps_per_epoch), seed, device, ranks.rank)
+        losses = _gradients(net, images, targets, visited, o, task, where, teaching)
         parameters = [p for p in net.parameters() if p.requires_grad]
         distributed.average_gradients(parameters, ranks)
         distributed.average_statistics(net, ranks)
@@ -136,40 +129,56 @@ def fit(
         yield StepReport(step, steps, losses, run.optimizer.param_groups[0]["lr"], rate)
 
 
+@dataclass(frozen=True)
+class _Where:
+    """Where a training stands: all that randomness and schedules depend on."""
+
+    step: int
+    epoch: int  # from 1
+    seed: int
+    device: torch.device
+    rank: int
+
+
 def _gradients(
     net: nn.Module,
-    images: list[Tensor],
-    targets: list[dict[str, Tensor]],
+    images: Any,
+    targets: Any,
     archs: list[Arch] | list[None],
     o: Optimisation,
-    step: int,
-    seed: int,
-    device: torch.device,
-    ranks: Ranks,
+    task: Any,
+    at: _Where,
+    teaching: Teaching | None,
 ) -> dict[str, float]:
     """Accumulate the mean gradient of the archs over one batch; return the mean losses by name."""
-    inputs = [image.to(device, non_blocking=True).float() / 255 for image in images]
-    wanted = ("boxes", "labels")
-    answers = [{k: t[k].to(device, non_blocking=True) for k in wanted} for t in targets]
+    inputs = task.inputs_of(images, at.device)
     total: dict[str, Tensor] = {}
+    with autocast(at.device, o.precision):
+        soft = teaching.before(inputs, at.epoch) if teaching else None
     for i, arch in enumerate(archs):
         if arch is not None:
             set_arch(net, arch)
-        # torchvision samples anchors and proposals from the global generator.
-        torch.manual_seed(seeded(seed, "sampling", step, i, ranks.rank))
-        with autocast(device, o.precision):
-            parts = net(inputs, answers)
-        loss = sum(o.loss_weight(name) * value for name, value in parts.items())
+        # torchvision samples anchors and proposals from the global generator, and dropout draws from it.
+        torch.manual_seed(seeded(at.seed, "sampling", at.step, i, at.rank))
+        with autocast(at.device, o.precision):
+            parts, outputs = task.losses(net, inputs, targets, o, at.epoch, soft)
+        loss = sum(_loss_weight(o, name, at.epoch) * value for name, value in parts.items())
         for name, value in {**parts, "loss": loss}.items():
             total[name] = total.get(name, 0) + value.detach() / len(archs)
         (loss / len(archs)).backward()
+        if teaching and i == 0:
+            soft = teaching.after_first(outputs, soft, at.epoch)
     losses = {name: float(value) for name, value in total.items()}
     if not math.isfinite(losses["loss"]):
-        ids = [int(t["image_id"]) for t in targets]
         parts_text = ", ".join(f"{name} {value:g}" for name, value in losses.items())
         raise SearchkitError(
-            f"step {step}: the loss is not finite ({parts_text}); images {ids}, archs {[a.text() for a in archs if a]}",
-            "Lower train.lr, set train.clip_norm, lengthen train.warmup_steps, or look at these images' boxes; "
-            "training goes on from the last checkpoint",
+            f"step {at.step}: the loss is not finite ({parts_text}); images {task.ids_of(targets)}, "
+            f"archs {[a.text() for a in archs if a]}",
+            "Lower train.lr, set train.clip_norm, lengthen train.warmup_steps, or look at these images and their "
+            "labels; training goes on from the last checkpoint",
         )
     return losses
+
+
+def _loss_weight(o: Optimisation, name: str, epoch: int) -> float:
+    return float(value_at((o.loss_weights or {}).get(name, 1.0), epoch))

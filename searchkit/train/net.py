@@ -1,4 +1,4 @@
-"""Detectors of a recipe: built anew, or from a checkpoint, whose classes may be others than the data's."""
+"""Networks of a recipe: built anew, or from a checkpoint, whose classes may be others than the data's."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from searchkit.errors import UsageError
-from searchkit.models import detector
-from searchkit.models.detector import DetectorConfig
+from searchkit.models import network
+from searchkit.models.elastic import Held
+from searchkit.models.network import NetConfig
 from searchkit.space.arch import Arch
+from searchkit.train import tasks
 from searchkit.train.checkpoint import Checkpoint
 from searchkit.train.config import Recipe
-
-CLS, BOX = "roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred"
-NEVER = -100.0  # the logit of a class that a checkpoint doesn't know: it is never predicted
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,8 @@ class HeadMatch:
         )
 
 
-def sized(recipe: Recipe, categories: Sequence[str]) -> DetectorConfig:
-    """The recipe's detector with as many classes as the data has, where the recipe names no number."""
+def sized(recipe: Recipe, categories: Sequence[str]) -> NetConfig:
+    """The recipe's network with as many classes as the data has, where the recipe names no number."""
     if not recipe.classes_given:
         return replace(recipe.model, num_classes=len(categories))
     if recipe.model.num_classes < len(categories):
@@ -53,20 +52,20 @@ def build(recipe: Recipe, categories: Sequence[str], seed: int) -> nn.Module:
 
     Where model.num_classes is more than the data has, the classes that it doesn't have are never predicted.
     """
-    net = build_at(recipe, sized(recipe, categories), recipe.space.maximum(), seed)
-    scores = net.get_submodule(CLS)
-    with torch.no_grad():
-        scores.get_parameter("weight")[1 + len(categories) :] = 0
-        scores.get_parameter("bias")[1 + len(categories) :] = NEVER
+    net = build_at(recipe, sized(recipe, categories), recipe.space.maximum(), seed, recipe.space.held())
+    tasks.of(recipe).silence(net, len(categories))
     return net
 
 
-def build_at(recipe: Recipe, config: DetectorConfig, arch: Arch, seed: int) -> nn.Module:
-    """A detector with the sizes of an arch, its weights a function of the seed alone."""
+def build_at(recipe: Recipe, config: NetConfig, arch: Arch, seed: int, held: Held | None = None) -> nn.Module:
+    """A network with the sizes of an arch, its weights a function of the seed alone.
+
+    held: the choices of a supernet's space; None: a static network, see searchkit.models.elastic.make_backbone.
+    """
+    options = {"max_size": recipe.data.max_edge} if recipe.task == "det" else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net: nn.Module = detector.build(config, arch, max_size=recipe.data.max_edge)
-    return net
+        return network.build(config, arch, held, **options)
 
 
 def load(
@@ -79,19 +78,30 @@ def load(
     """
     check_space(recipe, checkpoint, where)
     net = build(recipe, categories, seed)
-    state, match = adapt_head(checkpoint.net, net.state_dict(), checkpoint.meta["categories"], categories, to_train)
+    theirs = checkpoint.meta["categories"]
+    match = HeadMatch(tuple(n for n in categories if n in theirs), tuple(n for n in categories if n not in theirs))
+    state = tasks.of(recipe).adapt_head(checkpoint.net, net.state_dict(), theirs, categories, to_train)
     if not match.matched and not to_train:
-        theirs = ", ".join(checkpoint.meta["categories"][:8])
         raise UsageError(
-            f"none of the data's classes ({', '.join(categories[:8])}) is one of the checkpoint's ({theirs})",
+            f"none of the data's classes ({', '.join(categories[:8])}) is one of the checkpoint's "
+            f"({', '.join(theirs[:8])})",
             "Nothing can be scored without training: use search-nas finetune",
         )
     load_exactly(net, state, where, recipe.path)
     return net, match
 
 
+def check_task(recipe: Recipe, checkpoint: Checkpoint, where: str) -> None:
+    """UsageError for a checkpoint of another task."""
+    task = checkpoint.meta.get("task", "det")
+    if task != recipe.task:
+        hint = "Use the config that it was trained with"
+        raise UsageError(f"{where} is the checkpoint of task {task}, but the config's is {recipe.task}", hint)
+
+
 def check_space(recipe: Recipe, checkpoint: Checkpoint, where: str) -> None:
-    """UsageError for a checkpoint whose maximal arch is not the recipe's, naming the dimensions."""
+    """UsageError for a checkpoint whose task or maximal arch is not the recipe's, naming what differs."""
+    check_task(recipe, checkpoint, where)
     trained, wanted = Arch.of(checkpoint.meta["space"]), recipe.space.maximum()
     names = dict.fromkeys((*wanted.names, *trained.names))
     found = [f"{n}: {trained.get(n)} there, {wanted.get(n)} here" for n in names if trained.get(n) != wanted.get(n)]
@@ -109,36 +119,3 @@ def load_exactly(net: nn.Module, state: dict[str, Tensor], where: str, config: s
         raise UsageError(
             f"{where} does not fit the model of {config}: {lines}", "Use the config that it was trained with"
         ) from e
-
-
-def adapt_head(
-    state: dict[str, Tensor], own: dict[str, Tensor], old: Sequence[str], new: Sequence[str], to_train: bool
-) -> tuple[dict[str, Tensor], HeadMatch]:
-    """(state dict with the box head's rows moved to the new classes, what was matched). Row 0 is the background."""
-    match = HeadMatch(tuple(n for n in new if n in old), tuple(n for n in new if n not in old))
-    same_rows = state[f"{CLS}.weight"].shape == own[f"{CLS}.weight"].shape
-    if (list(old) == list(new) and same_rows) or not _same_kind(state, own):
-        return state, match
-    pairs = [(0, 0)] + [(1 + i, 1 + list(old).index(name)) for i, name in enumerate(new) if name in old]
-    result = dict(state)
-    for kind in ("weight", "bias"):
-        scores, theirs = own[f"{CLS}.{kind}"].clone(), state[f"{CLS}.{kind}"]
-        if not to_train:
-            scores[1:] = 0 if kind == "weight" else NEVER
-        for mine, its in pairs:
-            scores[mine] = theirs[its]
-        result[f"{CLS}.{kind}"] = scores
-        boxes, theirs = own[f"{BOX}.{kind}"].clone(), state[f"{BOX}.{kind}"]
-        if boxes.shape[0] == 4 and theirs.shape[0] == 4:  # class-agnostic
-            boxes = theirs
-        else:
-            for mine, its in pairs:
-                boxes[4 * mine : 4 * mine + 4] = theirs[4 * its : 4 * its + 4]
-        result[f"{BOX}.{kind}"] = boxes
-    return result, match
-
-
-def _same_kind(state: dict[str, Tensor], own: dict[str, Tensor]) -> bool:
-    """Whether the heads differ in their classes alone; whoever loads the state then names what else differs."""
-    same_width = all(state[f"{name}.weight"].shape[1:] == own[f"{name}.weight"].shape[1:] for name in (CLS, BOX))
-    return same_width and (len(state[f"{BOX}.bias"]) == 4) == (len(own[f"{BOX}.bias"]) == 4)

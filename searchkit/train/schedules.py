@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
+from collections.abc import Mapping
+from typing import Any
 
 SCHEDULES = ("constant", "step", "cosine", "one_cycle")
 
@@ -49,3 +52,31 @@ def scaled_lr(lr: float, policy: str, batch: int, base_batch: int) -> float:
     if policy == "sqrt":
         return lr * math.sqrt(batch / base_batch)
     return lr
+
+
+def check_schedule(spec: object) -> list[str]:
+    """What is wrong with `{boundary: [1, 81], value: [a, b]}`; nothing for anything else."""
+    if not isinstance(spec, Mapping):
+        return []
+    if set(spec) != {"boundary", "value"}:
+        return [f"a schedule has the keys boundary and value, not {', '.join(map(str, spec)) or 'none'}"]
+    boundary, value = spec["boundary"], spec["value"]
+    if not all(isinstance(part, list | tuple) and part for part in (boundary, value)):
+        return [f"boundary and value of a schedule must be lists, not {boundary!r} and {value!r}"]
+    wrong = []
+    if len(boundary) != len(value):
+        wrong.append(f"boundary and value must be of one length, but have {len(boundary)} and {len(value)}")
+    if any(isinstance(b, bool) or not isinstance(b, int) for b in boundary):
+        return [*wrong, f"boundary must be epochs, whole numbers from 1 on, not {list(boundary)}"]
+    if boundary[0] != 1:
+        wrong.append(f"boundary must start at epoch 1, not {boundary[0]}")
+    if any(b <= a for a, b in itertools.pairwise(boundary)):
+        wrong.append(f"boundary must ascend, but is {list(boundary)}")
+    return wrong
+
+
+def value_at(spec: Any, epoch: int) -> Any:
+    """The value of a schedule in an epoch (the first is 1); anything but a schedule is its own value."""
+    if not isinstance(spec, Mapping):
+        return spec
+    return spec["value"][max(0, bisect.bisect_right(spec["boundary"], epoch) - 1)]

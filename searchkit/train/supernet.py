@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
-from searchkit.data import coco, loader
-from searchkit.data.coco import CocoSet
+from searchkit.cost import price
 from searchkit.errors import UsageError
 from searchkit.models.load import load_init
+from searchkit.models.network import NetConfig
 from searchkit.models.subnet import subnet
-from searchkit.train import checkpoint, distributed
+from searchkit.space.arch import Arch, InputShape
+from searchkit.train import checkpoint, distributed, tasks
 from searchkit.train import net as nets
-from searchkit.train.bench import Bench, open_bench, open_split
+from searchkit.train.bench import Bench, open_bench
 from searchkit.train.checkpoint import Checkpoint
-from searchkit.train.config import Optimisation, Recipe, path_of
-from searchkit.train.loop import Batch, Run, StepReport, fit, load_optimizer, make_optimizer
-from searchkit.train.policies import policy
+from searchkit.train.config import Recipe
+from searchkit.train.distill import open_teaching
+from searchkit.train.loop import Run, StepReport, fit, load_optimizer, make_optimizer
+from searchkit.train.policies import Policy, policy
+from searchkit.train.sections import Optimisation, path_of
+from searchkit.train.steps import Batch
+from searchkit.train.tasks import open_split
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ def train_supernet(recipe: Recipe, work_dir: str, *, seed: int, device: torch.de
     ranks = distributed.join(device)
     keep = checkpoint.keep_folder(work_dir)
     data = open_split(recipe.data, "train")
-    coco.require_boxes(data)
+    tasks.of(recipe).require_labels(data)
     for line in data.report.lines:
         watch.say(line)
     with checkpoint.held(keep) if ranks.first else nullcontext():
@@ -54,7 +60,7 @@ def train_supernet(recipe: Recipe, work_dir: str, *, seed: int, device: torch.de
 
 def _train(
     recipe: Recipe,
-    data: CocoSet,
+    data: Any,
     keep: str,
     work_dir: str,
     seed: int,
@@ -63,12 +69,15 @@ def _train(
     watch: Watch,
 ) -> int:
     """Returns the steps that are done in the end."""
-    o = recipe.train
+    o, task = recipe.train, tasks.of(recipe)
     net = nets.build(recipe, data.names, seed).to(device)
     if o.channels_last:
         net = net.to(memory_format=torch.channels_last)
-    steps = o.total_steps(len(data.images), ranks.world)
-    run = Run(net, make_optimizer(net, o, o.batch_size * ranks.world))
+    images, batch = task.count(data), o.batch_size * ranks.world
+    steps, epoch = o.total_steps(images, ranks.world), -(-images // batch)
+    choose = policy_of(recipe, nets.sized(recipe, data.names), seed, epoch)
+    teaching = open_teaching(o.distill, data.names, device)
+    run = Run(net, make_optimizer(net, o, batch))
     saver = Saver(recipe, keep, work_dir, list(data.names), seed, steps, ranks.first)
     latest = os.path.join(keep, checkpoint.LATEST)
     if os.path.exists(latest):
@@ -79,22 +88,25 @@ def _train(
     distributed.share_weights(net, ranks)
     bench = open_bench(recipe, "val", device, seed) if ranks.first and recipe.data.val else None
     if bench:
-        coco.same_classes(data, bench.evaluated)
-    choose = policy(o.policy, recipe.space, seed, random_archs=o.random_archs, arch=o.arch, sampler=o.sampler)
-    every = round(o.eval_epochs * len(data.images) / (o.batch_size * ranks.world)) if o.eval_epochs else steps
+        task.same_classes(data, bench.evaluated)
+    every = round(o.eval_epochs * images / batch) if o.eval_epochs else steps
     skipped: Counter[str] = Counter()
-    batches = batches_of(data, recipe, o, seed, run.step, steps, ranks, skipped)
+    scales = o.scales or recipe.scales
+    batches = batches_of(data, recipe, o, seed, run.step, steps, scales, ranks, skipped)
     for report in fit(
         run,
         batches,
         choose,
         o,
+        task=task,
+        section=recipe.data,
         steps=steps,
-        scales=o.scales or recipe.scales,
-        max_edge=recipe.data.max_edge,
+        steps_per_epoch=epoch,
+        scales=scales,
         seed=seed,
         device=device,
         ranks=ranks,
+        teaching=teaching,
     ):
         watch.step(report)
         if bench and (run.step % max(1, every) == 0 or run.step == steps):
@@ -107,33 +119,48 @@ def _train(
     return run.step
 
 
+def policy_of(recipe: Recipe, config: NetConfig, seed: int, steps_per_epoch: int) -> Policy:
+    """Which archs each step of a recipe's training visits."""
+    o = recipe.train
+    macs = None
+    if o.macs_bins is not None:
+        plans = price.plans_of(config, recipe.space.maximum())
+
+        def macs(arch: Arch) -> int:
+            return price.price(plans, config.heads, arch, recipe.scales[0]).flops
+
+    return policy(
+        o.policy,
+        recipe.space,
+        seed,
+        steps_per_epoch=steps_per_epoch,
+        random_archs=o.random_archs,
+        arch=o.arch,
+        sampler=o.sampler,
+        sample_strategy=o.sample_strategy,
+        macs=macs,
+        macs_bins=o.macs_bins,
+    )
+
+
 def batches_of(
-    data: CocoSet,
+    data: Any,
     recipe: Recipe,
     o: Optimisation,
     seed: int,
     start: int,
     steps: int,
+    scales: Sequence[InputShape],
     ranks: distributed.Ranks,
     skipped: Counter[str] | None = None,
 ) -> Iterator[Batch]:
     """Training batches from step `start` on; `skipped` counts what could not be decoded."""
     if start >= steps:
         return iter(())
-    return loader.train_loader(
-        data,
-        recipe.data.augment,
-        o.batch_size,
-        seed,
-        start,
-        steps,
-        recipe.data.workers,
-        rank=ranks.rank,
-        world=ranks.world,
-        cache_mb=recipe.data.cache_mb,
-        pin_memory=True,
-        skipped=skipped,
+    batches: Iterator[Batch] = tasks.of(recipe).train_batches(
+        data, recipe.data, o, seed, start, steps, scales, ranks, skipped
     )
+    return batches
 
 
 class Saver:
@@ -151,6 +178,7 @@ class Saver:
             "steps": steps,
             "num_classes": nets.sized(recipe, names).num_classes,
             "data": recipe.data.name,
+            "task": recipe.task,
         }
         if first:
             checkpoint.sweep(keep)
@@ -168,10 +196,9 @@ class Saver:
 
     def restore(self, run: Run, found: Checkpoint, path: str) -> None:
         """Let a run go on from a checkpoint. Raises UsageError for that of another training."""
-        keys = ("space", "categories", "num_classes", "seed", "steps")
-        other = [
-            f"{k} {found.meta.get(k)} there, {self.meta[k]} here" for k in keys if found.meta.get(k) != self.meta[k]
-        ]
+        keys = ("task", "space", "categories", "num_classes", "seed", "steps")
+        there = {**dict.fromkeys(keys), "task": "det", **found.meta}
+        other = [f"{k} {there[k]} there, {self.meta[k]} here" for k in keys if there[k] != self.meta[k]]
         if other:
             raise UsageError(
                 f"{path} is of another training: {'; '.join(other)}",

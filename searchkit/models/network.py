@@ -1,0 +1,28 @@
+"""The networks of the tasks by their configs, and what differs between them when one is cut out of another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from searchkit.models import classifier, detector
+from searchkit.models.classifier import ClassifierConfig
+from searchkit.models.detector import DetectorConfig
+from searchkit.models.elastic import Held
+from searchkit.space.arch import Arch
+
+NetConfig = DetectorConfig | ClassifierConfig
+
+
+def build(config: NetConfig, arch: Arch, held: Held | None = None, **options: Any) -> nn.Module:
+    """A network with new weights at the sizes of `arch`. `options`: of its own builder, such as `max_size`."""
+    if isinstance(config, ClassifierConfig):
+        return classifier.build(config, arch, held)
+    net: nn.Module = detector.build(config, arch, held=held, **options)
+    return net
+
+
+def sliced(config: NetConfig, name: str) -> bool:
+    """Whether a tensor of that name may be a slice of the supernet's: heads of detectors have each their own size."""
+    return isinstance(config, ClassifierConfig) or name.startswith("backbone.")

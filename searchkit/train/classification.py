@@ -1,0 +1,210 @@
+"""What training and scoring need to know of classification. detection.py has the same functions; see tasks.py."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from searchkit.data import label_loader, labelled
+from searchkit.data.labelled import LabelSet
+from searchkit.errors import UsageError
+from searchkit.space.arch import InputShape
+from searchkit.train.distributed import Ranks
+from searchkit.train.schedules import value_at
+from searchkit.train.sections import LabelData, LabelSplit, Optimisation, path_of
+from searchkit.train.steps import Batch, Losses, Soft, autocast, scale_at
+
+NEEDS = "path (class folders, an idx file, CIFAR-10's binary files, or .npz)"  # of a split, for messages
+NEVER = -100.0  # the score of a class that a checkpoint doesn't know: it is never predicted
+
+same_classes = labelled.same_classes
+
+
+def open_split(data: LabelData, name: str, split: LabelSplit) -> LabelSet:
+    """One split of the data, with the chosen classes."""
+    return labelled.open_labelled(
+        path_of(split.path, f"data.{name}.path"),
+        labels=None if split.labels is None else path_of(split.labels, f"data.{name}.labels"),
+        portion=split.portion,
+        per_class=split.per_class,
+        classes=data.classes,
+    )
+
+
+def require_labels(data: LabelSet) -> None:
+    """UsageError for a set that nothing can be learnt from."""
+    if not len(data):
+        raise UsageError(f"{data.source} has no images to train on")
+
+
+def joined(a: LabelSet, b: LabelSet) -> LabelSet:
+    """The images of both sets."""
+    return labelled.joined(a, b)
+
+
+def count(data: LabelSet) -> int:
+    """How many images a set has."""
+    return len(data)
+
+
+def subset(data: LabelSet, indices: Sequence[int]) -> tuple[LabelSet, tuple[int, ...]]:
+    """(the part of a set, the places of its images in it)."""
+    return labelled.subset(data, indices), tuple(int(i) for i in indices)
+
+
+def decoded_mb(data: LabelSet, shape: InputShape) -> float:
+    """What all images of a set take in memory at an input shape."""
+    h, w = size_of(shape)
+    return len(data) * 3 * h * w / 1e6
+
+
+def train_batches(
+    data: LabelSet,
+    section: LabelData,
+    o: Optimisation,
+    seed: int,
+    start: int,
+    steps: int,
+    scales: Sequence[InputShape],
+    ranks: Ranks,
+    skipped: Counter[str] | None,
+) -> Iterator[Batch]:
+    """Training batches of the steps start, ..., steps - 1; `skipped` counts what could not be decoded."""
+    loaded = label_loader.train_loader(
+        data,
+        section.augment,
+        o.batch_size,
+        seed,
+        start,
+        steps,
+        section.workers,
+        size=lambda step: size_of(scale_at(scales, seed, step)),
+        rank=ranks.rank,
+        world=ranks.world,
+        cache_mb=section.cache_mb,
+        skipped=skipped,
+    )
+    return ((step, images, (labels, indices)) for step, images, labels, indices in loaded)
+
+
+def size_of(shape: InputShape) -> tuple[int, int]:
+    """(H, W) of an input shape: a short edge stands for a square."""
+    return (shape, shape) if isinstance(shape, int) else shape
+
+
+def eval_batches(data: LabelSet, batch_size: int, workers: int, shape: InputShape | None) -> Iterable[Any]:
+    """(images (N, 3, H, W) uint8, labels (N,)) of all images in the order of the set."""
+    assert shape is not None
+    return label_loader.eval_batches(data, batch_size, size_of(shape), workers=workers)
+
+
+def images_of(batch: Any) -> Tensor:
+    """The images of an evaluation batch."""
+    images: Tensor = batch[0]
+    return images
+
+
+def set_scale(net: nn.Module, shape: InputShape, section: LabelData) -> None:
+    """A classifier takes images of any size; the loader makes them."""
+
+
+def inputs_of(images: Tensor, device: torch.device) -> Tensor:
+    """Images (N, 3, H, W) uint8 as the network takes them."""
+    return images.to(device, non_blocking=True).float() / 255
+
+
+def statistics(net: nn.Module, images: Tensor, device: torch.device) -> None:
+    """Run what of a classifier has batch norms."""
+    net(inputs_of(images, device))
+
+
+def losses(net: nn.Module, inputs: Tensor, targets: Any, o: Optimisation, epoch: int, soft: Soft | None) -> Losses:
+    """(`loss_ce` and, with a teacher, `loss_distill`, each weighted; the scores (N, classes))."""
+    scores = net(inputs)
+    labels = targets[0].to(inputs.device, non_blocking=True)
+    hard = F.cross_entropy(scores.float(), labels, label_smoothing=float(value_at(o.label_smoothing, epoch)))
+    if soft is None:
+        return {"loss_ce": hard}, scores
+    parts = {"loss_distill": soft.weight * divergence(scores, soft.scores, soft.temperature)}
+    if soft.label_weight:
+        parts["loss_ce"] = soft.label_weight * hard
+    return parts, scores
+
+
+def divergence(scores: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(softmax(teacher / T) || softmax(scores / T)), the mean over the batch (Hinton et al., 2015, §2)."""
+    ours, theirs = (F.log_softmax(s.float() / temperature, 1) for s in (scores, teacher))
+    return temperature**2 * F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+
+
+def ids_of(targets: Any) -> list[int]:
+    """The places of a training batch's images in the set."""
+    return [int(i) for i in targets[1]]
+
+
+def evaluator(data: LabelSet) -> int:
+    """How many classes there are."""
+    return len(data.names)
+
+
+@torch.no_grad()
+def score(
+    net: nn.Module, batches: Iterable[Any], evaluator: int, device: torch.device, precision: str = "fp32"
+) -> dict[str, float]:
+    """top1 and (with more than five classes) top5 of a classifier as it is, 0..1, and `images_per_s` of the network."""
+    was = net.training
+    net.eval()
+    hits = torch.zeros(2)
+    total, spent = 0, 0.0
+    for images, labels in batches:
+        began = time.monotonic()
+        with autocast(device, precision):
+            scores = net(inputs_of(images, device)).float().cpu()
+        # Equal scores are wrong guesses but for chance: a net that says the same of all classes is not right.
+        own = scores.gather(1, labels[:, None])
+        rank = (scores > own).sum(1) + (scores == own).sum(1) - 1
+        hits += torch.tensor([(rank < k).sum() for k in (1, 5)])
+        total += len(labels)
+        spent += time.monotonic() - began
+    net.train(was)
+    names = ("top1", "top5") if evaluator > 5 else ("top1",)
+    metrics = {name: float(hit) / max(1, total) for name, hit in zip(names, hits, strict=False)}
+    return {**metrics, "images_per_s": total / max(spent, 1e-9)}
+
+
+def record_name(section: LabelData, metric: str) -> str:
+    """What a metric is called in a record."""
+    return metric
+
+
+def silence(net: nn.Module, known: int) -> None:
+    """Let a head with more classes than the data never predict those behind the first `known`."""
+    with torch.no_grad():
+        net.get_parameter("fc.weight")[known:] = 0
+        net.get_parameter("fc.bias")[known:] = NEVER
+
+
+def adapt_head(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], old: Sequence[str], new: Sequence[str], to_train: bool
+) -> dict[str, Tensor]:
+    """The state dict with the rows of `fc` moved to the new classes, by name."""
+    result = dict(state)
+    weight = state["fc.weight"]
+    same = list(old) == list(new) and weight.shape == own["fc.weight"].shape
+    if same or weight.shape[1:] != own["fc.weight"].shape[1:]:
+        return result
+    for kind, never in (("weight", 0.0), ("bias", NEVER)):
+        rows = own[f"fc.{kind}"].clone()
+        if not to_train:
+            rows[:] = never
+        for mine, name in enumerate(new):
+            if name in old:
+                rows[mine] = state[f"fc.{kind}"][list(old).index(name)]
+        result[f"fc.{kind}"] = rows
+    return result

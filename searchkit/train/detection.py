@@ -1,0 +1,205 @@
+"""What training and scoring need to know of detection. classification.py has the same functions; see tasks.py."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from searchkit.data import coco, loader
+from searchkit.data.coco import CocoSet
+from searchkit.data.coco_eval import Evaluator
+from searchkit.space.arch import InputShape
+from searchkit.train.distributed import Ranks
+from searchkit.train.sections import Data, Optimisation, Split, path_of
+from searchkit.train.steps import Batch, Losses, Soft, autocast
+
+CLS, BOX = "roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred"
+NEVER = -100.0  # the logit of a class that a checkpoint doesn't know: it is never predicted
+NEEDS = "annotations (COCO json) and images (folder)"  # of a split, for messages
+
+joined, same_classes, require_labels = coco.joined, coco.same_classes, coco.require_boxes
+
+
+def open_split(data: Data, name: str, split: Split) -> CocoSet:
+    """One split of the data, with the chosen classes."""
+    annotations = path_of(split.annotations, f"data.{name}.annotations")
+    images = path_of(split.images, f"data.{name}.images")
+    return coco.load_coco(annotations, images, classes=data.classes or None)
+
+
+def count(data: CocoSet) -> int:
+    """How many images a set has."""
+    return len(data.images)
+
+
+def subset(data: CocoSet, indices: Sequence[int]) -> tuple[CocoSet, tuple[int, ...]]:
+    """(the part of a set, the ids of its images)."""
+    part = coco.subset(data, indices)
+    return part, tuple(info.id for info in part.images)
+
+
+def decoded_mb(data: CocoSet, shape: InputShape) -> float:
+    """What all images of a set take in memory, at whatever input shape: they are kept as they are."""
+    return sum(info.width * info.height * 3 for info in data.images) / 1e6
+
+
+def train_batches(
+    data: CocoSet,
+    section: Data,
+    o: Optimisation,
+    seed: int,
+    start: int,
+    steps: int,
+    scales: Sequence[InputShape],
+    ranks: Ranks,
+    skipped: Counter[str] | None,
+) -> Iterator[Batch]:
+    """Training batches of the steps start, ..., steps - 1; `skipped` counts what could not be decoded."""
+    return loader.train_loader(
+        data,
+        section.augment,
+        o.batch_size,
+        seed,
+        start,
+        steps,
+        section.workers,
+        rank=ranks.rank,
+        world=ranks.world,
+        cache_mb=section.cache_mb,
+        pin_memory=True,
+        skipped=skipped,
+    )
+
+
+def eval_batches(data: CocoSet, batch_size: int, workers: int, shape: InputShape | None) -> Iterable[Any]:
+    """(images, targets) of all images in the order of the set; the network resizes them itself (see set_scale)."""
+    return loader.eval_loader(data, batch_size, workers)
+
+
+def images_of(batch: Any) -> list[Tensor]:
+    """The images of an evaluation batch."""
+    return list(batch[0])
+
+
+def set_scale(net: nn.Module, shape: InputShape, section: Data) -> None:
+    """Let a detector resize its images to a short edge (the long one at most max_edge), or into (H, W)."""
+    short, long = (shape, section.max_edge) if isinstance(shape, int) else (min(shape), max(shape))
+    transform: Any = net.transform  # torchvision's GeneralizedRCNNTransform
+    transform.min_size, transform.max_size = (short,), long
+
+
+def inputs_of(images: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Images (3, H, W) uint8 as the network takes them."""
+    return [image.to(device, non_blocking=True).float() / 255 for image in images]
+
+
+def statistics(net: nn.Module, images: Sequence[Tensor], device: torch.device) -> None:
+    """Run what of a detector has batch norms: its backbone with the FPN."""
+    transform: Any = net.transform
+    backbone: Any = net.backbone
+    batch, _ = transform(inputs_of(images, device))
+    backbone(batch.tensors)
+
+
+def losses(
+    net: nn.Module, inputs: list[Tensor], targets: Any, o: Optimisation, epoch: int, soft: Soft | None
+) -> Losses:
+    """torchvision's losses by name; a detector has no outputs that others could learn from."""
+    device = inputs[0].device
+    answers = [{k: t[k].to(device, non_blocking=True) for k in ("boxes", "labels")} for t in targets]
+    return net(inputs, answers), None
+
+
+def ids_of(targets: Any) -> list[int]:
+    """The image ids of a training batch."""
+    return [int(t["image_id"]) for t in targets]
+
+
+def evaluator(data: CocoSet) -> Evaluator:
+    """What scores predictions on a set, made once."""
+    return Evaluator(data)
+
+
+@torch.no_grad()
+def predict(
+    net: nn.Module,
+    batches: Iterable[tuple[Sequence[Tensor], Sequence[dict[str, Tensor]]]],
+    device: torch.device,
+    precision: str,
+) -> tuple[dict[int, dict[str, Tensor]], float]:
+    """(predictions by image id, seconds in the network)."""
+    net.eval()
+    found: dict[int, dict[str, Tensor]] = {}
+    spent = 0.0
+    for images, targets in batches:
+        began = time.monotonic()
+        # torchvision draws nothing in eval mode.
+        with autocast(device, precision):
+            outputs = net([image.to(device).float() / 255 for image in images])
+        for target, output in zip(targets, outputs, strict=True):
+            found[int(target["image_id"])] = {
+                k: v.float().cpu() if k != "labels" else v.cpu() for k, v in output.items()
+            }
+        spent += time.monotonic() - began
+    return found, spent
+
+
+def score(
+    net: nn.Module, batches: Iterable[Any], evaluator: Evaluator, device: torch.device, precision: str = "fp32"
+) -> dict[str, float]:
+    """COCO box metrics of a detector as it is (bbox_mAP, bbox_mAP_50 …; 0..1), with `images_per_s` of the network."""
+    was = net.training
+    predictions, spent = predict(net, batches, device, precision)
+    metrics = {name: value for name, value in evaluator.evaluate(predictions).items() if isinstance(value, float)}
+    net.train(was)
+    return {**metrics, "images_per_s": len(predictions) / max(spent, 1e-9)}
+
+
+def record_name(section: Data, metric: str) -> str:
+    """What a metric is called in a record."""
+    return f"{section.name}_{metric}" if metric.startswith("bbox_") else metric
+
+
+def silence(net: nn.Module, known: int) -> None:
+    """Let a head with more classes than the data never predict those behind the first `known`."""
+    scores = net.get_submodule(CLS)
+    with torch.no_grad():
+        scores.get_parameter("weight")[1 + known :] = 0
+        scores.get_parameter("bias")[1 + known :] = NEVER
+
+
+def adapt_head(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], old: Sequence[str], new: Sequence[str], to_train: bool
+) -> dict[str, Tensor]:
+    """The state dict with the box head's rows moved to the new classes, by name. Row 0 is the background."""
+    result = dict(state)
+    same_rows = state[f"{CLS}.weight"].shape == own[f"{CLS}.weight"].shape
+    if (list(old) == list(new) and same_rows) or not _same_kind(state, own):
+        return result
+    pairs = [(0, 0)] + [(1 + i, 1 + list(old).index(name)) for i, name in enumerate(new) if name in old]
+    for kind in ("weight", "bias"):
+        scores, theirs = own[f"{CLS}.{kind}"].clone(), state[f"{CLS}.{kind}"]
+        if not to_train:
+            scores[1:] = 0 if kind == "weight" else NEVER
+        for mine, its in pairs:
+            scores[mine] = theirs[its]
+        result[f"{CLS}.{kind}"] = scores
+        boxes, theirs = own[f"{BOX}.{kind}"].clone(), state[f"{BOX}.{kind}"]
+        if boxes.shape[0] == 4 and theirs.shape[0] == 4:  # class-agnostic
+            boxes = theirs
+        else:
+            for mine, its in pairs:
+                boxes[4 * mine : 4 * mine + 4] = theirs[4 * its : 4 * its + 4]
+        result[f"{BOX}.{kind}"] = boxes
+    return result
+
+
+def _same_kind(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
+    """Whether the heads differ in their classes alone; whoever loads the state then names what else differs."""
+    same_width = all(state[f"{name}.weight"].shape[1:] == own[f"{name}.weight"].shape[1:] for name in (CLS, BOX))
+    return same_width and (len(state[f"{BOX}.bias"]) == 4) == (len(own[f"{BOX}.bias"]) == 4)

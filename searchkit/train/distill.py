@@ -1,0 +1,85 @@
+"""Who teaches the archs of a training step: the largest one of the step, or a network of its own.
+
+In place: the largest arch learns from the labels, the others of the same step from its scores (Yu & Huang,
+"Universally Slimmable Networks", ICCV 2019, §3.3; Yu et al., "BigNAS", ECCV 2020, §3.1). With a teacher: all archs
+learn from the labels and from its scores (Cai et al., "Once-for-All", ICLR 2020, §3.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from searchkit.errors import UsageError
+from searchkit.models.subnet import subnet
+from searchkit.train import checkpoint
+from searchkit.train import net as nets
+from searchkit.train.config import Recipe, load
+from searchkit.train.schedules import value_at
+from searchkit.train.sections import Distill, path_of
+from searchkit.train.steps import Soft
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """How a step's softer targets are made. `teacher`: a network in eval mode, None in place; `order`: its classes in
+    the order of the data's."""
+
+    settings: Distill
+    teacher: nn.Module | None = None
+    order: tuple[int, ...] = ()
+
+    def before(self, inputs: Any, epoch: int) -> Soft | None:
+        """Targets for all archs of a step: those of a teacher of its own."""
+        if self.teacher is None:
+            return None
+        with torch.no_grad():
+            scores = self.teacher(inputs)[:, list(self.order)]
+        return self._soft(scores, epoch, label_weight=1.0)
+
+    def after_first(self, outputs: Tensor | None, soft: Soft | None, epoch: int) -> Soft | None:
+        """Targets for the archs after the first: in place those of the first, which is the largest."""
+        if self.teacher is not None or outputs is None:
+            return soft
+        return self._soft(outputs.detach(), epoch, label_weight=0.0)
+
+    def _soft(self, scores: Tensor, epoch: int, label_weight: float) -> Soft:
+        d = self.settings
+        labels = label_weight if d.label_weight is None else float(value_at(d.label_weight, epoch))
+        return Soft(scores, float(value_at(d.weight, epoch)), labels, float(value_at(d.temperature, epoch)))
+
+
+def open_teaching(settings: Distill | None, categories: Sequence[str], device: torch.device) -> Teaching | None:
+    """What a config asks for; a teacher is loaded. Raises UsageError for one with other classes than the data."""
+    if settings is None:
+        return None
+    if settings.in_place:
+        return Teaching(settings)
+    recipe = load(path_of(str(settings.config), "train.distill.config"))
+    path = path_of(str(settings.checkpoint), "train.distill.checkpoint")
+    found = checkpoint.load(path)
+    theirs = list(found.meta["categories"])
+    lacking = [name for name in categories if name not in theirs]
+    if lacking or len(theirs) != len(categories):
+        extra = [name for name in theirs if name not in categories]
+        parts = [f"it lacks {', '.join(lacking[:8])}"] if lacking else []
+        parts += [f"the data lacks {', '.join(extra[:8])}"] if extra else []
+        raise UsageError(
+            f"the teacher {path} has other classes than the data: {'; '.join(parts)}",
+            "Train the teacher on the same classes, or choose some of the data's with data.classes",
+        )
+    order = tuple(map(theirs.index, categories))
+    return Teaching(settings, _network(recipe, found, path, settings.arch).to(device), order)
+
+
+def _network(recipe: Recipe, found: checkpoint.Checkpoint, path: str, arch: str) -> nn.Module:
+    """The teacher's static network, which learns nothing."""
+    names = found.meta["categories"]
+    nets.check_space(recipe, found, path)
+    net, _ = nets.load(recipe, found, names, 0, to_train=False, where=path)
+    static: nn.Module = subnet(net, recipe.space.named(arch), nets.sized(recipe, names))
+    return static.eval().requires_grad_(False)
