@@ -17,8 +17,8 @@ from searchkit.backends.workers import Crew
 from searchkit.errors import StorageError
 from searchkit.launcher import Launcher, Plan, make_durable
 from searchkit.searching import Search
-from searchkit.space.expand import Point, expand
-from searchkit.store import intents, status
+from searchkit.space.expand import Point
+from searchkit.store import intents, status, trials
 from searchkit.store.journal import Event
 from searchkit.store.state import Job, State, outcome
 from searchkit.store.status import Status
@@ -95,7 +95,7 @@ class Attempts:
         if state.complete or self.search:
             return iter(())
         known = max([*state.jobs, *state.deleted], default=-1) + 1
-        points = expand(self.plan.config.task.search_args, self.plan.config.task.constraints)
+        points = trials.space_of(self.plan.config).points()
         return enumerate(islice(points, known, None), known)
 
     # ---- how an attempt ends

@@ -14,6 +14,7 @@ from searchkit.nodes import Document, Node, Section, place
 from searchkit.settings import (
     Callbacks,
     Config,
+    Measures,
     Monitor,
     Objective,
     Resources,
@@ -28,7 +29,7 @@ from searchkit.space.args import Arg, Best, Range, Subnet
 from searchkit.template import Slot, Template
 
 KEYS = ("task", "search", "resources", "run", "callbacks", "env", "monitor", "pavi", "stages")
-TASK_KEYS = ("template", "search_args", "constraints", "reward_attribute")
+TASK_KEYS = ("template", "search_args", "constraints", "measures", "reward_attribute")
 STAGE_KEYS = ("name", *KEYS[:-1])
 STAGE_VARIABLE = re.compile(r"(?<![A-Za-z0-9_])SEARCHKIT_STAGE_[A-Za-z0-9_]*")
 _STAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,49}")
@@ -222,11 +223,12 @@ def _task(section: Section, text: str, reader: ArgReader) -> tuple[Task, Templat
         for leaf in _leaves(listed):
             if STAGE_VARIABLE.search(leaf.text):
                 report.fault(leaf, f"{section.path}: {leaf} names a stage, but this config has no stages")
-    constraints = _constraints(section, reader)
+    measures = _measures(section)
+    constraints = _constraints(section, reader, measured=section.get("measures") is not None)
     if template is not None and node is not None:
         _check_template(template, text, node, section, reader, args)
     source = template.source if template else ""
-    return Task(source, args, constraints, section.word("reward_attribute")), template
+    return Task(source, args, constraints, section.word("reward_attribute"), measures), template
 
 
 def _check_template(
@@ -289,11 +291,26 @@ def _placeholder(text: str, node: Node, slot: Slot) -> Node:
     return node
 
 
-def _constraints(section: Section, reader: ArgReader) -> tuple[str, ...]:
+def _constraints(section: Section, reader: ArgReader, measured: bool) -> tuple[str, ...]:
     found = section.words("constraints")
     for path, node in found:
-        names_in(node, path, reader)
+        names_in(node, path, reader, measured)
     return tuple(node.text for _, node in found)
+
+
+def _measures(section: Section) -> Measures | None:
+    """A function of the user's own, by its name alone or with what it is given. It is not imported to read a config."""
+    node = section.get("measures")
+    if node is None:
+        return None
+    inner = Section(section.report, node, section.at("measures")) if node.kind == "map" else None
+    call = inner.only(("call", "given")).require("call") if inner else node
+    if call is not None and not (call.kind == "scalar" and search_section.OWN.fullmatch(call.text)):
+        what = f"must be a function of your own, as module:function, not {call}"
+        (inner or section).fault("call" if inner else "measures", call, what)
+    given = inner.part("given") if inner else None
+    values = {name: value.data for name, (_, value) in given.entries.items()} if given else {}
+    return Measures(call.text, values) if call is not None else None
 
 
 def _monitor(top: Section, task: Section, base: Config, objectives: tuple[Objective, ...]) -> Monitor:

@@ -7,8 +7,7 @@ from itertools import islice
 
 from searchkit import fsio, searching, working
 from searchkit.attempts import Attempts, Live
-from searchkit.space.expand import expand
-from searchkit.store import creation, status
+from searchkit.store import creation, status, trials
 from searchkit.store.state import State
 
 
@@ -40,7 +39,8 @@ def _restore_damaged(attempts: Attempts) -> None:
     if attempts.search:
         searching.restore(attempts.search)
         seen = 0
-    for n, point in enumerate(islice(expand(config.task.search_args, config.task.constraints), seen)):
+    points = trials.space_of(config).points() if seen else ()
+    for n, point in enumerate(islice(points, seen)):
         if n not in state.jobs and n not in state.deleted:
             values, text, command = creation.describe(config, point)
             attempts.task.record("create", job=n, values=values, text=text, command=command)

@@ -19,6 +19,7 @@ from itertools import islice
 from searchkit import fsio, orders, recovery, searching, working
 from searchkit.attempts import Attempts, Live
 from searchkit.backends import local
+from searchkit.errors import UsageError
 from searchkit.launcher import CannotStart
 from searchkit.searching import Search
 from searchkit.store import creation, status
@@ -83,8 +84,8 @@ class Scheduler(Attempts):
         self.launcher.discard_prepared()
         if self.interrupts < 3:
             self.launcher.wait_for_helpers()
-        if self.crew.fault:
-            raise self.crew.fault
+        if fault := self.crew.fault or (self.search and self.search.fault):
+            raise fault
         return self._exit_code()
 
     # ---- what happened
@@ -152,7 +153,12 @@ class Scheduler(Attempts):
         busy = sum(live.worker is not None or not live.slot_freed for live in self.live.values())
         waiting = sum(n in self.task.state.jobs and n not in self.live for n in set(self.ready))
         room = (self.crew.limit or self.plan.slots.limit) + search.ahead - busy - waiting
-        promoted, created = searching.create(search, room, idle=not self.live and not waiting)
+        search.fault = None
+        try:
+            promoted, created = searching.create(search, room, idle=not self.live and not waiting)
+        except UsageError as e:  # of the sampler: what runs may end, and the same command goes on once it is mended
+            search.fault, self.draining = e, "error"
+            return []
         self.ready += promoted
         return created
 

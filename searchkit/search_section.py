@@ -20,8 +20,7 @@ KEYS = (
 POINTS = ("enqueue", "warm_start")  # keys about the arguments of one stage
 LIMITS = ("n_trials", "time_budget_s", "target")
 MODES = ("max", "min")
-WITHOUT_SCORES = ("grid", "random")  # samplers that look at no score
-_OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")  # the name of a class or function of the user's own
 
 
 def read(section: Section, base: Search) -> Search:
@@ -64,7 +63,7 @@ def _named(section: Section, kind: str, node: Node, path: str = "") -> StopRule 
     given = {key: entry for key, entry in inner.entries.items() if key != "type"} if inner else {}
     options = {key: value.data for key, (_, value) in given.items()}
     where = f"{path}.type" if inner else path
-    if named.kind != "scalar" or (name not in known and not _OWN.fullmatch(name)):
+    if named.kind != "scalar" or (name not in known and not OWN.fullmatch(name)):
         section.report.fault(named, f"{where}: unknown {kind} {named}{did_you_mean(name, tuple(known))}")
         return None
     if name not in known:  # the user's own is not imported to read a config; it checks its options when it is made
@@ -163,13 +162,11 @@ def check(section: Section, task: Section, config: Config, reader: ArgReader) ->
         assert node is not None  # a task has a node
         return node
 
-    needs = {
-        "sampler": search.sampler not in (*WITHOUT_SCORES, ""),
-        "target": search.target is not None,
-        "stop": bool(search.stop),
-    }
-    for key, needed in needs.items():
-        if needed and not scored and (config.task.search_args or section.get(key)):
+    for key in ("sampler", "target", "stop") if not scored else ():
+        if not (config.task.search_args or section.get(key)):
+            continue
+        needed = _needs_results(search.sampler) if key == "sampler" else getattr(search, key) not in (None, ())
+        if needed:
             what = f"{search.sampler} needs a score" if key == "sampler" else "needs a score"
             section.fault(key, place(key), f"{what}: give task.reward_attribute or search.objectives")
     if search.stop and len(config.objectives) > 1:
@@ -185,6 +182,13 @@ def check(section: Section, task: Section, config: Config, reader: ArgReader) ->
     _check_points(section, config, reader)
 
 
+def _needs_results(sampler: str) -> bool:
+    """Whether a sampler needs a score. One of the user's own is not imported to tell (searching.py asks it)."""
+    from searchkit import algorithms
+
+    return sampler in algorithms.SAMPLERS and algorithms.needs_results(algorithms.sampler(sampler))
+
+
 def _check_grid(args: Sequence[Arg], reader: ArgReader) -> None:
     for arg in args:
         if arg.size is None:
@@ -195,11 +199,16 @@ def _check_grid(args: Sequence[Arg], reader: ArgReader) -> None:
 
 
 def _check_points(section: Section, config: Config, reader: ArgReader) -> None:
-    """Each point of `enqueue`: its names are arguments, its values are theirs, and it meets the constraints."""
+    """Each point of `enqueue`: its names are arguments, its values are theirs, and it meets the constraints over
+    arguments. (What its measures are is seen when they are taken.)"""
     from searchkit.space.space import Space
 
+    args, constraints = config.task.search_args, config.task.constraints
     try:
-        space = Space(config.task.search_args, config.task.constraints)
+        if config.task.measures:
+            parsed = [expression.parse(text, reader.names) for text in constraints]
+            constraints = tuple(each.text for each in parsed if reader.names.keys() >= set(each.names))
+        space = Space(args, constraints)
     except UsageError:  # its faults are in the report
         return
     later = [name for arg in space.args if not arg.size and arg.size is not None for name in arg.names]

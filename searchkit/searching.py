@@ -16,9 +16,10 @@ from typing import Any
 from searchkit import algorithms
 from searchkit.algorithms import drawing
 from searchkit.algorithms.history import Trial, Verdict, asked, asks, loss
-from searchkit.errors import NotFoundError, UsageError
+from searchkit.errors import NotFoundError, SearchkitError, UsageError
 from searchkit.settings import Config, Objective
-from searchkit.space.args import Range
+from searchkit.space.expand import shared_level
+from searchkit.space.genes import named
 from searchkit.space.space import Genes, Space
 from searchkit.store import creation, scalars, tasks, trials
 from searchkit.store.scalars import Series
@@ -39,7 +40,13 @@ WHY = {
 def make_sampler(config: Config, space: Space, wanted: Sequence[Objective]) -> Any:
     """The sampler of a config. Raises UsageError."""
     s = config.search
-    return algorithms.sampler(s.sampler)(space, tuple(wanted), s.seed, **s.sampler_options)
+    found = algorithms.sampler(s.sampler)
+    if algorithms.needs_results(found) and not wanted:
+        raise UsageError(
+            f"search.sampler: {s.sampler} needs a score: give task.reward_attribute or search.objectives",
+            "a class that looks at no score says so: needs_results = False",
+        )
+    return found(space, tuple(wanted), s.seed, **s.sampler_options)
 
 
 def make_stoppers(config: Config, wanted: Sequence[Objective]) -> tuple[Any, ...]:
@@ -47,8 +54,15 @@ def make_stoppers(config: Config, wanted: Sequence[Objective]) -> tuple[Any, ...
     return tuple(algorithms.stopper(rule.type)(wanted[0], **rule.options) for rule in config.search.stop)
 
 
-def _history(config: Config, task: OpenTask) -> History:
-    return History(task.state, first=config.search.sampler == "nsga2")  # it replays what it was told
+def _suggest(config: Config, sampler: Any, history: Sequence[Trial], n: int) -> list[Genes]:
+    """What a sampler says. Raises UsageError, also for whatever else one of the user's own raises."""
+    try:
+        found: list[Genes] = sampler.suggest(history, n)
+    except Exception as e:
+        if isinstance(e, SearchkitError) or ":" not in config.search.sampler:
+            raise
+        raise UsageError(f"the sampler {config.search.sampler} failed: {type(e).__name__}: {e}") from e
+    return found
 
 
 def preview(config: Config, n: int) -> list[Genes]:
@@ -59,7 +73,7 @@ def preview(config: Config, n: int) -> list[Genes]:
         found.append(_given(config, space, k))
     sampler = make_sampler(config, space, wanted)
     make_stoppers(config, wanted)  # their options are checked when they are made
-    found += sampler.suggest(_as_given((), found), n - len(found)) if n > len(found) else []
+    found += _suggest(config, sampler, _as_given((), found), n - len(found)) if n > len(found) else []
     if not found:
         raise UsageError("the space has no point", f"task.constraints: {config.task.constraints}")
     return found
@@ -81,6 +95,8 @@ def _given(config: Config, space: Space, k: int) -> Genes:
     """The k-th enqueued point, with what it leaves open drawn."""
     try:
         known = space.genes(config.search.enqueue[k])
+        if space.measure and not space.fault(known) and not space.feasible(known):  # nothing is left to draw
+            raise UsageError(f"does not meet the constraints ({named(space.measured(known))})")
         genes = drawing.filled(space, known, config.search.seed, k)
     except UsageError as e:
         raise UsageError(f"search.enqueue[{k}]: {e.message}", e.hint) from e
@@ -114,12 +130,13 @@ class Search:
     asked_at: int = -1  # the clock of the last ask that gave nothing
     read: dict[int, Read] = field(default_factory=dict)  # by job
     told: set[str] = field(default_factory=set)  # said once
+    fault: SearchkitError | None = None  # why nothing more is asked for
 
     @property
     def ahead(self) -> int:
         """How many jobs may be made that no slot is free for yet."""
         s = self.config.search
-        free = s.sampler in ("grid", "random") and s.target is None and s.time_budget_s is None
+        free = not algorithms.needs_results(self.sampler) and s.target is None and s.time_budget_s is None
         return AHEAD if free and not self.stoppers else 0
 
 
@@ -137,9 +154,9 @@ def begin(config: Config, ws: Workspace, task: OpenTask, say: Callable[[str], No
         task.record("warm", trials=found)
         if line:
             say(line)
-    level = tuple(arg.name for arg in space.args if isinstance(arg, Range)) if config.search.sampler != "grid" else ()
+    level = () if config.search.sampler == "grid" else shared_level(space)
     sampler = make_sampler(config, space, wanted)
-    stoppers, history = make_stoppers(config, wanted), _history(config, task)
+    stoppers, history = make_stoppers(config, wanted), History(state, first=algorithms.replays(sampler))
     search = Search(config, task, ws.project_name, say, space, wanted, sampler, stoppers, history, level)
     if state.complete and not _why_over(search):
         task.record("reopen")
@@ -196,7 +213,8 @@ def create(search: Search, room: int, *, idle: bool) -> tuple[list[int], list[in
     points = [(_given(search.config, search.space, asks(history) + k), True) for k in range(given)]
     if n > given:
         known = [*history, *_as_given(history, [genes for genes, _ in points])]
-        points += [(_checked(search, genes), False) for genes in search.sampler.suggest(known, n - given)]
+        suggested = _suggest(search.config, search.sampler, known, n - given)
+        points += [(_checked(search, genes), False) for genes in suggested]
     if not points:
         search.asked_at = state.clock
         if idle and not promoted:
@@ -373,4 +391,4 @@ def restore(search: Search) -> None:
             said, text, command = creation.describe(search.config, search.space.point(genes))
             more = {"level": search.level} if search.level else {}
             task.record("create", job=n, values=said, text=text, command=command, genes=genes, **more)
-    search.history = _history(search.config, task)
+    search.history = History(state, first=algorithms.replays(search.sampler))

@@ -12,6 +12,15 @@ from searchkit.template import Template
 
 
 @dataclass(frozen=True)
+class Measures:
+    """What gives numbers of a point that constraints may name: `module:function`, and the arguments it is called with
+    (space/measures.py)."""
+
+    call: str
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Task:
     """The command, what varies in it, and the expressions that every job must meet."""
 
@@ -19,6 +28,7 @@ class Task:
     search_args: tuple[Arg, ...] = ()
     constraints: tuple[str, ...] = ()
     reward_attribute: str | None = None
+    measures: Measures | None = None
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def run(name: str, space: Space, n: int, score: Any, seed: int = 0, **options: A
 
 
 def test_the_tables_name_classes_and_their_options() -> None:
-    assert set(algorithms.SAMPLERS) == {"grid", "random", "tpe", "nsga2", "evolution"}
+    assert set(algorithms.SAMPLERS) == {"grid", "random", "tpe", "nsga2", "evolution", "spos"}
     assert set(algorithms.STOPPERS) == {"asha", "median", "patience", "threshold"}
     assert algorithms.options("sampler", "grid") == algorithms.options("sampler", "random") == {}
     assert algorithms.options("sampler", "tpe") == {
@@ -67,6 +67,13 @@ def test_the_tables_name_classes_and_their_options() -> None:
     }
     assert algorithms.options("sampler", "evolution") == {"population": 20, "sample": 5}
     assert algorithms.options("stopper", "asha") == {"min": 1, "max": None, "eta": 3, "promotion": False}
+
+
+def test_what_samplers_say_of_themselves() -> None:
+    classes = {name: algorithms.sampler(name) for name in algorithms.SAMPLERS}
+    assert {name for name, cls in classes.items() if not algorithms.needs_results(cls)} == {"grid", "random"}
+    assert {name for name, cls in classes.items() if algorithms.replays(cls)} == {"nsga2"}
+    assert algorithms.needs_results(Repeating) and not algorithms.replays(Repeating)  # which say nothing
 
 
 def test_options_load_nothing_heavy() -> None:
@@ -132,6 +139,8 @@ def test_a_class_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("nsga2", {"crossover": True}, "nsga2: crossover must be a number from 0 to 1, not True"),
         ("evolution", {"population": 0}, "evolution: population must be a whole number, 1 or more, not 0"),
         ("evolution", {"sample": 0}, "evolution: sample must be a whole number, 1 or more, not 0"),
+        ("spos", {"top_k": 0}, "spos: top_k must be a whole number, 1 or more, not 0"),
+        ("spos", {"crossover": 2}, "spos: crossover must be a number from 0 to 1, not 2"),
     ],
 )
 def test_the_value_of_an_option_is_checked(name: str, options: dict[str, Any], said: str) -> None:
@@ -152,6 +161,8 @@ def test_conformance(name: str) -> None:
     ("name", "options"),
     [
         ("evolution", {"population": 4, "sample": 2}),
+        ("spos", {"population": 4, "top_k": 3, "mutation": 0.4}),
+        ("spos", {"population": 6, "top_k": 2, "crossover": 1.0, "tries": 0}),
         ("asha", {"max": 27, "promotion": True}),
         ("asha", {"min": 2, "eta": 2}),
         ("median", {"n_startup": 0, "n_warmup_steps": 3, "interval": 4}),
@@ -386,7 +397,7 @@ def test_a_point_that_is_given_in_part_is_filled() -> None:
         filled(CONDITIONAL, {"kind": 1, "n": 4}, 0, 0)
 
 
-@pytest.mark.parametrize("name", ["random", "tpe", "nsga2", "evolution"])
+@pytest.mark.parametrize("name", ["random", "tpe", "nsga2", "evolution", "spos"])
 def test_a_rare_constraint_is_met(name: str) -> None:
     """One point in 4,000: found by going through a small space."""
     space = Space(
@@ -397,7 +408,7 @@ def test_a_rare_constraint_is_met(name: str) -> None:
 
 
 @pytest.mark.parametrize("args", [(Range("a", "Uniform", 0.0, 1.0),), (Range("a", "Int", 0, 10**9),)])
-@pytest.mark.parametrize("name", ["random", "tpe", "nsga2", "evolution"])
+@pytest.mark.parametrize("name", ["random", "tpe", "nsga2", "evolution", "spos"])
 def test_a_constraint_that_nothing_meets_in_a_large_space(name: str, args: tuple[Arg, ...]) -> None:
     space = Space(args, ("a < 0",))
     with pytest.raises(UsageError, match=r"no point of 10,000 drawn at random meets the constraints: .*'a < 0'"):

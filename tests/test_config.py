@@ -139,7 +139,7 @@ def test_byte_order_mark_and_line_ends() -> None:
     config = c.parse(b"\xef\xbb\xbftask:\r\n  template: x\r\n", "cfg.yaml")
     assert config.task.template == "x"
     assert faults("\ufefftask:\r\n  template: x\r\n  nope: 1\r\n") == [
-        "cfg.yaml:3:3: task: unknown key 'nope' (valid: template, search_args, constraints, reward_attribute)"
+        "cfg.yaml:3:3: task: unknown key 'nope' (valid: template, search_args, constraints, measures, reward_attribute)"
     ]
 
 
@@ -246,7 +246,7 @@ KEYS = {
     "search: {seed: true}": ["1:16: search.seed: must be a whole number of 0 or more, not 'true'"],
     "search: {sampler: gird}": ["1:19: search.sampler: unknown sampler 'gird' (did you mean grid?)"],
     "search: {sampler: [a]}": [
-        "1:19: search.sampler: unknown sampler a list (valid: grid, random, tpe, nsga2, evolution)"
+        "1:19: search.sampler: unknown sampler a list (valid: grid, random, tpe, nsga2, evolution, spos)"
     ],
     "search: {sampler: {n_startup: 3}}": ["1:19: search.sampler: missing key 'type'"],
     "search: {sampler: {type: randm}}": ["1:26: search.sampler.type: unknown sampler 'randm' (did you mean random?)"],
@@ -535,7 +535,7 @@ def test_stages_inherit_the_search_but_not_its_points() -> None:
     assert a.search == replace(b.search, sampler="tpe", stop=(StopRule("median"),), enqueue=({"opt": "sgd"},))
     assert (b.search.sampler, b.search.n_trials, b.search.seed, b.search.stop) == ("grid", 20, 5, ())
     assert a.objectives == b.objectives == (Objective("acc", "max"),)
-    assert b.task.search_args[0] == Best("a", 5, ("opt", "mom"))
+    assert b.task.search_args[0] == Best(stage="a", number=5, args=("opt", "mom"))
     assert b.arg_names == ("opt", "mom", "seed")
 
 

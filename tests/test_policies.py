@@ -217,6 +217,8 @@ def test_schedules_are_those_of_torch(steps: int) -> None:
     kinds = torch.optim.lr_scheduler
     cosine = by_torch(lambda o: kinds.CosineAnnealingLR(o, steps, eta_min=0.05), steps)
     assert factors("cosine", steps, floor=0.05) == pytest.approx(cosine)
+    linear = by_torch(lambda o: kinds.LinearLR(o, 1.0, 0.05, total_iters=steps), steps)
+    assert factors("linear", steps, floor=0.05) == pytest.approx(linear)
     at = [math.ceil(0.75 * steps), math.ceil(0.92 * steps)]
     step = by_torch(lambda o: kinds.MultiStepLR(o, at, gamma=0.1), steps)
     assert factors("step", steps, milestones=(0.75, 0.92), gamma=0.1) == pytest.approx(step)

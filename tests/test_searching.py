@@ -14,6 +14,9 @@ import pytest
 
 from searchkit import algorithms
 from searchkit.config import parse
+from searchkit.space.args import Categorical, Range, Value
+from searchkit.space.expand import shared_level, tree_path
+from searchkit.space.space import Space
 from searchkit.store import trials
 from searchkit.store.state import TaskState, advance
 from tests.suite import HARNESS, events, ok, project, run, show, task_dir
@@ -214,7 +217,7 @@ task:
     - {type: LogInt, name: lr, low: 1, high: 3}
     - {type: Categorical, name: opt, value: [sgd, adam]}
 """
-    for sampler in ("random", "tpe", "evolution", "nsga2"):
+    for sampler in ("random", "tpe", "evolution", "nsga2", "spos"):
         folder = begin(tmp_path / sampler, f"{{sampler: {sampler}, n_trials: 100}}", space=space)
         said = ok(run(folder, "search-run", "-j", "2", "config.yaml"))
         points = [tuple(job["values"].values()) for job in story(folder)]
@@ -306,3 +309,73 @@ def test_dry_run_shows_the_first_points(tmp_path: Path) -> None:
     ok(run(folder, "search-run", "-j", "1", "config.yaml"))
     commands = [job["command"] for job in show(folder)["jobs"]]
     assert [line.split(" ", 1)[1] for line in said.splitlines() if line.startswith("#")] == commands
+
+
+def test_many_arguments_share_one_level_of_the_tree(tmp_path: Path) -> None:
+    args = "".join(f"    - {{type: Categorical, name: block{i:02}, value: [0, 1, 2, 3]}}\n" for i in range(20))
+    space = f"task:\n  template: python3 job.py\n  reward_attribute: acc\n  search_args:\n{args}"
+    job = JOB.replace("lr, opt = float(sys.argv[1]), sys.argv[2]", "lr, opt = 0.1, 'sgd'")
+    search = "{sampler: {type: spos, population: 2}, n_trials: 4}"
+    folder, unbroken = begin(tmp_path / "p", search, job, space), begin(tmp_path / "q", search, job, space)
+    ok(run(folder, "search-run", "-j", "1", "--n-trials", "3", "config.yaml"))
+    tree = task_dir(folder) / "jobs" / "tree"
+    (tree.parent.parent / "events" / "1.jsonl").rename(tmp_path / "kept")
+    lines = (tmp_path / "kept").read_bytes().split(b"\n")
+    damaged = [line[:-9] if b'"create"' in line and b'"job":1,' in line.replace(b" ", b"") else line for line in lines]
+    assert damaged != lines
+    (tree.parent.parent / "events" / "1.jsonl").write_bytes(b"\n".join(damaged))
+    ok(run(folder, "search-run", "-j", "1", "config.yaml"))
+    ok(run(unbroken, "search-run", "-j", "1", "config.yaml"))
+    assert [job["values"] for job in story(folder)] == [job["values"] for job in story(unbroken)]
+    links = sorted(tree.iterdir(), key=lambda path: int(os.readlink(path).rpartition("/")[2]))
+    assert [os.readlink(path) for path in links] == [f"../all/{n}" for n in range(4)]  # and no folder in between
+    for path, job_ in zip(links, story(folder), strict=True):
+        text = ",".join(f"{name}={value}" for name, value in job_["values"].items())
+        assert path.name == text and path.name.count(",") == 19
+    assert "0 fault(s)" in ok(run(unbroken, "search-ctl", "fsck"))
+
+
+@pytest.mark.parametrize(("varying", "depth"), [(8, 16), (9, 1)])
+def test_up_to_eight_arguments_nest(varying: int, depth: int) -> None:
+    args = [Categorical(f"x{i}", (Value(0, "0"), Value(1, "1"))) for i in range(varying)]
+    space = Space((*args, Categorical("constant", (Value(0, "0"),))))
+    path = tree_path(space.point(next(space.grid())), shared_level(space))
+    assert len(path) == (depth + 2 if depth > 1 else 1)
+    with_range = Space((*args[:7], Range("lr", "Uniform", 0, 1)))
+    assert shared_level(with_range) == ("lr",)
+
+
+def test_a_sampler_that_fails_half_way_ends_it_when_all_that_runs_has_ended(tmp_path: Path) -> None:
+    folder = begin(tmp_path / "p", "{sampler: 'mine:Late', n_trials: 6}")
+    good = (
+        "from searchkit.algorithms.random_search import Random\n"
+        "class Late(Random):\n"
+        "    needs_results = True\n"
+        "    def suggest(self, history, n):\n"
+        "        if sum(t.state == 'finished' for t in history) >= 1: BREAK\n"
+        "        return super().suggest(history, n)\n"
+    )
+    (folder / "mine.py").write_text(good.replace("BREAK", "raise KeyError('oh')"))
+    out = run(folder, "search-run", "-j", "2", "config.yaml", env={"PACE": "0.05"})
+    assert out.returncode == 2 and "the sampler mine:Late failed: KeyError: 'oh'" in out.stderr, out.stderr
+    assert "Traceback" not in out.stderr
+    jobs = story(folder)
+    assert {job["state"] for job in jobs} == {"finished"} and 2 <= len(jobs) < 6
+    assert show(folder)["status"] != "finished"
+    (folder / "mine.py").write_text(good.replace("BREAK", "pass"))
+    ok(run(folder, "search-run", "-j", "2", "config.yaml"))
+    assert {job["state"] for job in story(folder)} == {"finished"} and len(story(folder)) == 6
+
+
+def test_a_sampler_of_the_user_s_own_may_need_no_score(tmp_path: Path) -> None:
+    space = SPACE.replace("  reward_attribute: acc\n", "")
+    folder = begin(tmp_path / "p", "{sampler: 'mine:Mine', n_trials: 2}", space=space)
+    for said in ("class Mine(Random): ...", "class Mine(Random): needs_results = True"):
+        (folder / "mine.py").write_text(f"from searchkit.algorithms.random_search import Random\n{said}\n")
+        out = run(folder, "search-run", "-j", "1", "config.yaml")
+        if "True" not in said:
+            assert out.returncode == 0 and len(story(folder)) == 2
+            shutil.rmtree(task_dir(folder))
+        else:
+            assert out.returncode == 2 and "mine:Mine needs a score: give task.reward_attribute" in out.stderr
+            assert not task_dir(folder).exists()

@@ -477,13 +477,13 @@ def test_the_reach_of_constraints_that_exclude_each_other() -> None:
 
 
 def test_arguments_without_values_yet() -> None:
-    for arg in (Subnet("s", "space.json"), Best("a", 5, ("lr", "wd"))):
+    for arg in (Subnet("s", space="space.json"), Best(stage="a", number=5, args=("lr", "wd"))):
         assert arg.points() == () and arg.size == 0 and Space((arg,)).size() == 0 and list(expand((arg,))) == []
 
 
 def test_best() -> None:
     rows = ({"wd": Value(2, "2"), "lr": Value(1, "1")}, {"lr": Value(3, "3")})
-    arg = Best("a", 2, ("lr", "wd"), rows)
+    arg = Best(rows, stage="a", number=2, args=("lr", "wd"))
     assert arg.names == ("lr", "wd") and arg.key == "lr,wd" and arg.size == 2
     space = Space((arg, Range("n", "Int", 1, 2, when="wd > 1")))
     assert [data(point) for point in space.points()] == [

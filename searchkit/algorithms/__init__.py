@@ -5,11 +5,11 @@ The tables name them; a user's own is a dotted path `module:Class`. Nothing is i
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from typing import Any
 
 from searchkit.errors import UsageError, did_you_mean
+from searchkit.space.own import find
 
 SAMPLERS = {
     "grid": "searchkit.algorithms.grid:Grid",
@@ -17,6 +17,7 @@ SAMPLERS = {
     "tpe": "searchkit.algorithms.tpe:Tpe",
     "nsga2": "searchkit.algorithms.nsga2:Nsga2",
     "evolution": "searchkit.algorithms.evolution:Evolution",
+    "spos": "searchkit.algorithms.spos:Spos",
 }
 STOPPERS = {
     "asha": "searchkit.algorithms.asha:Asha",
@@ -30,7 +31,7 @@ _KINDS = {  # kind: its table, the arguments that are no options, the methods a 
     "stopper": (STOPPERS, ("self", "objective"), ("wants", "judge", "promote")),
 }
 
-__all__ = ["REQUIRED", "SAMPLERS", "STOPPERS", "options", "sampler", "stopper"]
+__all__ = ["REQUIRED", "SAMPLERS", "STOPPERS", "needs_results", "options", "replays", "sampler", "stopper"]
 
 
 def sampler(name: str) -> type[Any]:
@@ -43,6 +44,16 @@ def stopper(name: str) -> type[Any]:
     return _load("stopper", name)
 
 
+def needs_results(sampler: Any) -> bool:
+    """Whether a sampler (its class, or one that was made) looks at what became of the points; see history.Sampler."""
+    return bool(getattr(sampler, "needs_results", True))
+
+
+def replays(sampler: Any) -> bool:
+    """Whether a sampler (its class, or one that was made) repeats what it was told; see history.Sampler."""
+    return bool(getattr(sampler, "replays", False))
+
+
 def options(kind: str, name: str) -> dict[str, Any]:
     """The options of a "sampler" or "stopper" with their defaults, REQUIRED where it has none. Raises UsageError."""
     parameters = inspect.signature(_load(kind, name).__init__).parameters.values()
@@ -53,23 +64,10 @@ def options(kind: str, name: str) -> dict[str, Any]:
 def _load(kind: str, name: str) -> type[Any]:
     table, _, methods = _KINDS[kind]
     path = table.get(name, name)
-    module, colon, attribute = path.partition(":")
-    if not colon:
+    if ":" not in path:
         hint = f"a {kind} of your own is written module:Class, and is looked for in the project's folder"
         raise UsageError(f"unknown {kind} {name!r}{did_you_mean(name, list(table))}", hint)
-    try:
-        found: Any = importlib.import_module(module)
-    except ModuleNotFoundError as e:
-        if e.name is None or not f"{module}.".startswith(f"{e.name}."):
-            raise UsageError(f"{kind} {name!r}: {module} needs the module {e.name}, which is not installed") from e
-        raise UsageError(f"{kind} {name!r}: there is no module {e.name} in the project's folder or installed") from e
-    except Exception as e:  # whatever a user's module does when it is imported
-        raise UsageError(f"{kind} {name!r}: importing {module} failed: {type(e).__name__}: {e}") from e
-    for part in attribute.split("."):
-        if not part or not hasattr(found, part):
-            known = [word for word in dir(found) if isinstance(getattr(found, word, None), type)]
-            raise UsageError(f"{kind} {name!r}: {module} has no {part!r}{did_you_mean(part, known)}")
-        found = getattr(found, part)
+    found = find(f"{kind} {name!r}", path, type)
     missing = [method for method in methods if not callable(getattr(found, method, None))]
     if not isinstance(found, type) or missing:
         what = f"it has no {', '.join(missing)}" if isinstance(found, type) else f"it is a {type(found).__name__}"

@@ -13,6 +13,8 @@ from searchkit.space.space import Genes, Space
 class Grid:
     """The points of `Space.grid` that are not there yet. A continuous argument needs a step."""
 
+    needs_results = False
+
     def __init__(self, space: Space, objectives: tuple[Objective, ...], seed: int) -> None:
         self._space = space
         self._seed = seed

@@ -60,7 +60,13 @@ class Verdict(Enum):
 
 
 class Sampler(Protocol):
-    """Chooses points. The options of a search are the keyword arguments after `seed`, with their defaults."""
+    """Chooses points. The options of a search are the keyword arguments after `seed`, with their defaults.
+
+    A class may say two things of itself. `needs_results` (True where it is silent): what became of the points may
+    change the next one. Without it no score is needed, and jobs are made before their turn. `replays` (False): it
+    repeats what it was told before it goes on, so a trial stays what it was when it first ended, whatever a restart
+    has made of it.
+    """
 
     def __init__(self, space: Space, objectives: tuple[Objective, ...], seed: int) -> None: ...
 

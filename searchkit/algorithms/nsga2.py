@@ -32,6 +32,8 @@ class Nsga2:
     some; both are followed by another one.
     """
 
+    replays = True
+
     def __init__(
         self,
         space: Space,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from functools import partial
+from math import inf
 
 from searchkit.algorithms.history import loss
 
@@ -47,6 +48,24 @@ def ranks(scores: Sequence[Row | None], modes: Sequence[str]) -> list[int]:
         fronts[at].append(row)
         found[index] = at
     return [found.get(i, len(fronts)) for i in range(len(scores))]
+
+
+def crowding(rows: Sequence[Row]) -> list[float]:
+    """For each row of one front how much room it has: the sum over the columns of the distance between its neighbours
+    there, as a share of what the front spans. Infinite at both ends of a column. The rows hold no NaN.
+
+    Source: Deb, Pratap, Agarwal and Meyarivan, "A fast and elitist multiobjective genetic algorithm: NSGA-II", IEEE
+    TEVC 2002. Of equal values the row of the lower index counts as the lesser.
+    """
+    found = [0.0] * len(rows)
+    for column in zip(*rows, strict=True):
+        order = sorted(range(len(rows)), key=column.__getitem__)
+        span = column[order[-1]] - column[order[0]]
+        found[order[0]] = found[order[-1]] = inf
+        if 0 < span < inf:
+            for before, at, after in zip(order, order[1:], order[2:], strict=False):
+                found[at] += (column[after] - column[before]) / span
+    return found
 
 
 def hypervolume(scores: Sequence[Row | None], reference: Row, modes: Sequence[str]) -> float:

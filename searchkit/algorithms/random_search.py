@@ -12,6 +12,8 @@ from searchkit.space.space import Genes, Space
 class Random:
     """Draws as `optuna.samplers.RandomSampler(seed=ask_seed(seed, i))` does for the i-th ask."""
 
+    needs_results = False
+
     def __init__(self, space: Space, objectives: tuple[Objective, ...], seed: int) -> None:
         self._seed = seed
         self._fresh = Fresh(space, seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from types import TracebackType
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from searchkit.algorithms.history import loss
 from searchkit.store import ranking, tasks, trials
 from searchkit.store.state import ENDED, Job, State
 from searchkit.store.tasks import OpenTask
@@ -33,7 +35,7 @@ class Progress:
         self._drawn = 0.0
         self._over: set[int] = set()  # jobs that will not run again, as far as is known
         self._durations: list[float] = []
-        self._best: tuple[float, int] | None = None
+        self._best: tuple[float, float, int] | None = None  # its loss, its reward, the job
 
     def __enter__(self) -> Progress:
         tasks.refresh_views(self._ws, self._task.paths)
@@ -102,9 +104,9 @@ class Progress:
         view = tasks.view_job(self._task.paths, job)
         read = ranking.read(self._task.paths, self._ws.project_name, self._config, [view])[0]
         value = ranking.reward(read, name)
-        sign = -1 if self._config.monitor.mode == "min" else 1
-        if value == value and (self._best is None or sign * value > sign * self._best[0]):
-            self._best = (value, job.index)
+        worth = loss(value, self._config.monitor.mode)
+        if not math.isnan(value) and (self._best is None or worth < self._best[0]):
+            self._best = (worth, value, job.index)
 
     def tick(self, task: OpenTask, running: int) -> None:
         if self._live is None or time.monotonic() - self._drawn < REFRESH_S:
@@ -133,7 +135,7 @@ class Progress:
         line.append(f"   {self._eta(counts)}")
         if self._best is not None:
             line.append(
-                f"   best {self._config.reward_attribute} {self._best[0]:.6g} (job {self._best[1]})", style="bold"
+                f"   best {self._config.reward_attribute} {self._best[1]:.6g} (job {self._best[2]})", style="bold"
             )
         bar = Table.grid()  # a bar alone does not end its line
         whole = int(self._total().rstrip("+"))

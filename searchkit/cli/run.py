@@ -215,9 +215,9 @@ def _dry_run(ws: Workspace, config: Config, task_name: str, slots_line: str) -> 
     """Print what would run; write nothing."""
     from searchkit.cli.tables import command_text
     from searchkit.config import STAGE_VARIABLE
-    from searchkit.space.expand import count, expand, tree_path
+    from searchkit.space.expand import tree_path
     from searchkit.store import best, subnets, trials
-    from searchkit.store.creation import describe
+    from searchkit.store.creation import check_points, describe
 
     late = [a.name for a in subnets.subnets(config) if STAGE_VARIABLE.search(f"{a.space} {a.rules}")]
     late += [name for a in best.bests(config) for name in a.names]
@@ -229,9 +229,13 @@ def _dry_run(ws: Workspace, config: Config, task_name: str, slots_line: str) -> 
     if trials.is_search(config):
         _dry_search(config, task_name, slots_line)
         return
-    n = count(config.task.search_args, config.task.constraints)
+    space = trials.space_of(config)
+    if space.measure:
+        n = check_points(config)  # none is an error, which says what the measures are
+    else:
+        n = sum(1 for _ in space.points()) if space.constraints else space.size() or 0
     click.echo(f"task {task_name}: {n} jobs, {slots_line} (dry run: nothing is written)")
-    points = expand(config.task.search_args, config.task.constraints)
+    points = space.points()
     for i, point in enumerate(points if n <= 2 * DRY_RUN_JOBS else islice(points, DRY_RUN_JOBS)):
         click.echo(f"#{i} {command_text(describe(config, point)[2])}")
         if point:

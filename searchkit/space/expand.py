@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from searchkit.space.args import Arg, Point
+from searchkit.space.args import Arg, Point, Range
 from searchkit.space.space import Space
 
-__all__ = ["Point", "count", "escape", "expand", "size", "tree_path"]
+__all__ = ["Point", "count", "escape", "expand", "shared_level", "size", "tree_path"]
 
+NESTED = 8  # varying arguments that have a level of `jobs/tree` each, if they are no ranges
 NAME_BYTES = 255  # the longest file name of every Linux file system in use
 _EMPTY = "%empty"  # `%e` and `%~` are no escapes ('%' and two hex digits), so no text can be escaped to these
 _CUT = "%~"
@@ -42,11 +43,19 @@ def count(args: Sequence[Arg], constraints: Sequence[str] = ()) -> int:
 def tree_path(point: Point, sampled: Collection[str] = ()) -> tuple[str, ...]:
     """The folders of a point under `jobs/tree`: name, value, name, value …, each a valid file name.
 
-    The arguments in `sampled`, whose values hardly ever repeat, share one last level: `lr=0.0123,wd=0.0004`.
+    The arguments in `sampled` share one last level: `lr=0.0123,wd=0.0004`.
     """
     levels = [part for name, value in point.items() if name not in sampled for part in (name, value.text)]
     last = ",".join(f"{name}={value.text}" for name, value in point.items() if name in sampled)
     return tuple(escape(part) for part in ([*levels, last] if last else levels))
+
+
+def shared_level(space: Space) -> tuple[str, ...]:
+    """The arguments that share one level of `jobs/tree` where a sampler chooses their values: ranges, whose values
+    hardly ever repeat; and all where many vary, or the folders would nest as deep."""
+    if sum(len(arg.names) for arg in space.args if arg.size != 1) > NESTED:
+        return tuple(name for arg in space.args for name in arg.names)
+    return tuple(arg.name for arg in space.args if isinstance(arg, Range))
 
 
 def escape(text: str) -> str:

@@ -173,7 +173,7 @@ def _fitting(values: Values, space: Space) -> Arch:
     arch = Arch(tuple(sorted(values.items())))
     if wrong := space.faults(arch):
         raise UsageError(f"the sampler gives what does not fit into the space: {'; '.join(wrong)}")
-    return arch
+    return space.canonical(arch)
 
 
 # --- declarations ----------------------------------------------------------------------------------------------------

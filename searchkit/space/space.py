@@ -6,7 +6,6 @@ no value changes its type on the way through a sampler. Everything here is a pur
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +13,9 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from searchkit.errors import UsageError, did_you_mean
-from searchkit.space import expression
 from searchkit.space.args import Arg, Gene, Point, Value, order
-from searchkit.space.closures import as_list
-from searchkit.space.expression import Expression
 from searchkit.space.genes import Dim, Genes, dim_of, gene_of, named
+from searchkit.space.limits import Rule, all_hold, span, unmet
 from searchkit.space.measures import Measures
 
 __all__ = ["Dim", "Genes", "Space"]
@@ -84,7 +81,7 @@ class Space:
         if not (parts.rules or parts.measured):
             return True
         point = self._read(genes)
-        return _all_hold(parts.rules, point) and parts.affordable(point)
+        return all_hold(parts.rules, point) and parts.affordable(point)
 
     def measured(self, genes: Mapping[str, Gene]) -> dict[str, float]:
         """The measures at a point that constraints name. Raises UsageError as `feasible`."""
@@ -180,12 +177,12 @@ class Space:
         the constraints over arguments. Raises UsageError as `feasible`."""
         parts = self._parts
         drawn = [self.point(self.complete(lambda dim: _draw(dim, rng))) for _ in range(tries)]
-        met = [point for point in drawn if _all_hold(parts.rules, point)] if parts.measured else []
+        met = [point for point in drawn if all_hold(parts.rules, point)] if parts.measured else []
         if not met:
-            return _unmet(parts.rules, drawn)
+            return unmet(parts.rules, drawn)
         rows = [parts.with_measures(point) for point in met]
-        ranges = ", ".join(f"{name} is {_span([row[name].data for row in rows])}" for name in parts.measures)
-        return f"{_unmet(parts.measured, rows)}; {ranges}"
+        ranges = ", ".join(f"{name} is {span([row[name].data for row in rows])}" for name in parts.measures)
+        return f"{unmet(parts.measured, rows)}; {ranges}"
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -207,7 +204,7 @@ class Space:
             if arg.size is None:
                 arg.grid()  # it says what to do
         first = [rule for rule in self._parts.rules if not rule.names]
-        return self._walk(0, {}, {}) if _all_hold(first, {}) else iter(())
+        return self._walk(0, {}, {}) if all_hold(first, {}) else iter(())
 
     def _walk(self, depth: int, genes: Genes, point: Point) -> Iterator[tuple[Genes, Point]]:
         """All that the arguments from `depth` on add to a point. A constraint is looked at as soon as it can be."""
@@ -222,7 +219,7 @@ class Space:
             return
         for gene in dim.arg.grid():
             longer = {**point, **dim.arg.at(gene)}
-            if not decided or _all_hold(decided, longer):
+            if not decided or all_hold(decided, longer):
                 yield from self._walk(depth + 1, {**genes, dim.name: gene}, longer)
 
     def _count(self, dims: Sequence[Dim], point: Point) -> int:
@@ -242,33 +239,6 @@ class Space:
 # --- what a space is compiled to -------------------------------------------------------------------------------------
 
 
-class _Rule:
-    """A condition or constraint over arguments, or where it is `measured`, also over `measures`, which are all other
-    names in it. Raises UsageError for what can't be read, and for other names where it is not measured."""
-
-    def __init__(self, what: str, text: str, names: Mapping[str, str], measured: bool = False) -> None:
-        self.what = what
-        self.parsed = expression.parse(text, names)
-        self.text = text
-        self.names = tuple(name for name in self.parsed.names if name in names)
-        self.measures = tuple(name for name in self.parsed.names if name not in names)
-        self._run = expression.function(self.parsed, _value)
-        if self.measures and not measured:
-            near = did_you_mean(self.measures[0], list(names))
-            raise UsageError(f"{what}: {self.measures[0]!r} in {text!r} is not a declared argument{near}")
-
-    def holds(self, point: Point, otherwise: bool) -> bool:
-        """Whether it holds; `otherwise` where it names what does not exist at the point."""
-        for name in self.names:
-            if name not in point:
-                return otherwise
-        try:
-            return bool(self._run(point))
-        except UsageError as e:
-            at = ", ".join(f"{name}={value.text}" for name, value in point.items())
-            raise UsageError(f"{self.what}: {e.message} (at {at})", e.hint) from e
-
-
 class _Parts:
     """What a space is made of: its dims in an order in which their conditions can be told, and its expressions."""
 
@@ -280,9 +250,9 @@ class _Parts:
                     raise UsageError(f"the argument {name!r} is declared twice", "Give each argument its own name")
                 owner[name] = arg.key
         self.conditions = {
-            arg.key: _Rule(f"the condition of {arg.key}", arg.when, owner) if arg.when else None for arg in args
+            arg.key: Rule(f"the condition of {arg.key}", arg.when, owner) if arg.when else None for arg in args
         }
-        listed = [_Rule("constraint", text, owner, measure is not None) for text in constraints]
+        listed = [Rule("constraint", text, owner, measure is not None) for text in constraints]
         self.rules = [rule for rule in listed if not rule.measures]
         self.measured = [rule for rule in listed if rule.measures]
         self.measures = tuple(dict.fromkeys(name for rule in self.measured for name in rule.measures))
@@ -297,7 +267,7 @@ class _Parts:
         self.dims = tuple(dim_of(args[i]) for i in found)
         self.by_name = {dim.name: dim for dim in self.dims}
         rank = {dim.name: i for i, dim in enumerate(self.dims)}
-        self.decided: list[list[_Rule]] = [[] for _ in self.dims]  # the constraints whose last name is that of each dim
+        self.decided: list[list[Rule]] = [[] for _ in self.dims]  # the constraints whose last name is that of each dim
         for rule in self.rules:
             if rule.names:
                 self.decided[max(rank[owner[name]] for name in rule.names)].append(rule)
@@ -306,7 +276,7 @@ class _Parts:
 
     def affordable(self, point: Point) -> bool:
         """Whether a whole point meets the constraints over measures."""
-        return not self.measured or _all_hold(self.measured, self.with_measures(point))
+        return not self.measured or all_hold(self.measured, self.with_measures(point))
 
     def with_measures(self, point: Point) -> Point:
         """A point with the measures that constraints name. Raises UsageError for one that is not given."""
@@ -333,10 +303,6 @@ class _Parts:
         return {name: Value(taken[name], repr(taken[name])) for name in self.measures}
 
 
-def _value(name: str) -> Callable[[Point], Any]:
-    return lambda point: as_list(point[name].data)
-
-
 def _groups(dims: Sequence[Dim], needs: Mapping[str, Sequence[str]]) -> list[list[Dim]]:
     """The dims that conditions tie together, directly or by others."""
     group = {dim.name: dim.name for dim in dims}
@@ -347,30 +313,6 @@ def _groups(dims: Sequence[Dim], needs: Mapping[str, Sequence[str]]) -> list[lis
     return [[dim for dim in dims if group[dim.name] == each] for each in dict.fromkeys(group.values())]
 
 
-def _all_hold(rules: Sequence[_Rule], point: Point) -> bool:
-    return all(rule.holds(point, True) for rule in rules)
-
-
-# --- what constraints can reach --------------------------------------------------------------------------------------
-
-
-def _unmet(rules: Sequence[_Rule], points: Sequence[Point]) -> str:
-    """Why none of `points` meets all of `rules`."""
-    n = len(points)
-    met = [[rule.holds(point, True) for point in points] for rule in rules]
-    never = [rule for rule, hits in zip(rules, met, strict=True) if not any(hits)]
-    if never:
-        return "; ".join(f"none of {n:,} meets {rule.text!r}: {_sides(rule, points)}" for rule in never)
-    shares = ", ".join(
-        f"{rule.text!r} is met by {sum(hits) / max(1, n):.1%}" for rule, hits in zip(rules, met, strict=True)
-    )
-    for (one, a), (other, b) in itertools.combinations(zip(rules, met, strict=True), 2):
-        if not any(map(min, a, b)):
-            return f"none of {n:,} meets both {one.text!r} and {other.text!r} ({shares})"
-    both = sum(all(hits) for hits in zip(*met, strict=True)) if rules else n
-    return f"{both:,} of {n:,} meet all constraints ({shares})"
-
-
 def _draw(dim: Dim, rng: Random) -> Gene:
     """A random gene, one in six being at an end of its range, where most expressions have their extremes."""
     at = min(max(rng.random() * 1.2 - 0.1, 0.0), 1.0)
@@ -379,36 +321,3 @@ def _draw(dim: Dim, rng: Random) -> Gene:
     low, high = float(dim.low), float(dim.high)
     number = math.exp(math.log(low) + at * (math.log(high) - math.log(low))) if dim.log else low + at * (high - low)
     return min(max(dim.snap(number), dim.low), dim.high)
-
-
-def _sides(rule: _Rule, points: Sequence[Point]) -> str:
-    """For each comparison in a constraint, the values that its sides take: `0.1 to 0.9 > 1`."""
-    shown = []
-    for first, rest in _comparisons(rule.parsed.tree):
-        parts = [_range(rule, first, points)]
-        for op, tree in rest:
-            parts += [op, _range(rule, tree, points)]
-        shown.append(" ".join(parts))
-    return "its sides are " + ", ".join(shown) if shown else f"it is {_range(rule, rule.parsed.tree, points)}"
-
-
-def _comparisons(tree: Any) -> Iterator[tuple[Any, Sequence[tuple[str, Any]]]]:
-    if tree[0] == "compare":
-        yield tree[1], tree[2:]
-    elif tree[0] in ("and", "or", "not"):
-        for each in tree[1:]:
-            yield from _comparisons(each)
-
-
-def _range(rule: _Rule, tree: Any, points: Sequence[Point]) -> str:
-    run = expression.function(Expression(rule.text, rule.names, tree), _value)
-    found = [run(point) for point in points if all(name in point for name in rule.names)]
-    if found and all(isinstance(each, int | float) and not isinstance(each, bool) for each in found):
-        return _span(found)
-    texts = list(dict.fromkeys(map(repr, found)))
-    return " or ".join(texts[:3]) + (" …" if len(texts) > 3 else "")
-
-
-def _span(numbers: Sequence[float]) -> str:
-    low, high = min(numbers), max(numbers)
-    return f"{low:.6g}" if low == high else f"{low:.6g} to {high:.6g}"

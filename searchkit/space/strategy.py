@@ -182,17 +182,22 @@ def _stages(dim: Dim, depth: Dim, fits: bool) -> None:
 
 def boundary_faults(schedule: Any) -> list[str]:
     """What is wrong with `{boundary: [1, 81], value: [a, b]}`, whatever the values are."""
-    if not isinstance(schedule, Mapping) or set(schedule) != set(SCHEDULE_KEYS):
-        found = ", ".join(map(str, schedule)) if isinstance(schedule, Mapping) else repr(schedule)
-        return [f"a schedule must have boundary and value, and no more, not {found}"]
+    if not isinstance(schedule, Mapping):
+        return [f"a schedule must be {{boundary, value}}, not {schedule!r}"]
+    if set(schedule) != set(SCHEDULE_KEYS):
+        return [f"a schedule has the keys boundary and value, not {', '.join(map(str, schedule)) or 'none'}"]
     boundary, value = schedule["boundary"], schedule["value"]
-    if not is_ints(boundary) or not isinstance(value, (list, tuple)):
-        return [f"boundary must be a list of epochs and value a list as long, not {boundary!r} and {value!r}"]
-    wrong = [] if boundary[0] == 1 else [f"boundary must start at epoch 1, not {boundary[0]}"]
+    if not all(isinstance(part, (list, tuple)) and part for part in (boundary, value)):
+        return [f"boundary and value of a schedule must be lists, not {boundary!r} and {value!r}"]
+    wrong = []
+    if len(boundary) != len(value):
+        wrong.append(f"boundary and value must be of one length, but have {len(boundary)} and {len(value)}")
+    if not is_ints(boundary):
+        return [*wrong, f"boundary must be epochs, whole numbers from 1 on, not {list(boundary)}"]
+    if boundary[0] != 1:
+        wrong.append(f"boundary must start at epoch 1, not {boundary[0]}")
     if any(after <= before for before, after in pairwise(boundary)):
         wrong.append(f"boundary must ascend, but is {list(boundary)}")
-    if len(boundary) != len(value):
-        wrong.append(f"boundary and value must have one length, not {len(boundary)} and {len(value)}")
     return wrong
 
 

@@ -6,13 +6,14 @@ import contextlib
 import itertools
 import json
 import os
+import random
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from searchkit import fsio, template
 from searchkit.errors import UsageError
-from searchkit.space.expand import escape, expand, tree_path
-from searchkit.store import snapshot, subnets
+from searchkit.space.expand import escape, tree_path
+from searchkit.store import snapshot, subnets, trials
 from searchkit.store.snapshot import Manifest
 from searchkit.store.state import Job, TaskState
 from searchkit.workspace import TaskPaths
@@ -41,10 +42,15 @@ def check_points(config: Config) -> int:
 
     Raises UsageError for such a fault, and where there is no job.
     """
-    args, constraints = config.task.search_args, config.task.constraints
-    n = sum(1 for point in expand(args, constraints) if describe(config, point))
+    space = trials.space_of(config)
+    n = sum(1 for point in space.points() if describe(config, point))
     if not n:
-        raise UsageError("the constraints leave no point of the space", f"task.constraints: {constraints}")
+        what = "the constraints leave no point of the space"
+        if space.measure and space.args:
+            from searchkit.algorithms.drawing import TRIES
+
+            what += f": {space.reach(TRIES, random.Random(config.search.seed))}"
+        raise UsageError(what, f"task.constraints: {space.constraints}")
     return n
 
 

@@ -37,10 +37,13 @@ def is_search(config: Config) -> bool:
 
 
 def space_of(config: Config) -> Space:
-    """The space that a config declares. Raises UsageError."""
+    """The space that a config declares; its measures are loaded, as samplers of the user's own are. UsageError."""
+    from searchkit.space import measures
     from searchkit.space.space import Space
 
-    return Space(config.task.search_args, config.task.constraints)
+    task = config.task
+    measure = measures.load(task.measures.call, task.measures.given) if task.measures else None
+    return Space(task.search_args, task.constraints, measure)
 
 
 # --- what a job reported ---------------------------------------------------------------------------------------------
