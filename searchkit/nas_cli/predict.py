@@ -23,7 +23,9 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 @click.option("--out", required=True, metavar="DIR", help="Where the pictures go.")
 @click.option("--config", metavar="FILE", help="The config, where MODEL is a checkpoint.")
 @click.option("--arch", metavar="NAME", help="Which arch of the supernet, where MODEL is one.  [default: MAX]")
-@click.option("--threshold", default=0.5, show_default=True, help="Boxes below this score are not drawn.")
+@click.option(
+    "--threshold", default=0.5, show_default=True, help="Boxes below this score are not drawn (of a detector)."
+)
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Of each folder, the first N images by name.")
 @shared("device", "json")
 def predict_command(
@@ -37,40 +39,54 @@ def predict_command(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Draw the boxes that MODEL (an extracted folder, or a checkpoint) finds on IMAGES (files or folders).
+    """Draw what MODEL (an extracted folder, or a checkpoint) finds on IMAGES (files or folders): the boxes of a
+    detector; of a classifier the likeliest class, and five of them are told.
 
     \b
     Examples:
       search-nas predict model photos/ --limit 8 --out boxes
       search-nas predict work/latest.pth --config cfg.yaml photo.jpg --out boxes
     """
-    from searchkit.subnet.pictures import draw, open_model, read
+    from searchkit.subnet import pictures
 
     if not os.path.exists(model):
         raise UsageError(f"there is no model at {model}", "Name an extracted folder, or a checkpoint")
-    net, names = open_model(model, config, arch)
-    net = net.to(device_of(device))
+    opened = pictures.open_model(model, config, arch)
+    opened.net.to(device_of(device))
     files = _files(images, limit)
     os.makedirs(out, exist_ok=True)
     found: list[dict[str, Any]] = []
     with Progress("predict", len(files)) as progress, memory_advice("predict"):
         for done, path in enumerate(files, 1):
             try:
-                picture = read(path)
+                picture = pictures.read(path)
             except UsageError as e:
                 say(f"left out: {e.message}")
                 continue
             target = _target(out, path, {item["picture"] for item in found})
-            boxes = draw(net, picture, names, threshold, target)
-            found.append({"image": path, "picture": target, "boxes": boxes})
+            item: dict[str, Any] = {"image": path, "picture": target}
+            if opened.task == "cls":
+                item["classes"] = pictures.classes_of(opened, picture)
+                pictures.draw_classes(opened, picture, item["classes"], target)
+            else:
+                item["boxes"] = pictures.boxes_of(opened, picture, threshold)
+                pictures.draw_boxes(opened, picture, item["boxes"], target)
+            found.append(item)
             progress.update(done)
     if as_json:
         console.print_json(found)
         return
     for item in found:
-        click.echo(f"{item['picture']}: {len(item['boxes'])} boxes")
+        click.echo(f"{item['picture']}: {_said(item)}")
     if not found:
         raise UsageError("no image could be read")
+
+
+def _said(item: dict[str, Any]) -> str:
+    """What was found on an image, in one line."""
+    if "boxes" in item:
+        return f"{len(item['boxes'])} boxes"
+    return ", ".join(f"{c['name']} {c['probability']:.2f}" for c in item["classes"])
 
 
 def _target(out: str, path: str, taken: set[str]) -> str:

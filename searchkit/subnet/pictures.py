@@ -1,9 +1,11 @@
-"""Boxes drawn on images."""
+"""What models find, drawn on images: boxes, or the name of a class."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,33 +13,49 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from searchkit.data.images import decode
+from searchkit.data.label_augment import fit
 from searchkit.errors import UsageError
 from searchkit.models.subnet import subnet
 from searchkit.space.arch import Arch
 from searchkit.subnet.extract import load_folder, open_source
+from searchkit.train import classification, tasks
 from searchkit.train import config as configs
-from searchkit.train.detection import set_scale
 
 # Okabe and Ito's colours, which people with any colour vision tell apart.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 TEXT_PX = 13
 SMALL = 480  # pictures are enlarged by a whole factor until their short edge has this many pixels, so that text fits
+TOP = 5  # classes that are told of an image
 
 
-def open_model(path: str, config: str | None, arch: str | None) -> tuple[nn.Module, list[str]]:
-    """(detector in eval mode, names by label) from an extracted folder, or a checkpoint with its config."""
+@dataclass(frozen=True)
+class Model:
+    """A network in eval mode, and what it takes and says."""
+
+    task: str
+    net: nn.Module
+    names: tuple[str, ...]  # of the classes, without a background
+    size: tuple[int, int] | None = None  # (H, W) px of a classifier's images; a detector resizes them itself
+
+
+def open_model(path: str, config: str | None, arch: str | None) -> Model:
+    """The model of an extracted folder, or of a checkpoint with its config."""
     if os.path.isdir(path):
         net = load_folder(path)
         with open(os.path.join(path, "config.json"), encoding="utf-8") as f:
-            return net, ["background", *json.load(f)["categories"]]
+            said = json.load(f)
+        task = said.get("task", "det")  # folders of older versions name none
+        return Model(task, net, tuple(said["categories"]), tuple(said["size"]) if task == "cls" else None)
     if config is None:
         raise UsageError(f"{path} is a checkpoint: its config is needed", "Give --config FILE, or an extracted folder")
     recipe = configs.load(config)
     source = open_source(recipe, path, 0)
     chosen: Arch = recipe.space.named(arch) if arch else source.maximum
     static = subnet(source.net, chosen, source.config)
-    set_scale(static, source.input_shape or recipe.scales[0], recipe.data)
-    return static, ["background", *source.categories]
+    shape = source.input_shape or recipe.scales[0]
+    tasks.of(recipe).set_scale(static, shape, recipe.data)
+    size = classification.size_of(shape) if recipe.task == "cls" else None
+    return Model(recipe.task, static, source.categories, size)
 
 
 def read(path: str) -> Tensor:
@@ -51,24 +69,67 @@ def read(path: str) -> Tensor:
 
 
 @torch.no_grad()
-def draw(net: nn.Module, picture: Tensor, names: list[str], threshold: float, target: str) -> list[dict[str, Any]]:
-    """Write `picture` ((3, H, W) uint8) with its boxes as PNG; return the boxes (xyxy px, score, name)."""
-    device = next(net.parameters()).device
-    (output,) = net([picture.to(device).float() / 255])
+def classes_of(model: Model, picture: Tensor) -> list[dict[str, Any]]:
+    """The likeliest classes of a picture ((3, H, W) uint8), best first: name and probability. It is shown to the
+    classifier as in evaluation."""
+    assert model.size is not None
+    device = next(model.net.parameters()).device
+    shown = torch.from_numpy(fit(picture.numpy(), model.size).copy())
+    scores = model.net(shown[None].to(device).float() / 255)[0, : len(model.names)].float().cpu()
+    chances = scores.softmax(0)
+    order = chances.argsort(descending=True, stable=True)[:TOP].tolist()
+    return [{"name": model.names[i], "probability": round(float(chances[i]), 4)} for i in order]
+
+
+@torch.no_grad()
+def boxes_of(model: Model, picture: Tensor, threshold: float) -> list[dict[str, Any]]:
+    """The boxes of a picture ((3, H, W) uint8) from a score on: box (xyxy px), score, name."""
+    device = next(model.net.parameters()).device
+    (output,) = model.net([picture.to(device).float() / 255])
     keep = output["scores"] >= threshold
     boxes, scores, labels = (output[k][keep].cpu() for k in ("boxes", "scores", "labels"))
+    return [
+        {
+            "box": [round(v, 2) for v in box.tolist()],
+            "score": round(float(score), 4),
+            "name": model.names[int(label) - 1],
+        }
+        for box, score, label in zip(boxes, scores, labels, strict=True)
+    ]
+
+
+def draw_classes(model: Model, picture: Tensor, classes: Sequence[dict[str, Any]], target: str) -> None:
+    """Write a picture as PNG with the name of its likeliest class."""
+    canvas, pen, _ = _canvas(picture)
+    best = classes[0]
+    _label(pen, (0.0, 0.0), f"{best['name']} {best['probability']:.2f}", _colour(model, best["name"]))
+    canvas.save(target)
+
+
+def draw_boxes(model: Model, picture: Tensor, boxes: Sequence[dict[str, Any]], target: str) -> None:
+    """Write a picture as PNG with its boxes."""
+    canvas, pen, factor = _canvas(picture)
+    for item in boxes:
+        box = [v * factor for v in item["box"]]
+        colour = _colour(model, item["name"])
+        pen.rectangle(box, outline=colour, width=2)
+        _label(pen, (box[0], max(0.0, box[1] - TEXT_PX - 3)), f"{item['name']} {item['score']:.2f}", colour)
+    canvas.save(target)
+
+
+def _canvas(picture: Tensor) -> tuple[Image.Image, ImageDraw.ImageDraw, int]:
+    """(the picture, enlarged where it is small, what draws on it, the factor)."""
     factor = max(1, -(-SMALL // min(picture.shape[1:])))
     shown = picture.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
     canvas = Image.fromarray(shown.permute(1, 2, 0).contiguous().numpy())
-    pen = ImageDraw.Draw(canvas)
-    for box, score, label in zip((boxes * factor).tolist(), scores.tolist(), labels.tolist(), strict=True):
-        colour = COLOURS[(label - 1) % len(COLOURS)]
-        pen.rectangle(box, outline=colour, width=2)
-        text, at = f"{names[label]} {score:.2f}", (box[0], max(0.0, box[1] - TEXT_PX - 3))
-        pen.rectangle(pen.textbbox(at, text, font_size=TEXT_PX), fill=colour)
-        pen.text(at, text, fill="white", font_size=TEXT_PX)
-    canvas.save(target)
-    return [
-        {"box": [round(v, 2) for v in box.tolist()], "score": round(float(score), 4), "name": names[int(label)]}
-        for box, score, label in zip(boxes, scores, labels, strict=True)
-    ]
+    return canvas, ImageDraw.Draw(canvas), factor
+
+
+def _colour(model: Model, name: str) -> str:
+    return COLOURS[model.names.index(name) % len(COLOURS)]
+
+
+def _label(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, colour: str) -> None:
+    """Text at its upper left corner."""
+    pen.rectangle(pen.textbbox(at, text, font_size=TEXT_PX), fill=colour)
+    pen.text(at, text, fill="white", font_size=TEXT_PX)
