@@ -110,8 +110,8 @@ def _chosen(text: str | None, metric: str | None, recipe: Any, source: Any) -> t
     from searchkit.subnet.sweep import shape_of
 
     if text is None:
-        if source.maximum != recipe.space.maximum():
-            return source.maximum, None  # of a tuned subnet
+        if source.maximum != recipe.space.maximum() or recipe.space.count() == 1:
+            return source.maximum, None  # of a tuned subnet, or the only one
         raise UsageError("no arch given", f"--arch takes a name ({', '.join(recipe.space.names())}), JSON, or a file")
     if text.lstrip().startswith("{"):
         try:

@@ -64,7 +64,7 @@ def space_command(config: str, png: str | None, overrides: tuple[str, ...], seed
         return
     for dim in space.dims:
         each = " | ".join(f"{c[0]}..{c[-1]} ({len(c)})" if len(c) > 1 else str(c[0]) for c in dim.choices)
-        click.echo(f"{dim.key:26} {each}{'  ascending' if dim.ascending else ''}")
+        click.echo(f"{dim.key:26} {each}{_remarks(dim)}")
     click.echo(f"{'data.input_shape':26} {', '.join(map(str, scales))}")
     click.echo(f"\n{space.count():,} archs x {len(scales)} input shapes = {space.count() * len(scales):,} points\n")
     click.echo(f"{'arch':8} {'input':>12} {'MACs':>9} {'params':>9}")
@@ -76,6 +76,12 @@ def space_command(config: str, png: str | None, overrides: tuple[str, ...], seed
         click.echo(line)
     if png:
         click.echo(f"\npicture: {png}")
+
+
+def _remarks(dim: Any) -> str:
+    """What else is declared of a dimension."""
+    words = ("ascending" if dim.ascending else "", dim.strategy or "", "scheduled" if dim.phases else "")
+    return "".join(f"  {word}" for word in words if word)
 
 
 def _cost(cost: Any) -> dict[str, int]:

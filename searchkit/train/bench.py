@@ -135,6 +135,8 @@ def open_calibration(recipe: Recipe, seed: int) -> Calibration:
         return Calibration()
     train = open_split(recipe.data, "train")
     n = min(test.calibration_images, task.count(train))
+    if recipe.task == "cls" and n > test.batch_size and n % test.batch_size == 1:
+        n -= 1  # the last batch would be one image, which has no variance where a feature is 1 x 1
     chosen = rng_of(seed, "calibration").sample(range(task.count(train)), n)
     part, ids = task.subset(train, sorted(chosen))
     source = Batches(task, part, test.batch_size, 0, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -90,7 +91,8 @@ def train_batches(
         cache_mb=section.cache_mb,
         skipped=skipped,
     )
-    return ((step, images, (labels, indices)) for step, images, labels, indices in loaded)
+    known = len(data.names)
+    return ((step, images, (labels, indices, known)) for step, images, labels, indices in loaded)
 
 
 def size_of(shape: InputShape) -> tuple[int, int]:
@@ -121,13 +123,30 @@ def inputs_of(images: Tensor, device: torch.device) -> Tensor:
 
 def statistics(net: nn.Module, images: Tensor, device: torch.device) -> None:
     """Run what of a classifier has batch norms."""
-    net(inputs_of(images, device))
+    with _enough(images):
+        net(inputs_of(images, device))
+
+
+@contextlib.contextmanager
+def _enough(images: Tensor) -> Iterator[None]:
+    """Say it clearly where a norm has one number for each channel, which has no variance."""
+    try:
+        yield
+    except ValueError as e:  # torch's, of a batch norm that learns
+        if len(images) > 1 or "more than 1 value per channel" not in str(e):
+            raise
+        raise UsageError(
+            "batch norms must see more than one image where the last feature is 1 x 1, but this batch has one",
+            "Raise the batch_size of train, finetune or test, or test.calibration_images, to 2 or more",
+        ) from e
 
 
 def losses(net: nn.Module, inputs: Tensor, targets: Any, o: Optimisation, epoch: int, soft: Soft | None) -> Losses:
-    """(`loss_ce` and, with a teacher, `loss_distill`, each weighted; the scores (N, classes))."""
-    scores = net(inputs)
-    labels = targets[0].to(inputs.device, non_blocking=True)
+    """(`loss_ce` and, with a teacher, `loss_distill`, each weighted; the scores (N, classes of the data))."""
+    labels, _, known = targets
+    with _enough(inputs):
+        scores = net(inputs)[:, :known]  # those behind them stay silent, whatever label_smoothing asks for
+    labels = labels.to(inputs.device, non_blocking=True)
     hard = F.cross_entropy(scores.float(), labels, label_smoothing=float(value_at(o.label_smoothing, epoch)))
     if soft is None:
         return {"loss_ce": hard}, scores
@@ -153,6 +172,13 @@ def evaluator(data: LabelSet) -> int:
     return len(data.names)
 
 
+def check_metric(metric: str, data: LabelSet) -> None:
+    """UsageError for a metric that `score` does not tell of a set."""
+    if metric == "top5" and len(data.names) <= 5:
+        found = f"with {len(data.names)} classes there is only top1"
+        raise UsageError(f"train.best_metric is {metric}, but {found}", "Leave best_metric out")
+
+
 @torch.no_grad()
 def score(
     net: nn.Module, batches: Iterable[Any], evaluator: int, device: torch.device, precision: str = "fp32"
@@ -166,9 +192,9 @@ def score(
         began = time.monotonic()
         with autocast(device, precision):
             scores = net(inputs_of(images, device)).float().cpu()
-        # Equal scores are wrong guesses but for chance: a net that says the same of all classes is not right.
+        # Equal scores are wrong guesses but for chance: a net that says the same of all classes, or nan, is not right.
         own = scores.gather(1, labels[:, None])
-        rank = (scores > own).sum(1) + (scores == own).sum(1) - 1
+        rank = (~(scores < own)).sum(1) - 1
         hits += torch.tensor([(rank < k).sum() for k in (1, 5)])
         total += len(labels)
         spent += time.monotonic() - began

@@ -236,13 +236,21 @@ def _override(document: Document, text: str) -> Document:
     if not equals or not all(keys):
         raise UsageError(f"--set {text}: must be section.key=value", "Such as --set train.lr=0.01")
     if keys[0] == "space" and len(keys) > 1:
-        keys = ["space", ".".join(keys[1:])]  # the names of its dimensions have dots of their own
+        keys = ["space", *_dimension(document, ".".join(keys[1:]))]
     new = Node("scalar", 1, 1)
     if value.strip():
         given = nodes.parse(value.encode(), f"--set {key}")
         given.check()
         new = given.root
     return replace(document, root=_with(document.root, keys, new))
+
+
+def _dimension(document: Document, name: str) -> list[str]:
+    """A dotted name below `space` as a dimension, whose own name has dots, and a key of its declaration, if any."""
+    _, space = document.root.entries.get("space", (None, None))
+    known = [key for key in (space.entries if space else ()) if name.startswith(f"{key}.")]
+    dimension = max(known, key=len, default=name)
+    return [dimension, *filter(None, name[len(dimension) + 1 :].split("."))]
 
 
 def _with(node: Node, keys: list[str], new: Node) -> Node:

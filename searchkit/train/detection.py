@@ -125,6 +125,10 @@ def evaluator(data: CocoSet) -> Evaluator:
     return Evaluator(data)
 
 
+def check_metric(metric: str, data: CocoSet) -> None:
+    """All metrics are told of any set; -1 where there is nothing to find."""
+
+
 @torch.no_grad()
 def predict(
     net: nn.Module,

@@ -8,7 +8,7 @@ learn from the labels and from its scores (Cai et al., "Once-for-All", ICLR 2020
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from searchkit.errors import UsageError
 from searchkit.models.subnet import subnet
+from searchkit.space.arch import Arch
 from searchkit.train import checkpoint
 from searchkit.train import net as nets
 from searchkit.train.config import Recipe, load
@@ -62,6 +63,9 @@ def open_teaching(settings: Distill | None, categories: Sequence[str], device: t
     recipe = load(path_of(str(settings.config), "train.distill.config"))
     path = path_of(str(settings.checkpoint), "train.distill.checkpoint")
     found = checkpoint.load(path)
+    if recipe.task != "cls":
+        raise UsageError(f"the teacher must be of task cls, but {recipe.path} is of task {recipe.task}")
+    nets.check_task(recipe, found, path)
     theirs = list(found.meta["categories"])
     lacking = [name for name in categories if name not in theirs]
     if lacking or len(theirs) != len(categories):
@@ -79,6 +83,8 @@ def open_teaching(settings: Distill | None, categories: Sequence[str], device: t
 def _network(recipe: Recipe, found: checkpoint.Checkpoint, path: str, arch: str) -> nn.Module:
     """The teacher's static network, which learns nothing."""
     names = found.meta["categories"]
+    if found.meta.get("static"):  # a tuned subnet: the space is that arch alone
+        recipe = replace(recipe, space=recipe.space.only(Arch.of(found.meta["space"])))
     nets.check_space(recipe, found, path)
     net, _ = nets.load(recipe, found, names, 0, to_train=False, where=path)
     static: nn.Module = subnet(net, recipe.space.named(arch), nets.sized(recipe, names))

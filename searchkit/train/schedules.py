@@ -1,14 +1,15 @@
-"""Learning rates as functions of progress, so that a resumed run needs no state for them."""
+"""Learning rates, and other numbers, as functions of progress, so that a resumed run needs no state for them."""
 
 from __future__ import annotations
 
 import bisect
-import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
 
-SCHEDULES = ("constant", "step", "cosine", "one_cycle")
+from searchkit.space.strategy import boundary_faults
+
+SCHEDULES = ("constant", "step", "linear", "cosine", "one_cycle")
 
 
 def factor(
@@ -25,9 +26,9 @@ def factor(
     """What the learning rate is multiplied by at a step (the first is 0).
 
     Linear warm-up from `warmup_factor` over `warmup_steps`; then `constant`; `step`: times `gamma` at each milestone (a
-    fraction of all steps); `cosine`: half a cosine from 1 to `floor` (Loshchilov & Hutter, "SGDR", ICLR 2017);
-    `one_cycle`: cosine up from 0.04 over the first 30 % and down to `floor` (Smith & Topin, "Super-Convergence", 2018;
-    the warm-up keys are not used).
+    fraction of all steps); `linear`: straight from 1 to `floor`; `cosine`: half a cosine from 1 to `floor` (Loshchilov
+    & Hutter, "SGDR", ICLR 2017); `one_cycle`: cosine up from 0.04 over the first 30 % and down to `floor` (Smith &
+    Topin, "Super-Convergence", 2018; the warm-up keys are not used).
     """
     done = step / max(1, steps)
     if name == "one_cycle":
@@ -40,6 +41,8 @@ def factor(
         warm = warmup_factor + (1 - warmup_factor) * step / warmup_steps
     if name == "step":
         return float(warm * gamma ** bisect.bisect_right(milestones, done))
+    if name == "linear":
+        return warm * (floor + (1 - floor) * (1 - done))
     if name == "cosine":
         return warm * (floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2)
     return warm
@@ -56,23 +59,7 @@ def scaled_lr(lr: float, policy: str, batch: int, base_batch: int) -> float:
 
 def check_schedule(spec: object) -> list[str]:
     """What is wrong with `{boundary: [1, 81], value: [a, b]}`; nothing for anything else."""
-    if not isinstance(spec, Mapping):
-        return []
-    if set(spec) != {"boundary", "value"}:
-        return [f"a schedule has the keys boundary and value, not {', '.join(map(str, spec)) or 'none'}"]
-    boundary, value = spec["boundary"], spec["value"]
-    if not all(isinstance(part, list | tuple) and part for part in (boundary, value)):
-        return [f"boundary and value of a schedule must be lists, not {boundary!r} and {value!r}"]
-    wrong = []
-    if len(boundary) != len(value):
-        wrong.append(f"boundary and value must be of one length, but have {len(boundary)} and {len(value)}")
-    if any(isinstance(b, bool) or not isinstance(b, int) for b in boundary):
-        return [*wrong, f"boundary must be epochs, whole numbers from 1 on, not {list(boundary)}"]
-    if boundary[0] != 1:
-        wrong.append(f"boundary must start at epoch 1, not {boundary[0]}")
-    if any(b <= a for a, b in itertools.pairwise(boundary)):
-        wrong.append(f"boundary must ascend, but is {list(boundary)}")
-    return wrong
+    return boundary_faults(spec) if isinstance(spec, Mapping) else []
 
 
 def value_at(spec: Any, epoch: int) -> Any:

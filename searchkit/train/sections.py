@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,16 +18,26 @@ from searchkit.train.schedules import check_schedule
 Scheduled = Any  # a number, or {boundary: [1, 81], value: [0, 1]}: the number from each of these epochs (from 1) on
 
 
-def _check_scheduled(section: Any, *names: str) -> None:
-    """Raises UsageError with all that is wrong with numbers that may have a schedule."""
+_LIMITS: dict[str, tuple[str, Callable[[float], bool]]] = {  # of numbers that may have a schedule
+    "weight": ("of at least 0", lambda v: v >= 0),
+    "label_weight": ("of at least 0", lambda v: v >= 0),
+    "temperature": ("above 0", lambda v: v > 0),
+    "label_smoothing": ("from 0 to 1", lambda v: 0 <= v <= 1),
+}
+
+
+def _check_scheduled(given: Mapping[str, Any]) -> None:
+    """Raises UsageError with all that is wrong with numbers that may have a schedule, by name."""
     wrong = []
-    for name in names:
-        spec = getattr(section, name)
-        values = spec.get("value", ()) if isinstance(spec, Mapping) else [spec]
-        wrong += [f"{name}: {what}" for what in check_schedule(spec)] if isinstance(spec, Mapping) else []
-        listed = values if isinstance(values, list | tuple) else [values]
-        bad = [v for v in listed if isinstance(v, bool) or not isinstance(v, int | float) or v < 0]
-        wrong += [f"{name} must be a number of at least 0, or {{boundary, value}}, not {v!r}" for v in bad]
+    for name, spec in given.items():
+        if faults := check_schedule(spec):
+            wrong += [f"{name}: {what}" for what in faults]
+            continue
+        text, holds = _LIMITS.get(name, ("", math.isfinite))
+        what = " ".join(("a number", text)).strip()
+        for v in spec["value"] if isinstance(spec, Mapping) else [spec]:
+            if isinstance(v, bool) or not isinstance(v, int | float) or not holds(v):
+                wrong.append(f"{name} must be {what}, or {{boundary, value}}, not {v!r}")
     if wrong:
         raise UsageError("; ".join(wrong))
 
@@ -116,7 +127,7 @@ class Distill:
 
     def __post_init__(self) -> None:
         given = ("weight", "temperature") + (() if self.label_weight is None else ("label_weight",))
-        _check_scheduled(self, *given)
+        _check_scheduled({name: getattr(self, name) for name in given})
         if (self.config is None) != (self.checkpoint is None):
             raise UsageError("a teacher needs both config and checkpoint; without both the largest arch is the teacher")
 
@@ -140,10 +151,10 @@ class Optimisation:
     nesterov: bool = False
     weight_decay: float = 1e-4
     norm_weight_decay: float = 0.0  # of norms and biases
-    schedule: Literal["constant", "step", "cosine", "one_cycle"] = "step"
+    schedule: Literal["constant", "step", "linear", "cosine", "one_cycle"] = "step"
     milestones: tuple[float, ...] = (0.75, 0.92)  # of `step`, as fractions of all steps
     gamma: float = 0.1  # of `step`: factor at each milestone
-    floor: float = 0.0  # of `cosine` and `one_cycle`, as a fraction of lr
+    floor: float = 0.0  # of `linear`, `cosine` and `one_cycle`, as a fraction of lr
     warmup_steps: int = 0  # linear, from warmup_factor; not with one_cycle
     warmup_factor: float = 0.001
     clip_norm: float | None = None  # largest norm of the gradient
@@ -158,15 +169,10 @@ class Optimisation:
         least = {"batch_size": 1, "base_batch": 1, "steps": 1, "warmup_steps": 0, "checkpoint_steps": 1, "momentum": 0}
         _require(self, least, ("epochs", "lr", "clip_norm", "checkpoint_minutes"))
         given = {} if self.loss_weights is None else self.loss_weights
-        if not isinstance(given, Mapping) or any(isinstance(v, bool) for v in given.values()):
+        if not isinstance(given, Mapping):
             raise UsageError(f"loss_weights must be a mapping of names to numbers, not {given!r}")
-        for name, value in given.items():
-            if not isinstance(value, int | float):
-                if not isinstance(value, Mapping):
-                    raise UsageError(f"loss_weights must be a mapping of names to numbers, not {given!r}")
-                if faults := check_schedule(value):
-                    raise UsageError("; ".join(f"loss_weights.{name}: {what}" for what in faults))
-        _check_scheduled(self, "label_smoothing")
+        weights = {f"loss_weights.{name}": value for name, value in given.items()}
+        _check_scheduled({**weights, "label_smoothing": self.label_smoothing})
 
     def total_steps(self, images: int, world: int) -> int:
         """Optimiser steps of the whole training."""
@@ -200,8 +206,8 @@ class Train(Optimisation):
         if self.macs_bins is not None and self.policy != "single_path":
             raise UsageError(f"macs_bins is of policy single_path, but policy is {self.policy}")
         if self.distill and self.distill.in_place:
-            visits = self.policy == "sandwich" and (not self.sample_strategy or "max" in self.sample_strategy)
-            if not visits:
+            words = self.sample_strategy or ("max",)
+            if self.policy != "sandwich" or not {"max", "MAX"} & {*words}:
                 raise UsageError(
                     "distill without a teacher needs the largest arch in every step: policy sandwich, whose "
                     "sample_strategy, if given, has max"

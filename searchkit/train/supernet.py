@@ -89,6 +89,7 @@ def _train(
     bench = open_bench(recipe, "val", device, seed) if ranks.first and recipe.data.val else None
     if bench:
         task.same_classes(data, bench.evaluated)
+        task.check_metric(o.best_metric, bench.evaluated)
     every = round(o.eval_epochs * images / batch) if o.eval_epochs else steps
     skipped: Counter[str] = Counter()
     scales = o.scales or recipe.scales
