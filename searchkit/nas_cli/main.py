@@ -18,10 +18,13 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "train": ("train", "Train a supernet."),
     "test": ("test", "Score subnets with the supernet's weights."),
     "finetune": ("test", "Tune subnets from the supernet's weights, and score them."),
+    "search": ("search", "Search for the best subnets, with warm workers."),
+    "trust": ("trust", "How well the supernet's scores rank subnets that are trained on their own."),
     "extract": ("extract", "Make a subnet an ordinary model, with a proof that it is the same."),
-    "predict": ("predict", "Draw a model's boxes on images."),
+    "predict": ("predict", "Draw what a model finds on images: boxes, or classes."),
     "data": ("data", "Make toy data in COCO's format."),
 }
+HIDDEN: Mapping[str, tuple[str, str]] = {"score": ("score", "The worker that search starts.")}
 
 
 class Verbs(click.Group):
@@ -31,11 +34,10 @@ class Verbs(click.Group):
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in VERBS:
+        found = VERBS.get(name) or HIDDEN.get(name)
+        if found is None:
             return None
-        command: click.Command = getattr(
-            importlib.import_module(f"searchkit.nas_cli.{VERBS[name][0]}"), f"{name}_command"
-        )
+        command: click.Command = getattr(importlib.import_module(f"searchkit.nas_cli.{found[0]}"), f"{name}_command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -45,7 +47,7 @@ class Verbs(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         from searchkit.errors import did_you_mean
 
-        if args and args[0] not in VERBS and not args[0].startswith("-"):
+        if args and args[0] not in VERBS and args[0] not in HIDDEN and not args[0].startswith("-"):
             raise click.UsageError(f"No verb {args[0]!r}{did_you_mean(args[0], tuple(VERBS))}.", ctx)
         return super().resolve_command(ctx, args)
 
