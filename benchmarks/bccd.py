@@ -4,7 +4,8 @@
 
 BCCD has images/ and annotations/instances_{train,val,test}.json. Choices are made on `val`; the picked subnet is tuned
 on train and val, and scored once on `test`. Run again, it goes on where it was. Two seeds run beside each other on two
-cores (OMP_NUM_THREADS=1).
+cores (OMP_NUM_THREADS=1). With `--search 48` it ends after the supernet: as many archs picked by rules, and found by
+NSGA-II (half of them at each input shape), their fronts of AP and MACs side by side.
 """
 
 from __future__ import annotations
@@ -112,6 +113,35 @@ def run(work: Path, seed: int) -> None:
     verb(work, "predict", "model", *images, "--out", "boxes")
 
 
+def search(work: Path, seed: int, n: int) -> None:
+    """The front of archs picked by rules, and that of a search with as many evaluations."""
+    from searchkit.algorithms.pareto import front, hypervolume
+    from searchkit.train import config
+
+    s, checkpoint = ("--seed", str(seed)), ("--checkpoint", "work/latest.pth")
+    verb(work, "train", CONFIG, "--work-dir", "work", *s)
+    verb(work, "flops", CONFIG, "--out", "flops.jsonl")
+    rules = work / "pick.yaml"
+    rules.write_text((HERE / "pick.yaml").read_text().replace("value: 6", f"value: {n // 4}"))
+    verb(work, "select", "flops.jsonl", "--rules", str(rules), "--out", f"picked{n}.jsonl", *s)
+    verb(work, "test", CONFIG, *checkpoint, "--archs", f"picked{n}.jsonl", "--out", f"tested{n}.jsonl", *s)
+    found = []
+    for h, w in config.load(CONFIG).scales:  # type: ignore[misc]
+        folder = f"search{n}-{h}"
+        how = ("--algorithm", "nsga2", "--population", "8", "--evaluations", str(n // 2), "--input", f"{h},{w}")
+        verb(work, "search", CONFIG, *checkpoint, *how, "--work-dir", folder, *s)
+        found += records(work / folder / "results.jsonl")
+    most = max(r["overhead"]["flops"] for r in records(work / "flops.jsonl"))
+    print("\n| | evaluations | best AP | on the front | hypervolume |\n| --- | ---: | ---: | ---: | ---: |")
+    for name, rows in (("rules", records(work / f"tested{n}.jsonl")), ("NSGA-II", found)):
+        scores = [(r["metric"]["direct"]["bccd_bbox_mAP"], r["overhead"]["flops"] / most) for r in rows]
+        volume = hypervolume(scores, (0.5, 1.0), ("max", "min"))
+        on = front(scores, ("max", "min"))
+        print(f"| {name} | {len(rows)} | {max(ap for ap, _ in scores):.3f} | {len(on)} | {volume:.4f} |")
+        for i in sorted(on, key=lambda i: scores[i][1]):
+            print(f"    {rows[i]['overhead']['flops'] / 1e9:.2f} GMACs  AP {scores[i][0]:.3f}")
+
+
 def test_images() -> list[dict]:
     path = Path(os.environ["BCCD"]) / "annotations" / "instances_test.json"
     images: list[dict] = json.loads(path.read_text())["images"]
@@ -167,8 +197,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--search", type=int, metavar="N", help="evaluations; a multiple of 4")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
+    if args.search:
+        search(args.work.resolve(), args.seed, args.search)
+        return
     run(args.work.resolve(), args.seed)
     table(args.work.resolve())
 
