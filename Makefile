@@ -61,7 +61,9 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/price.py
 	$(BIN)/python benchmarks/supernet.py
 	$(BIN)/python benchmarks/loader.py
+	$(BIN)/python benchmarks/label_loader.py
 	$(BIN)/python benchmarks/sweep.py
+	$(BIN)/python benchmarks/search.py
 
 clean:
 	rm -rf .demo .bench build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

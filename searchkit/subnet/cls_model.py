@@ -16,6 +16,7 @@ from searchkit.subnet import emit
 from searchkit.train.classification import size_of as height_width
 
 KIND = "Image classifier"
+COUNTED_ON: dict[str, int] = {}  # what its cost is stated for, beside the input's shape
 TRUNK = "the network"  # what `trunk` is
 
 

@@ -18,6 +18,7 @@ from searchkit.subnet import emit
 
 KIND = "Faster R-CNN"
 PROOF_BOXES = 1000  # what the RoI head's cost is stated for
+COUNTED_ON = {"boxes": PROOF_BOXES}
 TRUNK = "backbone and FPN"  # what `trunk` is
 
 

@@ -192,7 +192,7 @@ def costs(source: Source, recipe: Recipe, plain: Any, arch: Arch, shape: InputSh
         "params": closed.params,
         "params_counted": params,
         "input_shape": shape,
-        **({"boxes": det_model.PROOF_BOXES} if recipe.task == "det" else {}),
+        **FORMS[recipe.task].COUNTED_ON,
     }
 
 

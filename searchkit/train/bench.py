@@ -34,7 +34,7 @@ class Batches:
         if not self.keep:
             found: Iterable[Any] = self.task.eval_batches(self.data, self.batch_size, self.workers, shape)
             return found
-        key = shape if self.task is tasks.MODULES["cls"] else None  # a detector resizes its images itself
+        key = self.task.kept_shape(shape)
         if key not in self.kept:
             self.kept[key] = [*self.task.eval_batches(self.data, self.batch_size, 0, shape)]
         return self.kept[key]
@@ -81,13 +81,12 @@ class Bench:
     def protocol(self, shape: InputShape, calibrated: bool) -> dict[str, Any]:
         """How a score is measured, apart from the weights: plain data that is kept with the number."""
         test, task = self.recipe.test, tasks.of(self.recipe)
-        edge = {"max_edge": self.recipe.data.max_edge} if self.recipe.task == "det" else {}
         return {
             "data": self.digest,
             "split": self.split,
             "images": task.count(self.evaluated),
             "input_shape": shape if isinstance(shape, int) else list(shape),
-            **edge,
+            **task.protocol(self.recipe.data),
             "batch_size": test.batch_size,
             "precision": self.recipe.train.precision,
             "calibration_images": len(self.calibration.ids) if calibrated else 0,

@@ -106,6 +106,21 @@ def eval_batches(data: LabelSet, batch_size: int, workers: int, shape: InputShap
     return label_loader.eval_batches(data, batch_size, size_of(shape), workers=workers)
 
 
+def kept_shape(shape: InputShape) -> InputShape:
+    """The input shape for which decoded images are kept: they are made for it."""
+    return shape
+
+
+def protocol(section: LabelData) -> dict[str, Any]:
+    """What of the data's section decides a score."""
+    return {}
+
+
+def build_options(section: LabelData) -> dict[str, Any]:
+    """What of the data's section a network is built with."""
+    return {}
+
+
 def images_of(batch: Any) -> Tensor:
     """The images of an evaluation batch."""
     images: Tensor = batch[0]

@@ -81,6 +81,20 @@ def eval_batches(data: CocoSet, batch_size: int, workers: int, shape: InputShape
     return loader.eval_loader(data, batch_size, workers)
 
 
+def kept_shape(shape: InputShape) -> None:
+    """The input shape for which decoded images are kept: they serve all, since the network resizes them."""
+
+
+def protocol(section: Data) -> dict[str, Any]:
+    """What of the data's section decides a score."""
+    return {"max_edge": section.max_edge}
+
+
+def build_options(section: Data) -> dict[str, Any]:
+    """What of the data's section a network is built with."""
+    return {"max_size": section.max_edge}
+
+
 def images_of(batch: Any) -> list[Tensor]:
     """The images of an evaluation batch."""
     return list(batch[0])

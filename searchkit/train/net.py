@@ -62,7 +62,7 @@ def build_at(recipe: Recipe, config: NetConfig, arch: Arch, seed: int, held: Hel
 
     held: the choices of a supernet's space; None: a static network, see searchkit.models.elastic.make_backbone.
     """
-    options = {"max_size": recipe.data.max_edge} if recipe.task == "det" else {}
+    options = tasks.of(recipe).build_options(recipe.data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return network.build(config, arch, held, **options)
