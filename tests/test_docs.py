@@ -187,7 +187,7 @@ def test_every_block_runs(path: Path, tmp_path: Path) -> None:
 def test_there_are_documents_and_blocks() -> None:
     names = {path.name for path in DOCS}
     wanted = ["README", "quickstart", "concepts", "files", "config", "contract", "cli", "architecture", "gml"]
-    wanted += ["supernets", "nas-config", "backbone", "gaia"]
+    wanted += ["supernets", "nas-config", "backbone", "gaia", "classification", "nas-search", "spaces"]
     assert {f"{name}.md" for name in wanted} <= names
     for path in DOCS:
         found = blocks(path.read_text(encoding="utf-8"))

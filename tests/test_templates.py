@@ -34,8 +34,8 @@ RECIPES = {
 
 SEARCHES = {"hpo/search": "config.yaml"}  # those whose jobs come one after the other
 
-# Those of search-nas, with their main config; tests/test_det_template.py runs them.
-STAGED = {"det": "tsas.yaml"}
+# Those of search-nas, with their main config; tests/test_det_template.py and test_cls_template.py run them.
+STAGED = {"cls": "spos.yaml", "det": "tsas.yaml"}
 
 
 def read(name: str, file: str = "") -> str:

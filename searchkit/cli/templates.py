@@ -8,7 +8,7 @@ import shutil
 from searchkit import fsio
 from searchkit.errors import ConflictError, NotFoundError, StorageError, did_you_mean
 
-CONFIGS = ("config.yaml", "tsas.yaml")  # the main config of a recipe: of one task, or of stages
+CONFIGS = ("config.yaml", "tsas.yaml", "spos.yaml")  # the main config of a recipe: of one task, or of stages
 
 
 def template_root() -> str:

@@ -25,8 +25,8 @@ class ClassifierConfig:
     "package.module:Class"; see DetectorConfig. Its last feature is classified.
     """
 
-    num_classes: int
-    backbone: str = "resnet"
+    num_classes: int  # left out: as many as the data has
+    backbone: str = "resnet"  # see space, or your own class as path/to/file.py:Class
     backbone_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     dropout: float = 0.0  # in front of the last layer, while training
     image_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of values in 0..1
