@@ -72,6 +72,18 @@ def test_no_arch_is_scored_twice_and_all_keep_to_the_constraints(trained: Traine
     assert [job["status"] for job in jobs] == ["finished"] * N
 
 
+def test_the_input_shape_is_a_choice_where_there_are_several(trained: Trained, tmp_path: Path) -> None:
+    how = ("--algorithm", "random", "--evaluations", "8", "--input", "all", "--constraint", "macs <= 29.5M")
+    good("search", trained.config, "--checkpoint", trained.checkpoint, *how, "--work-dir", tmp_path / "search")
+    records = lines(tmp_path / "search/results.jsonl")
+    assert {record["data"]["input_shape"] for record in records} == {48, 64}
+    assert len({json.dumps([record["arch"], record["data"]]) for record in records}) == len(records) == 8
+    bare = [{"arch": record["arch"], "data": record["data"]} for record in records]
+    archs = nas.archs_file(tmp_path / "archs.jsonl", bare)
+    good("test", trained.config, "--checkpoint", trained.checkpoint, "--archs", archs, "--out", tmp_path / "o.jsonl")
+    assert lines(tmp_path / "o.jsonl") == records and all(r["overhead"]["flops"] <= 29.5e6 for r in records)
+
+
 def test_its_scores_are_those_of_the_verb_test(trained: Trained, unbroken: Path, tmp_path: Path) -> None:
     records = lines(unbroken / "search/results.jsonl")
     bare = [{"arch": record["arch"], "data": record["data"]} for record in records]

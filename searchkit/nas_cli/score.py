@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from searchkit import console
+from searchkit import console, modelspace
 from searchkit.errors import SearchkitError, UsageError
 from searchkit.nas_cli.options import say
 
@@ -72,19 +72,21 @@ def opened(plan: Any, here: Any, results_path: str) -> Callable[[Any], dict[str,
     results.mirror = None  # each trial has a callback folder of its own; the search's own job mirrors them all
     results.keep_calibration(session.bench.calibration)
     tail = Tail(results_path)
-    empty = {"arch": {}, "data": {"input_shape": plan.shape}}
-    protocol = sweep.tune_protocol(session, empty) if proxy else sweep.test_protocol(session, empty, True)
-    _check_protocols(results.records.values(), tag, protocol)
+    protocols = {}
+    for shape in plan.input_shapes:
+        empty = {"arch": {}, "data": {"input_shape": search.plain(shape)}}
+        protocols[shape] = sweep.tune_protocol(session, empty) if proxy else sweep.test_protocol(session, empty, True)
+    _check_protocols(results.records.values(), tag, protocols)
     plans = price.plans_of(session.config, recipe.space.maximum())  # once: it builds a backbone
 
     def score(trial: Any) -> dict[str, Any]:
-        arch = recipe.space.arch_of(trial.params)
-        cost = price.price(plans, session.config.heads, arch, plan.input_shape)
+        shape, arch = plan.shape_of(trial.params), _arch(recipe, trial.params)
+        cost = price.price(plans, session.config.heads, arch, shape)
         overhead = {"flops": cost.flops, "params": cost.params, "convention": "macs"}
-        record = {"arch": arch.nested(), "data": {"input_shape": plan.shape}, "overhead": overhead}
+        record = {"arch": arch.nested(), "data": {"input_shape": search.plain(shape)}, "overhead": overhead}
         for other in tail.new():  # another worker may have scored it, and died before it said so
             results.records[key_of(other, tag)] = other
-        found = results.find({"arch": record["arch"], "protocol": {tag: protocol}})
+        found = results.find({"arch": record["arch"], "protocol": {tag: protocols[shape]}})
         if found is None:
             with memory_advice(verb):
                 if proxy:
@@ -115,6 +117,13 @@ def _tuned(session: Any, record: dict[str, Any], arch: Any, trial: Any) -> dict[
     return tuned
 
 
+def _arch(recipe: Any, values: Mapping[str, Any]) -> Any:
+    """The arch of a trial's values, of which one may be the input's shape."""
+    from searchkit.subnet.search import INPUT
+
+    return recipe.space.arch_of({name: value for name, value in values.items() if name != INPUT})
+
+
 def _discard(folder: str) -> None:
     """A thousand checkpoints of subnets would fill the disk; the record is on it already."""
     from searchkit.train.checkpoint import LATEST
@@ -123,10 +132,12 @@ def _discard(folder: str) -> None:
         os.unlink(os.path.join(folder, LATEST))
 
 
-def _check_protocols(records: Any, tag: str, protocol: Mapping[str, Any]) -> None:
+def _check_protocols(records: Any, tag: str, protocols: Mapping[Any, Mapping[str, Any]]) -> None:
     """Raises UsageError where records were measured in another way: their scores can't be compared."""
     for record in records:
         other = record.get("protocol", {}).get(tag, {})
+        shape = modelspace.edge(record.get("data", {}).get("input_shape", 0))
+        protocol = protocols.get(shape, next(iter(protocols.values())))
         names = [k for k in dict.fromkeys((*other, *protocol)) if other.get(k) != protocol.get(k)]
         if names:
             found = ", ".join(f"{k}: {other.get(k)} there, {protocol.get(k)} now" for k in names)
@@ -154,12 +165,12 @@ def measures(path: str, names: list[str]) -> Callable[[Mapping[str, Any]], dict[
         os.chdir(before)
 
     def measure(values: Mapping[str, Any]) -> dict[str, float]:
-        arch = recipe.space.arch_of(values)
+        shape, arch = plan.shape_of(values), _arch(recipe, values)
         macs = params = 0
         if plans is not None and heads is not None:
-            cost = price(plans, heads, arch, plan.input_shape)
+            cost = price(plans, heads, arch, shape)
             macs, params = cost.flops, cost.params
-        facts = search.facts_of(arch, plan.shape, macs, params)
+        facts = search.facts_of(arch, search.plain(shape), macs, params)
         return {name: facts[name] for name in names}
 
     return measure

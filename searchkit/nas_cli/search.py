@@ -48,7 +48,13 @@ FRONT, BEST, PICTURE = "front.jsonl", "best.jsonl", "front.png"
     help="A metric (bbox_mAP, top1 …), macs, params, or a name of the records.  [default: the metric; nsga2: and macs]",
 )
 @click.option("--constraint", "constraints", multiple=True, metavar="EXPR", help='Such as "macs <= 300M".')
-@click.option("--input", "shape", metavar="S|H,W", help="Input shape.  [default: the first of the space]")
+@click.option(
+    "--input",
+    "shapes",
+    multiple=True,
+    metavar="S|H,W",
+    help="Input shape; several, or `all` of the space, are searched, too.  [default: the first of the space]",
+)
 @click.option("--split", type=click.Choice(["val", "test", "train"]), help="[default: test.split of the config]")
 @click.option("--proxy-epochs", type=float, metavar="E", help="Tune each subnet so long before it is scored.")
 @click.option("--proxy-steps", type=click.IntRange(1), metavar="N", help="The same, in steps.")
@@ -67,7 +73,7 @@ def search_command(
     mutation: float | None,
     wanted: tuple[str, ...],
     constraints: tuple[str, ...],
-    shape: str | None,
+    shapes: tuple[str, ...],
     split: str | None,
     proxy_epochs: float | None,
     proxy_steps: int | None,
@@ -101,7 +107,9 @@ def search_command(
     recipe = configs.load(config, overrides)
     given = {"population": population, "top_k": top_k, "mutation": mutation}
     tag = search.PROXY if proxy_epochs or proxy_steps else search.DIRECT
-    plan = _plan(recipe, checkpoint, algorithm, given, wanted, constraints, shape, split, seed_of(seed), tag, overrides)
+    plan = _plan(
+        recipe, checkpoint, algorithm, given, wanted, constraints, shapes, split, seed_of(seed), tag, overrides
+    )
     plan = search.with_enqueued(plan, recipe, _records(enqueue))
     width, argv = _width(workers, gpus, device)
     here = search.Here(os.path.abspath(config), os.path.abspath(checkpoint), os.getcwd(), device, _job_gpus(gpus))
@@ -143,7 +151,7 @@ def _plan(
     given: Mapping[str, Any],
     wanted: Sequence[str],
     constraints: tuple[str, ...],
-    shape: str | None,
+    shapes: tuple[str, ...],
     split: str | None,
     seed: int,
     tag: str,
@@ -162,11 +170,11 @@ def _plan(
     options = {names[key]: value for key, value in {**defaults, **chosen}.items()}
     if options.get("top_k", 1) > options.get("population", 1):
         raise UsageError(f"--top-k must be at most --population ({options['population']}), not {options['top_k']}")
-    input_shape = recipe.scales[0] if shape is None else _shape(shape)
+    input_shapes = _shapes(shapes, recipe)
     knobs = [knob.name for knob in recipe.space.knobs()]
     if not knobs:
         raise UsageError("the space has one architecture: there is nothing to search", "Widen space: of the config")
-    plain = input_shape if isinstance(input_shape, int) else list(input_shape)
+    plain = search.plain(input_shapes[0])
     metrics = search.metrics_of(recipe)
     objectives = search.objectives(wanted, algorithm, metrics, search.sample_record(recipe, tag, plain, metrics))
     search.numeric(constraints, knobs, recipe.space, plain)
@@ -182,7 +190,7 @@ def _plan(
         options,
         tuple(objectives),
         constraints,
-        input_shape,
+        input_shapes,
         where,
         seed,
         tag,
@@ -207,6 +215,14 @@ def _check_data(recipe: Any, name: str) -> None:
         file, hash_sign, _ = path.rpartition("#")  # a part of a file: data.npz#train
         if not os.path.exists(path) and not (hash_sign and os.path.exists(file)):
             raise UsageError(f"{key}: there is no {path}", "Paths in a config begin in the current folder")
+
+
+def _shapes(texts: Sequence[str], recipe: Any) -> tuple[Any, ...]:
+    """The input shapes that --input names."""
+    found = recipe.scales if "all" in texts else tuple(map(_shape, texts)) or recipe.scales[:1]
+    if len({isinstance(shape, int) for shape in found}) > 1:
+        raise UsageError("--input must name short edges alone, or H,W alone", "Constraints must fit all of them")
+    return tuple(dict.fromkeys(found))
 
 
 def _shape(text: str) -> Any:

@@ -146,11 +146,15 @@ def print_front(standing: Standing, rows: Sequence[int], space: Space) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
+    several = len({str(record["data"]["input_shape"]) for record in standing.records}) > 1
+    if several:
+        table.add_column("input", justify="right", no_wrap=True)
     table.add_column("arch", no_wrap=True, overflow="ellipsis")
     for i in rows[:ROWS]:
         record = standing.records[i]
         values = [number(name, value_of(record, name, standing.tag)) for name in names]
-        table.add_row(*values, short(Arch.of(record["arch"]), space))
+        shape = [str(record["data"]["input_shape"])] if several else []
+        table.add_row(*values, *shape, short(Arch.of(record["arch"]), space))
     # Wide enough for all in a pipe: a machine cuts no columns.
     Console(width=None if sys.stdout.isatty() else 240).print(table)
     if len(rows) > ROWS:

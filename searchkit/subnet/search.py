@@ -31,6 +31,7 @@ Record = dict[str, Any]
 DIRECT, PROXY = "direct", "proxy"  # tags of scores with the supernet's weights, and after a short tuning
 COSTS = {"macs": "overhead.flops", "params": "overhead.params"}  # short names of what a record holds
 PLAN, CONFIG, RESULTS, LOG = "search.json", "search.yaml", "results.jsonl", "search.log"
+INPUT = "input_shape"  # the argument of the suite, where there are several
 TASK = "search"  # of the suite
 MEASURES = "searchkit.nas_cli.score:measures"  # what constraints may name beside the knobs
 SECTIONS = ("model", "space", "data", "test", "finetune")  # of a config; finetune counts in proxy mode alone
@@ -56,23 +57,23 @@ class Plan:
     options: Mapping[str, Any]  # of the suite's sampler
     objectives: tuple[tuple[str, str], ...]  # (name, max or min)
     constraints: tuple[str, ...]
-    input_shape: InputShape
+    input_shapes: tuple[InputShape, ...]  # several: one of them is a choice of the search, as those of the space are
     split: str
     seed: int
     tag: str
     overrides: tuple[str, ...]  # section.key=value
     checkpoint: str  # sha256
     sections: Mapping[str, str]  # of the config, by digest
-    enqueue: tuple[Mapping[str, int], ...] = ()  # knob values
+    enqueue: tuple[Mapping[str, Any], ...] = ()  # knob values
 
     @property
     def wanted(self) -> tuple[Objective, ...]:
         return tuple(Objective(name, mode) for name, mode in self.objectives)
 
-    @property
-    def shape(self) -> Any:
-        """The input shape as records have it."""
-        return self.input_shape if isinstance(self.input_shape, int) else list(self.input_shape)
+    def shape_of(self, values: Mapping[str, Any]) -> InputShape:
+        """The input shape of a trial's values."""
+        wanted = str(values.get(INPUT, shape_text(self.input_shapes[0])))
+        return next(shape for shape in self.input_shapes if shape_text(shape) == wanted)
 
     def data(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -82,10 +83,10 @@ class Plan:
     @staticmethod
     def of(data: Mapping[str, Any]) -> Plan:
         """From `data`."""
-        shape = modelspace.edge(data["input_shape"])
+        shapes = tuple(map(modelspace.edge, data["input_shapes"]))
         objectives = tuple((name, mode) for name, mode in data["objectives"])
         lists = {key: tuple(data[key]) for key in ("constraints", "overrides", "enqueue")}
-        return Plan(**{**data, **lists, "objectives": objectives, "input_shape": shape})
+        return Plan(**{**data, **lists, "objectives": objectives, "input_shapes": shapes})
 
 
 def digests(recipe: Recipe, proxy: bool) -> dict[str, str]:
@@ -156,6 +157,16 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def plain(shape: InputShape) -> Any:
+    """An input shape as records have it."""
+    return shape if isinstance(shape, int) else list(shape)
+
+
+def shape_text(shape: InputShape) -> str:
+    """An input shape as a value of INPUT: 480, or 480x640."""
+    return str(shape) if isinstance(shape, int) else "x".join(map(str, shape))
+
+
 def sample_record(recipe: Recipe, plan_tag: str, shape: Any, metrics: Sequence[str]) -> Record:
     """A record with every name that those of a search hold; its numbers stand for nothing."""
     names = {prefixed(recipe, name): 0.0 for name in metrics}
@@ -177,7 +188,14 @@ def with_enqueued(plan: Plan, recipe: Recipe, records: Sequence[Mapping[str, Any
             arch = Arch.of(record.get("arch") or {})
             if wrong := recipe.space.faults(arch):
                 raise UsageError("; ".join(wrong))
-            points.append(recipe.space.values_of(arch))
+            point: dict[str, Any] = dict(recipe.space.values_of(arch))
+            if len(plan.input_shapes) > 1:
+                shape = record.get("data", {}).get("input_shape")
+                shape = plan.input_shapes[0] if shape is None else modelspace.edge(shape)
+                if shape not in plan.input_shapes:
+                    raise UsageError(f"its input shape {shape_text(shape)} is not one of the search")
+                point[INPUT] = shape_text(shape)
+            points.append(point)
         except UsageError as e:
             raise UsageError(f"--enqueue: record {i}: {e.message}", e.hint) from e
     unique = {json.dumps(point, sort_keys=True): point for point in points}
@@ -252,12 +270,14 @@ def document(plan: Plan, space: Space, folder: str, python: str) -> str:
         if knob.when is not None:
             arg["when"] = f"{knob.when[0]} > {knob.when[1]}"
         args.append(arg)
+    if len(plan.input_shapes) > 1:
+        args.append({"type": "Categorical", "name": INPUT, "value": list(map(shape_text, plan.input_shapes))})
     path = os.path.join(folder, PLAN)
     task: dict[str, Any] = {
         "template": [_plain(python), "-m", "searchkit.nas_cli", "score", _plain(path)],
         "search_args": args,
     }
-    texts, names = numeric(plan.constraints, [arg["name"] for arg in args], space, plan.shape)
+    texts, names = numeric(plan.constraints, [arg["name"] for arg in args], space, plain(plan.input_shapes[0]))
     if texts:
         task["constraints"] = texts
     if names:
