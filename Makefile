@@ -4,7 +4,7 @@
 #   make test   runs the checks and the tests
 
 PYTHON ?= python3
-PYTEST_ARGS ?= -n 2 --dist loadfile
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 VENV  := .venv
 BIN   := $(VENV)/bin

@@ -5,7 +5,7 @@
 BCCD has images/ and annotations/instances_{train,val,test}.json. Choices are made on `val`; the picked subnet is tuned
 on train and val, and scored once on `test`. Run again, it goes on where it was. Two seeds run beside each other on two
 cores (OMP_NUM_THREADS=1). With `--search 48` it ends after the supernet: as many archs picked by rules, and found by
-NSGA-II (half of them at each input shape), their fronts of AP and MACs side by side.
+NSGA-II, their fronts of AP and MACs side by side.
 """
 
 from __future__ import annotations
@@ -116,7 +116,6 @@ def run(work: Path, seed: int) -> None:
 def search(work: Path, seed: int, n: int) -> None:
     """The front of archs picked by rules, and that of a search with as many evaluations."""
     from searchkit.algorithms.pareto import front, hypervolume
-    from searchkit.train import config
 
     s, checkpoint = ("--seed", str(seed)), ("--checkpoint", "work/latest.pth")
     verb(work, "train", CONFIG, "--work-dir", "work", *s)
@@ -125,12 +124,9 @@ def search(work: Path, seed: int, n: int) -> None:
     rules.write_text((HERE / "pick.yaml").read_text().replace("value: 6", f"value: {n // 4}"))
     verb(work, "select", "flops.jsonl", "--rules", str(rules), "--out", f"picked{n}.jsonl", *s)
     verb(work, "test", CONFIG, *checkpoint, "--archs", f"picked{n}.jsonl", "--out", f"tested{n}.jsonl", *s)
-    found = []
-    for h, w in config.load(CONFIG).scales:  # type: ignore[misc]
-        folder = f"search{n}-{h}"
-        how = ("--algorithm", "nsga2", "--population", "8", "--evaluations", str(n // 2), "--input", f"{h},{w}")
-        verb(work, "search", CONFIG, *checkpoint, *how, "--work-dir", folder, *s)
-        found += records(work / folder / "results.jsonl")
+    how = ("--algorithm", "nsga2", "--population", "12", "--evaluations", str(n), "--input", "all")
+    verb(work, "search", CONFIG, *checkpoint, *how, "--work-dir", f"search{n}", *s)
+    found = records(work / f"search{n}" / "results.jsonl")
     most = max(r["overhead"]["flops"] for r in records(work / "flops.jsonl"))
     print("\n| | evaluations | best AP | on the front | hypervolume |\n| --- | ---: | ---: | ---: | ---: |")
     for name, rows in (("rules", records(work / f"tested{n}.jsonl")), ("NSGA-II", found)):

@@ -66,7 +66,7 @@ def train(folder: Path) -> None:
 def trust(folder: Path, archs: int) -> None:
     for name in SUPERNETS:
         where = ("--checkpoint", f"{name}/latest.pth", "--out", "trust.jsonl", "--work-dir", "trust")
-        verb(folder, "trust", CONFIG, *where, "--n", str(archs), "--epochs", "6", "--png", f"trust-{name}.png")
+        verb(folder, "trust", CONFIG, *where, "--n", str(archs), "--epochs", "15", "--png", f"trust-{name}.png")
 
 
 # --- search ----------------------------------------------------------------------------------------------------------

@@ -75,6 +75,8 @@ def test_no_arch_is_scored_twice_and_all_keep_to_the_constraints(trained: Traine
 def test_the_input_shape_is_a_choice_where_there_are_several(trained: Trained, tmp_path: Path) -> None:
     how = ("--algorithm", "random", "--evaluations", "8", "--input", "all", "--constraint", "macs <= 29.5M")
     good("search", trained.config, "--checkpoint", trained.checkpoint, *how, "--work-dir", tmp_path / "search")
+    small, large = ({**lines(tmp_path / "search/results.jsonl")[0], "data": {"input_shape": s}} for s in (48, 64))
+    assert Standing((Objective("macs", "min"),), "direct").add([small, large, small]) == 2
     records = lines(tmp_path / "search/results.jsonl")
     assert {record["data"]["input_shape"] for record in records} == {48, 64}
     assert len({json.dumps([record["arch"], record["data"]]) for record in records}) == len(records) == 8

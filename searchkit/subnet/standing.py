@@ -46,13 +46,13 @@ class Tail:
 
 @dataclass
 class Standing:
-    """The records of a search so far, each arch once, and the best of them."""
+    """The records of a search so far, each arch at an input shape once, and the best of them."""
 
     wanted: tuple[Objective, ...]
     tag: str
     records: list[Record] = field(default_factory=list)
     scores: list[tuple[float, ...]] = field(default_factory=list)
-    archs: set[str] = field(default_factory=set)
+    points: set[str] = field(default_factory=set)  # arch and input shape
     best: dict[str, int] = field(default_factory=dict)  # objective -> index of its best record
     front: list[int] = field(default_factory=list)  # indices, in the order of the records
 
@@ -60,9 +60,9 @@ class Standing:
         """Take these in; returns how many are new."""
         before = len(self.records)
         for record in records:
-            key = Arch.of(record["arch"]).id
-            if key not in self.archs and self.tag in record.get("metric", {}):
-                self.archs.add(key)
+            key = f"{Arch.of(record['arch']).id} {record.get('data', {}).get('input_shape')}"
+            if key not in self.points and self.tag in record.get("metric", {}):
+                self.points.add(key)
                 self.records.append(record)
                 self.scores.append(tuple(value_of(record, o.name, self.tag) for o in self.wanted))
                 self._place(len(self.records) - 1)
