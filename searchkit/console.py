@@ -1,4 +1,4 @@
-"""What all commands share: how errors are printed, and which code they end with."""
+"""What all commands share: how errors and times are printed, and which code they end with."""
 
 from __future__ import annotations
 
@@ -13,6 +13,14 @@ from searchkit.errors import SearchkitError
 from searchkit.fsio import storage_error
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+def span(seconds: float) -> str:
+    """`4.2 s`, `3 min 20 s`, `2 h 05 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, s = divmod(round(seconds), 60)
+    return f"{minutes} min {s:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def run(command: click.Command, name: str) -> NoReturn:

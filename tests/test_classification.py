@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import math
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from searchkit.models.load import load_init
 from searchkit.models.subnet import subnet
 from searchkit.space.arch import Arch
 from searchkit.subnet import sweep
-from searchkit.train import checkpoint, classification, config, supernet
+from searchkit.train import checkpoint, classification, config, detection, supernet
 from searchkit.train import net as nets
 from searchkit.train.distributed import Ranks
 from searchkit.train.evaluate import calibrate, calibrated_norms
@@ -49,6 +50,24 @@ def learnt(toy_cls: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str
     body = cls.tiny(toy_cls, train={"policy": "single_path", "steps": 24, "eval_epochs": 3, "checkpoint_steps": 100})
     path = write(folder / "cfg.yaml", body)
     return path, train(path, folder / "work")
+
+
+# ---- the tasks ----
+
+ALIASES = {"joined", "same_classes", "require_labels"}  # functions of the data's own modules
+
+
+def test_the_tasks_have_the_same_functions() -> None:
+    own = {"predict", "divergence"}  # that only their own module and its tests call
+
+    def public(module: Any) -> dict[str, list[str]]:
+        there = {name: f for name, f in vars(module).items() if inspect.isfunction(f) and name[0] != "_"}
+        home = {n: f for n, f in there.items() if f.__module__ == module.__name__ or n in ALIASES}
+        return {name: [*inspect.signature(f).parameters] for name, f in home.items() if name not in own}
+
+    first, second = public(detection), public(classification)
+    assert {*first} == {*second}
+    assert {n: p for n, p in first.items() if n not in ALIASES} == {n: p for n, p in second.items() if n not in ALIASES}
 
 
 # ---- torchvision's twins ----

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 TRIES = 1000  # draws of one ask that may be rejected before a small space is walked through for what is left
 DRAWS = 10_000  # and in a larger one, before its constraints count as never met: less than 0.1 % of it meets them
+CHANGES = 100  # draws of a gene, until it differs from its parent's
 WALK = 200_000  # the size of a space that is small
 
 Propose = Callable[[int], Genes]  # the number of a retry to a point
@@ -103,6 +104,19 @@ class Fresh:
     def random(self, seed: int) -> Genes:
         """A random point, which may break constraints."""
         return self._space.complete(self.stream(seed).draw)
+
+    def mutated(self, parent: Genes, changed: Collection[str], seed: int) -> Genes:
+        """`parent` with other values for the `changed` genes, which may break constraints; genes that this switches on
+        are drawn, those switched off go."""
+        stream = self.stream(seed)
+
+        def choose(dim: Dim) -> float | int:
+            if dim.name in changed:
+                values = (stream.draw(dim) for _ in range(CHANGES))
+                return next((value for value in values if value != parent[dim.name]), parent[dim.name])
+            return parent[dim.name] if dim.name in parent else stream.draw(dim)
+
+        return self._space.complete(choose)
 
     def batch(
         self, history: Sequence[Trial], n: int, propose: Callable[[list[Genes], int, int], Genes], tries: int

@@ -16,10 +16,9 @@ from searchkit.algorithms import pareto
 from searchkit.algorithms.checks import whole
 from searchkit.algorithms.drawing import Fresh
 from searchkit.algorithms.history import Objective, Trial, ask_seed
-from searchkit.space.space import Dim, Genes, Space
+from searchkit.space.space import Genes, Space
 
 _TRIES = 100  # children that may be rejected (for a constraint, or because they are there) before a random point
-_DRAWS = 100  # of a gene, until it differs from its parent's
 
 
 class Evolution:
@@ -67,15 +66,7 @@ class Evolution:
         return drawn[ranks.index(min(ranks))].genes
 
     def _child(self, parent: Genes, seed: int) -> Genes:
-        """`parent` with another value for one gene; genes that this switches on are drawn, those switched off go."""
-        stream, rng = self._fresh.stream(seed), random.Random(f"mutate {seed}")
+        """`parent` with another value for one gene."""
+        rng = random.Random(f"mutate {seed}")
         names = [name for name in parent if name in self._dims]
-        changed = rng.choice(names) if names else ""
-
-        def choose(dim: Dim) -> float | int:
-            if dim.name == changed:
-                values = (stream.draw(dim) for _ in range(_DRAWS))
-                return next((value for value in values if value != parent[dim.name]), parent[dim.name])
-            return parent[dim.name] if dim.name in parent else stream.draw(dim)
-
-        return self._space.complete(choose)
+        return self._fresh.mutated(parent, [rng.choice(names)] if names else [], seed)

@@ -17,8 +17,6 @@ from searchkit.algorithms.drawing import Fresh
 from searchkit.algorithms.history import Objective, Trial, ask_seed, loss
 from searchkit.space.space import Dim, Genes, Space
 
-_DRAWS = 100  # of a gene, until it differs from its parent's
-
 
 class Spos:
     """A function of the history. The first `population` asks are random; each `population` asks after these are a
@@ -91,18 +89,11 @@ class Spos:
         return self._space.complete(choose)
 
     def _mutant(self, parents: Sequence[Genes], seed: int) -> Genes:
-        """A parent with other values for some genes; genes that this switches on are drawn, those switched off go."""
-        stream, rng = self._fresh.stream(seed), random.Random(f"mutate {seed}")
+        """A parent with other values for some genes."""
+        rng = random.Random(f"mutate {seed}")
         parent = rng.choice(parents)
         names = [name for name in parent if name in self._dims]
         changed = {name for name in names if rng.random() < self._mutation}
         if names and not changed:
             changed = {rng.choice(names)}
-
-        def choose(dim: Dim) -> float | int:
-            if dim.name in changed:
-                values = (stream.draw(dim) for _ in range(_DRAWS))
-                return next((value for value in values if value != parent[dim.name]), parent[dim.name])
-            return parent[dim.name] if dim.name in parent else stream.draw(dim)
-
-        return self._space.complete(choose)
+        return self._fresh.mutated(parent, changed, seed)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from searchkit import console
 from searchkit.algorithms.history import loss
 from searchkit.store import ranking, tasks, trials
 from searchkit.store.state import ENDED, Job, State
@@ -156,7 +157,7 @@ class Progress:
         if not self._durations or not left:
             return ""
         each = sum(recent := self._durations[-200:]) / len(recent)
-        return f"about {_span(each * left / max(1, counts[State.RUNNING]))} left"
+        return f"about {console.span(each * left / max(1, counts[State.RUNNING]))} left"
 
     def summary(self, code: int) -> None:
         """The last lines: what ended how, what to do next. Brings the views up to date."""
@@ -164,7 +165,7 @@ class Progress:
         counts = {s: sum(j.state is s for j in view.jobs) for s in State}
         said = ", ".join(f"{n} {s}" for s, n in counts.items() if n) or "no job"
         name = self._task.paths.name
-        self.message(f"task {name}: {view.status} ({said}) in {_span(time.monotonic() - self._began)}")
+        self.message(f"task {name}: {view.status} ({said}) in {console.span(time.monotonic() - self._began)}")
         if view.state.ended:
             self.message(f"  over: {view.state.ended}")
         failed = [j for j in view.jobs if j.state is State.ERROR]
@@ -199,16 +200,6 @@ def _one_line(text: Any) -> Any:
     text.no_wrap = True
     text.overflow = "ellipsis"
     return text
-
-
-def _span(seconds: float) -> str:
-    """`4.2 s`, `3 min 20 s`, `2 h 05 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, s = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {s:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def tail(path: str, lines: int, limit_bytes: int = 8192) -> list[str]:

@@ -16,6 +16,7 @@ from searchkit.cost.rules import Convention, Sizes, check_convention, row_cost
 from searchkit.errors import UsageError
 from searchkit.models.plan import HeadSizes, LabelSizes, Plan, Row, box_row, fpn_rows, label_row, rpn_row
 from searchkit.space.arch import Arch, InputShape, Space
+from searchkit.space.shapes import height_width
 
 if TYPE_CHECKING:
     from searchkit.models.network import NetConfig
@@ -106,7 +107,7 @@ def price_archs(
     Neighbours in a space begin with the same rows: the sums up to there are kept from one to the next.
     """
     check_convention(convention)
-    sizes = tuple((shape, shape) if isinstance(shape, int) else shape for shape in input_shapes)
+    sizes = tuple(map(height_width, input_shapes))
     rows: list[Row] = []
     states = [_State((0,) * len(sizes), 0, sizes, ())]  # states[i]: before rows[i]
     seen: dict[tuple[tuple[int, Sizes], ...], tuple[tuple[int, ...], int]] = {}

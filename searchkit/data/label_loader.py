@@ -20,7 +20,7 @@ from searchkit.data.images import unusable
 from searchkit.data.label_augment import CROP_RATIO, LabelAugment, augment_batch, fit
 from searchkit.data.label_files import Arrays
 from searchkit.data.labelled import LabelSet
-from searchkit.data.loader import epoch_batches, start_worker, steps_per_epoch
+from searchkit.data.loader import epoch_batches, quiet_loader, steps_per_epoch
 from searchkit.errors import UsageError
 
 Size = int | tuple[int, int]  # the edge of a square, or (height, width), in px
@@ -260,16 +260,8 @@ class _Batches(Dataset):
 
 
 def _loader(batches: _Batches, plan: Any, workers: int, pin_memory: bool) -> DataLoader:
-    return DataLoader(
-        batches,
-        sampler=plan,
-        batch_size=None,  # a key is a whole batch
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        worker_init_fn=start_worker,
-        pin_memory=pin_memory and torch.cuda.is_available(),
-        generator=torch.Generator(),  # otherwise it draws the seeds of its workers from the global one
-    )
+    # A key is a whole batch.
+    return quiet_loader(batches, workers, pin_memory, sampler=plan, batch_size=None, collate_fn=_as_it_is)
 
 
 def _as_it_is(batch: Any) -> Any:

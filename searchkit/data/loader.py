@@ -200,18 +200,22 @@ class _Samples(Dataset):
 
 
 def _loader(samples: _Samples, workers: int, batch_sampler: Any, pin_memory: bool) -> DataLoader:
+    return quiet_loader(samples, workers, pin_memory, batch_sampler=batch_sampler, collate_fn=_collate)
+
+
+def quiet_loader(samples: Dataset, workers: int, pin_memory: bool, **how: Any) -> DataLoader:
+    """A DataLoader that touches no global generator, and whose workers leave cores and Ctrl-C to the training."""
     return DataLoader(
         samples,
-        batch_sampler=batch_sampler,
         num_workers=workers,
-        collate_fn=_collate,
-        worker_init_fn=start_worker,
+        worker_init_fn=_start_worker,
         pin_memory=pin_memory and torch.cuda.is_available(),
         generator=torch.Generator(),  # otherwise it draws the seeds of its workers from the global one
+        **how,
     )
 
 
-def start_worker(_: int) -> None:
+def _start_worker(_: int) -> None:
     torch.set_num_threads(1)  # as many workers as cores may run, and the training besides
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer; it ends the workers
 

@@ -41,13 +41,12 @@ def data_command(
     """
     from searchkit.data import toy, toy_cls
 
-    make = dict(
-        zip(
-            _KINDS,
-            (toy.make_toy_det, toy.make_digits_det, toy_cls.make_toy_cls, toy_cls.make_digits_cls),
-            strict=True,
-        )
-    )[kind]
+    make = {
+        "toy-det": toy.make_toy_det,
+        "digits-det": toy.make_digits_det,
+        "toy-cls": toy_cls.make_toy_cls,
+        "digits-cls": toy_cls.make_digits_cls,
+    }[kind]
     counts = dict(zip(("train", "val", "test"), images, strict=True)) if images else None
     given = {"size": size} if size else {}
     folder = make(out, images=counts, seed=seed_of(seed), **given)

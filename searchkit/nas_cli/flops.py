@@ -82,29 +82,27 @@ def flops_command(
 
 
 def _sampled(recipe: Any, n: int, seed: int) -> list[dict[str, Any]]:
+    from searchkit.space.shapes import plain_shape
     from searchkit.train.policies import rng_of
 
     rng = rng_of(seed, "flops")
     scales = recipe.scales
     return [
-        {"arch": recipe.space.sample(rng).nested(), "data": {"input_shape": _plain(rng.choice(scales))}}
+        {"arch": recipe.space.sample(rng).nested(), "data": {"input_shape": plain_shape(rng.choice(scales))}}
         for _ in range(n)
     ]
-
-
-def _plain(shape: Any) -> Any:
-    return list(shape) if isinstance(shape, tuple) else shape
 
 
 def _priced(
     recipe: Any, record: dict[str, Any], arch: Any, plan_of: Any, heads: Any, convention: Any
 ) -> dict[str, Any]:
     from searchkit.cost.price import price
+    from searchkit.space.shapes import plain_shape
     from searchkit.subnet.sweep import shape_of
 
     shape = shape_of(record, recipe)
     cost = price(plan_of, heads, arch, shape, convention)
     overhead = {**record.get("overhead", {}), "flops": cost.flops, "params": cost.params, "convention": convention}
     data = {**record.get("data", {})}
-    data.setdefault("input_shape", _plain(shape))
+    data.setdefault("input_shape", plain_shape(shape))
     return {**record, "overhead": overhead, "data": data}

@@ -59,6 +59,25 @@ def device_of(name: str | None) -> Any:
     return device
 
 
+def ranks_of() -> Any:
+    """Who we are among torchrun's processes, for verbs that share archs out over them, and nothing else."""
+    from searchkit.train.distributed import Ranks
+
+    return Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
+
+def show_kept(keep: str, work_dir: str) -> None:
+    """Let `work_dir` lead to where checkpoints are kept, if that is elsewhere."""
+    from searchkit.train import checkpoint
+
+    if os.path.abspath(keep) == os.path.abspath(work_dir):
+        return
+    if os.path.isdir(work_dir) and not os.path.islink(work_dir):
+        say(f"{work_dir} is a folder of its own: the checkpoints are in {keep}")
+    elif os.path.isdir(keep):
+        checkpoint.link(keep, work_dir)
+
+
 def is_terminal() -> bool:
     return sys.stderr.isatty()
 

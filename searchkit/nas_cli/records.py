@@ -10,6 +10,7 @@ import click
 
 from searchkit import modelspace, nodes, rules
 from searchkit.nas_cli.options import say
+from searchkit.space.arch import Arch, Space
 
 
 def read(path: str) -> list[dict[str, Any]]:
@@ -46,6 +47,12 @@ def human(value: float) -> str:
             return f"{value:.4g}{unit}"
         value /= 1000
     return f"{value:.4g}T"
+
+
+def short(arch: Arch, space: Space) -> str:
+    """The dimensions that vary, in one line."""
+    vary = [dim.key for dim in space.dims if dim.count() > 1]
+    return Arch(tuple((name, value) for name, value in arch.items if name in vary)).text()
 
 
 def is_shown(metric: str) -> bool:
@@ -88,8 +95,6 @@ def print_table(records: Sequence[Mapping[str, Any]], tag: str = "", limit: int 
 
 
 def arch_text(record: Mapping[str, Any]) -> str:
-    from searchkit.space.arch import Arch
-
     if "name" in record:
         return str(record["name"])
     return Arch.of(record["arch"]).text() if "arch" in record else "?"

@@ -48,6 +48,7 @@ def opened(plan: Any, here: Any, results_path: str) -> Callable[[Any], dict[str,
     from searchkit.cost import price
     from searchkit.nas_cli.options import device_of
     from searchkit.nas_cli.train import memory_advice
+    from searchkit.space.shapes import plain_shape
     from searchkit.subnet import search, sweep
     from searchkit.subnet.results import key_of, open_results
     from searchkit.subnet.standing import Tail
@@ -74,7 +75,7 @@ def opened(plan: Any, here: Any, results_path: str) -> Callable[[Any], dict[str,
     tail = Tail(results_path)
     protocols = {}
     for shape in plan.input_shapes:
-        empty = {"arch": {}, "data": {"input_shape": search.plain(shape)}}
+        empty = {"arch": {}, "data": {"input_shape": plain_shape(shape)}}
         protocols[shape] = sweep.tune_protocol(session, empty) if proxy else sweep.test_protocol(session, empty, True)
     _check_protocols(results.records.values(), tag, protocols)
     plans = price.plans_of(session.config, recipe.space.maximum())  # once: it builds a backbone
@@ -83,7 +84,7 @@ def opened(plan: Any, here: Any, results_path: str) -> Callable[[Any], dict[str,
         shape, arch = plan.shape_of(trial.params), _arch(recipe, trial.params)
         cost = price.price(plans, session.config.heads, arch, shape)
         overhead = {"flops": cost.flops, "params": cost.params, "convention": "macs"}
-        record = {"arch": arch.nested(), "data": {"input_shape": search.plain(shape)}, "overhead": overhead}
+        record = {"arch": arch.nested(), "data": {"input_shape": plain_shape(shape)}, "overhead": overhead}
         for other in tail.new():  # another worker may have scored it, and died before it said so
             results.records[key_of(other, tag)] = other
         found = results.find({"arch": record["arch"], "protocol": {tag: protocols[shape]}})
@@ -151,6 +152,7 @@ def measures(path: str, names: list[str]) -> Callable[[Mapping[str, Any]], dict[
     """For search-run: a function from the values of a trial's knobs to what the constraints name beside them."""
     from searchkit.cost.price import price
     from searchkit.nas_cli.priced import pricing
+    from searchkit.space.shapes import plain_shape
     from searchkit.subnet import search
     from searchkit.train import config as configs
 
@@ -170,7 +172,7 @@ def measures(path: str, names: list[str]) -> Callable[[Mapping[str, Any]], dict[
         if plans is not None and heads is not None:
             cost = price(plans, heads, arch, shape)
             macs, params = cost.flops, cost.params
-        facts = search.facts_of(arch, search.plain(shape), macs, params)
+        facts = search.facts_of(arch, plain_shape(shape), macs, params)
         return {name: facts[name] for name in names}
 
     return measure

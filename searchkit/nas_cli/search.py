@@ -158,6 +158,7 @@ def _plan(
     overrides: tuple[str, ...],
 ) -> Any:
     """What defines the search; all that can be known is checked, and nothing is written."""
+    from searchkit.space.shapes import plain_shape
     from searchkit.subnet import search
     from searchkit.train import checkpoint as checkpoints
     from searchkit.train import net as nets
@@ -174,7 +175,7 @@ def _plan(
     knobs = [knob.name for knob in recipe.space.knobs()]
     if not knobs:
         raise UsageError("the space has one architecture: there is nothing to search", "Widen space: of the config")
-    plain = search.plain(input_shapes[0])
+    plain = plain_shape(input_shapes[0])
     metrics = search.metrics_of(recipe)
     objectives = search.objectives(wanted, algorithm, metrics, search.sample_record(recipe, tag, plain, metrics))
     search.numeric(constraints, knobs, recipe.space, plain)
@@ -312,7 +313,7 @@ def _finish(folder: str, standing: Any, view: Any, code: int, space: Any, total:
         click.echo(f"front: {paths[FRONT]}  best: {paths[BEST]}  all: {paths[search.RESULTS]}")
         if PICTURE in paths:
             click.echo(f"picture: {paths[PICTURE]}")
-    took = search_view.span(time.monotonic() - view.began)
+    took = console.span(time.monotonic() - view.began)
     click.echo(f"{view.fresh} new subnets in {took}" + (f", {rate:.3g} subnets/s" if rate else ""))
     if view.failed:
         click.echo(

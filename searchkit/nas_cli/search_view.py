@@ -11,9 +11,10 @@ from typing import Any
 
 import click
 
+from searchkit import console
 from searchkit.nas_cli.options import is_terminal, say
 from searchkit.nas_cli.progress import QUIET_S
-from searchkit.nas_cli.records import human
+from searchkit.nas_cli.records import human, short
 from searchkit.space.arch import Arch, Space
 from searchkit.subnet.search import COSTS, value_of
 from searchkit.subnet.standing import Standing
@@ -28,20 +29,6 @@ FRONT, OTHERS = "#D55E00", "#0072B2"
 def number(name: str, value: float) -> str:
     """A cost in K, M, G; a score with four digits."""
     return human(value) if name in COSTS or name.startswith("overhead.") else f"{value:.4g}"
-
-
-def short(arch: Arch, space: Space) -> str:
-    """The dimensions that vary, in one line."""
-    vary = [dim.key for dim in space.dims if dim.count() > 1]
-    return Arch(tuple((name, value) for name, value in arch.items if name in vary)).text()
-
-
-def span(seconds: float) -> str:
-    """`4 s`, `3 min 20 s`, `2 h 05 min`."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, s = divmod(round(seconds), 60)
-    return f"{minutes} min {s:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 class View:
@@ -117,7 +104,7 @@ class View:
         if not rate:
             return ""
         left = self.total - len(self.standing.records) - self.failed
-        return f"{rate:.3g} subnets/s" + (f"  about {span(left / rate)} left" if left > 0 else "")
+        return f"{rate:.3g} subnets/s" + (f"  about {console.span(left / rate)} left" if left > 0 else "")
 
     def _rendered(self) -> Any:
         from rich.console import Group

@@ -10,7 +10,7 @@ import click
 
 from searchkit import console
 from searchkit.errors import UsageError
-from searchkit.nas_cli.options import device_of, say, seed_of, shared
+from searchkit.nas_cli.options import device_of, ranks_of, say, seed_of, shared, show_kept
 from searchkit.nas_cli.progress import Progress
 from searchkit.nas_cli.train import Reporter, memory_advice
 
@@ -74,7 +74,7 @@ def test_command(
     from searchkit.subnet.results import open_results
 
     recipe, records, found = _opening(config, overrides, archs, names, rules, seed_of(seed))
-    ranks, where = _ranks(device)
+    ranks, where = ranks_of(), device_of(device)
     raw_tag = (f"{tag}_raw",) if raw or recipe.test.raw else ()
     with memory_advice("test"):
         session = sweep.open_session(
@@ -137,7 +137,7 @@ def finetune_command(
     from searchkit.train import checkpoint as checkpoints
 
     recipe, records, found = _opening(config, overrides, archs, names, rules, seed_of(seed))
-    ranks, where = _ranks(device)
+    ranks, where = ranks_of(), device_of(device)
     keep = checkpoints.keep_folder(work_dir)
     with memory_advice("finetune"):
         session = sweep.open_session(
@@ -179,13 +179,6 @@ def _opening(
     return recipe, records, sweep.checked(records, recipe)
 
 
-def _ranks(device: str | None) -> tuple[Any, Any]:
-    """(who we are among torchrun's processes, our device). Archs are shared out over processes, nothing else is."""
-    from searchkit.train.distributed import Ranks
-
-    return Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))), device_of(device)
-
-
 def _say_done(records: Sequence[Record], results: Any, protocols: Any, out: str, ranks: Any) -> None:
     from searchkit.subnet import sweep
 
@@ -211,12 +204,7 @@ def _link_best(records: Sequence[Record], recipe: Any, keep: str, work_dir: str,
     if best is not None:
         folder = sweep.folder_name(best, Arch.of(best["arch"]), recipe)
         checkpoints.link(os.path.join(keep, folder), os.path.join(keep, "best"))
-    if os.path.abspath(keep) == os.path.abspath(work_dir):
-        return
-    if os.path.isdir(work_dir) and not os.path.islink(work_dir):
-        say(f"{work_dir} is a folder of its own: the checkpoints are in {keep}")
-    elif os.path.isdir(keep):
-        checkpoints.link(keep, work_dir)
+    show_kept(keep, work_dir)
 
 
 def _finish(results: Any, tag: str, as_json: bool, ranks: Any) -> None:

@@ -11,7 +11,7 @@ import click
 
 from searchkit import console
 from searchkit.errors import UsageError
-from searchkit.nas_cli.options import device_of, say, seed_of, shared
+from searchkit.nas_cli.options import device_of, ranks_of, say, seed_of, shared, show_kept
 from searchkit.nas_cli.train import Reporter, memory_advice
 
 # One hue from light to dark, told apart by form, too: for any colour vision, and in print.
@@ -79,7 +79,6 @@ def trust_command(
     from searchkit.train import checkpoint as checkpoints
     from searchkit.train import config as configs
     from searchkit.train import tasks
-    from searchkit.train.distributed import Ranks
 
     if epochs is not None and steps is not None:
         raise UsageError("--epochs and --steps exclude each other")
@@ -87,7 +86,7 @@ def trust_command(
         hint = "Take more archs, or fewer bins"
         raise UsageError(f"--n must be at least two archs for each of the {bins} bins, not {n}", hint)
     recipe = configs.load(config, overrides)
-    ranks = Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    ranks = ranks_of()
     keep = checkpoints.keep_folder(work_dir)
     with memory_advice("train"):
         session = sweep.open_session(
@@ -117,10 +116,9 @@ def trust_command(
             results.add(found)
             known.add(found)
             say(f"{k}/{len(todo)} {drawn[i].arch.id}: {_scores(found, recipe)}")
-    if os.path.abspath(keep) != os.path.abspath(work_dir) and os.path.isdir(keep) and ranks.first:
-        _show(keep, work_dir)
     if not ranks.first:
         return
+    show_kept(keep, work_dir)
     results.read()  # what the other ranks have measured by now; the last one is seen by running it again
     known = trust.Known(results)
     metric = tasks.of(recipe).record_name(recipe.data, recipe.metric)
@@ -157,32 +155,19 @@ def _scores(record: Mapping[str, Any], recipe: Any) -> str:
     return "  ".join(f"{what} {record['metric'][tag][name]:.3f}" for what, tag in tags.items())
 
 
-def _show(keep: str, work_dir: str) -> None:
-    """Let `work_dir` lead to where checkpoints are kept."""
-    from searchkit.train import checkpoint as checkpoints
-
-    if os.path.isdir(work_dir) and not os.path.islink(work_dir):
-        say(f"{work_dir} is a folder of its own: the checkpoints are in {keep}")
-    else:
-        checkpoints.link(keep, work_dir)
-
-
 def _print(report: Mapping[str, Any], rows: Sequence[Any], archs: Sequence[Any], recipe: Any) -> None:
     """The archs, the taus and the verdict as tables that fit the terminal."""
     from rich.console import Console
     from rich.table import Table
 
-    from searchkit.nas_cli.records import human
-    from searchkit.space.arch import Arch
+    from searchkit.nas_cli.records import human, short
 
-    vary = {dim.key for dim in recipe.space.dims if dim.count() > 1}
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("arch", "MACs", "bin", "raw", "calibrated", "own"):
         table.add_column(name, justify="left" if name == "arch" else "right", no_wrap=True)
     for row, arch in zip(rows, archs, strict=True):
-        text = Arch(tuple(item for item in arch.items if item[0] in vary)).text()
         scores = (f"{v:.3f}" for v in (row.raw, row.calibrated, row.own))
-        table.add_row(text, human(row.macs), str(row.bin + 1), *scores)
+        table.add_row(short(arch, recipe.space), human(row.macs), str(row.bin + 1), *scores)
     # Wide enough for all in a pipe: a machine cuts no columns.
     shown = Console(width=None if sys.stdout.isatty() else 200)
     shown.print(table)

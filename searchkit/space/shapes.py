@@ -1,4 +1,4 @@
-"""Input shapes, as a space declares them."""
+"""Input shapes: as a space declares them, as records have them, as pixels, as text."""
 
 from __future__ import annotations
 
@@ -10,6 +10,21 @@ from searchkit.space.dim import is_int, read_values
 InputShape = int | tuple[int, int]  # the short edge, or (H, W), in pixels
 
 INPUT = "data.input_shape"
+
+
+def plain_shape(shape: InputShape) -> int | list[int]:
+    """An input shape as plain data, as records have it."""
+    return shape if isinstance(shape, int) else list(shape)
+
+
+def height_width(shape: InputShape) -> tuple[int, int]:
+    """(H, W) in pixels; a short edge alone stands for a square."""
+    return (shape, shape) if isinstance(shape, int) else shape
+
+
+def shape_text(shape: InputShape) -> str:
+    """480, or 480x640."""
+    return str(shape) if isinstance(shape, int) else "x".join(map(str, shape))
 
 
 def read_scales(spec: Any, wrong: list[str]) -> tuple[InputShape, ...]:

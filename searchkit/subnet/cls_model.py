@@ -11,9 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from searchkit.errors import SearchkitError
 from searchkit.models.classifier import ClassifierConfig
-from searchkit.space.arch import InputShape
+from searchkit.space.shapes import InputShape, height_width
 from searchkit.subnet import emit
-from searchkit.train.classification import size_of as height_width
 
 KIND = "Image classifier"
 COUNTED_ON: dict[str, int] = {}  # what its cost is stated for, beside the input's shape

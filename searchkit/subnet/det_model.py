@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from searchkit.errors import SearchkitError
 from searchkit.models import detector
 from searchkit.models.detector import DetectorConfig
-from searchkit.space.arch import InputShape
+from searchkit.space.shapes import InputShape, height_width
 from searchkit.subnet import emit
 
 KIND = "Faster R-CNN"
@@ -85,7 +85,7 @@ def equality(
     net: Any, plain: Any, images: Sequence[Tensor], ids: Sequence[int], shape: InputShape, seed: int
 ) -> dict[str, Any]:
     """Compare two detectors in eval mode: pyramid, heads and boxes on random input, boxes on real images."""
-    h, w = (shape, shape) if isinstance(shape, int) else shape
+    h, w = height_width(shape)
     generator = torch.Generator().manual_seed(seed)
     noise = torch.rand(2, 3, h, w, generator=generator)
     regions = torch.rand(8, net.backbone.out_channels, *net.roi_heads.box_roi_pool.output_size, generator=generator)
@@ -123,7 +123,7 @@ def _outputs(net: Any, noise: Tensor, regions: Tensor) -> list[Tensor]:
 def measured_macs(net: Any, config: DetectorConfig, shape: InputShape) -> int:
     """Multiply-adds of conv and linear by torch's own counter: backbone, FPN and RPN on an image, RoI head on 1,000
     boxes."""
-    h, w = (shape, shape) if isinstance(shape, int) else shape
+    h, w = height_width(shape)
     with FlopCounterMode(display=False) as counter:
         levels = list(net.backbone(torch.zeros(1, 3, h, w)).values())
         net.rpn.head(levels)

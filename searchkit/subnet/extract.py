@@ -26,6 +26,7 @@ from searchkit.models.elastic import set_arch
 from searchkit.models.network import NetConfig
 from searchkit.models.subnet import subnet
 from searchkit.space.arch import Arch, InputShape
+from searchkit.space.shapes import height_width
 from searchkit.subnet import cls_model, det_model
 from searchkit.train import checkpoint, tasks
 from searchkit.train import net as nets
@@ -220,7 +221,7 @@ def _write_weights(folder: str, net: nn.Module) -> None:
 
 def _export(folder: str, net: Any, form: Any, shape: InputShape) -> dict[str, Any]:
     """backbone.pt2: torch.export of backbone and FPN, or of a whole classifier; says how far its output is off."""
-    h, w = (shape, shape) if isinstance(shape, int) else shape
+    h, w = height_width(shape)
     trunk = form.trunk(net)
     program = torch.export.export(trunk, (torch.zeros(1, 3, h, w),))
     torch.export.save(program, os.path.join(folder, "backbone.pt2"))

@@ -17,9 +17,10 @@ from searchkit.data.label_augment import fit
 from searchkit.errors import UsageError
 from searchkit.models.subnet import subnet
 from searchkit.space.arch import Arch
+from searchkit.space.shapes import height_width
 from searchkit.subnet.extract import load_folder, open_source
-from searchkit.train import classification, tasks
 from searchkit.train import config as configs
+from searchkit.train import tasks
 
 # Okabe and Ito's colours, which people with any colour vision tell apart.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
@@ -54,7 +55,7 @@ def open_model(path: str, config: str | None, arch: str | None) -> Model:
     static = subnet(source.net, chosen, source.config)
     shape = source.input_shape or recipe.scales[0]
     tasks.of(recipe).set_scale(static, shape, recipe.data)
-    size = classification.size_of(shape) if recipe.task == "cls" else None
+    size = height_width(shape) if recipe.task == "cls" else None
     return Model(recipe.task, static, source.categories, size)
 
 

@@ -23,6 +23,7 @@ from searchkit.algorithms.history import MODES, Objective
 from searchkit.errors import ConflictError, UsageError, did_you_mean
 from searchkit.space import expression
 from searchkit.space.arch import Arch, InputShape, Space
+from searchkit.space.shapes import plain_shape, shape_text
 from searchkit.train import tasks
 from searchkit.train.config import TASKS, Recipe
 
@@ -157,16 +158,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def plain(shape: InputShape) -> Any:
-    """An input shape as records have it."""
-    return shape if isinstance(shape, int) else list(shape)
-
-
-def shape_text(shape: InputShape) -> str:
-    """An input shape as a value of INPUT: 480, or 480x640."""
-    return str(shape) if isinstance(shape, int) else "x".join(map(str, shape))
-
-
 def sample_record(recipe: Recipe, plan_tag: str, shape: Any, metrics: Sequence[str]) -> Record:
     """A record with every name that those of a search hold; its numbers stand for nothing."""
     names = {prefixed(recipe, name): 0.0 for name in metrics}
@@ -277,7 +268,7 @@ def document(plan: Plan, space: Space, folder: str, python: str) -> str:
         "template": [_plain(python), "-m", "searchkit.nas_cli", "score", _plain(path)],
         "search_args": args,
     }
-    texts, names = numeric(plan.constraints, [arg["name"] for arg in args], space, plain(plan.input_shapes[0]))
+    texts, names = numeric(plan.constraints, [arg["name"] for arg in args], space, plain_shape(plan.input_shapes[0]))
     if texts:
         task["constraints"] = texts
     if names:

@@ -18,6 +18,7 @@ from searchkit.errors import UsageError
 from searchkit.models.network import NetConfig
 from searchkit.models.subnet import subnet
 from searchkit.space.arch import Arch, InputShape
+from searchkit.space.shapes import plain_shape, shape_text
 from searchkit.subnet.results import Record, Results, key_of
 from searchkit.train import checkpoint, tasks
 from searchkit.train import net as nets
@@ -88,7 +89,7 @@ def shape_of(record: Record, recipe: Recipe) -> InputShape:
 def folder_name(record: Record, arch: Arch, recipe: Recipe) -> str:
     """What a subnet's own folder is called: its id and input shape."""
     shape = shape_of(record, recipe)
-    return f"{arch.id}-{shape if isinstance(shape, int) else 'x'.join(map(str, shape))}"
+    return f"{arch.id}-{shape_text(shape)}"
 
 
 def checked(records: Sequence[Record], recipe: Recipe) -> list[Arch]:
@@ -137,7 +138,7 @@ def scored(
 ) -> Record:
     """The record with metrics and their protocol; its cost is priced where it has none."""
     result = copy.deepcopy(record)
-    result.setdefault("data", {}).setdefault("input_shape", shape if isinstance(shape, int) else list(shape))
+    result.setdefault("data", {}).setdefault("input_shape", plain_shape(shape))
     if "overhead" not in result:
         plans = price.plans_of(session.config, session.recipe.space.maximum())
         cost = price.price(plans, session.config.heads, arch, shape)

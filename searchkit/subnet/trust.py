@@ -19,11 +19,12 @@ from searchkit import modelspace
 from searchkit.cost import price
 from searchkit.models.network import NetConfig
 from searchkit.space.arch import Arch, InputShape
+from searchkit.space.shapes import plain_shape
 from searchkit.subnet import sweep
 from searchkit.subnet.kendall import Pairs, least_p, p_value, tau_b
 from searchkit.subnet.results import Record, Results
 from searchkit.subnet.sweep import Session
-from searchkit.train import bench, checkpoint, tasks
+from searchkit.train import checkpoint, tasks
 from searchkit.train import net as nets
 from searchkit.train.config import Recipe
 from searchkit.train.loop import StepReport
@@ -105,7 +106,7 @@ def open_own(recipe: Recipe, epochs: float | None, steps: int | None) -> Own:
     elif steps is None:
         steps = max(1, round(whole / SHARE))
     warmup = min(o.warmup_steps, round(o.warmup_steps * steps / whole))
-    return Own(images, bench.data_digest(images), replace(o, steps=steps, warmup_steps=warmup), steps)
+    return Own(images, task.digest(images), replace(o, steps=steps, warmup_steps=warmup), steps)
 
 
 def protocols(session: Session, own: Own, record: Record) -> dict[str, dict[str, Any]]:
@@ -159,7 +160,7 @@ def record_of(drawn: Drawn, shape: InputShape) -> Record:
     """The record of an arch without scores."""
     return {
         "arch": drawn.arch.nested(),
-        "data": {"input_shape": shape if isinstance(shape, int) else list(shape)},
+        "data": {"input_shape": plain_shape(shape)},
         "overhead": {"flops": drawn.macs, "params": drawn.params, "convention": "macs"},
     }
 

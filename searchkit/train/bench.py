@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from searchkit.space.arch import InputShape
-from searchkit.train import checkpoint, tasks
+from searchkit.space.shapes import InputShape, plain_shape
+from searchkit.train import tasks
 from searchkit.train.config import Recipe
 from searchkit.train.evaluate import calibrate
 from searchkit.train.policies import rng_of
@@ -85,7 +85,7 @@ class Bench:
             "data": self.digest,
             "split": self.split,
             "images": task.count(self.evaluated),
-            "input_shape": shape if isinstance(shape, int) else list(shape),
+            "input_shape": plain_shape(shape),
             **task.protocol(self.recipe.data),
             "batch_size": test.batch_size,
             "precision": self.recipe.train.precision,
@@ -114,17 +114,13 @@ def open_bench(recipe: Recipe, split: str, device: torch.device, seed: int) -> B
     task = tasks.of(recipe)
     evaluated = open_split(recipe.data, split)
     calibration = open_calibration(recipe, seed)
-    keep = task.decoded_mb(evaluated, recipe.scales[0]) <= recipe.data.cache_mb
+    shapes = {task.kept_shape(shape): shape for shape in recipe.scales}.values()  # kept for each of them
+    keep = sum(task.decoded_mb(evaluated, shape) for shape in shapes) <= recipe.data.cache_mb
     batches = Batches(task, evaluated, recipe.test.batch_size, recipe.data.workers, keep)
     if keep:
         batches.at(recipe.scales[0])  # what can't be decoded is said now, not after hours of training
-    digest = hashlib.sha256(f"{data_digest(evaluated)} {evaluated.names}".encode()).hexdigest()[:16]
+    digest = hashlib.sha256(f"{task.digest(evaluated)} {evaluated.names}".encode()).hexdigest()[:16]
     return Bench(recipe, split, evaluated, task.evaluator(evaluated), batches, calibration, device, digest)
-
-
-def data_digest(data: Any) -> str:
-    """What identifies a set: its own digest, or that of its annotations."""
-    return str(getattr(data, "digest", "")) or checkpoint.digest(data.source)
 
 
 def open_calibration(recipe: Recipe, seed: int) -> Calibration:
@@ -140,5 +136,4 @@ def open_calibration(recipe: Recipe, seed: int) -> Calibration:
     part, ids = task.subset(train, sorted(chosen))
     source = Batches(task, part, test.batch_size, 0, True)
     source.at(recipe.scales[0])  # as above
-    named = recipe.data.train
-    return Calibration(source, ids, getattr(named, "annotations", None) or named.path, data_digest(train))
+    return Calibration(source, ids, task.source_of(recipe.data.train), task.digest(train))

@@ -15,14 +15,13 @@ from torch import Tensor, nn
 from searchkit.data import label_loader, labelled
 from searchkit.data.labelled import LabelSet
 from searchkit.errors import UsageError
-from searchkit.space.arch import InputShape
+from searchkit.space.shapes import InputShape, height_width
 from searchkit.train.distributed import Ranks
 from searchkit.train.schedules import value_at
 from searchkit.train.sections import LabelData, LabelSplit, Optimisation, path_of
-from searchkit.train.steps import Batch, Losses, Soft, autocast, scale_at
+from searchkit.train.steps import NEVER, Batch, Losses, Soft, autocast, scale_at
 
 NEEDS = "path (class folders, an idx file, CIFAR-10's binary files, or .npz)"  # of a split, for messages
-NEVER = -100.0  # the score of a class that a checkpoint doesn't know: it is never predicted
 
 same_classes = labelled.same_classes
 
@@ -49,6 +48,16 @@ def joined(a: LabelSet, b: LabelSet) -> LabelSet:
     return labelled.joined(a, b)
 
 
+def digest(data: LabelSet) -> str:
+    """What tells a set from others."""
+    return data.digest
+
+
+def source_of(split: LabelSplit) -> str:
+    """What the config calls the file that a set's ids are of."""
+    return split.path
+
+
 def count(data: LabelSet) -> int:
     """How many images a set has."""
     return len(data)
@@ -61,7 +70,7 @@ def subset(data: LabelSet, indices: Sequence[int]) -> tuple[LabelSet, tuple[int,
 
 def decoded_mb(data: LabelSet, shape: InputShape) -> float:
     """What all images of a set take in memory at an input shape."""
-    h, w = size_of(shape)
+    h, w = height_width(shape)
     return len(data) * 3 * h * w / 1e6
 
 
@@ -85,7 +94,7 @@ def train_batches(
         start,
         steps,
         section.workers,
-        size=lambda step: size_of(scale_at(scales, seed, step)),
+        size=lambda step: height_width(scale_at(scales, seed, step)),
         rank=ranks.rank,
         world=ranks.world,
         cache_mb=section.cache_mb,
@@ -95,15 +104,9 @@ def train_batches(
     return ((step, images, (labels, indices, known)) for step, images, labels, indices in loaded)
 
 
-def size_of(shape: InputShape) -> tuple[int, int]:
-    """(H, W) of an input shape: a short edge stands for a square."""
-    return (shape, shape) if isinstance(shape, int) else shape
-
-
-def eval_batches(data: LabelSet, batch_size: int, workers: int, shape: InputShape | None) -> Iterable[Any]:
+def eval_batches(data: LabelSet, batch_size: int, workers: int, shape: InputShape) -> Iterable[Any]:
     """(images (N, 3, H, W) uint8, labels (N,)) of all images in the order of the set."""
-    assert shape is not None
-    return label_loader.eval_batches(data, batch_size, size_of(shape), workers=workers)
+    return label_loader.eval_batches(data, batch_size, height_width(shape), workers=workers)
 
 
 def kept_shape(shape: InputShape) -> InputShape:

@@ -14,12 +14,12 @@ from searchkit.data import coco, loader
 from searchkit.data.coco import CocoSet
 from searchkit.data.coco_eval import Evaluator
 from searchkit.space.arch import InputShape
+from searchkit.train import checkpoint
 from searchkit.train.distributed import Ranks
 from searchkit.train.sections import Data, Optimisation, Split, path_of
-from searchkit.train.steps import Batch, Losses, Soft, autocast
+from searchkit.train.steps import NEVER, Batch, Losses, Soft, autocast
 
 CLS, BOX = "roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred"
-NEVER = -100.0  # the logit of a class that a checkpoint doesn't know: it is never predicted
 NEEDS = "annotations (COCO json) and images (folder)"  # of a split, for messages
 
 joined, same_classes, require_labels = coco.joined, coco.same_classes, coco.require_boxes
@@ -30,6 +30,16 @@ def open_split(data: Data, name: str, split: Split) -> CocoSet:
     annotations = path_of(split.annotations, f"data.{name}.annotations")
     images = path_of(split.images, f"data.{name}.images")
     return coco.load_coco(annotations, images, classes=data.classes or None)
+
+
+def digest(data: CocoSet) -> str:
+    """What tells a set from others: the digest of its annotations."""
+    return checkpoint.digest(data.source)
+
+
+def source_of(split: Split) -> str:
+    """What the config calls the file that a set's ids are of."""
+    return split.annotations
 
 
 def count(data: CocoSet) -> int:
@@ -76,7 +86,7 @@ def train_batches(
     )
 
 
-def eval_batches(data: CocoSet, batch_size: int, workers: int, shape: InputShape | None) -> Iterable[Any]:
+def eval_batches(data: CocoSet, batch_size: int, workers: int, shape: InputShape) -> Iterable[Any]:
     """(images, targets) of all images in the order of the set; the network resizes them itself (see set_scale)."""
     return loader.eval_loader(data, batch_size, workers)
 
@@ -158,7 +168,7 @@ def predict(
         began = time.monotonic()
         # torchvision draws nothing in eval mode.
         with autocast(device, precision):
-            outputs = net([image.to(device).float() / 255 for image in images])
+            outputs = net(inputs_of(images, device))
         for target, output in zip(targets, outputs, strict=True):
             found[int(target["image_id"])] = {
                 k: v.float().cpu() if k != "labels" else v.cpu() for k, v in output.items()

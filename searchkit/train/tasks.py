@@ -1,4 +1,8 @@
-"""The tasks: each is a module with the same functions, which know what its images, targets and scores are."""
+"""The tasks: each is a module with the same functions, which know what its images, targets and scores are.
+
+The functions of detection.py are the list; tests/test_classification.py holds the modules to each other. Sets, images
+and targets are of the task's own types, and pass through the rest of training and scoring unopened.
+"""
 
 from __future__ import annotations
 
