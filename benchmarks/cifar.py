@@ -7,7 +7,8 @@ The data is an .npz of JPEG bytes with the parts train and test. All goes on whe
 train   three supernets of cifar/mobilenet.yaml with about equal processor time: single path (30 epochs, one arch a
         step), sandwich with in-place distillation (10 epochs, three archs a step), and the same with a space that
         grows (kernels from epoch 3 on, depths from 4, expansions from 6, widths from 8: progressive shrinking).
-trust   12 archs trained on their own, once for all supernets: search-nas trust for each.
+trust   12 archs trained on their own, once for all supernets: search-nas trust for each, on 5,000 images of the test
+        part. With `RANK=0 WORLD_SIZE=2` and `RANK=1 WORLD_SIZE=2` before it, two processes share the archs.
 search  with the supernet that `--supernet` names: the best top1 within half the MACs, and the front of top1 and MACs,
         by each algorithm from five seeds, with equal evaluations. A subnet is scored once, whoever asks for it.
 """
@@ -63,10 +64,11 @@ def train(folder: Path) -> None:
         verb(folder, "train", CONFIG, "--work-dir", name, *(word for text in sets for word in ("--set", text)))
 
 
-def trust(folder: Path, archs: int) -> None:
+def trust(folder: Path, archs: int, epochs: int) -> None:
+    data = ("--split", "test", "--set", "data.test.per_class=500")
+    own = ("--n", str(archs), "--epochs", str(epochs), "--out", "trust.jsonl", "--work-dir", "trust")
     for name in SUPERNETS:
-        where = ("--checkpoint", f"{name}/latest.pth", "--out", "trust.jsonl", "--work-dir", "trust")
-        verb(folder, "trust", CONFIG, *where, "--n", str(archs), "--epochs", "15", "--png", f"trust-{name}.png")
+        verb(folder, "trust", CONFIG, "--checkpoint", f"{name}/latest.pth", *data, *own, "--png", f"trust-{name}.png")
 
 
 # --- search ----------------------------------------------------------------------------------------------------------
@@ -180,6 +182,7 @@ def main() -> None:
     parser.add_argument("--part", nargs="+", choices=("train", "trust", "search"), default=["train", "trust", "search"])
     parser.add_argument("--supernet", choices=tuple(SUPERNETS), default="single_path", help="that is searched")
     parser.add_argument("--archs", type=int, default=12, help="trained on their own")
+    parser.add_argument("--epochs", type=int, default=20, help="of an arch on its own")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--budget", type=int, default=100, help="evaluations of a search")
     given = parser.parse_args()
@@ -188,7 +191,7 @@ def main() -> None:
     if "train" in given.part:
         train(given.out)
     if "trust" in given.part:
-        trust(given.out, given.archs)
+        trust(given.out, given.archs, given.epochs)
     if "search" in given.part:
         found = compare(given.out, given.supernet, given.seeds, given.budget)
         (given.out / f"search-{given.supernet}.json").write_text(json.dumps(found, indent=1) + "\n")

@@ -221,6 +221,19 @@ def test_a_killed_comparison_goes_on(figures: tuple[str, str], tmp_path: Path, m
         assert nas.equal(nas.tensors(path), nas.tensors(tmp_path / "unbroken" / path.parent.name / "latest.pth"))
 
 
+def test_processes_share_the_archs(figures: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    both = command(figures, "--n", "5", "--work-dir", "both", "--out", "both.jsonl")
+    ranks = [nas.spawn(*both, cwd=tmp_path, RANK=str(rank), WORLD_SIZE="2") for rank in range(2)]
+    said = [rank.communicate(timeout=100)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
+    steps = counted(monkeypatch)
+    shown = json.loads(good(*both, "--json"))["records"]
+    assert not steps and len(shown) == 5
+    alone = json.loads(good(*command(figures, "--n", "5", "--work-dir", "alone", "--out", "alone.jsonl"), "--json"))
+    assert len(steps) == 5 * 3 and shown == alone["records"]
+
+
 def test_a_detector_in_a_job(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for n in (1, 2):
         here = nas.attempt(monkeypatch, tmp_path / "job", n)
