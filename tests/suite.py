@@ -15,6 +15,33 @@ from typing import Any
 BIN = Path(sys.executable).parent
 HARNESS = Path(__file__).parent / "harness"
 
+# The example of the reference document, unchanged.
+REFERENCE = r"""# Required
+task:
+  template: "srun -p pat_dev -n1 --gres gpu:1 python mnist.py \
+            --lr {lr} --batch-size {batch-size} --epochs {epochs} \
+            --gamma {gamma} --pavi"
+  # Required
+  search_args:
+      - type: Categorical
+        name: epochs
+        value: [3, 5]
+      - type: Categorical
+        name: gamma
+        value: [0.7, 0.8]
+      - type: Nested
+        value: [
+                  {lr: 0.5, batch-size: 512},
+                  {lr: 1, batch-size: 1024}
+              ]
+pavi:
+    compare:
+        name: compare_new
+        # id: xxxxxxxxxxxxx
+    # reward_attribute would add to scalars by default
+    scalars: ['acc', 'top1']
+"""
+
 
 def command(*argv: str) -> list[str]:
     return [str(BIN / argv[0]), *argv[1:]]

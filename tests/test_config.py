@@ -17,33 +17,7 @@ from searchkit import config as c
 from searchkit.errors import ConfigError, Fault, UsageError
 from searchkit.settings import Objective, StopRule, WarmStart
 from searchkit.space.args import Best, Categorical, Nested, Range, Value
-
-# the example of the reference document, unchanged
-REFERENCE = r"""# Required
-task:
-  template: "srun -p pat_dev -n1 --gres gpu:1 python mnist.py \
-            --lr {lr} --batch-size {batch-size} --epochs {epochs} \
-            --gamma {gamma} --pavi"
-  # Required
-  search_args:
-      - type: Categorical
-        name: epochs
-        value: [3, 5]
-      - type: Categorical
-        name: gamma
-        value: [0.7, 0.8]
-      - type: Nested
-        value: [
-                  {lr: 0.5, batch-size: 512},
-                  {lr: 1, batch-size: 1024}
-              ]
-pavi:
-    compare:
-        name: compare_new
-        # id: xxxxxxxxxxxxx
-    # reward_attribute would add to scalars by default
-    scalars: ['acc', 'top1']
-"""
+from tests.suite import REFERENCE
 
 
 def read(text: str) -> c.Config:

@@ -16,36 +16,12 @@ from searchkit.errors import NotFoundError, UsageError
 from searchkit.store import journal, select, tasks
 from searchkit.store.state import State
 from searchkit.workspace import Workspace
-from tests.suite import BIN, ok, project, run, task_dir
+from tests.suite import BIN, REFERENCE, ok, project, run, task_dir
 
-# The YAML of the reference document, unchanged but for the program that runs (`srun … python mnist.py` there).
-REFERENCE = """\
-# Required
-task:
-  template: "sh mnist.sh \\
-            --lr {lr} --batch-size {batch-size} --epochs {epochs} \\
-            --gamma {gamma} --pavi"
-  # Required
-  search_args:
-      - type: Categorical
-        name: epochs
-        value: [3, 5]
-      - type: Categorical
-        name: gamma
-        value: [0.7, 0.8]
-      - type: Nested
-        value: [
-                  {lr: 0.5, batch-size: 512},
-                  {lr: 1, batch-size: 1024}
-              ]
-pavi:
-    compare:
-        name: compare_new
-        # id: xxxxxxxxxxxxx
-    reward_attribute: 'Test Acc'
-    # reward_attribute would add to scalars by default
-    scalars: ['acc', 'top1']
-"""
+# With a program that runs here, and a reward to rank by.
+RUNNABLE = REFERENCE.replace("srun -p pat_dev -n1 --gres gpu:1 python mnist.py", "sh mnist.sh").replace(
+    "    # reward_attribute would", "    reward_attribute: 'Test Acc'\n    # reward_attribute would"
+)
 # Reports what a job of the transcript reports: a rising accuracy that depends on the job.
 MNIST = """
 for step in 1 2 3; do
@@ -57,7 +33,7 @@ echo "$@"
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = project(tmp_path_factory.mktemp("reference") / "demo", REFERENCE, mnist_sh=MNIST)
+    folder = project(tmp_path_factory.mktemp("reference") / "demo", RUNNABLE, mnist_sh=MNIST)
     ok(run(folder, "search-run", "--task", "grid-test", "config.yaml"))
     return folder
 
