@@ -146,6 +146,12 @@ def test_random_crops_are_distributed_as_torchvisions() -> None:
     assert v2.RandomResizedCrop(8, narrow.scale, narrow.ratio).make_params([image])["left"] == 25
 
 
+@pytest.mark.parametrize(("shape", "ratio"), [((6, 1), (4.0, 9.0)), ((1, 6), (0.1, 0.3)), ((1, 1), (3.0, 4.0))])
+def test_of_the_narrowest_images_there_is_a_crop(shape: tuple[int, int], ratio: tuple[float, float]) -> None:
+    a = LabelAugment(crop="random_resized", ratio=ratio)
+    assert augment_batch([noise(3, *shape)] * 9, a, 0, 0, range(9), 8).shape == (9, 3, 8, 8)
+
+
 def label_augment_box(a: LabelAugment, drawn: list[float]) -> tuple[int, int, int, int]:
     from searchkit.data.label_augment import _box
 

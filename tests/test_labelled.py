@@ -326,6 +326,10 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "flat folder": (lambda f: made(f, "1.png", "2.JPG"), "found: 2 images without a class"),
     "folders without images": (lambda f: made(f, "a/x.txt"), "class folders of .* must hold images"),
     "splits": (lambda f: made(f, "train/a/1.png", "val/a/1.png"), "its folders are train, val"),
+    "splits and more": (
+        lambda f: made(f, "train/a/1.png", "Val/a/1.png", "annotations/x.json"),
+        "but it has the splits Val, train",
+    ),
     "folder of idx": (lambda f: write_idx(f).parent, "holds no class folders"),
     "no magic": (
         bad_idx(lambda raw: b"nothing at all"),
@@ -353,6 +357,15 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "npz labels": (bad_npz(y_all=np.full(12, 3)), r"y_all must lie in 0..2, as there are classes; found 3..3"),
     "npz count": (bad_npz(y_all=np.zeros(11, int)), "must have one number more than y_all has labels; found 13 and 11"),
     "npz types": (bad_npz(y_all=np.zeros(12)), "must be whole numbers"),
+    "npz classes doubled": (bad_npz(classes=np.array(["a", "b", "a"])), "classes must be distinct; .* once: a$"),
+    "npz classes of bytes": (
+        bad_npz(classes=np.array([b"a", b"b", b"c"])),
+        r"must be texts in one row, not \|S1 \(3,\)",
+    ),
+    "npz classes as numbers": (bad_npz(classes=np.arange(3)), r"must be texts in one row, not int64 \(3,\)"),
+    "npz classes as one text": (bad_npz(classes=np.array("abc")), r"must be texts in one row, not <U3 \(\)"),
+    "npz classes in rows": (bad_npz(classes=np.array([["a"], ["b"], ["c"]])), r"in one row, not <U1 \(3, 1\)"),
+    "npz no classes": (bad_npz(classes=np.array([], "U1")), r"must be texts in one row, not <U1 \(0,\)"),
     "npz damaged": (lambda f: overwrite(f / "x.npz", b"PK\3\4" + bytes(99)), "cannot read"),
     "npz part": (lambda f: Path(f"{bad_npz()(f)}#al"), r"has no part 'al' \(did you mean all\?\)"),
     "part of another": (lambda f: Path(f"{write_idx(f)}#train"), "only an .npz file has parts"),
@@ -392,6 +405,21 @@ def test_an_image_that_can_not_be_decoded_is_named(tmp_path: Path) -> None:
     write_npz(tmp_path / "x.npz", jpeg_all=np.zeros(99_999, np.uint8))
     with pytest.raises(UsageError, match=r"cannot decode the image .*x.npz#all: image 3"):
         open_labelled(tmp_path / "x.npz").image(3)
+
+
+def test_a_broken_image_is_told_in_the_same_words_each_time(tmp_path: Path) -> None:
+    write_npz(tmp_path / "x.npz", jpeg_all=np.zeros(99_999, np.uint8))
+    data, said, kept = open_labelled(tmp_path / "x.npz"), set(), []
+    for _ in range(3):
+        with pytest.raises(UsageError) as e:
+            data.image(3)
+        said.add(e.value.message)
+        kept.append(e)  # with its objects, so that none takes the address of another
+    assert said == {f"cannot decode the image {tmp_path}/x.npz#all: image 3: it is no image that Pillow knows"}
+
+
+def test_one_class_may_be_called_as_a_split(tmp_path: Path) -> None:
+    assert open_labelled(write_folder(tmp_path, {"plane": 1, "train": 1})).names == ("plane", "train")
 
 
 # ---- toys ----

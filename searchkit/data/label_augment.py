@@ -168,8 +168,8 @@ def _box(a: LabelAugment, shape: tuple[int, ...], drawn: list[float]) -> tuple[i
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
             return int(drawn[_TOP] * (height - h + 1)), int(drawn[_LEFT] * (width - w + 1)), h, w
-    w = min(width, round(height * a.ratio[1]))  # the largest central part of an allowed ratio
-    h = min(height, round(width / a.ratio[0]))
+    # The largest central part of an allowed ratio; of an image 1 px wide or high there may be none, but never 0 px.
+    w, h = min(width, max(1, round(height * a.ratio[1]))), min(height, max(1, round(width / a.ratio[0])))
     return (height - h) // 2, (width - w) // 2, h, w
 
 

@@ -13,12 +13,13 @@ import os
 import struct
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from searchkit.data.images import rgb
 from searchkit.errors import UsageError, did_you_mean
@@ -124,7 +125,9 @@ def decode(file: str | io.BytesIO, where: str) -> np.ndarray:
         with Image.open(file) as image:
             return np.ascontiguousarray(rgb(image).transpose(2, 0, 1))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:  # what Pillow raises on broken files
-        raise UsageError(f"cannot decode the image {where}: {e}", "Replace it, or remove it from the set.") from e
+        # Pillow names the object in memory, another one each time; faults are counted by what they say.
+        said = "it is no image that Pillow knows" if isinstance(e, UnidentifiedImageError) else e
+        raise UsageError(f"cannot decode the image {where}: {said}", "Replace it, or remove it from the set.") from e
 
 
 def read_source(path: str, labels: str | None) -> Source:
@@ -208,9 +211,10 @@ def _folder(root: str) -> Source:
 def _no_other_layout(root: str, entries: Sequence[str], names: Sequence[str], loose: int) -> None:
     """UsageError where the folders are not classes."""
     splits = [name for name in names if name.lower() in SPLITS]
-    if splits and len(splits) == len(names):
+    if len(splits) > 1 or (splits and len(splits) == len(names)):  # one among others may be a class: a train
+        found = "its folders are" if len(splits) == len(names) else "it has the splits"
         raise UsageError(
-            f"{root} must hold a folder for each class, but its folders are {', '.join(names)}",
+            f"{root} must hold a folder for each class, but {found} {', '.join(splits)}",
             f"Name one of them: {os.path.join(root, splits[0])}",
         )
     if names:
@@ -362,26 +366,35 @@ def _npz(path: str, part: str) -> Source:
             if part not in parts:
                 raise UsageError(f"{path} has no part {part!r}{did_you_mean(part, parts)}")
             content, offsets, labels = (file[f"{kind}_{part}"] for kind in ("jpeg", "off", "y"))
-            names = tuple(map(str, file["classes"].tolist()))
+            classes = file["classes"]
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as e:
         raise UsageError(f"cannot read {path}: {e}", "It must be an .npz of plain arrays, whole.") from e
-    where = f"{path}#{part}"
-    wrong = ""
-    if content.dtype != np.uint8 or content.ndim != 1:
-        wrong = f"jpeg_{part} must be bytes in one row, not {content.dtype} {content.shape}"
-    elif any(a.ndim != 1 or a.dtype.kind not in "iu" for a in (offsets, labels)):
-        wrong = f"off_{part} and y_{part} must be whole numbers in one row"
-    elif len(offsets) != len(labels) + 1 or not len(labels):
-        found = f"{len(offsets)} and {len(labels)}"
-        wrong = f"off_{part} must have one number more than y_{part} has labels; found {found}"
-    elif offsets[0] < 0 or offsets[-1] > len(content) or (np.diff(offsets.astype(np.int64)) < 0).any():
-        wrong = f"off_{part} must ascend from 0 to the {len(content)} bytes of jpeg_{part}"
-    elif labels.min() < 0 or labels.max() >= len(names):
-        wrong = f"y_{part} must lie in 0..{len(names) - 1}, as there are classes; found {labels.min()}..{labels.max()}"
-    if wrong:
+    if wrong := _unfit(part, content, offsets, labels, classes):
         raise UsageError(f"{path}: {wrong}")
+    where, names = f"{path}#{part}", tuple(map(str, classes.tolist()))
     offsets, labels = offsets.astype(np.int64), labels.astype(np.int64)
     digest = hashlib.sha256("\0".join(names).encode())
     for array in (content, offsets, labels):
         digest.update(np.ascontiguousarray(array).data)
     return Source(where, Packed(content, offsets, where), names, labels, digest.hexdigest())
+
+
+def _unfit(part: str, content: np.ndarray, offsets: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> str:
+    """What is wrong with the arrays of an .npz; empty where nothing is."""
+    if classes.dtype.kind != "U" or classes.ndim != 1 or not classes.size:
+        return f"classes must be texts in one row, not {classes.dtype} {classes.shape}"
+    if doubled := sorted(name for name, n in Counter(classes.tolist()).items() if n > 1):
+        return f"classes must be distinct; found more than once: {', '.join(doubled)}"
+    if content.dtype != np.uint8 or content.ndim != 1:
+        return f"jpeg_{part} must be bytes in one row, not {content.dtype} {content.shape}"
+    if any(a.ndim != 1 or a.dtype.kind not in "iu" for a in (offsets, labels)):
+        return f"off_{part} and y_{part} must be whole numbers in one row"
+    if len(offsets) != len(labels) + 1 or not len(labels):
+        found = f"{len(offsets)} and {len(labels)}"
+        return f"off_{part} must have one number more than y_{part} has labels; found {found}"
+    if offsets[0] < 0 or offsets[-1] > len(content) or (np.diff(offsets.astype(np.int64)) < 0).any():
+        return f"off_{part} must ascend from 0 to the {len(content)} bytes of jpeg_{part}"
+    if labels.min() < 0 or labels.max() >= len(classes):
+        found = f"{labels.min()}..{labels.max()}"
+        return f"y_{part} must lie in 0..{len(classes) - 1}, as there are classes; found {found}"
+    return ""

@@ -14,8 +14,6 @@ from searchkit.nas_cli.options import device_of, say, shared
 from searchkit.nas_cli.progress import Progress
 from searchkit.nas_cli.train import memory_advice
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-
 
 @click.command("predict", context_settings=console.CONTEXT)
 @click.argument("model")
@@ -27,7 +25,7 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
     "--threshold", default=0.5, show_default=True, help="Boxes below this score are not drawn (of a detector)."
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Of each folder, the first N images by name.")
-@shared("device", "json")
+@shared("set", "device", "json")
 def predict_command(
     model: str,
     images: tuple[str, ...],
@@ -36,6 +34,7 @@ def predict_command(
     arch: str | None,
     threshold: float,
     limit: int | None,
+    overrides: tuple[str, ...],
     device: str | None,
     as_json: bool,
 ) -> None:
@@ -51,10 +50,11 @@ def predict_command(
 
     if not os.path.exists(model):
         raise UsageError(f"there is no model at {model}", "Name an extracted folder, or a checkpoint")
-    opened = pictures.open_model(model, config, arch)
+    opened = pictures.open_model(model, config, arch, overrides)
     opened.net.to(device_of(device))
     files = _files(images, limit)
     os.makedirs(out, exist_ok=True)
+    taken = _not_ours(files, out)
     found: list[dict[str, Any]] = []
     with Progress("predict", len(files)) as progress, memory_advice("predict"):
         for done, path in enumerate(files, 1):
@@ -63,7 +63,7 @@ def predict_command(
             except UsageError as e:
                 say(f"left out: {e.message}")
                 continue
-            target = _target(out, path, {item["picture"] for item in found})
+            target = _target(out, path, taken)
             item: dict[str, Any] = {"image": path, "picture": target}
             if opened.task == "cls":
                 item["classes"] = pictures.classes_of(opened, picture)
@@ -73,13 +73,13 @@ def predict_command(
                 pictures.draw_boxes(opened, picture, item["boxes"], target)
             found.append(item)
             progress.update(done)
+    if not found:
+        raise UsageError("no image could be read")
     if as_json:
         console.print_json(found)
         return
     for item in found:
         click.echo(f"{item['picture']}: {_said(item)}")
-    if not found:
-        raise UsageError("no image could be read")
 
 
 def _said(item: dict[str, Any]) -> str:
@@ -89,14 +89,30 @@ def _said(item: dict[str, Any]) -> str:
     return ", ".join(f"{c['name']} {c['probability']:.2f}" for c in item["classes"])
 
 
+def _not_ours(files: list[str], out: str) -> set[str]:
+    """Real paths that no picture may be written to: the images, and where `out` is a folder that they come from, all
+    that is in it: what lies beside an image is the user's, too."""
+    folder = os.path.realpath(out)
+    taken = {os.path.realpath(path) for path in files}
+    if any(os.path.realpath(os.path.dirname(path)) == folder for path in files):
+        taken |= {os.path.realpath(os.path.join(folder, name)) for name in os.listdir(folder)}
+    return taken
+
+
 def _target(out: str, path: str, taken: set[str]) -> str:
-    """Where the picture of an image goes; images of one name in several folders get numbers."""
+    """Where the picture of an image goes, now one of `taken`; where another image's would go there, or something of the
+    user's is there, its name gets a number."""
     name = os.path.splitext(os.path.basename(path))[0]
     names = itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
-    return next(target for n in names if (target := os.path.join(out, f"{n}.png")) not in taken)
+    targets = (os.path.join(out, f"{n}.png") for n in names)
+    target = next(t for t in targets if os.path.realpath(t) not in taken)
+    taken.add(os.path.realpath(target))
+    return target
 
 
 def _files(paths: tuple[str, ...], limit: int | None) -> list[str]:
+    from searchkit.data.label_files import ENDINGS
+
     files: list[str] = []
     for path in paths:
         if os.path.isdir(path):
@@ -105,5 +121,13 @@ def _files(paths: tuple[str, ...], limit: int | None) -> list[str]:
         else:
             files.append(path)
     if not files:
-        raise UsageError(f"no images in {', '.join(paths)}", f"Their names must end in {', '.join(ENDINGS)}")
+        hint = _folders_hint(paths) or f"Their names must end in {', '.join(ENDINGS)}"
+        raise UsageError(f"no images in {', '.join(paths)}", hint)
     return files
+
+
+def _folders_hint(paths: tuple[str, ...]) -> str:
+    """What to name instead of folders that hold folders, such as those of classes; empty where none does."""
+    inside = {path: [name for name in os.listdir(path) if not name.startswith(".")] for path in paths}
+    deeper = [path for path, names in inside.items() if any(os.path.isdir(os.path.join(path, n)) for n in names)]
+    return f"Name the folders in it: {' '.join(os.path.join(path, '*') for path in deeper)}" if deeper else ""

@@ -39,9 +39,12 @@ class Model:
     size: tuple[int, int] | None = None  # (H, W) px of a classifier's images; a detector resizes them itself
 
 
-def open_model(path: str, config: str | None, arch: str | None) -> Model:
-    """The model of an extracted folder, or of a checkpoint with its config."""
+def open_model(path: str, config: str | None, arch: str | None, overrides: Sequence[str] = ()) -> Model:
+    """The model of an extracted folder, or of a checkpoint with its config, in which `overrides` replace values."""
     if os.path.isdir(path):
+        if overrides:
+            hint = "Leave --set out, or name the checkpoint and its --config"
+            raise UsageError(f"--set replaces values of a config, but {path} is an extracted folder: it has none", hint)
         net = load_folder(path)
         with open(os.path.join(path, "config.json"), encoding="utf-8") as f:
             said = json.load(f)
@@ -49,7 +52,7 @@ def open_model(path: str, config: str | None, arch: str | None) -> Model:
         return Model(task, net, tuple(said["categories"]), tuple(said["size"]) if task == "cls" else None)
     if config is None:
         raise UsageError(f"{path} is a checkpoint: its config is needed", "Give --config FILE, or an extracted folder")
-    recipe = configs.load(config)
+    recipe = configs.load(config, overrides)
     source = open_source(recipe, path, 0)
     chosen: Arch = recipe.space.named(arch) if arch else source.maximum
     static = subnet(source.net, chosen, source.config)
