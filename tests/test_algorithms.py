@@ -407,6 +407,20 @@ def test_a_rare_constraint_is_met(name: str) -> None:
     assert {tuple(trial.genes.values()) for trial in history} == {(0, 0, 0), (19, 19, 19)}
 
 
+@pytest.mark.parametrize("name", ["random", "evolution", "spos"])
+def test_a_rare_constraint_is_met_again_and_again(name: str) -> None:
+    """Three points in 100,000, of a space that is too large to go through: what was found leads to more."""
+    space = Space((Range("a", "Int", 0, 999), Range("b", "Int", 0, 9999)), ("a * 10000 + b < 300",))
+    first = Trial(0, {"a": 0, "b": 7}, "finished", (1.0,))
+    history = [first]
+    ask = algorithms.sampler(name)(space, ONE, 0)
+    for n in range(1, 6):
+        (genes,) = ask.suggest(history, 1)
+        history.append(Trial(n, genes, "finished", (1.0,), asked=2 * n, told=2 * n + 1))
+    assert all(space.feasible(trial.genes) for trial in history)
+    assert len({tuple(trial.genes.values()) for trial in history}) == 6
+
+
 @pytest.mark.parametrize("args", [(Range("a", "Uniform", 0.0, 1.0),), (Range("a", "Int", 0, 10**9),)])
 @pytest.mark.parametrize("name", ["random", "tpe", "nsga2", "evolution", "spos"])
 def test_a_constraint_that_nothing_meets_in_a_large_space(name: str, args: tuple[Arg, ...]) -> None:

@@ -142,8 +142,8 @@ class Fresh:
     def one(self, seen: Collection[str], i: int, propose: Propose, tries: int) -> Genes | None:
         """The first of at most `tries` proposals that meets the constraints and has no key in `seen`.
 
-        After them come random points, then what is left of a small space; None: it is used up. Raises UsageError where
-        no draw met the constraints, with the values that they took.
+        After them come random points, then what is left of a small space, or neighbours of the history's; None: there
+        are no more. Raises UsageError where no draw ever met the constraints, with the values that they took.
         """
         small = self._size is not None and self._size <= WALK
         if small and len(seen) >= (len(self._grid) if self._grid else self._size or 0) and not self._left(seen):
@@ -159,8 +159,22 @@ class Fresh:
         left = self._left(seen) if small else []
         if left:
             return left[ask_seed(self._seed, i, draws) % len(left)]
-        if not met:
+        if met:
+            return None
+        if not self._trials:
             raise never_met(self._space, self._seed, f"point of {draws:,} drawn at random")
+        return self._near(seen, i)
+
+    def _near(self, seen: Collection[str], i: int) -> Genes | None:
+        """A new point that meets the constraints and differs in one gene from a point of the history: what random draws
+        do not find any more is rare, and lies near what was found. None: there is none among DRAWS."""
+        for retry in range(DRAWS):
+            seed = ask_seed(self._seed, i, DRAWS + retry)
+            rng = random.Random(f"near {seed}")
+            parent = rng.choice(self._trials).genes
+            genes = self.mutated(parent, [rng.choice([*parent])], seed)
+            if self._space.feasible(genes) and self._space.key(genes) not in seen:
+                return genes
         return None
 
     def _left(self, seen: Collection[str]) -> list[Genes]:
