@@ -245,5 +245,5 @@ def test_rates_are_scaled_with_the_batch() -> None:
         groups = make_optimizer(nn.Conv2d(1, 1, 1), o, 16).param_groups
         assert [g["lr"] for g in groups] == pytest.approx([expected] * 2)
         assert [g["weight_decay"] for g in groups] == [o.weight_decay, o.norm_weight_decay]
-    assert Train(epochs=3, batch_size=4).total_steps(10, 2) == 4  # 30 images / 8
+    assert Train(epochs=3, batch_size=4).total_steps(10, 2) == 6  # 10 images fill two batches of 8
     assert Train(epochs=3, steps=5).total_steps(10, 2) == 5

@@ -181,7 +181,7 @@ def test_ofa_s_space() -> None:
     assert space.minimum()[KERNEL] == (3,) * 20 and len(space.held()[EXPAND]) == 20
     rng = random.Random(0)
     shares = Counter(space.sample(rng)[DEPTH][0] for _ in range(2000))  # type: ignore[index]
-    assert abs(shares[4] / 2000 - 9**4 / (9**2 + 9**3 + 9**4)) < 0.02  # uniform over archs, not over depths
+    assert all(abs(shares[depth] / 2000 - 1 / 3) < 0.03 for depth in (2, 3, 4))  # though most archs are deep
     knobs = {knob.name: knob for knob in space.knobs()}
     assert len(knobs) == 5 + 40 and knobs["body_kernel_5"].when is None
     assert knobs["body_kernel_6"].when == ("body_depth_1", 2) and knobs["body_expand_19"].when == ("body_depth_4", 3)
@@ -206,7 +206,7 @@ def test_slots_without_a_block_are_no_difference() -> None:
     assert shallow.held()[KERNEL] == ((3, 5), (3,)) * 2 and shallow.count() == 4  # two slots at least
 
 
-def test_samples_are_uniform() -> None:
+def test_depths_are_drawn_evenly_and_their_archs_too() -> None:
     spec = {
         KERNEL: {"choices": [3, 5], "sample_strategy": "block_wise"},
         DEPTH: {"choices": [[1, 2], [1, 2]]},
@@ -216,9 +216,11 @@ def test_samples_are_uniform() -> None:
     draws, seen = 200 * space.count(), Counter[Arch]()
     for _ in range(draws):
         seen[space.sample(rng)] += 1
-    expected = draws / space.count()
-    statistic = sum((seen[arch] - expected) ** 2 / expected for arch in space.enumerate())
-    assert space.count() == 36 and (statistic - 35) / (2 * 35) ** 0.5 < 4
+    of_depth = Counter(arch[DEPTH] for arch in space.enumerate())
+    assert space.count() == 36 and sorted(of_depth.values()) == [4, 8, 8, 16]
+    expected = {arch: draws / 4 / of_depth[arch[DEPTH]] for arch in space.enumerate()}
+    statistic = sum((seen[arch] - n) ** 2 / n for arch, n in expected.items())
+    assert (statistic - 35) / (2 * 35) ** 0.5 < 4
 
 
 def test_ascending_dimensions_are_one_knob_where_they_must_be() -> None:

@@ -23,6 +23,17 @@ def build(config: NetConfig, arch: Arch, held: Held | None = None, **options: An
     return net
 
 
+def unseen(config: NetConfig) -> dict[str, Any]:
+    """What of a network no name or shape of a tensor tells, as plain data: another one computes other numbers with the
+    same weights."""
+    options = {k: list(v) if isinstance(v, tuple) else v for k, v in sorted(config.backbone_options.items())}
+    return {
+        **{f"backbone_options.{k}": v for k, v in options.items()},
+        "image_mean": list(config.image_mean),
+        "image_std": list(config.image_std),
+    }
+
+
 def sliced(config: NetConfig, name: str) -> bool:
     """Whether a tensor of that name may be a slice of the supernet's: heads of detectors have each their own size."""
     return isinstance(config, ClassifierConfig) or name.startswith("backbone.")

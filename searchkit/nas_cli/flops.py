@@ -62,8 +62,7 @@ def flops_command(
     os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
     if records_path or sample:
         records = read(records_path) if records_path else _sampled(recipe, sample or 0, seed_of(seed))
-        archs = checked(records, recipe)
-        pairs = zip(records, archs, strict=True)
+        pairs = zip(*checked(records, recipe), strict=True)
         priced = [_priced(recipe, record, arch, plan_of, heads, convention) for record, arch in pairs]
         with fsio.storage():
             fsio.atomic_write(out, "".join(modelspace.dumps(r) + "\n" for r in priced))

@@ -176,7 +176,7 @@ def _opening(
         raise UsageError("no subnets given", "Name a file of records (--archs FILE) or archs of the space (--arch MAX)")
     records = pick(path, rules, seed) if path else []
     records += [{"name": name, "arch": recipe.space.named(name).nested()} for name in names]
-    return recipe, records, sweep.checked(records, recipe)
+    return recipe, *sweep.checked(records, recipe)
 
 
 def _say_done(records: Sequence[Record], results: Any, protocols: Any, out: str, ranks: Any) -> None:

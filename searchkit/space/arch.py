@@ -175,8 +175,9 @@ class Space:
         return self._of_rows(self._grid.at(i))
 
     def sample(self, rng: random.Random) -> Arch:
-        """One of the grid, all equally probable."""
-        return self.at(rng.randrange(self.count()))
+        """One of the grid: every dimension is drawn evenly, a depth before what its blocks are, so that depths are as
+        probable as each other however many networks each has. Without block_wise dimensions all archs are."""
+        return self._of_rows(self._grid.sample(rng))
 
     def contains(self, arch: Arch) -> bool:
         """Whether an architecture is on the grid (and canonical)."""

@@ -105,6 +105,19 @@ class Grid:
                 left *= self._times(d, row)
         return rows
 
+    def sample(self, rng: random.Random) -> list[Row]:
+        """A combination: all combinations of a dimension are equally probable, where it hangs on a depth those that the
+        depth leaves."""
+        if not self.linked:
+            return self.at(rng.randrange(self.count))
+        rows: list[Row] = []
+        for d, (dim, at) in enumerate(zip(self.dims, self.depth_of, strict=True)):
+            if at is None:
+                rows.append(tuple(dim.unpack(dim.at(rng.randrange(dim.count())))))
+            else:
+                rows.append(tuple(map(rng.choice, self._given(d, rows[at]))))
+        return rows
+
     def _times(self, d: int, depth: Row) -> int:
         """How many combinations the dimensions that hang on the depth have together."""
         hanging = [e for e, at in enumerate(self.depth_of) if at == d]

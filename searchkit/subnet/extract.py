@@ -60,7 +60,7 @@ def open_source(recipe: Recipe, path: str, seed: int) -> Source:
     maximum = Arch.of(found.meta["space"])
     if faults := recipe.space.faults(maximum):
         raise UsageError(f"{path} is of another space: {'; '.join(faults)}", "Use the config that it was trained with")
-    nets.check_task(recipe, found, path)
+    nets.check_model(recipe, found, path)
     config = replace(recipe.model, num_classes=found.meta["num_classes"])
     held = None if found.meta.get("static") else recipe.space.held()
     net = nets.build_at(recipe, config, maximum, seed, held)

@@ -15,6 +15,7 @@ from torch import nn
 from searchkit import modelspace
 from searchkit.cost import price
 from searchkit.errors import UsageError
+from searchkit.models import network
 from searchkit.models.network import NetConfig
 from searchkit.models.subnet import subnet
 from searchkit.space.arch import Arch, InputShape
@@ -92,8 +93,9 @@ def folder_name(record: Record, arch: Arch, recipe: Recipe) -> str:
     return f"{arch.id}-{shape_text(shape)}"
 
 
-def checked(records: Sequence[Record], recipe: Recipe) -> list[Arch]:
-    """The archs of records. Raises UsageError naming every one that does not fit into the maximal model."""
+def checked(records: Sequence[Record], recipe: Recipe) -> tuple[list[Record], list[Arch]]:
+    """(records, their archs), each arch in its one spelling. Raises UsageError naming every one that does not fit into
+    the maximal model."""
     archs, faults = [], []
     for i, record in enumerate(records):
         if "arch" not in record:
@@ -105,13 +107,14 @@ def checked(records: Sequence[Record], recipe: Recipe) -> list[Arch]:
             faults.append(f"record {i + 1}: {e.message}")
             continue
         faults += [f"record {i + 1} ({arch.id}): {fault}" for fault in recipe.space.faults(arch)]
-        archs.append(arch)
+        archs.append(recipe.space.canonical(arch))
     if faults:
         more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise UsageError(
             f"these archs are not in the supernet: {'; '.join(faults[:5])}{more}", "Take archs of this config's space"
         )
-    return archs
+    pairs = zip(records, archs, strict=True)
+    return [r if Arch.of(r["arch"]) == arch else {**r, "arch": arch.nested()} for r, arch in pairs], archs
 
 
 def test_record(session: Session, record: Record, arch: Arch, tag: str, calibrated: bool) -> Record:
@@ -239,6 +242,7 @@ def train_static(
         "num_classes": session.config.num_classes,
         "data": recipe.data.name,
         "task": recipe.task,
+        "model": network.unseen(recipe.model),
         "static": True,  # it holds this arch alone
         "protocol": protocol,
     }
@@ -257,7 +261,7 @@ def train_static(
         task=task,
         section=recipe.data,
         steps=steps,
-        steps_per_epoch=-(-count // o.batch_size),
+        steps_per_epoch=o.epoch_steps(count, 1),
         scales=(shape,),
         seed=session.seed,
         device=session.device,
@@ -295,6 +299,7 @@ def tune_protocol(session: Session, record: Record) -> dict[str, Any]:
         **session.bench.protocol(shape, True),  # calibrated before the tuning
         "tuned_on": list(o.train_on),
         "tuned_images": images,
+        "tuned_data": tasks.of(recipe).digest(session.tune_set)[:16],
         "tuned_steps": o.total_steps(images, 1),
         "tuned_lr": o.lr,
         "tuned_with": hashlib.sha256(how.encode()).hexdigest()[:16],

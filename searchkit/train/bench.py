@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,6 +17,11 @@ from searchkit.train.config import Recipe
 from searchkit.train.evaluate import calibrate
 from searchkit.train.policies import rng_of
 from searchkit.train.tasks import open_split
+
+
+def _digest(what: object) -> str:
+    """What tells one thing from another in a protocol: of its text."""
+    return hashlib.sha256(str(what).encode()).hexdigest()[:16]
 
 
 @dataclass
@@ -52,12 +58,12 @@ class Calibration:
     @property
     def digest(self) -> str:
         """What tells one choice of images from another; empty where there are none."""
-        text = f"{self.sha256} {','.join(map(str, self.ids))}"
-        return hashlib.sha256(text.encode()).hexdigest()[:16] if self.ids else ""
+        return _digest(f"{self.sha256} {','.join(map(str, self.ids))}") if self.ids else ""
 
-    def batches(self, shape: InputShape) -> list[Any]:
+    def batches(self, shape: InputShape) -> Iterator[Any]:
         """The images at an input shape: uint8, lists of (3, H, W) or tensors (N, 3, H, W)."""
-        return [] if self.source is None else [self.source.task.images_of(batch) for batch in self.source.at(shape)]
+        if self.source is not None:
+            yield from map(self.source.task.images_of, self.source.at(shape))
 
 
 @dataclass
@@ -80,9 +86,10 @@ class Bench:
 
     def protocol(self, shape: InputShape, calibrated: bool) -> dict[str, Any]:
         """How a score is measured, apart from the weights: plain data that is kept with the number."""
-        test, task = self.recipe.test, tasks.of(self.recipe)
+        test, model, task = self.recipe.test, self.recipe.model, tasks.of(self.recipe)
         return {
             "data": self.digest,
+            "model": _digest(replace(model, num_classes=1, backbone=os.path.basename(model.backbone))),
             "split": self.split,
             "images": task.count(self.evaluated),
             "input_shape": plain_shape(shape),
@@ -114,12 +121,8 @@ def open_bench(recipe: Recipe, split: str, device: torch.device, seed: int) -> B
     task = tasks.of(recipe)
     evaluated = open_split(recipe.data, split)
     calibration = open_calibration(recipe, seed)
-    shapes = {task.kept_shape(shape): shape for shape in recipe.scales}.values()  # kept for each of them
-    keep = sum(task.decoded_mb(evaluated, shape) for shape in shapes) <= recipe.data.cache_mb
-    batches = Batches(task, evaluated, recipe.test.batch_size, recipe.data.workers, keep)
-    if keep:
-        batches.at(recipe.scales[0])  # what can't be decoded is said now, not after hours of training
-    digest = hashlib.sha256(f"{task.digest(evaluated)} {evaluated.names}".encode()).hexdigest()[:16]
+    batches = _batches(recipe, evaluated)
+    digest = _digest(f"{task.digest(evaluated)} {evaluated.names}")
     return Bench(recipe, split, evaluated, task.evaluator(evaluated), batches, calibration, device, digest)
 
 
@@ -134,6 +137,15 @@ def open_calibration(recipe: Recipe, seed: int) -> Calibration:
         n -= 1  # the last batch would be one image, which has no variance where a feature is 1 x 1
     chosen = rng_of(seed, "calibration").sample(range(task.count(train)), n)
     part, ids = task.subset(train, sorted(chosen))
-    source = Batches(task, part, test.batch_size, 0, True)
-    source.at(recipe.scales[0])  # as above
-    return Calibration(source, ids, task.source_of(recipe.data.train), task.digest(train))
+    return Calibration(_batches(recipe, part), ids, task.source_of(recipe.data.train), task.digest(train))
+
+
+def _batches(recipe: Recipe, data: Any) -> Batches:
+    """A set for scoring, decoded once if it fits into data.cache_mb."""
+    task = tasks.of(recipe)
+    shapes = {task.kept_shape(shape): shape for shape in recipe.scales}.values()  # kept for each of them
+    keep = sum(task.decoded_mb(data, shape) for shape in shapes) <= recipe.data.cache_mb
+    batches = Batches(task, data, recipe.test.batch_size, recipe.data.workers, keep)
+    if keep:
+        batches.at(recipe.scales[0])  # what can't be decoded is said now, not after hours of training
+    return batches

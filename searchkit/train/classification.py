@@ -159,10 +159,20 @@ def _enough(images: Tensor) -> Iterator[None]:
         ) from e
 
 
+@contextlib.contextmanager
+def _no_dropout(net: Any) -> Iterator[None]:
+    """The network without its dropout, for a moment."""
+    p, net.dropout = net.dropout, 0.0
+    try:
+        yield
+    finally:
+        net.dropout = p
+
+
 def losses(net: nn.Module, inputs: Tensor, targets: Any, o: Optimisation, epoch: int, soft: Soft | None) -> Losses:
     """(`loss_ce` and, with a teacher, `loss_distill`, each weighted; the scores (N, classes of the data))."""
     labels, _, known = targets
-    with _enough(inputs):
+    with _enough(inputs), contextlib.nullcontext() if soft is None or soft.dropout else _no_dropout(net):
         scores = net(inputs)[:, :known]  # those behind them stay silent, whatever label_smoothing asks for
     labels = labels.to(inputs.device, non_blocking=True)
     hard = F.cross_entropy(scores.float(), labels, label_smoothing=float(value_at(o.label_smoothing, epoch)))

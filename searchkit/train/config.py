@@ -91,7 +91,9 @@ def _recipe(path: str, document: Document) -> Recipe:
     for name in ("model", "space"):
         top.require(name)
     kind = top.choice("task", tuple(TASKS), "det")
-    task = TASKS.get(kind, TASKS["det"])
+    if kind not in TASKS:
+        document.check()  # what the sections may hold is the task's to say
+    task = TASKS[kind]
     node = top.get("model")
     classes_given = node is not None and "num_classes" in node.entries and not node.entries["num_classes"][1].is_null
     model: Any = fill(task.model, node, "model", report, num_classes=1)
@@ -141,26 +143,32 @@ def _entry(node: Node | None, key: str) -> Node:
 
 def _narrowed(space: Space, node: Node, document: Document) -> Space:
     """The space of one subnet alone: a named arch, or the first record of a file."""
+    shape = None
     try:
-        arch = space.named(node.text) if node.text in space.names() else _arch_of(path_of(node.text, "subnet"))
+        if node.text in space.names():
+            arch = space.named(node.text)
+        else:
+            arch, shape = _first_of(path_of(node.text, "subnet"))
         if wrong := space.faults(arch):
             raise UsageError(f"{node.text} is an arch of another space: {'; '.join(wrong)}")
     except SearchkitError as e:
         for line in e.message.splitlines():
             document.report.fault(node, f"subnet: {line}")
         return space
-    return space.only(arch)
+    only = space.only(arch)
+    return only if shape is None else replace(only, scales=(shape,))
 
 
-def _arch_of(path: str) -> Arch:
-    """The arch of a file of records: that of the first one."""
+def _first_of(path: str) -> tuple[Arch, InputShape | None]:
+    """The arch of a file of records, and its input shape if it has one: those of the first record."""
     if not os.path.exists(path):
         raise UsageError(f"no file {path}, and no such named arch")
     records = modelspace.load(path)
     first = modelspace.fold(modelspace.flatten(records[0])) if records else {}
     if "arch" not in first:
         raise UsageError(f"{path} has no record with an arch")
-    return Arch.of(first["arch"])
+    shape = first.get("data", {}).get("input_shape")
+    return Arch.of(first["arch"]), None if shape is None else modelspace.edge(shape)
 
 
 def _space(node: Node | None, document: Document) -> Space | None:

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from searchkit.errors import UsageError
 from searchkit.models.subnet import subnet
 from searchkit.space.arch import Arch
-from searchkit.train import checkpoint
+from searchkit.train import checkpoint, tasks
 from searchkit.train import net as nets
+from searchkit.train.bench import open_calibration
 from searchkit.train.config import Recipe, load
+from searchkit.train.evaluate import calibrate
 from searchkit.train.schedules import value_at
 from searchkit.train.sections import Distill, path_of
 from searchkit.train.steps import Soft
@@ -40,22 +42,28 @@ class Teaching:
             return None
         with torch.no_grad():
             scores = self.teacher(inputs)[:, list(self.order)]
-        return self._soft(scores, epoch, label_weight=1.0)
+        return self._soft(scores, epoch, label_weight=1.0, dropout=True)
 
     def after_first(self, outputs: Tensor | None, soft: Soft | None, epoch: int) -> Soft | None:
-        """Targets for the archs after the first: in place those of the first, which is the largest."""
+        """Targets for the archs after the first: in place those of the first, which is the largest, and the only one
+        with dropout (BigNAS, §3.2)."""
         if self.teacher is not None or outputs is None:
             return soft
-        return self._soft(outputs.detach(), epoch, label_weight=0.0)
+        return self._soft(outputs.detach(), epoch, label_weight=0.0, dropout=False)
 
-    def _soft(self, scores: Tensor, epoch: int, label_weight: float) -> Soft:
+    def _soft(self, scores: Tensor, epoch: int, label_weight: float, dropout: bool) -> Soft:
         d = self.settings
         labels = label_weight if d.label_weight is None else float(value_at(d.label_weight, epoch))
-        return Soft(scores, float(value_at(d.weight, epoch)), labels, float(value_at(d.temperature, epoch)))
+        return Soft(scores, float(value_at(d.weight, epoch)), labels, float(value_at(d.temperature, epoch)), dropout)
 
 
-def open_teaching(settings: Distill | None, categories: Sequence[str], device: torch.device) -> Teaching | None:
-    """What a config asks for; a teacher is loaded. Raises UsageError for one with other classes than the data."""
+def open_teaching(own: Recipe, categories: Sequence[str], device: torch.device, seed: int) -> Teaching | None:
+    """What the config of a training asks for; a teacher is loaded.
+
+    A teacher cut out of a supernet gets batch-norm statistics of its own, from the test.calibration_images of this
+    training: those of the supernet fit no arch of it. Raises UsageError for one with other classes than the data.
+    """
+    settings = own.train.distill
     if settings is None:
         return None
     if settings.in_place:
@@ -77,15 +85,23 @@ def open_teaching(settings: Distill | None, categories: Sequence[str], device: t
             "Train the teacher on the same classes, or choose some of the data's with data.classes",
         )
     order = tuple(map(theirs.index, categories))
-    return Teaching(settings, _network(recipe, found, path, settings.arch).to(device), order)
+    teacher, alone = _network(recipe, found, path, settings.arch)
+    teacher = teacher.to(device)
+    if not alone:
+        shape = own.scales[0]
+        calibrate(teacher, open_calibration(own, seed).batches(shape), device, task=tasks.of(recipe))
+    return Teaching(settings, teacher, order)
 
 
-def _network(recipe: Recipe, found: checkpoint.Checkpoint, path: str, arch: str) -> nn.Module:
-    """The teacher's static network, which learns nothing."""
+def _network(recipe: Recipe, found: checkpoint.Checkpoint, path: str, name: str) -> tuple[nn.Module, bool]:
+    """The teacher's static network, which learns nothing, and whether it was trained alone."""
     names = found.meta["categories"]
-    if found.meta.get("static"):  # a tuned subnet: the space is that arch alone
+    static = bool(found.meta.get("static"))
+    if static:  # a tuned subnet: the space is that arch alone
         recipe = replace(recipe, space=recipe.space.only(Arch.of(found.meta["space"])))
     nets.check_space(recipe, found, path)
     net, _ = nets.load(recipe, found, names, 0, to_train=False, where=path)
-    static: nn.Module = subnet(net, recipe.space.named(arch), nets.sized(recipe, names))
-    return static.eval().requires_grad_(False)
+    arch = recipe.space.named(name)
+    alone = static or (recipe.train.policy == "fixed" and recipe.space.named(recipe.train.arch) == arch)
+    teacher: nn.Module = subnet(net, arch, nets.sized(recipe, names))
+    return teacher.eval().requires_grad_(False), alone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -21,26 +22,28 @@ def calibrate(
     net: nn.Module, batches: Iterable[Any], device: torch.device, precision: str = "fp32", *, task: Any
 ) -> int:
     """Replace a network's batch-norm statistics, in place, by the mean over `batches` of images (uint8; lists of (3, H,
-    W), or tensors of (N, 3, H, W)).
+    W), or tensors of (N, 3, H, W)), each batch weighed by its images.
 
     Statistics of a supernet fit no subnet: each has its own inputs to every layer (Yu & Huang, ICCV 2019, §3.2). Only
     what has such norms is run, and no weight changes. Give it a private copy. Without batches nothing changes.
     task: a module of searchkit.train.tasks. Returns how many images were seen.
     """
-    norms, batches = calibrated_norms(net), list(batches)
-    if not norms or not batches:
+    norms, batches = calibrated_norms(net), iter(batches)
+    first = next(batches, None) if norms else None
+    if first is None:
         return 0
     seen = 0
     was, momenta = net.training, [m.momentum for m in norms]
     net.eval()
     for m in norms:
         m.reset_running_stats()
-        m.momentum = None  # the mean over all batches
         m.train()
     with torch.no_grad(), autocast(device, precision):
-        for images in batches:
-            task.statistics(net, images, device)
+        for images in chain([first], batches):
             seen += len(images)
+            for m in norms:
+                m.momentum = len(images) / seen  # so that what is kept is the mean over all images so far
+            task.statistics(net, images, device)
     for m, momentum in zip(norms, momenta, strict=True):
         m.momentum = momentum
     net.train(was)

@@ -25,7 +25,8 @@ from searchkit.train.steps import Batch, autocast, scale_at
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a step tells: mean losses over its archs by name (with `loss`, their sum), and where it stands."""
+    """What a step tells, and where it stands. Losses by name are means over those of its archs that have them; `loss`
+    is the mean over all archs of what each of them learns from."""
 
     step: int  # of this step; the first is 0
     steps: int
@@ -42,6 +43,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     step: int = 0  # steps done
     best: float = -math.inf
+    scored: int = 0  # the step of the last evaluation
 
 
 def seeded(*parts: object) -> int:
@@ -150,9 +152,10 @@ def _gradients(
     at: _Where,
     teaching: Teaching | None,
 ) -> dict[str, float]:
-    """Accumulate the mean gradient of the archs over one batch; return the mean losses by name."""
+    """Accumulate the mean gradient of the archs over one batch; return losses by name, each the mean over those
+    archs that have it."""
     inputs = task.inputs_of(images, at.device)
-    total: dict[str, Tensor] = {}
+    total: dict[str, list[Tensor]] = {}
     with autocast(at.device, o.precision):
         soft = teaching.before(inputs, at.epoch) if teaching else None
     for i, arch in enumerate(archs):
@@ -164,18 +167,18 @@ def _gradients(
             parts, outputs = task.losses(net, inputs, targets, o, at.epoch, soft)
         loss = sum(_loss_weight(o, name, at.epoch) * value for name, value in parts.items())
         for name, value in {**parts, "loss": loss}.items():
-            total[name] = total.get(name, 0) + value.detach() / len(archs)
+            total.setdefault(name, []).append(value.detach())
         (loss / len(archs)).backward()
         if teaching and i == 0:
             soft = teaching.after_first(outputs, soft, at.epoch)
-    losses = {name: float(value) for name, value in total.items()}
+    losses = {name: float(sum(values) / len(values)) for name, values in total.items()}
     if not math.isfinite(losses["loss"]):
         parts_text = ", ".join(f"{name} {value:g}" for name, value in losses.items())
         raise SearchkitError(
             f"step {at.step}: the loss is not finite ({parts_text}); images {task.ids_of(targets)}, "
             f"archs {[a.text() for a in archs if a]}",
             "Lower train.lr, set train.clip_norm, lengthen train.warmup_steps, or look at these images and their "
-            "labels; training goes on from the last checkpoint",
+            "labels; training goes on from the last checkpoint. If that is too late, begin in another --work-dir",
         )
     return losses
 

@@ -99,9 +99,21 @@ def check_task(recipe: Recipe, checkpoint: Checkpoint, where: str) -> None:
         raise UsageError(f"{where} is the checkpoint of task {task}, but the config's is {recipe.task}", hint)
 
 
-def check_space(recipe: Recipe, checkpoint: Checkpoint, where: str) -> None:
-    """UsageError for a checkpoint whose task or maximal arch is not the recipe's, naming what differs."""
+def check_model(recipe: Recipe, checkpoint: Checkpoint, where: str) -> None:
+    """UsageError for a checkpoint of another task, or one whose weights mean something else in the recipe's network."""
     check_task(recipe, checkpoint, where)
+    ours = network.unseen(recipe.model)
+    theirs = checkpoint.meta.get("model", ours)
+    names = dict.fromkeys((*ours, *theirs))
+    found = [f"{n}: {theirs.get(n)} there, {ours.get(n)} here" for n in names if theirs.get(n) != ours.get(n)]
+    if found:
+        hint = "Use the config that it was trained with"
+        raise UsageError(f"{where} is the checkpoint of another model: {'; '.join(found)}", hint)
+
+
+def check_space(recipe: Recipe, checkpoint: Checkpoint, where: str) -> None:
+    """UsageError for a checkpoint whose task, model or maximal arch is not the recipe's, naming what differs."""
+    check_model(recipe, checkpoint, where)
     trained, wanted = Arch.of(checkpoint.meta["space"]), recipe.space.maximum()
     names = dict.fromkeys((*wanted.names, *trained.names))
     found = [f"{n}: {trained.get(n)} there, {wanted.get(n)} here" for n in names if trained.get(n) != wanted.get(n)]

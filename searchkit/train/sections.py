@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 from searchkit.data.augment import Augment
@@ -45,7 +46,9 @@ def _check_scheduled(given: Mapping[str, Any]) -> None:
 def _require(section: Any, least: Mapping[str, float], above: Iterable[str] = ()) -> None:
     """Raises UsageError with every number of a section below its least, and those of `above` that are not above 0."""
     values = {name: value for name in (*least, *above) if (value := getattr(section, name)) is not None}
-    wrong = [f"{k} must be at least {least[k]:g}, not {v:g}" for k, v in values.items() if k in least and v < least[k]]
+    wrong = [
+        f"{k} must be at least {least[k]:g}, not {v:g}" for k, v in values.items() if k in least and not v >= least[k]
+    ]
     wrong += [f"{k} must be above 0, not {v:g}" for k, v in values.items() if k in above and not v > 0]
     if wrong:
         raise UsageError("; ".join(wrong))
@@ -167,16 +170,31 @@ class Optimisation:
 
     def __post_init__(self) -> None:
         least = {"batch_size": 1, "base_batch": 1, "steps": 1, "warmup_steps": 0, "checkpoint_steps": 1, "momentum": 0}
+        least |= dict.fromkeys(("weight_decay", "norm_weight_decay", "gamma", "floor", "warmup_factor"), 0)
         _require(self, least, ("epochs", "lr", "clip_norm", "checkpoint_minutes"))
+        wrong = [f"{name} must be finite" for name in ("epochs", "lr") if not math.isfinite(getattr(self, name))]
+        if not self.momentum < 1 or (self.nesterov and not self.momentum):
+            wrong.append(f"momentum must be below 1{', and above 0 with nesterov' if self.nesterov else ''}")
+        ends = (0, *self.milestones, 1)
+        if not all(a < b for a, b in pairwise(ends)):
+            wrong.append(
+                f"milestones must be fractions of all steps, ascending, between 0 and 1: not {self.milestones}"
+            )
+        if wrong:
+            raise UsageError("; ".join(wrong))
         given = {} if self.loss_weights is None else self.loss_weights
         if not isinstance(given, Mapping):
             raise UsageError(f"loss_weights must be a mapping of names to numbers, not {given!r}")
         weights = {f"loss_weights.{name}": value for name, value in given.items()}
         _check_scheduled({**weights, "label_smoothing": self.label_smoothing})
 
+    def epoch_steps(self, images: int, world: int) -> int:
+        """Optimiser steps of an epoch, whose last batch is filled up."""
+        return -(-images // (self.batch_size * world))
+
     def total_steps(self, images: int, world: int) -> int:
         """Optimiser steps of the whole training."""
-        return self.steps or max(1, round(self.epochs * images / (self.batch_size * world)))
+        return self.steps or max(1, round(self.epochs * self.epoch_steps(images, world)))
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ class Soft:
     weight: float
     label_weight: float
     temperature: float
+    dropout: bool = True  # whether the arch that learns from them has it
 
 
 def scale_at(scales: Sequence[InputShape], seed: int, step: int) -> InputShape:

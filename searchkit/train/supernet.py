@@ -14,10 +14,11 @@ from torch import nn
 
 from searchkit.cost import price
 from searchkit.errors import UsageError
+from searchkit.models import network
 from searchkit.models.load import load_init
 from searchkit.models.network import NetConfig
 from searchkit.models.subnet import subnet
-from searchkit.space.arch import Arch, InputShape
+from searchkit.space.arch import Arch, InputShape, Space
 from searchkit.train import checkpoint, distributed, tasks
 from searchkit.train import net as nets
 from searchkit.train.bench import Bench, open_bench
@@ -74,11 +75,12 @@ def _train(
     if o.channels_last:
         net = net.to(memory_format=torch.channels_last)
     images, batch = task.count(data), o.batch_size * ranks.world
-    steps, epoch = o.total_steps(images, ranks.world), -(-images // batch)
+    steps, epoch = o.total_steps(images, ranks.world), o.epoch_steps(images, ranks.world)
+    _check_reached(recipe.space, steps, epoch)
     choose = policy_of(recipe, nets.sized(recipe, data.names), seed, epoch)
-    teaching = open_teaching(o.distill, data.names, device)
+    teaching = open_teaching(recipe, data.names, device, seed)
     run = Run(net, make_optimizer(net, o, batch))
-    saver = Saver(recipe, keep, work_dir, list(data.names), seed, steps, ranks.first)
+    saver = Saver(recipe, keep, work_dir, list(data.names), task.digest(data), seed, steps, ranks.first)
     latest = os.path.join(keep, checkpoint.LATEST)
     if os.path.exists(latest):
         saver.restore(run, checkpoint.load(latest, device), latest)
@@ -90,7 +92,7 @@ def _train(
     if bench:
         task.same_classes(data, bench.evaluated)
         task.check_metric(o.best_metric, bench.evaluated)
-    every = round(o.eval_epochs * images / batch) if o.eval_epochs else steps
+    every = round(o.eval_epochs * epoch) if o.eval_epochs else steps
     skipped: Counter[str] = Counter()
     scales = o.scales or recipe.scales
     batches = batches_of(data, recipe, o, seed, run.step, steps, scales, ranks, skipped)
@@ -110,14 +112,29 @@ def _train(
         teaching=teaching,
     ):
         watch.step(report)
-        if bench and (run.step % max(1, every) == 0 or run.step == steps):
+        if bench and run.step % max(1, every) == 0 and run.step < steps:
+            saver.save(run)  # an image that can't be read costs no training
             _evaluate(run, recipe, bench, saver, watch)
         if distributed.agree(saver.due.now(run.step), ranks, device):
             saver.save(run)
     saver.save(run)
+    if bench and run.scored < steps:
+        _evaluate(run, recipe, bench, saver, watch)
+        saver.save(run)
     if skipped:
         watch.say(f"images that can't be used: {len(skipped)}; others took their places {skipped.total()} times")
     return run.step
+
+
+def _check_reached(space: Space, steps: int, epoch: int) -> None:
+    """Raises UsageError where the schedules of a space leave choices that no step of the training would visit."""
+    first, last = space.phases[-1][0], 1 + (steps - 1) // epoch
+    if first > last:
+        raise UsageError(
+            f"the schedules of the space come to their last values in epoch {first}, but the training of {steps:,} "
+            f"steps ends in epoch {last}: what they leave out until then would never be trained",
+            f"Train for {first} epochs at least, or lower their boundaries",
+        )
 
 
 def policy_of(recipe: Recipe, config: NetConfig, seed: int, steps_per_epoch: int) -> Policy:
@@ -168,7 +185,15 @@ class Saver:
     """Writes checkpoints of a run: latest.pth when due, best.pth when better."""
 
     def __init__(
-        self, recipe: Recipe, keep: str, work_dir: str, names: list[str], seed: int, steps: int, first: bool
+        self,
+        recipe: Recipe,
+        keep: str,
+        work_dir: str,
+        names: list[str],
+        digest: str,
+        seed: int,
+        steps: int,
+        first: bool,
     ) -> None:
         self.keep, self.work_dir, self.first = keep, work_dir, first
         self.due = checkpoint.Due(recipe.train.checkpoint_steps, recipe.train.checkpoint_minutes)
@@ -180,6 +205,8 @@ class Saver:
             "num_classes": nets.sized(recipe, names).num_classes,
             "data": recipe.data.name,
             "task": recipe.task,
+            "model": network.unseen(recipe.model),
+            "images": digest[:16],
         }
         if first:
             checkpoint.sweep(keep)
@@ -191,14 +218,15 @@ class Saver:
         if not self.first:
             return
         optimizer = run.optimizer.state_dict() if name == checkpoint.LATEST else {}
-        content = Checkpoint(run.net.state_dict(), run.step, optimizer, {**self.meta, "best": run.best})
+        meta = {**self.meta, "best": run.best, "scored": run.scored}
+        content = Checkpoint(run.net.state_dict(), run.step, optimizer, meta)
         checkpoint.save(self.keep, name, content)
         self._show(name)
 
     def restore(self, run: Run, found: Checkpoint, path: str) -> None:
         """Let a run go on from a checkpoint. Raises UsageError for that of another training."""
-        keys = ("task", "space", "categories", "num_classes", "seed", "steps")
-        there = {**dict.fromkeys(keys), "task": "det", **found.meta}
+        keys = ("task", "model", "space", "categories", "num_classes", "images", "seed", "steps")
+        there = {**dict.fromkeys(keys), "task": "det", **{k: self.meta[k] for k in ("model", "images")}, **found.meta}
         other = [f"{k} {there[k]} there, {self.meta[k]} here" for k in keys if there[k] != self.meta[k]]
         if other:
             raise UsageError(
@@ -207,7 +235,7 @@ class Saver:
             )
         nets.load_exactly(run.net, found.net, path, "this config")
         load_optimizer(run.optimizer, found.optimizer)
-        run.step, run.best = found.step, found.meta["best"]
+        run.step, run.best, run.scored = found.step, found.meta["best"], found.meta.get("scored", found.step)
 
     def _show(self, name: str) -> None:
         """Where checkpoints are kept elsewhere, link them from the working folder."""
@@ -219,6 +247,7 @@ class Saver:
 def _evaluate(run: Run, recipe: Recipe, bench: Bench, saver: Saver, watch: Watch) -> None:
     """Score the named archs, and keep the checkpoint if it is the best so far."""
     o = recipe.train
+    run.scored = run.step
     config = nets.sized(recipe, bench.categories)
     for name in dict.fromkeys((*o.eval_archs, o.best_arch)):
         static: nn.Module = subnet(run.net, recipe.space.named(name), config)
