@@ -141,7 +141,7 @@ def test_an_image_that_can_not_be_scored_costs_no_training(
 
 
 def test_a_training_reaches_the_ends_of_its_schedules(toy_cls: Path, tmp_path: Path) -> None:
-    """32 images in batches of 5 are 7 steps: as many as three epochs of the schedule need for two thirds of them."""
+    """32 images in batches of 5 are 7 steps an epoch, in the training as in its schedules."""
     body = cls.tiny(toy_cls, "mobilenet", train={"policy": "single_path", "batch_size": 5, "steps": None, "epochs": 2})
     body["space"]["backbone.body.kernel"] = {"boundary": [1, 3], "value": [[[3], [3], [3]], [[3], [3, 5], [3]]]}
     path = write(tmp_path / "cfg.yaml", body)

@@ -45,18 +45,37 @@ def seed_of(seed: int | None) -> int:
 
 
 def device_of(name: str | None) -> Any:
-    """The torch device of that name; without one the GPU of this process (torchrun's local rank), else the CPU."""
+    """The torch device of that name; without one, or without its number, the GPU of this process (torchrun's local
+    rank); else the CPU."""
     import torch
 
     if name is None:
-        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         if device.type == "cuda":
+            if name == "cuda":  # set_device must be told which
+                device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK') or torch.cuda.current_device()}")
             torch.cuda.set_device(device)
     except (RuntimeError, AssertionError) as e:
-        raise UsageError(f"--device {name}: {str(e).splitlines()[0]}", "Use cpu, or a GPU that nvidia-smi shows") from e
+        raise _no_device(name, str(e)) from e
     return device
+
+
+def check_device(name: str) -> None:
+    """Raises UsageError for a device that there can't be. CUDA is not begun: that is for other processes to do."""
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError as e:
+        raise _no_device(name, str(e)) from e
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise _no_device(name, "PyTorch finds no GPU here")
+
+
+def _no_device(name: str, why: str) -> UsageError:
+    return UsageError(f"--device {name}: {why.splitlines()[0]}", "Use cpu, or a GPU that nvidia-smi shows")
 
 
 def ranks_of() -> Any:

@@ -13,7 +13,7 @@ import click
 
 from searchkit import console, fsio, modelspace
 from searchkit.errors import UsageError
-from searchkit.nas_cli.options import say, seed_of, shared
+from searchkit.nas_cli.options import check_device, say, seed_of, shared
 
 FRONT, BEST, PICTURE = "front.jsonl", "best.jsonl", "front.png"
 
@@ -104,6 +104,8 @@ def search_command(
     from searchkit.train import config as configs
 
     overrides = (*overrides, *_proxy(proxy_epochs, proxy_steps))
+    if device is not None:
+        check_device(device)
     recipe = configs.load(config, overrides)
     given = {"population": population, "top_k": top_k, "mutation": mutation}
     tag = search.PROXY if proxy_epochs or proxy_steps else search.DIRECT
@@ -123,11 +125,15 @@ def search_command(
             checkpoints.link(keep, work_dir)
         standing = Standing(plan.wanted, tag)
         run = search_run.Run(keep, [*argv, "-j", str(width), "--n-trials", str(evaluations)])
-        code, view = search_run.watch(run, standing, evaluations, recipe.space)
+        end, view = search_run.watch(run, standing, evaluations, recipe.space)
+        if end.fault and not standing.records:
+            raise end.fault
     _mirror(keep, tag)
-    return _finish(
-        work_dir if os.path.isdir(work_dir) else keep, standing, view, code, recipe.space, evaluations, as_json
-    )
+    shown = work_dir if os.path.isdir(work_dir) else keep
+    code = _finish(shown, standing, view, end, recipe.space, evaluations, as_json)
+    if end.fault:
+        raise end.fault
+    return code
 
 
 # --- what is asked for -----------------------------------------------------------------------------------------------
@@ -275,7 +281,7 @@ def _mirror(keep: str, tag: str) -> None:
         open_results(os.path.join(keep, search.RESULTS), tag)
 
 
-def _finish(folder: str, standing: Any, view: Any, code: int, space: Any, total: int, as_json: bool) -> int:
+def _finish(folder: str, standing: Any, view: Any, end: Any, space: Any, total: int, as_json: bool) -> int:
     """Write the front, the best and their picture; say what was found."""
     from searchkit.nas_cli import search_view
     from searchkit.subnet import search
@@ -295,16 +301,16 @@ def _finish(folder: str, standing: Any, view: Any, code: int, space: Any, total:
         body = {
             "evaluations": done,
             "new": view.fresh,
-            "failed": view.failed,
+            "failed": end.failed,
             "subnets_per_s": rate,
             "objectives": [{"name": o.name, "mode": o.mode} for o in standing.wanted],
             "front": [standing.records[i] for i in rows],
             "best": standing.records[best] if best is not None else None,
             "files": paths if done else {},
-            "exit": code,
+            "exit": end.code,
         }
         console.print_json(body)
-        return code
+        return int(end.code)
     if done:
         several = len(standing.wanted) > 1
         names = ", ".join(f"{o.name} ({o.mode})" for o in standing.wanted)
@@ -315,16 +321,14 @@ def _finish(folder: str, standing: Any, view: Any, code: int, space: Any, total:
             click.echo(f"picture: {paths[PICTURE]}")
     took = console.span(time.monotonic() - view.began)
     click.echo(f"{view.fresh} new subnets in {took}" + (f", {rate:.3g} subnets/s" if rate else ""))
-    if view.failed:
-        click.echo(
-            f"{view.failed} failed: cd {folder} && search-ctl show --task {search.TASK} --jobs @failed", err=True
-        )
+    if end.failed:
+        click.echo(f"{end.failed} failed: cd {folder} && search-ctl show --task {search.TASK} --jobs @failed", err=True)
         click.echo(f"  score them again: search-ctl restart --task {search.TASK} --failed", err=True)
-    if code in (130, 143):
+    if end.code in (130, 143):
         say(f"{done} of {total} subnets are scored: run the same command again to go on")
-    elif done + view.failed < total:
+    elif end.code == 0 and end.is_exhausted and done < total:
         say(f"the space has no further subnet that meets the constraints ({done} of {total})")
-    return code
+    return int(end.code)
 
 
 def _write(path: str, records: Sequence[Mapping[str, Any]]) -> None:

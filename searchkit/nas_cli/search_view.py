@@ -22,6 +22,7 @@ from searchkit.subnet.standing import Standing
 RECENT = 50  # evaluations that the rate is told from
 REFRESH_S = 0.25
 ROWS = 30  # of a table
+GAP, ARCH_WIDTH = 2, 8  # between its columns; what an arch has of it at least
 # Okabe and Ito's colours, which people with any colour vision tell apart; the front is marked by form, too.
 FRONT, OTHERS = "#D55E00", "#0072B2"
 
@@ -34,11 +35,11 @@ def number(name: str, value: float) -> str:
 class View:
     """`with View(standing, total, space) as view: view.update(fresh)`; the rate counts this run's evaluations alone."""
 
-    def __init__(self, standing: Standing, total: int, space: Space) -> None:
+    def __init__(self, standing: Standing, total: int, space: Space, earlier: int = 0) -> None:
         self.standing, self.total, self.space = standing, total, space
         self.arrived: deque[float] = deque(maxlen=RECENT + 1)
         self.began = self.said = time.monotonic()
-        self.fresh, self.failed = 0, 0
+        self.fresh, self.failed, self.earlier = 0, earlier, earlier  # failed: in this run and earlier
         self.note = ""
         self._live: Any = None
         self._drawn = 0.0
@@ -95,9 +96,9 @@ class View:
 
     def _phase(self) -> str:
         """What it waits for where no subnet is being scored."""
-        if not self.fresh and not self.failed:
-            return "the workers load the supernet and the data"
-        return "the workers end" if len(self.standing.records) + self.failed >= self.total else ""
+        if len(self.standing.records) + self.failed >= self.total:
+            return "the search ends"
+        return "" if self.fresh or self.failed > self.earlier else "the workers load the supernet and the data"
 
     def _rate(self) -> str:
         rate = self.rate()
@@ -131,19 +132,25 @@ def print_front(standing: Standing, rows: Sequence[int], space: Space) -> None:
 
     names = list(dict.fromkeys((*(o.name for o in standing.wanted), "macs", "params")))
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
     several = len({str(record["data"]["input_shape"]) for record in standing.records}) > 1
-    if several:
-        table.add_column("input", justify="right", no_wrap=True)
-    table.add_column("arch", no_wrap=True, overflow="ellipsis")
+    heads, body = [*names, *(["input"] if several else [])], []
     for i in rows[:ROWS]:
         record = standing.records[i]
         values = [number(name, value_of(record, name, standing.tag)) for name in names]
         shape = [str(record["data"]["input_shape"])] if several else []
-        table.add_row(*values, *shape, short(Arch.of(record["arch"]), space))
-    # Wide enough for all in a pipe: a machine cuts no columns.
-    Console(width=None if sys.stdout.isatty() else 240).print(table)
+        body.append([*values, *shape, short(Arch.of(record["arch"]), space)])
+    taken = GAP  # rich counts one of the last column
+    for k, head in enumerate(heads):
+        width = max(len(head), *(len(row[k]) for row in body))
+        taken += width + GAP
+        table.add_column(head, justify="right", no_wrap=True, min_width=width)
+    # Wide enough for all in a pipe: a machine cuts no columns. In a terminal the archs are cut, never a number.
+    console = Console(width=None if sys.stdout.isatty() else 240)
+    console.width = max(console.width, taken + ARCH_WIDTH)
+    table.add_column("arch", no_wrap=True, overflow="ellipsis", max_width=console.width - taken)
+    for row in body:
+        table.add_row(*row)
+    console.print(table)
     if len(rows) > ROWS:
         click.echo(f"… and {len(rows) - ROWS} more")
 

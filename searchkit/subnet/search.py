@@ -21,7 +21,7 @@ from typing import Any
 from searchkit import fsio, modelspace
 from searchkit.algorithms.history import MODES, Objective
 from searchkit.errors import ConflictError, UsageError, did_you_mean
-from searchkit.space import expression
+from searchkit.space import expression, shapes
 from searchkit.space.arch import Arch, InputShape, Space
 from searchkit.space.shapes import plain_shape, shape_text
 from searchkit.train import tasks
@@ -34,6 +34,8 @@ COSTS = {"macs": "overhead.flops", "params": "overhead.params"}  # short names o
 PLAN, CONFIG, RESULTS, LOG = "search.json", "search.yaml", "results.jsonl", "search.log"
 INPUT = "input_shape"  # the argument of the suite, where there are several
 TASK = "search"  # of the suite
+HIDDEN = (".search-run", ".searchignore")  # of the suite, in the folder of a search
+OLD = "old-"  # what the folders of searches that were moved away begin with
 MEASURES = "searchkit.nas_cli.score:measures"  # what constraints may name beside the knobs
 SECTIONS = ("model", "space", "data", "test", "finetune")  # of a config; finetune counts in proxy mode alone
 
@@ -225,12 +227,14 @@ def facts_of(arch: Arch, shape: Any, macs: int, params: int) -> dict[str, Any]:
 def numeric(constraints: Iterable[str], knobs: Sequence[str], space: Space, shape: Any) -> tuple[list[str], list[str]]:
     """(the constraints over numbers alone, what they name beside the knobs): a list becomes `[name.0, name.1, …]`.
 
-    Raises UsageError for names that there are not, and for texts that are no expressions.
+    `input_shape` becomes what records call it. Raises UsageError for names that there are not, and for texts that are
+    no expressions.
     """
     facts = facts_of(space.maximum(), shape, 0, 0)
     texts: list[str] = []
     found: dict[str, None] = {}
     for text in constraints:
+        text = re.sub(rf"(?<![\w.]){INPUT}(?![\w.])", shapes.INPUT, text)  # the argument is text, this one a number
         try:
             names = expression.parse(text, knobs).names
         except UsageError as e:
@@ -333,7 +337,8 @@ def check_same(folder: str, plan: Plan) -> None:
         return
     path = os.path.join(folder, PLAN)
     if not os.path.exists(path):
-        if any(not name.startswith(".") for name in os.listdir(folder)):
+        names = os.listdir(folder)  # hidden ones of the user may be there, and older searches that --overwrite put away
+        if any(name in HIDDEN or not name.startswith((".", OLD)) for name in names):
             raise ConflictError(f"{folder} holds other files, and no search", "Name another --work-dir")
         return
     if found := differences(load(path)[0].data(), plan.data()):
