@@ -63,3 +63,11 @@ def trained(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     from tests import nas
 
     return nas.make_trained(toy, tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="session")
+def toy_cls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with toy images in folders of their classes; nobody writes to it."""
+    from tests import cls
+
+    return cls.make_toy(tmp_path_factory.mktemp("toy_cls"))

@@ -39,11 +39,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def toy_cls(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return cls.make_toy(tmp_path_factory.mktemp("toy"))
-
-
-@pytest.fixture(scope="module")
 def learnt(toy_cls: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """(config, checkpoint) of a supernet with alternatives that has learnt a little; nobody writes to it."""
     folder = tmp_path_factory.mktemp("learnt")

@@ -25,11 +25,6 @@ from tests.nas import bad, good, tensors, write
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def toy_cls(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return cls.make_toy(tmp_path_factory.mktemp("toy"))
-
-
 @pytest.mark.parametrize("family", cls.FAMILIES)
 def test_the_extracted_net_is_the_supernet_at_its_arch(family: str, toy_cls: Path, tmp_path: Path) -> None:
     recipe = config.load(write(tmp_path / "cfg.yaml", cls.tiny(toy_cls, family)))

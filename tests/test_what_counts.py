@@ -22,11 +22,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def toy_cls(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return cls.make_toy(tmp_path_factory.mktemp("toy"))
-
-
-@pytest.fixture(scope="module")
 def learnt(toy_cls: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """(config, checkpoint) of a supernet of MobileNetV2s with kernels of their own for each block."""
     folder = tmp_path_factory.mktemp("learnt")
