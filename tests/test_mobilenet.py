@@ -305,6 +305,7 @@ def test_in_a_detector(backbone: str) -> None:
         ({"body.expand": 0}, {}, "expand (0,)"),
         ({"body.expand": (1, 6)}, {}, "body.expand must have 1 number, one for each of the 7 stages"),
         ({"body.kernal": 3}, {}, "no dimension 'body.kernal' (did you mean body.kernel?)"),
+        ({"head.width": 0}, {}, "head.width must be at least 1, but is 0"),
         ({"stem.width": (8, 8)}, {}, "stem.width and head.width must be integers"),
         ({}, {"norm": "nb"}, "norm must be one of bn, frozen, gn"),
         ({}, {"norm": "gn", "norm_group": 5}, "a group norm of 5 channels a group cannot take 32 channels"),

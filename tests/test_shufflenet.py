@@ -312,6 +312,7 @@ def test_an_arch_that_it_does_not_hold(change: dict[str, Any], said: str) -> Non
         ({"body.depth": (0, 0)}, {}, "one number of at least 1 per stage, but have 2 and 2: the depths are (0, 0)"),
         ({"body.width": (8,)}, {}, "one number of at least 1 per stage, but have 1 and 2"),
         ({"body.kernel": 3}, {}, "the backbone has no dimension 'body.kernel'"),
+        ({"head.width": 0}, {}, "head.width must be at least 1, but is 0"),
         ({"head.width": (8, 8)}, {}, "stem.width and head.width must be integers"),
         ({}, {"stem_stride": 3}, "stem_stride must be 1 or 2"),
         ({}, {"held": {"body.chioce": ((0,),)}}, "held must have the choices of body.choice at each of 5 positions"),

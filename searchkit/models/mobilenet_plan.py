@@ -78,6 +78,8 @@ def stem_row(width: int, stride: int, output: bool, frozen_norm: bool) -> Row:
 @lru_cache(CACHE)
 def head_row(stage: int, cin: int, width: int, frozen_norm: bool) -> Row:
     """The last 1x1 conv, whose output is a feature."""
+    if width < 1:
+        raise UsageError(f"head.width must be at least 1, but is {width}")
     return Row("head", stage, 0, _conv("", cin, width, frozen_norm), True)
 
 
