@@ -196,4 +196,4 @@ def test_an_unknown_task_is_a_fault_with_its_place(learnt: tuple[str, str], tmp_
         body = json.loads(Path(learnt[0]).read_text())
         body["model"]["backbone_options"][key] = value
         said = bad("space", write(tmp_path / "cfg.yaml", body))
-        assert "norm_eps must be above 0 and norm_group at least 1" in said
+        assert "norm_eps must be at least 0 and norm_group at least 1" in said

@@ -58,8 +58,8 @@ class RowSpec(Protocol):
 
 def norm_of(name: str, group: int, eps: float) -> Norm:
     """The function that makes a norm of so many channels: "bn", "frozen", or "gn" in groups of `group` channels."""
-    if not eps > 0 or group < 1:
-        raise UsageError(f"norm_eps must be above 0 and norm_group at least 1, but they are {eps:g} and {group}")
+    if not eps >= 0 or group < 1:
+        raise UsageError(f"norm_eps must be at least 0 and norm_group at least 1, but they are {eps:g} and {group}")
     norms: dict[str, Norm] = {
         "bn": partial(BatchNorm2d, eps=eps),
         "frozen": partial(FrozenBatchNorm2d, eps=eps),
