@@ -127,7 +127,7 @@ def search_command(
         run = search_run.Run(keep, [*argv, "-j", str(width), "--n-trials", str(evaluations)])
         end, view = search_run.watch(run, standing, evaluations, recipe.space)
         if end.fault and not standing.records:
-            raise end.fault
+            raise end.fault  # in here, so that the folder is taken back
     _mirror(keep, tag)
     shown = work_dir if os.path.isdir(work_dir) else keep
     code = _finish(shown, standing, view, end, recipe.space, evaluations, as_json)

@@ -258,7 +258,7 @@ def watch(run: Run, standing: Standing, total: int, space: Space) -> tuple[End, 
             if code is None:
                 time.sleep(POLL_S)
             elif code == 4 and _waits(run) and time.monotonic() < deadline:
-                time.sleep(1)
+                time.sleep(1)  # there is nobody to wake us: the search-run of a killed search ends its workers
                 run.start()
             else:
                 break

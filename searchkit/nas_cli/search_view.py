@@ -145,12 +145,12 @@ def print_front(standing: Standing, rows: Sequence[int], space: Space) -> None:
         taken += width + GAP
         table.add_column(head, justify="right", no_wrap=True, min_width=width)
     # Wide enough for all in a pipe: a machine cuts no columns. In a terminal the archs are cut, never a number.
-    console = Console(width=None if sys.stdout.isatty() else 240)
-    console.width = max(console.width, taken + ARCH_WIDTH)
-    table.add_column("arch", no_wrap=True, overflow="ellipsis", max_width=console.width - taken)
+    shown = Console(width=None if sys.stdout.isatty() else 240)
+    shown.width = max(shown.width, taken + ARCH_WIDTH)
+    table.add_column("arch", no_wrap=True, overflow="ellipsis", max_width=shown.width - taken)
     for row in body:
         table.add_row(*row)
-    console.print(table)
+    shown.print(table)
     if len(rows) > ROWS:
         click.echo(f"… and {len(rows) - ROWS} more")
 

@@ -109,7 +109,7 @@ class Grid:
         """A combination: all combinations of a dimension are equally probable, where it hangs on a depth those that the
         depth leaves."""
         if not self.linked:
-            return self.at(rng.randrange(self.count))
+            return self.at(rng.randrange(self.count))  # the same, by one number
         rows: list[Row] = []
         for d, (dim, at) in enumerate(zip(self.dims, self.depth_of, strict=True)):
             if at is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from searchkit.space.shapes import plain_shape, shape_text
 from searchkit.subnet.results import Record, Results, key_of
 from searchkit.train import checkpoint, tasks
 from searchkit.train import net as nets
-from searchkit.train.bench import Bench, open_bench
+from searchkit.train.bench import Bench, open_bench, short_digest
 from searchkit.train.checkpoint import Checkpoint
 from searchkit.train.config import Recipe
 from searchkit.train.distributed import Ranks
@@ -302,7 +301,7 @@ def tune_protocol(session: Session, record: Record) -> dict[str, Any]:
         "tuned_data": tasks.of(recipe).digest(session.tune_set)[:16],
         "tuned_steps": o.total_steps(images, 1),
         "tuned_lr": o.lr,
-        "tuned_with": hashlib.sha256(how.encode()).hexdigest()[:16],
+        "tuned_with": short_digest(how),
         "seed": session.seed,
     }
 

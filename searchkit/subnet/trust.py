@@ -7,7 +7,6 @@ ranks well over all sizes and not at all within one.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -26,6 +25,7 @@ from searchkit.subnet.results import Record, Results
 from searchkit.subnet.sweep import Session
 from searchkit.train import checkpoint, tasks
 from searchkit.train import net as nets
+from searchkit.train.bench import short_digest
 from searchkit.train.config import Recipe
 from searchkit.train.loop import StepReport
 from searchkit.train.policies import rng_of
@@ -121,7 +121,7 @@ def protocols(session: Session, own: Own, record: Record) -> dict[str, dict[str,
         "trained_data": own.digest,
         "trained_steps": own.steps,
         "trained_lr": o.lr,
-        "trained_with": hashlib.sha256(how.encode()).hexdigest()[:16],
+        "trained_with": short_digest(how),
         "seed": session.seed,
     }
     return found

@@ -19,8 +19,8 @@ from searchkit.train.policies import rng_of
 from searchkit.train.tasks import open_split
 
 
-def _digest(what: object) -> str:
-    """What tells one thing from another in a protocol: of its text."""
+def short_digest(what: object) -> str:
+    """What tells one thing from another in a protocol: 16 hex digits of its text's."""
     return hashlib.sha256(str(what).encode()).hexdigest()[:16]
 
 
@@ -58,7 +58,7 @@ class Calibration:
     @property
     def digest(self) -> str:
         """What tells one choice of images from another; empty where there are none."""
-        return _digest(f"{self.sha256} {','.join(map(str, self.ids))}") if self.ids else ""
+        return short_digest(f"{self.sha256} {','.join(map(str, self.ids))}") if self.ids else ""
 
     def batches(self, shape: InputShape) -> Iterator[Any]:
         """The images at an input shape: uint8, lists of (3, H, W) or tensors (N, 3, H, W)."""
@@ -89,7 +89,7 @@ class Bench:
         test, model, task = self.recipe.test, self.recipe.model, tasks.of(self.recipe)
         return {
             "data": self.digest,
-            "model": _digest(replace(model, num_classes=1, backbone=os.path.basename(model.backbone))),
+            "model": short_digest(replace(model, num_classes=1, backbone=os.path.basename(model.backbone))),
             "split": self.split,
             "images": task.count(self.evaluated),
             "input_shape": plain_shape(shape),
@@ -122,7 +122,7 @@ def open_bench(recipe: Recipe, split: str, device: torch.device, seed: int) -> B
     evaluated = open_split(recipe.data, split)
     calibration = open_calibration(recipe, seed)
     batches = _batches(recipe, evaluated)
-    digest = _digest(f"{task.digest(evaluated)} {evaluated.names}")
+    digest = short_digest(f"{task.digest(evaluated)} {evaluated.names}")
     return Bench(recipe, split, evaluated, task.evaluator(evaluated), batches, calibration, device, digest)
 
 

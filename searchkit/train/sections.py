@@ -44,7 +44,8 @@ def _check_scheduled(given: Mapping[str, Any]) -> None:
 
 
 def _require(section: Any, least: Mapping[str, float], above: Iterable[str] = ()) -> None:
-    """Raises UsageError with every number of a section below its least, and those of `above` that are not above 0."""
+    """Raises UsageError with every number of a section below its least, and those of `above` that are not above 0; nan
+    is neither."""
     values = {name: value for name in (*least, *above) if (value := getattr(section, name)) is not None}
     wrong = [
         f"{k} must be at least {least[k]:g}, not {v:g}" for k, v in values.items() if k in least and not v >= least[k]
