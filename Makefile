@@ -49,7 +49,7 @@ demo-det: $(STAMP)
 	@ls -d $(CURDIR)/.demo/det/.search-run/tasks/det.extract/jobs/all/0/det/{model,boxes/*}
 
 test: lint
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	env -u PYTHONUNBUFFERED $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -101,6 +101,7 @@ def test_environment_of_a_job(tmp_path: Path) -> None:
         "LR": "010",
         "MINE": "yes",
         "OMP_NUM_THREADS": "",  # the user's own
+        "PYTHONUNBUFFERED": "1",
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     }
     assert {k: env.get(k) for k in want} == want

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.suite import events, ok, processes_with, project, run, show, states, task_dir, wait_for
-from tests.warm import POLITE, SAY_PID, accepted, attempt, begun, config, env_of, go, loop, pids, workers_of
+from tests.suite import events, ok, processes_with, project, run, show, start, states, task_dir, wait_for
+from tests.warm import DEAF, POLITE, SAY_PID, accepted, attempt, begun, config, env_of, go, loop, pids, workers_of
 
 FAKES = str(Path(__file__).parent / "fakes")
 
@@ -63,6 +63,22 @@ searchkit.report(acc=i + 0.5, step=2)
 assert searchkit.params() == trial.params
 """
 )
+
+
+@pytest.mark.parametrize(("keys", "own"), [("", None), ("workers: 1", None), ("", "")], ids=["plain", "warm", "own"])
+def test_what_python_prints_is_read_while_it_runs(keys: str, own: str | None, tmp_path: Path) -> None:
+    """Nothing of the script flushes. `own`: what the user has set PYTHONUNBUFFERED to; Python buffers if empty."""
+    text = config(1, keys).replace("reward_attribute: acc", "regex: ['acc: (?P<acc>[0-9.]+)']")
+    folder = project(tmp_path / "p", text, train_py=loop('print("acc: 0.25")' + DEAF))
+    env = {**env_of(tmp_path), **({} if own is None else {"PYTHONUNBUFFERED": own})}
+    process = start(folder, "search-run", "config.yaml", env=env)
+    wait_for((tmp_path / "marks/began-0").exists)
+    told = ok(run(folder, "search-ctl", "logs", "--jobs", "0"))
+    scalars = json.loads(ok(run(folder, "search-ctl", "show-scalar", "--json")))["jobs"][0]["scalars"]
+    go(tmp_path, 0)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert (told, scalars) == (("", {}) if own == "" else ("acc: 0.25\n", {"acc": {"1": 0.25}}))
 
 
 def test_a_trial_is_to_others_what_a_job_is(tmp_path: Path) -> None:

@@ -103,6 +103,7 @@ def environment(
     """The environment of an attempt (DESIGN: the job contract). `gpus` None leaves CUDA_VISIBLE_DEVICES alone."""
     env = dict(base)
     env.setdefault("OMP_NUM_THREADS", str(cpus))
+    env.setdefault("PYTHONUNBUFFERED", "1")  # what a script prints is in its log at once, whatever ends it
     env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     if gpus is not None:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
