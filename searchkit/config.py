@@ -40,8 +40,9 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _BARE = Config(Task(""), Search(), Resources(), Run(), Callbacks(), {}, Monitor(), Template("", (), True))
 
 
-def load(path: str) -> tuple[Config, bytes]:
-    """The config at `path`, and the bytes it was read from.
+def load(path: str, *, begun: bool = False) -> tuple[Config, bytes]:
+    """The config at `path`, and the bytes it was read from. `begun`: of a task that exists, which may leave open what a
+    new one is asked for.
 
     Raises ConfigError with every fault of the file, UsageError for a file that can't be read or is not UTF-8.
     """
@@ -50,12 +51,12 @@ def load(path: str) -> tuple[Config, bytes]:
             raw = f.read()
     except OSError as e:
         raise UsageError(f"can't read the config {path}: {e.strerror}") from e
-    return parse(raw, path), raw
+    return parse(raw, path, begun=begun), raw
 
 
-def parse(raw: bytes, filename: str) -> Config:
-    """The config in `raw`; `filename` stands in the faults. Raises as `load`."""
-    document = nodes.parse(raw, filename, "; it needs at least `task:` with its `template:`")
+def parse(raw: bytes, filename: str, *, begun: bool = False) -> Config:
+    """The config in `raw`; `filename` stands in the faults. Arguments and errors as `load`."""
+    document = nodes.parse(raw, filename, "; it needs at least `task:` with its `template:`", begun=begun)
     config = _config(document)
     document.check()
     assert config is not None  # else its fault is in the report
@@ -77,6 +78,7 @@ def _config(document: Document) -> Config | None:
     task, template = _task(section, text, reader)
     config = replace(config, task=task, template=template or config.template)
     search_section.check(top.part("search"), section, config, reader)
+    search_section.check_direction(_monitor_section(top), section, config)
     _check_workers(section, text, config)
     return replace(config, notes=tuple(dict.fromkeys(document.report.notes))) if template else None
 
@@ -169,6 +171,7 @@ def _stage(
     readers[name] = reader
     config = replace(config, task=task, template=template or config.template)
     search_section.check(section.part("search"), task_section, config, reader)
+    search_section.check_direction(_monitor_section(section), task_section, config)
     _check_workers(task_section, text, config)
     _check_best(reader, config, earlier)
     return Stage(name, config) if template and node else None
@@ -186,7 +189,13 @@ def _check_workers(section: Section, text: str, config: Config) -> None:
 def _check_best(reader: ArgReader, config: Config, earlier: tuple[Stage, ...]) -> None:
     """The stages whose best jobs are taken can tell which these are."""
     scored = {stage.name: bool(stage.config.objectives) for stage in earlier}
+    unclear = {stage.name: stage.config.unclear_reward for stage in earlier if not stage.config.is_search}
     for arg in config.task.search_args:
+        if isinstance(arg, Best) and unclear.get(arg.stage):
+            what = f"{reader.prefix}search_args: {unclear[arg.stage]!r} of the stage {arg.stage!r} sounds as if less of"
+            what += " it were better, and nothing says so"
+            ask = "say which jobs are best, in its monitor: `mode: min` or `mode: max`"
+            reader.report.ask(reader.names[arg.names[0]], what, ask, "this task began with `max`")
         if isinstance(arg, Best) and not scored.get(arg.stage, True):
             what = f"the stage {arg.stage!r} has neither reward_attribute nor objectives to tell its best jobs"
             reader.report.fault(reader.names[arg.names[0]], f"{reader.prefix}search_args: {what}")
@@ -313,6 +322,10 @@ def _measures(section: Section) -> Measures | None:
     return Measures(call.text, values) if call is not None else None
 
 
+def _monitor_section(top: Section) -> Section:
+    return top.part("pavi" if "pavi" in top.entries else "monitor")
+
+
 def _monitor(top: Section, task: Section, base: Config, objectives: tuple[Objective, ...]) -> Monitor:
     key = "monitor"
     if "pavi" in top.entries and "monitor" in top.entries:
@@ -345,6 +358,7 @@ def _monitor(top: Section, task: Section, base: Config, objectives: tuple[Object
         tensorboard=section.switch("tensorboard", base.monitor.tensorboard),
         compare_name=_given(compare.word("name"), base.monitor.compare_name),
         compare_id=_given(compare.word("id"), base.monitor.compare_id),
+        mode_given=judged is not None or section.get("mode") is not None or base.monitor.mode_given,
     )
 
 

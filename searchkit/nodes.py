@@ -55,8 +55,8 @@ def load(path: str, needs: str = "") -> Document:
     return parse(raw, path, needs)
 
 
-def parse(raw: bytes, filename: str, needs: str = "") -> Document:
-    """The YAML in `raw`; `filename` stands in the faults, `needs` in what an empty file is told.
+def parse(raw: bytes, filename: str, needs: str = "", *, begun: bool = False) -> Document:
+    """The YAML in `raw`; `filename` stands in the faults, `needs` in what an empty file is told. `begun`: as of Report.
 
     Raises ConfigError for what is no YAML, UsageError for what is not UTF-8. Faults of single values are in the report.
     """
@@ -64,7 +64,7 @@ def parse(raw: bytes, filename: str, needs: str = "") -> Document:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as e:
         raise UsageError(f"{filename} is not UTF-8 (at byte {e.start})", "save it as UTF-8") from e
-    report = Report(filename)
+    report = Report(filename, begun)
     return Document(yaml_tree.read(text, report, needs), report, text, raw)
 
 

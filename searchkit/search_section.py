@@ -182,6 +182,19 @@ def check(section: Section, task: Section, config: Config, reader: ArgReader) ->
     _check_points(section, config, reader)
 
 
+def check_direction(monitor: Section, task: Section, config: Config) -> None:
+    """A reward that is named like a loss, where nothing says which end of it is best: asked of what judges by it."""
+    name = config.unclear_reward
+    place = monitor.get("reward_attribute") or task.get("reward_attribute") or monitor.node or task.node
+    if not name or place is None:
+        return
+    what = f"{monitor.at('mode')}: missing, and {name!r} sounds as if less of it were better"
+    if config.is_search:
+        monitor.report.ask(place, what, "say which is best: `mode: min` or `mode: max`", "this task began with `max`")
+    else:
+        monitor.report.note(place, f"{what}; until it is given, `best` asks, and the highest is shown as the best")
+
+
 def _needs_results(sampler: str) -> bool:
     """Whether a sampler needs a score. One of the user's own is not imported to tell (searching.py asks it)."""
     from searchkit import algorithms

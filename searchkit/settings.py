@@ -102,7 +102,8 @@ class Callbacks:
 
 @dataclass(frozen=True)
 class Monitor:
-    """Which numbers are collected and shown. `tensorboard` is whether, or the folder where, event files are read."""
+    """Which numbers are collected and shown. `tensorboard` is whether, or the folder where, event files are read;
+    `mode_given` whether the config says the mode of the reward, or it is the default."""
 
     reward_attribute: str | None = None
     mode: str = "max"
@@ -111,6 +112,7 @@ class Monitor:
     tensorboard: bool | str = True
     compare_name: str | None = None
     compare_id: str | None = None
+    mode_given: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,20 @@ class Config:
         """What the search is judged by: its objectives, else the reward; none where the config names neither."""
         reward = self.reward_attribute
         return self.search.objectives or ((Objective(reward, self.monitor.mode),) if reward else ())
+
+    @property
+    def is_search(self) -> bool:
+        """Whether jobs are made one after the other, from what is known of those before; else all are known from the
+        start."""
+        s = self.search
+        limits = s.n_trials is not None or s.time_budget_s is not None or s.target is not None
+        return s.sampler != "grid" or limits or bool(s.stop or s.enqueue or s.warm_start)
+
+    @property
+    def unclear_reward(self) -> str:
+        """The reward, where its name says that less is better and the config says neither that nor the opposite."""
+        reward = self.reward_attribute or ""
+        return reward if not self.monitor.mode_given and history.sounds_low(reward) else ""
 
     @property
     def arg_names(self) -> tuple[str, ...]:

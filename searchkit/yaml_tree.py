@@ -71,10 +71,11 @@ class Node:
 
 
 class Report:
-    """What there is to say about a file: faults, and notes of one line each."""
+    """What there is to say about a file: faults, and notes of one line each. `begun`: of a task that exists."""
 
-    def __init__(self, filename: str) -> None:
+    def __init__(self, filename: str, begun: bool = False) -> None:
         self.filename = filename
+        self.begun = begun
         self.faults: list[Fault] = []
         self.notes: list[str] = []
 
@@ -85,6 +86,14 @@ class Report:
     def note(self, node: Node, what: str) -> None:
         """Add a notice, which stops nobody."""
         self.notes.append(f"{self.filename}:{node.line}: {what}")
+
+    def ask(self, node: Node, what: str, answer: str, kept: str) -> None:
+        """Say what a config leaves open: a fault that asks for an `answer`, but a note on a task that was begun before
+        anybody was asked; that goes on as it began (`kept`)."""
+        if self.begun:
+            self.note(node, f"{what}; {kept}")
+        else:
+            self.fault(node, f"{what}; {answer}")
 
 
 def read(text: str, report: Report, needs: str = "") -> Node:

@@ -569,6 +569,38 @@ def test_load(tmp_path: Path) -> None:
     assert str(e.value) == f"{path}:1:7: task: missing key 'template'"
 
 
+@pytest.mark.parametrize(
+    "name", ["loss", "val_loss", "val/loss", "Test Loss", "topErr", "top1_err", "PPL", "latency.ms"]
+)
+def test_a_loss_without_its_direction_is_asked_for(name: str) -> None:
+    """By a search and by stoppers; a grid is told, and a task that began before it was asked goes on."""
+    text = f"task: {{template: x}}\nmonitor: {{reward_attribute: '{name}'}}\n"
+    grid = read(text)
+    assert grid.monitor.mode == "max" and len(grid.notes) == 1 and "monitor.mode: missing" in grid.notes[0]
+    for search in ("search: {sampler: random, n_trials: 3}", "search: {stop: {type: median}}"):
+        (fault,) = faults(text + search)
+        assert "2:29: monitor.mode: missing" in fault and "`mode: min` or `mode: max`" in fault
+        begun = c.parse((text + search).encode(), "cfg.yaml", begun=True)
+        assert begun.monitor.mode == "max" and "this task began with `max`" in begun.notes[0]
+        for mode in ("max", "min"):
+            said = read(text.replace("'}", f"', mode: {mode}}}") + search)
+            assert said.monitor.mode == mode and not said.notes and not said.unclear_reward
+    assert not read(text + f"search: {{objectives: [{{name: '{name}', mode: min}}]}}").notes
+
+
+@pytest.mark.parametrize("name", ["acc", "mAP", "glossy", "terror", "lossless", "bbox_mAP_s"])
+def test_other_names_are_not_asked_for(name: str) -> None:
+    assert read(f"task: {{template: x, reward_attribute: {name}}}\nsearch: {{sampler: tpe, n_trials: 2}}").notes == ()
+
+
+def test_the_direction_of_stages() -> None:
+    text = "monitor: {reward_attribute: loss}\nstages:\n- {name: a, task: {template: x}}\n- name: b\n"
+    text += "  task: {template: 'x {f}', search_args: [{type: Best, stage: a, number: 2, folder: f}]}\n"
+    (fault,) = faults(text)
+    assert fault.startswith("cfg.yaml:5:85: ") and "'loss' of the stage 'a' sounds as if less" in fault
+    assert read(text.replace("loss}", "loss, mode: min}")).stages[1].config.monitor.mode == "min"
+
+
 def test_load_unreadable(tmp_path: Path) -> None:
     missing = str(tmp_path / "none.yaml")
     for path, why in ((missing, "No such file or directory"), (str(tmp_path), "Is a directory")):

@@ -194,6 +194,43 @@ def reward(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_best_asks_which_end_of_a_loss_is_best(tmp_path: Path) -> None:
+    folder = project(tmp_path / "p", REWARD.replace(", mode: min", ""), job_sh=REWARD_JOB)
+    done = run(folder, "search-run", "config.yaml")
+    assert "monitor.mode: missing, and 'loss' sounds" in done.stderr and "; loss (max or min is not said)" in ok(done)
+    assert "-rt -5" in done.stdout
+    asked = run(folder, "search-ctl", "best")
+    assert asked.returncode == 2 and "which is best? 'loss' sounds as if less of it were better" in asked.stderr
+    assert run(folder, "search-ctl", "show", "--task", "default", "--jobs", "@best:2").returncode == 2
+    assert run(folder, "search-ctl", "show-scalar", "-rt", "+1", "--best").returncode == 2
+    ok(run(folder, "search-ctl", "show-scalar", "--best"))
+    for mode, job in (("min", 0), ("max", 4)):
+        assert f"#Job Name: {job}\n" in ok(run(folder, "search-ctl", "best", "--mode", mode))
+
+
+def test_a_search_that_began_without_a_direction_goes_on(tmp_path: Path) -> None:
+    config = REWARD.replace(", mode: min}", "}\nsearch: {n_trials: 4}")
+    folder = project(tmp_path / "p", config.replace("loss}", "loss, mode: max}"), job_sh=REWARD_JOB)
+    assert "; loss (max)\n" in ok(run(folder, "search-run", "config.yaml"))
+    for path in (folder / "config.yaml", task_dir(folder) / "run_config.yaml"):
+        path.write_text(config)  # as it was made before anybody was asked
+    assert "mode: min` or `mode: max`" in run(folder, "search-run", "--task", "new", "config.yaml").stderr
+    done = run(folder, "search-run", "config.yaml")
+    assert "this task began with `max`" in done.stderr and "; loss (max)" in ok(done)
+    said = run(folder, "search-ctl", "best")
+    assert "so this search took max" in said.stderr and "loss          : 0.01 (max)" in ok(said)
+
+
+def test_jobs_of_a_grid_that_report_no_reward_are_told(tmp_path: Path) -> None:
+    folder = project(tmp_path / "p", REWARD.replace("loss, mode: min", "acc"), job_sh=REWARD_JOB)
+    assert "note: no job ever reported 'acc' (reported: loss, other)\n" in ok(run(folder, "search-run", "config.yaml"))
+    (folder / "job.sh").write_text(
+        REWARD_JOB + "[ $SEARCHKIT_JOB = 1 ] || echo '{\"acc\": 1}' >> $SEARCHKIT_CALLBACK/scalars.jsonl"
+    )
+    said = ok(run(folder, "search-run", "--task", "some", "config.yaml"))
+    assert "note: 1 of 6 jobs (the first is 1) never reported 'acc' (reported: loss, other)\n" in said
+
+
 def test_rank_by_objectives(two: Path) -> None:
     ends = values(two)
     by_acc = sorted(ends, key=lambda n: -ends[n][0])

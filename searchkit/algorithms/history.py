@@ -8,6 +8,7 @@ state.
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from searchkit.space.space import Genes, Space
 
 MODES = ("max", "min")
+LOW_IS_GOOD = frozenset(["loss", "losses", "error", "errors", "err", "perplexity", "ppl", "latency", "latencies"])
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,11 @@ def changed(known: list[Trial], history: Sequence[Trial]) -> list[int]:
     old = max(0, len(known) - 64)
     start = old if list(history[:old]) == known[:old] else 0
     return list(compress(count(start), map(is_not, known[start:], history[start:])))
+
+
+def sounds_low(name: str) -> bool:
+    """Whether the name of a scalar says that less of it is better: `val/loss`, `Test Loss`, `topErr`, `ppl`."""
+    return any(word.lower() in LOW_IS_GOOD for word in _WORDS.findall(name))
 
 
 def loss(value: float, mode: str) -> float:

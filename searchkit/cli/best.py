@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from searchkit import console
-from searchkit.cli.choose import JSON, TASK, best_rows, objectives_of, open_task, ranked_stage
+from searchkit.cli.choose import JSON, MODE, TASK, best_rows, objectives_of, open_task, ranked_stage
 from searchkit.errors import NotFoundError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 @click.command()
 @TASK
 @click.option("-k", "k", type=click.IntRange(1), help="How many (default: 1; with several objectives the whole front).")
+@MODE
 @JSON
-def best(task_name: str, k: int | None, as_json: bool) -> None:
+def best(task_name: str, k: int | None, mode: str | None, as_json: bool) -> None:
     """The best job, or the best k: objectives, arguments, command, folder. With several objectives the Pareto front.
 
     Jobs count that finished, or were ended by an early stopper.
@@ -38,8 +39,10 @@ def best(task_name: str, k: int | None, as_json: bool) -> None:
     if tasks.stage_names(task):
         task = ranked_stage(ws, task, None)
     config = tasks.config_of(task)
-    wanted, view = objectives_of(config), tasks.view(task)
-    rows = best_rows(ws, task, config, view.jobs, k or 1)
+    wanted, view = objectives_of(config, mode or ""), tasks.view(task)
+    if config.unclear_reward and not mode:
+        click.echo(f"note: no mode was given for {config.unclear_reward!r}, so this search took max", err=True)
+    rows = best_rows(ws, task, config, view.jobs, k or 1, wanted)
     if not rows:
         names = ", ".join(o.name for o in wanted)
         raise NotFoundError(

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 TASK = click.option("--task", "task_name", default="default", show_default=True, help="The task's name.")
 JOBS = click.option("--jobs", help="0-9,12, @failed, @running, @pending, @finished, @stopped, @pruned, @all, @best:5")
+MODE = click.option(
+    "--mode", type=click.Choice(["max", "min"]), help="Which end is best (default: as the config says)."
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Facts for machines: one JSON document.")
 
 
@@ -71,11 +74,20 @@ def is_objective(config: Config, name: str) -> bool:
     return any(o.name == name for o in config.objectives)
 
 
-def objectives_of(config: Config) -> tuple[Objective, ...]:
-    """What the jobs are judged by. Raises UsageError where the config says nothing of it."""
+def objectives_of(config: Config, mode: str = "") -> tuple[Objective, ...]:
+    """What the jobs are judged by; `mode`: which end of the reward is best, whatever the config says. Raises UsageError
+    where neither says it, or there is nothing to judge by."""
+    from searchkit.settings import Objective
 
+    if mode and config.search.objectives:
+        raise UsageError("--mode: search.objectives says of each which end is best", "Leave --mode out")
+    if config.unclear_reward and not config.is_search and not mode:
+        raise UsageError(
+            f"which is best? {config.unclear_reward!r} sounds as if less of it were better, and the config has no mode",
+            "Say it here: search-ctl best --mode min    or in the config: monitor: {mode: min}",
+        )
     if wanted := config.objectives:
-        return wanted
+        return tuple(Objective(o.name, mode) for o in wanted) if mode else wanted
     raise UsageError(
         "the config names neither search.objectives nor a reward_attribute: no job is better than another",
         "Rank by any scalar: search-ctl show-scalar --metric acc -rt +5",

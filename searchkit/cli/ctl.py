@@ -17,6 +17,7 @@ from searchkit.cli.choose import (
     begun_stages,
     chosen_jobs,
     is_objective,
+    objectives_of,
     open_task,
     ranked_by,
     ranked_stage,
@@ -131,6 +132,8 @@ def show_scalar(
     given = best.parse_reference(reference, wanted)
     views = chosen_jobs(ws, task, tasks.view(task), jobs)
     name, mode = ranked_by(config, metric) if rt else ("", "")
+    if by_best and name and name == config.unclear_reward:
+        objectives_of(config)  # asks
     # The scores of a search are in its events: to rank 10,000 jobs by them, only those that are shown are opened.
     light = rt is not None and not by_best and is_objective(config, name)
     found = scalars_of(ws, task, config, views, light=light)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from searchkit.cli.choose import TASK, best_rows, objectives_of, open_task, ranked_stage
+from searchkit.cli.choose import MODE, TASK, best_rows, objectives_of, open_task, ranked_stage
 from searchkit.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ FORMS = ("png", "svg")
 @TASK
 @click.option("-o", "--out", required=True, metavar="FILE", help="The picture to write: FILE.png or FILE.svg.")
 @click.option("--metric", "metrics", multiple=True, help="An objective (default: the first; pareto: all); repeatable.")
-def plot(kind: str, task_name: str, out: str, metrics: tuple[str, ...]) -> None:
+@MODE
+def plot(kind: str, task_name: str, out: str, metrics: tuple[str, ...], mode: str | None) -> None:
     """Draw a task: history (objective by job), parallel (arguments and objective), importance (of the arguments, by
     f-ANOVA), pareto (the front of two or three objectives).
 
@@ -46,7 +47,7 @@ def plot(kind: str, task_name: str, out: str, metrics: tuple[str, ...]) -> None:
     if tasks.stage_names(task):
         task = ranked_stage(ws, task, None)
     config = tasks.config_of(task)
-    wanted = _drawn(kind, objectives_of(config), metrics)
+    wanted = _drawn(kind, objectives_of(config, mode or ""), metrics)
     rows = best_rows(ws, task, config, tasks.view(task).jobs, 1, wanted)
     picture = pictures.render(pictures.draw(kind, rows, config.task.search_args, wanted), form)
     with fsio.storage():

@@ -22,7 +22,16 @@ if TYPE_CHECKING:
 
 REFRESH_S = 0.25
 LOG_TAIL_LINES = 5
+NAMES_SHOWN = 12  # scalars that jobs reported in place of their reward
 SHOWN_RUNNING = 8  # rows of running jobs in the live display
+
+
+def judged_by(config: Config) -> str:
+    """`; acc (max), macs (min)`: what the jobs are judged by, and which end of it is best; empty where nothing is."""
+    if config.unclear_reward and not config.is_search:
+        return f"; {config.unclear_reward} (max or min is not said)"
+    said = ", ".join(f"{o.name} ({o.mode})" for o in config.objectives)
+    return f"; {said}" if said else ""
 
 
 class Progress:
@@ -37,6 +46,8 @@ class Progress:
         self._over: set[int] = set()  # jobs that will not run again, as far as is known
         self._durations: list[float] = []
         self._best: tuple[float, float, int] | None = None  # its loss, its reward, the job
+        self._scored = 0  # jobs that ended here with a reward
+        self._unscored: dict[int, set[str]] = {}  # jobs that finished here without, and what they reported instead
 
     def __enter__(self) -> Progress:
         tasks.refresh_views(self._ws, self._task.paths)
@@ -47,7 +58,7 @@ class Progress:
 
             self._live = Live(console=Console(), auto_refresh=False, transient=True)
             self._live.start()
-        self.message(f"task {self._task.paths.name}: {self._slots_line}")
+        self.message(f"task {self._task.paths.name}: {self._slots_line}{judged_by(self._config)}")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
@@ -105,6 +116,12 @@ class Progress:
         view = tasks.view_job(self._task.paths, job)
         read = ranking.read(self._task.paths, self._ws.project_name, self._config, [view])[0]
         value = ranking.reward(read, name)
+        if math.isnan(value) and not ranking.reports(read, name):
+            self._unscored[job.index] = {n for part in ranking.split([read]) for n in part.series}
+            return
+        self._scored += 1
+        if self._config.unclear_reward:
+            return
         worth = loss(value, self._config.monitor.mode)
         if not math.isnan(value) and (self._best is None or worth < self._best[0]):
             self._best = (worth, value, job.index)
@@ -166,6 +183,8 @@ class Progress:
         said = ", ".join(f"{n} {s}" for s, n in counts.items() if n) or "no job"
         name = self._task.paths.name
         self.message(f"task {name}: {view.status} ({said}) in {console.span(time.monotonic() - self._began)}")
+        if self._unscored and not trials.is_search(self._config):  # a search says it of each kind of failed trial
+            self._say_unscored()
         if view.state.ended:
             self.message(f"  over: {view.state.ended}")
         failed = [j for j in view.jobs if j.state is State.ERROR]
@@ -180,8 +199,16 @@ class Progress:
         if trials.is_search(self._config) and counts[State.FINISHED]:
             self.message(f"  the best: search-ctl best --task {name}")
         if self._config.reward_attribute and counts[State.FINISHED] and not self._task.paths.stage:
-            sign = "-" if self._config.monitor.mode == "min" else "+"
+            sign = "-" if self._config.monitor.mode == "min" or self._config.unclear_reward else "+"
             self.message(f"  rank them: search-ctl show-scalar --task {name} -rt {sign}5")
+
+    def _say_unscored(self) -> None:
+        jobs, names = sorted(self._unscored), sorted(set().union(*self._unscored.values()))
+        which = "no job ever reported"
+        if self._scored:
+            which = f"{len(jobs)} of {len(jobs) + self._scored} jobs (the first is {jobs[0]}) never reported"
+        there = ", ".join(names[:NAMES_SHOWN]) + (f" and {len(names) - NAMES_SHOWN} more" * (len(names) > NAMES_SHOWN))
+        self.message(f"note: {which} {self._config.reward_attribute!r} (reported: {there or 'nothing'})")
 
     def _explain(self, view: tasks.JobView) -> None:
         paths = self._task.paths.job(view.job.index).attempt(view.job.attempt)

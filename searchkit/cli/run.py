@@ -69,7 +69,8 @@ def main_command(
     check_task_name(task_name)
     if ws.project not in sys.path:
         sys.path.insert(0, ws.project)  # where samplers and stoppers of the user's own are found
-    config, raw = config_module.load(config_file)
+    begun = not overwrite and os.path.exists(ws.task(task_name).run_config)
+    config, raw = config_module.load(config_file, begun=begun)
     parts = {f"{task_name}.{stage.name}": stage.config for stage in config.stages} or {task_name: config}
     slots = [_slots(part, gpus, jobs_per_gpu, max_parallel) for part in parts.values()]
     for part in parts.values():
@@ -213,6 +214,7 @@ def _check_program(config: Config, ws: Workspace) -> None:
 
 def _dry_run(ws: Workspace, config: Config, task_name: str, slots_line: str) -> None:
     """Print what would run; write nothing."""
+    from searchkit.cli.progress import judged_by
     from searchkit.cli.tables import command_text
     from searchkit.config import STAGE_VARIABLE
     from searchkit.space.expand import tree_path
@@ -221,6 +223,7 @@ def _dry_run(ws: Workspace, config: Config, task_name: str, slots_line: str) -> 
 
     late = [a.name for a in subnets.subnets(config) if STAGE_VARIABLE.search(f"{a.space} {a.rules}")]
     late += [name for a in best.bests(config) for name in a.names]
+    slots_line += judged_by(config)
     if late:
         names = ", ".join(late)
         click.echo(f"task {task_name}: its jobs are known when the stages before it have ended ({names}), {slots_line}")
@@ -328,7 +331,7 @@ def _check_same_config(task: TaskPaths, config: Config, raw: bytes) -> None:
     old_raw = fsio.read_bytes(task.run_config) or b""
     if old_raw == raw:
         return
-    old = config_module.parse(old_raw, task.run_config)
+    old = config_module.parse(old_raw, task.run_config, begun=True)
     if replace(old, notes=()) == replace(config, notes=()):
         return  # comments and layout differ, the meaning does not
     import difflib

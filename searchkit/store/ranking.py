@@ -144,6 +144,11 @@ def reward(job: JobScalars, name: str, mode: str = "", best: bool = False) -> fl
     return scalars.best(series, mode or "max") if best else scalars.last(series)
 
 
+def reports(job: JobScalars, name: str) -> bool:
+    """Whether a job, or a record of it, has any value of that name, be it no number."""
+    return name in job.scores or bool(job.series.get(name)) or any(name in row.values for row in job.records)
+
+
 def rank(
     jobs: list[JobScalars], name: str, *, descending: bool, mode: str = "max", best: bool = False
 ) -> list[JobScalars]:

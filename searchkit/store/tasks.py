@@ -92,7 +92,7 @@ def config_of(task: TaskPaths) -> Config:
     """The config that a task was made from; of a stage, that stage's part of it."""
     from searchkit import config as configs  # with all of YAML behind it
 
-    whole = configs.parse(fsio.read_bytes(task.run_config) or b"", task.run_config)
+    whole = configs.parse(fsio.read_bytes(task.run_config) or b"", task.run_config, begun=True)
     return next((stage.config for stage in whole.stages if stage.name == task.stage), whole)
 
 

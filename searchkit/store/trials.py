@@ -29,11 +29,7 @@ _STATES = {State.FINISHED: "finished", State.PRUNED: "pruned", State.ERROR: "fai
 
 
 def is_search(config: Config) -> bool:
-    """Whether jobs are made one after the other, from what is known of those before; else all are known from the
-    start."""
-    s = config.search
-    limits = s.n_trials is not None or s.time_budget_s is not None or s.target is not None
-    return s.sampler != "grid" or limits or bool(s.stop or s.enqueue or s.warm_start)
+    return config.is_search
 
 
 def space_of(config: Config) -> Space:
