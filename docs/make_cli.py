@@ -63,7 +63,8 @@ An error is printed to stderr: what is wrong, and below it what to do next.
 
 `--json` prints one JSON document to stdout. Times in it are seconds since 1970. NaN and infinities are the strings
 `"NaN"`, `"Infinity"` and `"-Infinity"`.
-Where stdout is no terminal there is no colour, no live display and no question.
+Where stdout is no terminal there is no colour, no live display and no question. Then search-run prints a line for each
+job that ended, and once a minute the last line of the log of those that have run for longest (three at most).
 The variable `NO_COLOR` turns the colour of error messages off in a terminal, too.
 """
 

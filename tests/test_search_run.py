@@ -6,13 +6,14 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.suite import events, ok, processes_with, project, run, show, start, states, task_dir, wait_for
+from tests.suite import environment, events, ok, processes_with, project, run, show, start, states, task_dir, wait_for
 
 GRID = """
 task:
@@ -504,3 +505,27 @@ def test_a_job_of_another_machine_is_never_judged_dead(tmp_path: Path) -> None:
     assert done.returncode == 4 and "another machine" in done.stderr
     ok(run(folder, "search-ctl", "stop", "--gone-host", "far-away"))
     assert states(folder) == {0: "pending"}
+
+
+OFTEN = "from searchkit.cli import progress, run; progress.PULSE_S = 0.4; run.main()"  # a minute is long for a test
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_in_a_pipe_running_jobs_are_told_now_and_then(tmp_path: Path, staged: bool) -> None:
+    task = config("sh job.sh {i}", 5, run="{max_parallel: 5}")
+    if staged:
+        task = "resources: {gpus: 0}\nstages:\n- name: train\n" + re.sub("^", "  ", task, flags=re.MULTILINE)
+    bar = r"printf 'start\n\033[32mepoch 1\033[0m\r 50%%|##  |\repoch\t7  \r\n'"
+    folder = project(tmp_path / "p", task, job_sh=f"[ $1 = 0 ] && {bar}; [ $1 = 1 ] && printf %0200d 1; sleep 2")
+    argv = [sys.executable, "-c", OFTEN, "config.yaml"]
+    done = subprocess.run(argv, cwd=folder, env=environment(), capture_output=True, text=True, timeout=60)
+    told = [line for line in ok(done).splitlines() if " running" in line]
+    expected = [
+        r"\[\d/5\+?\] job 0 running for \d\.\d s: epoch 7",
+        r"\[\d/5\+?\] job 1 running for \d\.\d s: 0+…",
+        r"\[\d/5\+?\] job 2 running for \d\.\d s: \(no output yet\)",
+        r"  … and [12] more running",
+    ]
+    for pattern in expected:
+        assert any(re.fullmatch(pattern, line) for line in told), (pattern, done.stdout)
+    assert max(map(len, told)) == 120 and not any("job 3" in line for line in told[:3])

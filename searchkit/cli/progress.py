@@ -1,9 +1,12 @@
-"""What a person sees while search-run works: a live display in a terminal, one line a finished job in a pipe."""
+"""What a person sees while search-run works: a live display in a terminal; in a pipe a line for each job that ended,
+and one a minute for those that still run."""
 
 from __future__ import annotations
 
 import math
 import os
+import re
+import sys
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     from searchkit.config import Config
 
 REFRESH_S = 0.25
+PULSE_S = 60.0  # in a pipe, between two looks at the jobs that run
+PULSE_JOBS = 3  # at most so many of them get a line
+PULSE_WIDTH = 120  # characters of such a line
 LOG_TAIL_LINES = 5
 NAMES_SHOWN = 12  # scalars that jobs reported in place of their reward
 SHOWN_RUNNING = 8  # rows of running jobs in the live display
@@ -43,6 +49,7 @@ class Progress:
         self._wants_live = live
         self._began = time.monotonic()
         self._drawn = 0.0
+        self._pulse = self._began  # when the jobs that run were told last
         self._over: set[int] = set()  # jobs that will not run again, as far as is known
         self._durations: list[float] = []
         self._best: tuple[float, float, int] | None = None  # its loss, its reward, the job
@@ -93,14 +100,29 @@ class Progress:
             self._note_best(job)
         if not result.retry:
             self._over.add(job.index)
-        total = self._total()
         why = f"  {result.reason}" if result.reason else (f"  exit code {result.rc}" if result.rc else "")
         if result.state is State.PRUNED:
             why = f"  at step {job.reports[-1][0]}" if job.reports else ""
         again = "  will run again" if result.retry and result.state is not State.STOPPED else ""
         if self._live is None or result.state is not State.FINISHED:
-            done = f"[{len(self._over)}/{total}]"
-            self.message(f"{done} job {job.index} {result.state} after {seconds:.1f} s{why}{again}")
+            self.message(f"{self._done()} job {job.index} {result.state} after {seconds:.1f} s{why}{again}")
+
+    def _done(self) -> str:
+        return f"[{len(self._over)}/{self._total()}]"
+
+    def _tell_running(self) -> None:
+        """Once in a while, how far the jobs are that have run for as long: the last line of their logs."""
+        if time.monotonic() - self._pulse < PULSE_S:
+            return
+        self._pulse, now = time.monotonic(), time.time()
+        running = [j for j in self._task.state.jobs.values() if j.state is State.RUNNING]
+        long = sorted((j for j in running if now - j.launched_s >= PULSE_S / 2), key=lambda j: j.launched_s)
+        for job in long[:PULSE_JOBS]:
+            said = last_line(self._task.paths.job(job.index).attempt(job.attempt).log) or "(no output yet)"
+            line = f"{self._done()} job {job.index} running for {console.span(now - job.launched_s)}: {said}"
+            self.message(line if len(line) <= PULSE_WIDTH else f"{line[: PULSE_WIDTH - 1]}…")
+        if len(long) > PULSE_JOBS:
+            self.message(f"  … and {len(long) - PULSE_JOBS} more running")
 
     def _total(self) -> str:
         """How many jobs there will be; `12+` where more may come."""
@@ -127,7 +149,10 @@ class Progress:
             self._best = (worth, value, job.index)
 
     def tick(self, task: OpenTask, running: int) -> None:
-        if self._live is None or time.monotonic() - self._drawn < REFRESH_S:
+        if self._live is None:
+            self._tell_running()
+            return
+        if time.monotonic() - self._drawn < REFRESH_S:
             return
         self._drawn = time.monotonic()
         try:
@@ -238,3 +263,13 @@ def tail(path: str, lines: int, limit_bytes: int = 8192) -> list[str]:
     except OSError:
         return []
     return raw.decode("utf-8", "replace").splitlines()[-lines:]
+
+
+_UNPRINTED = re.compile(r"\x1b\].*?(?:\x07|\x1b\\)|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[ -~]|[\x00-\x1f\x7f-\x9f]")
+
+
+def last_line(path: str) -> str:
+    """The last line of a log that shows something, as a terminal would: of a progress bar its newest state, without
+    colours and control characters. Empty where there is none."""
+    shown = (_UNPRINTED.sub("", line.replace("\t", " ")).strip() for line in reversed(tail(path, sys.maxsize)))
+    return next((line for line in shown if line), "")
