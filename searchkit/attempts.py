@@ -20,7 +20,7 @@ from searchkit.searching import Search
 from searchkit.space.expand import Point
 from searchkit.store import intents, status, trials
 from searchkit.store.journal import Event
-from searchkit.store.state import Job, State, outcome
+from searchkit.store.state import BY_STOPPER, Job, State, outcome
 from searchkit.store.status import Status
 from searchkit.store.tasks import OpenTask
 
@@ -55,6 +55,7 @@ class Live:
     target: Target | None = None  # set while it is being ended
     worker: int | None = None  # the number of the worker that runs it; None: it is a process of its own
     asked_s: float | None = None  # when its worker was told to end it (monotonic)
+    judged: bool = False  # its command has ended: no verdict reaches it any more
     left: bool = False  # processes that it started may have outlived it
 
 
@@ -136,9 +137,6 @@ class Attempts:
         if s.exit_code is not None:
             # Before the result is accepted: it must not be lost once it was shown.
             make_durable(self.task.paths, job, self.plan.config)
-        if self.search:
-            searching.at_the_end(self.search, n, s)
-            job = self.task.state.jobs[n]
         fields = outcome(job, s, run.retries, run.timeout_s)
         if self.search:
             fields |= searching.scores(self.search, n, fields)
@@ -180,13 +178,24 @@ class Attempts:
             if n in self.live and status.read(self.live[n].launch.paths).exit_code is not None:
                 self.settle(n)
 
+    def came_too_late(self, live: Live, s: Status) -> bool:
+        """Whether a stopper gave up a job whose command had ended by then: it does not count."""
+        if self.task.state.jobs[live.job].stop not in BY_STOPPER or s.command_code is None:
+            return False
+        self.task.record("late", job=live.job)
+        live.judged = True
+        return True
+
     def end_stopped(self) -> None:
         if self.interrupts >= 3:
             return  # leave them running
         targets = {}
         for n, live in self.live.items():
             if self.task.state.jobs[n].stop and live.target is None and live.worker is None and not live.elsewhere:
-                live.target = self.target(live.launch, status.read(live.launch.paths))
+                s = status.read(live.launch.paths)
+                if self.came_too_late(live, s):
+                    continue
+                live.target = self.target(live.launch, s)
                 if live.target.wrapper is None and live.pid:
                     live.target = Target(live.launch.token, live.pid, status.start_ticks(live.pid))
                 targets[live.target] = live.grace_s

@@ -131,6 +131,7 @@ def _target(open_task: OpenTask, job: Job) -> Target:
 
 def _accept(open_task: OpenTask, job: Job) -> None:
     """Record the result of an attempt whose processes are gone, its numbers durable first."""
+    from searchkit import searching
     from searchkit.launcher import make_durable  # with all of config behind it: only where a result is accepted
     from searchkit.store import trials
 
@@ -141,7 +142,10 @@ def _accept(open_task: OpenTask, job: Job) -> None:
     fields = outcome(job, s, config.run.retries, config.run.timeout_s)
     if s.exit_code is not None and trials.is_search(config):
         name, wanted = open_task.paths.workspace.project_name, config.objectives
-        fields["scores"] = trials.scores_of(open_task.paths, name, config, job, wanted)[0]
+        if fields["state"] == State.FINISHED.value:
+            searching.take_in(open_task, name, config, searching.make_stoppers(config, wanted), job)
+        pruned = fields["state"] == State.PRUNED.value
+        fields["scores"] = trials.scores_of(open_task.paths, name, config, job, wanted, pruned=pruned)[0]
     open_task.record("result", **fields)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,7 +24,6 @@ from searchkit.space.space import Genes, Space
 from searchkit.store import creation, scalars, tasks, trials
 from searchkit.store.scalars import Series
 from searchkit.store.state import Job, State
-from searchkit.store.status import Status
 from searchkit.store.tasks import OpenTask
 from searchkit.store.trials import History
 from searchkit.workspace import Workspace
@@ -302,33 +301,13 @@ def judge(search: Search, running: Iterable[int]) -> None:
                 _judge_reports(search, n)
 
 
-def at_the_end(search: Search, n: int, s: Status) -> None:
-    """Judge what an attempt reported before it ended, if nobody stopped it. So what becomes of a job does not depend on
-    how soon its reports were seen: one that a stopper would have ended counts as ended there."""
-    job = search.task.state.jobs[n]
-    if search.stoppers and not job.stop and s.exists and s.exit_code in (0, None):
-        _judge_reports(search, n, finished=s.exit_code == 0, ended=True)
-
-
-def _judge_reports(search: Search, n: int, *, finished: bool = False, ended: bool = False) -> None:
+def _judge_reports(search: Search, n: int) -> None:
     """Judge the new reports of a job in order, up to the first where a stopper ends it. Report and verdict are one
-    event: a kill between the two would leave a report that nobody judges. What has finished is not paused any more."""
+    event: a kill between the two would leave a report that nobody judges."""
     job = search.task.state.jobs[n]
-    series = _series(search, job, ended)
-    if series is None:
-        return
-    last = job.reports[-1][0] if job.reports else None
-    for step, value in series.items():
-        if last is not None and step <= last:
-            continue
-        wanting = [stopper for stopper in search.stoppers if stopper.wants(step, last)]
-        if not wanting:
-            continue
-        last = step
+    for step, value, wanting in _new_reports(search.stoppers, job, _series(search, job) or {}):
         with search.history.as_if(n, (step, value)) as (history, trial):
             verdicts = {stopper.judge(history, trial) for stopper in wanting}
-        if finished:
-            verdicts.discard(Verdict.PAUSE)
         why = next((WHY[v] for v in (Verdict.STOP, Verdict.PAUSE) if v in verdicts), "")
         more = {"stop": why} if why else {}
         search.task.record("report", time=time.time(), job=n, step=step, value=value, **more)
@@ -336,8 +315,31 @@ def _judge_reports(search: Search, n: int, *, finished: bool = False, ended: boo
             return
 
 
-def _series(search: Search, job: Job, ended: bool) -> Series | None:
-    """The first objective of a job over its steps; None where its files did not change since they were read last."""
+def _new_reports(stoppers: Sequence[Any], job: Job, series: Series) -> Iterator[tuple[int, float, list[Any]]]:
+    """(step, value, the stoppers that want to see it) of the reports that were not judged yet, ascending."""
+    last = job.reports[-1][0] if job.reports else None
+    for step, value in series.items():
+        if last is None or step > last:
+            wanting = [stopper for stopper in stoppers if stopper.wants(step, last)]
+            if wanting:
+                last = step
+                yield step, value, wanting
+
+
+def take_in(task: OpenTask, project_name: str, config: Config, stoppers: Sequence[Any], job: Job) -> None:
+    """Record what a job that finished by itself reported since it was judged last, after a verdict that came too late
+    too: no verdict counts any more, but others are compared with all of it."""
+    if not stoppers:
+        return
+    objective = config.objectives[0]
+    names = trials.scalars_needed([objective])
+    reading = trials.series_of(task.paths, project_name, config, job, ended=True, names=names)
+    for step, value, _ in _new_reports(stoppers, job, trials.over_steps(objective, reading.series)):
+        task.record("report", time=time.time(), job=job.index, step=step, value=value, after_end=True)
+
+
+def _series(search: Search, job: Job) -> Series | None:
+    """The first objective of a running job over its steps; None where its files did not change since the last time."""
     task = search.task.paths
     paths = task.job(job.index).attempt(job.attempt)
     monitor = search.config.monitor
@@ -346,12 +348,12 @@ def _series(search: Search, job: Job, ended: bool) -> Series | None:
     if before and before.attempt != job.attempt:
         before = None
     o, now = search.wanted[0], time.monotonic()
-    if before and not ended and before.mark == mark:
+    if before and before.mark == mark:
         in_events = monitor.tensorboard and not before.steps  # files that `mark` does not know of
         if not in_events or now - before.at_s < EVENT_FILES_S:
             return None
     names = trials.scalars_needed([o])
-    found = trials.series_of(task, search.project_name, search.config, job, ended=ended, names=names)
+    found = trials.series_of(task, search.project_name, search.config, job, ended=False, names=names)
     series = trials.over_steps(o, found.series)
     old = before.steps if before else set()
     if old and (late := sorted(step for step in series if step not in old and step < max(old))):
@@ -368,11 +370,16 @@ def _once(search: Search, line: str) -> None:
 
 
 def scores(search: Search, n: int, outcome: Mapping[str, Any]) -> dict[str, Any]:
-    """What a search adds to the result of a job: its scores, or why it has none."""
+    """What a search adds to the result of a job: its scores, or why it has none. Its last reports are events first."""
     if outcome["retry"] or outcome["state"] not in (State.FINISHED.value, State.PRUNED.value):
         return {}
     job = search.task.state.jobs[n]
-    found, why = trials.scores_of(search.task.paths, search.project_name, search.config, job, search.wanted)
+    if outcome["state"] == State.FINISHED.value:
+        take_in(search.task, search.project_name, search.config, search.stoppers, job)
+    pruned = outcome["state"] == State.PRUNED.value
+    found, why = trials.scores_of(
+        search.task.paths, search.project_name, search.config, job, search.wanted, pruned=pruned
+    )
     if found is None:
         _once(search, f"{why.replace('never', 'a job never', 1)}; it counts as a failed trial")
         return {"scores": None, "reason": outcome["reason"] or why}

@@ -123,6 +123,7 @@ class _Worker:
         self.status = -1  # its status file, locked
         self.queue: list[dict[str, Any]] = []  # trials that have not begun
         self.stops: set[str] = set()  # trials that are to end
+        self.stopped = False  # the trial that runs was told so, before it ended
         self.ended = False  # no trial is left for this process: so the scheduler says,
         self.left = False  # or so it was decided here, for good
         self.rung = 0.0
@@ -217,6 +218,7 @@ class _Worker:
         if ring and self.message["judged"] and time.monotonic() - self.rung > RING_S:
             self._ring()
         self._hear()
+        self.stopped |= self.current in self.stops
         return self.current in self.stops
 
     def _has_scheduler(self) -> bool:
@@ -257,7 +259,7 @@ class _Worker:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         worker.append_line(fd, f"{self.start} {time.time():.6f}".encode())
-        self.status, self.message, self.current = fd, message, name
+        self.status, self.message, self.current, self.stopped = fd, message, name, False
         os.environ.update(message["env"])
         try:
             self._redirect([os.open(message["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)] * 2)
@@ -284,6 +286,11 @@ class _Worker:
         if not self.current or self.is_forked():
             return
         name, token = self.current, self.message["env"][TOKEN]
+        self._hear()
+        self.stopped |= self.ended and name in self.stops  # it did not end when it was asked, so all of this was ended
+        if not what:
+            with contextlib.suppress(OSError):
+                worker.append_line(self.status, f"ended {code}{' stopped' if self.stopped else ''}".encode())
         after = 0 if what or not self.message["after"] else self._call(self.message["after"])
         self._redirect(self.out)
         with contextlib.suppress(OSError):
@@ -299,9 +306,8 @@ class _Worker:
             worker.append_line(self.status, f"{said}exit {code}{what}".encode())
         os.close(self.status)
         self.status = -1
-        stopped = {"stopped": True} if name in self.stops else {}
         self.stops.discard(name)
-        self._say(done=name, left=_left_children(token), **stopped)
+        self._say(done=name, left=_left_children(token), **({"stopped": True} if self.stopped else {}))
 
     def _redirect(self, fds: list[int]) -> None:
         """Make stdout and stderr these open files, for C code and subprocesses, too. Ours are closed, others stay."""

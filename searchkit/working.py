@@ -338,6 +338,8 @@ def end_stopped(attempts: Attempts) -> None:
         if live.worker is None or live.target is not None or not attempts.task.state.jobs[n].stop:
             continue
         worker = attempts.crew.workers[live.worker]
+        if attempts.came_too_late(live, status.read(live.launch.paths)):
+            continue
         if live.asked_s is None:
             live.asked_s, live.deadline = now, None
             with fsio.storage():

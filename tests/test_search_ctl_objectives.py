@@ -317,6 +317,7 @@ monitor: {reward_attribute: acc}
 """
 PRUNED_JOB = """
 for step in 1 2 3; do echo '{"step": '$step', "acc": '$1.$step'}'; done >> $SEARCHKIT_CALLBACK/scalars.jsonl
+[ $1 -ge 3 ] || exec sleep 60
 """
 
 

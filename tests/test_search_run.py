@@ -260,7 +260,7 @@ def test_callbacks(tmp_path: Path) -> None:
     assert "  pre_callback_result:\n    hours: [0.5, 'xxx']\n" in shown
     assert "  after_callback_result:\n    Loss    : 0.1\n    Test Acc: 0.95\n" in shown
     status = (task_dir(folder) / "jobs/all/0/status").read_text().splitlines()
-    assert [line.split()[0] for line in status] == ["start", "after", "exit"]
+    assert [line.split()[0] for line in status] == ["start", "ended", "after", "exit"]
 
 
 def test_dry_run_writes_nothing(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import random
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from searchkit.space.expand import shared_level, tree_path
 from searchkit.space.space import Space
 from searchkit.store import trials
 from searchkit.store.state import TaskState, advance
-from tests.suite import HARNESS, events, ok, project, run, show, task_dir
+from tests.suite import HARNESS, events, ok, project, run, show, states, task_dir
 
 SPACE = """
 task:
@@ -82,7 +83,7 @@ def check_replay(folder: Path, search: str) -> int:
             sampler = algorithms.sampler(s.sampler)(space, wanted, s.seed, **s.sampler_options)
             assert sampler.suggest(history, 1) == [event["genes"]]
             compared += 1
-        if event["type"] == "report":
+        if event["type"] == "report" and not event.get("after_end"):
             stopper = algorithms.stopper(s.stop[0].type)(wanted[0], **s.stop[0].options)
             history_ = trials.History(state)
             with history_.as_if(event["job"], (event["step"], event["value"])) as (known, trial):
@@ -110,15 +111,103 @@ def test_what_is_recorded_follows_from_what_was_recorded_before(unbroken: Path) 
     assert check_replay(unbroken, TPE_ASHA) > 16
 
 
-def test_how_soon_reports_are_seen_changes_nothing(unbroken: Path, tmp_path: Path) -> None:
-    """Jobs that are over before anybody looks: what a stopper would have ended counts as ended there."""
+def exit_codes(folder: Path, task: str = "default") -> dict[int, int]:
+    """The exit code of each job's last attempt, as its wrapper wrote it. A script without a handler that was sent
+    SIGTERM has 143; so 0 says that it ended by itself."""
+    found = {}
+    for n, job in replayed(folder, task).jobs.items():
+        job_dir = task_dir(folder, task) / f"jobs/all/{n}"
+        attempt = job_dir if job.attempt == 1 else job_dir / f"attempt-{job.attempt}"
+        found[n] = int((attempt / "status").read_text().split("exit ")[1])
+    return found
+
+
+def check_what_came_first(folder: Path) -> None:
+    """What ended by itself is finished and scored by its last report, all of which the stopper's rungs have; what was
+    ended is pruned, and scored by the report that it was judged by."""
+    codes = exit_codes(folder)
+    for job in story(folder):
+        path = task_dir(folder) / f"jobs/all/{job['job']}/callback/scalars.jsonl"
+        series = {line["step"]: line["acc"] for line in map(json.loads, path.read_text().splitlines())}
+        if codes[job["job"]] == 0:
+            assert job["state"] == "finished" and job["scores"] == (series[max(series)],)
+            assert job["reports"] == tuple((step, series[step]) for step in (1, 3))  # below max, 9
+        else:
+            assert job["state"] == "pruned" and codes[job["job"]] == 143 and job["scores"] == (job["reports"][-1][1],)
+    shown = json.loads(ok(run(folder, "search-ctl", "best", "--json")))["jobs"]
+    last = {job["job"]: job["scores"][0] for job in story(folder) if codes[job["job"]] == 0}
+    assert shown[0]["job"] == max(last, key=lambda n: last[n]) or shown[0]["status"] == "pruned"
+
+
+def test_a_trial_that_ended_before_anybody_looked_is_finished(unbroken: Path, tmp_path: Path) -> None:
+    """A verdict on what is over does not count, however bad it was; an unbroken, watched run has both kinds."""
     folder = begin(tmp_path / "p", TPE_ASHA)
     ok(run(folder, "search-run", "-j", "1", "config.yaml", env={"PACE": "0"}))
-    assert story(folder) == story(unbroken)
+    for each in (folder, unbroken):
+        check_what_came_first(each)
+        check_replay(each, TPE_ASHA)
+    assert 0 in exit_codes(folder).values()
+
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_the_best_is_the_best_of_all_that_ended_by_themselves(tmp_path: Path) -> None:
+    """The search of the README, whose script is over before most of its reports are seen."""
+    seeds = int(os.environ.get("SEEDS", "3"))
+    files = dict(re.findall(r"```\w+\n# file: (train.py|search.yaml)\n(.*?)```", README.read_text(), re.S))
+    for seed in range(seeds):
+        config = f"{files['search.yaml']}  seed: {seed}\n"
+        folder = project(tmp_path / str(seed), config, train_py=files["train.py"])
+        ok(run(folder, "search-run", "config.yaml"))
+        last = {}
+        for n, code in exit_codes(folder).items():
+            losses = re.findall(r"loss (\S+)", (task_dir(folder) / f"jobs/all/{n}/log").read_text())
+            if code == 0:
+                last[n] = float(losses[-1])
+                assert len(losses) == 20
+        shown = json.loads(ok(run(folder, "search-ctl", "best", "--json")))["jobs"][0]
+        assert shown["job"] == min(last, key=lambda n: last[n]) and shown["scores"]["loss"] == min(last.values())
+        assert {n for n, state in states(folder).items() if state == "finished"} == set(last)
+
+
+AFTER = """
+import os, signal, sys, time
+callback, n = os.environ["SEARCHKIT_CALLBACK"], int(os.environ["SEARCHKIT_JOB"])
+def save(*_):
+    open(callback + "/saved", "w").close()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, save)
+for epoch in (1, 2, 3):
+    with open(callback + "/scalars.jsonl", "a") as f:
+        f.write('{"step": %d, "acc": %g}\\n' % (epoch, -n))
+    if n == 1:
+        time.sleep(30)
+"""
+
+
+def test_a_verdict_after_the_end_of_the_command_ends_no_callback(tmp_path: Path) -> None:
+    """Job 1 is ended, saves and exits with 0: pruned. Job 2 is over when its verdict comes, and only its callback still
+    runs: finished, callback and all."""
+    space = """
+task:
+  template: python3 job.py {a}
+  reward_attribute: acc
+  search_args: [{type: Categorical, name: a, value: [0, 1, 2]}]
+callbacks: {after: 'sleep 1; echo "{\\"done\\": 1}"'}
+"""
+    folder = begin(tmp_path / "p", "{stop: {type: asha, min: 1, max: 9}}", AFTER, space.replace("\\\\", "\\"))
+    ok(run(folder, "search-run", "-j", "1", "config.yaml"))
+    assert [job["state"] for job in story(folder)] == ["finished", "pruned", "finished"]
+    assert exit_codes(folder) == {0: 0, 1: 0, 2: 0}
+    callbacks = [task_dir(folder) / f"jobs/all/{n}/callback" for n in range(3)]
+    assert [(c / "saved").exists() for c in callbacks] == [False, True, False]
+    assert all((c / "after.json").exists() for c in callbacks)
+    assert [e["job"] for e in events(folder) if e["type"] == "late"] == [2]
 
 
 @pytest.mark.timeout(600)
-def test_killed_anywhere_the_search_is_the_same(unbroken: Path, tmp_path: Path) -> None:
+def test_killed_anywhere_what_came_first_still_counts(unbroken: Path, tmp_path: Path) -> None:
     kills = int(os.environ.get("KILLS", "5"))
     changes = len((unbroken.parent / "changes").read_text().split())
     rng, met = random.Random(5), 0
@@ -129,7 +218,9 @@ def test_killed_anywhere_the_search_is_the_same(unbroken: Path, tmp_path: Path) 
             env = {"PYTHONPATH": str(HARNESS), variable: str(rng.randint(1, changes)), "PACE": "0.03"}
             met += run(folder, "search-run", "-j", "1", "config.yaml", env=env).returncode == -9
         ok(run(folder, "search-run", "-j", "1", "config.yaml", env={"PACE": "0.03"}))
-        assert story(folder) == story(unbroken)
+        check_what_came_first(folder)
+        check_replay(folder, TPE_ASHA)
+        assert len(story(folder)) == 8
         assert "0 fault(s)" in ok(run(folder, "search-ctl", "fsck"))
         shutil.rmtree(folder)
     assert met >= 0.8 * kills

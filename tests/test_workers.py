@@ -360,3 +360,31 @@ def test_a_half_line_in_the_inbox_spoils_nothing(tmp_path: Path) -> None:
     go(tmp_path, 0, 1, 2, 3)
     ok(run(folder, "search-run", "config.yaml", "-j", "1", env=env_of(tmp_path)))
     assert set(states(folder).values()) == {"finished"} and len({p for (p,) in pids(tmp_path).values()}) == 1
+
+
+def test_a_verdict_that_a_trial_never_hears_of_does_not_count(tmp_path: Path) -> None:
+    """Trial 1 reports once, which is too bad to go on, and ends. Trial 2 reports again, is told so, saves and ends."""
+    text = """
+task:
+  template: python train.py
+  search_args: [{type: Categorical, name: i, value: [0, 1, 2]}]
+run: {workers: 1}
+search: {stop: {type: threshold, lower: -0.5}}
+monitor: {reward_attribute: acc}
+"""
+    body = """
+trial.report(acc=-i, step=1)
+time.sleep(1)
+if i == 2:
+    try:
+        trial.report(acc=0, step=2)
+    except searchkit.TrialStopped:
+        pathlib.Path(trial.checkpoint, "saved").touch()
+else:
+    pathlib.Path(trial.checkpoint, "whole").touch()
+"""
+    folder = project(tmp_path / "p", text, train_py=loop(SAY_PID + body))
+    ok(run(folder, "search-run", "config.yaml", "-j", "1", env=env_of(tmp_path)))
+    assert states(folder) == {0: "finished", 1: "finished", 2: "pruned"}
+    ends = [attempt(folder, n).joinpath("status").read_text().split("\n")[1:3] for n in range(3)]
+    assert ends == [["ended 0", "exit 0"], ["ended 0", "exit 0"], ["ended 0 stopped", "exit 0"]]

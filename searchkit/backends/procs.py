@@ -98,6 +98,18 @@ def members(targets: Iterable[Target]) -> dict[str, list[int]]:
     return out
 
 
+def _will_catch(pid: int) -> bool:
+    """Whether a process has a handler for SIGTERM, and is not exiting already (proc(5): `flags`, PF_EXITING)."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as f:
+            caught = next(line for line in f if line.startswith(b"SigCgt:"))
+        with open(f"/proc/{pid}/stat", "rb") as f:
+            flags = int(f.read().rpartition(b")")[2].split()[6])
+    except (OSError, StopIteration):
+        return False
+    return bool(int(caught.split()[1], 16) & 1 << signal.SIGTERM - 1) and not flags & 0x4
+
+
 def send(pids: Iterable[int], sig: signal.Signals) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -108,8 +120,8 @@ def send(pids: Iterable[int], sig: signal.Signals) -> None:
 class Killer:
     """Ends attempts without blocking: call `step` until it says that nothing is left.
 
-    SIGTERM at once; SIGKILL to whatever is left after `grace_s`; the wrapper, which then writes its exit line, is
-    killed only if it still stands `grace_s` after that.
+    SIGTERM at once; SIGKILL to whatever is left after `grace_s`; the wrapper, which only notes SIGTERM and then writes
+    its exit line, is killed only if it still stands `grace_s` after that.
     """
 
     since: dict[Target, tuple[float, float]] = field(default_factory=dict)  # (SIGTERM at, grace)
@@ -125,7 +137,11 @@ class Killer:
             self.known.setdefault(target, {})
         if fresh:
             found = self._look()
-            send([pid for t in fresh for pid in found[t]], signal.SIGTERM)
+            for t in fresh:
+                # What catches SIGTERM may exit with any code. The wrapper first: so it can say which came first.
+                if any(map(_will_catch, found[t])) and is_alive(t.wrapper or 0, t.wrapper_ticks):
+                    send([t.wrapper or 0], signal.SIGTERM)
+                send(found[t], signal.SIGTERM)
 
     def _look(self) -> dict[Target, list[int]]:
         """The live processes of each target; one that was seen once stays ours, even if its parent died since."""

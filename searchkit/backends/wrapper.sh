@@ -16,11 +16,15 @@ end_trial() {
     while read -r word rest; do
         [ "$word" = exit ] && return
     done <"$1"
-    echo "exit $2" >>"$1"
+    printf 'ended %s%s\nexit %s\n' "$2" "$stopped" "$2" >>"$1"
 }
 
 main() {
-    trap : TERM INT HUP # the command below gets the default action back; this shell must live to write `exit`
+    # The command below gets the default actions back; this shell must live to write `exit`. Who stops a command that
+    # catches SIGTERM, and may exit with any code, sends it here first: so this shell knows which came first.
+    stopped=
+    trap 'stopped=" stopped"' TERM
+    trap : INT HUP
     read -r stat </proc/self/stat
     start_ticks $stat
     read -r now <&8 || exit 0
@@ -40,6 +44,7 @@ main() {
     fi
     ( exec "$@" ) 9>&- # exec finds programs alone, never a builtin or a function of this shell
     code=$?
+    printf 'ended %s%s\n' "$code" "$stopped" >&9 || exit 74
     # Here stands which status file wants the exit code of a worker that ended, or was ended, within a trial.
     if [ -n "$SEARCHKIT_WORKER" ] && [ -e "$SEARCHKIT_WORKER/open.txt" ]; then
         IFS= read -r trial <"$SEARCHKIT_WORKER/open.txt"

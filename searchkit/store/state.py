@@ -155,13 +155,15 @@ def apply(job: Job, event: Event) -> Job:
             result=result,
             errors=errors,
             lost=lost,
-            held=job.held or job.stop == "stop",
+            held=job.held or (job.stop == "stop" and result.state is State.STOPPED),
             paused=result.state is State.PRUNED and job.stop == "pause",
             scores=None if scores is None else tuple(scores),
         )
     if kind == "report":
         stop = event.get("stop") if job.state is State.RUNNING and not job.stop else None
         return _with(job, reports=(*job.reports, (event["step"], event["value"])), stop=stop or job.stop)
+    if kind == "late":
+        return _with(job, stop="")
     if kind == "promote":
         return _with(job, result=job.result and replace(job.result, retry=True), stop="", paused=False)
     if kind == "stop":
@@ -182,10 +184,10 @@ def apply(job: Job, event: Event) -> Job:
 def outcome(job: Job, s: Status, retries: int, timeout_s: float | None) -> Event:
     """The fields of the `result` event for the end of a job's highest attempt: pure, so that whoever finds it agrees.
 
-    A stop that was asked wins over any exit code: a script may answer SIGTERM by saving its state and exiting with 0.
-    (Whoever asks it looks first whether the job has ended already.)
+    A stop that reached the command wins over any exit code: a script may answer SIGTERM by saving its state and exiting
+    with 0. What had ended by itself before counts as what it ended as, whatever was asked meanwhile.
     """
-    stopped = job.stop
+    stopped = job.stop if s.stop_came_first else ""
     spent, reason = "", ""
     if stopped in BY_STOPPER:
         state, retry = State.PRUNED, False
@@ -200,7 +202,7 @@ def outcome(job: Job, s: Status, retries: int, timeout_s: float | None) -> Event
         state, retry = State.FINISHED, False
         reason = f"the after callback failed with exit code {s.after_code}" if s.after_code else ""
     else:
-        state, spent, retry = State.ERROR, "error", job.errors < retries
+        state, spent, retry = State.ERROR, "error", job.errors < retries and job.stop != "stop"
         if stopped:
             reason = f"timeout: ran longer than {timeout_s:g} s" if timeout_s else "timeout"
         elif s.pre_failed:
@@ -244,7 +246,7 @@ def advance(task: TaskState, event: Event) -> None:
             for early in task.early.pop(n, ()):
                 job = apply(job, early)
             task.jobs[n] = job
-    elif kind in ("launch", "result", "adopt", "report", "promote"):
+    elif kind in ("launch", "result", "adopt", "report", "late", "promote"):
         n = event["job"]
         if n in task.jobs:
             job = apply(task.jobs[n], event)

@@ -1,6 +1,7 @@
 """The status file of an attempt: its wrapper's `start` and `exit` lines, and whether that wrapper still lives.
 
     start local <host> <boot id> <pid> <start ticks> <handle> <unix time>
+    ended <exit code> [stopped]                         (of the command; `stopped`: it may have caught a stop)
     after <exit code of the after callback>             (only where it failed)
     exit <exit code> [pre]                              (`pre`: the pre callback failed, the command never ran)
 
@@ -11,11 +12,14 @@ The wrapper holds the file's flock from before it starts until it is gone, so a 
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from dataclasses import dataclass
 
 from searchkit import fsio
 from searchkit.workspace import AttemptPaths
+
+BY_SIGNAL = (128 + signal.SIGTERM, 128 + signal.SIGKILL)  # how a stop ends what does not catch it
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,19 @@ class Status:
     start: Start | None = None
     exit_code: int | None = None
     pre_failed: bool = False
+    command_code: int | None = None  # None: the command has not ended, or was begun by a wrapper that never says so
+    stopped: bool = False
     after_code: int | None = None
     end_s: float | None = None
     alive: bool = False
     elsewhere: str = ""  # the other machine that it was started on: nobody here can say that it is dead
     damaged: int = 0
+
+    @property
+    def stop_came_first(self) -> bool:
+        """Whether a stop, where one was asked, reached the command before that ended by itself: it died of the signal,
+        or caught it while its wrapper knew of the stop."""
+        return self.stopped or self.command_code in (None, *BY_SIGNAL)
 
 
 def boot_id() -> str:
@@ -82,12 +94,15 @@ def read(paths: AttemptPaths) -> Status:
     finally:
         os.close(fd)
     start, exit_code, pre, after, damaged = None, None, False, None, 0
+    command_code, stopped = None, False
     for line in raw.split(b"\n")[:-1]:
         words = line.decode("utf-8", "replace").split()
         try:
             if words[0] == "start" and start is None:
                 backend, host, boot, pid, ticks, handle, time_s = words[1:]
                 start = Start(backend, host, boot, int(pid), int(ticks), handle, float(time_s))
+            elif words[0] == "ended" and start and command_code is None:
+                command_code, stopped = int(words[1]), words[2:] == ["stopped"]
             elif words[0] == "after" and start:
                 after = int(words[1])
             elif words[0] == "exit" and start and exit_code is None:
@@ -106,4 +121,4 @@ def read(paths: AttemptPaths) -> Status:
     ended = end_s if exit_code is not None else None
     if ended is not None and start:
         ended = max(ended, start.time_s)  # a file's time comes from a coarser clock than ours
-    return Status(True, start, exit_code, pre, after, ended, alive, elsewhere, damaged)
+    return Status(True, start, exit_code, pre, command_code, stopped, after, ended, alive, elsewhere, damaged)

@@ -18,7 +18,7 @@ from searchkit.settings import Objective
 from searchkit.space import expression
 from searchkit.store import scalars
 from searchkit.store.scalars import Series
-from searchkit.store.state import BY_STOPPER, Job, State, TaskState
+from searchkit.store.state import Job, State, TaskState
 from searchkit.workspace import TaskPaths
 
 if TYPE_CHECKING:
@@ -101,13 +101,13 @@ def _value(o: Objective, values: Mapping[str, float]) -> float:
 
 
 def scores_of(
-    task: TaskPaths, project_name: str, config: Config, job: Job, wanted: Sequence[Objective]
+    task: TaskPaths, project_name: str, config: Config, job: Job, wanted: Sequence[Objective], *, pruned: bool
 ) -> tuple[list[float] | None, str]:
-    """(scores in the order of `wanted`, why there are none) of a job that ended. All have to be numbers. What a stopper
-    ended is scored by the report that it was judged by, whatever came after it."""
+    """(scores in the order of `wanted`, why there are none) of a job that ended. All have to be numbers. `pruned`: a
+    stopper ended it, so it is scored by the report that it was judged by, whatever came after."""
     found = series_of(task, project_name, config, job, ended=True, names=scalars_needed(wanted)).series
     scores = [at_the_end(o, found) for o in wanted]
-    if job.stop in BY_STOPPER and job.reports and scores:
+    if pruned and job.reports and scores:
         scores[0] = job.reports[-1][1]
     bad = [o.name for o, score in zip(wanted, scores, strict=True) if not math.isfinite(score)]
     if not bad:
