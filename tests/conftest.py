@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,14 @@ if TYPE_CHECKING:
     from tests.nas import Trained
 
 DATA = "SEARCHKIT_TEST_DATA"
+
+
+def pytest_configure() -> None:
+    """A test run in the background of a script, or by nohup, must see what one by hand sees: its children would inherit
+    signals that are ignored, but not that a function takes them."""
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 BIN = Path(sys.executable).parent
+BACKGROUND = "INT HUP QUIT"  # what `nohup COMMAND &` in a script has it ignore
 HARNESS = Path(__file__).parent / "harness"
 
 # The example of the reference document, unchanged.
@@ -67,10 +68,12 @@ def run(
     )
 
 
-def start(cwd: Path, *argv: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    """Start an installed command in the background, in a process group of its own."""
+def start(cwd: Path, *argv: str, env: dict[str, str] | None = None, ignored: str = "") -> subprocess.Popen[str]:
+    """Start an installed command in the background, in a process group of its own. `ignored`: signals that it is to
+    find ignored, as a shell calls them."""
+    before = ["sh", "-c", f'trap \'\' {ignored}; exec "$0" "$@"'] if ignored else []
     return subprocess.Popen(
-        command(*argv),
+        [*before, *command(*argv)],
         cwd=cwd,
         env=environment(**(env or {})),
         stdout=subprocess.PIPE,

@@ -15,7 +15,20 @@ import pytest
 
 from searchkit import config as c
 from searchkit.errors import ConfigError
-from tests.suite import HARNESS, events, ok, processes_with, project, run, show, start, states, task_dir, wait_for
+from tests.suite import (
+    BACKGROUND,
+    HARNESS,
+    events,
+    ok,
+    processes_with,
+    project,
+    run,
+    show,
+    start,
+    states,
+    task_dir,
+    wait_for,
+)
 
 JOB = """
 echo "$SEARCHKIT_TASK/$SEARCHKIT_JOB start" >> "$RUNS"
@@ -148,13 +161,14 @@ def test_ctrl_c_drains_one_stage_and_begins_no_other(tmp_path: Path) -> None:
     assert said(tmp_path) == once(ALL)
 
 
+@pytest.mark.parametrize("ignored", ["", BACKGROUND], ids=["by hand", "in the background"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_signals_between_two_stages(tmp_path: Path, number: int, code: int) -> None:
+def test_signals_between_two_stages(tmp_path: Path, number: int, code: int, ignored: str) -> None:
     """The second stage waits in the reading of its space: a pipe that nobody has opened for writing."""
     config = CONFIG.replace("{type: Categorical, name: i, value: [5, 6]}", "{type: Subnet, name: i, space: pipe.jsonl}")
     folder, env = staged(tmp_path, config)
     os.mkfifo(folder / "pipe.jsonl")
-    process = start(folder, "search-run", "--task", "det", "config.yaml", env=env)
+    process = start(folder, "search-run", "--task", "det", "config.yaml", env=env, ignored=ignored)
     wait_for(lambda: "det.first/0 end" in said(tmp_path))
     wait_for(lambda: stage_states(folder)["first"] == "finished")
     time.sleep(0.3)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.suite import events, ok, processes_with, project, run, show, start, states, task_dir, wait_for
+from tests.suite import BACKGROUND, events, ok, processes_with, project, run, show, start, states, task_dir, wait_for
 from tests.warm import DEAF, POLITE, SAY_PID, accepted, attempt, begun, config, env_of, go, loop, pids, workers_of
 
+SAY_IGNORED = "grep SigIgn /proc/self/status"
+C_LIBRARY = 0b11 << 31  # signals 32 and 33: glibc's own, which its posix_spawn ignores
 FAKES = str(Path(__file__).parent / "fakes")
 
 
@@ -79,6 +82,25 @@ def test_what_python_prints_is_read_while_it_runs(keys: str, own: str | None, tm
     process.communicate(timeout=30)
     assert process.returncode == 0
     assert (told, scalars) == (("", {}) if own == "" else ("acc: 0.25\n", {"acc": {"1": 0.25}}))
+
+
+@pytest.mark.parametrize("keys", ["", "workers: 1"], ids=["plain", "warm"])
+def test_a_run_in_the_background_of_a_script(keys: str, tmp_path: Path) -> None:
+    """No signal is ignored in its jobs; it obeys Ctrl-C all the same, and survives the end of the terminal."""
+    more = "" if keys else f"callbacks: {{pre: {SAY_IGNORED}, after: {SAY_IGNORED}}}"
+    script = loop(f'subprocess.run("{SAY_IGNORED}".split())' + POLITE)
+    folder = project(tmp_path / "p", config(2, keys, more), train_py=script)
+    env = env_of(tmp_path)
+    process = start(folder, "search-run", "config.yaml", "-j", "1", env=env, ignored=f"{BACKGROUND} USR1 TSTP TERM")
+    wait_for((tmp_path / "marks/began-0").exists)
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGINT)
+    go(tmp_path, 0, 1)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 130 and "may finish" in out, out
+    assert states(folder) == {0: "finished", 1: "pending"}
+    ignored = [int(line.split()[1], 16) for line in attempt(folder, 0).joinpath("log").read_text().splitlines()]
+    assert [mask & ~C_LIBRARY for mask in ignored] == [0] * (1 if keys else 3)
 
 
 def test_a_trial_is_to_others_what_a_job_is(tmp_path: Path) -> None:

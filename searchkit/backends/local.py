@@ -25,16 +25,9 @@ GATE_FD = 8  # where the wrapper waits for the word to go
 FIRST_LEASE_FD = 20  # above the numbers a shell uses for itself
 FIRST_PORT, PORTS = 20_000, 12_000  # below the range from which the kernel gives out ports
 
-# Python ignores SIGPIPE and SIGXFSZ, and search-run handles the others; a job starts with the defaults of all of them.
-_DEFAULT_SIGNALS = [
-    signal.SIGPIPE,
-    signal.SIGXFSZ,
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGCHLD,
-    signal.SIGQUIT,
-]
+# Python ignores SIGPIPE and SIGXFSZ, search-run handles some, and who started it may have had others ignored (nohup, a
+# script's background); a job starts with the defaults of all.
+_DEFAULT_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 
 
 @dataclass(frozen=True)

@@ -371,6 +371,10 @@ def _schedule(
 
 
 def main() -> None:
+    # A shell has what it starts in the background of a script ignore these two; who sends them to us means us. SIGHUP
+    # stays ignored where it is: nohup is for that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     console.run(main_command, "search-run")
 
 

@@ -212,7 +212,9 @@ class Run:
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup had it ignored
+            numbers.append(signal.SIGHUP)
         before = {n: signal.signal(n, self.pass_on) for n in numbers}
         try:
             yield
