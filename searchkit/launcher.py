@@ -133,7 +133,7 @@ class Launcher:
             task=self.task.paths.name,
             job=n,
             seed=self.plan.config.search.seed,
-            cpus=self.plan.config.resources.cpus,
+            threads=self.plan.config.resources.cpus,
             gpus=() if self.plan.hide_gpus else (grant.gpus or None),
             port=port,
         )

@@ -22,6 +22,7 @@ TABLE = (
     ("errors", 1),
     ("fsio", 1),
     ("workspace", 1),
+    ("cpus", 1),
     ("worker", 1),
     ("trial", 1),
     ("yaml_tree", 2),

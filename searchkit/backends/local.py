@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from searchkit import fsio
+from searchkit import cpus, fsio
 from searchkit.backends.procs import TOKEN
 from searchkit.template import direct
 from searchkit.workspace import AttemptPaths, JobPaths
@@ -89,13 +89,14 @@ def environment(
     task: str,
     job: int,
     seed: int,
-    cpus: int,
+    threads: int,
     gpus: tuple[int, ...] | None,
     port: int,
 ) -> dict[str, str]:
     """The environment of an attempt (DESIGN: the job contract). `gpus` None leaves CUDA_VISIBLE_DEVICES alone."""
     env = dict(base)
-    env.setdefault("OMP_NUM_THREADS", str(cpus))
+    env.setdefault("OMP_NUM_THREADS", str(threads))
+    cpus.let_waiting_threads_sleep(env)
     env.setdefault("PYTHONUNBUFFERED", "1")  # what a script prints is in its log at once, whatever ends it
     env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     if gpus is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from searchkit.backends import gpus as gpu_module
 from searchkit.backends.gpus import Gpu
+from searchkit.cpus import usable
 from searchkit.errors import UsageError
 
 REMOTE = ("srun", "sbatch", "docker")  # a template that starts with one of these runs elsewhere: no local slot
@@ -154,7 +155,7 @@ def plan(
         line = f"GPUs {names} ({gpus[0].name}), {per_job} a job" + (f", {per_gpu} jobs on each" if per_gpu > 1 else "")
         slots = Slots(min(limit, most or limit), per_job, tuple(gpus), per_gpu, mem_bytes)
     else:
-        cores = len(os.sched_getaffinity(0))
+        cores = usable()
         limit = most or max(1, cores // cpus)
         line = f"{cores} CPUs, {cpus} a job, no GPU"
         slots = Slots(limit)

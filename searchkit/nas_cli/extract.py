@@ -10,7 +10,7 @@ import click
 
 from searchkit import console, modelspace
 from searchkit.errors import UsageError
-from searchkit.nas_cli.options import say, seed_of, shared
+from searchkit.nas_cli.options import count_threads, say, seed_of, shared
 
 
 @click.command("extract", context_settings=console.CONTEXT)
@@ -60,6 +60,7 @@ def extract_command(
     from searchkit.train import config as configs
     from searchkit.train.bench import Calibration, open_calibration
 
+    count_threads()
     recipe = configs.load(config, overrides)
     source = extraction.open_source(recipe, checkpoint, seed_of(seed))
     chosen, found_shape = _chosen(arch, metric, recipe, source)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from searchkit import console
+from searchkit.cpus import let_waiting_threads_sleep
 
 # verb -> (module, one line). Modules are loaded when their verb is used: `search-nas --help` needs no torch.
 VERBS: Mapping[str, tuple[str, str]] = {
@@ -70,4 +72,5 @@ def main_command() -> None:
 
 def main() -> None:
     """The console script."""
+    let_waiting_threads_sleep(os.environ)  # before anything imports torch
     console.run(main_command, "search-nas")

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from searchkit import cpus
 from searchkit.errors import UsageError
 
 Command = Callable[..., Any]
@@ -44,10 +45,21 @@ def seed_of(seed: int | None) -> int:
     return int(text) if text.lstrip("-").isdecimal() else 0
 
 
+def count_threads() -> None:
+    """Give torch no more threads than there are CPUs for us, unless OMP_NUM_THREADS says how many it has: it does not
+    see the quota of a container."""
+    import torch
+
+    if not os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(min(torch.get_num_threads(), cpus.usable()))
+
+
 def device_of(name: str | None) -> Any:
     """The torch device of that name; without one, or without its number, the GPU of this process (torchrun's local
-    rank); else the CPU."""
+    rank); else the CPU, on as many threads as `count_threads` says."""
     import torch
+
+    count_threads()
 
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"

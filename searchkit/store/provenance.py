@@ -12,7 +12,7 @@ import subprocess
 import sys
 from typing import Any
 
-from searchkit import fsio
+from searchkit import cpus, fsio
 from searchkit.workspace import SnapshotPaths
 
 KEPT_ENV = (
@@ -92,7 +92,7 @@ def capture(
         "searchkit_python": sys.version,
         "host": socket.gethostname(),
         "platform": platform.platform(),
-        "cpus": len(os.sched_getaffinity(0)),
+        "cpus": cpus.usable(),
         "gpus": gpus,
         "environment": {k: os.environ[k] for k in KEPT_ENV if k in os.environ},
     }

@@ -1,0 +1,64 @@
+"""CPUs that are shared with others: how many this process may use, and threads that wait without using one."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, MutableMapping
+
+CGROUPS = "/sys/fs/cgroup"
+OF_US = "/proc/self/cgroup"
+SPINS = "2000"  # rounds of a thread's loop while it waits for the others of its team, before it sleeps
+
+
+def usable() -> int:
+    """CPUs that this process may run on, at most as many as the quota of its cgroup (a container's `--cpus`, a slice's
+    `CPUQuota`) gives it time for, rounded up; at least 1."""
+    return min([len(os.sched_getaffinity(0)), *quotas()])
+
+
+def let_waiting_threads_sleep(env: MutableMapping[str, str]) -> None:
+    """Have the threads of GNU's OpenMP, which PyTorch brings along, sleep soon while they wait, unless `env` says how
+    they are to wait. It counts when a process loads that library.
+
+    By itself each spins for milliseconds. Where the threads of two trainings are more than the CPUs, that takes the
+    time of those that are waited for, and both all but stand still. Alone, a training is no slower for it.
+    """
+    if "OMP_WAIT_POLICY" not in env:
+        env.setdefault("GOMP_SPINCOUNT", SPINS)
+
+
+def quotas(of_us: str = OF_US, mounted: str = CGROUPS) -> Iterator[int]:
+    """The quotas of a process' cgroup and of those above it, in CPUs rounded up, version 1 and 2. A quota that can't be
+    read is none."""
+    for folder in _folders(of_us, mounted):
+        words = _read(f"{folder}/cpu.max").split() or [
+            _read(f"{folder}/cpu.cfs_quota_us").strip(),
+            _read(f"{folder}/cpu.cfs_period_us").strip(),
+        ]
+        if len(words) == 2 and all(word.isdecimal() and int(word) for word in words):  # not `max`, `-1`
+            yield math.ceil(int(words[0]) / int(words[1]))
+
+
+def _folders(of_us: str, mounted: str) -> Iterator[str]:
+    """Where the limits of a process' CPU time may stand. In a container its own group is often the root of what is
+    mounted, whatever path it has outside."""
+    for line in _read(of_us).splitlines():
+        number, controllers, path, *_ = [*line.split(":", 2), "", ""]
+        if number == "0":
+            tops = [mounted, f"{mounted}/unified"]
+        elif "cpu" in controllers.split(","):
+            tops = [f"{mounted}/{controllers}", f"{mounted}/cpu"]
+        else:
+            continue
+        names = [name for name in path.split("/") if name not in ("", "..")]
+        for top in tops:
+            yield from ("/".join([top, *names[:n]]) for n in range(len(names) + 1))
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path) as f:
+            return f.read()
+    except OSError:
+        return ""
