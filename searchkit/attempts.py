@@ -18,7 +18,7 @@ from searchkit.errors import StorageError
 from searchkit.launcher import Launcher, Plan, make_durable
 from searchkit.searching import Search
 from searchkit.space.expand import Point
-from searchkit.store import intents, status, trials
+from searchkit.store import intents, numbers, status, trials
 from searchkit.store.journal import Event
 from searchkit.store.state import BY_STOPPER, Job, State, outcome
 from searchkit.store.status import Status
@@ -138,10 +138,18 @@ class Attempts:
             # Before the result is accepted: it must not be lost once it was shown.
             make_durable(self.task.paths, job, self.plan.config)
         fields = outcome(job, s, run.retries, run.timeout_s)
-        if self.search:
-            fields |= searching.scores(self.search, n, fields)
+        if not fields["retry"]:
+            fields |= self._reported(job, fields)
         self.record_result(n, fields)
         self._count_false_starts(s, n)
+
+    def _reported(self, job: Job, fields: Event) -> Event:
+        """What the result of a job says of the numbers that it reported."""
+        config, paths = self.plan.config, self.task.paths
+        with fsio.storage():
+            reading = trials.series_of(paths, self.plan.ws.project_name, config, job, ended=True)
+        scores = searching.scores(self.search, job.index, fields, reading.series) if self.search else {}
+        return {**scores, **numbers.recorded(config, reading, paths.job(job.index).attempt(job.attempt).callback)}
 
     def record_result(self, n: int, fields: Event) -> None:
         said = self.task.record("result", **fields)

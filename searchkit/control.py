@@ -133,19 +133,23 @@ def _accept(open_task: OpenTask, job: Job) -> None:
     """Record the result of an attempt whose processes are gone, its numbers durable first."""
     from searchkit import searching
     from searchkit.launcher import make_durable  # with all of config behind it: only where a result is accepted
-    from searchkit.store import trials
+    from searchkit.store import numbers, trials
 
     config = tasks.config_of(open_task.paths)
     s = tasks.read_status(open_task.paths, job)
     if s.exit_code is not None:
         make_durable(open_task.paths, job, config)
     fields = outcome(job, s, config.run.retries, config.run.timeout_s)
-    if s.exit_code is not None and trials.is_search(config):
-        name, wanted = open_task.paths.workspace.project_name, config.objectives
-        if fields["state"] == State.FINISHED.value:
-            searching.take_in(open_task, name, config, searching.make_stoppers(config, wanted), job)
-        pruned = fields["state"] == State.PRUNED.value
-        fields["scores"] = trials.scores_of(open_task.paths, name, config, job, wanted, pruned=pruned)[0]
+    if not fields["retry"]:
+        with fsio.storage():
+            reading = trials.series_of(open_task.paths, open_task.paths.workspace.project_name, config, job, ended=True)
+        if s.exit_code is not None and trials.is_search(config):
+            if fields["state"] == State.FINISHED.value:
+                stoppers = searching.make_stoppers(config, config.objectives)
+                searching.take_in(open_task, config, stoppers, job, reading.series)
+            pruned = fields["state"] == State.PRUNED.value
+            fields["scores"] = trials.scores_of(job, config.objectives, reading.series, pruned=pruned)[0]
+        fields |= numbers.recorded(config, reading, open_task.paths.job(job.index).attempt(job.attempt).callback)
     open_task.record("result", **fields)
 
 

@@ -21,7 +21,7 @@ from searchkit.settings import Config, Objective
 from searchkit.space.expand import shared_level
 from searchkit.space.genes import named
 from searchkit.space.space import Genes, Space
-from searchkit.store import creation, scalars, tasks, trials
+from searchkit.store import creation, numbers, scalars, tasks, trials
 from searchkit.store.scalars import Series
 from searchkit.store.state import Job, State
 from searchkit.store.tasks import OpenTask
@@ -177,7 +177,8 @@ def _warm(config: Config, space: Space, wanted: Sequence[Objective], ws: Workspa
             raise NotFoundError(f"search.warm_start: no task {source.task!r} in {ws.root}")
         theirs = tasks.config_of(other)
         jobs = [view.job for view in tasks.view(other).jobs if view.state in (State.FINISHED, State.PRUNED)]
-        read = [(job.values, trials.series_of(other, ws.project_name, theirs, job, ended=True).series) for job in jobs]
+        names, monitor = trials.scalars_needed(wanted), numbers.digest(theirs)
+        read = [(job.values, numbers.series_of(other, ws.project_name, theirs, job, names, monitor)) for job in jobs]
         found, left_out = trials.warm_from_jobs(read, space, wanted)
     said = f", {left_out} left out (values that are not of this space, or no score)" if left_out else ""
     return found, f"warm start: {len(found)} trials of {name}{said}"
@@ -326,15 +327,13 @@ def _new_reports(stoppers: Sequence[Any], job: Job, series: Series) -> Iterator[
                 yield step, value, wanting
 
 
-def take_in(task: OpenTask, project_name: str, config: Config, stoppers: Sequence[Any], job: Job) -> None:
+def take_in(task: OpenTask, config: Config, stoppers: Sequence[Any], job: Job, reported: Mapping[str, Series]) -> None:
     """Record what a job that finished by itself reported since it was judged last, after a verdict that came too late
     too: no verdict counts any more, but others are compared with all of it."""
     if not stoppers:
         return
     objective = config.objectives[0]
-    names = trials.scalars_needed([objective])
-    reading = trials.series_of(task.paths, project_name, config, job, ended=True, names=names)
-    for step, value, _ in _new_reports(stoppers, job, trials.over_steps(objective, reading.series)):
+    for step, value, _ in _new_reports(stoppers, job, trials.over_steps(objective, reported)):
         task.record("report", time=time.time(), job=job.index, step=step, value=value, after_end=True)
 
 
@@ -369,17 +368,16 @@ def _once(search: Search, line: str) -> None:
         search.say(f"note: {line}")
 
 
-def scores(search: Search, n: int, outcome: Mapping[str, Any]) -> dict[str, Any]:
-    """What a search adds to the result of a job: its scores, or why it has none. Its last reports are events first."""
+def scores(search: Search, n: int, outcome: Mapping[str, Any], reported: Mapping[str, Series]) -> dict[str, Any]:
+    """What a search adds to the result of a job that reported that: its scores, or why it has none. Its last reports
+    are events first."""
     if outcome["retry"] or outcome["state"] not in (State.FINISHED.value, State.PRUNED.value):
         return {}
     job = search.task.state.jobs[n]
     if outcome["state"] == State.FINISHED.value:
-        take_in(search.task, search.project_name, search.config, search.stoppers, job)
+        take_in(search.task, search.config, search.stoppers, job, reported)
     pruned = outcome["state"] == State.PRUNED.value
-    found, why = trials.scores_of(
-        search.task.paths, search.project_name, search.config, job, search.wanted, pruned=pruned
-    )
+    found, why = trials.scores_of(job, search.wanted, reported, pruned=pruned)
     if found is None:
         _once(search, f"{why.replace('never', 'a job never', 1)}; it counts as a failed trial")
         return {"scores": None, "reason": outcome["reason"] or why}

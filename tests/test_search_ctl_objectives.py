@@ -21,7 +21,7 @@ from searchkit.cli.best import parse_reference
 from searchkit.errors import UsageError
 from searchkit.settings import Objective
 from searchkit.space.args import Arg, Categorical, Nested, Range, Value
-from searchkit.store import ranking, tasks
+from searchkit.store import ranking, tasks, trials
 from searchkit.store.ranking import JobScalars, Scored
 from searchkit.store.state import Job, State
 from searchkit.store.tasks import JobView
@@ -301,9 +301,9 @@ def test_values_of_an_expression_hold_what_came_once() -> None:
     """macs at step 1 alone: the objective is there at the last step, with the last of each."""
     o = Objective("trade", "max", "acc - macs")
     series = {"acc": {1: 0.1, 2: 0.5, 3: 0.9}, "macs": {1: 0.25}}
-    found = ranking._derived([o], series)
+    found = trials.derived([o], series)
     assert found == {"trade": {1: pytest.approx(-0.15), 3: pytest.approx(0.65)}}
-    assert ranking._derived([o], {"acc": {1: 1.0}}) == {}
+    assert trials.derived([o], {"acc": {1: 1.0}}) == {}
 
 
 # --- pruned jobs -----------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -48,11 +48,18 @@ def refuse_stages(task: TaskPaths) -> None:
 
 
 def scalars_of(
-    ws: Workspace, task: TaskPaths, config: Config, jobs: list[JobView], *, light: bool = False
+    ws: Workspace,
+    task: TaskPaths,
+    config: Config,
+    jobs: list[JobView],
+    *,
+    light: bool = False,
+    names: Collection[str] = (),
+    best: bool = False,
 ) -> list[JobScalars]:
     from searchkit.store import ranking
 
-    return ranking.read(task, ws.project_name, config, jobs, light=light)
+    return ranking.read(task, ws.project_name, config, jobs, light=light, names=names, best=best)
 
 
 def ranked_by(config: Config, metric: str | None) -> tuple[str, str]:
@@ -66,12 +73,6 @@ def ranked_by(config: Config, metric: str | None) -> tuple[str, str]:
             "Name one here: --metric acc    or in the config: monitor: {reward_attribute: acc}",
         )
     return name, next((o.mode for o in config.search.objectives if o.name == name), config.monitor.mode)
-
-
-def is_objective(config: Config, name: str) -> bool:
-    """Whether the scores of a search are by that name."""
-
-    return any(o.name == name for o in config.objectives)
 
 
 def objectives_of(config: Config, mode: str = "") -> tuple[Objective, ...]:
@@ -100,8 +101,9 @@ def best_rows(
     """The rows of these jobs that have all objectives (`wanted`: these of them), the `first` best in order."""
     from searchkit.store import ranking
 
-    rows = ranking.split(scalars_of(ws, task, config, jobs, light=True))
-    return ranking.scored(rows, wanted or objectives_of(config), first)
+    wanted = wanted or objectives_of(config)
+    rows = ranking.split(scalars_of(ws, task, config, jobs, light=True, names=[o.name for o in wanted]))
+    return ranking.scored(rows, wanted, first)
 
 
 def chosen_jobs(ws: Workspace, task: TaskPaths, view: TaskView, jobs: str | None) -> list[JobView]:
@@ -132,9 +134,9 @@ def ranked_stage(ws: Workspace, task: TaskPaths, metric: str | None) -> TaskPath
         name = metric or config.reward_attribute or first
         if not name:
             continue
-        light = is_objective(config, name)
-        for entry in ranking.split(scalars_of(ws, stage, config, tasks.view(stage).jobs, light=light)):
-            if name in entry.scores or name in entry.series:
+        jobs = tasks.view(stage).jobs
+        for entry in ranking.split(scalars_of(ws, stage, config, jobs, light=True, names=[name])):
+            if name in entry.scores or name in entry.names:
                 return stage
     return begun[-1]
 

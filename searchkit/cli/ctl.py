@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -16,7 +17,6 @@ from searchkit.cli.choose import (
     TASK,
     begun_stages,
     chosen_jobs,
-    is_objective,
     objectives_of,
     open_task,
     ranked_by,
@@ -134,21 +134,21 @@ def show_scalar(
     name, mode = ranked_by(config, metric) if rt else ("", "")
     if by_best and name and name == config.unclear_reward:
         objectives_of(config)  # asks
-    # The scores of a search are in its events: to rank 10,000 jobs by them, only those that are shown are opened.
-    light = rt is not None and not by_best and is_objective(config, name)
-    found = scalars_of(ws, task, config, views, light=light)
+    # The last and best numbers are in the events: to rank 10,000 jobs by them, only those that are shown are opened.
+    needed = (name, *(o.name for o in wanted)) if len(wanted) > 1 else (name,)
+    found = scalars_of(ws, task, config, views, light=rt is not None, names=needed, best=by_best)
     rows = ranking.split(found)
     front = ranking.scored(rows, wanted) if len(wanted) > 1 else None
-    if metric and not any(metric in j.series or metric in j.scores for j in [*found, *rows]):
-        names = tuple(sorted({name for j in [*found, *rows] for name in j.series}))
+    if metric and not any(metric in j.names or metric in j.scores for j in [*found, *rows]):
+        names = tuple(sorted({name for j in [*found, *rows] for name in j.names}))
         raise UsageError(f"no job reported {metric!r}{did_you_mean(metric, names)}")
     if rt is not None:
         rows = ranking.rank(rows, name, descending=rt[0], mode=mode, best=by_best)[: rt[1]]
         chosen = {row.view.job.index for row in rows}
         found = [j for j in found if j.view.job.index in chosen]
-        read = scalars_of(ws, task, config, [j.view for j in found if j.unread])
-        by_index = {j.view.job.index: j for j in [*read, *(j for j in found if not j.unread)]}
-        rows = [by_index[row.view.job.index] if row.unread else row for row in rows]
+        read = scalars_of(ws, task, config, [j.view for j in found if j.known is not None])
+        by_index = {j.view.job.index: j for j in [*read, *(j for j in found if j.known is None)]}
+        rows = [row if row.row else replace(by_index[row.view.job.index], records=()) for row in rows]
         found = ranking.joined(rows, by_index.values())
     shown = config.monitor.scalars and (
         *config.monitor.scalars,
@@ -205,7 +205,7 @@ def export(task_name: str, jobs: str | None, form: str, out: str | None) -> None
     table = []
     for part in begun_stages(task) if tasks.stage_names(task) else [task]:
         config = tasks.config_of(part)
-        found = scalars_of(ws, part, config, chosen_jobs(ws, part, tasks.view(part), jobs))
+        found = scalars_of(ws, part, config, chosen_jobs(ws, part, tasks.view(part), jobs), light=True)
         wanted = config.objectives if config.search.objectives or trials.is_search(config) else ()
         prefix = f"{part.stage}/" if part != task else ""
         table += rows(part, found, prefix, wanted=wanted, whole=form == "json")

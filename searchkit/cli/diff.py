@@ -46,7 +46,7 @@ def diff(first: int, second: int, task_name: str, as_json: bool) -> None:
         if n not in views:
             have = f"It has jobs {min(views)} to {max(views)}" if views else "It has no job yet"
             raise NotFoundError(f"no job {n} in task {task.name!r}", have)
-    a, b = scalars_of(ws, task, tasks.config_of(task), [views[first], views[second]])
+    a, b = scalars_of(ws, task, tasks.config_of(task), [views[first], views[second]], light=True)
     sections = compare(task, a, b)
     differ = {title: {name: p for name, p in pairs.items() if not _same(p)} for title, pairs in sections.items()}
     same = [name for pairs in sections.values() for name, pair in pairs.items() if _same(pair)]
@@ -103,9 +103,7 @@ def _code(task: TaskPaths, each: JobScalars) -> dict[str, Any]:
 
 
 def _last(each: JobScalars) -> dict[str, Any]:
-    from searchkit.store import scalars
-
-    return {name: scalars.last(series) for name, series in sorted(each.series.items()) if series}
+    return dict(sorted(each.last().items()))
 
 
 def _run(each: JobScalars) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from searchkit.cli.tables import command_text
 from searchkit.settings import Objective
-from searchkit.store import ranking, scalars
+from searchkit.store import ranking
 from searchkit.store.ranking import JobScalars
 from searchkit.workspace import TaskPaths
 
@@ -41,7 +41,7 @@ def rows(
         }
         row.update((f"param.{name}", text) for name, text in job.text.items())
         row.update((f"score.{o.name}", score) for o, score in zip(wanted, scores.get(id(j), ()), strict=False))
-        row.update((f"scalar.{name}", scalars.last(series)) for name, series in j.series.items() if series)
+        row.update((f"scalar.{name}", value) for name, value in j.last().items())
         if j.row:
             row.update({"data.input_shape": j.row.shape, "overhead.convention": j.row.convention})
             row.update({"record": j.row.record} if whole else {})

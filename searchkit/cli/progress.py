@@ -136,7 +136,8 @@ class Progress:
         if not name:
             return
         view = tasks.view_job(self._task.paths, job)
-        read = ranking.read(self._task.paths, self._ws.project_name, self._config, [view])[0]
+        jobs, project = [view], self._ws.project_name
+        read = ranking.read(self._task.paths, project, self._config, jobs, light=True, names=[name])[0]
         value = ranking.reward(read, name)
         if math.isnan(value) and not ranking.reports(read, name):
             self._unscored[job.index] = {n for part in ranking.split([read]) for n in part.series}

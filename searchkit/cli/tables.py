@@ -194,13 +194,10 @@ def _scaled(value: float | None, unit: float) -> str:
 
 def row_facts(entry: JobScalars) -> dict[str, Any]:
     """One row of a ranking: its name, its job, and the last value of every scalar."""
-    from searchkit.store import scalars
-
     facts: dict[str, Any] = {"row": entry.name, "job": entry.view.job.index}
     if entry.row:
         facts.update(arch=entry.row.arch, input_shape=entry.row.shape)
-    last = {name: scalars.last(series) for name, series in entry.series.items() if series}
-    return {**facts, "scores": entry.scores, "scalars": last}
+    return {**facts, "scores": entry.scores, "scalars": entry.last()}
 
 
 def scalar_facts(job: JobScalars) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from searchkit.errors import StorageError, UsageError
 from searchkit.settings import Config, Objective
 from searchkit.space.args import Best, Point, Subnet, Value
 from searchkit.space.expand import escape
-from searchkit.store import journal, ranking, snapshot, tasks, trials
+from searchkit.store import journal, ranking, snapshot, tasks
 from searchkit.store.state import Job, State, TaskState, replay
 from searchkit.workspace import TaskPaths
 
@@ -157,14 +157,11 @@ class _Source:
         """The scores of a job whose result holds none: no search made it. That of one that scored subnets is the best
         of its records."""
         (found,) = self._reported([job])
-        return tuple(
-            trials.at_the_end(o, found.series) if o.value else ranking.reward(found, o.name, o.mode)
-            for o in self.wanted
-        )
+        return tuple(ranking.reward(found, o.name, o.mode) for o in self.wanted)
 
     def _reported(self, jobs: Iterable[Job]) -> list[ranking.JobScalars]:
         views = [tasks.view_job(self.task, job) for job in jobs]
-        return ranking.read(self.task, self.task.workspace.project_name, self.config, views)
+        return ranking.read(self.task, self.task.workspace.project_name, self.config, views, light=True)
 
     @property
     def said(self) -> str:
@@ -175,7 +172,7 @@ class _Source:
         parts += [f"{n} {state}" for state, n in counts.items()]
         if bad:
             names = {
-                n for each in self._reported(bad) for n in (*each.series, *(n for r in each.records for n in r.values))
+                n for each in self._reported(bad) for n in (*each.names, *(n for r in each.records for n in r.values))
             }
             parts.append(f"{len(bad)} finished without, reported: {', '.join(sorted(names)) or 'nothing'}")
         return f"of {len(self.state.jobs)} jobs: {', '.join(parts)}"

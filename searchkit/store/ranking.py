@@ -1,21 +1,22 @@
 """Scalars of the jobs of a task and of the subnets that they scored, and their order by one scalar or all objectives.
 
-What a search accepted as the scores of a job stands in its result event, and is what ranks it. All else is read from
-the files of the jobs.
+What a search accepted as the scores of a job stands in its result event, and is what ranks it. The event also says of
+each scalar the last and the best value (store/numbers.py), which is all that ranking and tables need; whole series are
+read from the files of the jobs.
 """
 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from searchkit.algorithms import pareto
 from searchkit.algorithms.history import losses
 from searchkit.settings import Objective
-from searchkit.store import records, scalars, trials
+from searchkit.store import numbers, records, scalars, trials
+from searchkit.store.numbers import Summary
 from searchkit.store.records import Row
 from searchkit.store.state import State
 from searchkit.store.tasks import JobView
@@ -42,12 +43,29 @@ class JobScalars:
     records: tuple[Row, ...] = ()
     row: Row | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
-    unread: bool = False  # only its scores are here, not what it reported
+    known: Mapping[str, Summary] | None = None  # what the events say of its scalars; then `series` was not read
 
     @property
     def name(self) -> str:
         """`3`, or `3:0f3a99c1d2`."""
         return self.row.name if self.row else str(self.view.job.index)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The scalars that it reported."""
+        return tuple(self.series if self.known is None else self.known)
+
+    def number(self, name: str) -> Summary | None:
+        """One scalar's last and best; None where it did not report it."""
+        if self.known is not None:
+            return self.known.get(name)
+        return numbers.summary(series) if (series := self.series.get(name)) else None
+
+    def last(self) -> dict[str, float]:
+        """The last value of each scalar."""
+        if self.known is not None:
+            return {name: each.last for name, each in self.known.items()}
+        return {name: scalars.last(series) for name, series in self.series.items() if series}
 
     def only(self, names: tuple[str, ...]) -> JobScalars:
         """The same with the named scalars alone, in that order; with all of them where none is named."""
@@ -64,15 +82,23 @@ class Scored:
 
 
 def read(
-    task: TaskPaths, project_name: str, config: Config, jobs: Iterable[JobView], *, light: bool = False
+    task: TaskPaths,
+    project_name: str,
+    config: Config,
+    jobs: Iterable[JobView],
+    *,
+    light: bool = False,
+    names: Collection[str] = (),
+    best: bool = False,
 ) -> list[JobScalars]:
     """Read the scalars of each job's highest attempt (attempts never mix).
 
-    light: only what ranks them by the objectives, so that of 10,000 jobs with scores no folder is opened, unless it
-    holds records.
+    light: the last and best value of each are enough, so that no folder is opened of a job whose result holds them,
+    unless it left records, or results of callbacks. names: then, the scalars that are needed (empty: all). best: no
+    score stands for the last value of one.
     """
     out = []
-    wanted = config.objectives
+    wanted, monitor = config.objectives, numbers.digest(config)
     for view in jobs:
         job = view.job
         if job.attempt == 0:
@@ -81,33 +107,28 @@ def read(
         accepted = job.scores if view.state in (State.FINISHED, State.PRUNED) else None
         scores = dict(zip((o.name for o in wanted), accepted or (), strict=False))
         paths = task.job(job.index).attempt(job.attempt)
-        if light and scores and not os.path.exists(f"{paths.callback}/records.jsonl"):
-            out.append(JobScalars(view, {}, None, None, 0, scores=scores, unread=True))
-            continue
-        reading = trials.series_of(task, project_name, config, job, ended=view.state is not State.RUNNING)
-        pre = scalars.read_callback_result(paths.callback, "pre")
-        after = scalars.read_callback_result(paths.callback, "after")
-        found, skipped = records.read(paths, job.index)
-        series = {**reading.series, **_derived(wanted, reading.series)}
-        found = tuple(replace(row, values={**row.values, **_row_values(wanted, row)}) for row in found)
-        out.append(JobScalars(view, series, pre, after, reading.skipped + skipped, found, scores=scores))
+        known = numbers.of(job, monitor, names) if light else None
+        left = numbers.LEFT.values() if known is None else job.left
+        if light and known is None and names and not best and scores.keys() >= set(names):
+            # Written before results had numbers.
+            known, left = {}, ("records",)
+        series: dict[str, scalars.Series] = {}
+        skipped = 0
+        if known is None:
+            reading = trials.series_of(task, project_name, config, job, ended=view.state is not State.RUNNING)
+            series = {**reading.series, **trials.derived(wanted, reading.series)}
+            skipped = reading.skipped
+        pre, after = (
+            scalars.read_callback_result(paths.callback, which) if which in left else None for which in ("pre", "after")
+        )
+        rows, bad = records.read(paths, job.index) if "records" in left else ((), 0)
+        rows = tuple(replace(row, values={**row.values, **_row_values(wanted, row)}) for row in rows)
+        out.append(JobScalars(view, series, pre, after, skipped + bad, rows, scores=scores, known=known))
     return out
 
 
-def _derived(wanted: Iterable[Objective], series: Mapping[str, scalars.Series]) -> dict[str, scalars.Series]:
-    """The objectives that are expressions, over the steps that have all they need. Their last value is that of the last
-    values: what was reported once, at the first step, holds for all others."""
-    found = {}
-    for o in wanted:
-        needs = trials.scalars_needed([o]) if o.value else ()
-        if needs and all(series.get(name) for name in needs):
-            end = max(max(series[name]) for name in needs)
-            found[o.name] = {**trials.over_steps(o, series), end: trials.at_the_end(o, series)}
-    return found
-
-
 def _row_values(wanted: Iterable[Objective], row: Row) -> dict[str, float]:
-    derived = _derived(wanted, {name: {0: value} for name, value in row.values.items()})
+    derived = trials.derived(wanted, {name: {0: value} for name, value in row.values.items()})
     return {name: series[0] for name, series in derived.items()}
 
 
@@ -117,7 +138,7 @@ def split(jobs: Iterable[JobScalars]) -> list[JobScalars]:
     for job in jobs:
         for row in job.records:
             series = {name: {0: value} for name, value in row.values.items()}
-            out.append(replace(job, series=series, records=(), row=row, scores={}))
+            out.append(replace(job, series=series, records=(), row=row, scores={}, known=None))
         if job.scores or not job.records:
             out.append(replace(job, records=()))
     return out
@@ -137,11 +158,11 @@ def reward(job: JobScalars, name: str, mode: str = "", best: bool = False) -> fl
     its best record. NaN where it has none."""
     if name in job.scores and not best:
         return job.scores[name]
-    series = job.series.get(name)
-    if not series:
+    number = job.number(name)
+    if number is None:
         values = dict(enumerate(row.values[name] for row in job.records if name in row.values))
         return scalars.best(values, mode or "max") if values else math.nan
-    return scalars.best(series, mode or "max") if best else scalars.last(series)
+    return number.best(mode or "max") if best else number.last
 
 
 def reports(job: JobScalars, name: str) -> bool:

@@ -248,13 +248,12 @@ def _from_tensorboard(workdir: str, which: bool | str, newer_than_s: float) -> t
     series: dict[str, Series] = {}
     skipped = 0
     for path in sorted(set(_event_files(workdir, which))):
-        try:
+        scalars: list[tfevents.Scalar] = []
+        with _odd_files():
             if os.stat(path).st_mtime < newer_than_s:
                 continue
             scalars, bad = tfevents.read_scalars(path)
-        except FileNotFoundError:  # removed since it was listed, or a link to nowhere
-            continue
-        skipped += bad
+            skipped += bad
         for tag, step, value in scalars:
             series.setdefault(tag, {})[step] = value
     return series, skipped
@@ -315,12 +314,8 @@ def _text_number(text: str) -> float | None:
 
 def _log_lines(path: str, ended: bool) -> Iterator[str]:
     """The lines of a log, whatever bytes it holds; a line over LOG_CHUNK is left out up to that length."""
-    try:
-        f = open(path, "rb")  # noqa: SIM115 - closed below; only the opening may fail in this way
-    except FileNotFoundError:
-        return
     rest = b""
-    with f:
+    with _odd_files(), open(path, "rb") as f:
         while chunk := f.read(LOG_CHUNK):
             *lines, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
             if len(rest) > LOG_CHUNK:

@@ -68,6 +68,11 @@ class Job:
     snapshot: int = 0  # the code its next attempt takes
     errors: int = 0  # attempts that exited non-zero since the last restart
     lost: int = 0  # attempts that started and were lost since the last restart
+    # What its highest attempt reported, for store/numbers.py to unpack; None: nothing is recorded of it.
+    numbers: str | None = None
+    monitor: str = ""  # the digest of the config by which they were read
+    more: int = 0  # scalars that are not among `numbers`
+    left: tuple[str, ...] = ()  # what else its callback folder holds: records, pre, after
     # Of a job that a sampler chose, or a stopper watches (searchkit/searching.py):
     genes: dict[str, float | int] | None = None
     given: bool = False  # enqueued: no sampler chose it
@@ -134,6 +139,10 @@ def apply(job: Job, event: Event) -> Job:
             gpus=tuple(event["gpus"]),
             result=None,
             stop="",
+            numbers=None,
+            monitor="",
+            more=0,
+            left=(),
         )
     if kind == "result":
         result = Result(
@@ -158,7 +167,10 @@ def apply(job: Job, event: Event) -> Job:
             held=job.held or (job.stop == "stop" and result.state is State.STOPPED),
             paused=result.state is State.PRUNED and job.stop == "pause",
             scores=None if scores is None else tuple(scores),
+            **_reported(event),
         )
+    if kind == "numbers":
+        return _with(job, **_reported(event)) if event["attempt"] == job.attempt else job
     if kind == "report":
         stop = event.get("stop") if job.state is State.RUNNING and not job.stop else None
         return _with(job, reports=(*job.reports, (event["step"], event["value"])), stop=stop or job.stop)
@@ -179,6 +191,11 @@ def apply(job: Job, event: Event) -> Job:
         job = _with(job, errors=0, lost=0, reports=(), paused=False)
         return _with(job, result=again, held=False, snapshot=event["snapshot"])
     raise AssertionError(f"unknown event {kind!r}")
+
+
+def _reported(event: Event) -> dict[str, Any]:
+    numbers, monitor = event.get("numbers"), event.get("monitor", "")
+    return {"numbers": numbers, "monitor": monitor, "more": event.get("more", 0), "left": tuple(event.get("left", ()))}
 
 
 def outcome(job: Job, s: Status, retries: int, timeout_s: float | None) -> Event:
@@ -246,7 +263,7 @@ def advance(task: TaskState, event: Event) -> None:
             for early in task.early.pop(n, ()):
                 job = apply(job, early)
             task.jobs[n] = job
-    elif kind in ("launch", "result", "adopt", "report", "late", "promote"):
+    elif kind in ("launch", "result", "numbers", "adopt", "report", "late", "promote"):
         n = event["job"]
         if n in task.jobs:
             job = apply(task.jobs[n], event)

@@ -93,6 +93,18 @@ def at_the_end(o: Objective, series: Mapping[str, Series]) -> float:
     return _value(o, last) if o.value else last[o.name]
 
 
+def derived(wanted: Iterable[Objective], series: Mapping[str, Series]) -> dict[str, Series]:
+    """The objectives that are expressions, over the steps that have all they need. Their last value is that of the last
+    values: what was reported once, at the first step, holds for all others."""
+    found = {}
+    for o in wanted:
+        needs = _names(o) if o.value else ()
+        if needs and all(series.get(name) for name in needs):
+            end = max(max(series[name]) for name in needs)
+            found[o.name] = {**over_steps(o, series), end: at_the_end(o, series)}
+    return found
+
+
 def _value(o: Objective, values: Mapping[str, float]) -> float:
     try:
         return float(expression.evaluate(expression.parse(o.value or o.name), values))
@@ -101,22 +113,21 @@ def _value(o: Objective, values: Mapping[str, float]) -> float:
 
 
 def scores_of(
-    task: TaskPaths, project_name: str, config: Config, job: Job, wanted: Sequence[Objective], *, pruned: bool
+    job: Job, wanted: Sequence[Objective], reported: Mapping[str, Series], *, pruned: bool
 ) -> tuple[list[float] | None, str]:
-    """(scores in the order of `wanted`, why there are none) of a job that ended. All have to be numbers. `pruned`: a
-    stopper ended it, so it is scored by the report that it was judged by, whatever came after."""
-    found = series_of(task, project_name, config, job, ended=True, names=scalars_needed(wanted)).series
-    scores = [at_the_end(o, found) for o in wanted]
+    """(scores in the order of `wanted`, why there are none) of a job that ended, and of all that it reported. All have
+    to be numbers. `pruned`: a stopper ended it, so it is scored by the report that it was judged by, whatever came
+    after."""
+    scores = [at_the_end(o, reported) for o in wanted]
     if pruned and job.reports and scores:
         scores[0] = job.reports[-1][1]
     bad = [o.name for o, score in zip(wanted, scores, strict=True) if not math.isfinite(score)]
     if not bad:
         return scores, ""
-    missing = [name for name in scalars_needed(wanted) if not found.get(name)]
+    missing = [name for name in scalars_needed(wanted) if not reported.get(name)]
     if not missing:
         return None, f"{', '.join(bad)} is no finite number at the last step"
-    there = series_of(task, project_name, config, job, ended=True).series
-    return None, f"never reported {', '.join(missing)} (reported: {', '.join(sorted(there)) or 'nothing'})"
+    return None, f"never reported {', '.join(missing)} (reported: {', '.join(sorted(reported)) or 'nothing'})"
 
 
 # --- trials ----------------------------------------------------------------------------------------------------------
