@@ -265,6 +265,7 @@ def test_a_disk_that_fills_up_and_one_that_is_read_only(tmp_path: Path) -> None:
     )
     said = done.stdout + done.stderr
     assert "first: 5" in said and "the disk is full" in said, said
+    assert "Traceback" not in said, said
     assert "show: 0" in said, said
     assert "second: 0" in said, said
     assert "read-only show: 0" in said, said
@@ -272,6 +273,16 @@ def test_a_disk_that_fills_up_and_one_that_is_read_only(tmp_path: Path) -> None:
     assert "0 fault(s)" in said, said
     jobs = json.loads(shown.read_text())["jobs"]
     assert [j["status"] for j in jobs] == ["finished"] * 12
+
+
+def test_what_is_needed_to_repeat_a_run_and_a_full_disk(tmp_path: Path) -> None:
+    facts = {"snapshot": str(tmp_path), "tmp": "/proc/none", "project": str(tmp_path), "path": None}
+    facts |= {"seed": 0, "command_line": [], "gpus": []}
+    argv = [sys.executable, "-m", "searchkit.store.provenance", json.dumps(facts)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith(
+        "note: what is needed to repeat this run is not kept: "
+    )
 
 
 def test_a_command_that_is_too_long_is_that_job_s_error(tmp_path: Path) -> None:

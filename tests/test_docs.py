@@ -288,6 +288,17 @@ def test_the_page_of_commands_is_up_to_date() -> None:
     assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == render(), "run: python docs/make_cli.py"
 
 
+def test_commands_that_hints_name_exist() -> None:
+    from searchkit.cli.ctl import group
+    from searchkit.nas_cli.main import HIDDEN, VERBS
+
+    verbs = {"search-ctl": group.commands.keys(), "search-nas": VERBS.keys() | HIDDEN.keys()}
+    for path in sorted((ROOT / "searchkit").rglob("*.py")):
+        text = re.sub('""".*', "", path.read_text(encoding="utf-8"))
+        for command, verb in re.findall(r"(?:: | {4})(search-ctl|search-nas) ([a-z][a-z-]*)", text):
+            assert verb in verbs[command], f"{path}: {command} {verb}"
+
+
 def test_the_page_of_the_supernet_config_is_up_to_date() -> None:
     render = runpy.run_path(str(ROOT / "docs" / "make_nas_config.py"))["render"]
     assert (ROOT / "docs" / "nas-config.md").read_text(encoding="utf-8") == render(), (

@@ -81,6 +81,7 @@ def test_show_task(reference: Path) -> None:
         "Task Name  : grid-test",
         f"config file: {task_dir(reference, 'grid-test')}/run_config.yaml",
         f"pavi_compare_url: {task_dir(reference, 'grid-test')}/jobs/tree",
+        "jobs       : 8 finished",
         "#" * 30,
         "",
         "Jobs:",
@@ -105,6 +106,43 @@ def test_show_scalar(reference: Path) -> None:
     )
     lowest = ok(run(reference, "search-ctl", "show-scalar", "--task", "grid-test", "-rt", "-10"))
     assert re.findall("#Job Name: (.)", lowest) == [str(n) for n in range(8)]
+
+
+def test_show_tells_exit_codes_and_counts(tmp_path: Path) -> None:
+    text = "task: {template: 'exit {i}', search_args: [{type: Categorical, name: i, value: [0, 0, 3]}]}"
+    folder = project(tmp_path / "p", text)
+    ok(run(folder, "search-run", "config.yaml"), 1)
+    said = ok(run(folder, "search-ctl", "show", "--task", "default"))
+    assert "jobs       : 2 finished, 1 error\n" in said and said.count("  exit_code     : ") == 1
+    assert "#Job Name: 2\n  status        : error\n  exit_code     : 3\n" in said
+    assert json.loads(ok(run(folder, "search-ctl", "show", "--json")))["tasks"][0]["counts"] == {
+        "finished": 2,
+        "error": 1,
+    }
+
+
+def test_last_values_beside_the_result_of_the_after_callback(tmp_path: Path) -> None:
+    """Line by line the reference's own transcript."""
+    numbers = {"Loss": 0.028640544041991234, "Test Acc": 98.74, "Test Loss": 0.0369114351272583}
+    job = "cat numbers.jsonl >> $SEARCHKIT_CALLBACK/scalars.jsonl"
+    text = f"task: {{template: '{job}'}}\npavi: {{reward_attribute: Test Acc, scalars: [acc]}}\n"
+    text += """callbacks: {after: "echo '{\\"Loss\\": 0.1, \\"Test Acc\\": 0.95, \\"Test Loss\\": 0.15}'"}\n"""
+    lines = [json.dumps({"step": 1, "Loss": 9, "Test Acc": 97.66}), json.dumps({"step": 5, **numbers})]
+    folder = project(tmp_path / "p", text, numbers_jsonl="\n".join(lines) + "\n")
+    ok(run(folder, "search-run", "config.yaml"))
+    match(
+        ok(run(folder, "search-ctl", "show-scalar", "-rt", "+1")).split("Jobs:\n")[1],
+        "#Job Name: 0",
+        r"  scalar_info   : \{'Test Acc': \{1: 97.66, 5: 98.74\}\}",
+        "  pavi_training_url : .*",
+        "  after_callback_result:",
+        "    Loss          : 0.1",
+        "    Test Acc      : 0.95",
+        "    Test Loss     : 0.15",
+        "    pavi_Loss     : 0.028640544041991234",
+        "    pavi_Test Acc : 98.74",
+        "    pavi_Test Loss: 0.0369114351272583",
+    )
 
 
 def test_nested_tree(reference: Path) -> None:

@@ -56,7 +56,7 @@ def show(task_name: str | None, jobs: str | None, as_json: bool) -> None:
         ws = find(os.getcwd())
         views = [tasks.view(ws.task(name)) for name in ws.task_names()]
         if as_json:
-            facts = [{"task": v.paths.name, "status": v.status, "update_time_s": v.update_s} for v in views]
+            facts = [{**tables.task_facts(v), "update_time_s": v.update_s} for v in views]
             console.print_json({"workspace": ws.root, "tasks": facts})
         else:
             click.echo(tables.all_tasks(views))
@@ -76,7 +76,8 @@ def show(task_name: str | None, jobs: str | None, as_json: bool) -> None:
         facts = [tables.job_facts(task, j) for j in chosen]
         console.print_json({**tables.task_facts(view), "jobs": facts})
         return
-    click.echo("\n".join([tables.header(task), *(tables.job_block(task, j) for j in chosen)]))
+    counts = f"jobs       : {tables.counted(view.jobs)}"
+    click.echo("\n".join([tables.header(task, counts), *(tables.job_block(task, j) for j in chosen)]))
     if view.damaged:
         click.echo(
             f"{view.damaged} damaged line(s) of the events were skipped: search-ctl fsck --task {task.name}", err=True
@@ -155,13 +156,13 @@ def show_scalar(
         *([metric] if metric else []),
         *(o.name for o in wanted),
     )
-    found, rows = [j.only(shown) for j in found], [j.only(shown) for j in rows]
     if as_json:
+        found, rows = [j.only(shown) for j in found], [j.only(shown) for j in rows]
         facts = {"jobs": [tables.scalar_facts(j) for j in found], "rows": [tables.row_facts(j) for j in rows]}
         pareto = {} if front is None else {"pareto": best.pareto_facts(front, wanted, given)}
         console.print_json({"task": task.name, **facts, **pareto})
         return
-    click.echo("\n".join([tables.header(task), *tables.scalar_blocks(task, found if rt is None else rows)]))
+    click.echo("\n".join([tables.header(task), *tables.scalar_blocks(task, found if rt is None else rows, shown)]))
     if front is not None:
         click.echo(best.pareto_text(front, wanted, given), nl=False)
     if skipped := sum(j.skipped for j in found):

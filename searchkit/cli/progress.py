@@ -140,7 +140,7 @@ class Progress:
         read = ranking.read(self._task.paths, project, self._config, jobs, light=True, names=[name])[0]
         value = ranking.reward(read, name)
         if math.isnan(value) and not ranking.reports(read, name):
-            self._unscored[job.index] = {n for part in ranking.split([read]) for n in part.series}
+            self._unscored[job.index] = {n for part in ranking.split([read]) for n in part.names}
             return
         self._scored += 1
         if self._config.unclear_reward:

@@ -25,8 +25,8 @@ def all_tasks(views: list[TaskView]) -> str:
     return "\n".join(lines)
 
 
-def header(task: TaskPaths) -> str:
-    return _header(task, f"pavi_compare_url: {task.jobs_tree}")
+def header(task: TaskPaths, *more: str) -> str:
+    return _header(task, f"pavi_compare_url: {task.jobs_tree}", *more)
 
 
 def _header(task: TaskPaths, *more: str) -> str:
@@ -35,7 +35,8 @@ def _header(task: TaskPaths, *more: str) -> str:
 
 
 def task_facts(view: TaskView) -> dict[str, Any]:
-    return {"task": view.paths.name, "status": view.status, "config_file": view.paths.run_config}
+    counts = dict(Counter(str(j.state) for j in view.jobs))
+    return {"task": view.paths.name, "status": view.status, "counts": counts, "config_file": view.paths.run_config}
 
 
 def stages(task: TaskPaths, views: dict[str, TaskView | None]) -> str:
@@ -107,7 +108,8 @@ def job_block(task: TaskPaths, view: JobView, prefix: str = "") -> str:
     start = stamp(view.start_s) if view.start_s else "-"
     end = stamp(view.end_s) if view.end_s else "-"
     said = reason(view)
-    why = f"  reason        : {said}\n" if said else ""
+    why = f"  exit_code     : {view.exit_code}\n" if view.exit_code else ""
+    why += f"  reason        : {said}\n" if said else ""
     return (
         f"#Job Name: {prefix}{view.job.index}\n"
         f"  status        : {view.state.value}\n"
@@ -122,14 +124,14 @@ def job_block(task: TaskPaths, view: JobView, prefix: str = "") -> str:
     )
 
 
-def scalar_block(task: TaskPaths, job: JobScalars) -> str:
+def scalar_block(task: TaskPaths, job: JobScalars, shown: tuple[str, ...]) -> str:
     lines = [
         f"#Job Name: {job.view.job.index}",
-        f"  scalar_info   : {job.series}",
+        f"  scalar_info   : {job.only(shown).series}",
         *([f"  scores        : {job.scores}"] if job.scores else []),
         f"  pavi_training_url : {run_path(task, job.view)}/callback/scalars.jsonl",
     ]
-    for name, result in (("pre_callback_result", job.pre), ("after_callback_result", job.after)):
+    for name, result in (("pre_callback_result", job.pre), ("after_callback_result", _with_scalars(job))):
         if result is not None:
             lines.append(f"  {name}:")
             width = max((len(k) for k in result), default=0)
@@ -140,15 +142,24 @@ def scalar_block(task: TaskPaths, job: JobScalars) -> str:
     return "\n".join(lines) + "\n"
 
 
-def scalar_blocks(task: TaskPaths, entries: list[JobScalars]) -> list[str]:
-    """Jobs as blocks, each with the table of its records; records that are rows of their own as one table a run."""
+def _with_scalars(job: JobScalars) -> dict[str, Any] | None:
+    """What the `after` callback said, and as the reference has it, the last value of every scalar as `pavi_<name>`."""
+    if job.after is None:
+        return None
+    last = {f"pavi_{name}": value for name, value in job.last().items()}
+    return {**job.after, **{name: value for name, value in last.items() if name not in job.after}}
+
+
+def scalar_blocks(task: TaskPaths, entries: list[JobScalars], shown: tuple[str, ...]) -> list[str]:
+    """Jobs as blocks, each with the table of its records; records that are rows of their own as one table a run.
+    `shown`: the scalars whose steps are shown (empty: all)."""
     out = []
     for is_row, group in itertools.groupby(entries, key=lambda j: j.row is not None):
         if is_row:
-            out.append(record_table([(j.row, j.series) for j in group if j.row]) + "\n")
+            out.append(record_table([(j.row, j.only(shown).series) for j in group if j.row]) + "\n")
             continue
         for job in group:
-            out.append(scalar_block(task, job))
+            out.append(scalar_block(task, job, shown))
             if job.records:
                 series = ({name: {0: v} for name, v in row.values.items()} for row in job.records)
                 out.append(record_table(list(zip(job.records, series, strict=True))) + "\n")

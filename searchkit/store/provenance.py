@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 from searchkit import cpus, fsio
+from searchkit.fsio import storage_error
 from searchkit.workspace import SnapshotPaths
 
 KEPT_ENV = (
@@ -103,7 +104,10 @@ def main() -> None:
     """Run by the scheduler beside itself; the one argument is the facts as JSON."""
     facts = json.loads(sys.argv[1])
     snapshot = SnapshotPaths(facts.pop("snapshot"))
-    capture(snapshot, facts.pop("tmp"), facts.pop("project"), **facts)
+    try:
+        capture(snapshot, facts.pop("tmp"), facts.pop("project"), **facts)
+    except OSError as e:  # whoever started this has no hand free to say it
+        print(f"note: what is needed to repeat this run is not kept: {storage_error(e).message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -167,7 +167,7 @@ def reward(job: JobScalars, name: str, mode: str = "", best: bool = False) -> fl
 
 def reports(job: JobScalars, name: str) -> bool:
     """Whether a job, or a record of it, has any value of that name, be it no number."""
-    return name in job.scores or bool(job.series.get(name)) or any(name in row.values for row in job.records)
+    return name in job.scores or name in job.names or any(name in row.values for row in job.records)
 
 
 def rank(

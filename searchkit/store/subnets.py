@@ -89,9 +89,8 @@ def _pick(arg: Subnet, seed: int, project: str, stages: Mapping[str, str]) -> Pi
         records, notes = outcome.records, tuple(f"{arg.name}: {note}" for note in outcome.notes)
     if not records:
         by = f"the rules of {arg.rules} leave no record of" if arg.rules else "there is no record in"
-        raise UsageError(
-            f"search arg {arg.name!r}: {by} {space}", "See which rule empties it: search-nas pick --dry-run"
-        )
+        hint = f"See which rule empties it: search-nas select {space} --rules {arg.rules} --dry-run"
+        raise UsageError(f"search arg {arg.name!r}: {by} {space}", hint if arg.rules else "Name a file with records")
     groups = [records[i : i + arg.per_job] for i in range(0, len(records), arg.per_job)]
     width = max(4, len(str(len(groups) - 1)))
     jobs = []
