@@ -299,7 +299,7 @@ def test_predict_draws(trained: Trained, tmp_path: Path) -> None:
     done = nas.call(
         "predict", tmp_path / "m", photos, again, "--out", tmp_path / "boxes", "--threshold", "0.02", "--json"
     )
-    assert done.code == 0 and "broken.png is no image" in done.err
+    assert done.code == 0 and "broken.png: it is no image" in done.err
     found = json.loads(done.out)
     pictures = ["val_00001.png", "val_00002.png", "val_00001-2.png"]
     assert [Path(item["picture"]).name for item in found] == pictures

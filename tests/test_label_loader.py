@@ -18,8 +18,8 @@ from torchvision.transforms import v2
 
 from searchkit.data.hashing import mix, uniforms
 from searchkit.data.label_augment import FILL, LabelAugment, augment, augment_batch, fit
-from searchkit.data.label_files import Arrays
 from searchkit.data.label_loader import Pictures, eval_batches, in_memory, train_loader
+from searchkit.data.label_stores import Arrays
 from searchkit.data.labelled import LabelSet, open_labelled, subset
 from searchkit.data.loader import batch_ids
 from searchkit.errors import UsageError

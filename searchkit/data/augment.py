@@ -59,6 +59,11 @@ def sample_seed(*parts: int) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
 
 
+def least_box(augment: Augment | None) -> float:
+    """A box with a shorter side, in px, is dropped whatever is drawn."""
+    return 0.0 if augment is None else augment.min_box / max(1.0, augment.scale[1] if augment.scale else 1.0)
+
+
 def apply(augment: Augment, image: Tensor, target: dict[str, Tensor], seed: int) -> tuple[Tensor, dict[str, Tensor]]:
     """The image (3, H, W) and its target (see DetectionData) after the random changes of `seed`, and of nothing else.
 

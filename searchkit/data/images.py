@@ -11,46 +11,43 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from searchkit.data.coco import CocoSet
+from searchkit.data.pixels import UNDECODABLE, Reading, broken, is_applied, stored, upright
 from searchkit.errors import UsageError
 
-_EXIF_ORIENTATION = 0x0112
+AS_IS = Reading()
 _LISTED = 10  # files named in one error
 
 
-def decode(path: str, width: int, height: int) -> Tensor:
-    """The image as (3, H, W) uint8 RGB, contiguous, of exactly the pixels that are stored.
+def decode(path: str, width: int, height: int, reading: Reading = AS_IS) -> Tensor:
+    """The image as (3, H, W) uint8 RGB, contiguous; see pixels.py for what is shown of a file.
 
-    EXIF orientation is not applied: boxes of COCO files are in stored pixels. Grey is repeated, CMYK and palettes are
-    converted, 16-bit grey keeps its upper 8 bits, alpha is dropped.
+    width, height: what the annotations say of it, px. Where the EXIF orientation swaps the sides, they tell whether
+    boxes are on the upright image, or on the stored one, which is then not turned (unless `reading` says otherwise).
 
     Raises UsageError naming the file where it can't be decoded whole, or has another size than the annotations say.
     """
     try:
         with Image.open(path) as image:
-            pixels = rgb(image)
-            fits = pixels.shape[:2] == (height, width)
-            turned = 1 if fits else image.getexif().get(_EXIF_ORIENTATION, 1)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:  # what Pillow raises on broken files
-        raise UsageError(f"cannot decode the image {path}: {e}", "Replace the file, or remove it from the set.") from e
-    if not fits:
+            pixels, turn = stored(image, reading.range)
+    except UNDECODABLE as e:
+        raise broken(path, e) from e
+    if turn != 1 and is_applied(reading, turn, pixels.shape[1::-1], (width, height)):
+        pixels = upright(pixels, turn)
+    if pixels.shape[:2] != (height, width):
         hint = "Boxes and image do not belong together."
-        if turned != 1:
-            hint += f" Its EXIF orientation is {turned}, and is not applied: store the image as it is shown."
+        if turn != 1:
+            hint += f" Its EXIF orientation is {turned_text(turn, reading)}"
         found = f"{pixels.shape[1]} x {pixels.shape[0]}"
         raise UsageError(f"the annotations say that {path} is {width} x {height}, but it is {found}", hint)
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-def rgb(image: Image.Image) -> np.ndarray:
-    """(H, W, 3) uint8, writable."""
-    if image.mode.startswith("I"):  # Pillow's own conversion would cut at 255
-        grey = np.array(image).clip(0, 65535).astype(np.uint16) >> 8
-        return np.repeat(grey.astype(np.uint8)[:, :, None], 3, 2)
-    if image.mode == "F":
-        raise ValueError("images of floating-point numbers have no known range")
-    if image.mode in ("P", "PA") and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return np.array(image.convert("RGB"))
+def turned_text(turn: int, reading: Reading) -> str:
+    """What is done about an EXIF orientation with which an image does not fit its annotations."""
+    if reading.exif == "auto":
+        return f"{turn}; neither the stored nor the upright image has that size."
+    done = "is applied" if reading.exif == "apply" else "is not applied"
+    return f"{turn}, and {done}, as data.exif says: auto goes by the size in the annotations."
 
 
 class DetectionData(Dataset):
@@ -101,7 +98,7 @@ class DetectionData(Dataset):
         if index in self._cache:
             return self._cache[index].clone()  # whoever gets it may write into it
         info = self.data.images[index]
-        image = decode(info.path, info.width, info.height)
+        image = decode(info.path, info.width, info.height, self.data.reading)
         if index < self.n_cached:
             self._cache[index] = image.clone()
         return image
@@ -131,7 +128,7 @@ def unreadable(data: CocoSet) -> list[UsageError]:
     faults = []
     for info in data.images:
         try:
-            decode(info.path, info.width, info.height)
+            decode(info.path, info.width, info.height, data.reading)
         except UsageError as e:
             faults.append(e)
     return faults

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import os
 import struct
 import zipfile
@@ -16,30 +15,17 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from searchkit.data.images import rgb
+from searchkit.data.label_stores import Arrays, Files, Packed, Store
 from searchkit.errors import UsageError, did_you_mean
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as torchvision has them
 SPLITS = {"train", "val", "valid", "validation", "test"}
 
 _CIFAR_RECORD = 1 + 3 * 32 * 32  # bytes: the label, then 3 x 32 x 32 pixels
-
-
-class Store(Protocol):
-    """Images by their number in the source."""
-
-    def read(self, index: int) -> np.ndarray:
-        """(3, H, W) uint8; perhaps a view that must not be written to. Raises UsageError where it can't be decoded."""
-        ...
-
-    def where(self, index: int) -> str:
-        """What people know the image by."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,82 +38,6 @@ class Source:
     labels: np.ndarray  # (N,) int64
     digest: str  # sha256, hex
     notes: tuple[tuple[str, int, str], ...] = ()  # as DataReport.faults
-
-
-@dataclass(frozen=True, eq=False)
-class Arrays:
-    """Images of one size that are decoded already."""
-
-    pixels: np.ndarray  # (N, 3, H, W) uint8; of grey images a view that repeats the one channel
-    path: str
-
-    def read(self, index: int) -> np.ndarray:
-        return np.asarray(self.pixels[index])
-
-    def where(self, index: int) -> str:
-        return f"{self.path}: image {index}"
-
-
-@dataclass(frozen=True, eq=False)
-class Packed:
-    """Image files, one after another in one array."""
-
-    content: np.ndarray  # (bytes,) uint8
-    offsets: np.ndarray  # (N + 1,) int64
-    path: str
-
-    def read(self, index: int) -> np.ndarray:
-        content = self.content[self.offsets[index] : self.offsets[index + 1]]
-        return decode(io.BytesIO(content.tobytes()), self.where(index))
-
-    def where(self, index: int) -> str:
-        return f"{self.path}: image {index}"
-
-
-@dataclass(frozen=True, eq=False)
-class Files:
-    """Image files under a folder. Their names are one text: a million of them are 40 MB, and as objects of their own
-    they would be copied, page by page, into every process that counts references to them."""
-
-    root: str
-    text: bytes  # all names relative to root, one after another
-    offsets: np.ndarray  # (N + 1,) int64
-
-    def read(self, index: int) -> np.ndarray:
-        path = self.where(index)
-        return decode(path, path)
-
-    def where(self, index: int) -> str:
-        name = self.text[self.offsets[index] : self.offsets[index + 1]]
-        return os.path.join(self.root, os.fsdecode(name))
-
-
-@dataclass(frozen=True, eq=False)
-class Joined:
-    """The first `n_first` numbers are those of one store, the others those of another."""
-
-    first: Store
-    second: Store
-    n_first: int
-
-    def read(self, index: int) -> np.ndarray:
-        first = index < self.n_first
-        return self.first.read(index) if first else self.second.read(index - self.n_first)
-
-    def where(self, index: int) -> str:
-        first = index < self.n_first
-        return self.first.where(index) if first else self.second.where(index - self.n_first)
-
-
-def decode(file: str | io.BytesIO, where: str) -> np.ndarray:
-    """(3, H, W) uint8 RGB, contiguous, as `images.decode` does it, of whatever size the image is."""
-    try:
-        with Image.open(file) as image:
-            return np.ascontiguousarray(rgb(image).transpose(2, 0, 1))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:  # what Pillow raises on broken files
-        # Pillow names the object in memory, another one each time; faults are counted by what they say.
-        said = "it is no image that Pillow knows" if isinstance(e, UnidentifiedImageError) else e
-        raise UsageError(f"cannot decode the image {where}: {said}", "Replace it, or remove it from the set.") from e
 
 
 def read_source(path: str, labels: str | None) -> Source:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from searchkit.data.images import unusable
 from searchkit.data.label_augment import CROP_RATIO, LabelAugment, augment_batch, fit
-from searchkit.data.label_files import Arrays
+from searchkit.data.label_stores import Arrays
 from searchkit.data.labelled import LabelSet
 from searchkit.data.loader import epoch_batches, quiet_loader, steps_per_epoch
 from searchkit.errors import UsageError

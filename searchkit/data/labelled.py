@@ -11,9 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from searchkit.data.coco import joined_reading
+from searchkit.data.coco_images import say_heads
 from searchkit.data.hashing import mix
-from searchkit.data.label_files import Joined, Source, Store, read_source
-from searchkit.data.report import DataReport
+from searchkit.data.label_files import Source, read_source
+from searchkit.data.label_stores import AS_IS, Joined, Store
+from searchkit.data.pixels import Reading, headers
+from searchkit.data.report import DataReport, Faults
 from searchkit.errors import UsageError, did_you_mean
 
 _SHOWN = 10  # classes named in a line
@@ -30,6 +34,7 @@ class LabelSet:
     report: DataReport
     store: Store
     rows: np.ndarray  # (N,) int64: number of each image in the store
+    reading: Reading = AS_IS  # how image files are read
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -59,6 +64,7 @@ def open_labelled(
     portion: tuple[float, float] = (0.0, 1.0),
     per_class: int | None = None,
     classes: Sequence[str] = (),
+    reading: Reading = AS_IS,
 ) -> LabelSet:
     """The images at `path`:
 
@@ -69,7 +75,8 @@ def open_labelled(
 
     portion: (a, b), of every class the images from the fraction a to b of an order that is shuffled, but always the
     same: (0, 0.9) and (0.9, 1) are disjoint, and together they are all. per_class: at most so many of each class, the
-    first ones of that order. classes: names of those to use; their order gives the labels.
+    first ones of that order. classes: names of those to use; their order gives the labels. reading: how image files are
+    read; where its range is None and there are deep greys, their values tell it.
 
     Raises UsageError where there is nothing to read, where files are damaged or do not fit together, for an unknown
     class, and where no image is left. Whether images can be decoded shows when they are asked for.
@@ -101,11 +108,26 @@ def open_labelled(
     empty = [name for name, n in zip(names, np.bincount(kept, minlength=len(names)), strict=True) if not n]
     if empty:
         notes.append(("empty_class", len(empty), f"classes without an image: {len(empty)}, e.g. {empty[0]}"))
+    reading = _look(source.store, rows, reading, notes)
     digest = source.digest
     if left_out or unused or names != source.names:
         digest = _digest(digest, names, rows, kept)
     report = DataReport(f"{source.path}: {_summary(names, kept)}", tuple(notes))
-    return LabelSet(names, kept, source.path, digest, report, source.store, rows)
+    return LabelSet(names, kept, source.path, digest, report, source.store.read_as(reading), rows, reading)
+
+
+def _look(store: Store, rows: np.ndarray, reading: Reading, notes: list[tuple[str, int, str]]) -> Reading:
+    """Count in `notes` what the heads of these files say; `reading` with the range of deep greys that there are."""
+    if store.file(int(rows[0])) is None:
+        return reading
+
+    def file(i: int) -> str | bytes:
+        return store.file(int(rows[i])) or b""
+
+    faults = Faults()
+    reading = say_heads(headers(len(rows), file), len(rows), file, lambda i: None, reading, faults)
+    notes += faults.lines()
+    return reading
 
 
 def subset(data: LabelSet, indices: Sequence[int] | np.ndarray) -> LabelSet:
@@ -127,6 +149,7 @@ def joined(first: LabelSet, second: LabelSet) -> LabelSet:
         rows=rows,
         digest=_digest(first.digest + second.digest, first.names, rows, labels),
         store=Joined(first.store, second.store, n_first),
+        reading=joined_reading(first, second),
     )
 
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from searchkit.data.augment import Augment, apply, sample_seed
+from searchkit.data.augment import Augment, apply, least_box, sample_seed
 from searchkit.data.coco import CocoSet, require_boxes
 from searchkit.data.images import DetectionData, unreadable, unusable
 from searchkit.errors import UsageError
@@ -114,7 +114,7 @@ def train_loader(
     if batch_size < 1 or not 0 <= rank < world or workers < 0 or start_step < 0:
         found = f"batch_size {batch_size}, rank {rank}, world {world}, workers {workers}, start_step {start_step}"
         raise UsageError(f"batch_size >= 1, 0 <= rank < world, workers >= 0 and start_step >= 0 must hold; got {found}")
-    require_boxes(data)
+    require_boxes(data, least_box(augment))
     images = DetectionData(data, strict=False, crowd=False, cache_mb=cache_mb)
     if workers and start_step < steps:
         images.warm()

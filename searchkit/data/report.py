@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+HUGE = 2 * 89_478_485  # px; Pillow's limit against files that would decode to fill the memory
+
 # kind -> what its line of the report says; the order is the order of the report.
 FAULTS = {
+    "moved": "images found elsewhere below the folder of images, by their names (used)",
+    "ambiguous": "missing images that several files may be, or a file that several images may be (left missing)",
     "missing": "missing image files (replaced by other images in training, an error in evaluation)",
+    "huge": f"images of more than {HUGE / 1e6:.0f} megapixels (Pillow decodes none that large: cut them into tiles)",
+    "turned": "images that are stored turned or mirrored (shown upright, by their EXIF orientation; see data.exif)",
+    "as_stored": "images with an EXIF orientation, but annotations of the size of the stored pixels (not turned)",
+    "not_turned": "images with an EXIF orientation (not turned: data.exif is ignore)",
+    "deep": "images of grey deeper than 8 bits (scaled to 0..255)",
+    "not_deep": "images without a grey deeper than 8 bits (data.range changes none of them)",
     "unsized": "images without width or height (read from the image file)",
     "duplicate_image": "images with the id of an earlier one (left out)",
     "duplicate_annotation": "annotations with the id of an earlier one (kept: ids are not used)",
@@ -15,9 +25,11 @@ FAULTS = {
     "duplicate_name": "categories with the name of another one (told apart by their id)",
     "orphan": "annotations of images that the file does not list (left out)",
     "malformed": "boxes that are not four finite numbers (left out)",
+    "from_mask": "annotations without a bbox (it is computed from their polygons or masks)",
     "flat": "boxes of zero or negative width or height (left out of training; truth that nobody finds, in evaluation)",
     "outside": "boxes outside of their image (left out of training, kept for evaluation)",
     "clipped": "boxes that reach beyond their image (clipped for training, kept as they are for evaluation)",
+    "small": "boxes with a side below augment.min_box (left out of training unless enlarged; kept for evaluation)",
     "no_area": "boxes without a usable area (width x height is taken)",
     "crowd": "crowd regions (not trained on; evaluation neither rewards nor punishes detections there)",
     "unselected": "boxes of classes that were not selected (left out)",

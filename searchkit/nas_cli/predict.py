@@ -56,14 +56,16 @@ def predict_command(
     os.makedirs(out, exist_ok=True)
     taken = _not_ours(files, out)
     found: list[dict[str, Any]] = []
+    unknown = 0
     with Progress("predict", len(files)) as progress, memory_advice("predict"):
         for done, path in enumerate(files, 1):
             try:
-                picture = pictures.read(path)
+                picture = pictures.read(path, opened.reading)
             except UsageError as e:
                 say(f"left out: {e.message}")
                 continue
             target = _target(out, path, taken)
+            unknown += pictures.of_unknown_range(path, opened.reading)
             item: dict[str, Any] = {"image": path, "picture": target}
             if opened.task == "cls":
                 item["classes"] = pictures.classes_of(opened, picture)
@@ -75,6 +77,10 @@ def predict_command(
             progress.update(done)
     if not found:
         raise UsageError("no image could be read")
+    if unknown:
+        say(
+            f"{unknown} images are of grey deeper than 8 bits, and the model knows no range for them: 16 bits are taken"
+        )
     if as_json:
         console.print_json(found)
         return

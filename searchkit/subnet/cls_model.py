@@ -30,6 +30,7 @@ def model_source(net: Any, config: ClassifierConfig, title: str, size: tuple[int
         layers=table,
         forward=body,
         attach=emit.ATTACH,
+        read=emit.reader(),
         size=size,
         width=net.fc.in_features,
         outputs=config.num_classes,
@@ -89,20 +90,23 @@ def measured_macs(net: Any, config: ClassifierConfig, shape: InputShape) -> int:
 
 _TEMPLATE = '''"""{title}
 
-Needs torch, torchvision and safetensors, nothing else:
+Needs torch, torchvision (with the numpy and Pillow that it needs) and safetensors:
 
     import model                  # with this folder on sys.path
     net = model.load()            # in eval mode; images (N, 3, H, W) of 0..1 to scores (N, classes)
     net.train()                   # trains on like any other
+    image = model.read("a.jpg")   # a file as the network takes it, of the file's own size: resize it to SIZE
 """
 
 import json
 import os
 from collections import OrderedDict
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision.ops as ops
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -154,6 +158,8 @@ def load(folder=HERE):
     net.load_state_dict(load_file(os.path.join(folder, "weights.safetensors")))
     return net.eval()
 
+
+{read}
 
 def categories(folder=HERE):
     """Names of the classes by label."""

@@ -40,6 +40,7 @@ def model_source(net: Any, config: DetectorConfig, title: str, size: tuple[int, 
         layers=table,
         forward=body,
         attach=emit.ATTACH,
+        read=emit.reader(),
         classes="".join(f"\n\n{text.rstrip()}\n" for text in classes),
         out_channels=config.fpn_channels,
         min_size=size[0],
@@ -135,20 +136,23 @@ def measured_macs(net: Any, config: DetectorConfig, shape: InputShape) -> int:
 
 _TEMPLATE = '''"""{title}
 
-Needs torch, torchvision and safetensors, nothing else:
+Needs torch, torchvision (with the numpy and Pillow that it needs) and safetensors:
 
     import model                  # with this folder on sys.path
     net = model.load()            # a torchvision FasterRCNN, in eval mode
     net.train()                   # trains on like any other
+    image = model.read("a.jpg")   # a file as the network takes it: net([image])
 """
 
 import json
 import os
 from collections import OrderedDict
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision.ops as ops
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
@@ -200,6 +204,8 @@ def load(folder=HERE, **arguments):
     net.load_state_dict(load_file(os.path.join(folder, "weights.safetensors")))
     return net.eval()
 
+
+{read}
 
 def categories(folder=HERE):
     """Names of the classes by label; 0 is the background."""

@@ -7,6 +7,7 @@ own included.
 
 from __future__ import annotations
 
+import inspect
 import keyword
 import operator
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import fx, nn
 
+from searchkit.data import pixels
 from searchkit.errors import UsageError
 
 _INFIX = {operator.add: "+", operator.sub: "-", operator.mul: "*", operator.truediv: "/", operator.floordiv: "//"}
@@ -133,3 +135,21 @@ ATTACH = '''def attach(root, name, layer):
         root = children[part]
     root.add_module(parts[-1], layer)
 '''
+
+_READ = '''def read(path, folder=HERE):
+    """An image file as the network takes it: (3, H, W) of 0..1, upright, greys of more than 8 bits scaled as those of
+    the training were (`exif` and `range` of config.json)."""
+    with open(os.path.join(folder, "config.json"), encoding="utf-8") as f:
+        said = json.load(f)
+    with Image.open(path) as image:
+        pixels, turn = stored(image, said["range"])
+    if said["exif"] != "ignore":
+        pixels = upright(pixels, turn)
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous().float() / 255
+'''
+
+
+def reader() -> str:
+    """The source of `read`, which makes image files what a network takes."""
+    parts = (pixels.stored, pixels.upright, pixels.orientation_of, pixels.scaled)
+    return "\n\n".join((_READ, *(inspect.getsource(part) for part in parts)))

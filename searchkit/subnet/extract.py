@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from searchkit import fsio
 from searchkit.cost import price
+from searchkit.data.pixels import Reading
 from searchkit.errors import SearchkitError, UsageError
 from searchkit.models.elastic import set_arch
 from searchkit.models.network import NetConfig
@@ -36,6 +37,7 @@ from searchkit.train.evaluate import calibrate
 from searchkit.train.tasks import open_split
 
 FORMS: dict[str, Any] = {"det": det_model, "cls": cls_model}  # what a task's extracted network looks like
+AS_IS = Reading()
 NO_CALIBRATION = Calibration()
 _NOTHING = "Nothing was written."
 
@@ -51,6 +53,7 @@ class Source:
     path: str
     sha256: str
     input_shape: InputShape | None = None  # that a subnet was tuned at
+    reading: Reading = AS_IS  # how the images that it was trained on were read
 
 
 def open_source(recipe: Recipe, path: str, seed: int) -> Source:
@@ -74,6 +77,7 @@ def open_source(recipe: Recipe, path: str, seed: int) -> Source:
         path,
         checkpoint.digest(path),
         tuple(shape) if isinstance(shape, list) else shape,
+        tasks.reading_of_checkpoint(recipe.data, found.meta),
     )
 
 
@@ -153,6 +157,8 @@ def _write_model(folder: str, recipe: Recipe, source: Source, static: Any, arch:
         "categories": list(source.categories),
         "input_shape": shape,
         **form.size_entry(size),
+        "exif": "ignore" if source.reading.exif == "ignore" else "apply",
+        "range": source.reading.range,
     }
     _write(folder, "config.json", json.dumps(config, indent=1) + "\n")
 

@@ -12,8 +12,9 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
-from searchkit.data.images import decode
 from searchkit.data.label_augment import fit
+from searchkit.data.label_stores import AS_IS, decode
+from searchkit.data.pixels import Reading, header
 from searchkit.errors import UsageError
 from searchkit.models.subnet import subnet
 from searchkit.space.arch import Arch
@@ -37,6 +38,7 @@ class Model:
     net: nn.Module
     names: tuple[str, ...]  # of the classes, without a background
     size: tuple[int, int] | None = None  # (H, W) px of a classifier's images; a detector resizes them itself
+    reading: Reading = AS_IS  # how image files are read
 
 
 def open_model(path: str, config: str | None, arch: str | None, overrides: Sequence[str] = ()) -> Model:
@@ -49,7 +51,9 @@ def open_model(path: str, config: str | None, arch: str | None, overrides: Seque
         with open(os.path.join(path, "config.json"), encoding="utf-8") as f:
             said = json.load(f)
         task = said.get("task", "det")  # folders of older versions name none
-        return Model(task, net, tuple(said["categories"]), tuple(said["size"]) if task == "cls" else None)
+        span = said.get("range")
+        reading = Reading(said.get("exif", "apply"), None if span is None else (span[0], span[1]))
+        return Model(task, net, tuple(said["categories"]), tuple(said["size"]) if task == "cls" else None, reading)
     if config is None:
         raise UsageError(f"{path} is a checkpoint: its config is needed", "Give --config FILE, or an extracted folder")
     recipe = configs.load(config, overrides)
@@ -59,17 +63,17 @@ def open_model(path: str, config: str | None, arch: str | None, overrides: Seque
     shape = source.input_shape or recipe.scales[0]
     tasks.of(recipe).set_scale(static, shape, recipe.data)
     size = height_width(shape) if recipe.task == "cls" else None
-    return Model(recipe.task, static, source.categories, size)
+    return Model(recipe.task, static, source.categories, size, source.reading)
 
 
-def read(path: str) -> Tensor:
-    """An image file as (3, H, W) uint8. Raises UsageError where it can't be decoded."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:  # what Pillow raises on broken files
-        raise UsageError(f"{path} is no image that can be read: {e}") from e
-    return decode(path, width, height)
+def read(path: str, reading: Reading) -> Tensor:
+    """An image file as (3, H, W) uint8, upright. Raises UsageError where it can't be decoded."""
+    return torch.from_numpy(decode(path, path, reading))
+
+
+def of_unknown_range(path: str, reading: Reading) -> bool:
+    """Whether an image file is a deep grey, of a range that the model doesn't know."""
+    return reading.range is None and header(path).deep
 
 
 @torch.no_grad()

@@ -71,7 +71,7 @@ def open_session(
         tune_set = parts[0]
         for part in parts[1:]:
             tune_set = task.joined(tune_set, part)
-        task.require_labels(tune_set)
+        task.require_labels(tune_set, recipe.data)
         task.same_classes(bench.evaluated, tune_set)
     net = net.to(device)
     if recipe.train.channels_last:
@@ -244,6 +244,7 @@ def train_static(
         "model": network.unseen(recipe.model),
         "static": True,  # it holds this arch alone
         "protocol": protocol,
+        **tasks.range_entry(images),
     }
     _go_on(run, folder, meta, session.device)
     if run.step == 0 and begin is not None:

@@ -98,7 +98,7 @@ def open_own(recipe: Recipe, epochs: float | None, steps: int | None) -> Own:
     Policy and teachers are left out: an arch on its own learns from the labels. The warm-up is shortened with the rest.
     """
     task, images = tasks.of(recipe), open_split(recipe.data, "train")
-    task.require_labels(images)
+    task.require_labels(images, recipe.data)
     o = Optimisation(**{f.name: getattr(recipe.train, f.name) for f in fields(Optimisation)})
     whole = o.total_steps(task.count(images), 1)
     if epochs is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -11,12 +12,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from searchkit.data.images import unusable
+from searchkit.errors import UsageError
 from searchkit.space.shapes import InputShape, plain_shape
 from searchkit.train import tasks
 from searchkit.train.config import Recipe
 from searchkit.train.evaluate import calibrate
 from searchkit.train.policies import rng_of
 from searchkit.train.tasks import open_split
+
+log = logging.getLogger(__name__)
 
 
 def short_digest(what: object) -> str:
@@ -51,14 +56,16 @@ class Calibration:
     """The training images that statistics of batch norm are computed on."""
 
     source: Batches | None = None
-    ids: tuple[int, ...] = ()
+    ids: tuple[int | str, ...] = ()
     annotations: str = ""  # the file of the ids, as the config names it
     sha256: str = ""  # of that file
+    shown: str = ""  # what tells the images' pixels from those that are stored, see tasks.shown
 
     @property
     def digest(self) -> str:
         """What tells one choice of images from another; empty where there are none."""
-        return short_digest(f"{self.sha256} {','.join(map(str, self.ids))}") if self.ids else ""
+        images = " ".join(filter(None, (self.sha256, self.shown)))
+        return short_digest(f"{images} {','.join(map(str, self.ids))}") if self.ids else ""
 
     def batches(self, shape: InputShape) -> Iterator[Any]:
         """The images at an input shape: uint8, lists of (3, H, W) or tensors (N, 3, H, W)."""
@@ -122,7 +129,11 @@ def open_bench(recipe: Recipe, split: str, device: torch.device, seed: int) -> B
     evaluated = open_split(recipe.data, split)
     calibration = open_calibration(recipe, seed)
     batches = _batches(recipe, evaluated)
-    digest = short_digest(f"{task.digest(evaluated)} {evaluated.names}")
+    if _is_trained_on(recipe, split, task.digest(evaluated), calibration):
+        log.warning("data.%s is the same as data.train: scores are of images that were trained on", split)
+    digest = short_digest(
+        " ".join(filter(None, (task.digest(evaluated), str(evaluated.names), tasks.shown(evaluated))))
+    )
     return Bench(recipe, split, evaluated, task.evaluator(evaluated), batches, calibration, device, digest)
 
 
@@ -135,9 +146,45 @@ def open_calibration(recipe: Recipe, seed: int) -> Calibration:
     n = min(test.calibration_images, task.count(train))
     if recipe.task == "cls" and n > test.batch_size and n % test.batch_size == 1:
         n -= 1  # the last batch would be one image, which has no variance where a feature is 1 x 1
-    chosen = rng_of(seed, "calibration").sample(range(task.count(train)), n)
-    part, ids = task.subset(train, sorted(chosen))
-    return Calibration(_batches(recipe, part), ids, task.source_of(recipe.data.train), task.digest(train))
+    chosen = sorted(rng_of(seed, "calibration").sample(range(task.count(train)), n))
+    part, ids = task.subset(train, chosen)
+    try:
+        batches, fault = _batches(recipe, part), None
+    except UsageError as e:
+        batches, fault = None, e
+    if batches is None or not batches.keep:  # what is kept has been decoded
+        if faults := task.unusable(train, chosen):
+            part, ids = task.subset(train, _replaced(task, train, chosen, faults, seed))
+            batches = _batches(recipe, part)
+        elif fault:
+            raise fault
+    source, digest = task.source_of(recipe.data.train), task.digest(train)
+    return Calibration(batches, ids, source, digest, tasks.shown(train))
+
+
+def _replaced(task: Any, data: Any, chosen: list[int], faults: dict[int, UsageError], seed: int) -> list[int]:
+    """The images drawn, but for those with faults; others take their places, as far as there are any. Raises UsageError
+    where none is left."""
+    used = [i for i in chosen if i not in faults]
+    others = rng_of(seed, "calibration", "others").sample(range(task.count(data)), task.count(data))
+    for i in others:
+        if len(used) == len(chosen):
+            break
+        if i not in chosen:
+            wrong = task.unusable(data, [i])
+            faults |= wrong
+            used += [i] if not wrong else []
+    if not used:
+        raise unusable(list(faults.values()))
+    for fault in faults.values():
+        log.warning("%s; another image takes its place in the calibration", fault.message)
+    return sorted(used)
+
+
+def _is_trained_on(recipe: Recipe, split: str, digest: str, calibration: Calibration) -> bool:
+    """Whether a split has the images of data.train, without being called so."""
+    same = getattr(recipe.data, split) == recipe.data.train or digest == calibration.sha256
+    return split != "train" and same
 
 
 def _batches(recipe: Recipe, data: Any) -> Batches:

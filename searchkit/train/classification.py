@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from searchkit.data import label_loader, labelled
 from searchkit.data.labelled import LabelSet
+from searchkit.data.pixels import Reading
 from searchkit.errors import UsageError
 from searchkit.space.shapes import InputShape, height_width
 from searchkit.train.distributed import Ranks
@@ -26,7 +27,7 @@ NEEDS = "path (class folders, an idx file, CIFAR-10's binary files, or .npz)"  #
 same_classes = labelled.same_classes
 
 
-def open_split(data: LabelData, name: str, split: LabelSplit) -> LabelSet:
+def open_split(data: LabelData, name: str, split: LabelSplit, reading: Reading) -> LabelSet:
     """One split of the data, with the chosen classes."""
     return labelled.open_labelled(
         path_of(split.path, f"data.{name}.path"),
@@ -34,10 +35,11 @@ def open_split(data: LabelData, name: str, split: LabelSplit) -> LabelSet:
         portion=split.portion,
         per_class=split.per_class,
         classes=data.classes,
+        reading=reading,
     )
 
 
-def require_labels(data: LabelSet) -> None:
+def require_labels(data: LabelSet, section: LabelData) -> None:
     """UsageError for a set that nothing can be learnt from."""
     if not len(data):
         raise UsageError(f"{data.source} has no images to train on")
@@ -66,6 +68,12 @@ def count(data: LabelSet) -> int:
 def subset(data: LabelSet, indices: Sequence[int]) -> tuple[LabelSet, tuple[int, ...]]:
     """(the part of a set, the places of its images in it)."""
     return labelled.subset(data, indices), tuple(int(i) for i in indices)
+
+
+def unusable(data: LabelSet, indices: Sequence[int]) -> dict[int, UsageError]:
+    """What is wrong with those of these images that can't be decoded."""
+    faults = {i: label_loader.unreadable(data, [i]) for i in indices}
+    return {i: found[0] for i, found in faults.items() if found}
 
 
 def decoded_mb(data: LabelSet, shape: InputShape) -> float:

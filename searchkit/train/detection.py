@@ -11,8 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from searchkit.data import coco, loader
+from searchkit.data.augment import least_box
 from searchkit.data.coco import CocoSet
 from searchkit.data.coco_eval import Evaluator
+from searchkit.data.images import unreadable
+from searchkit.data.pixels import Reading
+from searchkit.errors import UsageError
 from searchkit.space.arch import InputShape
 from searchkit.train import checkpoint
 from searchkit.train.distributed import Ranks
@@ -22,14 +26,20 @@ from searchkit.train.steps import NEVER, Batch, Losses, Soft, autocast
 CLS, BOX = "roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred"
 NEEDS = "annotations (COCO json) and images (folder)"  # of a split, for messages
 
-joined, same_classes, require_labels = coco.joined, coco.same_classes, coco.require_boxes
+joined, same_classes = coco.joined, coco.same_classes
 
 
-def open_split(data: Data, name: str, split: Split) -> CocoSet:
+def open_split(data: Data, name: str, split: Split, reading: Reading) -> CocoSet:
     """One split of the data, with the chosen classes."""
     annotations = path_of(split.annotations, f"data.{name}.annotations")
     images = path_of(split.images, f"data.{name}.images")
-    return coco.load_coco(annotations, images, classes=data.classes or None)
+    min_box = data.augment.min_box
+    return coco.load_coco(annotations, images, classes=data.classes or None, reading=reading, min_box=min_box)
+
+
+def require_labels(data: CocoSet, section: Data) -> None:
+    """UsageError for a set that nothing can be learnt from: of whose boxes augmentation leaves none."""
+    coco.require_boxes(data, least_box(section.augment))
 
 
 def digest(data: CocoSet) -> str:
@@ -47,10 +57,16 @@ def count(data: CocoSet) -> int:
     return len(data.images)
 
 
-def subset(data: CocoSet, indices: Sequence[int]) -> tuple[CocoSet, tuple[int, ...]]:
-    """(the part of a set, the ids of its images)."""
+def subset(data: CocoSet, indices: Sequence[int]) -> tuple[CocoSet, tuple[int | str, ...]]:
+    """(the part of a set, the ids of its images in its file)."""
     part = coco.subset(data, indices)
-    return part, tuple(info.id for info in part.images)
+    return part, tuple(info.file_id for info in part.images)
+
+
+def unusable(data: CocoSet, indices: Sequence[int]) -> dict[int, UsageError]:
+    """What is wrong with those of these images that can't be decoded."""
+    faults = {i: unreadable(coco.subset(data, [i])) for i in indices}
+    return {i: found[0] for i, found in faults.items() if found}
 
 
 def decoded_mb(data: CocoSet, shape: InputShape) -> float:

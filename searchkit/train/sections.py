@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from searchkit.data.augment import Augment
 from searchkit.data.label_augment import LabelAugment
+from searchkit.data.pixels import Reading
 from searchkit.errors import UsageError
 from searchkit.space.arch import InputShape
 from searchkit.train.schedules import check_schedule
@@ -55,6 +56,11 @@ def _require(section: Any, least: Mapping[str, float], above: Iterable[str] = ()
         raise UsageError("; ".join(wrong))
 
 
+def _check_range(span: tuple[float, float] | None) -> None:
+    if span is not None and not -math.inf < span[0] < span[1] < math.inf:
+        raise UsageError(f"range must be two ascending numbers, not {list(span)}")
+
+
 @dataclass(frozen=True)
 class Split:
     """One set of annotated images. `$VARIABLES` and `~` in the paths are expanded when it is opened."""
@@ -75,10 +81,17 @@ class Data:
     max_edge: int = 1333  # of a resized image, in pixels, where the scale is a short edge
     workers: int = 2  # processes that load images; 0 where they stay in memory
     cache_mb: int = 1024  # of decoded images that are kept in memory
+    exif: Literal["auto", "apply", "ignore"] = "auto"
+    """Whether the orientation that a photo's EXIF data names is applied; auto: unless the annotations have the width
+    and height of the stored image."""
+    range: tuple[float, float] | None = None
+    """[low, high] of greys deeper than 8 bits, of which 256 equal steps are made; null: by the values in data.train
+    ([supernets](supernets.md#data))."""
     augment: Augment = field(default_factory=Augment)
 
     def __post_init__(self) -> None:
         _require(self, {"max_edge": 1, "workers": 0, "cache_mb": 0})
+        _check_range(self.range)
 
 
 @dataclass(frozen=True)
@@ -107,10 +120,17 @@ class LabelData:
     classes: tuple[str, ...] = ()  # a choice of classes, by name; empty: all
     workers: int = 0  # processes that load images; 0 where decoding is cheap
     cache_mb: int = 1024  # of decoded images that are kept in memory
+    exif: Literal["auto", "apply", "ignore"] = "auto"
+    """Whether the orientation that a photo's EXIF data names is applied; auto: unless the annotations have the width
+    and height of the stored image."""
+    range: tuple[float, float] | None = None
+    """[low, high] of greys deeper than 8 bits, of which 256 equal steps are made; null: by the values in data.train
+    ([supernets](supernets.md#data))."""
     augment: LabelAugment = field(default_factory=LabelAugment)
 
     def __post_init__(self) -> None:
         _require(self, {"workers": 0, "cache_mb": 0})
+        _check_range(self.range)
 
 
 @dataclass(frozen=True)
@@ -257,6 +277,11 @@ class Finetune(Optimisation):
         super().__post_init__()
         if not self.train_on or len(set(self.train_on)) < len(self.train_on):
             raise UsageError("train_on must name train, val or both, each once")
+
+
+def reading_of(data: Data | LabelData) -> Reading:
+    """How image files are read."""
+    return Reading(data.exif, data.range)
 
 
 def path_of(text: str, key: str) -> str:

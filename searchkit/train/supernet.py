@@ -50,7 +50,7 @@ def train_supernet(recipe: Recipe, work_dir: str, *, seed: int, device: torch.de
     ranks = distributed.join(device)
     keep = checkpoint.keep_folder(work_dir)
     data = open_split(recipe.data, "train")
-    tasks.of(recipe).require_labels(data)
+    tasks.of(recipe).require_labels(data, recipe.data)
     for line in data.report.lines:
         watch.say(line)
     with checkpoint.held(keep) if ranks.first else nullcontext():
@@ -81,6 +81,7 @@ def _train(
     teaching = open_teaching(recipe, data.names, device, seed)
     run = Run(net, make_optimizer(net, o, batch))
     saver = Saver(recipe, keep, work_dir, list(data.names), task.digest(data), seed, steps, ranks.first)
+    saver.meta |= tasks.range_entry(data)
     latest = os.path.join(keep, checkpoint.LATEST)
     if os.path.exists(latest):
         saver.restore(run, checkpoint.load(latest, device), latest)

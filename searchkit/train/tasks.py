@@ -6,12 +6,15 @@ and targets are of the task's own types, and pass through the rest of training a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from searchkit.data.pixels import SIXTEEN, Reading
 from searchkit.errors import UsageError
 from searchkit.train import classification, detection
 from searchkit.train.config import Recipe
-from searchkit.train.sections import Data, LabelData
+from searchkit.train.sections import Data, LabelData, reading_of
 
 MODULES: dict[str, Any] = {"det": detection, "cls": classification}
 
@@ -27,5 +30,34 @@ def open_split(data: Data | LabelData, name: str) -> Any:
     split = getattr(data, name)
     if split is None:
         raise UsageError(f"data.{name} is missing in the config", f"Give data.{name} with its {task.NEEDS}")
-    found: Any = task.open_split(data, name, split)
+    reading = reading_of(data)
+    found: Any = task.open_split(data, name, split, reading)
+    if reading.range is None and found.reading.range is not None and name != "train" and data.train is not None:
+        # Its own values would say another range than those that the network has seen.
+        trained: Reading = task.open_split(data, "train", data.train, reading).reading
+        if trained.range is not None and trained.range != found.reading.range:
+            as_trained = replace(trained, why=f"as data.train: {trained.why}")
+            found = task.open_split(data, name, split, as_trained)
     return found
+
+
+def shown(data: Any) -> str:
+    """What tells the pixels of a set from those that its files store; empty where they are the same."""
+    turned, deep = data.report.count("turned"), data.report.count("deep")
+    span = data.reading.range
+    parts = [f"upright {turned}"] * bool(turned) + [f"range {span}"] * (bool(deep) and span != SIXTEEN)
+    return " ".join(parts)
+
+
+def reading_of_checkpoint(data: Data | LabelData, meta: Mapping[str, Any]) -> Reading:
+    """How images are read for a network: as the config says, else as those that it was trained on."""
+    reading = reading_of(data)
+    if reading.range is None and meta.get("range") is not None:
+        low, high = meta["range"]
+        return replace(reading, range=(low, high), why="of the checkpoint")
+    return reading
+
+
+def range_entry(data: Any) -> dict[str, Any]:
+    """What a checkpoint says of the deep greys that it was trained on; empty where there were none."""
+    return {"range": list(data.reading.range)} if data.report.count("deep") else {}
