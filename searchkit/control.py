@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any
 from searchkit import fsio
 from searchkit.backends import procs, workers
 from searchkit.backends.procs import GRACE_S, Target
-from searchkit.errors import ConflictError, SearchkitError
+from searchkit.errors import ConflictError, SearchkitError, UsageError
 from searchkit.store import creation, intents, journal, snapshot, status, tasks
 from searchkit.store.state import Job, State, outcome
 from searchkit.store.tasks import OpenTask
@@ -145,8 +146,9 @@ def _accept(open_task: OpenTask, job: Job) -> None:
             reading = trials.series_of(open_task.paths, open_task.paths.workspace.project_name, config, job, ended=True)
         if s.exit_code is not None and trials.is_search(config):
             if fields["state"] == State.FINISHED.value:
-                stoppers = searching.make_stoppers(config, config.objectives)
-                searching.take_in(open_task, config, stoppers, job, reading.series)
+                with contextlib.suppress(UsageError):  # a stopper of the user's own, which can't be imported from here
+                    stoppers = searching.make_stoppers(config, config.objectives, open_task.state.defaults)
+                    searching.take_in(open_task, config, stoppers, job, reading.series)
             pruned = fields["state"] == State.PRUNED.value
             fields["scores"] = trials.scores_of(job, config.objectives, reading.series, pruned=pruned)[0]
         fields |= numbers.recorded(config, reading, open_task.paths.job(job.index).attempt(job.attempt).callback)

@@ -68,7 +68,7 @@ def _named(section: Section, kind: str, node: Node, path: str = "") -> StopRule 
         return None
     if name not in known:  # the user's own is not imported to read a config; it checks its options when it is made
         return StopRule(name, options)
-    defaults = algorithms.options(kind, name)
+    defaults, known_faults = algorithms.options(kind, name), len(section.report.faults)
     listed = ", ".join(f"{key}: {_shown(value)}" for key, value in defaults.items())
     has = f"its options are {listed}" if defaults else "it has none"
     for key, (place, value) in given.items():
@@ -79,6 +79,12 @@ def _named(section: Section, kind: str, node: Node, path: str = "") -> StopRule 
     for key, default in defaults.items():
         if default is algorithms.REQUIRED and key not in given:
             section.report.fault(node, f"{path}: {name} needs the option {key!r}; {has}")
+    if kind == "stopper" and len(section.report.faults) == known_faults:
+        try:
+            algorithms.stopper(name)(Objective("", MODES[0]), **options)
+        except UsageError as e:
+            answer = e.hint or "give another value"
+            section.report.ask(node, f"{path}: {e.message}", answer, "a task begun before goes on as it began")
     return StopRule(name, options)
 
 

@@ -23,12 +23,13 @@ from searchkit.space.genes import named
 from searchkit.space.space import Genes, Space
 from searchkit.store import creation, numbers, scalars, tasks, trials
 from searchkit.store.scalars import Series
-from searchkit.store.state import Job, State
+from searchkit.store.state import DEFAULTS, Job, State, TaskState
 from searchkit.store.tasks import OpenTask
 from searchkit.store.trials import History
 from searchkit.workspace import Workspace
 
 EVENT_FILES_S = 2.0  # between two looks for event files of TensorBoard
+ENOUGH, LITTLE = 8, 0.4  # finished trials from which on a tau below this is worth a word
 AHEAD = 8  # jobs made before their turn, where no result can change what they are
 WHY = {
     Verdict.STOP: "prune",
@@ -48,9 +49,27 @@ def make_sampler(config: Config, space: Space, wanted: Sequence[Objective]) -> A
     return found(space, tuple(wanted), s.seed, **s.sampler_options)
 
 
-def make_stoppers(config: Config, wanted: Sequence[Objective]) -> tuple[Any, ...]:
-    """The stoppers of a config; all judge the first objective. Raises UsageError."""
-    return tuple(algorithms.stopper(rule.type)(wanted[0], **rule.options) for rule in config.search.stop)
+def make_stoppers(config: Config, wanted: Sequence[Objective], defaults: int = DEFAULTS) -> tuple[Any, ...]:
+    """The stoppers of a config; all judge the first objective. `defaults`: those that the task began with. Raises
+    UsageError."""
+    older = {"asha": {"min": 1}} if defaults < 2 else {}
+    return tuple(
+        algorithms.stopper(rule.type)(wanted[0], **{**older.get(rule.type, {}), **rule.options})
+        for rule in config.search.stop
+    )
+
+
+def rung_lines(config: Config, state: TaskState) -> list[str]:
+    """What the rungs of a search said of the final scores, for people."""
+    lines = []
+    for rule, stopper in zip(config.search.stop, make_stoppers(config, config.objectives, state.defaults), strict=True):
+        rungs = stopper.trust(History(state).trials) if hasattr(stopper, "trust") else []
+        said = [f"step {step}: {'-' if tau is None else f'{tau:.2f}'} of {n}" for step, n, tau in rungs]
+        if said:
+            lines.append(f"{rule.type}: Kendall's tau of rung and final score, finished trials: {', '.join(said)}")
+        if any(n >= ENOUGH and tau is not None and tau < LITTLE for _, n, tau in rungs):
+            lines.append("  early steps say little of the last here: a larger `min` ends fewer good trials")
+    return lines
 
 
 def _suggest(config: Config, sampler: Any, history: Sequence[Trial], n: int) -> list[Genes]:
@@ -155,7 +174,8 @@ def begin(config: Config, ws: Workspace, task: OpenTask, say: Callable[[str], No
             say(line)
     level = () if config.search.sampler == "grid" else shared_level(space)
     sampler = make_sampler(config, space, wanted)
-    stoppers, history = make_stoppers(config, wanted), History(state, first=algorithms.replays(sampler))
+    stoppers = make_stoppers(config, wanted, state.defaults)
+    history = History(state, first=algorithms.replays(sampler))
     search = Search(config, task, ws.project_name, say, space, wanted, sampler, stoppers, history, level)
     if state.complete and not _why_over(search):
         task.record("reopen")

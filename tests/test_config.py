@@ -461,7 +461,11 @@ SEARCHES = {
     "search: {sampler: random, n_trials: 9, stop: [{type: patience, steps: 3, min_delta: a}, {type: asha, min: .5}]}": [
         "10:64: search.stop[0]: patience has no option 'steps'; its options are patience: 10, min_delta: 0.0",
         "10:85: search.stop[0].min_delta: must be a number, not 'a'",
-        "10:107: search.stop[1].min: must be a whole number, not '.5'",
+        "10:89: search.stop[1]: asha: min must be a whole number, 1 or more, not 0.5; give another value",
+    ],
+    "search: {sampler: random, n_trials: 9, stop: [asha, {type: asha, max: 9, min: 9}]}": [
+        "10:47: search.stop[0]: asha: needs `min`, the first step whose value says something of the last; or give `max`",
+        "10:53: search.stop[1]: asha: max (min is 9) must be a whole number, 10 or more, not 9; give another value",
     ],
     "search: {sampler: random, n_trials: 9, enqueue: [{lr: 1}, {opt: adam, mom: 0.5}, {lr: 0.1, batch-size: 200}]}": [
         "10:50: search.enqueue[0]: lr must be a number from 0.0001 to 0.1, not 1",

@@ -22,7 +22,9 @@ NAN = math.nan
 
 
 def make(name: str, objective: Objective = MAX, **options: Any) -> Any:
-    return algorithms.stopper(name)(objective, **options)
+    """The first rung of `asha` is at step 1 here, where nothing else is said."""
+    first = {"min": 1} if name == "asha" else {}
+    return algorithms.stopper(name)(objective, **{**first, **options})
 
 
 def trial(index: int, reports: Sequence[tuple[int, float]], state: str = "running") -> Trial:
@@ -73,6 +75,39 @@ def test_a_script_that_skips_steps_is_judged_at_its_first_report_beyond_a_rung()
     assert stopper.judge([good], trial(1, [(4, 0.6)])) is GO
     assert stopper.judge(history, trial(1, [(4, 0.6), (8, 0.1)])) is GO  # no rung between 4 and 8
     assert stopper.judge(history, bad) is STOP
+
+
+def test_asha_begins_at_a_ninth_of_the_end() -> None:
+    for last, first in ((2, 1), (9, 1), (18, 2), (27, 3), (52, 5), (100, 11)):
+        stopper = algorithms.stopper("asha")(MAX, max=last)
+        assert next(step for step in range(1, last + 1) if stopper.wants(step, step - 1)) == first
+    with pytest.raises(UsageError, match="asha: needs `min`") as caught:
+        algorithms.stopper("asha")(MAX)
+    assert "max" in caught.value.hint
+
+
+def test_the_trust_of_asha() -> None:
+    """Against scipy's tau-b, over the trials that finished."""
+    from scipy import stats
+
+    rng = random.Random(1)
+    history = []
+    for i in range(30):
+        final = rng.random()
+        reports = [(1, rng.random()), (3, final + rng.gauss(0, 0.3)), (9, round(final, 1))]
+        ended = trial(i, reports if i % 5 else reports[:2], "finished" if i % 3 else "pruned")
+        history.append(replace(ended, scores=(final,)))
+    for objective in (MAX, MIN):
+        told = make("asha", objective, max=27).trust(history)
+        assert [(step, n) for step, n, _ in told] == [(1, 20), (3, 20), (9, 16)]
+        for k, (_, _, tau) in enumerate(told):
+            there = [
+                (t.reports[k][1], t.scores[0])
+                for t in history
+                if t.state == "finished" and len(t.reports) > k and t.scores
+            ]
+            assert tau == pytest.approx(stats.kendalltau(*zip(*there, strict=True))[0])
+    assert make("asha", max=27).trust([]) == []
 
 
 def test_every_rung_counts_those_that_got_there() -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from searchkit.subnet import kendall, sweep, trust
-from searchkit.subnet.kendall import p_value, tau_b
+from searchkit.algorithms import kendall
+from searchkit.algorithms.kendall import p_value, tau_b
+from searchkit.subnet import sweep, trust
 from searchkit.subnet.trust import Row
 from searchkit.train import checkpoint, config
 from searchkit.train import net as nets

@@ -13,16 +13,36 @@ from collections.abc import Sequence
 
 from searchkit.algorithms.checks import flag, whole
 from searchkit.algorithms.history import Objective, Trial, Verdict, loss
+from searchkit.algorithms.kendall import tau_b
+from searchkit.errors import UsageError
+
+FIRST = 9  # the first rung is at so much of `max`, where nobody says
+COMPARED = 500  # finished trials, of the last, that a rank correlation is taken over: it looks at all pairs
 
 
 class Asha:
     """Rungs are at the steps `min`, `min * eta`, `min * eta**2` … below `max` (None: without end). A trial's value at
-    a rung is that of its first report at or beyond the step, so scripts need not report at the very step."""
+    a rung is that of its first report at or beyond the step, so scripts need not report at the very step. `min` None:
+    a ninth of `max`, rounded down, at least 1. First steps often say nothing of the last, so no other default is safe.
+    Raises UsageError where neither is given."""
 
     def __init__(
-        self, objective: Objective, *, min: int = 1, max: int | None = None, eta: int = 3, promotion: bool = False
+        self,
+        objective: Objective,
+        *,
+        min: int | None = None,
+        max: int | None = None,
+        eta: int = 3,
+        promotion: bool = False,
     ) -> None:
         self._mode = objective.mode
+        if min is None and max is None:
+            raise UsageError(
+                "asha: needs `min`, the first step whose value says something of the last",
+                "or give `max`, the last step of a trial: then `min` is a ninth of it",
+            )
+        if min is None:
+            min = whole("asha: max", max, 2) // FIRST or 1
         self._min = whole("asha: min", min, 1)
         self._max = math.inf if max is None else whole(f"asha: max (min is {min})", max, min + 1)
         self._eta = whole("asha: eta", eta, 2)
@@ -61,6 +81,17 @@ class Asha:
                 if pauses:
                     return index
         return None
+
+    def trust(self, history: Sequence[Trial]) -> list[tuple[int, int, float | None]]:
+        """(step, trials, Kendall's tau-b) of each rung: how well the order there is that of the final scores, over the
+        trials that finished. None: fewer than two, or all equal."""
+        ended = [t for t in history if t.state == "finished" and t.scores is not None and t.reports][-COMPARED:]
+        told = []
+        for rung in range(self._rungs(max((t.reports[-1][0] for t in ended), default=0))):
+            pairs = [(at, loss(t.scores[0], self._mode)) for t in ended if t.scores for at in self._at(t, rung)]
+            tau = tau_b([early for early, _ in pairs], [final for _, final in pairs])
+            told.append((self._min * self._eta**rung, len(pairs), tau))
+        return told
 
     def _rungs(self, step: int) -> int:
         """How many rungs are at or below `step`."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from searchkit import console
+from searchkit import console, searching
 from searchkit.algorithms.history import loss
 from searchkit.store import ranking, tasks, trials
 from searchkit.store.state import ENDED, Job, State
@@ -213,6 +213,8 @@ class Progress:
             self._say_unscored()
         if view.state.ended:
             self.message(f"  over: {view.state.ended}")
+        for line in searching.rung_lines(self._config, view.state) if self._config.search.stop else ():
+            self.message(f"  {line}")
         failed = [j for j in view.jobs if j.state is State.ERROR]
         for job in failed[:3]:
             self._explain(job)

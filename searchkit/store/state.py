@@ -36,6 +36,7 @@ class State(str, enum.Enum):
         return self.value
 
 
+DEFAULTS = 2  # the defaults that new tasks begin with; 1: before searchkit said which
 ENDED = (State.FINISHED, State.ERROR, State.STOPPED, State.PRUNED)
 BY_STOPPER = ("prune", "pause")  # why a stop was asked
 
@@ -99,6 +100,7 @@ class TaskState:
 
     token: str = ""
     generation: int = 0
+    defaults: int = 1
     options: dict[str, Any] = field(default_factory=dict)  # the flags of the last search-run
     jobs: dict[int, Job] = field(default_factory=dict)
     deleted: dict[int, Job] = field(default_factory=dict)
@@ -290,6 +292,7 @@ def advance(task: TaskState, event: Event) -> None:
                 task.changed.add(n)
     elif kind == "open":
         task.token = task.token or event["token"]
+        task.defaults = event.get("defaults", task.defaults)
         task.generation = event["generation"]
         task.options = event.get("options", task.options)
         task.retries = event.get("retries", task.retries)

@@ -16,7 +16,7 @@ from searchkit.errors import ConflictError
 from searchkit.store import journal, snapshot, status
 from searchkit.store.journal import Event, Holder, Journal, Lease
 from searchkit.store.snapshot import Manifest
-from searchkit.store.state import Job, State, TaskState, advance, outcome, replay
+from searchkit.store.state import DEFAULTS, Job, State, TaskState, advance, outcome, replay
 from searchkit.workspace import TaskPaths, Workspace
 
 if TYPE_CHECKING:
@@ -153,6 +153,8 @@ def take(task: TaskPaths, lease: Lease, me: Holder, **kept: object) -> OpenTask:
         state = replay(events)
         open_task = OpenTask(task, lease, Journal(task, lease.generation), state, damaged)
     token = state.token or os.urandom(8).hex()
+    if not state.token:
+        kept["defaults"] = DEFAULTS
     who = {"generation": lease.generation, "host": me.host, "pid": me.pid}
     open_task.record("open", time=time.time(), token=token, **who, **kept)
     open_task.journal.commit()

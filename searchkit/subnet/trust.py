@@ -15,12 +15,12 @@ from typing import Any
 import torch
 
 from searchkit import modelspace
+from searchkit.algorithms.kendall import Pairs, least_p, p_value, tau_b
 from searchkit.cost import price
 from searchkit.models.network import NetConfig
 from searchkit.space.arch import Arch, InputShape
 from searchkit.space.shapes import plain_shape
 from searchkit.subnet import sweep
-from searchkit.subnet.kendall import Pairs, least_p, p_value, tau_b
 from searchkit.subnet.results import Record, Results
 from searchkit.subnet.sweep import Session
 from searchkit.train import checkpoint, tasks
@@ -236,8 +236,8 @@ def row_of(record: Record, drawn: Drawn, metric: str) -> Row:
 def report(rows: Sequence[Row]) -> dict[str, Any]:
     """Kendall's tau-b of raw and calibrated scores, and of MACs, with the own scores; and the verdict: plain data.
 
-    Each tau is null where all values of one side are equal. `p`: see searchkit.subnet.kendall.p_value; that of `within`
-    is of all bins together.
+    Each tau is null where all values of one side are equal. `p`: see algorithms/kendall.py; that of `within` is of
+    all bins together.
     """
     bins = sorted({row.bin for row in rows})
     parts = [[row for row in rows if row.bin == b] for b in bins]
