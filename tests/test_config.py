@@ -464,7 +464,7 @@ SEARCHES = {
         "10:89: search.stop[1]: asha: min must be a whole number, 1 or more, not 0.5; give another value",
     ],
     "search: {sampler: random, n_trials: 9, stop: [asha, {type: asha, max: 9, min: 9}]}": [
-        "10:47: search.stop[0]: asha: needs `min`, the first step whose value says something of the last; or give `max`",
+        "10:47: search.stop[0]: asha: needs `min`, the first step whose value says something of the last; or",
         "10:53: search.stop[1]: asha: max (min is 9) must be a whole number, 10 or more, not 9; give another value",
     ],
     "search: {sampler: random, n_trials: 9, enqueue: [{lr: 1}, {opt: adam, mom: 0.5}, {lr: 0.1, batch-size: 200}]}": [
