@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Protocol
 
 from searchkit import fsio, searching
@@ -18,7 +17,7 @@ from searchkit.errors import StorageError
 from searchkit.launcher import Launcher, Plan, make_durable
 from searchkit.searching import Search
 from searchkit.space.expand import Point
-from searchkit.store import intents, numbers, status, trials
+from searchkit.store import creation, intents, numbers, status, trials
 from searchkit.store.journal import Event
 from searchkit.store.state import BY_STOPPER, Job, State, outcome
 from searchkit.store.status import Status
@@ -79,7 +78,7 @@ class Attempts:
     false_starts: int = 0
     said_waiting: bool = False
     said_interrupt: bool = False
-    points: Iterator[tuple[int, Point]] = field(default_factory=lambda: iter(()))
+    points: Iterator[Point] = field(default_factory=lambda: iter(()))
     stopping_all: bool = False
     news: list[Job] = field(default_factory=list)  # with results that are told once they are durable
 
@@ -91,13 +90,11 @@ class Attempts:
     def task(self) -> OpenTask:
         return self.launcher.task
 
-    def remaining_points(self) -> Iterator[tuple[int, Point]]:
-        state = self.task.state
-        if state.complete or self.search:
+    def remaining_points(self) -> Iterator[Point]:
+        """The points of a grid that no job has, in order."""
+        if self.task.state.complete or self.search:
             return iter(())
-        known = max([*state.jobs, *state.deleted], default=-1) + 1
-        points = trials.space_of(self.plan.config).points()
-        return enumerate(islice(points, known, None), known)
+        return creation.points_left(trials.space_of(self.plan.config), self.task.state)
 
     # ---- how an attempt ends
 

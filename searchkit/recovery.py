@@ -39,6 +39,9 @@ def _restore_damaged(attempts: Attempts) -> None:
     if attempts.search:
         searching.restore(attempts.search)
         seen = 0
+    if not attempts.search and not state.in_order:
+        _restore_from_folders(attempts)
+        seen = 0
     points = trials.space_of(config).points() if seen else ()
     for n, point in enumerate(islice(points, seen)):
         if n not in state.jobs and n not in state.deleted:
@@ -52,6 +55,14 @@ def _restore_damaged(attempts: Attempts) -> None:
             fields = {"attempt": job.attempt + 1, "gpus": [], "snapshot": job.snapshot}
             attempts.task.record("launch", time=time.time(), job=n, **fields)
             job = state.jobs[n]
+
+
+def _restore_from_folders(attempts: Attempts) -> None:
+    """Where the place of a point in the grid does not say which job it is, the jobs' folders do."""
+    state, paths = attempts.task.state, attempts.task.paths
+    for n in sorted(map(int, filter(str.isdigit, creation.listdir(paths.jobs_all)))):
+        if n not in state.jobs and n not in state.deleted and (found := creation.read_params(paths.job(n).params)):
+            attempts.task.record("create", job=n, **found)
 
 
 def _recover_attempt(attempts: Attempts, n: int) -> None:

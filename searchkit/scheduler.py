@@ -139,12 +139,13 @@ class Scheduler(Attempts):
             return []
         size = CREATE_BESIDE if self.live else CREATE_AT_ONCE
         chunk = list(islice(self.points, size))
-        for n, point in chunk:
+        first = self.task.state.next_job
+        for n, point in enumerate(chunk, first):
             values, text, command = creation.describe(self.plan.config, point)
             self.task.record("create", job=n, values=values, text=text, command=command)
         if len(chunk) < size:
             self.task.record("complete")
-        return [n for n, _ in chunk]
+        return list(range(first, first + len(chunk)))
 
     def _ask(self, search: Search) -> list[int]:
         """Have a search say what the free slots run next."""

@@ -7,6 +7,7 @@ before it knew.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 
 from searchkit import algorithms
 from searchkit.algorithms import drawing
-from searchkit.algorithms.history import Trial, Verdict, asked, asks, loss
+from searchkit.algorithms.history import Trial, Verdict, ask_seed, asked, loss
 from searchkit.errors import NotFoundError, SearchkitError, UsageError
 from searchkit.settings import Config, Objective
 from searchkit.space.expand import shared_level
@@ -37,8 +38,8 @@ WHY = {
 }
 
 
-def make_sampler(config: Config, space: Space, wanted: Sequence[Objective]) -> Any:
-    """The sampler of a config. Raises UsageError."""
+def make_sampler(config: Config, space: Space, wanted: Sequence[Objective], stream: int = 0) -> Any:
+    """The sampler of a config; one with a stream of its own draws the `stream`-th. Raises UsageError."""
     s = config.search
     found = algorithms.sampler(s.sampler)
     if algorithms.needs_results(found) and not wanted:
@@ -46,7 +47,8 @@ def make_sampler(config: Config, space: Space, wanted: Sequence[Objective]) -> A
             f"search.sampler: {s.sampler} needs a score: give task.reward_attribute or search.objectives",
             "a class that looks at no score says so: needs_results = False",
         )
-    return found(space, tuple(wanted), s.seed, **s.sampler_options)
+    seed = ask_seed(s.seed, stream) if stream and algorithms.replays(found) else s.seed
+    return found(space, tuple(wanted), seed, **s.sampler_options)
 
 
 def make_stoppers(config: Config, wanted: Sequence[Objective], defaults: int = DEFAULTS) -> tuple[Any, ...]:
@@ -165,21 +167,33 @@ def begin(config: Config, ws: Workspace, task: OpenTask, say: Callable[[str], No
     """
     state = task.state
     if not trials.is_search(config):
+        if state.complete and state.ended:  # by a limit that there was (--n-trials), of which some points are left
+            task.record("reopen")
         return None
     space, wanted = trials.space_of(config), config.objectives
+    _as_trials(task, space)
     if state.warm is None:
         found, line = _warm(config, space, wanted, ws)
         task.record("warm", trials=found)
         if line:
             say(line)
     level = () if config.search.sampler == "grid" else shared_level(space)
-    sampler = make_sampler(config, space, wanted)
+    sampler = make_sampler(config, space, wanted, state.stream)
     stoppers = make_stoppers(config, wanted, state.defaults)
     history = History(state, first=algorithms.replays(sampler))
     search = Search(config, task, ws.project_name, say, space, wanted, sampler, stoppers, history, level)
     if state.complete and not _why_over(search):
         task.record("reopen")
     return search
+
+
+def _as_trials(task: OpenTask, space: Space) -> None:
+    """Have the jobs of a grid that was no search be trials of the search that it is now."""
+    state = task.state
+    for n, job in [*state.jobs.items(), *state.deleted.items()]:
+        if job.genes is None:
+            with contextlib.suppress(UsageError):  # added by hand, with values that the space does not have
+                task.record("trial", job=n, genes=space.genes(job.values))
 
 
 def _warm(config: Config, space: Space, wanted: Sequence[Objective], ws: Workspace) -> tuple[list[dict[str, Any]], str]:
@@ -226,11 +240,11 @@ def create(search: Search, room: int, *, idle: bool) -> tuple[list[int], list[in
         return promoted, []
     if room <= 0 or search.asked_at == state.clock:
         return promoted, []
-    made = len(state.jobs) + len(state.deleted)
+    made = _made(state)
     most = search.config.search.n_trials
     n = room if most is None else min(room, most - made)
-    given = max(0, min(n, len(search.config.search.enqueue) - asks(history)))
-    points = [(_given(search.config, search.space, asks(history) + k), True) for k in range(given)]
+    given = max(0, min(n, len(search.config.search.enqueue) - made))
+    points = [(_given(search.config, search.space, made + k), True) for k in range(given)]
     if n > given:
         known = [*history, *_as_given(history, [genes for genes, _ in points])]
         suggested = _suggest(search.config, search.sampler, known, n - given)
@@ -240,7 +254,7 @@ def create(search: Search, room: int, *, idle: bool) -> tuple[list[int], list[in
         if idle and not promoted:
             task.record("complete", why="the space has no further point", time=time.time())
         return promoted, []
-    first = max([*state.jobs, *state.deleted], default=-1) + 1
+    first = state.next_job
     for n, (genes, is_given) in enumerate(points, first):
         values, text, command = creation.describe(search.config, search.space.point(genes))
         more: dict[str, Any] = {"level": search.level} if search.level else {}
@@ -266,10 +280,15 @@ def _as_given(history: Sequence[Trial], points: Sequence[Genes]) -> list[Trial]:
     return [replace(trial, given=True) for trial in asked(history, points)] if points else []
 
 
+def _made(state: TaskState) -> int:
+    """How many jobs the search has made: those that were added by hand are not among them."""
+    return len(state.jobs) + len(state.deleted) - state.added
+
+
 def _why_over(search: Search) -> str:
     """Why no further job is made; empty where there may be one."""
     s, state = search.config.search, search.task.state
-    made = len(state.jobs) + len(state.deleted)
+    made = _made(state)
     if s.n_trials is not None and made >= s.n_trials:
         return f"all {s.n_trials} trials were made"
     if s.time_budget_s is not None:
@@ -410,7 +429,8 @@ def restore(search: Search) -> None:
     for n in sorted(map(int, filter(str.isdigit, creation.listdir(task.paths.jobs_all)))):
         values = None
         if n not in state.jobs and n not in state.deleted:
-            values = creation.read_params(task.paths.job(n).params)
+            found = creation.read_params(task.paths.job(n).params)
+            values = found and found["values"]
         if values is not None:
             genes = search.space.genes(values)
             said, text, command = creation.describe(search.config, search.space.point(genes))

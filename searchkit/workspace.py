@@ -131,6 +131,10 @@ class TaskPaths:
     def run_config(self) -> str:
         return f"{self.root}/run_config.yaml"
 
+    def config(self, k: int) -> str:
+        """The task's k-th config, from 0 on; a task whose config never changed has only `run_config`."""
+        return f"{self.root}/configs/{k}.yaml"
+
     @property
     def group(self) -> str:
         """The name of the task that this one is a stage of; its own where it is none."""

@@ -135,10 +135,10 @@ def test_same_config_other_comments_is_the_same(tmp_path: Path) -> None:
 def test_other_config_is_refused_with_a_diff(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", config("true {i}"))
     ok(run(folder, "search-run", "config.yaml"))
-    (folder / "config.yaml").write_text(config("true {i}", 2))
+    (folder / "config.yaml").write_text(config("echo {i}", 2))
     done = run(folder, "search-run", "config.yaml")
     ok(done, 4)
-    assert "exists with another config" in done.stderr and "+  search_args" in done.stderr
+    assert "exists with another config" in done.stderr and '+  template: "echo {i}"' in done.stderr
     assert states(folder) == {0: "finished"}
     said = ok(run(folder, "search-run", "config.yaml", "--overwrite"))
     assert "moved the old task away" in said
@@ -529,3 +529,21 @@ def test_in_a_pipe_running_jobs_are_told_now_and_then(tmp_path: Path, staged: bo
     for pattern in expected:
         assert any(re.fullmatch(pattern, line) for line in told), (pattern, done.stdout)
     assert max(map(len, told)) == 120 and not any("job 3" in line for line in told[:3])
+
+
+def test_a_grid_of_a_hundred_million_points_says_so_at_once(tmp_path: Path) -> None:
+    args = "".join(f"    - {{type: Int, name: {name}, low: 1, high: 100}}\n" for name in "abcd")
+    grid = f"task:\n  template: echo {{a}} {{b}} {{c}} {{d}}\n  search_args:\n{args}"
+    folder = project(tmp_path / "p", grid)
+    for more in ((), ("--dry-run",)):
+        said = run(folder, "search-run", "config.yaml", *more, timeout_s=20)
+        ok(said, 2)
+        assert "100,000,000 points, and a task makes 1,000,000 jobs at most" in said.stderr
+        assert "n_trials" in said.stderr and "sampler: random" in said.stderr
+    assert not task_dir(folder).exists()
+    assert "3 finished" in ok(run(folder, "search-run", "config.yaml", "--n-trials", "3", timeout_s=20))
+    (folder / "config.yaml").write_text(grid + "  constraints: [a == b, b == c, c == d, a < 3]\n")
+    dry = ok(run(folder, "search-run", "--task", "less", "config.yaml", "--dry-run", timeout_s=20))
+    assert "at most 100,000,000 jobs" in dry and "#1 echo 2 2 2 2" in dry
+    said = run(folder, "search-run", "--task", "less", "config.yaml", timeout_s=20)
+    assert ok(said).startswith("the grid has 100,000,000 points before constraints") and "(2 finished)" in said.stdout

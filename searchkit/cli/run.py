@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from searchkit import console, fsio
-from searchkit.errors import ConflictError, UsageError
+from searchkit import console
+from searchkit.errors import UsageError
 from searchkit.workspace import TaskPaths, Workspace, check_task_name, find
 
 if TYPE_CHECKING:
@@ -71,7 +71,10 @@ def main_command(
         sys.path.insert(0, ws.project)  # where samplers and stoppers of the user's own are found
     begun = not overwrite and os.path.exists(ws.task(task_name).run_config)
     config, raw = config_module.load(config_file, begun=begun)
-    parts = {f"{task_name}.{stage.name}": stage.config for stage in config.stages} or {task_name: config}
+    limited = config
+    if n_trials is not None:
+        limited = replace(config, search=replace(config.search, n_trials=n_trials))
+    parts = {f"{task_name}.{stage.name}": stage.config for stage in config.stages} or {task_name: limited}
     slots = [_slots(part, gpus, jobs_per_gpu, max_parallel) for part in parts.values()]
     for part in parts.values():
         _check_program(part, ws)
@@ -80,11 +83,13 @@ def main_command(
     if n_trials is not None and config.stages:
         raise UsageError("--n-trials is for a task of one search", "Set search.n_trials of the stage in the config")
     if dry_run:
+        if os.path.exists(ws.task(task_name).run_config) and not overwrite:
+            _change_config(ws.task(task_name), config_file, config, raw, dry=True)
         for (name, part), (_, slots_line) in zip(parts.items(), slots, strict=True):
             _dry_run(ws, part, name, slots_line)
         return 0
     options = {"gpus": gpus, "jobs_per_gpu": jobs_per_gpu, "max_parallel": max_parallel, "n_trials": n_trials}
-    task = _open_or_create(ws, task_name, config, raw, symlinks=symlinks, overwrite=overwrite)
+    task = _open_or_create(ws, task_name, config_file, config, raw, parts, symlinks=symlinks, overwrite=overwrite)
     if detach:
         from searchkit import control
 
@@ -101,9 +106,7 @@ def main_command(
 
     for path in subnets.check_inputs(config, task, ws.project, {}):
         click.echo(f"note: {path} is gone; the jobs that were picked from it are kept", err=True)
-    if n_trials is not None:
-        config = replace(config, search=replace(config.search, n_trials=n_trials))
-    return _schedule(how, task, subnets.kept(config, task), *slots[0], {})
+    return _schedule(how, task, subnets.kept(limited, task), *slots[0], {})
 
 
 @dataclass(frozen=True)
@@ -233,11 +236,10 @@ def _dry_run(ws: Workspace, config: Config, task_name: str, slots_line: str) -> 
         _dry_search(config, task_name, slots_line)
         return
     space = trials.space_of(config)
-    if space.measure:
-        n = check_points(config)  # none is an error, which says what the measures are
-    else:
-        n = sum(1 for _ in space.points()) if space.constraints else space.size() or 0
-    click.echo(f"task {task_name}: {n} jobs, {slots_line} (dry run: nothing is written)")
+    counted = check_points(config)  # none is an error
+    n = counted or space.size() or 0
+    jobs = f"{n} jobs" if counted else f"at most {n:,} jobs, which constraints make fewer"
+    click.echo(f"task {task_name}: {jobs}, {slots_line} (dry run: nothing is written)")
     points = space.points()
     for i, point in enumerate(points if n <= 2 * DRY_RUN_JOBS else islice(points, DRY_RUN_JOBS)):
         click.echo(f"#{i} {command_text(describe(config, point)[2])}")
@@ -270,22 +272,31 @@ def _dry_search(config: Config, task_name: str, slots_line: str) -> None:
 
 
 def _open_or_create(
-    ws: Workspace, name: str, config: Config, raw: bytes, *, symlinks: bool, overwrite: bool
+    ws: Workspace,
+    name: str,
+    given: str,
+    config: Config,
+    raw: bytes,
+    parts: dict[str, Config],
+    *,
+    symlinks: bool,
+    overwrite: bool,
 ) -> TaskPaths:
-    """The task of that name, made if it is new. ConflictError where it exists with another config."""
+    """The task of that name, made if it is new. ConflictError where it can't go on with the config of `given`. `parts`:
+    what is run of it, stage by stage."""
     from searchkit import control, searching, stages
     from searchkit.store import best, snapshot, subnets, tasks
 
     task = ws.task(name)
     if os.path.exists(task.run_config) and not overwrite:
-        _check_same_config(task, config, raw)
-        _say_what_changed(task, symlinks)
+        _change_config(task, given, config, raw)
+        _say_what_changed(task, given, symlinks)
         return task
     # All that can be known is tried before anything is written; stages with arguments of their own wait for their turn.
     picks = subnets.pick(config, ws.project, {})
-    parts = [stage.config for stage in config.stages]
-    known = [part for part in parts if not (subnets.subnets(part) or best.bests(part))]
-    for part in known if config.stages else [subnets.picked(config, picks)]:
+    known = [part for part in parts.values() if not (subnets.subnets(part) or best.bests(part))]
+    for part in known if config.stages else [subnets.picked(part, picks) for part in parts.values()]:
+        _say_size(part)
         searching.check_points(part)
     for note in (note for one in picks for note in one.notes):
         click.echo(f"note: {note}", err=True)
@@ -309,13 +320,23 @@ def _open_or_create(
     return tasks.create(ws, name, raw, manifest, stages=names, fill=lambda half: subnets.keep(picks, half))
 
 
-def _say_what_changed(task: TaskPaths, symlinks: bool) -> None:
-    """A resumed task keeps its snapshot; say in one line how today's project differs from it."""
+def _say_size(config: Config) -> None:
+    """Say at once how many points a large grid has."""
+    from searchkit.store import creation, trials
+
+    size = None if trials.is_search(config) else trials.space_of(config).size()
+    if size is not None and size > creation.COUNTED and (size <= creation.MOST_JOBS or config.task.constraints):
+        how = " before constraints, which are looked at as the jobs are made" if config.task.constraints else ""
+        click.echo(f"the grid has {size:,} points{how}")
+
+
+def _say_what_changed(task: TaskPaths, given: str, symlinks: bool) -> None:
+    """A resumed task keeps its snapshot; say in one line how today's project differs from it, `given` apart."""
     from searchkit.store import snapshot
 
     manifest = snapshot.load(task.snapshot(snapshot.newest(task)))
     project = task.workspace.project
-    if changed := snapshot.changes(manifest, project):
+    if changed := [path for path in snapshot.changes(manifest, project) if path != os.path.relpath(given, project)]:
         names = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
         click.echo(f"note: the task keeps the project as it was; changed since: {names} (restart takes them)", err=True)
     if linked := snapshot.changed_links(manifest, project):
@@ -325,23 +346,22 @@ def _say_what_changed(task: TaskPaths, symlinks: bool) -> None:
         click.echo(f"note: the task was started {mode} --symlinks and goes on so", err=True)
 
 
-def _check_same_config(task: TaskPaths, config: Config, raw: bytes) -> None:
-    from searchkit import config as config_module
+def _change_config(task: TaskPaths, given: str, config: Config, raw: bytes, *, dry: bool = False) -> None:
+    """Have a task go on with the config of the file `given`, and say what differs. Raises ConflictError where that may
+    not. `dry`: only say it."""
+    from searchkit.store import changes, tasks
 
-    old_raw = fsio.read_bytes(task.run_config) or b""
-    if old_raw == raw:
+    if not config.stages and tasks.newest_config(task) == raw:
         return
-    old = config_module.parse(old_raw, task.run_config, begun=True)
-    if replace(old, notes=()) == replace(config, notes=()):
-        return  # comments and layout differ, the meaning does not
-    import difflib
-
-    then, now = (r.decode("utf-8", "replace").splitlines() for r in (old_raw, raw))
-    diff = "\n".join(difflib.unified_diff(then, now, task.run_config, "this config", lineterm=""))
-    raise ConflictError(
-        f"task {task.name!r} exists with another config:\n{diff}",
-        "Take another name (--task), or move the old task away (--overwrite)",
-    )
+    steps = changes.steps(task, config)
+    if refused := [part for step in steps for part in step.change.refused]:
+        raise changes.refusal(task, given, raw, refused)
+    for step in steps:
+        if not step.change.parts:
+            continue  # comments and layout differ, the meaning does not
+        said = "; ".join(f"{part.key}: {part.what}" for part in step.change.parts)
+        number = "another config" if dry else f"config {changes.record(step, raw)}"
+        click.echo(f"task {step.task.name} {'would go' if dry else 'goes'} on with {number}: {said}")
 
 
 def _schedule(

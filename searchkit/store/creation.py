@@ -7,7 +7,9 @@ import itertools
 import json
 import os
 import random
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from searchkit import fsio, template
@@ -20,7 +22,12 @@ from searchkit.workspace import TaskPaths
 
 if TYPE_CHECKING:
     from searchkit.config import Config
+    from searchkit.space.args import Gene
     from searchkit.space.expand import Point
+    from searchkit.space.space import Dim, Space
+
+MOST_JOBS = 1_000_000  # of a grid: each is a folder, a line of the events, and a row of every table
+COUNTED = 100_000  # points that are looked at one by one before a task is made, which takes a second
 
 
 def listdir(path: str) -> list[str]:
@@ -37,14 +44,30 @@ def describe(config: Config, point: Point) -> tuple[dict[str, Any], dict[str, st
     return {name: value.data for name, value in point.items()}, {n: value.text for n, value in point.items()}, command
 
 
-def check_points(config: Config) -> int:
-    """How many jobs the config makes. Tried before anything is written: a fault of the last point is one of the config.
+def check_points(config: Config) -> int | None:
+    """How many jobs a grid makes; None where they are not counted before they are made, since too many would have to be
+    looked at (more than COUNTED, with constraints). Tried before anything is written: a fault of the last point is one
+    of the config. Of more than COUNTED points each value is tried instead.
 
-    Raises UsageError for such a fault, and where there is no job.
+    Raises UsageError for such a fault, for more than MOST_JOBS jobs, and where there is no job.
     """
     space = trials.space_of(config)
-    n = sum(1 for point in space.points() if describe(config, point))
-    if not n:
+    size = space.size() or 0
+    if size <= COUNTED:
+        n: int | None = sum(1 for point in space.points() if describe(config, point))
+    else:
+        if size > MOST_JOBS and not space.constraints:
+            raise UsageError(
+                f"the grid has {size:,} points, and a task makes {MOST_JOBS:,} jobs at most",
+                "Try some of them: search: {n_trials: 1000} (the first ones), or with sampler: random; or add "
+                "constraints, or take values away",
+            )
+        for point in _each_value(space):
+            describe(config, point)
+        n = None if space.constraints else size
+        if n is None and next(space.points(), None) is None:
+            n = 0
+    if n == 0:
         what = "the constraints leave no point of the space"
         if space.measure and space.args:
             from searchkit.algorithms.drawing import TRIES
@@ -54,6 +77,37 @@ def check_points(config: Config) -> int:
     return n
 
 
+def _each_value(space: Space) -> Iterator[Point]:
+    """Points in which every value of a list stands once, the others at their first; of ranges the ends."""
+    dims = space.dims()
+    for dim in dims:
+        for gene in range(int(dim.high) + 1) if dim.kind == "index" else (dim.low, dim.high):
+            yield space.point(space.complete(partial(_first, dim, gene)))
+
+
+def _first(chosen: Dim, gene: Gene, dim: Dim) -> Gene:
+    return gene if dim is chosen else dim.low
+
+
+def points_left(space: Space, state: TaskState) -> Iterator[Point]:
+    """The points of a grid that are no job yet, in its order. Raises UsageError as `Space.points`."""
+    if state.in_order:
+        yield from itertools.islice(space.points(), state.next_job, None)
+        return
+    there = Counter(_texts(job.text) for jobs in (state.jobs, state.deleted) for job in jobs.values())
+    for point in space.points():
+        text = {name: value.text for name, value in point.items()}
+        key = _texts(text)
+        if there[key] > 0:
+            there[key] -= 1
+        elif not any(rule.items() <= text.items() for rule in state.withdrawn):
+            yield point
+
+
+def _texts(text: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(text.items()))
+
+
 def params_bytes(job: Job) -> bytes:
     """The content of params.json, a function of the job alone."""
     body = {"job": job.index, "values": job.values, "text": job.text, "command": job.command}
@@ -61,9 +115,10 @@ def params_bytes(job: Job) -> bytes:
 
 
 def read_params(path: str) -> dict[str, Any] | None:
-    """The values in a params.json; None where it can't be read."""
+    """What a params.json holds: `values`, `text`, `command`; None where it can't be read."""
     try:
-        return dict(json.loads((fsio.read_bytes(path) or b"").decode("utf-8", "surrogateescape"))["values"])
+        body = json.loads((fsio.read_bytes(path) or b"").decode("utf-8", "surrogateescape"))
+        return {"values": dict(body["values"]), "text": dict(body["text"]), "command": body["command"]}
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -77,6 +77,7 @@ class Job:
     # Of a job that a sampler chose, or a stopper watches (searchkit/searching.py):
     genes: dict[str, float | int] | None = None
     given: bool = False  # enqueued: no sampler chose it
+    added: bool = False  # by hand (search-ctl add): beyond the limit of n_trials
     level: tuple[str, ...] = ()  # arguments that share one level of jobs/tree
     reports: tuple[tuple[int, float], ...] = ()  # (step, value) that were judged
     scores: tuple[float, ...] | None = None  # of its last result; one per objective
@@ -84,6 +85,7 @@ class Job:
     asked: int = 0  # the number of its `create` among the events that searches count
     told: int | None = None  # and that of its last result
     first: tuple[State, tuple[float, ...] | None, int] | None = None  # state, scores and number of its first end
+    read_by: int = 0  # the number of the config by which its scores were read
 
     @property
     def state(self) -> State:
@@ -114,6 +116,14 @@ class TaskState:
     changed: set[int] = field(default_factory=set)  # jobs whose events came since whoever asks has emptied it
     warm: list[Event] | None = None  # trials that the search began with; None: not decided yet
     ended: str = ""  # why the search makes no further job
+    config: int = 0  # the number of the newest config (store/changes.py)
+    reread: int = 0  # the newest config by which scores that were read before are to be read again
+    in_order: bool = True  # job n is the n-th point of the grid: no change of the space, nothing added or withdrawn
+    next_job: int = 0  # the number of the next job that is made
+    added: int = 0  # jobs that were added by hand
+    withdrawn: list[dict[str, str]] = field(default_factory=list)  # values of points that a grid leaves out
+    stream: int = 0  # how often samplers with a stream began a new one
+    streamed_at: int = 0  # the clock when they did so last
     busy_s: float = 0.0  # how long schedulers have run
     opened_s: float = 0.0
 
@@ -173,6 +183,8 @@ def apply(job: Job, event: Event) -> Job:
         )
     if kind == "numbers":
         return _with(job, **_reported(event)) if event["attempt"] == job.attempt else job
+    if kind == "trial":
+        return _read_again(job, event)
     if kind == "report":
         stop = event.get("stop") if job.state is State.RUNNING and not job.stop else None
         return _with(job, reports=(*job.reports, (event["step"], event["value"])), stop=stop or job.stop)
@@ -198,6 +210,19 @@ def apply(job: Job, event: Event) -> Job:
 def _reported(event: Event) -> dict[str, Any]:
     numbers, monitor = event.get("numbers"), event.get("monitor", "")
     return {"numbers": numbers, "monitor": monitor, "more": event.get("more", 0), "left": tuple(event.get("left", ()))}
+
+
+def _read_again(job: Job, event: Event) -> Job:
+    """A job as the trial that the newest config makes of it. What the event does not name stays."""
+    if "genes" in event:
+        job = _with(job, genes=event["genes"])
+    if "scores" not in event:
+        return job
+    scores = None if event["scores"] is None else tuple(event["scores"])
+    reports = tuple((step, value) for step, value in event["reports"])
+    result = job.result and replace(job.result, reason=event["reason"])
+    first = job.first and (job.first[0], scores, job.first[2])
+    return _with(job, scores=scores, reports=reports, result=result, first=first, read_by=event["config"])
 
 
 def outcome(job: Job, s: Status, retries: int, timeout_s: float | None) -> Event:
@@ -250,7 +275,10 @@ def advance(task: TaskState, event: Event) -> None:
         task.opened_s = max(task.opened_s, task.time_s)
     if kind == "create":
         n = event["job"]
+        task.next_job = max(task.next_job, n + 1)
         if n not in task.jobs and n not in task.deleted:
+            if event.get("added"):
+                task.added, task.in_order = task.added + 1, False
             job = Job(
                 n,
                 event["values"],
@@ -259,6 +287,7 @@ def advance(task: TaskState, event: Event) -> None:
                 snapshot=task.snapshot,
                 genes=event.get("genes"),
                 given=event.get("given", False),
+                added=event.get("added", False),
                 level=tuple(event.get("level", ())),
                 asked=_tick(task, n),
             )
@@ -273,7 +302,7 @@ def advance(task: TaskState, event: Event) -> None:
                 told, first = _tick(task, n), job.first
                 if first is None and not event["retry"]:
                     first = (job.state, job.scores, told)
-                job = _with(job, told=told, first=first)
+                job = _with(job, told=told, first=first, read_by=task.config)
             task.jobs[n] = job
             task.changed.add(n)
         elif n not in task.deleted:
@@ -285,11 +314,21 @@ def advance(task: TaskState, event: Event) -> None:
             if n in task.jobs:
                 task.jobs[n] = apply(task.jobs[n], event)
                 task.changed.add(n)
-    elif kind == "delete":
+    elif kind in ("delete", "withdraw"):
         for n in event["jobs"]:
             if n in task.jobs:
                 task.deleted[n] = task.jobs.pop(n)
                 task.changed.add(n)
+        if points := event.get("points"):
+            task.withdrawn += points
+            task.in_order = False
+    elif kind == "trial":
+        for jobs in (task.jobs, task.deleted):
+            if event["job"] in jobs:
+                jobs[event["job"]] = apply(jobs[event["job"]], event)
+                task.changed.add(event["job"])
+    elif kind == "config":
+        _change_config(task, event)
     elif kind == "open":
         task.token = task.token or event["token"]
         task.defaults = event.get("defaults", task.defaults)
@@ -306,6 +345,30 @@ def advance(task: TaskState, event: Event) -> None:
         task.warm = event["trials"]
     elif kind == "answer":
         task.answers[event["id"]] = event
+
+
+def _change_config(task: TaskState, event: Event) -> None:
+    """From here on another config holds. Genes stay those of the newest space: the index of a value may have moved."""
+    task.config = event["number"]
+    if moved := event.get("genes"):
+        for jobs in (task.jobs, task.deleted):
+            for n, job in jobs.items():
+                if job.genes is not None:
+                    jobs[n] = _with(job, genes=_moved(job.genes, moved))
+        task.warm = task.warm and [{**trial, "genes": _moved(trial["genes"], moved)} for trial in task.warm]
+        task.changed.update(task.jobs, task.deleted)
+    if event.get("space"):
+        task.in_order = False
+    if event.get("more"):
+        task.complete, task.ended = False, ""
+    if event.get("reread"):
+        task.reread = task.config
+    if event.get("space") or event.get("reread"):
+        task.stream, task.streamed_at = task.stream + 1, task.clock
+
+
+def _moved(genes: dict[str, float | int], moved: dict[str, list[int]]) -> dict[str, float | int]:
+    return {name: moved[name][int(gene)] if name in moved else gene for name, gene in genes.items()}
 
 
 def _tick(task: TaskState, n: int) -> int:

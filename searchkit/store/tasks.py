@@ -96,6 +96,25 @@ def config_of(task: TaskPaths) -> Config:
     return next((stage.config for stage in whole.stages if stage.name == task.stage), whole)
 
 
+def newest_config(task: TaskPaths) -> bytes:
+    """The config that a task is run by: the one that its events name, which `run_config.yaml` may not hold yet."""
+    if os.path.exists(task.config(0)):
+        raw = fsio.read_bytes(task.config(replay(journal.read(task)[0]).config))
+        if raw is not None:
+            return raw
+    return fsio.read_bytes(task.run_config) or b""
+
+
+def mend_config(task: TaskPaths, state: TaskState) -> None:
+    """Have `run_config.yaml` be the config that the events name. Raises StorageError."""
+    with fsio.storage():
+        if not os.path.exists(task.config(0)):
+            return
+        raw = fsio.read_bytes(task.config(state.config))
+        if raw is not None and raw != fsio.read_bytes(task.run_config):
+            fsio.atomic_write(task.run_config, raw, tmp=task.tmp)
+
+
 def stage_names(task: TaskPaths) -> tuple[str, ...]:
     """The stages of a task, in order; none for a task of its own jobs."""
     raw = fsio.read_bytes(task.stages)
@@ -158,6 +177,7 @@ def take(task: TaskPaths, lease: Lease, me: Holder, **kept: object) -> OpenTask:
     who = {"generation": lease.generation, "host": me.host, "pid": me.pid}
     open_task.record("open", time=time.time(), token=token, **who, **kept)
     open_task.journal.commit()
+    mend_config(task, state)
     return open_task
 
 

@@ -136,8 +136,8 @@ def scores_of(
 class History:
     """The trials of a task, kept up to date with its state; `trials` is in the order in which they were made.
 
-    `first`: each is what it was when it ended for the first time, whatever a restart has made of it. For samplers that
-    replay what they were told.
+    `first`: each is what it was when it ended for the first time, whatever a restart has made of it; and those that
+    were there when a new stream began were given to it. For samplers that replay what they were told.
     """
 
     def __init__(self, state: TaskState, *, first: bool = False) -> None:
@@ -160,6 +160,8 @@ class History:
             if job is None or job.genes is None:
                 continue
             trial = trial_of(job, deleted, first=self._first)
+            if self._first and state.stream and job.asked <= state.streamed_at and not trial.given:
+                trial = replace(trial, given=True)
             if n in self._place:
                 self.trials[self._place[n]] = trial
             else:

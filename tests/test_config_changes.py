@@ -1,0 +1,345 @@
+"""A task that goes on with another config: what may change, what is kept, and that a kill changes nothing of it."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from searchkit import algorithms
+from searchkit.config import parse
+from searchkit.searching import make_sampler
+from searchkit.space.args import Categorical, Nested, Range, Value
+from searchkit.space.widen import compare
+from searchkit.store import changes, trials
+from searchkit.store.state import TaskState, advance
+from tests.suite import HARNESS, events, ok, project, run, show, states, task_dir
+
+GRID = """
+task:
+  template: "sh job.sh {lr} {w}"
+  search_args:
+    - {type: Categorical, name: lr, value: [LRS]}
+    - {type: Categorical, name: w, value: [WS]}
+monitor: {reward_attribute: acc}
+"""
+JOB = """
+echo "$SEARCHKIT_JOB $1 $2" >> "$RUNS"
+echo "{\\"acc\\": $1}" >> "$SEARCHKIT_CALLBACK/scalars.jsonl"
+"""
+
+
+def grid(lrs: str, ws: str = "8", more: str = "") -> str:
+    return GRID.replace("LRS", lrs).replace("WS", ws) + more
+
+
+def changed(folder: Path, config: str, *argv: str, code: int = 0, **env: str) -> str:
+    """Run the task with another config; all that it said."""
+    (folder / "config.yaml").write_text(config)
+    done = run(folder, "search-run", "-j", "1", "config.yaml", *argv, env={"RUNS": str(folder.parent / "runs"), **env})
+    ok(done, code)
+    return done.stdout + done.stderr
+
+
+def began(folder: Path, config: str) -> Path:
+    project(folder, config, job_sh=JOB)
+    changed(folder, config)
+    return folder
+
+
+def ran(folder: Path) -> list[str]:
+    return (folder.parent / "runs").read_text().splitlines()
+
+
+def values(folder: Path) -> dict[int, tuple[Any, ...]]:
+    return {job["job"]: tuple(job["params"].values()) for job in show(folder)["jobs"]}
+
+
+# --- grids -----------------------------------------------------------------------------------------------------------
+
+
+def test_values_are_added_anywhere_and_jobs_keep_their_numbers(tmp_path: Path) -> None:
+    folder = began(tmp_path / "p", grid("0.1, 0.3", "8, 16"))
+    first = values(folder)
+    said = changed(folder, grid("0.1, 0.2, 0.3", "4, 8, 16"))
+    assert "goes on with config 1: task.search_args[0]: lr: 1 value added: 0.2; task.search_args[1]: w:" in said
+    now = values(folder)
+    assert {n: now[n] for n in first} == first
+    assert [now[n] for n in range(4, 9)] == [(0.1, 4), (0.2, 4), (0.2, 8), (0.2, 16), (0.3, 4)]
+    assert len(ran(folder)) == 9 and set(states(folder).values()) == {"finished"}
+    kept = task_dir(folder) / "configs"
+    assert (kept / "0.yaml").read_text() == grid("0.1, 0.3", "8, 16")
+    assert (kept / "1.yaml").read_text() == (task_dir(folder) / "run_config.yaml").read_text()
+    (event,) = [e for e in events(folder) if e["type"] == "config"]
+    assert event["number"] == 1 and event["changed"] == ["task.search_args[0]", "task.search_args[1]"]
+    assert "goes on" not in changed(folder, "# a comment\n" + grid("0.1, 0.2, 0.3", "4, 8, 16"))
+    changed(folder, grid("0.1, 0.2, 0.3, 0.4", "4, 8, 16"))
+    assert [values(folder)[n] for n in range(9, 12)] == [(0.4, 4), (0.4, 8), (0.4, 16)] and len(ran(folder)) == 12
+    assert "0 fault(s)" in ok(run(folder, "search-ctl", "fsck"))
+
+
+def test_what_only_reads_or_launches_changes_and_runs_nothing_again(tmp_path: Path) -> None:
+    folder = began(tmp_path / "p", grid("1, 2"))
+    more = "run: {retries: 2, timeout_s: 1h}\nresources: {cpus: 2}\ncallbacks: {after: 'true'}\n"
+    config = grid("1, 2", more=more).replace("acc}", "acc, mode: min}")
+    said = changed(folder, config)
+    for text in ("monitor.mode: max -> min", "run.retries: 0 -> 2", "run.timeout_s: none -> 3600", "callbacks.after"):
+        assert text in said
+    assert len(ran(folder)) == 2
+    assert ok(run(folder, "search-ctl", "best", "--json")).count('"job": 0') == 1
+    assert "run.retries: 2 -> 0" in changed(folder, grid("1, 2"), "--dry-run")
+    assert "config 1: " in said and len([e for e in events(folder) if e["type"] == "config"]) == 1
+
+
+def test_what_can_not_change_is_refused_with_place_reason_and_way(tmp_path: Path) -> None:
+    config = grid("1, 2")
+    folder = began(tmp_path / "p", config)
+    for other, place, why in (
+        (grid("1"), "config.yaml:5:7: task.search_args[0]", "2 was a value"),
+        (config.replace("sh job.sh", "bash job.sh"), "config.yaml:3:3: task.template", "another command"),
+        (config + "search: {sampler: random, n_trials: 3}\n", "config.yaml:8:10: search.sampler", "another sampler"),
+        (config + "search: {seed: 3}\n", "search.seed", "another seed"),
+        (config + "env: {A: 1}\n", "env", "another A"),
+        (config.replace("monitor", "  constraints: [lr > 1]\nmonitor"), "task.constraints", "lr > 1 is new"),
+        (config.replace("name: w, value", "name: v, value").replace("{w}", "{v}"), "task.search_args", "are lr, v"),
+    ):
+        said = changed(folder, other, code=4)
+        assert "exists with another config" in said and place in said and why in said
+        assert "warm_start: {task: default}" in said and "--overwrite" in said
+    assert len(ran(folder)) == 2 and not (task_dir(folder) / "configs").exists()
+    changed(folder, config)
+
+
+def kill_points(changes_of_a_run: list[str]) -> list[tuple[str, int]]:
+    """Some changes of a file, or with KILL_POINTS=all each; of writes also half-way through."""
+    points = [("SEARCHKIT_KILL_AT", n) for n in range(1, len(changes_of_a_run) + 1)]
+    points += [("SEARCHKIT_TEAR_AT", n) for n, name in enumerate(changes_of_a_run, 1) if name == "write"]
+    return points if os.environ.get("KILL_POINTS") == "all" else random.Random(3).sample(points, len(points) // 12)
+
+
+@pytest.mark.timeout(900)
+def test_killed_at_any_change_the_end_is_the_same(tmp_path: Path) -> None:
+    first = began(tmp_path / "first" / "p", grid("1, 3"))
+    config = grid("1, 2, 3", more="run: {retries: 1}\n")
+
+    def end(folder: Path) -> tuple[Any, ...]:
+        kept = {path.name: path.read_text() for path in (task_dir(folder) / "configs").iterdir()}
+        numbers = [e["number"] for e in events(folder) if e["type"] == "config"]
+        tree = sorted(os.readlink(path) for path in (task_dir(folder) / "jobs/tree").rglob("*") if path.is_symlink())
+        text = (task_dir(folder) / "run_config.yaml").read_text()
+        return values(folder), states(folder), kept, numbers, tree, text, sorted(ran(folder))
+
+    def again(name: str) -> Path:
+        shutil.copytree(first.parent, tmp_path / name, symlinks=True)
+        return tmp_path / name / "p"
+
+    log = tmp_path / "log"
+    unbroken = again("unbroken")
+    changed(unbroken, config, PYTHONPATH=str(HARNESS), SEARCHKIT_KILL_LOG=str(log))
+    met = 0
+    points = kill_points(log.read_text().split())
+    for k, (variable, n) in enumerate(points):
+        folder = again(f"k{k}")
+        (folder / "config.yaml").write_text(config)
+        env = {"PYTHONPATH": str(HARNESS), variable: str(n), "RUNS": str(folder.parent / "runs")}
+        met += run(folder, "search-run", "-j", "1", "config.yaml", env=env).returncode == -9
+        changed(folder, config)
+        assert end(folder) == end(unbroken), f"{variable}={n}"
+        assert "0 fault(s)" in ok(run(folder, "search-ctl", "fsck"))
+        shutil.rmtree(folder.parent)
+    assert met >= 0.9 * len(points)
+    print(f"kill points met: {met}")
+
+
+def test_a_grid_half_made_goes_on_in_the_wider_one(tmp_path: Path) -> None:
+    """Killed while jobs were still made: those there keep their numbers, the rest is the wider grid without them."""
+    config = grid(", ".join(map(str, range(1, 100))))
+    folder = project(tmp_path / "p", config, job_sh=JOB)
+    for _ in range(2):  # the first cut comes before all jobs are there
+        run(folder, "search-run", "-j", "1", "config.yaml", env={**HARNESS_ENV, "RUNS": str(tmp_path / "runs")})
+    there = values(folder)
+    assert 0 < len(there) < 99
+    wider = grid(", ".join(map(str, [0, *range(1, 100)])))
+    (folder / "config.yaml").write_text(wider)
+    run(folder, "search-run", "-j", "1", "config.yaml", env={**HARNESS_ENV, "RUNS": str(tmp_path / "runs")})
+    ok(run(folder, "search-run", "config.yaml", "-j", "8", env={"RUNS": str(tmp_path / "runs")}))
+    now = values(folder)
+    assert {n: now[n] for n in there} == there
+    assert [now[n][0] for n in range(len(there), 100)] == [0, *range(len(there) + 1, 100)]
+
+
+HARNESS_ENV = {"PYTHONPATH": str(HARNESS), "SEARCHKIT_KILL_AT": "60"}
+
+
+def test_a_changed_config_needs_no_scheduler_and_does_not_disturb_one(tmp_path: Path) -> None:
+    folder = began(tmp_path / "p", grid("1"))
+    changed(folder, grid("1, 2"), "--detach")
+    from tests.suite import wait_for
+
+    wait_for(lambda: show(folder)["status"] == "finished" and len(states(folder)) == 2)
+    assert values(folder)[1] == (2, 8)
+
+
+# --- the space -------------------------------------------------------------------------------------------------------
+
+
+def listed(*texts: str) -> Categorical:
+    return Categorical("a", tuple(Value(text, text) for text in texts))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "moved", "said"),
+    [
+        (listed("x", "y"), listed("x", "z", "y"), [0, 2], "1 value added: z"),
+        (listed("x", "y"), listed("y", "x"), [1, 0], "in another order"),
+        (listed("x", "x"), listed("x", "w", "x", "x"), [0, 2], "2 values added: w, x"),
+        (Range("a", "Int", 2, 8), Range("a", "Int", 1, 9), None, "2 to 8 is now 1 to 9"),
+        (Range("a", "Uniform", 0.1, 0.3, 0.1), Range("a", "Uniform", 0.0, 0.5, 0.1), None, "0.0 to 0.5"),
+        (
+            Nested(({"a": Value(1, "1"), "b": Value(2, "2")},)),
+            Nested(({"a": Value(3, "3"), "b": Value(4, "4")}, {"a": Value(1, "1"), "b": Value(2, "2")})),
+            [1],
+            "1 value added: {a: 3, b: 4}",
+        ),
+    ],
+)
+def test_what_came_to_an_argument(old: Any, new: Any, moved: list[int] | None, said: str) -> None:
+    found = compare(old, new)
+    assert found and not found.fault and found.moved == moved and said in found.said
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        (listed("1"), listed("1.0"), "1 was a value"),
+        (Range("a", "Int", 2, 8), Range("a", "Int", 3, 8), "must reach from 2 to 8"),
+        (Range("a", "Uniform", 0.1, 0.5, 0.2), Range("a", "Uniform", 0.0, 0.6, 0.2), "it misses 0.1"),
+        (Range("a", "Uniform", 0.1, 0.5), Range("a", "LogUniform", 0.1, 0.5), "is LogUniform, and was Uniform"),
+        (Range("a", "Uniform", 0.1, 0.5), listed("0.1"), "is Categorical, and was Uniform"),
+    ],
+)
+def test_what_may_not_become_of_an_argument(old: Any, new: Any, why: str) -> None:
+    found = compare(old, new)
+    assert found and why in found.fault
+
+
+# --- searches --------------------------------------------------------------------------------------------------------
+
+SEARCH = """
+task:
+  template: "sh job.sh {lr} {opt}"
+  search_args:
+    - {type: Uniform, name: lr, low: LOW, high: 1.0}
+    - {type: Categorical, name: opt, value: [OPTS]}
+monitor: {reward_attribute: acc}
+search: {sampler: SAMPLER, n_trials: TRIALS, seed: 5}
+"""
+SAMPLERS = ("{type: nsga2, population: 4}", "{type: tpe, n_startup: 3}", "grid")
+
+
+def search(sampler: str, trials_: int, low: float = 0.5, opts: str = "a, b") -> str:
+    text = SEARCH.replace("SAMPLER", sampler).replace("TRIALS", str(trials_)).replace("OPTS", opts)
+    text = text.replace("LOW", str(low))
+    return text.replace("high: 1.0", "high: 1.0, step: 0.125") if sampler == "grid" else text
+
+
+def told(folder: Path) -> list[tuple[Any, ...]]:
+    state = TaskState()
+    for event in events(folder):
+        advance(state, event)
+    return [(n, str(job.state), job.values, job.scores) for n, job in sorted(state.jobs.items())]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_search_goes_on_in_a_wider_space_also_across_kills(sampler: str, tmp_path: Path) -> None:
+    if "nsga2" in sampler or "tpe" in sampler:
+        pytest.importorskip("optuna")
+    then, now = search(sampler, 6), search(sampler, 14, 0.25, "c, a, b")
+    ends = []
+    for name, cuts in (("unbroken", ()), ("broken", (40, 75))):
+        folder = began(tmp_path / name / "p", then)
+        before = told(folder)
+        (folder / "config.yaml").write_text(now)
+        for at in cuts:
+            env = {"PYTHONPATH": str(HARNESS), "SEARCHKIT_KILL_AT": str(at), "RUNS": str(folder.parent / "runs")}
+            assert run(folder, "search-run", "-j", "1", "config.yaml", env=env).returncode == -9
+        changed(folder, now)
+        after = told(folder)
+        assert after[:6] == before and len(after) == 14 and len(ran(folder)) == 14
+        ends.append(after)
+    assert ends[0] == ends[1]
+    points = [tuple(job[2].values()) for job in ends[0]]
+    assert len(set(points)) == 14
+    assert any(lr < 0.5 or opt == "c" for lr, opt in points[6:])
+    replayed(tmp_path / "unbroken" / "p", {0: then, 1: now})
+
+
+def replayed(folder: Path, configs: dict[int, str]) -> None:
+    """Ask again for every point, by the config of then and with the trials of then: it must be the same point."""
+    state = TaskState()
+    for event in events(folder):
+        if event["type"] == "create":
+            config = parse(configs[state.config].encode(), "config.yaml")
+            sampler = make_sampler(config, trials.space_of(config), config.objectives, state.stream)
+            history = trials.History(state, first=algorithms.replays(sampler)).trials
+            assert sampler.suggest(history, 1) == [event["genes"]], event["job"]
+        advance(state, event)
+
+
+def test_a_grid_becomes_a_search_and_a_grid_again(tmp_path: Path) -> None:
+    """Its jobs are the trials of the search; no point is run twice."""
+    folder = began(tmp_path / "p", grid("1, 2"))
+    changed(folder, grid("1, 2, 3, 4", more="search: {n_trials: 3}\n"))
+    assert [v[0] for v in values(folder).values()] == [1, 2, 3]
+    changed(folder, grid("0, 1, 2, 3, 4"))
+    assert [v[0] for v in values(folder).values()] == [1, 2, 3, 0, 4] and len(ran(folder)) == 5
+    changed(folder, grid("0, 1, 2, 3, 4, 5"), "--n-trials", "5")
+    assert len(ran(folder)) == 5
+    changed(folder, grid("0, 1, 2, 3, 4, 5"))
+    assert len(ran(folder)) == 6
+
+
+def test_more_trials_less_trials_and_a_budget(tmp_path: Path) -> None:
+    pytest.importorskip("numpy")
+    folder = began(tmp_path / "p", search("random", 3))
+    said = changed(folder, search("random", 5))
+    assert "search.n_trials: 3 -> 5" in said and len(ran(folder)) == 5
+    changed(folder, search("random", 2))
+    assert len(ran(folder)) == 5
+    fresh = began(tmp_path / "whole" / "p", search("random", 5))
+    assert told(fresh) == told(folder)
+
+
+def test_the_genes_of_a_moved_value_follow_it() -> None:
+    state = TaskState()
+    job = {"type": "create", "job": 0, "values": {"a": "y"}, "text": {"a": "y"}, "command": "", "genes": {"a": 1}}
+    advance(state, job)
+    advance(state, {"type": "warm", "trials": [{"genes": {"a": 0}, "scores": [1.0]}]})
+    advance(state, {"type": "complete", "why": "all"})
+    advance(state, {"type": "config", "number": 1, "space": True, "more": True, "genes": {"a": [2, 0]}})
+    assert state.jobs[0].genes == {"a": 0} and state.warm == [{"genes": {"a": 2}, "scores": [1.0]}]
+    assert (state.config, state.stream, state.complete, state.in_order) == (1, 1, False, False)
+
+
+def test_two_configs_of_one_meaning_differ_in_nothing() -> None:
+    config = parse(grid("1, 2").encode(), "a.yaml")
+    found = changes.compare(config, parse(("# other\n" + grid("1,   2")).encode(), "b.yaml"))
+    assert not found.parts and not found.refused and not found.more
+
+
+def test_arguments_that_moved_are_no_wider_space() -> None:
+    then, now = (
+        parse(text.encode(), "a.yaml")
+        for text in (
+            grid("1"),
+            grid("1")
+            .replace("name: lr, value: [1]", "name: X, value: [8]")
+            .replace("name: w, value: [8]", "name: lr, value: [1]")
+            .replace("name: X", "name: w"),
+        )
+    )
+    assert [part.what for part in changes.compare(then, now).refused] == ["the arguments are w, lr, and were lr, w"]
