@@ -74,6 +74,7 @@ COMMANDS = (
     ("show",),
     ("show", "--task", "default"),
     ("show-scalar", "-rt", "+5"),
+    ("table", "--sort", "-acc"),
     ("best",),
     ("best", "-k", "5", "--json"),
     ("diff", "0", "1"),

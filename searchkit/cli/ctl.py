@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from searchkit import console
-from searchkit.cli import best, diff, plot, steer
+from searchkit.cli import best, diff, plot, steer, table
 from searchkit.cli.choose import (
     JOBS,
     JSON,
@@ -244,7 +244,7 @@ def fsck(task_name: str | None, repair: bool, as_json: bool) -> int:
     return 5 if left else 0
 
 
-for command in (best.best, diff.diff, plot.plot, steer.stop, steer.delete, steer.restart):
+for command in (best.best, diff.diff, plot.plot, table.table, steer.stop, steer.delete, steer.restart):
     group.add_command(command)
 
 

@@ -106,12 +106,15 @@ def read(
             continue
         accepted = job.scores if view.state in (State.FINISHED, State.PRUNED) else None
         scores = dict(zip((o.name for o in wanted), accepted or (), strict=False))
-        paths = task.job(job.index).attempt(job.attempt)
         known = numbers.of(job, monitor, names) if light else None
         left = numbers.LEFT.values() if known is None else job.left
         if light and known is None and names and not best and scores.keys() >= set(names):
             # Written before results had numbers.
             known, left = {}, ("records",)
+        if known is not None and not left:
+            out.append(JobScalars(view, {}, None, None, 0, scores=scores, known=known))
+            continue
+        paths = task.job(job.index).attempt(job.attempt)
         series: dict[str, scalars.Series] = {}
         skipped = 0
         if known is None:
@@ -140,7 +143,7 @@ def split(jobs: Iterable[JobScalars]) -> list[JobScalars]:
             series = {name: {0: value} for name, value in row.values.items()}
             out.append(replace(job, series=series, records=(), row=row, scores={}, known=None))
         if job.scores or not job.records:
-            out.append(replace(job, records=()))
+            out.append(replace(job, records=()) if job.records else job)
     return out
 
 
