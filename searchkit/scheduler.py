@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from searchkit import fsio, orders, recovery, searching, working
+from searchkit import fsio, orders, recovery, rereading, searching, working
 from searchkit.attempts import Attempts, Live
 from searchkit.backends import local
 from searchkit.errors import UsageError
@@ -40,6 +40,7 @@ class Scheduler(Attempts):
         """Run until all jobs ended, or until told to stop. Returns the exit code; raises StorageError."""
         local.become_subreaper()
         with _signals(self._on_signal) as wake_fd:
+            rereading.read_again(self.task, self.plan.config, self.observer.message)
             self.search = searching.begin(self.plan.config, self.plan.ws, self.task, self.observer.message)
             self.points = self.remaining_points()
             working.muster(self)

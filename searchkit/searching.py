@@ -173,7 +173,12 @@ def begin(config: Config, ws: Workspace, task: OpenTask, say: Callable[[str], No
     space, wanted = trials.space_of(config), config.objectives
     _as_trials(task, space)
     if state.warm is None:
-        found, line = _warm(config, space, wanted, ws)
+        try:
+            found, line = _warm(config, space, wanted, ws)
+        except SearchkitError as e:
+            if not state.reread:
+                raise
+            found, line = [], f"note: the trials of the warm start are left out, as they can't be read again: {e}"
         task.record("warm", trials=found)
         if line:
             say(line)
@@ -345,7 +350,7 @@ def _judge_reports(search: Search, n: int) -> None:
     """Judge the new reports of a job in order, up to the first where a stopper ends it. Report and verdict are one
     event: a kill between the two would leave a report that nobody judges."""
     job = search.task.state.jobs[n]
-    for step, value, wanting in _new_reports(search.stoppers, job, _series(search, job) or {}):
+    for step, value, wanting in _new_reports(search.stoppers, job.reports, _series(search, job) or {}):
         with search.history.as_if(n, (step, value)) as (history, trial):
             verdicts = {stopper.judge(history, trial) for stopper in wanting}
         why = next((WHY[v] for v in (Verdict.STOP, Verdict.PAUSE) if v in verdicts), "")
@@ -355,9 +360,11 @@ def _judge_reports(search: Search, n: int) -> None:
             return
 
 
-def _new_reports(stoppers: Sequence[Any], job: Job, series: Series) -> Iterator[tuple[int, float, list[Any]]]:
+def _new_reports(
+    stoppers: Sequence[Any], judged: Sequence[tuple[int, float]], series: Series
+) -> Iterator[tuple[int, float, list[Any]]]:
     """(step, value, the stoppers that want to see it) of the reports that were not judged yet, ascending."""
-    last = job.reports[-1][0] if job.reports else None
+    last = judged[-1][0] if judged else None
     for step, value in series.items():
         if last is None or step > last:
             wanting = [stopper for stopper in stoppers if stopper.wants(step, last)]
@@ -366,13 +373,18 @@ def _new_reports(stoppers: Sequence[Any], job: Job, series: Series) -> Iterator[
                 yield step, value, wanting
 
 
+def wanted_reports(stoppers: Sequence[Any], series: Series) -> list[tuple[int, float]]:
+    """The (step, value) of a whole series that stoppers would have asked for, ascending."""
+    return [(step, value) for step, value, _ in _new_reports(stoppers, (), series)]
+
+
 def take_in(task: OpenTask, config: Config, stoppers: Sequence[Any], job: Job, reported: Mapping[str, Series]) -> None:
     """Record what a job that finished by itself reported since it was judged last, after a verdict that came too late
     too: no verdict counts any more, but others are compared with all of it."""
     if not stoppers:
         return
     objective = config.objectives[0]
-    for step, value, _ in _new_reports(stoppers, job, trials.over_steps(objective, reported)):
+    for step, value, _ in _new_reports(stoppers, job.reports, trials.over_steps(objective, reported)):
         task.record("report", time=time.time(), job=job.index, step=step, value=value, after_end=True)
 
 

@@ -343,3 +343,92 @@ def test_arguments_that_moved_are_no_wider_space() -> None:
         )
     )
     assert [part.what for part in changes.compare(then, now).refused] == ["the arguments are w, lr, and were lr, w"]
+
+
+# --- what is read ----------------------------------------------------------------------------------------------------
+
+LOGGED = """
+task:
+  template: "sh job.sh {lr} {opt}"
+  search_args:
+    - {type: Uniform, name: lr, low: 0.5, high: 1.0}
+    - {type: Categorical, name: opt, value: [a, b]}
+monitor: {reward_attribute: REWARD, mode: MODE, regex: ['REGEX']}
+search: {sampler: SAMPLER, n_trials: TRIALS, seed: 5}
+"""
+PRINTS = """
+echo "$SEARCHKIT_JOB" >> "$RUNS"
+for step in 1 2 3; do echo "epoch $step top1=0.${1#*.}$step err=$step"; done
+"""
+RIGHT = r"epoch (?P<step>\d+) top1=(?P<top1>[\d.]+) err=(?P<err>\d+)"
+
+
+def logged(reward: str, mode: str, regex: str, trials_: int = 4, sampler: str = "random", more: str = "") -> str:
+    text = LOGGED.replace("REWARD", reward).replace("MODE", mode).replace("REGEX", regex).replace("SAMPLER", sampler)
+    return text.replace("TRIALS", str(trials_)) + more
+
+
+@pytest.mark.parametrize("sampler", ["random", "{type: nsga2, population: 3}"])
+def test_a_wrong_regex_is_mended_and_nothing_runs_again(sampler: str, tmp_path: Path) -> None:
+    if "nsga2" in sampler:
+        pytest.importorskip("optuna")
+    wrong, right = logged("top1", "min", "topp=(?P<top1>.*)", 4, sampler), logged("top1", "max", RIGHT, 6, sampler)
+    folder = project(tmp_path / "p", wrong, job_sh=PRINTS)
+    assert "never reported top1" in changed(folder, wrong)
+    assert [scores for *_, scores in told(folder)] == [None] * 4
+    said = changed(folder, right)
+    assert "4 job(s) are read again from their files, none is run again" in said
+    assert "4 of them have top1; from job 4 on the search goes by these numbers" in said
+    assert len(ran(folder)) == 6
+    for n, _, params, scores in told(folder):
+        assert scores == pytest.approx([float("0." + str(params["lr"])[2:] + "3")]), n
+    best = max(told(folder), key=lambda trial: trial[3])[0]
+    assert f'"job": {best}' in ok(run(folder, "search-ctl", "best", "-k", "1", "--json"))
+    assert all(not job.get("reason") for job in show(folder)["jobs"])
+    replayed(folder, {0: wrong, 1: right})
+    assert "read again" not in changed(folder, right)
+    (event,) = [e for e in events(folder) if e["type"] == "config"]
+    assert event["reread"] and {e["job"] for e in events(folder) if e["type"] == "numbers"} == {0, 1, 2, 3}
+
+
+def test_other_objectives_are_read_again_for_rungs_too(tmp_path: Path) -> None:
+    """What a stopper judged was the reward of then: the reports that it compares with are those of the new one."""
+    then = logged("top1", "max", RIGHT, 5).replace("search: {", "search: {stop: {type: asha, min: 1, max: 3}, ")
+    folder = project(tmp_path / "p", then, job_sh=PRINTS)
+    changed(folder, then)
+    now = then.replace("reward_attribute: top1, mode: max", "reward_attribute: err, mode: min")
+    changed(folder, now.replace("n_trials: 5", "n_trials: 6"))
+    state = TaskState()
+    for event in events(folder):
+        advance(state, event)
+    for job in state.jobs.values():
+        assert all(value == step for step, value in job.reports) and job.reports
+        assert job.scores == (job.reports[-1][1] if str(job.state) == "pruned" else 3.0,)
+    assert len(ran(folder)) == 6
+
+
+def test_a_grid_ranks_by_the_new_numbers(tmp_path: Path) -> None:
+    config = grid("1, 2").replace("{reward_attribute: acc}", "{reward_attribute: x, regex: ['nothing (?P<x>.)']}")
+    folder = project(tmp_path / "p", config, job_sh=JOB + '\necho "value $1"')
+    changed(folder, config)
+    said = changed(folder, config.replace("nothing", "value"))
+    assert "2 job(s) are read again" in said and "search goes by" not in said and len(ran(folder)) == 2
+    assert "scalar_info   : {'x': {1: 2.0}" in ok(run(folder, "search-ctl", "show-scalar", "-rt", "+1"))
+
+
+@pytest.mark.timeout(600)
+def test_killed_while_it_reads_again_the_end_is_the_same(tmp_path: Path) -> None:
+    then, now = logged("top1", "max", "topp=(?P<top1>.*)", 3), logged("top1", "max", RIGHT, 4)
+    first = project(tmp_path / "first" / "p", then, job_sh=PRINTS)
+    changed(first, then)
+    ends = []
+    for name, cuts in (("unbroken", []), ("broken", [12, 20, 27, 34])):
+        shutil.copytree(first.parent, tmp_path / name, symlinks=True)
+        folder = tmp_path / name / "p"
+        (folder / "config.yaml").write_text(now)
+        for at in cuts:
+            env = {"PYTHONPATH": str(HARNESS), "SEARCHKIT_KILL_AT": str(at), "RUNS": str(folder.parent / "runs")}
+            run(folder, "search-run", "-j", "1", "config.yaml", env=env)
+        changed(folder, now)
+        ends.append((told(folder), len(ran(folder))))
+    assert ends[0] == ends[1] and ends[0][1] == 4

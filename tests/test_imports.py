@@ -40,6 +40,7 @@ TABLE = (
     ("backends", 3),
     ("launcher", 4),
     ("searching", 4),
+    ("rereading", 4),
     ("attempts", 4),
     ("working", 4),
     ("recovery", 4),

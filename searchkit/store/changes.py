@@ -92,7 +92,7 @@ def compare(old: Config, new: Config) -> Change:
     read = any(key.startswith("monitor.") and key not in SHOWN_ONLY for key in keys)
     reread = read or old.objectives != new.objectives or flips
     space = bool(grown) or flips
-    more = space or reread or not keys.isdisjoint(LIMITS)
+    more = space or (reread and trials.is_search(new)) or not keys.isdisjoint(LIMITS)
     return Change((*grown, *parts), (*more_refused, *refused), space, more, reread, moved or None)
 
 
@@ -196,7 +196,7 @@ def steps(task: TaskPaths, new: Config) -> list[Step]:
 
 
 def _makes_more(key: str) -> bool:
-    return key in LIMITS or key.startswith(("task.", "monitor.", "search.objectives", "search.stop"))
+    return key in LIMITS or key.startswith(("task.search_args", "task.constraints"))
 
 
 # --- what is kept ----------------------------------------------------------------------------------------------------

@@ -298,6 +298,8 @@ def advance(task: TaskState, event: Event) -> None:
         n = event["job"]
         if n in task.jobs:
             job = apply(task.jobs[n], event)
+            if kind == "launch" and task.config:
+                job = _with(job, read_by=task.config)
             if kind == "result":
                 told, first = _tick(task, n), job.first
                 if first is None and not event["retry"]:
@@ -363,6 +365,7 @@ def _change_config(task: TaskState, event: Event) -> None:
         task.complete, task.ended = False, ""
     if event.get("reread"):
         task.reread = task.config
+        task.warm = task.warm and None  # taken again: its scores are by the objectives of then
     if event.get("space") or event.get("reread"):
         task.stream, task.streamed_at = task.stream + 1, task.clock
 

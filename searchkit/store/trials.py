@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from searchkit.config import Config
     from searchkit.space.space import Genes, Space
 
+NEVER, NOT_FINITE = "never reported", "is no finite number at the last step"  # why a job has no scores
 _STATES = {State.FINISHED: "finished", State.PRUNED: "pruned", State.ERROR: "failed", State.STOPPED: "failed"}
 
 
@@ -126,8 +127,8 @@ def scores_of(
         return scores, ""
     missing = [name for name in scalars_needed(wanted) if not reported.get(name)]
     if not missing:
-        return None, f"{', '.join(bad)} is no finite number at the last step"
-    return None, f"never reported {', '.join(missing)} (reported: {', '.join(sorted(reported)) or 'nothing'})"
+        return None, f"{', '.join(bad)} {NOT_FINITE}"
+    return None, f"{NEVER} {', '.join(missing)} (reported: {', '.join(sorted(reported)) or 'nothing'})"
 
 
 # --- trials ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,92 @@
+"""Numbers of jobs read again from their files, where what the config says of reading them has changed since.
+
+Nothing is run for that: logs, callback and event files of every attempt are kept. What they say now is recorded as
+`numbers` and, of a search, as `trial` events. A kill leaves some jobs as they were read before; the next search-run
+reads those.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from searchkit import fsio, searching
+from searchkit.settings import Config
+from searchkit.store import numbers, trials
+from searchkit.store.scalars import Series
+from searchkit.store.state import Job, State, TaskState
+from searchkit.store.tasks import OpenTask
+
+AT_ONCE = 50  # jobs whose numbers are recorded before they are synced
+
+
+def read_again(task: OpenTask, config: Config, say: Callable[[str], None]) -> None:
+    """Bring the numbers of a task up to date with its config. Raises StorageError, and UsageError for stoppers that
+    can't be made."""
+    state = task.state
+    if not state.reread:
+        return
+    is_search, monitor = trials.is_search(config), numbers.digest(config)
+    old = [n for n, job in sorted(state.jobs.items()) if _is_old(job, state, is_search, monitor)]
+    if is_search:
+        for n, job in sorted(state.deleted.items()):
+            if job.scores is not None and job.read_by < state.reread:  # its files are gone
+                task.record("trial", job=n, scores=None, reports=[], reason="deleted", config=state.config)
+    if not old:
+        return
+    say(f"what is read of jobs has changed: {len(old)} job(s) are read again from their files, none is run again")
+    stoppers = searching.make_stoppers(config, config.objectives, state.defaults) if is_search else ()
+    scored = 0
+    for k, n in enumerate(old, 1):
+        scored += _read(task, config, n, stoppers if is_search else None)
+        if k % AT_ONCE == 0:
+            task.journal.commit()
+    task.journal.commit()
+    if is_search:
+        names = ", ".join(o.name for o in config.objectives) or "no objective"
+        say(f"{scored} of them have {names}; from job {state.next_job} on the search goes by these numbers")
+
+
+def _is_old(job: Job, state: TaskState, is_search: bool, monitor: str) -> bool:
+    if not job.attempt:
+        return False
+    ended = job.result is not None and job.result.rc is not None
+    trial = is_search and job.read_by < state.reread and (job.result is not None or bool(job.reports))
+    return trial or (ended and job.monitor != monitor)
+
+
+def _read(task: OpenTask, config: Config, n: int, stoppers: Sequence[Any] | None) -> bool:
+    """Record what a job reported, by the config of now; whether a search has scores of it. `stoppers`: of a search."""
+    job, paths = task.state.jobs[n], task.paths
+    with fsio.storage():
+        reading = trials.series_of(paths, paths.workspace.project_name, config, job, ended=job.result is not None)
+    if job.result is not None and not job.result.retry:
+        callback = paths.job(n).attempt(job.attempt).callback
+        task.record("numbers", job=n, attempt=job.attempt, **numbers.recorded(config, reading, callback))
+    if stoppers is None:
+        return False
+    fields = _as_trial(config, job, stoppers, reading.series)
+    task.record("trial", job=n, config=task.state.config, **fields)
+    return fields["scores"] is not None
+
+
+def _as_trial(config: Config, job: Job, stoppers: Sequence[Any], reported: Mapping[str, Series]) -> dict[str, Any]:
+    """A job as a trial: the reports that the stoppers would have seen of it until it ended, and its scores."""
+    state = job.result.state if job.result else State.RUNNING
+    series = trials.over_steps(config.objectives[0], reported) if config.objectives else {}
+    last = job.reports[-1][0] if job.reports and state is not State.FINISHED else math.inf
+    seen = [(step, value) for step, value in series.items() if step <= last]
+    if stoppers:
+        reports = searching.wanted_reports(stoppers, dict(seen))
+    else:
+        reports = [report for report in seen if report[0] in dict(job.reports)]
+    reason = job.result.reason if job.result else ""
+    if reason.startswith(trials.NEVER) or reason.endswith(trials.NOT_FINITE):  # by the numbers of then
+        reason = ""
+    if state not in (State.FINISHED, State.PRUNED):
+        return {"scores": None, "reports": reports, "reason": reason}
+    job = replace(job, reports=tuple(reports))
+    scores, why = trials.scores_of(job, config.objectives, reported, pruned=state is State.PRUNED)
+    return {"scores": scores, "reports": reports, "reason": reason or why}
