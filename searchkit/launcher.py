@@ -17,7 +17,8 @@ from searchkit.backends.local import Launch, Machine, Parked
 from searchkit.backends.slots import Grant, Slots
 from searchkit.config import Config
 from searchkit.errors import StorageError
-from searchkit.store import creation, scalars, snapshot, status
+from searchkit.store import creation, imports, scalars, snapshot, status
+from searchkit.store.interpreter import Interpreter
 from searchkit.store.state import Job
 from searchkit.store.tasks import OpenTask
 from searchkit.workspace import TaskPaths, Workspace
@@ -36,6 +37,9 @@ def make_durable(task: TaskPaths, job: Job, config: Config) -> None:
         )
 
 
+NOTHING = imports.Installed()
+
+
 class CannotStart(Exception):
     """This command alone can't be started, whatever the machine is like; the reason is its text."""
 
@@ -50,6 +54,8 @@ class Plan:
     hide_gpus: bool  # True: jobs see no GPU
     base_env: dict[str, str]
     command_line: tuple[str, ...]
+    python: Interpreter | None = None  # the one that jobs find; None: there is none, or it does not say what it is
+    installed: imports.Installed = NOTHING  # what that imports from the project itself
 
 
 def this_machine() -> Machine:
@@ -74,6 +80,7 @@ class Launcher:
     machine: Machine = field(default_factory=this_machine)
     manifests: dict[int, snapshot.Manifest] = field(default_factory=dict)
     prepared: dict[int, Prepared] = field(default_factory=dict)  # jobs whose turn has not come
+    redirected: dict[int, imports.Redirected] = field(default_factory=dict)  # by snapshot
     kept: set[int] = field(default_factory=set)  # snapshots whose provenance is on disk, or being written
     helpers: set[int] = field(default_factory=set)  # processes of ours that run no job: provenance, parked wrappers
 
@@ -127,8 +134,12 @@ class Launcher:
 
     def environment(self, n: int, launch: Launch, grant: Grant, port: int) -> dict[str, str]:
         """The environment of an attempt of a job."""
+        base, project = self.plan.base_env, self.plan.ws.project
+        copied = self.copied(self.task.state.jobs[n].snapshot)
+        if path := imports.pythonpath(base.get("PYTHONPATH", ""), copied, project, launch.work):
+            base = {**base, "PYTHONPATH": path}
         return local.environment(
-            self.plan.base_env,
+            base,
             launch,
             task=self.task.paths.name,
             job=n,
@@ -189,7 +200,7 @@ class Launcher:
                 "project": self.plan.ws.project,
                 "seed": self.plan.config.search.seed,
                 "command_line": self.plan.command_line,
-                "path": self.plan.base_env.get("PATH"),
+                "python": self.plan.python.path if self.plan.python else None,
                 "gpus": [f"{g.index}: {g.name}" for g in self.plan.slots.gpus],
             }
             argv = [sys.executable, "-m", "searchkit.store.provenance", json.dumps(facts)]
@@ -207,9 +218,16 @@ class Launcher:
                 self.helpers.discard(pid)
             time.sleep(0.005)
 
+    def copied(self, k: int) -> imports.Redirected:
+        """What jobs import from their copies of snapshot `k`, not from the project. Raises StorageError."""
+        plan, path = self.plan, self.plan.base_env.get("PYTHONPATH", "")
+        if k not in self.redirected and (path or plan.installed != NOTHING):
+            stdlib = plan.python.stdlib if plan.python else frozenset()
+            self.redirected[k] = imports.redirected(plan.installed, path, self.manifest(k), plan.ws.project, stdlib)
+        return self.redirected.get(k, imports.Redirected())
+
     def manifest(self, k: int) -> snapshot.Manifest:
         """What is in snapshot `k`. Raises StorageError."""
-
         if k not in self.manifests:
             self.manifests[k] = snapshot.load(self.task.paths.snapshot(k))
         return self.manifests[k]

@@ -92,14 +92,20 @@ def _same(pair: Pair) -> bool:
 def _code(task: TaskPaths, each: JobScalars) -> dict[str, Any]:
     from searchkit import fsio
 
-    k = each.view.job.snapshot
+    k, python = each.view.job.snapshot, each.view.job.python or {}
     try:
         git = json.loads(fsio.read_bytes(task.snapshot(k).provenance) or b"{}").get("git") or {}
     except (OSError, ValueError, AttributeError):
         git = {}
     commit = git.get("commit")
     dirty = [line for line in git.get("uncommitted") or () if not line[3:].startswith(WORKSPACE)]
-    return {"snapshot": k, "git commit": f"{commit[:12]}{' + changes' if dirty else ''}" if commit else None}
+    return {
+        "snapshot": k,
+        "git commit": f"{commit[:12]}{' + changes' if dirty else ''}" if commit else None,
+        "python": python.get("version"),
+        "interpreter": python.get("path"),
+        "environment": python.get("prefix"),
+    }
 
 
 def _last(each: JobScalars) -> dict[str, Any]:
@@ -146,4 +152,6 @@ def _changed_files(task: TaskPaths, a: JobScalars, b: JobScalars) -> list[str]:
 
 def _cell(value: Any) -> str:
     text = "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= CELL else f"{text[: CELL - 1]}…"
+    if len(text) <= CELL:
+        return text
+    return f"…{text[1 - CELL :]}" if text.startswith("/") else f"{text[: CELL - 1]}…"  # paths differ at their ends

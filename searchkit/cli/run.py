@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from searchkit.workspace import TaskPaths, Workspace, check_task_name, find
 if TYPE_CHECKING:
     from searchkit.backends.slots import Slots
     from searchkit.config import Config
+    from searchkit.store.interpreter import Pythons
     from searchkit.store.state import TaskState
 
 DRY_RUN_JOBS = 20
@@ -64,6 +65,7 @@ def main_command(
     130 or 143 (signals; run the same command again to go on).
     """
     from searchkit import config as config_module
+    from searchkit.cli import pythons
 
     ws = find(os.getcwd())
     check_task_name(task_name)
@@ -89,6 +91,7 @@ def main_command(
             _dry_run(ws, part, name, slots_line)
         return 0
     options = {"gpus": gpus, "jobs_per_gpu": jobs_per_gpu, "max_parallel": max_parallel, "n_trials": n_trials}
+    asked = pythons.ask(() if detach else parts.values())
     task = _open_or_create(ws, task_name, config_file, config, raw, parts, symlinks=symlinks, overwrite=overwrite)
     if detach:
         from searchkit import control
@@ -99,7 +102,7 @@ def main_command(
         click.echo(f"  stop:   search-ctl stop --task {task_name}")
         return 0
     live = sys.stdout.isatty() and not no_progress
-    how = How(ws, options, gpus == "none", live)
+    how = How(ws, options, gpus == "none", live, asked)
     if config.stages:
         return _run_stages(how, task, config, slots)
     from searchkit.store import subnets
@@ -117,6 +120,13 @@ class How:
     options: dict[str, object]
     hide_gpus: bool
     live: bool
+    pythons: Pythons
+    said: set[str] = field(default_factory=set)  # notes that hold for several stages
+
+    def note(self, text: str) -> None:
+        if text not in self.said:
+            self.said.add(text)
+            click.echo(f"note: {text}", err=True)
 
 
 def _run_stages(how: How, group: TaskPaths, config: Config, slots: list[tuple[Slots, str]]) -> int:
@@ -367,22 +377,30 @@ def _change_config(task: TaskPaths, given: str, config: Config, raw: bytes, *, d
 def _schedule(
     how: How, task: TaskPaths, config: Config, slots: Slots, slots_line: str, stage_env: dict[str, str]
 ) -> int:
+    from searchkit.cli import pythons
     from searchkit.cli.progress import Progress
     from searchkit.launcher import Launcher, Plan
     from searchkit.scheduler import Scheduler
-    from searchkit.store import journal, snapshot, tasks
+    from searchkit.store import imports, journal, snapshot, tasks
 
+    env = {**os.environ, **config.env, **stage_env}
+    python = how.pythons.answer(config.template.program, env)
     me = tasks.myself()
     kept: dict[str, object] = {"options": how.options, "retries": config.run.retries}
     if task.stage and not tasks.view(task).jobs:  # it begins with the newest code, which a restart may have taken
         kept["snapshot"] = snapshot.newest(task)
+    if python:
+        kept["python"] = python.facts()
     open_task = tasks.take(task, journal.acquire(task, me), me, **kept)
     progress = Progress(how.ws, open_task, config, slots_line, live=how.live)
     hide = how.hide_gpus or config.resources.gpus == 0
-    plan = Plan(how.ws, config, slots, hide, {**os.environ, **config.env, **stage_env}, tuple(sys.argv))
+    installed = imports.installed(python, how.ws.project) if python else imports.Installed()
+    launcher = Launcher(Plan(how.ws, config, slots, hide, env, tuple(sys.argv), python, installed), open_task)
     try:
+        for text in pythons.notes(launcher):
+            how.note(text)
         with progress:
-            code = Scheduler(Launcher(plan, open_task), progress).run()
+            code = Scheduler(launcher, progress).run()
     finally:
         slots.close()
         open_task.close()

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 import socket
 import subprocess
 import sys
@@ -30,7 +29,7 @@ MAX_DIFF_BYTES = 20 << 20
 _LIST_PACKAGES = (
     "import sys, json; from importlib import metadata as m; "
     "found = {d.metadata['Name'] + '==' + d.version for d in m.distributions() if d.metadata['Name']}; "
-    "print(json.dumps({'python_version': sys.version, 'packages': sorted(found)}))"
+    "print(json.dumps({'python_version': sys.version, 'python_prefix': sys.prefix, 'packages': sorted(found)}))"
 )
 
 
@@ -67,11 +66,11 @@ def capture(
     seed: int,
     command_line: list[str],
     gpus: list[str],
-    path: str | None,
+    python: str | None,
 ) -> None:
     """Write `provenance.json` (and `uncommitted.diff` where there is one) unless that is done already.
 
-    The packages are those of the `python` that the jobs' PATH finds, which need not be the one that runs this.
+    python: the interpreter that jobs find, which need not be the one that runs this; the packages are those of it.
     """
     if os.path.exists(snapshot.provenance):
         return
@@ -82,8 +81,7 @@ def capture(
             fsio.atomic_write(snapshot.diff, diff, tmp=tmp, durable=False)
         else:
             git["uncommitted_diff"] = f"left out: {len(diff)} bytes"
-    python = shutil.which("python", path=path) or shutil.which("python3", path=path) or sys.executable
-    listed = _last_object(_run(python, "-c", _LIST_PACKAGES, cwd="/"))
+    listed = _last_object(_run(python, "-c", _LIST_PACKAGES, cwd="/")) if python else None
     body = {
         "command_line": command_line,
         "seed": seed,
@@ -91,6 +89,7 @@ def capture(
         "python": python,
         **(listed or {"packages": None}),
         "searchkit_python": sys.version,
+        "searchkit_prefix": sys.prefix,
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "cpus": cpus.usable(),

@@ -67,6 +67,7 @@ class Job:
     held: bool = False  # stopped by name
     stop: str = ""  # why a stop was asked for the running attempt
     snapshot: int = 0  # the code its next attempt takes
+    python: dict[str, str] | None = None  # the interpreter that its highest attempt finds: path, version, prefix
     errors: int = 0  # attempts that exited non-zero since the last restart
     lost: int = 0  # attempts that started and were lost since the last restart
     # What its highest attempt reported, for store/numbers.py to unpack; None: nothing is recorded of it.
@@ -110,6 +111,7 @@ class TaskState:
     retries: int = 0  # of the last search-run
     complete: bool = False  # every job of the expansion was created
     snapshot: int = 0
+    python: dict[str, str] | None = None  # what jobs of the last search-run find
     time_s: float = 0.0
     answers: dict[str, Event] = field(default_factory=dict)
     clock: int = 0  # creations and results so far
@@ -289,6 +291,7 @@ def advance(task: TaskState, event: Event) -> None:
                 given=event.get("given", False),
                 added=event.get("added", False),
                 level=tuple(event.get("level", ())),
+                python=task.python,
                 asked=_tick(task, n),
             )
             for early in task.early.pop(n, ()):
@@ -305,6 +308,8 @@ def advance(task: TaskState, event: Event) -> None:
                 if first is None and not event["retry"]:
                     first = (job.state, job.scores, told)
                 job = _with(job, told=told, first=first, read_by=task.config)
+            elif kind == "launch" and job.python is not task.python:
+                job = _with(job, python=task.python)
             task.jobs[n] = job
             task.changed.add(n)
         elif n not in task.deleted:
@@ -338,6 +343,7 @@ def advance(task: TaskState, event: Event) -> None:
         task.options = event.get("options", task.options)
         task.retries = event.get("retries", task.retries)
         task.snapshot = event.get("snapshot", task.snapshot)
+        task.python = event.get("python", task.python)
         task.opened_s = event["time"]
     elif kind == "complete":
         task.complete, task.ended = True, event.get("why", "")

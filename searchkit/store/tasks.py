@@ -165,7 +165,7 @@ class OpenTask:
 def take(task: TaskPaths, lease: Lease, me: Holder, **kept: object) -> OpenTask:
     """Begin a new generation under a lease just acquired.
 
-    `kept`: what a scheduler tells those after it: `options`, its flags, and `retries`.
+    `kept`: what a scheduler tells those after it: `options`, its flags, `retries`, and the `python` of its jobs.
     """
     with fsio.storage():
         events, damaged = journal.read(task)
