@@ -525,13 +525,33 @@ def test_too_little_to_draw() -> None:
 
 def test_plot_command(two: Path, reward: Path, tmp_path: Path) -> None:
     said = asked(two, "plot", "pareto", "--metric", "acc", "--metric", "macs", "--out", str(tmp_path / "a.png"))
-    assert said == f"wrote {tmp_path}/a.png: pareto of 12 jobs of task default\n"
+    assert said == f"wrote {tmp_path}/a.png: pareto of 12 jobs of task default, acc (max), macs (min)\n"
     assert is_grey((tmp_path / "a.png").read_bytes())
     asked(reward, "plot", "parallel", "-o", str(tmp_path / "b.svg"))
     picture = (tmp_path / "b.svg").read_text()
     assert picture.startswith("<?xml") and "</svg>" in picture
     asked(reward, "plot", "parallel", "-o", str(tmp_path / "c.svg"))
     assert (tmp_path / "c.svg").read_text() == picture
+    said = asked(reward, "plot", "history", "--metric", "other", "-o", str(tmp_path / "d.png"))  # no objective
+    assert said.endswith("history of 6 jobs of task default, other (max)\n")
+
+
+def test_plot_curves(tmp_path: Path) -> None:
+    job = """for s in 1 2 3 4; do echo '{"step": '$s', "val_loss": '$1.$s', "acc": '$s'}'; done"""
+    text = "task: {template: 'sh job.sh {i}', search_args: [{type: Int, name: i, low: 1, high: 6}]}\n"
+    folder = project(tmp_path / "p", text, job_sh=f"{job} >> $SEARCHKIT_CALLBACK/scalars.jsonl")
+    ok(run(folder, "search-run", "config.yaml"))
+    said = asked(folder, "plot", "curves", "--metric", "val_loss", "-o", "a.svg")
+    assert said == "wrote a.svg: curves of 6 jobs of task default, val_loss (min)\n"
+    picture = (folder / "a.svg").read_text()
+    for words in ("job 0: 1.4", "job 2: 3.4", "others (3)", "3 best at the end in black (min)"):
+        assert f"<!-- {words} -->" in picture or words in picture, words
+    assert asked(folder, "plot", "curves", "--metric", "acc", "-o", "a.png").endswith("acc (max)\n")
+    assert is_grey((folder / "a.png").read_bytes())
+    bad = run(folder, "search-ctl", "plot", "curves", "--metric", "val_los", "-o", "a.png")
+    assert bad.returncode == 2 and "no job reported 'val_los' (did you mean val_loss?)" in bad.stderr
+    (tmp_path / "optuna.py").write_text("raise ImportError('not here')\n")
+    ok(run(folder, "search-ctl", "plot", "curves", "--metric", "acc", "-o", "b.png", env={"PYTHONPATH": str(tmp_path)}))
 
 
 @pytest.mark.parametrize(

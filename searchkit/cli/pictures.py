@@ -163,7 +163,7 @@ def _history(made: optuna.Study, rows: Sequence[Scored], _: Sequence[str], wante
     from optuna.visualization import matplotlib as plots
 
     ax = plots.plot_optimization_history(made, target_name=wanted[0].name)
-    figure = _plain(ax, f"{wanted[0].name} by job", 8, 5)
+    figure = plain(ax, f"{wanted[0].name} by job", 8, 5)
     size = 8 if len(rows) >= MANY else 24
     at: dict[str, list[tuple[int, float]]] = {"finished": [], "pruned": []}
     for row in rows if not any(row.entry.row for row in rows) else ():
@@ -181,7 +181,7 @@ def _history(made: optuna.Study, rows: Sequence[Scored], _: Sequence[str], wante
     low, high = min(row.scores[0] for row in rows), max(row.scores[0] for row in rows)
     if wanted[0].mode == "min" and low > 0 and high / low >= LOG_FROM:
         ax.set_yscale("log")  # else a few bad losses press all the others to the ground
-    _legend(ax)
+    legend(ax)
     return figure
 
 
@@ -195,7 +195,7 @@ def _parallel(
 
     names = list(varying) if int(optuna.__version__.split(".")[0]) >= 5 else _everywhere(made, varying)
     ax = plots.plot_parallel_coordinate(made, params=names, target_name=wanted[0].name)
-    figure = _plain(ax, f"{wanted[0].name} ({wanted[0].mode}) by arguments: the best tenth in black", 8, 5.5)
+    figure = plain(ax, f"{wanted[0].name} ({wanted[0].mode}) by arguments: the best tenth in black", 8, 5.5)
     lines: Any = ax.collections[0]
     values, segments = np.asarray(lines.get_array()), lines.get_segments()
     order = np.argsort(values if wanted[0].mode == "max" else -values, kind="stable")
@@ -250,7 +250,7 @@ def _importance(
     title = f"share of the variance of {wanted[0].name} (f-ANOVA of {len(rows)})"
     if left_out := [name for name in varying if name not in common]:
         title += f"\nnot shown, as not every job has them: {', '.join(left_out)}"
-    figure = _plain(ax, title, 8, 1.5 + 0.45 * len(common))
+    figure = plain(ax, title, 8, 1.5 + 0.45 * len(common))
     for bar in ax.patches:
         bar.set(facecolor=GREY, edgecolor=DARK)
     for text in ax.texts:
@@ -267,7 +267,7 @@ def _pareto(made: optuna.Study, rows: Sequence[Scored], _: Sequence[str], wanted
 
     names = [f"{o.name} ({o.mode})" for o in wanted]
     ax = plots.plot_pareto_front(made, target_names=names)
-    figure = _plain(ax, "Pareto front", 8, 6)
+    figure = plain(ax, "Pareto front", 8, 6)
     size = 8 if len(rows) >= MANY else 24
     front = [row for row in rows if row.front == 0]
     *others, best = ax.collections
@@ -288,7 +288,7 @@ def _pareto(made: optuna.Study, rows: Sequence[Scored], _: Sequence[str], wanted
             ax.annotate(
                 row.entry.name, (row.scores[0], row.scores[1]), xytext=(5, 5), textcoords="offset points", fontsize=8
             )
-    _legend(ax)
+    legend(ax)
     return figure
 
 
@@ -299,12 +299,12 @@ def _diamond() -> Any:
     return style.get_path().transformed(style.get_transform())
 
 
-def _legend(ax: Axes) -> None:
+def legend(ax: Axes) -> None:
     """Below the picture, where nothing else is."""
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, frameon=False)
 
 
-def _plain(ax: Axes, title: str, width: float, height: float) -> Figure:
+def plain(ax: Axes, title: str, width: float, height: float) -> Figure:
     """Black on white, whatever style the plot was made in; sizes in inches."""
     figure: Any = ax.figure
     figure.set_size_inches(width, height)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from searchkit.cli.choose import MODE, TASK, best_rows, objectives_of, open_task, ranked_stage
+from searchkit.cli.choose import MODE, TASK, best_rows, objectives_of, open_task, ranked_stage, scalars_of
 from searchkit.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from searchkit.settings import Objective
+    from searchkit.settings import Config, Objective
 
-KINDS = ("history", "parallel", "importance", "pareto")
+KINDS = ("history", "parallel", "importance", "pareto", "curves")
 FORMS = ("png", "svg")
 
 
@@ -22,17 +22,23 @@ FORMS = ("png", "svg")
 @click.argument("kind", type=click.Choice(KINDS))
 @TASK
 @click.option("-o", "--out", required=True, metavar="FILE", help="The picture to write: FILE.png or FILE.svg.")
-@click.option("--metric", "metrics", multiple=True, help="An objective (default: the first; pareto: all); repeatable.")
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    help="Any scalar, or an objective (default: the first; pareto: all); repeatable.",
+)
 @MODE
 def plot(kind: str, task_name: str, out: str, metrics: tuple[str, ...], mode: str | None) -> None:
     """Draw a task: history (objective by job), parallel (arguments and objective), importance (of the arguments, by
-    f-ANOVA), pareto (the front of two or three objectives).
+    f-ANOVA), pareto (the front of two or three objectives), curves (a scalar by step, a line for each job).
 
-    Needs optuna, matplotlib and scikit-learn: pip install 'searchkit[samplers]'
+    Needs matplotlib, and but for curves optuna and scikit-learn: pip install 'searchkit[samplers]'
 
     \b
-    Example:
+    Examples:
       search-ctl plot history --task lr-sweep --out history.png
+      search-ctl plot curves --task lr-sweep --metric val_loss --out curves.png
     """
     from searchkit import fsio
     from searchkit.store import tasks
@@ -41,43 +47,68 @@ def plot(kind: str, task_name: str, out: str, metrics: tuple[str, ...], mode: st
     if form not in FORMS:
         raise UsageError(f"--out must end in .png or .svg, got {out!r}")
     check_installed(kind)
-    from searchkit.cli import pictures
+    from searchkit.cli import curves, pictures
 
     ws, task = open_task(task_name)
     if tasks.stage_names(task):
-        task = ranked_stage(ws, task, None)
-    config = tasks.config_of(task)
-    wanted = _drawn(kind, objectives_of(config, mode or ""), metrics)
-    rows = best_rows(ws, task, config, tasks.view(task).jobs, 1, wanted)
-    picture = pictures.render(pictures.draw(kind, rows, config.task.search_args, wanted), form)
+        task = ranked_stage(ws, task, metrics[0] if metrics else None)
+    config, jobs = tasks.config_of(task), tasks.view(task).jobs
+    wanted = _drawn(kind, config, metrics, mode or "")
+    if kind == "curves":
+        figure, n = curves.draw(scalars_of(ws, task, config, jobs), wanted[0])
+    else:
+        rows = best_rows(ws, task, config, jobs, 1, wanted)
+        if not rows and metrics:
+            _check_reported([name for job in scalars_of(ws, task, config, jobs) for name in job.names], metrics)
+        figure, n = pictures.draw(kind, rows, config.task.search_args, wanted), len(rows)
+    picture = pictures.render(figure, form)
     with fsio.storage():
         fsio.atomic_write(os.path.abspath(out), picture)
-    click.echo(f"wrote {out}: {kind} of {len(rows)} {'job' if len(rows) == 1 else 'jobs'} of task {task.name}")
+    which = ", ".join(f"{o.name} ({o.mode})" for o in wanted)
+    click.echo(f"wrote {out}: {kind} of {n} {'job' if n == 1 else 'jobs'} of task {task.name}, {which}")
 
 
 def check_installed(kind: str) -> None:
     """Raise UsageError where what draws is not installed."""
     import importlib
 
-    for name in ("optuna", "matplotlib", *(["sklearn"] if kind == "importance" else [])):
+    for name in (
+        "matplotlib",
+        *(["optuna"] if kind != "curves" else []),
+        *(["sklearn"] if kind == "importance" else []),
+    ):
         try:
             importlib.import_module(name)
         except ImportError as e:
             raise UsageError(f"search-ctl plot {kind} needs {name} ({e})", "pip install 'searchkit[samplers]'") from e
 
 
-def _drawn(kind: str, wanted: Sequence[Objective], metrics: Sequence[str]) -> tuple[Objective, ...]:
-    """The objectives that a picture shows. Raises UsageError where they don't suit it."""
-    names = tuple(o.name for o in wanted)
-    for name in metrics:
+def _drawn(kind: str, config: Config, metrics: Sequence[str], mode: str) -> tuple[Objective, ...]:
+    """What a picture shows: the scalars that are named, else the objectives. Raises UsageError where they don't suit
+    it."""
+    several = kind == "pareto"
+    chosen = tuple(_scalar(config, name, mode) for name in dict.fromkeys(metrics)) or objectives_of(config, mode)
+    if several and len(chosen) not in (2, 3):
+        how = "name two or three: --metric a --metric b" if len(chosen) > 3 else "declare them: search.objectives"
+        names = ", ".join(o.name for o in chosen)
+        raise UsageError(f"a Pareto front is drawn of two or three objectives, not of {names}", how)
+    if not several and len(metrics) > 1:
+        raise UsageError(f"{kind} shows one scalar, got --metric {', '.join(o.name for o in chosen)}")
+    return chosen if several else chosen[:1]
+
+
+def _scalar(config: Config, name: str, mode: str) -> Objective:
+    """A scalar, with the end of it that is best: as is said here, or in the config, else as its name sounds."""
+    from searchkit.algorithms.history import sounds_low
+    from searchkit.settings import Objective
+
+    declared = next((o for o in config.objectives if o.name == name), None)
+    if declared and not mode and name != config.unclear_reward:
+        return declared
+    return Objective(name, mode or ("min" if sounds_low(name) else "max"), declared.value if declared else None)
+
+
+def _check_reported(names: Sequence[str], wanted: Sequence[str]) -> None:
+    for name in wanted:
         if name not in names:
-            raise UsageError(f"--metric {name}: no objective of this task{did_you_mean(name, names)}")
-    chosen = tuple(o for o in wanted if o.name in metrics) if metrics else tuple(wanted)
-    if kind == "pareto":
-        if len(chosen) not in (2, 3):
-            how = "name two or three: --metric a --metric b" if len(wanted) > 3 else "declare them: search.objectives"
-            raise UsageError(f"a Pareto front is drawn of two or three objectives, not of {', '.join(names)}", how)
-        return chosen
-    if metrics and len(chosen) != 1:
-        raise UsageError(f"{kind} shows one objective, got --metric {', '.join(o.name for o in chosen)}")
-    return chosen[:1]
+            raise UsageError(f"no job reported {name!r}{did_you_mean(name, tuple(sorted(set(names))))}")
