@@ -141,7 +141,9 @@ def test_a_tuned_subnet_by_the_commands(toy_cls: Path, tmp_path: Path) -> None:
     command = ("extract", path, "--out", tmp_path / "m", "--export", "torch", "--calibrate")
     said = good(*command, "--checkpoint", tuned)
     assert "equal bit for bit to the source: features and scores" in said
-    assert "batch-norm statistics: of 12 training images" in said and "backbone.pt2: differs by up to 0" in said
+    assert (
+        "batch-norm statistics: calibrated on 12 training images" in said and "backbone.pt2: differs by up to 0" in said
+    )
     proof = json.loads((tmp_path / "m" / "proof.json").read_text())
     assert proof["cost"]["macs"] == record["overhead"]["flops"]
     assert proof["cost"]["params"] == record["overhead"]["params"]

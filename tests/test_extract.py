@@ -229,7 +229,7 @@ def test_the_command(trained: Trained, tmp_path: Path) -> None:
     out = good(
         *common, "--arch", "MIDDLE", "--input", "48,64", "--calibrate", "--export", "torch", "--out", tmp_path / "m"
     )
-    assert "equal bit for bit" in out and "batch-norm statistics: of 6 training images" in out
+    assert "equal bit for bit" in out and "batch-norm statistics: calibrated on 6 training images" in out
     assert "backbone.pt2: differs by up to 0" in out
     assert sorted(p.name for p in (tmp_path / "m").iterdir()) == [
         "backbone.pt2",
@@ -243,8 +243,9 @@ def test_the_command(trained: Trained, tmp_path: Path) -> None:
     assert proof["source"]["sha256"] == checkpoint.digest(trained.checkpoint) and proof["calibrated"]["images"] == 6
     ids = proof["calibrated"]["image_ids"]
     assert len(ids) == len(set(ids)) == 6 and proof["calibrated"]["annotations"].endswith("instances_train.json")
-    shown = json.loads(good(*common, "--arch", "MIDDLE", "--input", "48,64", "--out", tmp_path / "raw", "--json"))
-    assert shown["equal"] == proof["equal"] and "calibrated" not in shown
+    raw_argv = ("--arch", "MIDDLE", "--input", "48,64", "--raw", "--out", tmp_path / "raw", "--json")
+    shown = json.loads(good(*common, *raw_argv))
+    assert "calibrated" not in shown and shown["statistics"] == {"kind": "raw", "why": "--raw"}
     calibrated, raw = load_folder(str(tmp_path / "m")).state_dict(), load_folder(str(tmp_path / "raw")).state_dict()
     other = {k for k in raw if not torch.equal(raw[k], calibrated[k])}
     assert other and all("running_" in k or "num_batches" in k for k in other)

@@ -125,5 +125,5 @@ def test_a_checkpoint_of_a_changed_config(trained: Trained, tmp_path: Path, monk
 
 def test_set_needs_a_config(model: Path, trained: Trained, tmp_path: Path) -> None:
     argv = (trained.data / "images" / "val_00001.png", "--out", tmp_path / "o", "--set", "train.steps=1")
-    assert "--set replaces values of a config" in bad("predict", model, *argv)
+    assert "--set go with a checkpoint and its config" in bad("predict", model, *argv)
     assert "its config is needed" in bad("predict", trained.checkpoint, *argv)

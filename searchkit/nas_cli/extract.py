@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
-from searchkit import console, modelspace
+from searchkit import console
 from searchkit.errors import UsageError
-from searchkit.nas_cli.options import count_threads, say, seed_of, shared
+from searchkit.nas_cli.chosen import choose, said_of, statistics_of
+from searchkit.nas_cli.options import count_threads, device_of, say, seed_of, shared
+from searchkit.nas_cli.records import is_shown
 
 
 @click.command("extract", context_settings=console.CONTEXT)
@@ -21,34 +23,41 @@ from searchkit.nas_cli.options import count_threads, say, seed_of, shared
 @click.option("--metric", metavar="NAME", help="Which metric.… of the file makes a record the best.")
 @click.option("--input", "shape", metavar="S|H,W", help="Input shape.  [default: the record's, else the space's first]")
 @click.option("--out", required=True, metavar="DIR", help="A new folder.")
+@click.option("--raw", is_flag=True, help="Keep the batch-norm statistics of the checkpoint: no score is of them.")
 @click.option(
-    "--calibrate", is_flag=True, help="Replace batch-norm statistics by those of training images, after the proof."
+    "--calibrate", is_flag=True, help="By the config's test section, whatever the record says; a tuned subnet, too."
 )
+@click.option("--score/--no-score", "again", default=True, help="Measure the record's score again.  [default: score]")
 @click.option(
     "--export",
     type=click.Choice(["torch"]),
     help="Also write it by torch.export (of a detector the backbone with its FPN).",
 )
 @click.option("--images", "count", default=4, show_default=True, help="Real images that the proof compares on.")
-@shared("checkpoint", "set", "seed", "json")
+@shared("checkpoint", "set", "seed", "device", "json")
 def extract_command(
     config: str,
     arch: str | None,
     metric: str | None,
     shape: str | None,
     out: str,
+    raw: bool,
     calibrate: bool,
+    again: bool,
     export: str | None,
     count: int,
     checkpoint: str,
     overrides: tuple[str, ...],
     seed: int | None,
+    device: str | None,
     as_json: bool,
 ) -> None:
     """Make one subnet an ordinary model of torch in a folder of its own, which needs no searchkit.
 
-    The checkpoint is a supernet's, or the one of a fine-tuned subnet (then --arch may be left out). The folder's proof
-    says that its outputs equal the source's bit for bit, and that its cost in closed form is the measured one.
+    The checkpoint is a supernet's, or the one of a fine-tuned subnet (then --arch may be left out). Of a supernet the
+    batch-norm statistics are calibrated as for the record's score, without a record as the config's test section says.
+    The folder's proof says that its outputs equal the source's bit for bit, that its cost in closed form is the
+    measured one, and what it scores beside what its record says.
 
     \b
     Examples:
@@ -56,34 +65,42 @@ def extract_command(
       search-nas extract cfg.yaml --checkpoint work/latest.pth --arch t.jsonl --metric metric.direct.my_bbox_mAP --out m
       search-nas extract cfg.yaml --checkpoint finetune/best/latest.pth --out model
     """
+    from searchkit.nas_cli.train import memory_advice
     from searchkit.subnet import extract as extraction
     from searchkit.train import config as configs
-    from searchkit.train.bench import Calibration, open_calibration
 
+    if raw and calibrate:
+        raise UsageError("--raw and --calibrate exclude each other")
     count_threads()
     recipe = configs.load(config, overrides)
-    source = extraction.open_source(recipe, checkpoint, seed_of(seed))
-    chosen, found_shape = _chosen(arch, metric, recipe, source)
-    if faults := recipe.space.faults(chosen):
-        raise UsageError(f"--arch: {'; '.join(faults)}", "Take an arch of this config's space")
-    wanted = _shape(shape) if shape else found_shape or source.input_shape or recipe.scales[0]
-    images, ids = extraction.sample_images(recipe, count, wanted)
-    proof = extraction.extract(
-        source,
-        recipe,
-        chosen,
-        wanted,
-        out,
-        images=images,
-        image_ids=ids,
-        calibration=open_calibration(recipe, seed_of(seed)) if calibrate else Calibration(),
-        export=export is not None,
-        seed=seed_of(seed),
-    )
+    source, where = extraction.open_source(recipe, checkpoint, seed_of(seed)), device_of(device)
+    chosen = choose(arch, metric, recipe, source, shape)
+    with memory_advice("test"):
+        statistics, score = statistics_of(recipe, source, chosen, raw=raw, calibrate=calibrate, seed=seed_of(seed))
+        recipe, bench = statistics.recipe, None
+        if score is not None and again:
+            bench = extraction.open_again(recipe, where, seed_of(seed))
+            source = extraction.for_classes(source, recipe, bench.categories, seed_of(seed))
+        images, ids = extraction.sample_images(recipe, count, chosen.shape)
+        proof = extraction.extract(
+            source,
+            recipe,
+            chosen.arch,
+            chosen.shape,
+            out,
+            images=images,
+            image_ids=ids,
+            statistics=statistics,
+            score=score,
+            bench=bench,
+            export=export is not None,
+            seed=seed_of(seed),
+            device=where,
+        )
     if as_json:
-        console.print_json({"out": out, "arch": chosen.nested(), **proof})
+        console.print_json({"out": out, "arch": chosen.arch.nested(), **proof})
         return
-    click.echo(f"arch: {chosen.text()}  input {wanted}")
+    click.echo(f"arch: {chosen.arch.text()}  input {chosen.shape}")
     _print_proof(proof)
     click.echo(f"{out}: " + ", ".join(sorted(os.listdir(out))))
 
@@ -98,45 +115,23 @@ def _print_proof(proof: dict[str, Any]) -> None:
     )
     if not equal["images"]:
         say("note: no real image was compared")
-    if "calibrated" in proof:
-        click.echo(f"batch-norm statistics: of {proof['calibrated']['images']} training images")
+    click.echo(said_of(proof["statistics"], proof.get("calibrated", {}).get("images", 0)))
+    if "score" in proof:
+        _print_score(proof["score"])
     if "export" in proof:
         click.echo(f"backbone.pt2: differs by up to {proof['export']['largest_difference']:g}")
 
 
-def _chosen(text: str | None, metric: str | None, recipe: Any, source: Any) -> tuple[Any, Any]:
-    """(arch, its record's input shape or None)."""
-    from searchkit.nas_cli.records import read
-    from searchkit.space.arch import Arch
-    from searchkit.subnet.sweep import shape_of
-
-    if text is None:
-        if source.maximum != recipe.space.maximum() or recipe.space.count() == 1:
-            return source.maximum, None  # of a tuned subnet, or the only one
-        raise UsageError("no arch given", f"--arch takes a name ({', '.join(recipe.space.names())}), JSON, or a file")
-    if text.lstrip().startswith("{"):
-        try:
-            return Arch.of(json.loads(text)), None
-        except json.JSONDecodeError as e:
-            raise UsageError(f"--arch is no JSON: {e}") from e
-    if not os.path.exists(text):
-        return recipe.space.named(text), None
-    records = read(text)
-    if metric:
-        flat = [modelspace.flatten(r) for r in records]
-        scored = [(f[metric], -i) for i, f in enumerate(flat) if isinstance(f.get(metric), int | float)]
-        if not scored:
-            names = sorted({name for f in flat for name in f if name.startswith("metric.")})
-            raise UsageError(
-                f"--metric: no record of {text} has {metric}", f"There are {', '.join(names[:12]) or 'none'}"
-            )
-        records = [records[-max(scored)[1]]]
-    if not records or "arch" not in records[0]:
-        raise UsageError(f"{text} has no record with an arch")
-    return Arch.of(records[0]["arch"]), shape_of(records[0], recipe) if "data" in records[0] else None
-
-
-def _shape(text: str) -> int | tuple[int, int]:
-    if text.isdecimal():
-        return int(text)
-    return modelspace.image_size(text)
+def _print_score(score: Mapping[str, Any]) -> None:
+    """What the folder scores, and what the record says."""
+    record, measured = score["record"], score["measured"]
+    if score["equal"]:
+        numbers = "  ".join(f"{name} {value:.3f}" for name, value in measured.items() if is_shown(name))
+        click.echo(f"score of the folder on {score['split']}: {numbers}, equal to the record's metric.{score['tag']}")
+        return
+    other = [name for name in measured if record.get(name) != measured[name]]
+    lines = [f"{name} {measured[name]:.6f}, the record has {record.get(name, 'none')}" for name in other]
+    why = "; ".join(score["differs"]) or "nothing that is known explains it"
+    say(f"the score of the folder on {score['split']} is not that of the record's metric.{score['tag']}:")
+    for line in [*lines, f"({why})"]:
+        say(f"  {line}")

@@ -10,7 +10,8 @@ import click
 
 from searchkit import console
 from searchkit.errors import UsageError
-from searchkit.nas_cli.options import device_of, say, shared
+from searchkit.nas_cli.chosen import choose, said_of, statistics_of
+from searchkit.nas_cli.options import device_of, say, seed_of, shared
 from searchkit.nas_cli.progress import Progress
 from searchkit.nas_cli.train import memory_advice
 
@@ -20,38 +21,59 @@ from searchkit.nas_cli.train import memory_advice
 @click.argument("images", nargs=-1, required=True)
 @click.option("--out", required=True, metavar="DIR", help="Where the pictures go.")
 @click.option("--config", metavar="FILE", help="The config, where MODEL is a checkpoint.")
-@click.option("--arch", metavar="NAME", help="Which arch of the supernet, where MODEL is one.  [default: MAX]")
+@click.option(
+    "--arch",
+    metavar="ARCH",
+    help="Which arch of the supernet, where MODEL is one: a name, JSON, or a file of records.  [default: MAX]",
+)
+@click.option("--metric", metavar="NAME", help="Which metric.… of the file makes a record the best.")
+@click.option("--raw", is_flag=True, help="Keep the batch-norm statistics of the checkpoint: no score is of them.")
 @click.option(
     "--threshold", default=0.5, show_default=True, help="Boxes below this score are not drawn (of a detector)."
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Of each folder, the first N images by name.")
-@shared("set", "device", "json")
+@shared("set", "seed", "device", "json")
 def predict_command(
     model: str,
     images: tuple[str, ...],
     out: str,
     config: str | None,
     arch: str | None,
+    metric: str | None,
+    raw: bool,
     threshold: float,
     limit: int | None,
     overrides: tuple[str, ...],
+    seed: int | None,
     device: str | None,
     as_json: bool,
 ) -> None:
     """Draw what MODEL (an extracted folder, or a checkpoint) finds on IMAGES (files or folders): the boxes of a
     detector; of a classifier the likeliest class, and five of them are told.
 
+    The batch-norm statistics of a supernet are calibrated as extract does.
+
     \b
     Examples:
       search-nas predict model photos/ --limit 8 --out boxes
       search-nas predict work/latest.pth --config cfg.yaml photo.jpg --out boxes
+      search-nas predict work/latest.pth --config cfg.yaml --arch search/best.jsonl photo.jpg --out boxes
     """
     from searchkit.subnet import pictures
 
     if not os.path.exists(model):
         raise UsageError(f"there is no model at {model}", "Name an extracted folder, or a checkpoint")
-    opened = pictures.open_model(model, config, arch, overrides)
-    opened.net.to(device_of(device))
+    where = device_of(device)
+    if os.path.isdir(model):
+        if given := [name for name, value in (("--set", overrides), ("--arch", arch), ("--raw", raw)) if value]:
+            raise UsageError(
+                f"{' and '.join(given)} go with a checkpoint and its config, but {model} is an extracted folder",
+                f"Leave {' and '.join(given)} out, or name the checkpoint and its --config",
+            )
+        opened = pictures.open_folder(model)
+        opened.net.to(where)
+    else:
+        opened = _of_checkpoint(model, config, arch, metric, raw, overrides, seed_of(seed), where)
     files = _files(images, limit)
     os.makedirs(out, exist_ok=True)
     taken = _not_ours(files, out)
@@ -86,6 +108,33 @@ def predict_command(
         return
     for item in found:
         click.echo(f"{item['picture']}: {_said(item)}")
+
+
+def _of_checkpoint(
+    path: str,
+    config: str | None,
+    arch: str | None,
+    metric: str | None,
+    raw: bool,
+    overrides: tuple[str, ...],
+    seed: int,
+    device: Any,
+) -> Any:
+    """The model of a checkpoint at an arch, with the statistics that it is scored with."""
+    from searchkit.subnet import extract, pictures
+    from searchkit.train import config as configs
+
+    if config is None:
+        raise UsageError(f"{path} is a checkpoint: its config is needed", "Give --config FILE, or an extracted folder")
+    recipe = configs.load(config, overrides)
+    source = extract.open_source(recipe, path, seed)
+    whole = source.maximum == recipe.space.maximum()
+    chosen = choose(arch or ("MAX" if whole else None), metric, recipe, source, None)
+    with memory_advice("test"):
+        statistics, _ = statistics_of(recipe, source, chosen, raw=raw, calibrate=False, seed=seed)
+        net, seen = extract.cut(source, statistics.recipe, chosen.arch, chosen.shape, statistics, device)
+    say(said_of(extract.statistics_said(statistics, seen), seen))
+    return pictures.model_of(statistics.recipe, net, source, chosen.shape)
 
 
 def _said(item: dict[str, Any]) -> str:

@@ -1,9 +1,9 @@
-"""A subnet as a folder of its own, with the proof that it is what the supernet computes.
+"""A subnet as a folder of its own, with the proof that it is what the supernet computes, and that it scores the same.
 
 model.py              the network, which needs torch and torchvision alone
 weights.safetensors   its weights
 config.json           categories, input size, arch: plain data
-proof.json            bit-equality, costs in closed form and measured, digests of the source
+proof.json            bit-equality, costs in closed form and measured, digests of the source, the score measured again
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.machinery import SourceFileLoader
 from typing import Any
 
 import torch
@@ -29,16 +30,17 @@ from searchkit.models.subnet import subnet
 from searchkit.space.arch import Arch, InputShape
 from searchkit.space.shapes import height_width
 from searchkit.subnet import cls_model, det_model
+from searchkit.subnet.statistics import CALIBRATED, RAW, Score, Statistics, environment_differences, lent
+from searchkit.subnet.sweep import as_recorded
 from searchkit.train import checkpoint, tasks
 from searchkit.train import net as nets
-from searchkit.train.bench import Calibration
+from searchkit.train.bench import Bench, measured_on, open_bench
 from searchkit.train.config import Recipe
-from searchkit.train.evaluate import calibrate
 from searchkit.train.tasks import open_split
 
 FORMS: dict[str, Any] = {"det": det_model, "cls": cls_model}  # what a task's extracted network looks like
 AS_IS = Reading()
-NO_CALIBRATION = Calibration()
+CPU = torch.device("cpu")
 _NOTHING = "Nothing was written."
 
 
@@ -54,11 +56,13 @@ class Source:
     sha256: str
     input_shape: InputShape | None = None  # that a subnet was tuned at
     reading: Reading = AS_IS  # how the images that it was trained on were read
+    alone: bool = False  # it was tuned, and is scored with the statistics that it has
+    protocol: dict[str, Any] | None = None  # of the score of a network that was trained on its own
 
 
 def open_source(recipe: Recipe, path: str, seed: int) -> Source:
     """Load a supernet's checkpoint, or the one of a tuned subnet (its maximal arch is its own)."""
-    found = checkpoint.load(path)
+    found, sha256 = checkpoint.load_with_digest(path)
     names = tuple(found.meta["categories"])
     maximum = Arch.of(found.meta["space"])
     if faults := recipe.space.faults(maximum):
@@ -69,16 +73,47 @@ def open_source(recipe: Recipe, path: str, seed: int) -> Source:
     net = nets.build_at(recipe, config, maximum, seed, held)
     nets.load_exactly(net, found.net, path, recipe.path)
     shape = found.meta.get("input_shape")
+    protocol = found.meta.get("protocol")
     return Source(
         net.eval(),
         config,
         maximum,
         names,
         path,
-        checkpoint.digest(path),
+        sha256,
         tuple(shape) if isinstance(shape, list) else shape,
         tasks.reading_of_checkpoint(recipe.data, found.meta),
+        bool(found.meta.get("static")) and "trained_steps" not in (protocol or {}),
+        protocol,
     )
+
+
+def for_classes(source: Source, recipe: Recipe, names: Sequence[str], seed: int) -> Source:
+    """The source with a head of the data's classes, matched by name, as it was scored on that data."""
+    if tuple(names) == source.categories:
+        return source
+    found = checkpoint.load(source.path)
+    if found.meta.get("static"):  # the space is that arch alone
+        recipe = replace(recipe, space=recipe.space.only(source.maximum))
+    net, _ = nets.load(recipe, found, names, seed, to_train=False, where=source.path)
+    return replace(source, net=net.eval(), config=nets.sized(recipe, names), categories=tuple(names))
+
+
+def cut(
+    source: Source, recipe: Recipe, arch: Arch, shape: InputShape, statistics: Statistics | None, device: torch.device
+) -> tuple[Any, int]:
+    """(the static network at an arch on a device, with its statistics; how many images these are of)."""
+    net = _placed(source.net, device, recipe.train.channels_last)
+    tasks.of(recipe).set_scale(net, shape, recipe.data)
+    static = subnet(net, arch, source.config)
+    seen = 0 if statistics is None else statistics.give(static, shape, device)
+    _placed(source.net, CPU, False)
+    return static, seen
+
+
+def _placed(net: Any, device: torch.device, channels_last: bool) -> Any:
+    """The network, moved to a device and laid out there."""
+    return net.to(device).to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 def extract(
@@ -90,21 +125,25 @@ def extract(
     *,
     images: Sequence[Tensor] = (),
     image_ids: Sequence[int] = (),
-    calibration: Calibration = NO_CALIBRATION,
+    statistics: Statistics | None = None,
+    score: Score | None = None,
+    bench: Bench | None = None,
     export: bool = False,
     seed: int = 0,
+    device: torch.device = CPU,
 ) -> dict[str, Any]:
     """Write the subnet at `arch` into the new folder `out`, and return the proof.
 
-    It is compared to the source at that arch, bit for bit: its weights, and what it computes on random input and on
-    `images` ((3, H, W) uint8). With `calibration`, the statistics of its batch norms are replaced afterwards, which is
-    said in the proof. Raises SearchkitError, and writes nothing, where anything differs.
+    It has the batch-norm statistics that `statistics` say; without it those of the source. It is compared to the source
+    at that arch with these statistics, bit for bit: its weights, and what it computes on random input and on `images`
+    ((3, H, W) uint8). Raises SearchkitError, and writes nothing, where anything differs. With `score` and `bench` the
+    folder is scored as that was, and the proof has both numbers.
     """
     if os.path.exists(out) and os.listdir(out):
         raise UsageError(f"{out} is there already", "Name a new folder")
-    task, form = tasks.of(recipe), FORMS[recipe.task]
-    task.set_scale(source.net, shape, recipe.data)
-    static = subnet(source.net, arch, source.config)
+    form = FORMS[recipe.task]
+    static, seen = cut(source, recipe, arch, shape, statistics, device)
+    static = _placed(static, CPU, False)
     half = f"{os.path.normpath(os.path.abspath(out))}.{os.getpid()}.half"
     os.makedirs(half)
     try:
@@ -112,25 +151,30 @@ def extract(
         plain = load_folder(half)
         same_weights(static, plain)
         set_arch(source.net, arch)
+        with lent(source.net, static):
+            equal = form.equality(source.net, plain, images, image_ids, shape, seed)
         proof: dict[str, Any] = {
             "source": {
                 "checkpoint": os.path.basename(source.path),
                 "sha256": source.sha256,
                 "maximum": source.maximum.nested(),
             },
-            "equal": form.equality(source.net, plain, images, image_ids, shape, seed),
+            "equal": equal,
             "cost": costs(source, recipe, plain, arch, shape),
             "torch": torch.__version__,
+            "statistics": statistics_said(statistics, seen),
         }
-        if calibration.ids:
-            n = calibrate(plain, calibration.batches(shape), torch.device("cpu"), task=task)
-            _write_weights(half, plain)
+        if statistics is not None and statistics.kind == CALIBRATED:
+            calibration = statistics.calibration
             proof["calibrated"] = {
-                "images": n,
+                "images": seen,
+                "batch_size": statistics.recipe.test.batch_size,
                 "annotations": calibration.annotations,
+                "sha256": calibration.sha256,
                 "image_ids": list(calibration.ids),
-                "after": "the comparison above; weights are the same, statistics are new",
             }
+        if statistics is not None and score is not None and bench is not None:
+            proof["score"] = _scored_again(half, statistics, score, bench, shape)
         proof["weights_sha256"] = checkpoint.digest(os.path.join(half, "weights.safetensors"))
         if export:
             proof["export"] = _export(half, plain, form, shape)
@@ -142,6 +186,44 @@ def extract(
     finally:
         fsio.discard(half)
     return proof
+
+
+def statistics_said(statistics: Statistics | None, seen: int) -> dict[str, Any]:
+    """Which statistics the network has, for its proof."""
+    if statistics is None:
+        return {"kind": RAW, "why": "as they are"}
+    if statistics.kind == CALIBRATED and not seen:
+        return {"kind": RAW, "why": "no norm has statistics of data"}
+    note = {"note": statistics.note} if statistics.note else {}
+    return {"kind": statistics.kind, "why": statistics.why, **note}
+
+
+def open_again(recipe: Recipe, device: torch.device, seed: int) -> Bench:
+    """What a folder is scored on again: it has its statistics already."""
+    return open_bench(replace(recipe, test=replace(recipe.test, calibration_images=0)), recipe.test.split, device, seed)
+
+
+def _scored_again(folder: str, statistics: Statistics, score: Score, bench: Bench, shape: InputShape) -> dict[str, Any]:
+    """The score of a record beside that of an extracted folder, measured in the same way."""
+    recipe = bench.recipe
+    net = _placed(load_folder(folder), bench.device, recipe.train.channels_last)
+    task, batches = tasks.of(recipe), bench.batches.at(shape)
+    measured = as_recorded(recipe, task.score(net, batches, bench.evaluator, bench.device, recipe.train.precision))
+    how = {k: v for k, v in bench.protocol(shape, False).items() if not k.startswith("calibration_")}
+    if score.calibrated:
+        how |= statistics.calibration.protocol
+    then, here = score.protocol, measured_on(bench.device)
+    other = [f"{key} {then[key]} there, {how[key]} here" for key in how if key in then and then[key] != how[key]]
+    common = [name for name in measured if name in score.metrics]
+    return {
+        "tag": score.tag,
+        "split": bench.split,
+        "record": dict(score.metrics),
+        "measured": measured,
+        "equal": bool(common) and all(score.metrics[name] == measured[name] for name in common),
+        "measured_on": here,
+        "differs": [*other, *environment_differences(score.measured, here)],
+    }
 
 
 def _write_model(folder: str, recipe: Recipe, source: Source, static: Any, arch: Arch, shape: InputShape) -> None:
@@ -163,10 +245,17 @@ def _write_model(folder: str, recipe: Recipe, source: Source, static: Any, arch:
     _write(folder, "config.json", json.dumps(config, indent=1) + "\n")
 
 
+class _NoCache(SourceFileLoader):
+    """Imports a file, and writes no bytecode beside it: an extracted folder holds what we say that it holds."""
+
+    def set_data(self, *_: Any, **__: Any) -> None:
+        """Write nothing."""
+
+
 def load_folder(folder: str) -> Any:
     """The model of an extracted folder, through its own model.py."""
     path = os.path.join(folder, "model.py")
-    spec = importlib.util.spec_from_file_location("_extracted_model", path)
+    spec = importlib.util.spec_from_file_location("_extracted_model", path, loader=_NoCache("_extracted_model", path))
     if spec is None or spec.loader is None or not os.path.exists(path):
         raise UsageError(f"{folder} holds no extracted model: there is no model.py")
     module = importlib.util.module_from_spec(spec)

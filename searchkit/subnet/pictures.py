@@ -15,13 +15,10 @@ from torch import Tensor, nn
 from searchkit.data.label_augment import fit
 from searchkit.data.label_stores import AS_IS, decode
 from searchkit.data.pixels import Reading, header
-from searchkit.errors import UsageError
-from searchkit.models.subnet import subnet
-from searchkit.space.arch import Arch
+from searchkit.space.arch import InputShape
 from searchkit.space.shapes import height_width
-from searchkit.subnet.extract import load_folder, open_source
-from searchkit.train import config as configs
-from searchkit.train import tasks
+from searchkit.subnet.extract import Source, load_folder
+from searchkit.train.config import Recipe
 
 # Okabe and Ito's colours, which people with any colour vision tell apart.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
@@ -41,29 +38,21 @@ class Model:
     reading: Reading = AS_IS  # how image files are read
 
 
-def open_model(path: str, config: str | None, arch: str | None, overrides: Sequence[str] = ()) -> Model:
-    """The model of an extracted folder, or of a checkpoint with its config, in which `overrides` replace values."""
-    if os.path.isdir(path):
-        if overrides:
-            hint = "Leave --set out, or name the checkpoint and its --config"
-            raise UsageError(f"--set replaces values of a config, but {path} is an extracted folder: it has none", hint)
-        net = load_folder(path)
-        with open(os.path.join(path, "config.json"), encoding="utf-8") as f:
-            said = json.load(f)
-        task = said.get("task", "det")  # folders of older versions name none
-        span = said.get("range")
-        reading = Reading(said.get("exif", "apply"), None if span is None else (span[0], span[1]))
-        return Model(task, net, tuple(said["categories"]), tuple(said["size"]) if task == "cls" else None, reading)
-    if config is None:
-        raise UsageError(f"{path} is a checkpoint: its config is needed", "Give --config FILE, or an extracted folder")
-    recipe = configs.load(config, overrides)
-    source = open_source(recipe, path, 0)
-    chosen: Arch = recipe.space.named(arch) if arch else source.maximum
-    static = subnet(source.net, chosen, source.config)
-    shape = source.input_shape or recipe.scales[0]
-    tasks.of(recipe).set_scale(static, shape, recipe.data)
+def open_folder(path: str) -> Model:
+    """The model of an extracted folder."""
+    net = load_folder(path)
+    with open(os.path.join(path, "config.json"), encoding="utf-8") as f:
+        said = json.load(f)
+    task = said.get("task", "det")  # folders of older versions name none
+    span = said.get("range")
+    reading = Reading(said.get("exif", "apply"), None if span is None else (span[0], span[1]))
+    return Model(task, net, tuple(said["categories"]), tuple(said["size"]) if task == "cls" else None, reading)
+
+
+def model_of(recipe: Recipe, net: nn.Module, source: Source, shape: InputShape) -> Model:
+    """The model that a static network out of a source is."""
     size = height_width(shape) if recipe.task == "cls" else None
-    return Model(recipe.task, static, source.categories, size, source.reading)
+    return Model(recipe.task, net, source.categories, size, source.reading)
 
 
 def read(path: str, reading: Reading) -> Tensor:

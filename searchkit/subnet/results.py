@@ -33,6 +33,11 @@ def key_of(record: Mapping[str, Any], tag: str) -> str:
     return json.dumps(body, sort_keys=True)
 
 
+def calibration_file(records: str, digest: str) -> str:
+    """Where the calibration images of the scores in a file of records are listed."""
+    return os.path.join(os.path.dirname(records), f"calibration-{digest}.json")
+
+
 @dataclass
 class Results:
     """The file of a sweep, open for appending."""
@@ -61,8 +66,7 @@ class Results:
         """Write down which images calibration uses, where they are not written down yet."""
         if not calibration.ids:
             return
-        name = f"calibration-{calibration.digest}.json"
-        kept, shown = (os.path.join(os.path.dirname(p), name) for p in (self.kept, self.path))
+        kept, shown = (calibration_file(path, calibration.digest) for path in (self.kept, self.path))
         with fsio.storage():
             if not os.path.exists(kept):
                 content = {

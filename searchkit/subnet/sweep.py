@@ -22,7 +22,7 @@ from searchkit.space.shapes import plain_shape, shape_text
 from searchkit.subnet.results import Record, Results, key_of
 from searchkit.train import checkpoint, tasks
 from searchkit.train import net as nets
-from searchkit.train.bench import Bench, open_bench, short_digest
+from searchkit.train.bench import Bench, measured_on, open_bench, short_digest
 from searchkit.train.checkpoint import Checkpoint
 from searchkit.train.config import Recipe
 from searchkit.train.distributed import Ranks
@@ -145,14 +145,17 @@ def scored(
         plans = price.plans_of(session.config, session.recipe.space.maximum())
         cost = price.price(plans, session.config.heads, arch, shape)
         result["overhead"] = {"flops": cost.flops, "params": cost.params, "convention": "macs"}
-    task = tasks.of(session.recipe)
-    result.setdefault("metric", {})[tag] = {
-        task.record_name(session.recipe.data, key): round(value, 6)
-        for key, value in metrics.items()
-        if key != "images_per_s"
-    }
+    result.setdefault("metric", {})[tag] = as_recorded(session.recipe, metrics)
     result.setdefault("protocol", {})[tag] = protocol
+    result.setdefault("measured", {})[tag] = {**measured_on(session.device), "seed": session.seed}
     return result
+
+
+def as_recorded(recipe: Recipe, metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics under the names that records have for them, to six digits."""
+    task = tasks.of(recipe)
+    named = {task.record_name(recipe.data, key): value for key, value in metrics.items() if key != "images_per_s"}
+    return {name: round(value, 6) for name, value in named.items()}
 
 
 Protocols = Callable[[Record], Mapping[str, dict[str, Any]]]  # by tag, how the scores of a record are measured

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+import torchvision
 from torch import nn
 
 from searchkit.data.images import unusable
@@ -22,6 +23,14 @@ from searchkit.train.policies import rng_of
 from searchkit.train.tasks import open_split
 
 log = logging.getLogger(__name__)
+
+
+def measured_on(device: torch.device) -> dict[str, Any]:
+    """What the last digits of a score may depend on beside its protocol: plain data."""
+    where = {"device": torch.cuda.get_device_name(device)} if device.type == "cuda" else {"device": str(device)}
+    threads = {} if device.type == "cuda" else {"threads": torch.get_num_threads()}
+    versions = {"torch": str(torch.__version__), "torchvision": str(torchvision.__version__)}
+    return {**where, **threads, **versions}
 
 
 def short_digest(what: object) -> str:
@@ -67,6 +76,11 @@ class Calibration:
         images = " ".join(filter(None, (self.sha256, self.shown)))
         return short_digest(f"{images} {','.join(map(str, self.ids))}") if self.ids else ""
 
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What the protocol of a score says of them."""
+        return {"calibration_images": len(self.ids), "calibration_ids": self.digest}
+
     def batches(self, shape: InputShape) -> Iterator[Any]:
         """The images at an input shape: uint8, lists of (3, H, W) or tensors (N, 3, H, W)."""
         if self.source is not None:
@@ -103,8 +117,7 @@ class Bench:
             **task.protocol(self.recipe.data),
             "batch_size": test.batch_size,
             "precision": self.recipe.train.precision,
-            "calibration_images": len(self.calibration.ids) if calibrated else 0,
-            "calibration_ids": self.calibration.digest if calibrated else "",
+            **(self.calibration if calibrated else Calibration()).protocol,
         }
 
     def calibrate(self, net: nn.Module, shape: InputShape, precision: str) -> None:
@@ -185,6 +198,17 @@ def _is_trained_on(recipe: Recipe, split: str, digest: str, calibration: Calibra
     """Whether a split has the images of data.train, without being called so."""
     same = getattr(recipe.data, split) == recipe.data.train or digest == calibration.sha256
     return split != "train" and same
+
+
+def calibration_of(recipe: Recipe, ids: Sequence[int | str]) -> Calibration | None:
+    """The training images of these ids; None where the training set lacks some of them."""
+    task, train = tasks.of(recipe), open_split(recipe.data, "train")
+    places = task.places(train, ids)
+    if places is None:
+        return None
+    part, found = task.subset(train, places)
+    source, digest = task.source_of(recipe.data.train), task.digest(train)
+    return Calibration(_batches(recipe, part), found, source, digest, tasks.shown(train))
 
 
 def _batches(recipe: Recipe, data: Any) -> Batches:

@@ -76,6 +76,11 @@ def unusable(data: LabelSet, indices: Sequence[int]) -> dict[int, UsageError]:
     return {i: found[0] for i, found in faults.items() if found}
 
 
+def places(data: LabelSet, ids: Sequence[int]) -> list[int] | None:
+    """Where the images of these ids are in a set; None where it lacks some."""
+    return list(ids) if all(0 <= i < len(data) for i in ids) else None
+
+
 def decoded_mb(data: LabelSet, shape: InputShape) -> float:
     """What all images of a set take in memory at an input shape."""
     h, w = height_width(shape)

@@ -69,6 +69,12 @@ def unusable(data: CocoSet, indices: Sequence[int]) -> dict[int, UsageError]:
     return {i: found[0] for i, found in faults.items() if found}
 
 
+def places(data: CocoSet, ids: Sequence[int]) -> list[int] | None:
+    """Where the images of these ids are in a set; None where it lacks some."""
+    at = {info.id: i for i, info in enumerate(data.images)}
+    return [at[number] for number in ids] if all(number in at for number in ids) else None
+
+
 def decoded_mb(data: CocoSet, shape: InputShape) -> float:
     """What all images of a set take in memory, at whatever input shape: they are kept as they are."""
     return sum(info.width * info.height * 3 for info in data.images) / 1e6
