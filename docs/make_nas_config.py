@@ -17,6 +17,7 @@ from searchkit.models.classifier import ClassifierConfig
 from searchkit.models.detector import DetectorConfig
 from searchkit.models.elastic import backbone_class
 from searchkit.train import sections
+from searchkit.train.kept import MAY_CHANGE
 
 HEAD = """\
 # The search-nas config
@@ -126,6 +127,18 @@ SECTIONS = (
     ("test", "", sections.Test, "How subnets are scored."),
     ("finetune", "", sections.Finetune, "How subnets are tuned: the keys of `train` about optimisation, and these."),
 )
+CHANGES = """\
+## What may change while a training goes on
+
+`train` in the folder of an old training goes on only where the config still trains the same; otherwise it is refused,
+with everything that differs ([supernets](supernets.md#train)). These keys may change, and all of `test` and `finetune`;
+so may anchors that are added or taken out, `--device`, and where the files lie. Every other key decides what is
+trained, as do the seed, the number of processes and the content of the training set.
+
+| keys | |
+| --- | --- |
+@keys
+"""
 BACKBONES = {"resnet": "resnet", "mobilenet": "mobilenet_v2", "shufflenet": "shufflenet_v2"}
 
 
@@ -201,7 +214,8 @@ def render() -> str:
             leave_out = {"augment"}
         heading = f"{name}, {of}" if of else name
         parts.append(f"## {heading}\n\n{textwrap.fill(line, 120)}\n\n{table(cls, leave_out)}\n")
-    return "\n".join(parts)
+    rows = "\n".join(f"| {', '.join(f'`{k}`' for k in keys.split(', '))} | {why} |" for keys, why in MAY_CHANGE.items())
+    return "\n".join([*parts, CHANGES.replace("@keys", rows)])
 
 
 if __name__ == "__main__":

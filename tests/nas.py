@@ -126,7 +126,15 @@ def quiet(on_step: Any = None) -> Watch:
     return Watch(lambda _: None, on_step or (lambda _: None), lambda *_: None)
 
 
-def train(path: str, work: Path, *sets: str, seed: int = 0, stop: int | None = None, watch: Watch | None = None) -> str:
+def train(
+    path: str,
+    work: Path,
+    *sets: str,
+    seed: int = 0,
+    stop: int | None = None,
+    watch: Watch | None = None,
+    accept: bool = False,
+) -> str:
     """Train in this process; the path of the last checkpoint. `stop`: break off after so many steps of the run."""
     one_thread()
 
@@ -136,7 +144,7 @@ def train(path: str, work: Path, *sets: str, seed: int = 0, stop: int | None = N
 
     recipe = config.load(path, sets)
     with contextlib.suppress(Stopped):
-        train_supernet(recipe, str(work), seed=seed, device=CPU, watch=watch or quiet(on_step))
+        train_supernet(recipe, str(work), seed=seed, device=CPU, watch=watch or quiet(on_step), accept=accept)
     return str(work / "latest.pth")
 
 

@@ -45,7 +45,7 @@ def scored(
     folder = tmp_path_factory.mktemp("scored")
     path, weights = trained.config, trained.checkpoint
     if request.param == "cls":
-        body = cls.tiny(toy_cls, "basic", train={"steps": 25, "lr": 0.1, "checkpoint_steps": 100})
+        body = cls.tiny(toy_cls, "basic", train={"steps": 60, "checkpoint_steps": 100})
         path = write(folder / "cfg.yaml", body)
         weights = nas.train(path, folder / "work")
     out = folder / "t.jsonl"

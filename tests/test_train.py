@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import get_worker_info
 from torchvision.models import resnet
 
-from searchkit.errors import UsageError
+from searchkit.errors import ConflictError, UsageError
 from searchkit.train import checkpoint, supernet
 from tests import nas, suite
 from tests.nas import equal, tensors, tiny, train, write
@@ -107,10 +107,10 @@ def test_the_seed_decides(unbroken: tuple[str, Path], tmp_path: Path) -> None:
     assert not equal(tensors(other), tensors(train(path, tmp_path / "same", "train.steps=2", seed=0)))
     again = tensors(train(path, tmp_path / "again"))
     assert equal(again, tensors(reference / "latest.pth"))
-    with pytest.raises(UsageError, match="of another training: seed 0 there, 1 here"):
+    with pytest.raises(ConflictError, match="of another training: seed 0 there, 1 here"):
         train(path, tmp_path / "again", seed=1)
-    with pytest.raises(UsageError, match="steps 24 there, 25 here"):
-        train(path, tmp_path / "again", "train.steps=25")
+    with pytest.raises(ConflictError, match="steps 24 there, 23 here"):
+        train(path, tmp_path / "again", "train.steps=23")
 
 
 def test_a_lower_rate_counts_after_a_resume(toy: Path, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_lower_rate_counts_after_a_resume(toy: Path, tmp_path: Path) -> None:
     train(path, tmp_path / "work", stop=3)
     rates: list[float] = []
     watch = nas.quiet(lambda report: rates.append(report.lr))
-    train(path, tmp_path / "work", "train.lr=0.001", "train.schedule=constant", watch=watch)
+    train(path, tmp_path / "work", "train.lr=0.001", "train.schedule=constant", watch=watch, accept=True)
     assert rates == [0.001] * 4
 
 

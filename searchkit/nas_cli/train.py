@@ -18,11 +18,20 @@ from searchkit.nas_cli.progress import Progress
 @click.command("train", context_settings=console.CONTEXT)
 @click.argument("config")
 @click.option("--work-dir", required=True, metavar="DIR", help="Checkpoints: latest.pth, best.pth; an old run goes on.")
+@click.option(
+    "--accept-changes", is_flag=True, help="Let an old run go on although the config trains something else by now."
+)
 @shared("set", "seed", "device", "json")
 def train_command(
-    config: str, work_dir: str, overrides: tuple[str, ...], seed: int | None, device: str | None, as_json: bool
+    config: str,
+    work_dir: str,
+    accept_changes: bool,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    device: str | None,
+    as_json: bool,
 ) -> None:
-    """Train the supernet of CONFIG. Running it again goes on where it was.
+    """Train the supernet of CONFIG. Running it again goes on where it was; one at its end goes on to more epochs.
 
     \b
     Examples:
@@ -36,7 +45,9 @@ def train_command(
     first = os.environ.get("RANK", "0") == "0"
     with Reporter("train", work_dir) as reporter, memory_advice("train"):
         watch = Watch(say, reporter.step, reporter.scored) if first else Watch(nothing, nothing, nothing)
-        path, steps = train_supernet(recipe, work_dir, seed=seed_of(seed), device=device_of(device), watch=watch)
+        path, steps = train_supernet(
+            recipe, work_dir, seed=seed_of(seed), device=device_of(device), watch=watch, accept=accept_changes
+        )
     if not first:
         return
     if as_json:
@@ -112,7 +123,7 @@ _CPU = "DefaultCPUAllocator"
 _NO_MEMORY = (_CPU, "out of memory", "ALLOC_FAILED")  # torch's allocator, CUDA's refusal, that of cuBLAS and cuDNN
 LOWER = {
     "train": "train.batch_size, train.scales, data.max_edge or data.cache_mb, or set train.precision=bf16; "
-    "a training goes on from its last checkpoint",
+    "with --accept-changes a training goes on so from its last checkpoint",
     "test": "test.batch_size, test.calibration_images, data.max_edge or data.cache_mb, or pick smaller input shapes; "
     "a sweep goes on where it was",
     "finetune": "finetune.batch_size, test.batch_size, data.max_edge or data.cache_mb, or set finetune.precision=bf16; "

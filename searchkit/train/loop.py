@@ -102,16 +102,7 @@ def fit(
     last = time.monotonic()
     for step, images, targets in batches:
         task.set_scale(net, scale_at(scales, seed, step), section)
-        lr_factor = schedules.factor(
-            o.schedule,
-            step,
-            steps,
-            warmup_steps=o.warmup_steps,
-            warmup_factor=o.warmup_factor,
-            milestones=o.milestones,
-            gamma=o.gamma,
-            floor=o.floor,
-        )
+        lr_factor = schedules.factor_at(o, step, steps)
         for group in run.optimizer.param_groups:
             group["lr"] = group["base_lr"] * lr_factor
         visited = archs(step) if archs else [None]
@@ -178,7 +169,8 @@ def _gradients(
             f"step {at.step}: the loss is not finite ({parts_text}); images {task.ids_of(targets)}, "
             f"archs {[a.text() for a in archs if a]}",
             "Lower train.lr, set train.clip_norm, lengthen train.warmup_steps, or look at these images and their "
-            "labels; training goes on from the last checkpoint. If that is too late, begin in another --work-dir",
+            "labels; with --accept-changes training goes on so from the last checkpoint. If that is too late, begin in "
+            "another --work-dir",
         )
     return losses
 

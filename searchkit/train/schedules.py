@@ -48,6 +48,20 @@ def factor(
     return warm
 
 
+def factor_at(o: Any, step: int, steps: int) -> float:
+    """`factor` as a section about optimisation says it."""
+    return factor(
+        o.schedule,
+        step,
+        steps,
+        warmup_steps=o.warmup_steps,
+        warmup_factor=o.warmup_factor,
+        milestones=o.milestones,
+        gamma=o.gamma,
+        floor=o.floor,
+    )
+
+
 def scaled_lr(lr: float, policy: str, batch: int, base_batch: int) -> float:
     """The learning rate for a batch over all ranks: `linear` (Goyal et al., 2017), `sqrt`, or `none`."""
     if policy == "linear":

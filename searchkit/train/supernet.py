@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,13 +14,13 @@ import torch
 from torch import nn
 
 from searchkit.cost import price
-from searchkit.errors import UsageError
+from searchkit.errors import ConflictError, UsageError
 from searchkit.models import network
 from searchkit.models.load import load_init
 from searchkit.models.network import NetConfig
 from searchkit.models.subnet import subnet
 from searchkit.space.arch import Arch, InputShape, Space
-from searchkit.train import checkpoint, distributed, tasks
+from searchkit.train import checkpoint, distributed, kept, schedules, tasks
 from searchkit.train import net as nets
 from searchkit.train.bench import Bench, open_bench
 from searchkit.train.checkpoint import Checkpoint
@@ -41,11 +42,15 @@ class Watch:
     scored: Callable[[int, str, Mapping[str, float]], None]
 
 
-def train_supernet(recipe: Recipe, work_dir: str, *, seed: int, device: torch.device, watch: Watch) -> tuple[str, int]:
+def train_supernet(
+    recipe: Recipe, work_dir: str, *, seed: int, device: torch.device, watch: Watch, accept: bool = False
+) -> tuple[str, int]:
     """Train, or go on training, the supernet of a recipe; returns (path of the last checkpoint, its steps).
 
     In `work_dir`: latest.pth, best.pth (where data.val is given). A run that was killed goes on from its last
-    checkpoint and ends with the tensors of an unbroken one. Raises ConflictError where another process trains there.
+    checkpoint and ends with the tensors of an unbroken one; one that came to its end goes on where there are more steps
+    now. accept: it also goes on where the config trains something else by now. Raises ConflictError for that without
+    `accept`, and where another process trains there.
     """
     ranks = distributed.join(device)
     keep = checkpoint.keep_folder(work_dir)
@@ -54,7 +59,7 @@ def train_supernet(recipe: Recipe, work_dir: str, *, seed: int, device: torch.de
     for line in data.report.lines:
         watch.say(line)
     with checkpoint.held(keep) if ranks.first else nullcontext():
-        steps = _train(recipe, data, keep, work_dir, seed, device, ranks, watch)
+        steps = _train(recipe, data, keep, work_dir, seed, device, ranks, watch, accept)
     distributed.leave(ranks)
     return os.path.join(keep, checkpoint.LATEST), steps
 
@@ -68,6 +73,7 @@ def _train(
     device: torch.device,
     ranks: distributed.Ranks,
     watch: Watch,
+    accept: bool,
 ) -> int:
     """Returns the steps that are done in the end."""
     o, task = recipe.train, tasks.of(recipe)
@@ -80,11 +86,12 @@ def _train(
     choose = policy_of(recipe, nets.sized(recipe, data.names), seed, epoch)
     teaching = open_teaching(recipe, data.names, device, seed)
     run = Run(net, make_optimizer(net, o, batch))
-    saver = Saver(recipe, keep, work_dir, list(data.names), task.digest(data), seed, steps, ranks.first)
+    saver = Saver(recipe, keep, work_dir, list(data.names), task.digest(data), seed, steps, ranks)
     saver.meta |= tasks.range_entry(data)
     latest = os.path.join(keep, checkpoint.LATEST)
     if os.path.exists(latest):
-        saver.restore(run, checkpoint.load(latest, device), latest)
+        for line in saver.restore(run, checkpoint.load(latest, device), latest, accept):
+            watch.say(line)
         watch.say(f"goes on at step {run.step} of {steps}, from {latest}")
     elif recipe.init:
         watch.say(load_init(net, path_of(recipe.init, "init")).text())
@@ -194,9 +201,9 @@ class Saver:
         digest: str,
         seed: int,
         steps: int,
-        first: bool,
+        ranks: distributed.Ranks,
     ) -> None:
-        self.keep, self.work_dir, self.first = keep, work_dir, first
+        self.recipe, self.keep, self.work_dir, self.first, self.world = recipe, keep, work_dir, ranks.first, ranks.world
         self.due = checkpoint.Due(recipe.train.checkpoint_steps, recipe.train.checkpoint_minutes)
         self.meta = {
             "categories": names,
@@ -208,8 +215,10 @@ class Saver:
             "task": recipe.task,
             "model": network.unseen(recipe.model),
             "images": digest[:16],
+            "config": kept.deciding(recipe, ranks.world),
+            "best_of": [recipe.train.best_arch, recipe.train.best_metric],
         }
-        if first:
+        if ranks.first:
             checkpoint.sweep(keep)
             for name in (checkpoint.LATEST, checkpoint.BEST):
                 self._show(name)
@@ -224,19 +233,68 @@ class Saver:
         checkpoint.save(self.keep, name, content)
         self._show(name)
 
-    def restore(self, run: Run, found: Checkpoint, path: str) -> None:
-        """Let a run go on from a checkpoint. Raises UsageError for that of another training."""
-        keys = ("task", "model", "space", "categories", "num_classes", "images", "seed", "steps")
-        there = {**dict.fromkeys(keys), "task": "det", **{k: self.meta[k] for k in ("model", "images")}, **found.meta}
-        other = [f"{k} {there[k]} there, {self.meta[k]} here" for k in keys if there[k] != self.meta[k]]
-        if other:
-            raise UsageError(
-                f"{path} is of another training: {'; '.join(other)}",
-                "Train in another --work-dir, or remove the old one",
+    def restore(self, run: Run, found: Checkpoint, path: str, accept: bool = False) -> list[str]:
+        """Let a run go on from a checkpoint; returns what is to be said of it.
+
+        Raises ConflictError for that of another training, naming all that differs, unless `accept` lets it go on with
+        what differs.
+        """
+        there, notes = found.meta, []
+        longer = found.step >= there["steps"] < self.meta["steps"]
+        other = self._differences(there)
+        if longer:
+            other.pop("steps", None)
+        fixed = [key for key in other if key in kept.FIXED]
+        if other and (fixed or not accept):
+            way = "Train in another --work-dir, or put the config back"
+            more = f"; {', '.join(fixed)} can't change" if fixed and accept else ""
+            raise ConflictError(
+                f"{path} is of another training: {'; '.join(other.values())}{more}",
+                way if fixed else f"{way}; or let it go on with what has changed (--accept-changes)",
             )
+        if "config" not in there:
+            notes.append(f"{path} keeps no config, as older versions made it: what has changed since can't be told")
+        if other:
+            notes.append(f"goes on with what has changed: {'; '.join(other.values())}")
+        changes = [*there.get("changes", ())]
+        changes += [{"step": found.step, "changed": list(other.values())}] if other else []
+        if longer:
+            notes.append(self._longer(run, found.step, there["steps"]))
+            changes.append(
+                {"step": found.step, "changed": [f"steps: {there['steps']} there, {self.meta['steps']} here"]}
+            )
+        if changes:
+            self.meta["changes"] = changes
         nets.load_exactly(run.net, found.net, path, "this config")
         load_optimizer(run.optimizer, found.optimizer)
-        run.step, run.best, run.scored = found.step, found.meta["best"], found.meta.get("scored", found.step)
+        run.step, run.best, run.scored = found.step, there["best"], there.get("scored", found.step)
+        if there.get("best_of", self.meta["best_of"]) != self.meta["best_of"]:
+            run.best = -math.inf
+            notes.append(f"best.pth counts anew: it is of {' '.join(self.meta['best_of'])} now")
+        return notes
+
+    def _differences(self, there: Mapping[str, Any]) -> dict[str, str]:
+        """What of a checkpoint's training is not that of ours, by key, in words."""
+        keys = ["task", "space", "categories", "num_classes", "images", "seed", "steps"]
+        if "config" not in there:
+            keys.insert(1, "model")
+        was = {**dict.fromkeys(keys), "task": "det", **{k: self.meta[k] for k in ("model", "images")}, **there}
+        found = {k: f"{k} {was[k]} there, {self.meta[k]} here" for k in keys if was[k] != self.meta[k]}
+        if "config" in there:
+            found |= kept.differences(there["config"], self.recipe, self.world)
+        return found
+
+    def _longer(self, run: Run, step: int, end: int) -> str:
+        """What becomes of a training that had come to its end."""
+        o, steps = self.recipe.train, self.meta["steps"]
+        base = run.optimizer.param_groups[0]["base_lr"]
+        last, now = (base * schedules.factor_at(o, *at) for at in ((end - 1, end), (step, steps)))
+        text = f"the training had come to its end, step {end}; it goes on to step {steps}"
+        if last == now:
+            return f"{text}, with lr {now:.2g} as before"
+        return (
+            f"{text}. Its schedule ({o.schedule}) now spans all {steps}: lr was {last:.2g}, and goes on with {now:.2g}"
+        )
 
     def _show(self, name: str) -> None:
         """Where checkpoints are kept elsewhere, link them from the working folder."""
