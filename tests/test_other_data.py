@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from searchkit.errors import UsageError
+from searchkit.models.subnet import subnet
 from searchkit.subnet.results import open_results
-from searchkit.train import checkpoint, config, detection
+from searchkit.train import checkpoint, config, detection, tasks
 from searchkit.train import net as nets
 from tests import nas
 from tests.nas import Trained, bad, good, lines, write
@@ -92,14 +93,63 @@ def test_tuning_on_other_data(trained: Trained, tmp_path: Path) -> None:
     assert found.meta["categories"] == ["triangle", "moon", "circle"]
 
 
-def test_files_with_other_classes_do_not_mix(trained: Trained, tmp_path: Path) -> None:
-    body = relabelled(trained, tmp_path / "d", ["triangle", "square", "circle"])
+def changed_val(trained: Trained, folder: Path, names: dict[str, int], keep: bool = False) -> dict[str, Any]:
+    """The trained config with a validation file that declares these categories alone, under these ids, in this order;
+    boxes of others are taken out."""
+    raw = json.loads((trained.data / "annotations" / "instances_val.json").read_text())
+    number = {c["id"]: names[c["name"]] for c in raw["categories"] if c["name"] in names}
+    raw["annotations"] = [
+        a | {"category_id": number[a["category_id"]]} for a in raw["annotations"] if a["category_id"] in number
+    ]
+    raw["categories"] = [{"id": value, "name": name} for name, value in names.items()]
+    body: dict[str, Any] = json.loads(Path(trained.config).read_text())
+    body["data"]["val"]["annotations"] = write(folder / "val.json", raw)
+    return body
+
+
+def test_a_file_with_fewer_categories_is_matched_by_name(trained: Trained, tmp_path: Path) -> None:
+    body = changed_val(trained, tmp_path, {"triangle": 4, "circle": 9})  # fewer, in another order, under other ids
+    path = write(tmp_path / "cfg.yaml", body)
+    command = ("test", path, "--checkpoint", trained.checkpoint, "--arch", "MAX", "--out")
+    done = nas.call(*command, tmp_path / "o.jsonl", "--json")
+    assert done.code == 0, done.err
+    lacks = "lacks (without examples: they count in no score): 1, square"
+    assert done.err.count(lacks) == 1 and "classes:" not in done.err.replace("classes that", "")
+    (record,) = json.loads(done.out)
+    # the means over those present, which are found as before: what is no square has not changed
+    session = nas.open_session(trained)
+    static = subnet(session.net, trained.recipe.space.maximum(), session.config)
+    session.bench.calibrate(static, 48, "fp32")
+    found, _ = detection.predict(static, session.bench.batches.at(48), nas.CPU, "fp32")
+    whole = session.bench.evaluator.evaluate(found)["per_class"]
+    wanted = (whole["triangle"] + whole["circle"]) / 2
+    assert record["metric"]["direct"]["toy_bbox_mAP"] == pytest.approx(wanted, abs=1e-6) and wanted > 0
+    # the official evaluation of that file says the same
+    data = tasks.open_split(config.load(path).data, "val", ("circle", "square", "triangle"))
+    assert data.names == ("circle", "square", "triangle") and {n: i for i, n in data.categories}["triangle"] == 4
+    # with data.classes it is no dead end either
+    named = ("--set", "data.classes=[circle, square, triangle]")
+    done = nas.call(*command, tmp_path / "named.jsonl", "--json", *named)
+    assert done.code == 0 and json.loads(done.out)[0]["metric"] == record["metric"] and lacks in done.err
+    done = nas.call("train", path, "--work-dir", tmp_path / "work", "--set", "train.steps=1", *named)
+    assert done.code == 0 and done.err.count(lacks) == 1, done.err
+
+
+def test_files_with_further_categories_do_not_mix(trained: Trained, tmp_path: Path) -> None:
+    numbers = {"circle": 1, "square": 2, "triangle": 3}
+    body = changed_val(trained, tmp_path, {**numbers, "moon": 4})
+    done = nas.call("train", write(tmp_path / "cfg.yaml", body), "--work-dir", tmp_path / "w", "--set", "train.steps=1")
+    assert done.code == 0 and "has (not of the training set, without examples): 1, moon" in done.err
+    body = relabelled(trained, tmp_path / "d", ["circle", "square", "moon"])
     body["data"]["val"] = json.loads(Path(trained.config).read_text())["data"]["val"]
     path = write(tmp_path / "cfg.yaml", body)
-    said = bad("train", path, "--work-dir", tmp_path / "work", "--set", "train.steps=1")
-    assert "must have the same classes in the same order" in said and "data.classes" in said
-    said = bad("finetune", path, "--checkpoint", trained.checkpoint, "--arch", "MIN", "--out", tmp_path / "o.jsonl")
-    assert "must have the same classes in the same order" in said
+    for verb in (
+        ("train", path, "--work-dir", tmp_path / "work", "--set", "train.steps=1"),
+        ("finetune", path, "--checkpoint", trained.checkpoint, "--arch", "MIN", "--out", tmp_path / "o.jsonl"),
+    ):
+        said = bad(*verb)
+        assert "must have the same classes; " in said and "data.classes" in said
+        assert "instances_val.json has triangle" in said
 
 
 def test_the_checkpoint_of_another_space(trained: Trained, tmp_path: Path) -> None:

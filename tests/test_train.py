@@ -161,7 +161,8 @@ def test_a_loss_that_is_not_finite(toy: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "cfg.yaml", tiny(toy))
     train(path, tmp_path / "work", stop=3)
     before = tensors(tmp_path / "work" / "latest.pth")
-    said = nas.bad("train", path, "--work-dir", tmp_path / "work", "--set", "train.lr=1e30", code=1)
+    more = ("--set", "train.lr=1e30", "--accept-changes")
+    said = nas.bad("train", path, "--work-dir", tmp_path / "work", *more, code=1)
     step = int(said.split("error: step ")[1].split(":")[0])
     assert step == 3 and "the loss is not finite" in said and "images [" in said and "Lower train.lr" in said
     assert before["step"] == 2 and tensors(tmp_path / "work" / "latest.pth")["step"] == 3

@@ -79,16 +79,19 @@ def test_what_may_change_does(begun: tuple[str, Path]) -> None:
 
 def test_changes_may_be_accepted_and_are_kept(begun: tuple[str, Path]) -> None:
     path, work = begun
-    lines: list[str] = []
-    train(path, work, "train.lr=0.01", accept=True, stop=5, watch=said(lines))
-    assert any("goes on with what has changed: train.lr: 0.05 there, 0.01 here" in line for line in lines)
+    train(path, work, "train.lr=0.01", accept=True, stop=5)
     with pytest.raises(ConflictError, match=r"train.lr: 0.01 there, 0.05 here"):
         train(path, work)
-    train(path, work, "train.lr=0.01")
-    meta = checkpoint.load(str(work / "latest.pth")).meta
-    assert meta["changes"] == [{"step": 3, "changed": ["train.lr: 0.05 there, 0.01 here"]}]
+    train(path, work, "train.lr=0.01", stop=6)
+    first = {"step": 2, "changed": ["train.lr: 0.05 there, 0.01 here"]}
+    assert checkpoint.load(str(work / "latest.pth")).meta["changes"] == [first]
+    done = call("train", path, "--work-dir", work, "--device", "cpu", "--set", "train.lr=0.02", "--accept-changes")
+    second = "train.lr: 0.01 there, 0.02 here"
+    assert done.code == 0 and f"goes on with what has changed: {second}" in done.err
+    found = checkpoint.load(str(work / "latest.pth"))
+    assert found.step == 6 and found.meta["changes"] == [first, {"step": 5, "changed": [second]}]
     with pytest.raises(ConflictError, match=r"train.optimizer can't change"):
-        train(path, work, "train.lr=0.01", "train.optimizer=adamw", accept=True)
+        train(path, work, "train.lr=0.02", "train.optimizer=adamw", accept=True)
 
 
 def test_one_at_its_end_goes_on(toy_cls: Path, tmp_path: Path) -> None:
@@ -100,7 +103,6 @@ def test_one_at_its_end_goes_on(toy_cls: Path, tmp_path: Path) -> None:
     train(path, work)
     lines: list[str] = []
     rates: list[float] = []
-    train(path, work, "train.steps=8", watch=said(lines, rates), stop=7)
     train(path, work, "train.steps=8", watch=said(lines, rates))
     assert rates == pytest.approx([0.02, 0.01])  # a function of progress
     text = "come to its end, step 6; it goes on to step 8. Its schedule (linear) now spans all 8: lr was 0.013"
@@ -119,7 +121,7 @@ def test_a_checkpoint_of_an_older_version_goes_on_with_a_note(begun: tuple[str, 
         del content["meta"][key]
     torch.save(content, latest)
     lines: list[str] = []
-    train(path, work, watch=said(lines), stop=4)
+    train(path, work, watch=said(lines))
     assert any("keeps no config, as older versions made it" in line for line in lines)
     assert "config" in checkpoint.load(latest).meta
     # a key that came later had its default

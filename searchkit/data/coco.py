@@ -6,6 +6,7 @@ The file's own numbers are kept beside them (`Truth`), so that scores are those 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections import Counter
@@ -18,7 +19,7 @@ import numpy as np
 from searchkit.data.coco_boxes import judge, read_table
 from searchkit.data.coco_images import read_entries, whole
 from searchkit.data.pixels import Reading, both
-from searchkit.data.report import DataReport, Faults
+from searchkit.data.report import DataReport, Faults, other_classes
 from searchkit.errors import UsageError, did_you_mean
 
 AS_IS = Reading()
@@ -86,6 +87,7 @@ def load_coco(
     images: str,
     *,
     classes: Sequence[str] | None = None,
+    partial: bool = False,
     limit: int | None = None,
     reading: Reading = AS_IS,
     min_box: float = 0,
@@ -93,6 +95,7 @@ def load_coco(
     """Read the COCO file `annotations`, whose images lie in the folder `images`.
 
     classes: names of the categories to use; their order gives the labels (default: all, in the order of their ids).
+    partial: the file need not declare all of them; see `matched`.
     limit: use the first `limit` images of the file.
     reading: how image files are read; where its range is None and there are deep greys, their values tell it.
     min_box: boxes with a side below, in px, are counted in the report: training will leave them out.
@@ -106,7 +109,7 @@ def load_coco(
     raw = _read(annotations)
     faults = Faults()
     declared = _declared(raw["categories"], annotations, faults)
-    categories = _selected(declared, classes, annotations)
+    categories = _selected(declared, classes, annotations, partial)
     entries, known, reading = read_entries(raw["images"], images, limit, annotations, reading, faults)
     table = read_table(raw["annotations"], declared, categories, entries, known, annotations, faults)
     infos = tuple(
@@ -133,14 +136,44 @@ def subset(data: CocoSet, indices: Sequence[int]) -> CocoSet:
     return replace(data, images=tuple(data.images[i] for i in indices))
 
 
+def matched(data: CocoSet, names: Sequence[str]) -> CocoSet:
+    """The set with these classes in this order, by name. One that its file does not declare has no examples in it; one
+    beyond them that has none is left out; the report says so. With examples of others it stays as it is: see
+    `same_classes`."""
+    if data.names == tuple(names):
+        return data
+    used = np.unique(np.concatenate([_truth_labels(image) for image in data.images]))
+    beyond = [name for name in data.names if name not in names]
+    if {data.names[label - 1] for label in used} & {*beyond}:
+        return data
+    numbers = {name: number for number, name in data.categories}
+    free = itertools.count(max(numbers.values()) + 1)
+    categories = tuple((numbers[name] if name in numbers else next(free), name) for name in names)
+    moved = np.array([0, *(1 + list(names).index(n) if n in names else 0 for n in data.names)], np.int64)
+
+    def relabelled(image: ImageInfo) -> ImageInfo:
+        truth = image.truth and replace(image.truth, labels=moved[image.truth.labels])
+        return replace(image, labels=moved[image.labels], truth=truth)
+
+    report = replace(data.report, faults=(*data.report.faults, *other_classes(data.source, names, data.names)))
+    return replace(data, images=tuple(map(relabelled, data.images)), categories=categories, report=report)
+
+
+def _truth_labels(image: ImageInfo) -> np.ndarray:
+    return image.labels if image.truth is None else image.truth.labels
+
+
 def same_classes(data: CocoSet, other: CocoSet) -> None:
-    """UsageError where a label of one set means another class in the other."""
-    if data.names != other.names:
-        raise UsageError(
-            f"{data.source} and {other.source} must have the same classes in the same order, but have "
-            f"{', '.join(data.names)} and {', '.join(other.names)}",
-            "Name them in data.classes: their order gives the labels of every file",
-        )
+    """UsageError where a label of one set means another class in the other: names what differs."""
+    if data.names == other.names:
+        return
+    parts = [(a.source, [name for name in a.names if name not in b.names]) for a, b in ((data, other), (other, data))]
+    only = [f"only {source} has {', '.join(some)}" for source, some in parts if some]
+    orders = f"they are in different orders: {', '.join(data.names)} and {', '.join(other.names)}"
+    raise UsageError(
+        f"{data.source} and {other.source} must have the same classes; {'; '.join(only) or orders}",
+        "Name in data.classes those to use; boxes of others are then left out, and counted",
+    )
 
 
 def joined(first: CocoSet, second: CocoSet) -> CocoSet:
@@ -220,12 +253,16 @@ def _declared(raw: list[Any], source: str, faults: Faults) -> dict[int, str]:
     return dict(sorted(found.items()))
 
 
-def _selected(declared: dict[int, str], classes: Sequence[str] | None, source: str) -> tuple[tuple[int, str], ...]:
+def _selected(
+    declared: dict[int, str], classes: Sequence[str] | None, source: str, partial: bool
+) -> tuple[tuple[int, str], ...]:
     """(category id, name) in the order of the labels."""
     if classes is None:
         return tuple(declared.items())
     numbers = {name: number for number, name in declared.items()}
     names = tuple(numbers)
+    if partial and numbers.keys() & {*classes}:
+        classes = [name for name in classes if name in numbers]
     wrong = [f"{name}{did_you_mean(name, names)}" for name in classes if name not in numbers]
     if wrong:
         raise UsageError(f"{source} has no category {'; '.join(wrong)}", f"It declares: {', '.join(names)}")

@@ -17,7 +17,7 @@ from searchkit.data.hashing import mix
 from searchkit.data.label_files import Source, read_source
 from searchkit.data.label_stores import AS_IS, Joined, Store
 from searchkit.data.pixels import Reading, headers
-from searchkit.data.report import DataReport, Faults
+from searchkit.data.report import DataReport, Faults, other_classes
 from searchkit.errors import UsageError, did_you_mean
 
 _SHOWN = 10  # classes named in a line
@@ -65,6 +65,7 @@ def open_labelled(
     per_class: int | None = None,
     classes: Sequence[str] = (),
     reading: Reading = AS_IS,
+    partial: bool = False,
 ) -> LabelSet:
     """The images at `path`:
 
@@ -75,8 +76,9 @@ def open_labelled(
 
     portion: (a, b), of every class the images from the fraction a to b of an order that is shuffled, but always the
     same: (0, 0.9) and (0.9, 1) are disjoint, and together they are all. per_class: at most so many of each class, the
-    first ones of that order. classes: names of those to use; their order gives the labels. reading: how image files are
-    read; where its range is None and there are deep greys, their values tell it.
+    first ones of that order. classes: names of those to use; their order gives the labels. partial: the set need not
+    have all of them; see `matched`. reading: how image files are read; where its range is None and there are deep
+    greys, their values tell it.
 
     Raises UsageError where there is nothing to read, where files are damaged or do not fit together, for an unknown
     class, and where no image is left. Whether images can be decoded shows when they are asked for.
@@ -86,6 +88,8 @@ def open_labelled(
     if per_class is not None and per_class < 1:
         raise UsageError(f"per_class must be at least 1, got {per_class}")
     source = read_source(os.fspath(path), None if labels is None else os.fspath(labels))
+    if partial and {*classes} & {*source.names}:
+        classes = [name for name in classes if name in source.names]
     names, of_class = _classes(source, classes)
     notes = list(source.notes)
     left_out = int((of_class < 0).sum())
@@ -153,6 +157,19 @@ def joined(first: LabelSet, second: LabelSet) -> LabelSet:
     )
 
 
+def matched(data: LabelSet, names: Sequence[str]) -> LabelSet:
+    """The set with these classes in this order, by name. One that it does not have has no images in it; one beyond them
+    that has none is left out; the report says so. With images of others it stays as it is: see `same_classes`."""
+    used = {name for name, n in zip(data.names, data.counts, strict=True) if n}
+    if data.names == tuple(names) or not used <= {*names}:
+        return data
+    moved = np.array([list(names).index(name) if name in names else -1 for name in data.names], np.int64)
+    labels = moved[data.labels]
+    report = replace(data.report, faults=(*data.report.faults, *other_classes(data.source, names, data.names)))
+    digest = _digest(data.digest, names, data.rows, labels)
+    return replace(data, names=tuple(names), labels=labels, report=report, digest=digest)
+
+
 def same_classes(data: LabelSet, other: LabelSet) -> None:
     """UsageError where a label of one set means another class in the other: names what differs."""
     if data.names == other.names:
@@ -165,8 +182,8 @@ def same_classes(data: LabelSet, other: LabelSet) -> None:
     if not lines:
         lines.append(f"they are in different orders: {_some(data.names)} and {_some(other.names)}")
     raise UsageError(
-        f"{data.source} and {other.source} must have the same classes in the same order; " + "; ".join(lines),
-        "Name those to use in classes: their order gives the labels of every set.",
+        f"{data.source} and {other.source} must have the same classes; " + "; ".join(lines),
+        "Name in data.classes those to use; images of others are then left out, and counted",
     )
 
 

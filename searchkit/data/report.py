@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 HUGE = 2 * 89_478_485  # px; Pillow's limit against files that would decode to fill the memory
@@ -52,6 +53,20 @@ class DataReport:
     @property
     def lines(self) -> tuple[str, ...]:
         return (self.summary, *(line for _, _, line in self.faults))
+
+
+def other_classes(source: str, names: Sequence[str], there: Sequence[str]) -> list[tuple[str, int, str]]:
+    """The faults of a set that has not just the classes of the training set: those that it lacks, and those beyond."""
+    kinds = {
+        "absent_class": ("without examples: they count in no score", [name for name in names if name not in there]),
+        "unused_class": ("not of the training set, without examples", [name for name in there if name not in names]),
+    }
+    found = []
+    for kind, (what, some) in kinds.items():
+        verb = "lacks" if kind == "absent_class" else "has"
+        shown = ", ".join(some[:8]) + (f" and {len(some) - 8} more" if len(some) > 8 else "")
+        found.append((kind, len(some), f"classes that {source} {verb} ({what}): {len(some)}, {shown}"))
+    return [fault for fault in found if fault[1]]
 
 
 class Faults:

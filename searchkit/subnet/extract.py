@@ -34,7 +34,7 @@ from searchkit.subnet.statistics import CALIBRATED, RAW, Score, Statistics, envi
 from searchkit.subnet.sweep import as_recorded
 from searchkit.train import checkpoint, tasks
 from searchkit.train import net as nets
-from searchkit.train.bench import Bench, measured_on, open_bench
+from searchkit.train.bench import Bench, measured_on, open_bench, opened_train
 from searchkit.train.config import Recipe
 from searchkit.train.tasks import open_split
 
@@ -200,7 +200,8 @@ def statistics_said(statistics: Statistics | None, seen: int) -> dict[str, Any]:
 
 def open_again(recipe: Recipe, device: torch.device, seed: int) -> Bench:
     """What a folder is scored on again: it has its statistics already."""
-    return open_bench(replace(recipe, test=replace(recipe.test, calibration_images=0)), recipe.test.split, device, seed)
+    alone = replace(recipe, test=replace(recipe.test, calibration_images=0))
+    return open_bench(alone, recipe.test.split, device, seed, opened_train(recipe))
 
 
 def _scored_again(folder: str, statistics: Statistics, score: Score, bench: Bench, shape: InputShape) -> dict[str, Any]:

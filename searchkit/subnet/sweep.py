@@ -67,7 +67,7 @@ def open_session(
         say(match.text())
     tune_set, task = None, tasks.of(recipe)
     if tune:
-        parts = [open_split(recipe.data, name) for name in recipe.finetune.train_on]
+        parts = [open_split(recipe.data, name, bench.categories) for name in recipe.finetune.train_on]
         tune_set = parts[0]
         for part in parts[1:]:
             tune_set = task.joined(tune_set, part)

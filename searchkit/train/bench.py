@@ -136,11 +136,13 @@ class Bench:
         return metrics
 
 
-def open_bench(recipe: Recipe, split: str, device: torch.device, seed: int) -> Bench:
-    """Load what scoring on `split` needs. Calibration images are drawn from the training set, by the seed."""
+def open_bench(recipe: Recipe, split: str, device: torch.device, seed: int, train: Any = None) -> Bench:
+    """Load what scoring on `split` needs. Its classes are those of the training set, where that has them all.
+    Calibration images are drawn from the training set, by the seed. train: that set, where it is open already."""
     task = tasks.of(recipe)
-    evaluated = open_split(recipe.data, split)
-    calibration = open_calibration(recipe, seed)
+    train = opened_train(recipe) if train is None else train
+    evaluated = open_split(recipe.data, split, () if train is None else train.names)
+    calibration = open_calibration(recipe, seed, train)
     batches = _batches(recipe, evaluated)
     if _is_trained_on(recipe, split, task.digest(evaluated), calibration):
         log.warning("data.%s is the same as data.train: scores are of images that were trained on", split)
@@ -150,12 +152,17 @@ def open_bench(recipe: Recipe, split: str, device: torch.device, seed: int) -> B
     return Bench(recipe, split, evaluated, task.evaluator(evaluated), batches, calibration, device, digest)
 
 
-def open_calibration(recipe: Recipe, seed: int) -> Calibration:
-    """test.calibration_images of the training images, drawn by the seed, not augmented."""
+def opened_train(recipe: Recipe) -> Any:
+    """The training set where scoring needs it: for calibration. None elsewhere."""
+    return open_split(recipe.data, "train") if recipe.test.calibration_images else None
+
+
+def open_calibration(recipe: Recipe, seed: int, train: Any = None) -> Calibration:
+    """test.calibration_images of the training images, drawn by the seed, not augmented. train: that set, if open."""
     test, task = recipe.test, tasks.of(recipe)
     if not test.calibration_images:
         return Calibration()
-    train = open_split(recipe.data, "train")
+    train = open_split(recipe.data, "train") if train is None else train
     n = min(test.calibration_images, task.count(train))
     if recipe.task == "cls" and n > test.batch_size and n % test.batch_size == 1:
         n -= 1  # the last batch would be one image, which has no variance where a feature is 1 x 1

@@ -24,11 +24,11 @@ from searchkit.train.steps import NEVER, Batch, Losses, Soft, autocast, scale_at
 
 NEEDS = "path (class folders, an idx file, CIFAR-10's binary files, or .npz)"  # of a split, for messages
 
-same_classes = labelled.same_classes
+matched, same_classes = labelled.matched, labelled.same_classes
 
 
 def open_split(data: LabelData, name: str, split: LabelSplit, reading: Reading) -> LabelSet:
-    """One split of the data, with the chosen classes."""
+    """One split of the data, with the chosen classes; that of training must have them all."""
     return labelled.open_labelled(
         path_of(split.path, f"data.{name}.path"),
         labels=None if split.labels is None else path_of(split.labels, f"data.{name}.labels"),
@@ -36,6 +36,7 @@ def open_split(data: LabelData, name: str, split: LabelSplit, reading: Reading) 
         per_class=split.per_class,
         classes=data.classes,
         reading=reading,
+        partial=name != "train",
     )
 
 
@@ -76,7 +77,7 @@ def unusable(data: LabelSet, indices: Sequence[int]) -> dict[int, UsageError]:
     return {i: found[0] for i, found in faults.items() if found}
 
 
-def places(data: LabelSet, ids: Sequence[int]) -> list[int] | None:
+def places(data: LabelSet, ids: Sequence[Any]) -> list[int] | None:
     """Where the images of these ids are in a set; None where it lacks some."""
     return list(ids) if all(0 <= i < len(data) for i in ids) else None
 

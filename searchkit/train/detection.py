@@ -26,15 +26,19 @@ from searchkit.train.steps import NEVER, Batch, Losses, Soft, autocast
 CLS, BOX = "roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred"
 NEEDS = "annotations (COCO json) and images (folder)"  # of a split, for messages
 
-joined, same_classes = coco.joined, coco.same_classes
+joined, matched, same_classes = coco.joined, coco.matched, coco.same_classes
 
 
 def open_split(data: Data, name: str, split: Split, reading: Reading) -> CocoSet:
-    """One split of the data, with the chosen classes."""
-    annotations = path_of(split.annotations, f"data.{name}.annotations")
-    images = path_of(split.images, f"data.{name}.images")
-    min_box = data.augment.min_box
-    return coco.load_coco(annotations, images, classes=data.classes or None, reading=reading, min_box=min_box)
+    """One split of the data, with the chosen classes; that of training must have them all."""
+    return coco.load_coco(
+        path_of(split.annotations, f"data.{name}.annotations"),
+        path_of(split.images, f"data.{name}.images"),
+        classes=data.classes or None,
+        partial=name != "train",
+        reading=reading,
+        min_box=data.augment.min_box,
+    )
 
 
 def require_labels(data: CocoSet, section: Data) -> None:
@@ -69,9 +73,9 @@ def unusable(data: CocoSet, indices: Sequence[int]) -> dict[int, UsageError]:
     return {i: found[0] for i, found in faults.items() if found}
 
 
-def places(data: CocoSet, ids: Sequence[int]) -> list[int] | None:
+def places(data: CocoSet, ids: Sequence[int | str]) -> list[int] | None:
     """Where the images of these ids are in a set; None where it lacks some."""
-    at = {info.id: i for i, info in enumerate(data.images)}
+    at = {info.file_id: i for i, info in enumerate(data.images)}
     return [at[number] for number in ids] if all(number in at for number in ids) else None
 
 

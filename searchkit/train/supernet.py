@@ -96,9 +96,11 @@ def _train(
     elif recipe.init:
         watch.say(load_init(net, path_of(recipe.init, "init")).text())
     distributed.share_weights(net, ranks)
-    bench = open_bench(recipe, "val", device, seed) if ranks.first and recipe.data.val else None
+    bench = open_bench(recipe, "val", device, seed, data) if ranks.first and recipe.data.val else None
     if bench:
         task.same_classes(data, bench.evaluated)
+        for line in bench.evaluated.report.lines:
+            watch.say(line)
         task.check_metric(o.best_metric, bench.evaluated)
     every = round(o.eval_epochs * epoch) if o.eval_epochs else steps
     skipped: Counter[str] = Counter()

@@ -6,7 +6,7 @@ and targets are of the task's own types, and pass through the rest of training a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,8 +24,9 @@ def of(recipe: Recipe) -> Any:
     return MODULES[recipe.task]
 
 
-def open_split(data: Data | LabelData, name: str) -> Any:
-    """One split of the data, with the chosen classes. Raises UsageError where the config names none."""
+def open_split(data: Data | LabelData, name: str, names: Sequence[str] = ()) -> Any:
+    """One split of the data, with the chosen classes; one to score on else with those of `names` (of the training set),
+    matched by name. Raises UsageError where the config names no such split."""
     task = detection if isinstance(data, Data) else classification
     split = getattr(data, name)
     if split is None:
@@ -38,7 +39,8 @@ def open_split(data: Data | LabelData, name: str) -> Any:
         if trained.range is not None and trained.range != found.reading.range:
             as_trained = replace(trained, why=f"as data.train: {trained.why}")
             found = task.open_split(data, name, split, as_trained)
-    return found
+    names = data.classes or names
+    return task.matched(found, names) if names and name != "train" else found
 
 
 def shown(data: Any) -> str:
