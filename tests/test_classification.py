@@ -517,7 +517,7 @@ def test_the_checkpoint_of_another_task(learnt: tuple[str, str], tmp_path: Path)
     assert {p.name for p in tmp_path.iterdir()} == {"det.pth", "det.yaml"}
     (tmp_path / "work").mkdir()
     (tmp_path / "det.pth").rename(tmp_path / "work" / "latest.pth")
-    assert "task det there, cls here" in bad("train", path, "--work-dir", tmp_path / "work")
+    assert "task det there, cls here" in bad("train", path, "--work-dir", tmp_path / "work", code=4)
     smooth = {**det, "train": {"label_smoothing": 0.1, "distill": {"weight": 2}}, "finetune": {"label_smoothing": 0.1}}
     said = bad("train", write(tmp_path / "smooth.yaml", smooth), "--work-dir", tmp_path / "w")
     for key in ("train.label_smoothing", "train.distill", "finetune.label_smoothing"):

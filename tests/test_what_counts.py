@@ -109,7 +109,7 @@ def test_other_labels_are_another_training(learnt: tuple[str, str], toy_cls: Pat
     train(mine, tmp_path / "work", "train.steps=2")
     one, two, *_ = sorted((data / "train").iterdir())
     next(one.iterdir()).rename(two / "moved.png")
-    said = bad("train", mine, "--work-dir", tmp_path / "work", "--set", "train.steps=2")
+    said = bad("train", mine, "--work-dir", tmp_path / "work", "--set", "train.steps=2", code=4)
     assert "is of another training: images " in said
 
 
