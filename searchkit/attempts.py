@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 from searchkit import fsio, searching
@@ -14,11 +15,12 @@ from searchkit.backends.procs import GRACE_S, Killer, Target
 from searchkit.backends.slots import Grant
 from searchkit.backends.workers import Crew
 from searchkit.errors import StorageError
-from searchkit.launcher import Launcher, Plan, make_durable
+from searchkit.launcher import Launcher, Plan
 from searchkit.searching import Search
 from searchkit.space.expand import Point
-from searchkit.store import creation, intents, numbers, status, trials
+from searchkit.store import creation, intents, kept, numbers, scalars, status, trials
 from searchkit.store.journal import Event
+from searchkit.store.scalars import Reader, Reading
 from searchkit.store.state import BY_STOPPER, Job, State, outcome
 from searchkit.store.status import Status
 from searchkit.store.tasks import OpenTask
@@ -131,22 +133,33 @@ class Attempts:
     def result(self, n: int, s: Status) -> None:
         job = self.task.state.jobs[n]
         run = self.plan.config.run
-        if s.exit_code is not None:
-            # Before the result is accepted: it must not be lost once it was shown.
-            make_durable(self.task.paths, job, self.plan.config)
         fields = outcome(job, s, run.retries, run.timeout_s)
-        if not fields["retry"]:
-            fields |= self._reported(job, fields)
+        reader = self.readers.of(job)
+        with fsio.storage():
+            reading = None if fields["retry"] else reader.read()
+            if s.exit_code is not None:
+                # Before the result is accepted: it must not be lost once it was shown.
+                scalars.make_durable(reader)
+        if reading:
+            fields |= self._reported(job, fields, reader, reading)
+        self.readers.close(job)
         self.record_result(n, fields)
         self._count_false_starts(s, n)
 
-    def _reported(self, job: Job, fields: Event) -> Event:
-        """What the result of a job says of the numbers that it reported."""
-        config, paths = self.plan.config, self.task.paths
-        with fsio.storage():
-            reading = trials.series_of(paths, self.plan.ws.project_name, config, job, ended=True)
+    @cached_property
+    def readers(self) -> trials.Readers:
+        """What reads the reports of the attempts that run."""
+        if self.search:
+            return self.search.readers
+        return trials.Readers(self.task.paths, self.plan.ws.project_name, self.plan.config)
+
+    def _reported(self, job: Job, fields: Event, reader: Reader, reading: Reading) -> Event:
+        """What the result of a job says of the numbers that it reported, which are kept."""
+        config = self.plan.config
         scores = searching.scores(self.search, job.index, fields, reading.series) if self.search else {}
-        return {**scores, **numbers.recorded(config, reading, paths.job(job.index).attempt(job.attempt).callback)}
+        with fsio.storage():
+            kept.save(self.task.paths, job, numbers.digest(config), reader, reading)
+        return {**scores, **numbers.recorded(config, reading, reader.callback)}
 
     def record_result(self, n: int, fields: Event) -> None:
         said = self.task.record("result", **fields)

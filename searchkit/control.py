@@ -132,18 +132,20 @@ def _target(open_task: OpenTask, job: Job) -> Target:
 
 def _accept(open_task: OpenTask, job: Job) -> None:
     """Record the result of an attempt whose processes are gone, its numbers durable first."""
-    from searchkit import searching
-    from searchkit.launcher import make_durable  # with all of config behind it: only where a result is accepted
-    from searchkit.store import numbers, trials
+    from searchkit import searching  # with all of config behind it: only where a result is accepted
+    from searchkit.store import kept, numbers, scalars, trials
 
     config = tasks.config_of(open_task.paths)
     s = tasks.read_status(open_task.paths, job)
-    if s.exit_code is not None:
-        make_durable(open_task.paths, job, config)
     fields = outcome(job, s, config.run.retries, config.run.timeout_s)
-    if not fields["retry"]:
-        with fsio.storage():
-            reading = trials.series_of(open_task.paths, open_task.paths.workspace.project_name, config, job, ended=True)
+    reader = trials.reader_of(open_task.paths, open_task.paths.workspace.project_name, config, job)
+    with fsio.storage():
+        reading = None if fields["retry"] else reader.read()
+        if s.exit_code is not None:
+            scalars.make_durable(reader)
+        if reading:
+            kept.save(open_task.paths, job, numbers.digest(config), reader, reading)
+    if reading:
         if s.exit_code is not None and trials.is_search(config):
             if fields["state"] == State.FINISHED.value:
                 with contextlib.suppress(UsageError):  # a stopper of the user's own, which can't be imported from here
@@ -151,7 +153,7 @@ def _accept(open_task: OpenTask, job: Job) -> None:
                     searching.take_in(open_task, config, stoppers, job, reading.series)
             pruned = fields["state"] == State.PRUNED.value
             fields["scores"] = trials.scores_of(job, config.objectives, reading.series, pruned=pruned)[0]
-        fields |= numbers.recorded(config, reading, open_task.paths.job(job.index).attempt(job.attempt).callback)
+        fields |= numbers.recorded(config, reading, reader.callback)
     open_task.record("result", **fields)
 
 

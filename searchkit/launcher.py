@@ -17,25 +17,10 @@ from searchkit.backends.local import Launch, Machine, Parked
 from searchkit.backends.slots import Grant, Slots
 from searchkit.config import Config
 from searchkit.errors import StorageError
-from searchkit.store import creation, imports, scalars, snapshot, status
+from searchkit.store import creation, imports, snapshot, status
 from searchkit.store.interpreter import Interpreter
-from searchkit.store.state import Job
 from searchkit.store.tasks import OpenTask
-from searchkit.workspace import TaskPaths, Workspace
-
-
-def make_durable(task: TaskPaths, job: Job, config: Config) -> None:
-    """Sync what the result of a job's highest attempt is read from. Raises StorageError."""
-    paths = task.job(job.index).attempt(job.attempt)
-    with fsio.storage():
-        scalars.make_durable(
-            paths.callback,
-            log=paths.log if config.monitor.regex else None,
-            workdir=f"{paths.root}/{task.workspace.project_name}",
-            tensorboard=config.monitor.tensorboard,
-            newer_than_s=job.launched_s,
-        )
-
+from searchkit.workspace import Workspace
 
 NOTHING = imports.Installed()
 

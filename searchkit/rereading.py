@@ -14,7 +14,7 @@ from typing import Any
 
 from searchkit import fsio, searching
 from searchkit.settings import Config
-from searchkit.store import numbers, trials
+from searchkit.store import kept, numbers, trials
 from searchkit.store.scalars import Series
 from searchkit.store.state import Job, State, TaskState
 from searchkit.store.tasks import OpenTask
@@ -60,11 +60,13 @@ def _is_old(job: Job, state: TaskState, is_search: bool, monitor: str) -> bool:
 def _read(task: OpenTask, config: Config, n: int, stoppers: Sequence[Any] | None) -> bool:
     """Record what a job reported, by the config of now; whether a search has scores of it. `stoppers`: of a search."""
     job, paths = task.state.jobs[n], task.paths
+    reader = trials.reader_of(paths, paths.workspace.project_name, config, job)
     with fsio.storage():
-        reading = trials.series_of(paths, paths.workspace.project_name, config, job, ended=job.result is not None)
+        reading = reader.read(ended=job.result is not None)
     if job.result is not None and not job.result.retry:
-        callback = paths.job(n).attempt(job.attempt).callback
-        task.record("numbers", job=n, attempt=job.attempt, **numbers.recorded(config, reading, callback))
+        with fsio.storage():
+            kept.save(paths, job, numbers.digest(config), reader, reading)
+        task.record("numbers", job=n, attempt=job.attempt, **numbers.recorded(config, reading, reader.callback))
     if stoppers is None:
         return False
     fields = _as_trial(config, job, stoppers, reading.series)

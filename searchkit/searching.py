@@ -26,7 +26,7 @@ from searchkit.store import creation, numbers, scalars, tasks, trials
 from searchkit.store.scalars import Series
 from searchkit.store.state import DEFAULTS, Job, State, TaskState
 from searchkit.store.tasks import OpenTask
-from searchkit.store.trials import History
+from searchkit.store.trials import History, Readers
 from searchkit.workspace import Workspace
 
 EVENT_FILES_S = 2.0  # between two looks for event files of TensorBoard
@@ -131,6 +131,7 @@ class Read:
     mark: object
     at_s: float
     steps: set[int]
+    in_events: bool  # event files of TensorBoard were looked for, which `mark` does not know of
 
 
 @dataclass
@@ -151,6 +152,10 @@ class Search:
     read: dict[int, Read] = field(default_factory=dict)  # by job
     told: set[str] = field(default_factory=set)  # said once
     fault: SearchkitError | None = None  # why nothing more is asked for
+    readers: Readers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.readers = Readers(self.task.paths, self.project_name, self.config)
 
     @property
     def ahead(self) -> int:
@@ -398,18 +403,16 @@ def _series(search: Search, job: Job) -> Series | None:
     if before and before.attempt != job.attempt:
         before = None
     o, now = search.wanted[0], time.monotonic()
-    if before and before.mark == mark:
-        in_events = monitor.tensorboard and not before.steps  # files that `mark` does not know of
-        if not in_events or now - before.at_s < EVENT_FILES_S:
-            return None
-    names = trials.scalars_needed([o])
-    found = trials.series_of(task, search.project_name, search.config, job, ended=False, names=names)
+    if before and before.mark == mark and not (before.in_events and now - before.at_s >= EVENT_FILES_S):
+        return None
+    reader = search.readers.of(job)
+    found = reader.read(trials.scalars_needed([o]), ended=False)
     series = trials.over_steps(o, found.series)
     old = before.steps if before else set()
     if old and (late := sorted(step for step in series if step not in old and step < max(old))):
         what = f"job {job.index} reported step {late[0]} of {o.name} after step {max(old)}"
         _once(search, f"{what}: steps that go back are kept and shown, but not judged")
-    search.read[job.index] = Read(job.attempt, mark, now, set(series))
+    search.read[job.index] = Read(job.attempt, mark, now, set(series), reader.events is not None)
     return series
 
 

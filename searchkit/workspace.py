@@ -209,6 +209,10 @@ class TaskPaths:
     def job(self, n: int) -> JobPaths:
         return JobPaths(f"{self.root}/jobs/all/{n}")
 
+    def kept(self, n: int) -> str:
+        """The series that job `n` reported, as they were read when it ended."""
+        return f"{self.root}/numbers/{n}.json"
+
     @property
     def workers(self) -> str:
         return f"{self.root}/workers"

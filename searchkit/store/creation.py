@@ -219,6 +219,8 @@ def clean(task: TaskPaths, state: TaskState) -> None:
         if os.path.isdir(root):
             unlink(task, job)
             fsio.remove_tree(root, task.tmp)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(task.kept(n))
 
 
 def unlink(task: TaskPaths, job: Job) -> None:

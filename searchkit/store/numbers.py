@@ -15,10 +15,8 @@ number: 10,000 lists of numbers take ten times as long.) In a name, %, space and
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import zlib
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,15 +24,18 @@ from searchkit.store import trials
 from searchkit.store.journal import Event
 from searchkit.store.scalars import Reading, Series
 from searchkit.store.state import Job
+from searchkit.store.trials import digest
 from searchkit.workspace import TaskPaths
 
 if TYPE_CHECKING:
     from searchkit.config import Config
 
-READER = 1  # counts up whenever the same files come to be read as other numbers
 MAX_BYTES = 1024  # of `numbers` in one event: about 20 scalars. All events are read by every look at a task
 _ESCAPES = (("%", "%25"), (" ", "%20"), ("|", "%7C"))
 LEFT = {"records.jsonl": "records", "pre.json": "pre", "after.json": "after"}
+
+
+__all__ = ["LEFT", "MAX_BYTES", "Summary", "digest", "of", "recorded", "series_of", "summary"]
 
 
 class Summary(NamedTuple):
@@ -59,13 +60,6 @@ def summary(series: Series) -> Summary:
     low, low_step = min(finite, default=(math.nan, step))
     high, high_step = max(finite, key=lambda each: each[0], default=(math.nan, step))
     return Summary(step, series[step], low_step, low, high_step, high)
-
-
-def digest(config: Config) -> str:
-    """Eight hex digits of all in a config that says which numbers a job's files hold."""
-    monitor = config.monitor
-    said = [READER, monitor.regex, monitor.tensorboard, [[o.name, o.value] for o in config.objectives if o.value]]
-    return f"{zlib.crc32(json.dumps(said).encode('utf-8', 'surrogateescape')):08x}"
 
 
 def recorded(config: Config, reading: Reading, callback: str) -> Event:

@@ -3,7 +3,8 @@
 For one name, the first of these that has it gives its whole series:
 1. `callback/scalars.jsonl`, by `searchkit.report` or appended by any program, merged with the `scalars.<pid>.jsonl` of
    further processes (for a step that several hold, `scalars.jsonl` wins, then the highest pid);
-2. TensorBoard event files below the working folder (of files that hold the same tag and step, the last path wins);
+2. TensorBoard event files below the working folder (of files in one folder that hold the same tag and step, the last
+   path wins; a tag that several folders hold gets their names, see store/tags.py);
 3. regular expressions over the log.
 
 A line without `step` gets the highest step so far in its file plus one, and a match without `step` the highest step of
@@ -14,92 +15,139 @@ Nothing that a job writes makes a reader fail: what can't be used is left out an
 from __future__ import annotations
 
 import contextlib
-import errno
 import glob
 import json
 import math
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from searchkit import fsio
-from searchkit.store import tfevents
+from searchkit.store import growing, tags
+from searchkit.store.growing import File, Series, odd_files
 
-Series = dict[int, float]  # step -> value, steps ascending
-
-LOG_CHUNK = 1 << 20  # bytes; a log line longer than this is not looked at
+__all__ = ["Reader", "Reading", "Series", "best", "last", "make_durable", "mark", "read", "read_callback_result"]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The series by name, and how many lines, matches and records could not be used in full."""
+    """The series by name, steps ascending; how many lines, matches and records could not be used in full, and where the
+    first few of them are.
+
+    shared: names that stand for no series, as several folders of event files have that tag: the names to choose from.
+    """
 
     series: dict[str, Series]
     skipped: int
+    faults: tuple[str, ...] = ()
+    shared: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def read(
-    callback: str,
-    *,
-    log: str | None = None,
-    regex: Sequence[str] = (),
-    workdir: str | None = None,
-    tensorboard: bool | str = False,
-    newer_than_s: float = 0.0,
-    names: Collection[str] = (),
-    ended: bool = True,
-) -> Reading:
-    """Read all that an attempt reported; whatever file or folder is missing holds nothing.
+@dataclass
+class Reader:
+    """All that one attempt reports, read as its files grow: each part of them once. Whatever is missing holds nothing.
 
     callback: the attempt's callback folder.
     log, regex: patterns to look for in each line of the log. Each named group is a scalar of that name, but for the
         group `step`. Carriage returns end lines too, as progress bars write them.
     workdir, tensorboard: True for all event files below the folder, or a glob relative to it (of files or folders).
     newer_than_s: Unix time; older event files were not written by this attempt but copied with the project.
-    names: the names to look for; all where empty. Sources that can't add one of them are not read at all.
-    ended: False while the job runs: the last line of the log may then be cut off in the middle of a number, so it
-        doesn't count without its newline.
-
-    Raises OSError where a file is there but can't be read, and re.error for a bad pattern.
+    named: the names that the config says. One that is a tag after the end of its folder's path is called so always.
     """
-    wanted = frozenset(names)
-    series, skipped = _from_callback(callback)
-    if workdir and tensorboard and not _has_all(series, wanted):
-        found, bad = _from_tensorboard(workdir, tensorboard, newer_than_s)
-        series, skipped = {**found, **series}, skipped + bad
-    if log and regex and not _has_all(series, wanted):
-        found, bad = _from_log(log, regex, ended)
-        series, skipped = {**found, **series}, skipped + bad
-    ascending = {name: dict(sorted(s.items())) for name, s in series.items() if not wanted or name in wanted}
-    return Reading(ascending, skipped)
+
+    callback: str
+    log: str | None = None
+    regex: Sequence[str] = ()
+    workdir: str | None = None
+    tensorboard: bool | str = False
+    newer_than_s: float = 0.0
+    named: Collection[str] = ()
+    events: list[str] | None = None  # the event files that the last reading found; None: it did not look for any
+    files: dict[str, File] = field(default_factory=dict)  # by path, those of the last reading
+
+    def read(self, names: Collection[str] = (), *, ended: bool = True) -> Reading:
+        """All that is there by now.
+
+        names: the names to look for; all where empty. Sources that can't add one of them are not read at all.
+        ended: False while the job runs: the last line of the log may then be cut off in the middle of a number, so it
+            doesn't count without its newline.
+
+        Raises OSError for a failing disk, and re.error for a bad pattern.
+        """
+        wanted = frozenset(names)
+        before, self.files, now = self.files, {}, []
+        series: dict[str, Series] = {}
+        shared: Mapping[str, tuple[str, ...]] = {}
+        skipped = 0
+
+        def known(path: str, name: str) -> File:
+            return before.get(path) or File(path, name)
+
+        def keep(file: File, said: File) -> File:
+            self.files[file.path] = file
+            now.append(said)
+            return said
+
+        for path, is_file in callback_files(self.callback):
+            name = os.path.basename(path)
+            if not is_file:  # a folder or a pipe of that name would fail, or block
+                skipped += 1
+                now.append(File(path, name, faults=[f"{name}: no regular file"]))
+                continue
+            for scalar, more in keep(*growing.read_json(known(path, name))).series.items():
+                series[scalar] = {**series[scalar], **more} if scalar in series else more
+        self.events = None
+        if self.workdir and self.tensorboard and not (wanted and wanted <= series.keys()):
+            folders: dict[str, dict[str, Series]] = {}
+            self.events = sorted(set(event_files(self.workdir, self.tensorboard, self.newer_than_s)))
+            for path in self.events:
+                folder, name = os.path.split(os.path.relpath(path, self.workdir))
+                held = folders.setdefault(folder or ".", {})
+                file = growing.read_events(known(path, os.path.join(folder, name)))
+                for tag, more in keep(file, file).series.items():
+                    held[tag] = {**held[tag], **more} if tag in held else more
+            found, shared = tags.named(folders, self.named)
+            series = {**found, **series}
+        if self.log and self.regex and not (wanted and wanted <= series.keys()):
+            patterns = [re.compile(pattern) for pattern in self.regex]
+            log = keep(*growing.read_log(known(self.log, "log"), patterns, ended=ended))
+            series = {**log.series, **series}
+        self.files = {**before, **self.files}
+        skipped += sum(file.skipped for file in now)
+        faults = tuple(fault for file in now for fault in file.faults)[: growing.FAULTS]
+        ascending = {name: dict(sorted(s.items())) for name, s in series.items() if not wanted or name in wanted}
+        return Reading(ascending, skipped, faults, {n: ways for n, ways in shared.items() if n not in series})
 
 
-def make_durable(callback: str, *, log: str | None, workdir: str, tensorboard: bool | str, newer_than_s: float) -> None:
-    """Sync every file that `read` and `read_callback_result` read for a job, so that a result, once it is accepted,
-    does not lose its numbers to a power loss. Arguments as for `read`. Raises OSError."""
-    paths = [entry.path for entry in _scan(callback) if entry.is_file()] + ([log] if log else [])
-    if tensorboard:
-        paths += _event_files(workdir, tensorboard)
+def read(callback: str, *, names: Collection[str] = (), ended: bool = True, **places: Any) -> Reading:
+    """All that an attempt reported, in one go: `Reader(callback, **places).read(names, ended=ended)`."""
+    return Reader(callback, **places).read(names, ended=ended)
+
+
+def callback_files(folder: str) -> list[tuple[str, bool]]:
+    """The files of scalars and whether they are regular ones. What is read later replaces: the pids ascending (as
+    numbers: longer names last), then the main file."""
+    found = [e for e in _scan(folder) if e.name.startswith("scalars.") and e.name.endswith(".jsonl")]
+    found.sort(key=lambda e: (e.name == "scalars.jsonl", len(e.name), e.name))
+    return [(e.path, e.is_file()) for e in found]
+
+
+def make_durable(reader: Reader) -> None:
+    """Sync every file that a reader and `read_callback_result` read for a job, so that a result, once it is accepted,
+    does not lose its numbers to a power loss. Raises OSError."""
+    paths = [e.path for e in _scan(reader.callback) if e.is_file()] + ([reader.log] if reader.log else [])
+    if reader.events is not None:
+        paths += reader.events
+    elif reader.workdir and reader.tensorboard:
+        paths += event_files(reader.workdir, reader.tensorboard, reader.newer_than_s)
     for path in paths:
-        with _odd_files():
-            if path.startswith(workdir) and os.stat(path).st_mtime < newer_than_s:
-                continue  # came with the project
+        with odd_files():
             fsio.fsync_file(path)
     for folder in {os.path.dirname(path) for path in paths}:
-        with _odd_files():
+        with odd_files():
             fsio.fsync_file(folder)
-
-
-@contextlib.contextmanager
-def _odd_files() -> Iterator[None]:
-    """Pass over what a job made of its own files (removed, a folder, a loop); a failing disk stays an error."""
-    try:
-        yield
-    except OSError as e:
-        if e.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise
 
 
 def _scan(folder: str) -> list[os.DirEntry[str]]:
@@ -129,12 +177,13 @@ def last(series: Series) -> float:
 
 
 def best(series: Series, mode: str) -> float:
-    """The highest value (mode "max") or the lowest ("min"); NaN only where all are. Raises ValueError where empty."""
+    """The highest finite value (mode "max") or the lowest ("min"); NaN where none is finite. Raises ValueError where
+    empty."""
     if mode not in ("max", "min"):
         raise ValueError(f"mode must be 'max' or 'min', got {mode!r}")
     if not series:
         raise ValueError("an empty series has no best value")
-    values = [v for v in series.values() if not math.isnan(v)]
+    values = [v for v in series.values() if math.isfinite(v)]
     if not values:
         return math.nan
     return max(values) if mode == "max" else min(values)
@@ -145,121 +194,24 @@ def read_callback_result(callback: str, which: str) -> dict[str, Any] | None:
     if which not in ("pre", "after"):
         raise ValueError(f"which must be 'pre' or 'after', got {which!r}")
     raw = None
-    with _odd_files():
+    with odd_files():
         raw = fsio.read_bytes(f"{callback}/{which}.json")
-    result = _parse(raw) if raw is not None else None
+    try:
+        result = json.loads((raw or b"").decode())
+    except (ValueError, RecursionError):
+        return None
     return result if isinstance(result, dict) else None
 
 
-def _has_all(series: dict[str, Series], wanted: frozenset[str]) -> bool:
-    return bool(wanted) and wanted <= series.keys()
+def event_files(workdir: str, which: bool | str, newer_than_s: float) -> Iterator[str]:
+    """The event files of TensorBoard that an attempt wrote; arguments as for `Reader`."""
+    for path in _all_event_files(workdir, which):
+        with odd_files():
+            if os.stat(path).st_mtime >= newer_than_s:
+                yield path
 
 
-def _from_callback(folder: str) -> tuple[dict[str, Series], int]:
-    series: dict[str, Series] = {}
-    skipped = 0
-    files = []
-    for entry in _scan(folder):
-        if entry.name.startswith("scalars.") and entry.name.endswith(".jsonl"):
-            if entry.is_file():  # a folder or a pipe of that name would fail, or block
-                files.append(entry.name)
-            else:
-                skipped += 1
-    # What is read later replaces: the pids ascending (as numbers: longer names last), then the main file.
-    files.sort(key=lambda name: (name == "scalars.jsonl", len(name), name))
-    for name in files:
-        raw = None
-        with _odd_files():
-            raw = fsio.read_bytes(f"{folder}/{name}")
-        if raw:
-            skipped += _add_lines(raw, series)
-    return series, skipped
-
-
-def _add_lines(raw: bytes, series: dict[str, Series]) -> int:
-    """Add the scalars of one JSON-lines file; how many lines could not be used in full."""
-    top = skipped = 0
-    lines = raw.split(b"\n")
-    unfinished = len(lines) - 1  # the last line, where its newline is missing; it counts only if it is whole
-    for i, line in enumerate(lines):
-        if not line or line.isspace():
-            continue
-        record = _parse(line)
-        if not isinstance(record, dict):
-            skipped += i != unfinished
-            continue
-        step = record.pop("step", None)
-        step = top + 1 if step is None else _whole(step)
-        if step is None:
-            skipped += 1
-            continue
-        complete = True
-        for name, value in record.items():
-            number = _number(value)
-            if number is None or not _is_name(name):
-                complete = False
-                continue
-            series.setdefault(name, {})[step] = number
-            top = max(top, step)
-        skipped += not complete
-    return skipped
-
-
-def _parse(text: bytes) -> object:
-    """The JSON value of a text, or None where it has none."""
-    try:
-        value: object = json.loads(text.decode())
-    except (ValueError, RecursionError):
-        return None
-    return value
-
-
-def _number(value: object) -> float | None:
-    """A float from a number or a text of one; None from anything else, nested values and null included."""
-    if not isinstance(value, (int, float)):
-        return None
-    try:
-        return float(value)
-    except OverflowError:  # an int past 1e308
-        return None
-
-
-def _whole(value: object) -> int | None:
-    """A step: an int, or a float without a fraction."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, float):
-        return int(value) if value.is_integer() else None
-    return value if isinstance(value, int) else None
-
-
-def _is_name(name: str) -> bool:
-    """Not empty, and something that can be printed: JSON may hold halves of characters, which can't."""
-    if name.isascii():
-        return bool(name)
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _from_tensorboard(workdir: str, which: bool | str, newer_than_s: float) -> tuple[dict[str, Series], int]:
-    series: dict[str, Series] = {}
-    skipped = 0
-    for path in sorted(set(_event_files(workdir, which))):
-        scalars: list[tfevents.Scalar] = []
-        with _odd_files():
-            if os.stat(path).st_mtime < newer_than_s:
-                continue
-            scalars, bad = tfevents.read_scalars(path)
-            skipped += bad
-        for tag, step, value in scalars:
-            series.setdefault(tag, {})[step] = value
-    return series, skipped
-
-
-def _event_files(workdir: str, which: bool | str) -> Iterator[str]:
+def _all_event_files(workdir: str, which: bool | str) -> Iterator[str]:
     if which is True:
         yield from _event_files_below(workdir)
         return
@@ -276,51 +228,3 @@ def _event_files_below(folder: str) -> Iterator[str]:
             path = os.path.join(parent, name)
             if name.startswith("events.out.tfevents.") and os.path.isfile(path):
                 yield os.path.normpath(path)
-
-
-def _from_log(log: str, patterns: Sequence[str], ended: bool) -> tuple[dict[str, Series], int]:
-    series: dict[str, Series] = {}
-    top: dict[str, int] = {}
-    skipped = 0
-    compiled = [re.compile(pattern) for pattern in patterns]
-    for line in _log_lines(log, ended):
-        for pattern in compiled:
-            for match in pattern.finditer(line):
-                groups = match.groupdict()
-                step_text = groups.pop("step", None)
-                step = None if step_text is None else _text_number(step_text)
-                if step_text is not None and (step is None or not step.is_integer()):
-                    skipped += 1
-                    continue
-                for name, text in groups.items():
-                    if text is None:  # a group that took no part
-                        continue
-                    value = _text_number(text)
-                    if value is None:
-                        skipped += 1
-                        continue
-                    at = top.get(name, 0) + 1 if step is None else int(step)
-                    top[name] = max(top.get(name, 0), at)
-                    series.setdefault(name, {})[at] = value
-    return series, skipped
-
-
-def _text_number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def _log_lines(path: str, ended: bool) -> Iterator[str]:
-    """The lines of a log, whatever bytes it holds; a line over LOG_CHUNK is left out up to that length."""
-    rest = b""
-    with _odd_files(), open(path, "rb") as f:
-        while chunk := f.read(LOG_CHUNK):
-            *lines, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
-            if len(rest) > LOG_CHUNK:
-                rest = b""
-            for line in lines:
-                yield line.decode("utf-8", "replace")
-    if rest and ended:
-        yield rest.decode("utf-8", "replace")

@@ -9,8 +9,10 @@ Each record is one `Event` protobuf message (tensorflow/core/util/event.proto); 
 from __future__ import annotations
 
 import math
+import os
 import struct
 from collections.abc import Iterator
+from typing import BinaryIO
 
 # Records that hold no scalar (images, histograms, graphs) may be large, and a checksum takes about 40 ns a byte here.
 # Such a record is checked only up to this size; past it, it is enough that its length is right.
@@ -28,38 +30,38 @@ _DTYPES = {1: ("<f", 5), 2: ("<d", 6)}  # DT_FLOAT, DT_DOUBLE: struct format, fi
 Scalar = tuple[str, int, float]  # tag, step, value
 
 
-def read_scalars(path: str) -> tuple[list[Scalar], int]:
-    """The scalars of an event file in the order they were written, and how many records were corrupt (0 or 1).
+def read_scalars(f: BinaryIO, start: int = 0) -> tuple[list[Scalar], int, bool]:
+    """(the scalars of an event file from byte `start` on, in the order they were written; where reading goes on;
+    whether a corrupt record is there).
 
     A record whose end is missing is still being written: reading ends there. So it does at a corrupt record, as what
-    follows can't be trusted to start where it seems to; that one is counted. Raises OSError for an unreadable file.
+    follows can't be trusted to start where it seems to. Raises OSError.
     """
     scalars: list[Scalar] = []
-    with open(path, "rb") as f:
-        while True:
-            header = f.read(12)
-            if len(header) < 12:
-                return scalars, 0
-            length, check = struct.unpack("<QI", header)
-            if masked_crc32c(header[:8]) != check:
-                return scalars, 1
-            if length > MAX_RECORD_BYTES:
-                try:
-                    f.seek(length + 4, 1)  # past the end is fine: the next read then finds nothing
-                except (OSError, ValueError):  # not an offset at all
-                    return scalars, 1
-                continue
-            data = f.read(length)
-            footer = f.read(4)
-            if len(footer) < 4:
-                return scalars, 0
+    size = os.fstat(f.fileno()).st_size
+    f.seek(start)
+    while True:
+        header = f.read(12)
+        if len(header) < 12:
+            return scalars, start, False
+        length, check = struct.unpack("<QI", header)
+        if masked_crc32c(header[:8]) != check or length >= 1 << 63:  # not a length at all
+            return scalars, start, True
+        end = start + 12 + length + 4
+        if end > size:
+            return scalars, start, False
+        if length > MAX_RECORD_BYTES:
+            f.seek(end)
+        else:
+            data, footer = f.read(length), f.read(4)
             try:
                 found = _event_scalars(memoryview(data))
             except ValueError:
-                return scalars, 1
+                return scalars, start, True
             if (found or length <= CHECKED_BYTES) and masked_crc32c(data) != int.from_bytes(footer, "little"):
-                return scalars, 1
+                return scalars, start, True
             scalars += found
+        start = end
 
 
 def masked_crc32c(data: bytes) -> int:

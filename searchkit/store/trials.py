@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +18,8 @@ from searchkit.algorithms.history import Trial
 from searchkit.errors import UsageError
 from searchkit.settings import Objective
 from searchkit.space import expression
-from searchkit.store import scalars
-from searchkit.store.scalars import Series
+from searchkit.store import kept, scalars
+from searchkit.store.scalars import Reader, Reading, Series
 from searchkit.store.state import Job, State, TaskState
 from searchkit.workspace import TaskPaths
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from searchkit.space.space import Genes, Space
 
 NEVER, NOT_FINITE = "never reported", "is no finite number at the last step"  # why a job has no scores
+READER = 1  # counts up whenever the same files come to be read as other numbers
+
 _STATES = {State.FINISHED: "finished", State.PRUNED: "pruned", State.ERROR: "failed", State.STOPPED: "failed"}
 
 
@@ -47,21 +51,60 @@ def space_of(config: Config) -> Space:
 
 
 def series_of(
-    task: TaskPaths, project_name: str, config: Config, job: Job, *, ended: bool, names: Iterable[str] = ()
-) -> scalars.Reading:
+    task: TaskPaths, project_name: str, config: Config, job: Job, *, ended: bool, names: Collection[str] = ()
+) -> Reading:
     """What the highest attempt of a job reported. `names`: those that are looked for; all where empty."""
+    known = kept.load(task, job, digest(config)) if ended and job.result is not None else None
+    return known or reader_of(task, project_name, config, job).read(names, ended=ended)
+
+
+def reader_of(task: TaskPaths, project_name: str, config: Config, job: Job) -> Reader:
+    """What reads all that the highest attempt of a job reports."""
     monitor = config.monitor
     paths = task.job(job.index).attempt(job.attempt)
-    return scalars.read(
+    return Reader(
         paths.callback,
         log=paths.log if monitor.regex else None,
         regex=monitor.regex,
         workdir=f"{paths.root}/{project_name}",
         tensorboard=monitor.tensorboard,
         newer_than_s=job.launched_s,
-        names=tuple(names),
-        ended=ended,
+        named=_paths(config),
     )
+
+
+def digest(config: Config) -> str:
+    """Eight hex digits of all in a config that says which numbers a job's files hold."""
+    monitor = config.monitor
+    values = [[o.name, o.value] for o in config.objectives if o.value]
+    said = [READER, monitor.regex, monitor.tensorboard, values, _paths(config)]
+    return f"{zlib.crc32(json.dumps(said).encode('utf-8', 'surrogateescape')):08x}"
+
+
+def _paths(config: Config) -> tuple[str, ...]:
+    """The scalars that a config names which may be a tag of TensorBoard after a folder."""
+    names = (*scalars_needed(config.objectives), *config.monitor.scalars)
+    return tuple(dict.fromkeys(name for name in names if "/" in name)) if config.monitor.tensorboard else ()
+
+
+class Readers:
+    """What reads the reports of the attempts that run, each file on from where it was read last."""
+
+    def __init__(self, task: TaskPaths, project_name: str, config: Config) -> None:
+        self._task, self._project_name, self._config = task, project_name, config
+        self._open: dict[int, tuple[int, Reader]] = {}  # by job: attempt, its reader
+
+    def of(self, job: Job) -> Reader:
+        """That of the highest attempt of a job."""
+        attempt, reader = self._open.get(job.index, (0, None))
+        if reader is None or attempt != job.attempt:
+            reader = reader_of(self._task, self._project_name, self._config, job)
+            self._open[job.index] = job.attempt, reader
+        return reader
+
+    def close(self, job: Job) -> None:
+        """Forget what was read of a job that ended."""
+        self._open.pop(job.index, None)
 
 
 def scalars_needed(wanted: Sequence[Objective]) -> tuple[str, ...]:

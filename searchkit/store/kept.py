@@ -1,0 +1,79 @@
+"""The series of attempts that ended, kept so that nobody reads a gigabyte of logs twice.
+
+numbers/<job>.json is written by the holder of the lease when it accepts a result: the series of the highest attempt, by
+which monitor they were read, and the size and the last change of each file that they were read from. It is one line
+that ends in its own CRC-32. A reader who finds any of this different from what it would read by now reads the files,
+and writes nothing. Where the working folder was removed, what came from event files in it is kept here alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from searchkit import fsio
+from searchkit.store import journal, scalars
+from searchkit.store.scalars import Reader, Reading
+from searchkit.store.state import Job
+from searchkit.workspace import TaskPaths
+
+FROM_BYTES = 4096  # in files; with less, reading them is as fast
+
+
+def save(task: TaskPaths, job: Job, monitor: str, reader: Reader, reading: Reading) -> None:
+    """Keep what the highest attempt of a job reported in all, where reading it again would take long. Raises OSError.
+
+    monitor: the digest of the config by which it was read.
+    """
+    root = task.job(job.index).attempt(job.attempt).root
+    paths = sorted({*reader.files, *([reader.log] if reader.log else [])})
+    files = [(os.path.relpath(path, root), *_stat(path)) for path in paths]
+    if sum(size for _, size, _ in files) < FROM_BYTES and not reader.events:
+        return
+    record = {
+        "attempt": job.attempt,
+        "monitor": monitor,
+        "workdir": os.path.relpath(reader.workdir or root, root),
+        "files": files,
+        "skipped": reading.skipped,
+        "faults": reading.faults,
+        "shared": reading.shared,
+        "series": {name: [list(series), list(series.values())] for name, series in reading.series.items()},
+    }
+    path = task.kept(job.index)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    fsio.atomic_write(path, journal.encode(record), tmp=task.tmp, durable=False)
+
+
+def load(task: TaskPaths, job: Job, monitor: str) -> Reading | None:
+    """What the highest attempt of a job reported in all; None where it is not kept, or other than its files are now."""
+    paths = task.job(job.index).attempt(job.attempt)
+    try:
+        record = journal.decode((fsio.read_bytes(task.kept(job.index)) or b"").rstrip(b"\n"))
+    except OSError:  # not ours to read
+        record = None
+    if record is None or (record["attempt"], record["monitor"]) != (job.attempt, monitor):
+        return None
+    freed = not os.path.isdir(f"{paths.root}/{record['workdir']}")
+    known = {f"{paths.root}/{name}": (size, changed) for name, size, changed in record["files"]}
+    inside = f"{paths.root}/{record['workdir']}/"
+    if any(now != known[path] for path, now in _stats(known) if not (freed and path.startswith(inside))):
+        return None
+    if any(path not in known for path, is_file in scalars.callback_files(paths.callback) if is_file):
+        return None
+    series = {name: dict(zip(*columns, strict=True)) for name, columns in record["series"].items()}
+    shared = {name: tuple(ways) for name, ways in record["shared"].items()}
+    return Reading(series, record["skipped"], tuple(record["faults"]), shared)
+
+
+def _stats(paths: Iterable[str]) -> list[tuple[str, tuple[int, int]]]:
+    return [(path, _stat(path)) for path in paths]
+
+
+def _stat(path: str) -> tuple[int, int]:
+    """Size and last change (ns) of a file; -1 and 0 where there is none."""
+    try:
+        info = os.stat(path)
+    except OSError:
+        return -1, 0
+    return info.st_size, info.st_mtime_ns
