@@ -206,7 +206,7 @@ class Launcher:
     def copied(self, k: int) -> imports.Redirected:
         """What jobs import from their copies of snapshot `k`, not from the project. Raises StorageError."""
         plan, path = self.plan, self.plan.base_env.get("PYTHONPATH", "")
-        if k not in self.redirected and (path or plan.installed != NOTHING):
+        if k not in self.redirected and (path or plan.installed.folders or plan.installed.others):
             stdlib = plan.python.stdlib if plan.python else frozenset()
             self.redirected[k] = imports.redirected(plan.installed, path, self.manifest(k), plan.ws.project, stdlib)
         return self.redirected.get(k, imports.Redirected())

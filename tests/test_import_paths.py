@@ -112,8 +112,8 @@ def test_no_file_of_the_project_hides_the_standard_library(tmp_path: Path) -> No
     done = run(folder, "search-run", "config.yaml", env={"PATH": f"{programs}:{os.environ['PATH']}"})
     ok(done)
     assert [line for line in done.stderr.splitlines() if line.startswith("note")] == [
-        "note: Python may import these from the project as it is now, not from a job's copy of it: src (src/types.py "
-        "would hide the standard library's)"
+        "note: Python may import these as they are now, not from a job's copy of the project: src (src/types.py would "
+        "hide the standard library's)"
     ]
     assert [words[-2] for words in said(folder)] == ["was", "edited"]
 
@@ -137,36 +137,44 @@ def test_what_is_found_of_the_project(tmp_path: Path) -> None:
     (sites / "a.pth").write_text(f"# {p}/comment\nimport os\n\n{p}/src\n../p/ns\n{tmp_path}/elsewhere\n{p}2\n")
     mapping = {"flat": f"{p}/flat", "b.c": f"{p}/ns/b/c", "even": f"{p}/odd", "mod": f"{p}/mod.py", "x": "/x"}
     (sites / "__editable___z_finder.py").write_text(f"MAPPING: dict[str, str] = {mapping!r}\nNAMESPACES: dict = {{}}\n")
+    (sites / "six.py").touch()
+    for name in ("torch", "torch-2.dist-info"):
+        (sites / name).mkdir()
     (sites / "linked").symlink_to("../p/deep/linked")
     (sites / "__editable___bad_finder.py").write_text("MAPPING = {not python}\nMAPPING = {f()}\n")
     found = imports.installed(python(sites, tmp_path / "none"), str(p))
-    assert found == Installed((".", "ns", "src", "deep"), (("even", "it is odd, which no path makes even"),))
-    assert imports.installed(python(sites, prefix=str(p / "src")), str(p)).folders == (
-        ".",
-        "ns",
-        "deep",
-    )  # its own files
+    assert found.folders == (".", "ns", "src", "deep")
+    assert found.others == (("even", "it is odd, which no path makes even"),)
+    assert found.names == {"torch", "six"}
+    assert imports.installed(python(sites, prefix=str(p / "src")), str(p)).folders == (".", "ns", "deep")
     (tmp_path / "link").symlink_to(p)
     assert imports.installed(python(sites), str(tmp_path / "link")).folders[:3] == (".", "ns", "src")
 
 
 def test_an_editable_install_by_an_unknown_hook(tmp_path: Path) -> None:
-    for name, url in {"mine-1": tmp_path / "p", "other-2": tmp_path / "q", "wheel-3": None}.items():
+    urls = {"mine-1": tmp_path / "p", "other-2": tmp_path / "q", "above-3": tmp_path, "wheel-4": None}
+    for name, url in urls.items():
         about = tmp_path / "sites" / f"{name}.dist-info"
         about.mkdir(parents=True)
         body = {"url": url.as_uri(), "dir_info": {"editable": True}} if url else {"url": "file:///p", "dir_info": {}}
         (about / "direct_url.json").write_text(json.dumps(body))
     found = imports.installed(python(tmp_path / "sites"), str(tmp_path / "p"))
-    assert found == Installed((), (("mine", "it is installed by an import hook that searchkit does not know"),))
-    assert "copy of it: mine (it is installed by" in imports.told(Redirected((), (), found.others))
+    assert found.folders == () and found.others == (
+        ("above", f"its source is all of {tmp_path}"),
+        ("mine", "it is installed by an import hook that searchkit does not know"),
+    )
+    assert "job's copy of the project: above (its source is all of" in imports.told(Redirected((), (), found.others))
     assert imports.told(Redirected()) == ""
 
 
 def test_what_a_copy_can_stand_for(tmp_path: Path) -> None:
     p = tmp_path / "p"
     files = [
+        "own/datasets/__init__.py",
+        "good/tests/__init__.py",
         "good/mine/__init__.py",
         "bad/types/__init__.py",
+        "types/types.abi3.so",
         "data/types/x.txt",
         "site/usercustomize.py",
         "b/tree/a.py",
@@ -176,12 +184,14 @@ def test_what_a_copy_can_stand_for(tmp_path: Path) -> None:
         (p / name).write_text("left/\n")
     (p / "left").mkdir()
     (p / "b/tree/b.py").symlink_to(p / "good/mine/__init__.py")
-    found = Installed((".", "good", "bad", "data", "site", "b/tree", "left"))
+    names = frozenset(("datasets", "tests", "mine_too"))
+    found = Installed((".", "good", "types", "data", "site", "b/tree", "left", "own", "bad"), (), names)
     path = f"{p}/left:{p}/bad:{p}:/else::good"
     copied = imports.redirected(found, path, manifest(p), str(p), frozenset(("types",)))
-    assert copied.folders == (".", "good", "data")
+    assert copied.folders == ("good", "data")
     assert dict(copied.others) == {
-        "bad": "bad/types/__init__.py would hide the standard library's",
+        "own": "own/datasets/__init__.py would hide the datasets that is installed",
+        "types": "types/types.abi3.so would hide the standard library's",
         "site": "site/usercustomize.py would hide the standard library's",
         "b/tree": "it holds links to the project's files by their full paths",
         "left": "it is not in the copy",

@@ -24,15 +24,13 @@ def ask(configs: Iterable[Config]) -> interpreter.Pythons:
 def notes(launcher: Launcher) -> Iterator[str]:
     """What is not as one would think, or not as it was when other jobs of the task ran."""
     plan, state = launcher.plan, launcher.task.state
-    if plan.python is None:
-        if path := interpreter.which(plan.config.template.program, plan.base_env):
-            yield f"{path} does not say which Python it is: what it imports from the project itself is not known"
-        return
+    if plan.python is None and (path := interpreter.which(plan.config.template.program, plan.base_env)):
+        yield f"{path} does not say which Python it is: what it imports from the project itself is not known"
     if text := imports.told(launcher.copied(state.snapshot)):
         yield text
-    now = plan.python.facts()
+    now = plan.python.facts() if plan.python else None
     others = [job.python for job in state.jobs.values() if job.attempt and job.python not in (None, now)]
-    if others:
+    if now and others:
         then = ", ".join(sorted({_name(python) for python in others if python}))
         yield f"{len(others)} job(s) ran with {then}; what runs now has {_name(now)}"
 

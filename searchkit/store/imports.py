@@ -18,6 +18,7 @@ from searchkit.store.snapshot import Manifest
 
 _MAPPING = re.compile(r"^MAPPING\b[^=\n]*=\s*(\{.*\})\s*$", re.MULTILINE)
 _CODE = (".py", ".pyc", ".so")
+_ASIDE = frozenset(("tests", "test", "docs", "examples", "benchmarks", "scripts"))  # left by packages that nobody means
 _STARTED = frozenset(("sitecustomize", "usercustomize"))  # Python runs these where it finds them on its path
 
 
@@ -28,6 +29,7 @@ class Installed:
 
     folders: tuple[str, ...] = ()
     others: tuple[tuple[str, str], ...] = ()
+    names: frozenset[str] = frozenset()  # modules and packages that are installed as copies
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ def installed(python: Interpreter, project: str) -> Installed:
     others: list[tuple[str, str]] = []
     known: list[str] = []  # where what we understand leads to
     editable: list[tuple[str, str]] = []  # (package, where its source is), as pip keeps it
+    names: set[str] = set()
     for path, is_link in (found for site in python.sites for found in _names(site)):
         folder, name = os.path.split(path)
         modules: list[tuple[str, str]] = []
@@ -72,8 +75,13 @@ def installed(python: Interpreter, project: str) -> Installed:
         elif is_link:  # flit install --symlink
             modules = [(name.removesuffix(".py"), os.path.join(folder, os.readlink(path)))]
         elif name.endswith(".dist-info"):
-            source = relative(_editable_url(f"{path}/direct_url.json") or "/")
-            editable += [(name.split("-")[0], source)] if source is not None else []
+            package, url = name.split("-")[0], _editable_url(f"{path}/direct_url.json")
+            if url and (source := relative(url)) is not None:
+                editable.append((package, source))
+            elif url and within(project, url) and package != "searchkit":  # of a demo in its source folder
+                others.append((package, f"its source is all of {url}"))
+        elif name.endswith(_CODE) or "." not in name:
+            names.add(name.split(".")[0])
         for module, target in modules:
             if (source := relative(target)) is None:
                 continue
@@ -85,7 +93,7 @@ def installed(python: Interpreter, project: str) -> Installed:
     for package, source in editable:
         if not any(source == "." or f"{found}/".startswith(f"{source}/") for found in (*folders, *known)):
             others.append((package, "it is installed by an import hook that searchkit does not know"))
-    return Installed(tuple(folders), tuple(others))
+    return Installed(tuple(folders), tuple(others), frozenset(names))
 
 
 def redirected(
@@ -93,17 +101,19 @@ def redirected(
 ) -> Redirected:
     """What of that, and of a PYTHONPATH, a copy made by the manifest can stand for."""
     others = list(found.others)
-    folders, kept = [], []
-    for folder in found.folders:
-        hidden = next(_hides(manifest, folder, stdlib | _STARTED), None)
-        why = f"{hidden} would hide the standard library's" if hidden else _unlike(manifest, folder, project)
-        others += [(folder, why)] if why else []
-        folders += [] if why else [folder]
+    folders, kept, named = [], [], []
     for entry in pythonpath.split(os.pathsep):
-        named = within(entry, project) if os.path.isabs(entry) else None
-        if named is not None and (why := _unlike(manifest, named, project)):
-            others.append((named, why))
-            kept.append(named)
+        folder = within(entry, project) if os.path.isabs(entry) else None
+        if folder is not None:
+            named.append(folder)
+            if why := _unlike(manifest, folder, project):
+                others.append((folder, why))
+                kept.append(folder)
+    for folder in found.folders:
+        if folder not in named:
+            why = _hides(manifest, folder, stdlib, found.names) or _unlike(manifest, folder, project)
+            others += [(folder, why)] if why else []
+            folders += [] if why else [folder]
     return Redirected(tuple(folders), tuple(kept), tuple(dict.fromkeys(others)))
 
 
@@ -121,7 +131,7 @@ def pythonpath(value: str, copied: Redirected, project: str, work: str) -> str:
 def told(copied: Redirected) -> str:
     """One line about what jobs can't import from their copies; empty where there is none."""
     said = ", ".join(f"{name} ({why})" for name, why in copied.others)
-    return f"Python may import these from the project as it is now, not from a job's copy of it: {said}" if said else ""
+    return f"Python may import these as they are now, not from a job's copy of the project: {said}" if said else ""
 
 
 # ---- what installers write
@@ -197,13 +207,19 @@ def _below(manifest: Manifest, folder: str) -> Iterator[tuple[str, str, str]]:
             yield e.path[len(prefix) :], e.kind, e.target
 
 
-def _hides(manifest: Manifest, folder: str, names: frozenset[str]) -> Iterator[str]:
-    """Modules in a folder of the copy that would come before others of these names."""
+def _hides(manifest: Manifest, folder: str, stdlib: frozenset[str], names: frozenset[str]) -> str:
+    """What a folder of the copy would come before, on a PYTHONPATH, that it comes after as it is installed; empty where
+    that is nothing."""
     for path, kind, _ in _below(manifest, folder):
         top, _, rest = path.partition("/")
         is_module = not rest and kind in ("file", "big", "link") and top.endswith(_CODE)
-        if (is_module or rest == "__init__.py") and top.split(".")[0] in names:
-            yield path if folder == "." else f"{folder}/{path}"
+        if is_module or rest == "__init__.py":
+            name, full = top.split(".")[0], os.path.normpath(f"{folder}/{path}")
+            if name in stdlib or name in _STARTED:
+                return f"{full} would hide the standard library's"
+            if name in names - _ASIDE:
+                return f"{full} would hide the {name} that is installed"
+    return ""
 
 
 def _unlike(manifest: Manifest, folder: str, project: str) -> str:
