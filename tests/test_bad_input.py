@@ -276,7 +276,7 @@ def test_a_disk_that_fills_up_and_one_that_is_read_only(tmp_path: Path) -> None:
 
 
 def test_what_is_needed_to_repeat_a_run_and_a_full_disk(tmp_path: Path) -> None:
-    facts = {"snapshot": str(tmp_path), "tmp": "/proc/none", "project": str(tmp_path), "path": None}
+    facts = {"snapshot": str(tmp_path), "tmp": "/proc/none", "project": str(tmp_path), "python": None}
     facts |= {"seed": 0, "command_line": [], "gpus": []}
     argv = [sys.executable, "-m", "searchkit.store.provenance", json.dumps(facts)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
