@@ -151,7 +151,7 @@ def test_leaving_early_leaves_no_worker(data: CocoSet) -> None:
 def test_what_a_spawned_worker_is_sent_gives_the_same_samples(data: CocoSet) -> None:
     samples = loader._Samples(DetectionData(data, cache_mb=1), AUGMENT, 3)
     sent = pickle.loads(pickle.dumps(samples))
-    assert same([sent[5, 2, i] for i in range(4)], [samples[5, 2, i] for i in range(4)])
+    assert same([sent[5, 2, i, None] for i in range(4)], [samples[5, 2, i, None] for i in range(4)])
 
 
 def test_workers_use_one_thread_each(data: CocoSet) -> None:
@@ -159,7 +159,7 @@ def test_workers_use_one_thread_each(data: CocoSet) -> None:
         def load(self, index: int) -> Any:
             return torch.tensor([torch.get_num_threads()]), {}, []
 
-    found = loader._loader(loader._Samples(Threads(data), None, 0), 2, [[(0, 0, 0)]] * 4, False)
+    found = loader._loader(loader._Samples(Threads(data), None, 0), 2, [[(0, 0, 0, None)]] * 4)
     assert same([batch.unpack()[0] for _, batch, _ in found], [[torch.tensor([1])]] * 4)
 
 

@@ -20,8 +20,9 @@ from searchkit.data.images import unusable
 from searchkit.data.label_augment import CROP_RATIO, LabelAugment, augment_batch, fit
 from searchkit.data.label_stores import Arrays
 from searchkit.data.labelled import LabelSet
-from searchkit.data.loader import epoch_batches, quiet_loader, steps_per_epoch
-from searchkit.errors import UsageError
+from searchkit.data.loader import epoch_batches, steps_per_epoch
+from searchkit.data.processes import quiet_loader, share, watched
+from searchkit.errors import SearchkitError, UsageError
 
 Size = int | tuple[int, int]  # the edge of a square, or (height, width), in px
 TrainBatches = Generator[tuple[int, Tensor, Tensor, Tensor], None, None]  # close() ends the workers early
@@ -76,18 +77,19 @@ def train_loader(
         pictures.warm()
     batches = _Batches(pictures, augment, seed, crop_ratio, strict=False)
     plan = _Steps(len(data), batch_size, seed, range(start, steps), size, rank, world)
-    return _train(_loader(batches, plan, workers, pin_memory), Counter() if skipped is None else skipped)
+    pinned = pin_memory and torch.cuda.is_available()
+    return _train(_loader(batches, plan, workers), Counter() if skipped is None else skipped, pinned)
 
 
-def _train(loader: DataLoader, skipped: Counter[str]) -> TrainBatches:
-    for step, images, labels, indices, faults in loader:
+def _train(loader: DataLoader, skipped: Counter[str], pinned: bool) -> TrainBatches:
+    for step, images, labels, indices, faults in watched(loader):
         if images is None:
             raise faults[-1]
         for fault in faults:
             if fault.message not in skipped:
                 log.warning("%s; the next image of the set takes its place", fault.message)
             skipped[fault.message] += 1
-        yield step, images, torch.as_tensor(labels), torch.as_tensor(indices)
+        yield step, images.pin_memory() if pinned else images, torch.as_tensor(labels), torch.as_tensor(indices)
 
 
 def eval_batches(
@@ -113,14 +115,14 @@ def eval_batches(
         pictures.warm()
     plan: list[_Key] = [(i, 0, pair, chosen[i : i + batch_size]) for i in range(0, len(chosen), batch_size)]
     batches = _Batches(pictures, None, 0, crop_ratio, strict=True)
-    return _evaluate(_loader(batches, plan, workers, pin_memory), data, chosen)
+    return _evaluate(_loader(batches, plan, workers), data, chosen, pin_memory and torch.cuda.is_available())
 
 
-def _evaluate(loader: DataLoader, data: LabelSet, chosen: list[int]) -> EvalBatches:
-    for _, images, labels, _, faults in loader:
+def _evaluate(loader: DataLoader, data: LabelSet, chosen: list[int], pinned: bool) -> EvalBatches:
+    for _, images, labels, _, faults in watched(loader):
         if faults:
             raise unusable(unreadable(data, chosen) or faults)
-        yield images, torch.as_tensor(labels)
+        yield images.pin_memory() if pinned else images, torch.as_tensor(labels)
 
 
 def in_memory(data: LabelSet, cache_mb: float) -> LabelSet:
@@ -241,7 +243,7 @@ class _Batches(Dataset):
         self.pictures, self.augment, self.seed = pictures, augment, seed
         self.crop_ratio, self.strict = crop_ratio, strict
 
-    def __getitem__(self, key: _Key) -> tuple[int, Tensor | None, np.ndarray, np.ndarray, list[UsageError]]:
+    def __getitem__(self, key: _Key) -> tuple[int, Tensor | None, np.ndarray, np.ndarray, Sequence[SearchkitError]]:
         step, epoch, size, wanted = key
         images, shown, faults = [], [], []
         for index in wanted:
@@ -255,13 +257,16 @@ class _Batches(Dataset):
             batch = torch.from_numpy(np.stack([fit(image, size, self.crop_ratio) for image in images]))
         else:
             batch = augment_batch(images, self.augment, self.seed, epoch, wanted, size)
+        no_room = share(batch)
+        if no_room:
+            return step, None, np.empty(0), np.empty(0), [no_room]
         indices = np.array(shown, np.int64)
         return step, batch, self.pictures.data.labels[indices], indices, faults
 
 
-def _loader(batches: _Batches, plan: Any, workers: int, pin_memory: bool) -> DataLoader:
+def _loader(batches: _Batches, plan: Any, workers: int) -> DataLoader:
     # A key is a whole batch.
-    return quiet_loader(batches, workers, pin_memory, sampler=plan, batch_size=None, collate_fn=_as_it_is)
+    return quiet_loader(batches, workers, sampler=plan, batch_size=None, collate_fn=_as_it_is)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -11,25 +11,30 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
-from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from searchkit.data.augment import Augment, apply, least_box, sample_seed
 from searchkit.data.coco import CocoSet, require_boxes
 from searchkit.data.images import DetectionData, unreadable, unusable
-from searchkit.errors import UsageError
+from searchkit.data.processes import quiet_loader, share, watched
+from searchkit.errors import SearchkitError, UsageError
 
 Targets = list[dict[str, Tensor]]
 TrainBatches = Generator[tuple[int, list[Tensor], Targets], None, None]  # close() ends the workers early
 EvalBatches = Generator[tuple[list[Tensor], Targets], None, None]
+
+Edges = tuple[int, int]  # a short and a long one, px
+_Key = tuple[int, int, int, Edges | None]
 
 _ORDER, _AUGMENT = 0, 1  # the streams of random numbers that one seed gives
 
@@ -97,6 +102,7 @@ def train_loader(
     cache_mb: float = 0,
     pin_memory: bool = False,
     skipped: Counter[str] | None = None,
+    edges: Callable[[int], Edges] | None = None,
 ) -> TrainBatches:
     """(step, images, targets) of the steps start_step, ..., steps - 1 of one rank.
 
@@ -108,6 +114,8 @@ def train_loader(
     workers: processes that decode, each on one thread; 0: this process does.
     cache_mb: see DetectionData; workers share what was decoded before they start, where processes are forked.
     skipped: counts the messages of images that can't be used and were replaced; each is logged once, too.
+    edges: the longest short and long edge (px) that the network makes of images at a step; those that are larger are
+    shrunk to that as it would do, so that only what it needs is sent. None: images keep their size.
 
     Raises UsageError where no box can be learned from, where no image can be decoded, or for senseless numbers.
     """
@@ -118,59 +126,98 @@ def train_loader(
     images = DetectionData(data, strict=False, crowd=False, cache_mb=cache_mb)
     if workers and start_step < steps:
         images.warm()
-    plan = _Steps(data.aspect_ratios, batch_size, seed, start_step, steps, rank, world)
-    loader = _loader(_Samples(images, augment, seed), workers, batch_sampler=plan, pin_memory=pin_memory)
-    return _train(loader, Counter() if skipped is None else skipped)
+    plan = _Steps(data.aspect_ratios, batch_size, seed, start_step, steps, rank, world, edges)
+    loader = _loader(_Samples(images, augment, seed), workers, plan)
+    pinned = pin_memory and torch.cuda.is_available()
+    return _train(loader, Counter() if skipped is None else skipped, pinned)
 
 
-def _train(loader: DataLoader, skipped: Counter[str]) -> TrainBatches:
-    for step, batch, faults in loader:
+def _train(loader: DataLoader, skipped: Counter[str], pinned: bool) -> TrainBatches:
+    for step, batch, faults in watched(loader):
         if batch is None:
             raise faults[-1]
         for fault in faults:
             if fault.message not in skipped:
                 log.warning("%s; the next image of the set takes its place", fault.message)
             skipped[fault.message] += 1
-        yield step, *batch.unpack()
+        yield step, *(batch.pin_memory() if pinned else batch).unpack()
 
 
 def eval_loader(
     data: CocoSet, batch_size: int, workers: int, *, cache_mb: float = 0, pin_memory: bool = False
 ) -> EvalBatches:
     """(images, targets) of all images in the order of the set; the last batch may be smaller. Crowd regions are among
-    the targets. Raises UsageError naming all images that can't be used, when it meets the first."""
+    the targets. Raises UsageError naming all images that can't be used, when it meets the first.
+
+    workers: threads that decode (which holds no lock of Python's): images are sent as they are, whatever their size,
+    so that none has to go through shared memory. 0: this one does.
+    """
     if batch_size < 1 or workers < 0:
         raise UsageError(f"batch_size >= 1 and workers >= 0 must hold; got {batch_size} and {workers}")
-    images = DetectionData(data, cache_mb=cache_mb)
-    if workers:
-        images.warm()
-    keys = [(i, 0, i) for i in range(len(images))]
-    plan = [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)]
-    loader = _loader(_Samples(images, None, 0), workers, batch_sampler=plan, pin_memory=pin_memory)
-    return _evaluate(loader, data)
+    return _evaluate(DetectionData(data, cache_mb=cache_mb), batch_size, workers, pin_memory)
 
 
-def _evaluate(loader: DataLoader, data: CocoSet) -> EvalBatches:
-    for _, batch, faults in loader:
+def _evaluate(images: DetectionData, batch_size: int, workers: int, pin_memory: bool) -> EvalBatches:
+    for batch in _decoded(images, batch_size, workers):
+        faults = [fault for _, _, fault in batch if fault is not None]
         if faults:
-            raise unusable(unreadable(data) or faults)
-        yield batch.unpack()
+            raise unusable(unreadable(images.data) or faults)
+        pinned = pin_memory and torch.cuda.is_available()
+        shown = [image.pin_memory() if pinned else image for image, _, _ in batch]
+        yield shown, [target for _, target, _ in batch]
+
+
+def _decoded(
+    images: DetectionData, batch_size: int, workers: int
+) -> Iterator[list[tuple[Any, Any, UsageError | None]]]:
+    """(image, target, None), or what is wrong with the image, batch by batch."""
+
+    def load(index: int) -> tuple[Any, Any, UsageError | None]:
+        try:
+            return *images[index], None
+        except UsageError as e:
+            return None, None, e
+
+    plan = [range(i, min(i + batch_size, len(images))) for i in range(0, len(images), batch_size)]
+    if not workers:
+        for part in plan:
+            yield [load(index) for index in part]
+        return
+    waiting: deque[list[Future[Any]]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for part in plan:
+                waiting.append([pool.submit(load, index) for index in part])
+                if len(waiting) > -(-2 * workers // batch_size):  # each thread has two images to do
+                    yield [future.result() for future in waiting.popleft()]
+            while waiting:
+                yield [future.result() for future in waiting.popleft()]
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 class _Steps:
-    """The batch sampler: (step, position in the global batch, index) of every sample of this rank, step by step."""
+    """The batch sampler: the keys (step, position in the global batch, index, edges) of this rank, step by step."""
 
     def __init__(
-        self, aspect_ratios: list[float], batch_size: int, seed: int, start: int, end: int, rank: int, world: int
+        self,
+        aspect_ratios: list[float],
+        batch_size: int,
+        seed: int,
+        start: int,
+        end: int,
+        rank: int,
+        world: int,
+        edges: Callable[[int], Edges] | None,
     ) -> None:
         self.aspect_ratios = np.array(aspect_ratios)
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
-        self.steps = range(start, end)
+        self.steps, self.edges = range(start, end), edges
 
     def __len__(self) -> int:
         return len(self.steps)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+    def __iter__(self) -> Iterator[list[_Key]]:
         length = steps_per_epoch(len(self.aspect_ratios), self.batch_size, self.world)
         current, plan = -1, np.empty(0)
         positions = range(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
@@ -179,7 +226,8 @@ class _Steps:
             if epoch != current:
                 plan = epoch_batches(self.aspect_ratios, self.batch_size * self.world, self.seed, epoch)
                 current = epoch
-            yield [(step, position, int(plan[at, position])) for position in positions]
+            edges = self.edges(step) if self.edges else None
+            yield [(step, position, int(plan[at, position]), edges) for position in positions]
 
 
 class _Samples(Dataset):
@@ -188,36 +236,40 @@ class _Samples(Dataset):
     def __init__(self, images: DetectionData, augment: Augment | None, seed: int) -> None:
         self.images, self.augment, self.seed = images, augment, seed
 
-    def __getitem__(self, key: tuple[int, int, int]) -> tuple[int, Tensor | None, dict[str, Tensor], list[UsageError]]:
-        step, position, index = key
+    def __getitem__(self, key: _Key) -> tuple[int, Tensor | None, dict[str, Tensor], list[UsageError]]:
+        step, position, index, edges = key
         try:
             image, target, faults = self.images.load(index)
         except UsageError as e:
             return step, None, {}, [e]  # as a value: raised in a worker, it would arrive wrapped in a traceback
         if self.augment is not None:
             image, target = apply(self.augment, image, target, sample_seed(self.seed, _AUGMENT, step, position))
+        if edges is not None:
+            image, target = shrunk(image, target, edges)
         return step, image, target, faults
 
 
-def _loader(samples: _Samples, workers: int, batch_sampler: Any, pin_memory: bool) -> DataLoader:
-    return quiet_loader(samples, workers, pin_memory, batch_sampler=batch_sampler, collate_fn=_collate)
-
-
-def quiet_loader(samples: Dataset, workers: int, pin_memory: bool, **how: Any) -> DataLoader:
-    """A DataLoader that touches no global generator, and whose workers leave cores and Ctrl-C to the training."""
-    return DataLoader(
-        samples,
-        num_workers=workers,
-        worker_init_fn=_start_worker,
-        pin_memory=pin_memory and torch.cuda.is_available(),
-        generator=torch.Generator(),  # otherwise it draws the seeds of its workers from the global one
-        **how,
+def shrunk(image: Tensor, target: dict[str, Tensor], edges: Edges) -> tuple[Tensor, dict[str, Tensor]]:
+    """An image (3, H, W) uint8 and its boxes, made as small as torchvision's detectors make it, if they do: they would
+    then leave it as it is. Interpolated as they do it, but rounded to 8 bits."""
+    height, width = image.shape[-2:]
+    short, long = edges[0] / min(height, width), edges[1] / max(height, width)
+    factor = min(short, long)
+    if factor >= 1:
+        return image, target
+    least, most = (
+        (edges[0], int(max(height, width) * factor)) if short <= long else (int(min(height, width) * factor), edges[1])
     )
+    size = (least, most) if height <= width else (most, least)
+    resized = F.interpolate(image[None].float(), size=size, mode="bilinear", align_corners=False)[0]
+    resized = resized.round_().to(torch.uint8)  # that of torch for uint8 rounds otherwise
+    scale = torch.tensor([size[1] / width, size[0] / height] * 2)
+    area = target["area"] * (scale[0] * scale[1])
+    return resized, target | {"boxes": target["boxes"] * scale, "area": area}
 
 
-def _start_worker(_: int) -> None:
-    torch.set_num_threads(1)  # as many workers as cores may run, and the training besides
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer; it ends the workers
+def _loader(samples: _Samples, workers: int, plan: Any) -> DataLoader:
+    return quiet_loader(samples, workers, batch_sampler=plan, collate_fn=_collate)
 
 
 @dataclass(frozen=True)
@@ -237,11 +289,11 @@ class _Packed:
         return images, targets
 
     def pin_memory(self) -> _Packed:
-        """What DataLoader calls where memory is to be pinned."""
+        """The same in memory that a GPU reads faster."""
         return replace(self, pixels=self.pixels.pin_memory())
 
 
-def _collate(samples: list[Any]) -> tuple[int, _Packed | None, list[UsageError]]:
+def _collate(samples: list[Any]) -> tuple[int, _Packed | None, Sequence[SearchkitError]]:
     """(step, batch, faults); no batch where an image is missing."""
     steps, images, targets, found = zip(*samples, strict=True)
     faults = [fault for some in found for fault in some]
@@ -249,4 +301,5 @@ def _collate(samples: list[Any]) -> tuple[int, _Packed | None, list[UsageError]]
         return steps[0], None, faults
     arrays = [{key: value.numpy() for key, value in target.items()} for target in targets]
     packed = _Packed(torch.cat([image.flatten() for image in images]), [tuple(i.shape) for i in images], arrays)
-    return steps[0], packed, faults
+    no_room = share(packed.pixels)
+    return (steps[0], None, [no_room]) if no_room else (steps[0], packed, faults)

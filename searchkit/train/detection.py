@@ -21,7 +21,7 @@ from searchkit.space.arch import InputShape
 from searchkit.train import checkpoint
 from searchkit.train.distributed import Ranks
 from searchkit.train.sections import Data, Optimisation, Split, path_of
-from searchkit.train.steps import NEVER, Batch, Losses, Soft, autocast
+from searchkit.train.steps import NEVER, Batch, Losses, Soft, autocast, scale_at
 
 CLS, BOX = "roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred"
 NEEDS = "annotations (COCO json) and images (folder)"  # of a split, for messages
@@ -109,6 +109,7 @@ def train_batches(
         cache_mb=section.cache_mb,
         pin_memory=True,
         skipped=skipped,
+        edges=lambda step: _edges(scale_at(scales, seed, step), section),
     )
 
 
@@ -138,9 +139,14 @@ def images_of(batch: Any) -> list[Tensor]:
 
 def set_scale(net: nn.Module, shape: InputShape, section: Data) -> None:
     """Let a detector resize its images to a short edge (the long one at most max_edge), or into (H, W)."""
-    short, long = (shape, section.max_edge) if isinstance(shape, int) else (min(shape), max(shape))
+    short, long = _edges(shape, section)
     transform: Any = net.transform  # torchvision's GeneralizedRCNNTransform
     transform.min_size, transform.max_size = (short,), long
+
+
+def _edges(shape: InputShape, section: Data) -> tuple[int, int]:
+    """The short and the long edge that images are resized to, px."""
+    return (shape, section.max_edge) if isinstance(shape, int) else (min(shape), max(shape))
 
 
 def inputs_of(images: Sequence[Tensor], device: torch.device) -> list[Tensor]:

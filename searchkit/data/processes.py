@@ -1,0 +1,141 @@
+"""Processes that load batches: what they send goes through shared memory, and one that dies ends the run.
+
+Docker gives a container 64 MB of shared memory, unless told otherwise. A tensor that finds no room there must not be
+found out by the thread of the queue that sends it: it would drop the batch, and the training wait for it for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from multiprocessing import Lock, active_children
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from threading import current_thread, main_thread
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from searchkit.errors import SearchkitError
+
+SHARED = "/dev/shm"
+_ENDING_S = 5  # in which a process is dead that has closed its pipes
+
+
+class LoadingError(SearchkitError):
+    """Batches can't be loaded as the machine is set up: a process died, or shared memory has no room."""
+
+
+def quiet_loader(samples: Dataset, workers: int, **how: Any) -> DataLoader:
+    """A DataLoader that touches no global generator, and whose workers leave cores and Ctrl-C to the training."""
+    return DataLoader(
+        samples,
+        num_workers=workers,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # otherwise it draws the seeds of its workers from the global one
+        **how,
+    )
+
+
+def _start_worker(_: int) -> None:
+    torch.set_num_threads(1)  # as many workers as cores may run, and the training besides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer; it ends the workers
+
+
+def share(tensor: Tensor) -> LoadingError | None:
+    """Move a tensor that a worker is about to send to shared memory; what is wrong where there is no room for it."""
+    if get_worker_info() is None:
+        return None
+    try:
+        tensor.share_memory_()
+    except RuntimeError as e:
+        size = tensor.numel() * tensor.element_size() / 1e6
+        said = str(e).splitlines()[0]
+        return LoadingError(f"shared memory has no room for a batch of {size:.1f} MB ({said})", _advice())
+    return None
+
+
+def watched(loader: DataLoader) -> Iterator[Any]:
+    """What a loader gives, whose items end with a list of faults. Raises LoadingError where a worker has died, whatever
+    it was doing, or found no room in shared memory."""
+    others, handler = active_children(), signal.getsignal(signal.SIGCHLD)
+    try:
+        # Torch begins with so many semaphores, which lie in shared memory too, and leaves half of them where it fails.
+        semaphores = [Lock() for _ in range(4 * (loader.num_workers + 1) if loader.num_workers else 0)]
+        del semaphores
+        items = iter(loader)
+    except OSError as e:  # no room for semaphores, or no further process
+        raise LoadingError(f"processes can't load images: {e.strerror or e}", _advice()) from e
+    workers = [process for process in active_children() if process not in others]
+    if workers and current_thread() is main_thread():
+        signal.signal(signal.SIGCHLD, handler)  # torch's own would raise wherever the training is just then
+    try:
+        while True:
+            try:
+                with _alarm(workers):
+                    item = next(items)
+            except StopIteration:
+                return
+            for fault in item[-1]:
+                if isinstance(fault, LoadingError):
+                    raise fault
+            yield item
+    except (RuntimeError, OSError, EOFError, LoadingError) as e:  # of a pipe to a process that is no more, too
+        if isinstance(e, OSError | EOFError) and not str(e).startswith(
+            "Caught"
+        ):  # a pipe closes before its process ends
+            wait([process.sentinel for process in workers], _ENDING_S)
+        fault = _death(workers) if _dead(workers) else e
+        for process in workers:  # one may wait for a lock that a dead one held
+            process.kill()
+        raise fault from e
+
+
+@contextlib.contextmanager
+def _alarm(workers: Sequence[BaseProcess]) -> Iterator[None]:
+    """Raise LoadingError once a worker is dead. Torch looks every five seconds, but not while it reads what a worker
+    has sent, of which a dead one may have sent but the beginning."""
+
+    def look(*_: object) -> None:
+        if _dead(workers):
+            raise _death(workers)
+
+    look()
+    if not workers or current_thread() is not main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGCHLD, look)
+    try:
+        look()
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def _dead(workers: Sequence[BaseProcess]) -> list[tuple[int | None, int]]:
+    """(pid, exit code) of those that did not end well."""
+    return [(process.pid, code) for process in workers if (code := process.exitcode)]
+
+
+def _death(workers: Sequence[BaseProcess]) -> LoadingError:
+    """What to say and do about workers that died."""
+    how = [(pid, signal.Signals(-code).name if code < 0 else f"exit code {code}") for pid, code in _dead(workers)]
+    what = ", ".join(f"process {pid}: {text}" for pid, text in how)
+    return LoadingError(f"a process that loads images has died ({what})", _advice())
+
+
+def _advice() -> str:
+    room = ""
+    try:
+        found = os.statvfs(SHARED)
+        room = f" ({SHARED} has {found.f_blocks * found.f_frsize / 1e6:.0f} MB)"
+    except OSError:
+        pass
+    return (
+        f"Lower data.workers (0 loads without processes), or the batch size; in a container give more shared memory"
+        f"{room}: docker run --shm-size=8g. A process that was killed may have lacked memory: lower data.cache_mb, too"
+    )
