@@ -10,16 +10,19 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from searchkit import fsio
+from searchkit import fsio, points
 from searchkit.backends import procs, workers
 from searchkit.backends.procs import GRACE_S, Target
 from searchkit.errors import ConflictError, SearchkitError, UsageError
-from searchkit.store import creation, intents, journal, snapshot, status, tasks
+from searchkit.store import best, creation, intents, journal, snapshot, status, subnets, tasks
 from searchkit.store.state import Job, State, outcome
 from searchkit.store.tasks import OpenTask
 from searchkit.workspace import TaskPaths, Workspace
+
+if TYPE_CHECKING:
+    from searchkit.config import Config
 
 SWEEPS = 100  # looks at the process table, 20 ms apart, before what is left counts as a survivor
 
@@ -31,13 +34,16 @@ class Answer:
     refused: list[int] = field(default_factory=list)  # jobs that were left out
     survivors: dict[int, list[int]] = field(default_factory=dict)  # processes that SIGKILL did not end, by job
     draining: bool = False  # a scheduler did it that launches nothing more
+    jobs: list[int] = field(default_factory=list)  # that were added or withdrawn
 
 
 def _answer_in(events: list[dict[str, Any]], intent: intents.Intent) -> Answer | None:
     for event in events:
         if event["type"] == "answer" and event["id"] == intent.id:
             survivors = {int(n): pids for n, pids in event["survivors"].items()}
-            return Answer(event["refused"], survivors, event["draining"])
+            if event.get("fault"):
+                raise UsageError(*event["fault"])
+            return Answer(event["refused"], survivors, event["draining"], event.get("jobs", []))
     return None
 
 
@@ -218,6 +224,40 @@ def delete_jobs(task: TaskPaths, jobs: list[int]) -> Answer:
         return Answer(live)
 
     return ask_or_act(task, "delete", act, jobs=jobs)
+
+
+def add(task: TaskPaths, given: list[dict[str, str]]) -> Answer:
+    """Make jobs of points, which are texts by argument; `refused` are the jobs that had such a point already. Raises
+    UsageError for what is no point."""
+
+    def act(open_task: OpenTask) -> Answer:
+        new, old = points.add(open_task, kept_config(task), given)
+        open_task.journal.commit()
+        with fsio.storage():
+            for n in new:
+                creation.make_job(task, open_task.state.jobs[n])
+        return Answer(old, jobs=new)
+
+    return ask_or_act(task, "add", act, points=given)
+
+
+def withdraw(task: TaskPaths, jobs: list[int], given: list[dict[str, str]]) -> Answer:
+    """Take jobs out that never ran: `jobs`, and those with the values of a point; `refused` are those of `jobs` that
+    have run. Raises UsageError for a value that no job can have."""
+
+    def act(open_task: OpenTask) -> Answer:
+        gone, others = points.withdraw(open_task, kept_config(task), jobs, given)
+        open_task.journal.commit()
+        with fsio.storage():
+            creation.clean(task, open_task.state)
+        return Answer(others, jobs=gone)
+
+    return ask_or_act(task, "withdraw", act, jobs=jobs, points=given)
+
+
+def kept_config(task: TaskPaths) -> Config:
+    """The config of a task or stage, with what was picked when it was made."""
+    return best.kept(subnets.kept(tasks.config_of(task), task), task)
 
 
 def live_jobs(task: TaskPaths) -> list[int]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
-from searchkit import fsio
+from searchkit import fsio, points
 from searchkit.attempts import Attempts
+from searchkit.errors import UsageError
 from searchkit.store import creation, intents
 from searchkit.store.status import Status
 
@@ -66,7 +67,34 @@ def _take_intent(attempts: Attempts, intent: intents.Intent) -> None:
         attempts.task.journal.commit()
         with fsio.storage():
             creation.clean(attempts.task.paths, state)
+    elif intent.op in ("add", "withdraw"):
+        waiting.draining = bool(attempts.draining)
+        try:
+            (_add if intent.op == "add" else _withdraw)(attempts, waiting)
+        except UsageError as e:
+            waiting.fault = (e.message, e.hint)
     attempts.waiting.append(waiting)
+
+
+def _add(attempts: Attempts, waiting: intents.Waiting) -> None:
+    config = attempts.plan.config
+    waiting.jobs, waiting.refused = points.add(attempts.task, config, waiting.intent.points)
+    attempts.task.journal.commit()
+    for n in waiting.jobs:
+        with fsio.storage():
+            creation.make_job(attempts.task.paths, attempts.task.state.jobs[n])
+        attempts.ready.insert(0, n)
+    attempts.points = attempts.remaining_points()
+
+
+def _withdraw(attempts: Attempts, waiting: intents.Waiting) -> None:
+    intent, busy = waiting.intent, [*attempts.live, *attempts.unstarted]
+    done = points.withdraw(attempts.task, attempts.plan.config, intent.jobs, intent.points, busy)
+    waiting.jobs, waiting.refused = done
+    attempts.task.journal.commit()
+    with fsio.storage():
+        creation.clean(attempts.task.paths, attempts.task.state)
+    attempts.points = attempts.remaining_points()
 
 
 def _set_grace(attempts: Attempts, jobs: list[int], grace_s: float) -> set[str]:
@@ -95,6 +123,7 @@ def answer(attempts: Attempts) -> None:
             refused=w.refused,
             draining=w.draining,
             survivors={str(n): pids for n, pids in survivors.items()},
+            **({"jobs": w.jobs, "fault": w.fault} if w.intent.op in ("add", "withdraw") else {}),
         )
         attempts.waiting.remove(w)
         attempts.task.journal.commit()

@@ -282,7 +282,7 @@ def replayed(folder: Path, configs: dict[int, str]) -> None:
     """Ask again for every point, by the config of then and with the trials of then: it must be the same point."""
     state = TaskState()
     for event in events(folder):
-        if event["type"] == "create":
+        if event["type"] == "create" and not event.get("given"):
             config = parse(configs[state.config].encode(), "config.yaml")
             sampler = make_sampler(config, trials.space_of(config), config.objectives, state.stream)
             history = trials.History(state, first=algorithms.replays(sampler)).trials

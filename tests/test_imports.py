@@ -41,6 +41,7 @@ TABLE = (
     ("launcher", 4),
     ("searching", 4),
     ("rereading", 4),
+    ("points", 4),
     ("attempts", 4),
     ("working", 4),
     ("recovery", 4),

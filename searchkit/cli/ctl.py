@@ -1,4 +1,4 @@
-"""search-ctl: look at tasks and jobs, rank, export, check; searchkit/cli/steer.py stops, restarts, deletes."""
+"""search-ctl: look at tasks and jobs, rank, export, check; searchkit/cli/steer.py stops, restarts, deletes, adds."""
 
 from __future__ import annotations
 
@@ -244,7 +244,17 @@ def fsck(task_name: str | None, repair: bool, as_json: bool) -> int:
     return 5 if left else 0
 
 
-for command in (best.best, diff.diff, plot.plot, table.table, steer.stop, steer.delete, steer.restart):
+for command in (
+    best.best,
+    diff.diff,
+    plot.plot,
+    table.table,
+    steer.stop,
+    steer.delete,
+    steer.restart,
+    steer.add,
+    steer.withdraw,
+):
     group.add_command(command)
 
 

@@ -1,4 +1,4 @@
-"""search-ctl stop, delete and restart."""
+"""search-ctl stop, delete, restart, add and withdraw."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def restart(task_name: str, jobs: str | None, failed: bool, same_code: bool, no_
       search-ctl restart --task lr-sweep --jobs 3,5-7
     """
     from searchkit import control, stages
-    from searchkit.store import journal, tasks
+    from searchkit.store import tasks
 
     if failed and jobs:
         raise UsageError("--failed and --jobs exclude each other", "--jobs @failed,3 names both")
@@ -162,9 +162,7 @@ def restart(task_name: str, jobs: str | None, failed: bool, same_code: bool, no_
         draining = draining or answer.draining
     first, chosen = next(iter(picked.items()))
     owner = ws.task(task.group)
-    pid = None
-    if not no_start and not journal.is_held(owner):
-        pid = control.start_background(ws, owner, tasks.view(owner).state.options)
+    pid = None if no_start else _start(ws, owner)
     if as_json:
         numbers: object = {part.stage: found for part, found in picked.items()} if first != task else chosen
         console.print_json({"task": task_name, "restarted": numbers, "scheduler_pid": pid})
@@ -179,6 +177,109 @@ def restart(task_name: str, jobs: str | None, failed: bool, same_code: bool, no_
     click.echo(
         f"  follow: search-ctl logs --task {first.name} --jobs {chosen[0]} -f    search-ctl show --task {owner.name}"
     )
+
+
+def _start(ws: Workspace, owner: TaskPaths) -> int | None:
+    """Start a scheduler in the background, with the flags of the last one, where none runs; its process number."""
+    from searchkit import control
+    from searchkit.store import journal, tasks
+
+    if journal.is_held(owner):
+        return None
+    return control.start_background(ws, owner, tasks.view(owner).state.options)
+
+
+def _points(ws: Workspace, task: TaskPaths, texts: tuple[str, ...]) -> list[dict[str, str]]:
+    """What a command line says of points."""
+    from searchkit import control, points
+
+    if ws.project not in sys.path:
+        sys.path.insert(0, ws.project)  # where measures of the user's own are found
+    config = control.kept_config(task)
+    return [points.parse(config, text) for text in texts]
+
+
+@click.command()
+@click.argument("points", metavar="POINT...", nargs=-1, required=True)
+@TASK
+@click.option("--no-start", is_flag=True, help="Only add them; start no scheduler.")
+@JSON
+def add(points: tuple[str, ...], task_name: str, no_start: bool, as_json: bool) -> None:
+    """Add points to a task as jobs, also while it runs. Starts a scheduler in the background where none runs.
+
+    A point is NAME=VALUE,… A grid also takes values that its lists do not have. In a search, what a point leaves open
+    is drawn, and it comes on top of n_trials. A point that a job has already is not added again.
+
+    \b
+    Examples:
+      search-ctl add --task lr-sweep lr=0.1,epochs=3
+      search-ctl add --task lr-sweep lr=0.1,epochs=3 lr=0.2,epochs=3
+    """
+    from searchkit import control, stages
+    from searchkit.store import tasks
+
+    ws, task = open_task(task_name)
+    refuse_stages(task)
+    stages.check_idle(task)
+    answer = control.add(task, _points(ws, task, points))
+    tasks.refresh_views(ws, task)
+    owner = ws.task(task.group)
+    pid = _start(ws, owner) if answer.jobs and not no_start else None
+    if as_json:
+        console.print_json(
+            {"task": task_name, "added": answer.jobs, "there_already": answer.refused, "scheduler_pid": pid}
+        )
+        return
+    if answer.refused:
+        click.echo(f"task {task_name} has these points already: jobs {ranges(answer.refused)}")
+    if not answer.jobs:
+        return
+    click.echo(f"added jobs {ranges(answer.jobs)} to task {task_name}")
+    if answer.draining:
+        click.echo("  its search-run is ending and starts nothing more: run the same search-run again when it has")
+    elif pid is not None:
+        click.echo(f"  a scheduler runs in the background (process {pid}), its log: {owner.scheduler_log}")
+    click.echo(f"  follow: search-ctl show --task {task_name} --jobs {ranges(answer.jobs)}")
+
+
+@click.command()
+@click.argument("points", metavar="[POINT]...", nargs=-1)
+@TASK
+@JOBS
+@JSON
+def withdraw(points: tuple[str, ...], task_name: str, jobs: str | None, as_json: bool) -> None:
+    """Withdraw points of a task that have not run: jobs by number, or all with the values of a POINT, NAME=VALUE,…
+
+    They are gone, and a grid does not make them later. What has run stays: `stop` keeps such a job from running again,
+    `delete` removes it.
+
+    \b
+    Examples:
+      search-ctl withdraw --task lr-sweep --jobs 12-15
+      search-ctl withdraw --task lr-sweep lr=0.3
+    """
+    from searchkit import control, stages
+    from searchkit.store import tasks
+
+    ws, task = open_task(task_name)
+    refuse_stages(task)
+    stages.check_idle(task)
+    if not points and jobs is None:
+        raise UsageError("nothing is named to withdraw", "Name values or jobs: lr=0.1,epochs=3, or --jobs @pending")
+    named = [] if jobs is None else [j.job.index for j in chosen_jobs(ws, task, tasks.view(task), jobs)]
+    answer = control.withdraw(task, named, _points(ws, task, points))
+    tasks.refresh_views(ws, task)
+    if as_json:
+        console.print_json({"task": task_name, "withdrawn": answer.jobs, "refused": answer.refused})
+    elif answer.jobs:
+        click.echo(f"withdrew jobs {ranges(answer.jobs)} of task {task_name}")
+    elif not answer.refused:
+        click.echo(f"task {task_name}: no job that has not run has these values")
+    if answer.refused:
+        raise ConflictError(
+            f"jobs {ranges(answer.refused)} have run, or are running",
+            f"search-ctl stop --task {task_name} --jobs … keeps them from running again, delete removes them",
+        )
 
 
 def _restartable(ws: Workspace, task: TaskPaths, jobs: str | None, failed: bool) -> list[int]:

@@ -17,12 +17,13 @@ from searchkit.workspace import TaskPaths
 @dataclass(frozen=True)
 class Intent:
     id: str
-    op: str  # stop | restart | delete
+    op: str  # stop | restart | delete | add | withdraw
     generation: int  # of the scheduler that it speaks to
     jobs: list[int] = field(default_factory=list)
     whole_task: bool = False
     snapshot: int = 0
     grace_s: float = 0.0  # of a stop
+    points: list[dict[str, str]] = field(default_factory=list)  # of add and withdraw
 
 
 @dataclass
@@ -33,6 +34,8 @@ class Waiting:
     draining: bool = False  # the scheduler launches nothing more
     tokens: set[str] = field(default_factory=set)  # of the attempts that have to be gone first
     refused: list[int] = field(default_factory=list)
+    jobs: list[int] = field(default_factory=list)  # that were added or withdrawn
+    fault: tuple[str, str] | None = None  # why that can't be done, and a hint
     since: float = field(default_factory=time.monotonic)
 
 
