@@ -173,11 +173,12 @@ class Launcher:
             local.dismiss(ready.parked)
 
     def keep_provenance(self, started: Iterable[int]) -> None:
-        """Have what is needed to repeat the run kept, once a snapshot, by a process of its own: git and python may take
-        long to answer, and no slot waits for them."""
+        """Have what is needed to repeat the run kept, once a snapshot and Python, by a process of its own: git and
+        python may take long to answer, and no slot waits for them."""
         for k in {self.task.state.jobs[n].snapshot for n in started} - self.kept:
             self.kept.add(k)
-            if os.path.exists(self.task.paths.snapshot(k).provenance):
+            is_kept = os.path.exists(self.task.paths.snapshot(k).provenance)
+            if is_kept and not self.pythons_before():
                 continue
             facts = {
                 "snapshot": self.task.paths.snapshot(k).root,
@@ -187,6 +188,7 @@ class Launcher:
                 "command_line": self.plan.command_line,
                 "python": self.plan.python.path if self.plan.python else None,
                 "gpus": [f"{g.index}: {g.name}" for g in self.plan.slots.gpus],
+                "run": f"{self.task.paths.name}-{self.task.state.generation}" if is_kept else "",
             }
             argv = [sys.executable, "-m", "searchkit.store.provenance", json.dumps(facts)]
             # A session of its own: Ctrl-C in the terminal is not meant for it.
@@ -202,6 +204,14 @@ class Launcher:
                         continue
                 self.helpers.discard(pid)
             time.sleep(0.005)
+
+    def pythons_before(self) -> list[dict[str, str]]:
+        """What each job of the task found that ran with another Python than those that run now."""
+        if self.plan.python is None:
+            return []
+        now = self.plan.python.facts()
+        found = (job.python for job in self.task.state.jobs.values() if job.attempt and job.python)
+        return [python for python in found if python != now]
 
     def copied(self, k: int) -> imports.Redirected:
         """What jobs import from their copies of snapshot `k`, not from the project. Raises StorageError."""

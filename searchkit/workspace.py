@@ -113,6 +113,10 @@ class SnapshotPaths:
     def provenance(self) -> str:
         return f"{self.root}/provenance.json"
 
+    def provenance_of(self, run: str) -> str:
+        """Of a later run whose jobs find another Python."""
+        return f"{self.root}/provenance-{run}.json"
+
     @property
     def diff(self) -> str:
         return f"{self.root}/uncommitted.diff"

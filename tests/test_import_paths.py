@@ -252,5 +252,6 @@ def test_a_resume_from_another_environment_is_said(tmp_path: Path) -> None:
     rows = ok(run(folder, "search-ctl", "diff", "0", "1")).splitlines()
     (row,) = (row for row in rows if row.startswith("environment"))
     assert row.split()[1].endswith("/a") and row.split()[2].endswith("/b")
-    kept = json.loads((task_dir(folder) / "snapshot/0/provenance.json").read_text())
-    assert (kept["python"], kept["python_prefix"]) == (f"{first}/python", str(first.parent))
+    for name, programs in {"provenance": first, "provenance-default-2": second}.items():
+        kept = json.loads((task_dir(folder) / f"snapshot/0/{name}.json").read_text())
+        assert (kept["python"], kept["python_prefix"]) == (f"{programs}/python", str(programs.parent))

@@ -28,11 +28,9 @@ def notes(launcher: Launcher) -> Iterator[str]:
         yield f"{path} does not say which Python it is: what it imports from the project itself is not known"
     if text := imports.told(launcher.copied(state.snapshot)):
         yield text
-    now = plan.python.facts() if plan.python else None
-    others = [job.python for job in state.jobs.values() if job.attempt and job.python not in (None, now)]
-    if now and others:
-        then = ", ".join(sorted({_name(python) for python in others if python}))
-        yield f"{len(others)} job(s) ran with {then}; what runs now has {_name(now)}"
+    if plan.python and (others := launcher.pythons_before()):
+        then = ", ".join(sorted({_name(python) for python in others}))
+        yield f"{len(others)} job(s) ran with {then}; what runs now has {_name(plan.python.facts())}"
 
 
 def _name(python: dict[str, str]) -> str:

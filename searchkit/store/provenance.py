@@ -67,14 +67,18 @@ def capture(
     command_line: list[str],
     gpus: list[str],
     python: str | None,
+    run: str = "",
 ) -> None:
     """Write `provenance.json` (and `uncommitted.diff` where there is one) unless that is done already.
 
     python: the interpreter that jobs find, which need not be the one that runs this; the packages are those of it.
+    run: names a later run whose jobs find another one; a file of its own tells of it, but not of the code, which is
+    still that of the snapshot.
     """
-    if os.path.exists(snapshot.provenance):
+    to = snapshot.provenance_of(run) if run else snapshot.provenance
+    if os.path.exists(to):
         return
-    git = _git(project)
+    git = None if run else _git(project)
     if git and git["uncommitted"]:
         diff = _run("git", "diff", "HEAD", "--binary", "--", ".", cwd=project) or b""
         if len(diff) <= MAX_DIFF_BYTES:
@@ -96,7 +100,7 @@ def capture(
         "gpus": gpus,
         "environment": {k: os.environ[k] for k in KEPT_ENV if k in os.environ},
     }
-    fsio.atomic_write(snapshot.provenance, json.dumps(body, indent=2, ensure_ascii=False) + "\n", tmp=tmp)
+    fsio.atomic_write(to, json.dumps(body, indent=2, ensure_ascii=False) + "\n", tmp=tmp)
 
 
 def main() -> None:
