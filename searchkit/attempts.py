@@ -156,7 +156,7 @@ class Attempts:
     def _reported(self, job: Job, fields: Event, reader: Reader, reading: Reading) -> Event:
         """What the result of a job says of the numbers that it reported, which are kept."""
         config = self.plan.config
-        scores = searching.scores(self.search, job.index, fields, reading.series) if self.search else {}
+        scores = searching.scores(self.search, job.index, fields, reading) if self.search else {}
         with fsio.storage():
             kept.save(self.task.paths, job, numbers.digest(config), reader, reading)
         return {**scores, **numbers.recorded(config, reading, reader.callback)}

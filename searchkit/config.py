@@ -333,7 +333,7 @@ def _monitor(top: Section, task: Section, base: Config, objectives: tuple[Object
     elif "pavi" in top.entries:
         key = "pavi"
         top.report.note(top.entries["pavi"][0], "`pavi` is read as `monitor`")
-    section = top.sub(key, "reward_attribute", "mode", "scalars", "regex", "tensorboard", "compare")
+    section = top.sub(key, "reward_attribute", "mode", "score", "scalars", "regex", "tensorboard", "compare")
     compare = section.sub("compare", "name", "id")
     reward, other = section.word("reward_attribute"), task.get("reward_attribute")
     if reward is not None and other is not None and reward != other.text:
@@ -353,6 +353,7 @@ def _monitor(top: Section, task: Section, base: Config, objectives: tuple[Object
     return Monitor(
         reward_attribute=reward if base is _BARE else ranks,
         mode=judged.mode if judged else mode,
+        score=section.choice("score", ("last", "best"), base.monitor.score),
         scalars=tuple(dict.fromkeys(scalars)),
         regex=_patterns(section, "regex") or base.monitor.regex,
         tensorboard=section.switch("tensorboard", base.monitor.tensorboard),

@@ -158,7 +158,7 @@ def _accept(open_task: OpenTask, job: Job) -> None:
                     stoppers = searching.make_stoppers(config, config.objectives, open_task.state.defaults)
                     searching.take_in(open_task, config, stoppers, job, reading.series)
             pruned = fields["state"] == State.PRUNED.value
-            fields["scores"] = trials.scores_of(job, config.objectives, reading.series, pruned=pruned)[0]
+            fields["scores"] = trials.scores_of(job, config.objectives, reading, pruned=pruned)[0]
         fields |= numbers.recorded(config, reading, reader.callback)
     open_task.record("result", **fields)
 

@@ -8,14 +8,14 @@ reads those.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from searchkit import fsio, searching
 from searchkit.settings import Config
 from searchkit.store import kept, numbers, trials
-from searchkit.store.scalars import Series
+from searchkit.store.scalars import Reading
 from searchkit.store.state import Job, State, TaskState
 from searchkit.store.tasks import OpenTask
 
@@ -69,15 +69,15 @@ def _read(task: OpenTask, config: Config, n: int, stoppers: Sequence[Any] | None
         task.record("numbers", job=n, attempt=job.attempt, **numbers.recorded(config, reading, reader.callback))
     if stoppers is None:
         return False
-    fields = _as_trial(config, job, stoppers, reading.series)
+    fields = _as_trial(config, job, stoppers, reading)
     task.record("trial", job=n, config=task.state.config, **fields)
     return fields["scores"] is not None
 
 
-def _as_trial(config: Config, job: Job, stoppers: Sequence[Any], reported: Mapping[str, Series]) -> dict[str, Any]:
+def _as_trial(config: Config, job: Job, stoppers: Sequence[Any], reading: Reading) -> dict[str, Any]:
     """A job as a trial: the reports that the stoppers would have seen of it until it ended, and its scores."""
     state = job.result.state if job.result else State.RUNNING
-    series = trials.over_steps(config.objectives[0], reported) if config.objectives else {}
+    series = trials.over_steps(config.objectives[0], reading.series) if config.objectives else {}
     last = job.reports[-1][0] if job.reports and state is not State.FINISHED else math.inf
     seen = [(step, value) for step, value in series.items() if step <= last]
     if stoppers:
@@ -85,10 +85,10 @@ def _as_trial(config: Config, job: Job, stoppers: Sequence[Any], reported: Mappi
     else:
         reports = [report for report in seen if report[0] in dict(job.reports)]
     reason = job.result.reason if job.result else ""
-    if reason.startswith(trials.NEVER) or reason.endswith(trials.NOT_FINITE):  # by the numbers of then
+    if any(why in reason for why in trials.WHY_UNSCORED):  # by the numbers of then
         reason = ""
     if state not in (State.FINISHED, State.PRUNED):
         return {"scores": None, "reports": reports, "reason": reason}
     job = replace(job, reports=tuple(reports))
-    scores, why = trials.scores_of(job, config.objectives, reported, pruned=state is State.PRUNED)
+    scores, why = trials.scores_of(job, config.objectives, reading, pruned=state is State.PRUNED)
     return {"scores": scores, "reports": reports, "reason": reason or why}

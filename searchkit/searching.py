@@ -23,7 +23,7 @@ from searchkit.space.expand import shared_level
 from searchkit.space.genes import named
 from searchkit.space.space import Genes, Space
 from searchkit.store import creation, numbers, scalars, tasks, trials
-from searchkit.store.scalars import Series
+from searchkit.store.scalars import Reading, Series
 from searchkit.store.state import DEFAULTS, Job, State, TaskState
 from searchkit.store.tasks import OpenTask
 from searchkit.store.trials import History, Readers
@@ -422,16 +422,16 @@ def _once(search: Search, line: str) -> None:
         search.say(f"note: {line}")
 
 
-def scores(search: Search, n: int, outcome: Mapping[str, Any], reported: Mapping[str, Series]) -> dict[str, Any]:
+def scores(search: Search, n: int, outcome: Mapping[str, Any], reading: Reading) -> dict[str, Any]:
     """What a search adds to the result of a job that reported that: its scores, or why it has none. Its last reports
     are events first."""
     if outcome["retry"] or outcome["state"] not in (State.FINISHED.value, State.PRUNED.value):
         return {}
     job = search.task.state.jobs[n]
     if outcome["state"] == State.FINISHED.value:
-        take_in(search.task, search.config, search.stoppers, job, reported)
+        take_in(search.task, search.config, search.stoppers, job, reading.series)
     pruned = outcome["state"] == State.PRUNED.value
-    found, why = trials.scores_of(job, search.wanted, reported, pruned=pruned)
+    found, why = trials.scores_of(job, search.wanted, reading, pruned=pruned)
     if found is None:
         _once(search, f"{why.replace('never', 'a job never', 1)}; it counts as a failed trial")
         return {"scores": None, "reason": outcome["reason"] or why}

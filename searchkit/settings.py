@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from searchkit.algorithms import history
@@ -33,9 +33,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Objective(history.Objective):
-    """What a search is judged by: a scalar that jobs report, or with `value`, an expression over those."""
+    """What a search is judged by: a scalar that jobs report, or with `value`, an expression over those; by its last
+    value or, where `score` is "best", by its best one."""
 
     value: str | None = None
+    score: str = "last"
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ class Callbacks:
 @dataclass(frozen=True)
 class Monitor:
     """Which numbers are collected and shown. `tensorboard` is whether, or the folder where, event files are read;
-    `mode_given` whether the config says the mode of the reward, or it is the default."""
+    `mode_given` whether the config says the mode of the reward, or it is the default; `score` which value of a series
+    ranks a job: "last" or "best"."""
 
     reward_attribute: str | None = None
     mode: str = "max"
@@ -113,6 +116,7 @@ class Monitor:
     compare_name: str | None = None
     compare_id: str | None = None
     mode_given: bool = field(default=False, compare=False)
+    score: str = "last"
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,8 @@ class Config:
     def objectives(self) -> tuple[Objective, ...]:
         """What the search is judged by: its objectives, else the reward; none where the config names neither."""
         reward = self.reward_attribute
-        return self.search.objectives or ((Objective(reward, self.monitor.mode),) if reward else ())
+        found = self.search.objectives or ((Objective(reward, self.monitor.mode),) if reward else ())
+        return tuple(replace(o, score=self.monitor.score) for o in found)
 
     @property
     def is_search(self) -> bool:

@@ -73,6 +73,7 @@ env: {A: no, B: 010, C: , D: ~, E: "x y"}
 monitor:
   reward_attribute: acc
   mode: min
+  score: best
   scalars: [loss]
   regex: ['acc=(?P<acc>\\S+)']
   tensorboard: runs/
@@ -86,7 +87,8 @@ monitor:
     assert config.run == c.Run(3, 7200.0, 1, "stop")
     assert config.callbacks == c.Callbacks("echo {}", "echo '{\"a\": 1}'")
     assert config.env == {"A": "no", "B": "010", "C": "", "D": "~", "E": "x y"}
-    assert config.monitor == c.Monitor("acc", "min", ("loss", "acc"), (r"acc=(?P<acc>\S+)",), "runs/", "n", "i")
+    regex = (r"acc=(?P<acc>\S+)",)
+    assert config.monitor == c.Monitor("acc", "min", ("loss", "acc"), regex, "runs/", "n", "i", score="best")
     assert config.reward_attribute == "acc"
     assert config.notes == ()
 

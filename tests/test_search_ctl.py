@@ -167,21 +167,32 @@ def test_export(reference: Path) -> None:
     assert [r["scalar.Test Acc"] for r in body] == [round(90 + n + 0.3, 1) for n in range(8)]
 
 
+def test_columns_stand_in_their_order_whatever_the_first_job_reported(tmp_path: Path) -> None:
+    config = "task: {template: 'sh job.sh {a}', search_args: [{type: Categorical, name: a, value: [1, 2]}]}"
+    job = "[ $1 = 1 ] || echo '{\"acc\": 1}' > $SEARCHKIT_CALLBACK/scalars.jsonl"
+    folder = project(tmp_path / "p", config, job_sh=job)
+    ok(run(folder, "search-run", "config.yaml"))
+    head = ok(run(folder, "search-ctl", "export")).splitlines()[0].split(",")
+    assert head[-4:] == ["param.a", "scalar.acc", "command", "run_path"]
+
+
 def test_nan_and_missing_come_last_both_ways(tmp_path: Path) -> None:
     job = """case $1 in
-      0) v=NaN;; 1) v=3;; 2) v=-1;; 3) exit 0;; 4) v=7;;
+      0) v=NaN;; 1) v=3;; 2) v=-1;; 3) exit 0;; 4) v=7;; 5) v=Infinity;; 6) v=-Infinity;;
     esac
     echo "{\\"acc\\": $v}" >> "$SEARCHKIT_CALLBACK/scalars.jsonl"
     """
-    text = "task: {template: 'sh job.sh {i}', search_args: [{type: Categorical, name: i, value: [0, 1, 2, 3, 4]}]}\n"
+    text = (
+        "task: {template: 'sh job.sh {i}', search_args: [{type: Categorical, name: i, value: [0, 1, 2, 3, 4, 5, 6]}]}\n"
+    )
     folder = project(tmp_path / "p", text + "monitor: {reward_attribute: acc}\n", job_sh=job)
     ok(run(folder, "search-run", "config.yaml"))
 
     def order(rt: str) -> list[str]:
         return re.findall("#Job Name: (.)", ok(run(folder, "search-ctl", "show-scalar", "-rt", rt)))
 
-    assert order("+5") == ["4", "1", "2", "0", "3"]
-    assert order("-5") == ["2", "1", "4", "0", "3"]
+    assert order("+7") == ["4", "1", "2", "0", "3", "5", "6"]
+    assert order("-7") == ["2", "1", "4", "0", "3", "5", "6"]
     best = ok(run(folder, "search-ctl", "show", "--task", "default", "--jobs", "@best:2"))
     assert re.findall("#Job Name: (.)", best) == ["4", "1"]
     assert json.loads(ok(run(folder, "search-ctl", "show-scalar", "--json")))["jobs"][0]["scalars"]["acc"]["1"] == "NaN"

@@ -249,7 +249,7 @@ def test_the_table_says_how_cost_was_counted(scored: Path) -> None:
     assert "row           data.input_shape  MACs (G)  params (M)  metric.finetune.mAP  metric.finetune.late\n" in text
     assert "row           data.input_shape  FLOPs (G, gaia)  metric.finetune.mAP\n" in text
     assert f"3:{arch_id(8)}         3x480x640           140.30                  0.7\n" in text
-    assert "2 undecodable line(s) were skipped" in done.stderr
+    assert "2 undecodable line(s) were skipped:\n  job 0, records.jsonl line " in done.stderr
 
 
 def test_export_has_a_row_for_each(scored: Path) -> None:
@@ -269,6 +269,6 @@ def test_a_flat_record_and_an_odd_architecture(tmp_path: Path) -> None:
     (tmp_path / "callback").mkdir()
     (tmp_path / "callback/records.jsonl").write_text(lines(flat, odd))
     (first, second), skipped = records.read(AttemptPaths(str(tmp_path)), 4)
-    assert skipped == 0 and first.name == f"4:{arch_id(3)}" and first.shape == "3x480x480"
+    assert skipped == () and first.name == f"4:{arch_id(3)}" and first.shape == "3x480x480"
     assert first.values == {"metric.finetune.mAP": 0.5}
     assert len(second.arch) == 10 and second.shape == "" and second.values == {"metric.m": 1.0}

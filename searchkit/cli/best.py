@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from searchkit import console
-from searchkit.cli.choose import JSON, MODE, TASK, best_rows, objectives_of, open_task, ranked_stage
+from searchkit.cli.choose import JSON, MODE, TASK, best_rows, objectives_of, open_task, ranked_stage, scalars_of
 from searchkit.errors import NotFoundError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def best(task_name: str, k: int | None, mode: str | None, as_json: bool) -> None
       search-ctl best --task lr-sweep -k 5 --json
     """
     from searchkit.cli import tables
-    from searchkit.store import tasks
+    from searchkit.store import ranking, tasks
 
     ws, task = open_task(task_name)
     if tasks.stage_names(task):
@@ -45,10 +45,13 @@ def best(task_name: str, k: int | None, mode: str | None, as_json: bool) -> None
     rows = best_rows(ws, task, config, view.jobs, k or 1, wanted)
     if not rows:
         names = ", ".join(o.name for o in wanted)
-        raise NotFoundError(
-            f"no job of task {task.name!r} ended with a value of {names} ({tables.counted(view.jobs)})",
-            f"See what jobs reported: search-ctl show-scalar --task {task.name}",
-        )
+        what = f"no job of task {task.name!r} ended with a value of {names} ({tables.counted(view.jobs)})"
+        hint = f"See what jobs reported: search-ctl show-scalar --task {task.name}"
+        entries = scalars_of(ws, task, config, view.jobs, light=True)
+        for o in wanted:
+            if found := ranking.ways(entries, o.name):
+                hint = f"{o.name} is in several folders of event files: name one, {' or '.join(found)}"
+        raise NotFoundError(what, hint)
     front = [row for row in rows if row.front == 0]
     chosen = rows[: k or 1] if k or len(wanted) == 1 else front
     if as_json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -55,11 +56,11 @@ def scalars_of(
     *,
     light: bool = False,
     names: Collection[str] = (),
-    best: bool = False,
+    scored: bool = True,
 ) -> list[JobScalars]:
     from searchkit.store import ranking
 
-    return ranking.read(task, ws.project_name, config, jobs, light=light, names=names, best=best)
+    return ranking.read(task, ws.project_name, config, jobs, light=light, names=names, scored=scored)
 
 
 def ranked_by(config: Config, metric: str | None) -> tuple[str, str]:
@@ -78,8 +79,6 @@ def ranked_by(config: Config, metric: str | None) -> tuple[str, str]:
 def objectives_of(config: Config, mode: str = "") -> tuple[Objective, ...]:
     """What the jobs are judged by; `mode`: which end of the reward is best, whatever the config says. Raises UsageError
     where neither says it, or there is nothing to judge by."""
-    from searchkit.settings import Objective
-
     if mode and config.search.objectives:
         raise UsageError("--mode: search.objectives says of each which end is best", "Leave --mode out")
     if config.unclear_reward and not config.is_search and not mode:
@@ -88,7 +87,7 @@ def objectives_of(config: Config, mode: str = "") -> tuple[Objective, ...]:
             "Say it here: search-ctl best --mode min    or in the config: monitor: {mode: min}",
         )
     if wanted := config.objectives:
-        return tuple(Objective(o.name, mode) for o in wanted) if mode else wanted
+        return tuple(replace(o, mode=mode) for o in wanted) if mode else wanted
     raise UsageError(
         "the config names neither search.objectives nor a reward_attribute: no job is better than another",
         "Rank by any scalar: search-ctl show-scalar --metric acc -rt +5",

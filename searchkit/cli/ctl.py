@@ -113,7 +113,7 @@ def show_scalar(
     reference: str | None,
     as_json: bool,
 ) -> None:
-    """What jobs reported, ranked. NaN and missing values come last both ways.
+    """What jobs reported, ranked. NaN, infinities and missing values come last both ways.
 
     With several objectives: also their Pareto front, and its hypervolume.
 
@@ -133,18 +133,24 @@ def show_scalar(
     given = best.parse_reference(reference, wanted)
     views = chosen_jobs(ws, task, tasks.view(task), jobs)
     name, mode = ranked_by(config, metric) if rt else ("", "")
-    if by_best and name and name == config.unclear_reward:
+    several: tuple[str, ...] = ()
+    score = "best" if by_best else config.monitor.score
+    if score == "best" and name and name == config.unclear_reward:
         objectives_of(config)  # asks
     # The last and best numbers are in the events: to rank 10,000 jobs by them, only those that are shown are opened.
     needed = (name, *(o.name for o in wanted)) if len(wanted) > 1 else (name,)
-    found = scalars_of(ws, task, config, views, light=rt is not None, names=needed, best=by_best)
+    found = scalars_of(ws, task, config, views, light=rt is not None, names=needed, scored=not by_best)
     rows = ranking.split(found)
     front = ranking.scored(rows, wanted) if len(wanted) > 1 else None
     if metric and not any(metric in j.names or metric in j.scores for j in [*found, *rows]):
         names = tuple(sorted({name for j in [*found, *rows] for name in j.names}))
+        if several := ranking.ways(found, metric):
+            raise UsageError(f"{metric!r} is in several folders of event files: name one, {' or '.join(several)}")
         raise UsageError(f"no job reported {metric!r}{did_you_mean(metric, names)}")
     if rt is not None:
-        rows = ranking.rank(rows, name, descending=rt[0], mode=mode, best=by_best)[: rt[1]]
+        rows = ranking.rank(rows, name, descending=rt[0], mode=mode, score=score, scored=not by_best)
+        several = ranking.ways(rows, name)
+        rows = rows[: rt[1]]
         chosen = {row.view.job.index for row in rows}
         found = [j for j in found if j.view.job.index in chosen]
         read = scalars_of(ws, task, config, [j.view for j in found if j.known is not None])
@@ -165,8 +171,10 @@ def show_scalar(
     click.echo("\n".join([tables.header(task), *tables.scalar_blocks(task, found if rt is None else rows, shown)]))
     if front is not None:
         click.echo(best.pareto_text(front, wanted, given), nl=False)
-    if skipped := sum(j.skipped for j in found):
-        click.echo(f"{skipped} undecodable line(s) were skipped", err=True)
+    if several:
+        click.echo(f"note: {name} is in several folders of event files: name one, {' or '.join(several)}", err=True)
+    if any(j.skipped for j in found):
+        click.echo(tables.undecodable(found), err=True)
 
 
 @group.command()

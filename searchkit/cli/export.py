@@ -13,6 +13,9 @@ from searchkit.store import ranking
 from searchkit.store.ranking import JobScalars
 from searchkit.workspace import TaskPaths
 
+# The kinds of columns in their order, after those of the job itself.
+KINDS = ("param", "score", "scalar", "data", "overhead", "record", "pre", "after", "command", "run_path")
+
 
 def rows(
     task: TaskPaths,
@@ -53,9 +56,15 @@ def rows(
     return out
 
 
+def _kind(column: str) -> int:
+    kind = column.partition(".")[0]
+    return KINDS.index(kind) if kind in KINDS else -1
+
+
 def to_csv(table: list[dict[str, Any]]) -> str:
-    """CSV with every column that any row has, in order of first appearance."""
-    columns = list(dict.fromkeys(name for row in table for name in row))
+    """CSV with every column that any row has: kind by kind, and of one kind in order of first appearance. (The first
+    row may be of a job that reported nothing.)"""
+    columns = sorted(dict.fromkeys(name for row in table for name in row), key=_kind)
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()

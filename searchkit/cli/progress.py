@@ -55,6 +55,7 @@ class Progress:
         self._best: tuple[float, float, int] | None = None  # its loss, its reward, the job
         self._scored = 0  # jobs that ended here with a reward
         self._unscored: dict[int, set[str]] = {}  # jobs that finished here without, and what they reported instead
+        self._ways: tuple[str, ...] = ()  # what the reward may be called, where several folders of event files have it
 
     def __enter__(self) -> Progress:
         tasks.refresh_views(self._ws, self._task.paths)
@@ -138,9 +139,10 @@ class Progress:
         view = tasks.view_job(self._task.paths, job)
         jobs, project = [view], self._ws.project_name
         read = ranking.read(self._task.paths, project, self._config, jobs, light=True, names=[name])[0]
-        value = ranking.reward(read, name)
+        value = ranking.reward(read, name, self._config.monitor.mode, self._config.monitor.score)
         if math.isnan(value) and not ranking.reports(read, name):
             self._unscored[job.index] = {n for part in ranking.split([read]) for n in part.names}
+            self._ways = self._ways or ranking.ways([read], name)
             return
         self._scored += 1
         if self._config.unclear_reward:
@@ -237,6 +239,8 @@ class Progress:
             which = f"{len(jobs)} of {len(jobs) + self._scored} jobs (the first is {jobs[0]}) never reported"
         there = ", ".join(names[:NAMES_SHOWN]) + (f" and {len(names) - NAMES_SHOWN} more" * (len(names) > NAMES_SHOWN))
         self.message(f"note: {which} {self._config.reward_attribute!r} (reported: {there or 'nothing'})")
+        if self._ways:
+            self.message(f"  it is in several folders of event files: name one, {' or '.join(self._ways)}")
 
     def _explain(self, view: tasks.JobView) -> None:
         paths = self._task.paths.job(view.job.index).attempt(view.job.attempt)

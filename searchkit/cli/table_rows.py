@@ -203,8 +203,8 @@ def cell(row: Row, name: str) -> Any:
 def _number(row: Row, name: str, kind: str) -> float | None:
     """A number of a row: the `score` of an objective, the last value of a `scalar`, its `min` or `max`."""
     if kind == "score":
-        mode = next((o.mode for o in row.wanted if o.name == name), None)
-        value = math.nan if mode is None else ranking.reward(row.entry, name, mode)
+        judged = next((o for o in row.wanted if o.name == name), None)
+        value = ranking.reward(row.entry, name, judged.mode, judged.score) if judged else math.nan
         return None if math.isnan(value) else value
     known = row.entry.number(name)
     if known is None or kind == "param":

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from searchkit.store.ranking import JobScalars  # `show` ranks nothing, and spares itself the import
 
 FENCE = "#" * 30
+FAULTS = 3  # lines that could not be used which are told one by one
 
 
 def all_tasks(views: list[TaskView]) -> str:
@@ -166,6 +167,17 @@ def scalar_blocks(task: TaskPaths, entries: list[JobScalars], shown: tuple[str, 
     return out
 
 
+def undecodable(jobs: list[JobScalars]) -> str:
+    """How many lines that jobs wrote could not be used; of the first few where they are, and what is wrong."""
+    count, faults = sum(j.skipped for j in jobs), [(j.view.job.index, fault) for j in jobs for fault in j.faults]
+    lines = [f"{count} undecodable line(s) were skipped:"]
+    lines += [f"  job {n}, {fault}" for n, fault in faults[:FAULTS]]
+    if count > len(lines) - 1:
+        in_jobs = sum(j.skipped > 0 for j in jobs)
+        lines.append(f"  … and {count - len(lines) + 1} more" + f", in {in_jobs} jobs in all" * (in_jobs > 1))
+    return "\n".join(lines)
+
+
 _HEADS = {"macs": "MACs (G)", "gaia": "FLOPs (G, gaia)"}
 
 
@@ -222,4 +234,5 @@ def scalar_facts(job: JobScalars) -> dict[str, Any]:
         "after_callback_result": job.after,
         "records": [{"row": row.name, "arch_id": row.arch, **row.record} for row in job.records],
         "undecodable_lines": job.skipped,
+        "undecodable": list(job.faults),
     }

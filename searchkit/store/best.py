@@ -157,7 +157,7 @@ class _Source:
         """The scores of a job whose result holds none: no search made it. That of one that scored subnets is the best
         of its records."""
         (found,) = self._reported([job])
-        return tuple(ranking.reward(found, o.name, o.mode) for o in self.wanted)
+        return tuple(ranking.reward(found, o.name, o.mode, o.score) for o in self.wanted)
 
     def _reported(self, jobs: Iterable[Job]) -> list[ranking.JobScalars]:
         views = [tasks.view_job(self.task, job) for job in jobs]

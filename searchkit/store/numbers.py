@@ -52,6 +52,10 @@ class Summary(NamedTuple):
         """The highest value (mode "max") or the lowest ("min")."""
         return self.high if mode == "max" else self.low
 
+    def value(self, score: str, mode: str) -> float:
+        """What ranks a job: the last value, or the best (`score` is "last" or "best")."""
+        return self.best(mode) if score == "best" else self.last
+
 
 def summary(series: Series) -> Summary:
     """Raises ValueError for an empty series."""
@@ -69,7 +73,10 @@ def recorded(config: Config, reading: Reading, callback: str) -> Event:
     counted.
     """
     series = {**reading.series, **trials.derived(config.objectives, reading.series)}
-    first = (*(o.name for o in config.objectives), *config.monitor.scalars)
+    needs = trials.scalars_needed(config.objectives)
+    ends = tuple(f"/{name}" for name in needs)
+    of_folders = (n for n in series if n.endswith(ends))  # to choose from, where a tag is in several
+    first = (*(o.name for o in config.objectives), *config.monitor.scalars, *of_folders)
     packed: list[str] = []
     room = MAX_BYTES
     for name in dict.fromkeys((*(n for n in first if n in series), *series)):

@@ -44,6 +44,7 @@ class JobScalars:
     row: Row | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
     known: Mapping[str, Summary] | None = None  # what the events say of its scalars; then `series` was not read
+    faults: tuple[str, ...] = ()  # where the first undecodable lines are, and what is wrong with them
 
     @property
     def name(self) -> str:
@@ -69,7 +70,10 @@ class JobScalars:
 
     def only(self, names: tuple[str, ...]) -> JobScalars:
         """The same with the named scalars alone, in that order; with all of them where none is named."""
-        return replace(self, series={n: self.series[n] for n in names if n in self.series}) if names else self
+        if not names:
+            return self
+        known = None if self.known is None else {n: self.known[n] for n in names if n in self.known}
+        return replace(self, series={n: self.series[n] for n in names if n in self.series}, known=known)
 
 
 @dataclass(frozen=True)
@@ -89,13 +93,13 @@ def read(
     *,
     light: bool = False,
     names: Collection[str] = (),
-    best: bool = False,
+    scored: bool = True,
 ) -> list[JobScalars]:
     """Read the scalars of each job's highest attempt (attempts never mix).
 
     light: the last and best value of each are enough, so that no folder is opened of a job whose result holds them,
-    unless it left records, or results of callbacks. names: then, the scalars that are needed (empty: all). best: no
-    score stands for the last value of one.
+    unless it left records, or results of callbacks. names: then, the scalars that are needed (empty: all). scored: a
+    score stands for the number of that name.
     """
     out = []
     wanted, monitor = config.objectives, numbers.digest(config)
@@ -108,7 +112,7 @@ def read(
         scores = dict(zip((o.name for o in wanted), accepted or (), strict=False))
         known = numbers.of(job, monitor, names) if light else None
         left = numbers.LEFT.values() if known is None else job.left
-        if light and known is None and names and not best and scores.keys() >= set(names):
+        if light and known is None and names and scored and scores.keys() >= set(names):
             # Written before results had numbers.
             known, left = {}, ("records",)
         if known is not None and not left:
@@ -117,16 +121,19 @@ def read(
         paths = task.job(job.index).attempt(job.attempt)
         series: dict[str, scalars.Series] = {}
         skipped = 0
+        faults: tuple[str, ...] = ()
         if known is None:
             reading = trials.series_of(task, project_name, config, job, ended=view.state is not State.RUNNING)
             series = {**reading.series, **trials.derived(wanted, reading.series)}
-            skipped = reading.skipped
+            skipped, faults = reading.skipped, reading.faults
         pre, after = (
             scalars.read_callback_result(paths.callback, which) if which in left else None for which in ("pre", "after")
         )
-        rows, bad = records.read(paths, job.index) if "records" in left else ((), 0)
+        rows, bad = records.read(paths, job.index) if "records" in left else ((), ())
         rows = tuple(replace(row, values={**row.values, **_row_values(wanted, row)}) for row in rows)
-        out.append(JobScalars(view, series, pre, after, skipped + bad, rows, scores=scores, known=known))
+        faults += tuple(f"records.jsonl line {line}: no record of an arch" for line in bad)
+        skipped += len(bad)
+        out.append(JobScalars(view, series, pre, after, skipped, rows, scores=scores, known=known, faults=faults))
     return out
 
 
@@ -156,16 +163,16 @@ def joined(rows: Iterable[JobScalars], jobs: Iterable[JobScalars]) -> list[JobSc
     return [replace(by_index[n], records=tuple(kept)) for n, kept in found.items()]
 
 
-def reward(job: JobScalars, name: str, mode: str = "", best: bool = False) -> float:
-    """The value a job is ranked by: its score, else the last reported step (`best`: the best by `mode`), else that of
-    its best record. NaN where it has none."""
-    if name in job.scores and not best:
+def reward(job: JobScalars, name: str, mode: str = "", score: str = "last", *, scored: bool = True) -> float:
+    """The value a job is ranked by: its score, else (and where `scored` is false) the last reported step, or where
+    `score` is "best" the best by `mode`, else that of its best record. NaN where it has none."""
+    if name in job.scores and scored:
         return job.scores[name]
     number = job.number(name)
     if number is None:
         values = dict(enumerate(row.values[name] for row in job.records if name in row.values))
         return scalars.best(values, mode or "max") if values else math.nan
-    return number.best(mode or "max") if best else number.last
+    return number.value(score, mode or "max")
 
 
 def reports(job: JobScalars, name: str) -> bool:
@@ -173,14 +180,20 @@ def reports(job: JobScalars, name: str) -> bool:
     return name in job.scores or name in job.names or any(name in row.values for row in job.records)
 
 
+def ways(rows: Iterable[JobScalars], name: str) -> tuple[str, ...]:
+    """The names to choose from, where `name` alone is a tag of TensorBoard that several folders of a job hold."""
+    found = [[n for n in row.names if n.endswith(f"/{name}")] for row in rows if row.number(name) is None]
+    return tuple(dict.fromkeys(n for each in found if len(each) > 1 for n in each))
+
+
 def rank(
-    jobs: list[JobScalars], name: str, *, descending: bool, mode: str = "max", best: bool = False
+    jobs: list[JobScalars], name: str, *, descending: bool, mode: str = "max", score: str = "last", scored: bool = True
 ) -> list[JobScalars]:
-    """Jobs ordered by reward, NaN and missing last both ways; ties keep the order of the jobs."""
+    """Jobs ordered by reward; NaN, infinities and missing values last both ways; ties keep the order of the jobs."""
 
     def key(job: JobScalars) -> tuple[bool, float]:
-        value = reward(job, name, mode, best)
-        return math.isnan(value), 0.0 if math.isnan(value) else (-value if descending else value)
+        value = reward(job, name, mode, score, scored=scored)
+        return not math.isfinite(value), (-value if descending else value) if math.isfinite(value) else 0.0
 
     return sorted(jobs, key=key)
 
@@ -199,7 +212,7 @@ def scored(rows: Iterable[JobScalars], wanted: Sequence[Objective], first: int =
     for row in rows:
         if row.row is None and row.view.state not in (State.FINISHED, State.PRUNED):
             continue
-        scores = tuple(reward(row, o.name, o.mode) for o in wanted)
+        scores = tuple(reward(row, o.name, o.mode, o.score) for o in wanted)
         if all(map(math.isfinite, scores)):
             found.append((scores, row))
     ordered: list[Scored] = []

@@ -59,8 +59,8 @@ def shape_text(record: Mapping[str, Any]) -> str:
     return str(shape).replace(" ", "").replace(",", "x")
 
 
-def read(paths: AttemptPaths, job: int) -> tuple[tuple[Row, ...], int]:
-    """The records of one attempt in the order first met, and how many lines were no record.
+def read(paths: AttemptPaths, job: int) -> tuple[tuple[Row, ...], tuple[int, ...]]:
+    """The records of one attempt in the order first met, and the numbers of the lines that were no record.
 
     A record of the same architecture and input shape as an earlier one replaces it.
     """
@@ -69,19 +69,19 @@ def read(paths: AttemptPaths, job: int) -> tuple[tuple[Row, ...], int]:
     except OSError:  # a folder of that name, or a loop of links: the job's own making
         raw = None
     if raw is None:
-        return (), 0
+        return (), ()
     lines = raw.split(b"\n")
     rows: dict[tuple[str, str], Row] = {}
-    skipped = 0
+    skipped: list[int] = []
     for i, line in enumerate(lines):
         if not line.strip():
             continue
         row = _row(line, job)
         if row is None:
-            skipped += i != len(lines) - 1  # the last line may be half-written yet
+            skipped += [i + 1] if i != len(lines) - 1 else []  # the last line may be half-written yet
         else:
             rows[row.arch, row.shape] = row
-    return tuple(rows.values()), skipped
+    return tuple(rows.values()), tuple(skipped)
 
 
 def _row(line: bytes, job: int) -> Row | None:

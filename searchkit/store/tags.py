@@ -30,7 +30,7 @@ def named(
     several = {tag: found for tag, found in holders.items() if len(found) > 1}
     names: dict[Place, str] = {(found[0], tag): tag for tag, found in holders.items() if len(found) == 1}
     names |= _told_apart(several, set(names.values()))
-    shared = {tag: tuple(names[folder, tag] for folder in found) for tag, found in several.items()}
+    fits = {tag: [(folder, tag) for folder in found] for tag, found in several.items()}
     for name in config_names:
         if "/" not in name or name in holders:
             continue
@@ -38,7 +38,8 @@ def named(
         if len(places) == 1:
             names[places[0]] = name
         elif places:
-            shared[name] = tuple(names[place] for place in places)
+            fits[name] = places
+    shared = {name: tuple(names[place] for place in places) for name, places in fits.items()}
     return {name: dict(folders[folder][tag]) for (folder, tag), name in names.items()}, shared
 
 

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from searchkit.config import Config
     from searchkit.space.space import Genes, Space
 
-NEVER, NOT_FINITE = "never reported", "is no finite number at the last step"  # why a job has no scores
+NEVER, NOT_FINITE, IN_FOLDERS = "never reported", "is no finite number", "is in several folders of event files"
+WHY_UNSCORED = (NEVER, NOT_FINITE, IN_FOLDERS)  # one of these is in the reason of a job that has no scores
 READER = 1  # counts up whenever the same files come to be read as other numbers
 
 _STATES = {State.FINISHED: "finished", State.PRUNED: "pruned", State.ERROR: "failed", State.STOPPED: "failed"}
@@ -129,7 +130,11 @@ def over_steps(o: Objective, series: Mapping[str, Series]) -> Series:
 
 
 def at_the_end(o: Objective, series: Mapping[str, Series]) -> float:
-    """An objective made of the last value of each of its scalars; NaN where one was not reported."""
+    """The value of an objective that ranks a job: made of the last value of each of its scalars, or the best over the
+    steps; NaN where one was not reported, or no value is finite."""
+    if o.score == "best":
+        over = derived([o], series).get(o.name, {}) if o.value else series.get(o.name, {})
+        return scalars.best(over, o.mode) if over else math.nan
     names = _names(o)
     if any(not series.get(name) for name in names):
         return math.nan
@@ -138,14 +143,19 @@ def at_the_end(o: Objective, series: Mapping[str, Series]) -> float:
 
 
 def derived(wanted: Iterable[Objective], series: Mapping[str, Series]) -> dict[str, Series]:
-    """The objectives that are expressions, over the steps that have all they need. Their last value is that of the last
-    values: what was reported once, at the first step, holds for all others."""
-    found = {}
+    """The objectives that are expressions, from the first step on that has all they need. What was reported once, at
+    the first step, holds for all others, so their last value is that of the last values."""
+    found: dict[str, Series] = {}
     for o in wanted:
         needs = _names(o) if o.value else ()
-        if needs and all(series.get(name) for name in needs):
-            end = max(max(series[name]) for name in needs)
-            found[o.name] = {**over_steps(o, series), end: at_the_end(o, series)}
+        if not needs or not all(series.get(name) for name in needs):
+            continue
+        values: dict[str, float] = {}
+        over: Series = found.setdefault(o.name, {})
+        for step in sorted(set().union(*(series[name] for name in needs))):
+            values.update((name, series[name][step]) for name in needs if step in series[name])
+            if len(values) == len(needs):
+                over[step] = _value(o, values)
     return found
 
 
@@ -157,20 +167,26 @@ def _value(o: Objective, values: Mapping[str, float]) -> float:
 
 
 def scores_of(
-    job: Job, wanted: Sequence[Objective], reported: Mapping[str, Series], *, pruned: bool
+    job: Job, wanted: Sequence[Objective], reading: Reading, *, pruned: bool
 ) -> tuple[list[float] | None, str]:
     """(scores in the order of `wanted`, why there are none) of a job that ended, and of all that it reported. All have
-    to be numbers. `pruned`: a stopper ended it, so it is scored by the report that it was judged by, whatever came
+    to be numbers. `pruned`: a stopper ended it, so it is scored by the reports that it was judged by, whatever came
     after."""
+    reported = reading.series
+    for name in scalars_needed(wanted):
+        if name in reading.shared:
+            return None, f"{name} {IN_FOLDERS}: name one, {' or '.join(reading.shared[name])}"
     scores = [at_the_end(o, reported) for o in wanted]
     if pruned and job.reports and scores:
-        scores[0] = job.reports[-1][1]
+        best = wanted[0].score == "best"
+        scores[0] = scalars.best(dict(job.reports), wanted[0].mode) if best else job.reports[-1][1]
     bad = [o.name for o, score in zip(wanted, scores, strict=True) if not math.isfinite(score)]
     if not bad:
         return scores, ""
     missing = [name for name in scalars_needed(wanted) if not reported.get(name)]
     if not missing:
-        return None, f"{', '.join(bad)} {NOT_FINITE}"
+        where = "at any step" if wanted[0].score == "best" else "at the last step"
+        return None, f"{', '.join(bad)} {NOT_FINITE} {where}"
     return None, f"{NEVER} {', '.join(missing)} (reported: {', '.join(sorted(reported)) or 'nothing'})"
 
 
