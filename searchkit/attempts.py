@@ -26,6 +26,7 @@ from searchkit.store.status import Status
 from searchkit.store.tasks import OpenTask
 
 MAX_FALSE_STARTS = 10
+READ_AHEAD_S, READ_AHEAD_BYTES = 0.2, 1 << 20  # so often, so much of all logs: a tenth of a processor at most
 
 
 class Observer(Protocol):
@@ -82,6 +83,7 @@ class Attempts:
     said_interrupt: bool = False
     points: Iterator[Point] = field(default_factory=lambda: iter(()))
     stopping_all: bool = False
+    read_s: float = 0.0  # when logs were read ahead (monotonic)
     news: list[Job] = field(default_factory=list)  # with results that are told once they are durable
 
     @property
@@ -152,6 +154,20 @@ class Attempts:
         if self.search:
             return self.search.readers
         return trials.Readers(self.task.paths, self.plan.ws.project_name, self.plan.config)
+
+    def read_ahead(self) -> None:
+        """Read a little of the logs that grow, so that the end of a job does not wait for a long one to be read. Those
+        that are furthest behind come first."""
+        if not self.plan.config.monitor.regex or time.monotonic() - self.read_s < READ_AHEAD_S:
+            return
+        self.read_s, left = time.monotonic(), READ_AHEAD_BYTES
+        jobs = (self.task.state.jobs.get(n) for n in self.live)
+        readers = [self.readers.of(job) for job in jobs if job]
+        with fsio.storage():
+            for reader in sorted(readers, key=lambda each: each.files[each.log].at if each.log in each.files else 0):
+                left -= reader.read_ahead(left)
+                if left <= 0:
+                    break
 
     def _reported(self, job: Job, fields: Event, reader: Reader, reading: Reading) -> Event:
         """What the result of a job says of the numbers that it reported, which are kept."""

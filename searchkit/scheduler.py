@@ -73,6 +73,7 @@ class Scheduler(Attempts):
                 working.keep(self)
                 orders.answer(self)
                 self.observer.tick(self.task, len(self.live))
+                self.read_ahead()
                 if self.interrupts >= 3 or self._done():
                     break
                 if self.live and not self.draining:

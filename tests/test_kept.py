@@ -90,6 +90,8 @@ def test_read_as_it_grows_is_read_in_one_go(tmp_path: Path, monkeypatch: pytest.
                 f.write(more)
             written[name] += len(more)
         if rng.random() < 0.2:
+            growing_reader.read_ahead(rng.choice([1, 50, 1000]))
+        if rng.random() < 0.2:
             growing_reader.read(["acc"], ended=False)  # sources that are not needed are left for later
         ended = rng.random() < 0.3
         whole = Reader(str(tmp_path / "callback"), **places, **names).read(ended=ended)
@@ -109,6 +111,14 @@ def test_each_byte_of_a_growing_log_is_read_once(tmp_path: Path) -> None:
             assert len(reader.read(ended=False).series["acc"]) == k + 1
     size = os.path.getsize(tmp_path / "log")
     assert bytes_read() - before < 1.5 * size
+
+
+def test_a_log_that_was_read_ahead_leaves_little_to_read(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("noise\n" * 500_000 + "loss=0.5\n")
+    reader = Reader(str(tmp_path), log=str(tmp_path / "log"), regex=REGEX)
+    steps = [reader.read_ahead(1 << 20) for _ in range(4)]
+    assert sum(steps) == os.path.getsize(tmp_path / "log") and max(steps) <= 1 << 20 and steps[3] == 0
+    assert reader.read().series == {"loss": {1: 0.5}}
 
 
 # --- kept ------------------------------------------------------------------------------------------------------------

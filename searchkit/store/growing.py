@@ -11,6 +11,7 @@ import contextlib
 import copy
 import errno
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -71,14 +72,16 @@ def read_json(file: File) -> tuple[File, File]:
     return file, _with_rest(file, _take_json) if isinstance(_parse(file.rest), dict) else file
 
 
-def read_log(file: File, patterns: Sequence[re.Pattern[str]], *, ended: bool) -> tuple[File, File]:
+def read_log(
+    file: File, patterns: Sequence[re.Pattern[str]], *, ended: bool, most: float = math.inf
+) -> tuple[File, File]:
     """Go on with a log, as `read_json`. Carriage returns end lines too. Unless the job ended, its last line may be cut
-    off in the middle of a number, and does not count without its end."""
+    off in the middle of a number, and does not count without its end. `most`: after so many bytes the rest is left."""
 
     def take(file: File, block: bytes) -> None:
         _take_log(file, block, patterns)
 
-    file = _go_on(file, b"\n\r", take)
+    file = _go_on(file, b"\n\r", take, most)
     return file, _with_rest(file, take) if ended else file
 
 
@@ -121,7 +124,7 @@ def _remember(file: File, f: BinaryIO) -> None:
     file.before = f.read(file.at - start)
 
 
-def _go_on(file: File, ends: bytes, take: Callable[[File, bytes], None]) -> File:
+def _go_on(file: File, ends: bytes, take: Callable[[File, bytes], None], most: float = math.inf) -> File:
     """Give `take` the blocks of whole lines that came since the last time; the file as it is then.
 
     ends: the bytes that end lines. A line past MAX_LINE counts as a fault as soon as it is that long.
@@ -131,7 +134,8 @@ def _go_on(file: File, ends: bytes, take: Callable[[File, bytes], None]) -> File
         file = known if _goes_on(known, f) else file
         f.seek(file.at)
         rest = b""
-        while chunk := f.read(CHUNK):
+        while most > 0 and (chunk := f.read(CHUNK)):
+            most -= len(chunk)
             rest += chunk
             if file.stuck:
                 end = min((i + 1 for i in (rest.find(bytes([c])) for c in ends) if i >= 0), default=len(rest))
