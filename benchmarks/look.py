@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 
 from searchkit import config as configs
-from searchkit.store import creation, snapshot, tasks, trials
+from searchkit.store import creation, numbers, snapshot, tasks, trials
+from searchkit.store.scalars import Reading
 from searchkit.workspace import TaskPaths, Workspace
 
 CONFIG = """\
@@ -59,6 +60,8 @@ def searched(folder: Path, n: int, objectives: str = TWO, *, stop: str = "", rep
                 to.record("report", job=i, step=step + 1, value=acc * (step + 1) / reports)
             state = "pruned" if reports and i % 2 else "finished"
             result = {"state": state, "rc": 0, "retry": False, "reason": "", "spent": "", "scores": scores}
+            series = {o.name: {1: score} for o, score in zip(wanted, scores, strict=True)}
+            result |= numbers.recorded(config, Reading(series, 0), task.job(i).attempt(1).callback)
             to.record("result", time=i + 1.0, job=i, attempt=1, start=i + 0.5, end=i + 1.0, **result)
             kept.append((acc, i, scores))
         to.record("complete", why=f"all {n} trials were made", time=n + 1.0)

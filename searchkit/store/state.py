@@ -142,6 +142,9 @@ def _with(job: Job, **changes: Any) -> Job:
     return new
 
 
+_NEW = Job(0, {}, {}, "")
+
+
 def apply(job: Job, event: Event) -> Job:
     """The job after an event that concerns it."""
     kind = event["type"]
@@ -281,11 +284,12 @@ def advance(task: TaskState, event: Event) -> None:
         if n not in task.jobs and n not in task.deleted:
             if event.get("added"):
                 task.added, task.in_order = task.added + 1, False
-            job = Job(
-                n,
-                event["values"],
-                event["text"],
-                event["command"],
+            job = _with(
+                _NEW,
+                index=n,
+                values=event["values"],
+                text=event["text"],
+                command=event["command"],
                 snapshot=task.snapshot,
                 genes=event.get("genes"),
                 given=event.get("given", False),
