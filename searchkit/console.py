@@ -23,6 +23,15 @@ def span(seconds: float) -> str:
     return f"{minutes} min {s:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def size(n: float) -> str:
+    """`812 B`, `4.0 KiB`, `1.2 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(n) < 1024:
+            return f"{n:.0f} B" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1024
+    return f"{n:.1f} TiB"
+
+
 def run(command: click.Command, name: str) -> NoReturn:
     """Run a click command; print faults as `error: …` and a hint; exit with the code that DESIGN names."""
     _open_standard_files()

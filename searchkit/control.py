@@ -16,7 +16,7 @@ from searchkit import fsio, points
 from searchkit.backends import procs, workers
 from searchkit.backends.procs import GRACE_S, Target
 from searchkit.errors import ConflictError, SearchkitError, UsageError
-from searchkit.store import best, creation, intents, journal, snapshot, status, subnets, tasks
+from searchkit.store import best, creation, disk, intents, journal, snapshot, status, subnets, tasks
 from searchkit.store.state import Job, State, outcome
 from searchkit.store.tasks import OpenTask
 from searchkit.workspace import TaskPaths, Workspace
@@ -258,6 +258,16 @@ def withdraw(task: TaskPaths, jobs: list[int], given: list[dict[str, str]]) -> A
 def kept_config(task: TaskPaths) -> Config:
     """The config of a task or stage, with what was picked when it was made."""
     return best.kept(subnets.kept(tasks.config_of(task), task), task)
+
+
+def free(task: TaskPaths, jobs: list[int]) -> Answer:
+    """Remove the working copies and checkpoints of jobs that ended, but for what they reported."""
+
+    def act(open_task: OpenTask) -> Answer:
+        _settle_unseen(open_task, [n for n in jobs if n in open_task.state.jobs])
+        return Answer(disk.free(open_task, jobs))
+
+    return ask_or_act(task, "free", act, jobs=jobs)
 
 
 def live_jobs(task: TaskPaths) -> list[int]:

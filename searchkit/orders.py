@@ -7,7 +7,7 @@ import time
 from searchkit import fsio, points
 from searchkit.attempts import Attempts
 from searchkit.errors import UsageError
-from searchkit.store import creation, intents
+from searchkit.store import creation, disk, intents
 from searchkit.store.status import Status
 
 
@@ -67,6 +67,10 @@ def _take_intent(attempts: Attempts, intent: intents.Intent) -> None:
         attempts.task.journal.commit()
         with fsio.storage():
             creation.clean(attempts.task.paths, state)
+    elif intent.op == "free":
+        attempts.settle_ended(intent.jobs)
+        live = sorted(n for n in intent.jobs if n in attempts.live)
+        waiting.refused = sorted({*live, *disk.free(attempts.task, set(intent.jobs).difference(live))})
     elif intent.op in ("add", "withdraw"):
         waiting.draining = bool(attempts.draining)
         try:

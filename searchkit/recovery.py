@@ -7,7 +7,7 @@ from itertools import islice
 
 from searchkit import fsio, searching, working
 from searchkit.attempts import Attempts, Live
-from searchkit.store import creation, status, trials
+from searchkit.store import creation, disk, status, trials
 from searchkit.store.state import State
 
 
@@ -16,6 +16,7 @@ def recover(attempts: Attempts) -> None:
     state, paths = attempts.task.state, attempts.task.paths
     with fsio.storage():
         creation.clean(paths, state)
+        disk.finish(attempts.task)
         _restore_damaged(attempts)
         have = set(creation.listdir(paths.jobs_all))
         for n, job in state.jobs.items():

@@ -91,6 +91,23 @@ def is_over(config: Config, state: TaskState) -> bool:
     return state.complete and states.issubset(good)
 
 
+def later(task: TaskPaths) -> tuple[str, set[int]]:
+    """(a later stage that is not over, jobs of this stage whose folders later ones link to): what still needs a stage's
+    folders. Empty for a task that is no stage."""
+    if not task.stage:
+        return "", set()
+    group = task.workspace.task(task.group)
+    stages = tasks.config_of(group).stages
+    after = 1 + next(k for k, stage in enumerate(stages) if stage.name == task.stage)
+    linked: set[int] = set()
+    for stage in stages[after:]:
+        other = group.workspace.task(f"{group.name}.{stage.name}")
+        if not tasks.exists(other) or not is_over(stage.config, state_of(other)):
+            return stage.name, linked
+        linked |= best.taken(other, task.stage)
+    return "", linked
+
+
 def failed(state: TaskState) -> int:
     """How many jobs of a stage ended in error."""
     return sum(job.state is State.ERROR for job in state.jobs.values())

@@ -11,7 +11,7 @@ from searchkit.errors import NotFoundError, UsageError
 NAME = ".search-run"
 _TASK_NAME = re.compile(r"[^\W_][\w\-]*")  # letters and digits of any script; no dot (stages own it), no slash
 
-_JOB_FILE = re.compile(r"params\.json|log|status|callback|checkpoint|subnets|best|attempt-\d+")
+JOB_FILE = re.compile(r"params\.json|log|status|callback|checkpoint|subnets|best|attempt-\d+")
 
 
 def check_task_name(name: str) -> str:
@@ -243,7 +243,7 @@ class Workspace:
     def project_name(self) -> str:
         """The name of the copies, which stand beside a job's own files and must not be called like one of them."""
         name = os.path.basename(self.project) or "project"
-        return f"{name}-project" if _JOB_FILE.fullmatch(name) else name
+        return f"{name}-project" if JOB_FILE.fullmatch(name) else name
 
     @property
     def summary(self) -> str:

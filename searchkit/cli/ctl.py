@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from searchkit import console
-from searchkit.cli import best, diff, plot, steer, table
+from searchkit.cli import best, diff, disk, plot, steer, table
 from searchkit.cli.choose import (
     JOBS,
     JSON,
@@ -38,8 +38,9 @@ def group() -> None:
 @group.command()
 @click.option("--task", "task_name", help="One task, with its jobs.")
 @JOBS
+@click.option("--disk", "on_disk", is_flag=True, help="What they take on disk: working copies, checkpoints, logs.")
 @JSON
-def show(task_name: str | None, jobs: str | None, as_json: bool) -> None:
+def show(task_name: str | None, jobs: str | None, on_disk: bool, as_json: bool) -> None:
     """All tasks; or one task and its jobs.
 
     \b
@@ -54,6 +55,9 @@ def show(task_name: str | None, jobs: str | None, as_json: bool) -> None:
         if jobs is not None:
             raise UsageError("--jobs needs --task", "Example: search-ctl show --task default --jobs 0,1")
         ws = find(os.getcwd())
+        if on_disk:
+            disk.show_tasks(ws, [ws.task(name) for name in ws.task_names()], as_json=as_json)
+            return
         views = [tasks.view(ws.task(name)) for name in ws.task_names()]
         if as_json:
             facts = [{**tables.task_facts(v), "update_time_s": v.update_s} for v in views]
@@ -65,6 +69,9 @@ def show(task_name: str | None, jobs: str | None, as_json: bool) -> None:
     ws, task = open_task(task_name)
     view = tasks.view(task)
     chosen = chosen_jobs(ws, task, view, jobs)
+    if on_disk:
+        disk.show_jobs(ws, task, chosen, as_json=as_json)
+        return
     if tasks.stage_names(task):
         stages = {stage.stage: tasks.view(stage) if tasks.exists(stage) else None for stage in tasks.stage_tasks(task)}
         if as_json:
@@ -257,6 +264,7 @@ for command in (
     diff.diff,
     plot.plot,
     table.table,
+    disk.free,
     steer.stop,
     steer.delete,
     steer.restart,

@@ -65,7 +65,7 @@ def main_command(
     130 or 143 (signals; run the same command again to go on).
     """
     from searchkit import config as config_module
-    from searchkit.cli import pythons
+    from searchkit.cli import disk, pythons
 
     ws = find(os.getcwd())
     check_task_name(task_name)
@@ -93,6 +93,7 @@ def main_command(
     options = {"gpus": gpus, "jobs_per_gpu": jobs_per_gpu, "max_parallel": max_parallel, "n_trials": n_trials}
     asked = pythons.ask(() if detach else parts.values())
     task = _open_or_create(ws, task_name, config_file, config, raw, parts, symlinks=symlinks, overwrite=overwrite)
+    disk.say_need(ws, task, parts)
     if detach:
         from searchkit import control
 

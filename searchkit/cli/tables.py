@@ -101,6 +101,7 @@ def job_facts(task: TaskPaths, view: JobView) -> dict[str, Any]:
         "attempt": view.job.attempt,
         "exit_code": view.exit_code,
         "reason": reason(view),
+        "freed": bool(view.job.freed),
     }
 
 

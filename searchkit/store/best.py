@@ -251,6 +251,12 @@ def _dump(row: Row) -> dict[str, Any]:
     }
 
 
+def taken(task: TaskPaths, stage: str) -> set[int]:
+    """The jobs of an earlier stage whose folders a stage has links to. Raises StorageError where that is damaged."""
+    picks = _load(task) if os.path.exists(task.best_rows) else []
+    return {row.job for one in picks if one.stage == stage for row in one.rows}
+
+
 def _load(task: TaskPaths) -> list[Pick]:
     """What was kept. Raises StorageError where that is damaged."""
     try:

@@ -17,7 +17,7 @@ from searchkit.workspace import TaskPaths
 @dataclass(frozen=True)
 class Intent:
     id: str
-    op: str  # stop | restart | delete | add | withdraw
+    op: str  # stop | restart | delete | free | add | withdraw
     generation: int  # of the scheduler that it speaks to
     jobs: list[int] = field(default_factory=list)
     whole_task: bool = False

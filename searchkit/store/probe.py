@@ -85,6 +85,13 @@ def _reflink(src: str, dst: str) -> bool:
         os.close(out)
 
 
+def copies_share(folder: str) -> bool:
+    """Whether a copy of a file in `folder` shares its blocks with the file, and so takes no room."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix="probe-") as here:
+        fsio.write_new(f"{here}/a", b"a", durable=False)
+        return _reflink(f"{here}/a", f"{here}/b")
+
+
 def _kind(folder: str) -> str:
     """The file system's type, by the longest mount point above `folder`."""
     best, kind = "", "unknown"

@@ -75,6 +75,7 @@ class Job:
     monitor: str = ""  # the digest of the config by which they were read
     more: int = 0  # scalars that are not among `numbers`
     left: tuple[str, ...] = ()  # what else its callback folder holds: records, pre, after
+    freed: str = ""  # its working copies and checkpoint: `begun` to be removed, or `done`
     # Of a job that a sampler chose, or a stopper watches (searchkit/searching.py):
     genes: dict[str, float | int] | None = None
     given: bool = False  # enqueued: no sampler chose it
@@ -160,6 +161,7 @@ def apply(job: Job, event: Event) -> Job:
             monitor="",
             more=0,
             left=(),
+            freed="",
         )
     if kind == "result":
         result = Result(
@@ -318,6 +320,10 @@ def advance(task: TaskState, event: Event) -> None:
             task.changed.add(n)
         elif n not in task.deleted:
             task.early.setdefault(n, []).append(event)
+    elif kind in ("free", "freed"):
+        for n in event["jobs"]:
+            if n in task.jobs and (kind == "free" or task.jobs[n].freed):
+                task.jobs[n] = _with(task.jobs[n], freed="begun" if kind == "free" else "done")
     elif kind in ("stop", "restart"):
         if kind == "restart":
             task.snapshot = event["snapshot"]
