@@ -28,6 +28,7 @@ TABLE = (
     ("yaml_tree", 2),
     ("nodes", 2),
     ("console", 2),
+    ("fonts", 2),
     ("space", 2),
     ("algorithms", 2),
     ("modelspace", 2),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -330,7 +331,8 @@ def render(figure: Figure, form: str) -> bytes:
     from matplotlib import pyplot
 
     to = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "searchkit"}):
+    with matplotlib.rc_context({"svg.hashsalt": "searchkit"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # which is said once, by fonts.note
         figure.savefig(to, format=form, dpi=150, bbox_inches="tight", metadata={"Date": None} if form == "svg" else {})
     pyplot.close(figure)
     return to.getvalue()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from searchkit import fonts
 from searchkit.cli.choose import MODE, TASK, best_rows, objectives_of, open_task, ranked_stage, scalars_of
 from searchkit.errors import UsageError, did_you_mean
 
@@ -61,6 +62,8 @@ def plot(kind: str, task_name: str, out: str, metrics: tuple[str, ...], mode: st
         if not rows and metrics:
             _check_reported([name for job in scalars_of(ws, task, config, jobs) for name in job.names], metrics)
         figure, n = pictures.draw(kind, rows, config.task.search_args, wanted), len(rows)
+    if said := fonts.note(fonts.spell(figure)):
+        click.echo(f"note: {said}", err=True)
     picture = pictures.render(figure, form)
     with fsio.storage():
         fsio.atomic_write(os.path.abspath(out), picture)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from searchkit import console
+from searchkit import console, fonts
 from searchkit.errors import UsageError
 from searchkit.nas_cli.chosen import choose, said_of, statistics_of
 from searchkit.nas_cli.options import device_of, say, seed_of, shared
@@ -103,6 +103,9 @@ def predict_command(
         say(
             f"{unknown} images are of grey deeper than 8 bits, and the model knows no range for them: 16 bits are taken"
         )
+    drawn = {each["name"] for item in found for each in item.get("boxes", item.get("classes", [])[:1])}
+    if said := fonts.note(pictures.lacking(drawn)):
+        say(f"note: {said}")
     if as_json:
         console.print_json(found)
         return

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from searchkit import console
+from searchkit import console, fonts
 from searchkit.nas_cli.options import is_terminal, say
 from searchkit.nas_cli.progress import QUIET_S
 from searchkit.nas_cli.records import human, short
@@ -189,5 +189,6 @@ def draw(path: str, standing: Standing) -> bool:
         if x in COSTS or x.startswith("overhead."):
             axes.xaxis.set_major_formatter(lambda value, _: human(value))
         axes.legend(frameon=False)
+    fonts.spell(figure)
     figure.savefig(path, dpi=150)
     return True

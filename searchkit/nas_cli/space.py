@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from searchkit import console
+from searchkit import console, fonts
 from searchkit.nas_cli.options import seed_of, shared
 
 WHOLE = 100_000  # points up to which the histogram is of the whole space
@@ -143,4 +143,5 @@ def _picture(path: str, macs: Sequence[int], named: Sequence[dict[str, Any]]) ->
         )
     axes.set_xlabel("GMACs (multiply-adds of conv and linear)")
     axes.set_ylabel("points of the space")
+    fonts.spell(figure)
     figure.savefig(path, dpi=150)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
+from searchkit import fonts
 from searchkit.data.label_augment import fit
 from searchkit.data.label_stores import AS_IS, decode
 from searchkit.data.pixels import Reading, header
@@ -128,5 +129,21 @@ def _colour(model: Model, name: str) -> str:
 
 def _label(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, colour: str) -> None:
     """Text at its upper left corner."""
-    pen.rectangle(pen.textbbox(at, text, font_size=TEXT_PX), fill=colour)
-    pen.text(at, text, fill="white", font_size=TEXT_PX)
+    font = _font(text)
+    pen.rectangle(pen.textbbox(at, text, font=font, font_size=TEXT_PX), fill=colour)
+    pen.text(at, text, fill="white", font=font, font_size=TEXT_PX)
+
+
+def _font(text: str) -> ImageFont.FreeTypeFont | None:
+    """A font that has the letters of a text; None is Pillow's own, which has those of ASCII."""
+    if text.isascii():
+        return None
+    try:
+        return ImageFont.truetype(fonts.font_for(text)[0], TEXT_PX)
+    except OSError:  # a font of coloured pictures, which have sizes of their own
+        return ImageFont.truetype(fonts.usual_font(), TEXT_PX)
+
+
+def lacking(names: Iterable[str]) -> str:
+    """The letters of names that no font of this machine has."""
+    return "".join(fonts.font_for(name)[1] for name in set(names) if not name.isascii())
