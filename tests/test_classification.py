@@ -228,6 +228,7 @@ def test_top1_and_top5_are_counted() -> None:
     scores[1] = np.nan  # a net that broke
     scores[2, labels[2]] = np.inf
     net, given = nn.Identity(), torch.tensor(scores, dtype=torch.float32)
+    nine = tuple("abcdefghi")
 
     def told(n: int) -> list[Any]:
         parts = zip(given.split(n), torch.tensor(labels).split(n), strict=True)
@@ -235,11 +236,14 @@ def test_top1_and_top5_are_counted() -> None:
 
     net.register_forward_pre_hook(lambda _, inputs: (inputs[0],))
     for n in (1, 7, 200):
-        found = classification.score(net, told(n), 9, CPU)
+        found = classification.score(net, told(n), classification.Evaluator(nine, per_class=True), CPU)
         assert found["top1"] == brute_force(scores.astype(np.float32), labels, 1)
         assert found["top5"] == brute_force(scores.astype(np.float32), labels, 5)
         assert found["images_per_s"] > 0
-    assert "top5" not in classification.score(net, told(7), 5, CPU)
+        for k, name in enumerate(nine):
+            alone = brute_force(scores.astype(np.float32)[labels == k], labels[labels == k], 1)
+            assert found[f"top1/{name}"] == pytest.approx(alone, abs=1e-6)
+    assert "top5" not in classification.score(net, told(7), classification.Evaluator(nine[:5]), CPU)
     assert brute_force(scores[:2], labels[:2], 5) == 0
 
 
@@ -393,7 +397,7 @@ def test_classes_go_by_name(learnt: tuple[str, str], tmp_path: Path) -> None:
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "unknown metric": ({"train": {"best_metric": "top_1"}}, "must be one of top1, top5 (did you mean top1?)"),
+    "unknown metric": ({"train": {"best_metric": "top_1"}}, "one of top1, top5, or top1/<class> (did you mean top1?)"),
     "metric of detection": ({"train": {"best_metric": "bbox_mAP"}}, "train.best_metric: must be one of top1, top5"),
     "unknown loss": ({"train": {"loss_weights": {"loss_cd": 2}}}, "there is no loss 'loss_cd' (did you mean loss_ce?)"),
     "loss of tuning": ({"finetune": {"loss_weights": {"ce": 2}}}, "finetune.loss_weights: there is no loss 'ce'"),
@@ -443,7 +447,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "classes too few": ({"model": {"num_classes": 3}}, "model.num_classes is 3, but the data has 8 categories"),
     "top5 of few": (
         {"data": {"classes": ["ring", "circle"]}, "train": {"best_metric": "top5"}},
-        "train.best_metric is top5, but with 2 classes there is only top1",
+        "train.best_metric top5 has no value: with 2 classes there is only top1",
     ),
 }
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from searchkit.data import toy
-from searchkit.data.coco import CocoSet, load_coco
-from searchkit.data.coco_eval import Evaluator, evaluate
+from searchkit.data.coco import CocoSet, load_coco, matched
+from searchkit.data.coco_eval import Evaluator, as_results, evaluate, metric_names
 from searchkit.errors import UsageError
 
 METRICS = ("bbox_mAP", "bbox_mAP_50", "bbox_mAP_75", "bbox_mAP_s", "bbox_mAP_m", "bbox_mAP_l")
@@ -82,11 +82,8 @@ def guesses(data: CocoSet, seed: int = 0) -> dict[int, dict[str, torch.Tensor]]:
     return found
 
 
-def official(data: CocoSet, predictions: dict[int, dict[str, torch.Tensor]]) -> list[float]:
-    """The first six numbers of pycocotools, fed with the annotation file and a list of results, as its users do."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
+def plainly(data: CocoSet, predictions: dict[int, dict[str, torch.Tensor]]) -> list[dict[str, Any]]:
+    """Predictions as a list of COCO's results."""
     results = []
     for number, prediction in predictions.items():
         parts = (prediction[key].double().tolist() for key in ("boxes", "labels", "scores"))
@@ -94,13 +91,31 @@ def official(data: CocoSet, predictions: dict[int, dict[str, torch.Tensor]]) -> 
             category = data.categories[int(label) - 1][0]
             bbox = [x0, y0, x1 - x0, y1 - y0]
             results.append({"image_id": number, "category_id": category, "bbox": bbox, "score": score})
+    return results
+
+
+def judged(source: str, results: Any, max_dets: int = 100, areas: dict[str, list[float]] | None = None) -> Any:
+    """An evaluation by pycocotools of an annotation file and results (a list, or a file), as its users do it."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(data.source)
+        truth = COCO(source)
         run = COCOeval(truth, truth.loadRes(results), "bbox")
+        run.params.maxDets = [1, 10, max_dets]
+        for name, span in (areas or {}).items():
+            run.params.areaRngLbl.append(name)
+            run.params.areaRng.append(span)
         run.evaluate()
         run.accumulate()
-        run.summarize()
-    return [float(value) for value in run.stats[:6]]
+        if max_dets == 100:  # its summary is of these
+            run.summarize()
+    return run
+
+
+def official(data: CocoSet, predictions: dict[int, dict[str, torch.Tensor]], numbers: int = 6) -> list[float]:
+    """The first numbers of pycocotools, fed with the annotation file and a list of results, as its users do."""
+    return [float(value) for value in judged(data.source, plainly(data, predictions)).stats[:numbers]]
 
 
 def truth_of(data: CocoSet) -> dict[int, dict[str, Any]]:
@@ -237,6 +252,81 @@ def test_detections_that_are_not_finite_are_left_out_and_counted(tmp_path: Path,
     found = evaluate(data, predictions, backend)
     assert "3 detections" in found["notes"][-1]
     assert found | {"notes": []} == wanted | {"notes": []}
+
+
+RECALLS = ("bbox_AR_1", "bbox_AR_10", "bbox_AR", "bbox_AR_s", "bbox_AR_m", "bbox_AR_l")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_recalls_are_those_of_pycocotools(tmp_path: Path, backend: str) -> None:
+    data = crowded(tmp_path)
+    predictions = guesses(data)
+    found = evaluate(data, predictions, backend)
+    assert [found[name] for name in (*METRICS, *RECALLS)] == pytest.approx(official(data, predictions, 12), abs=1e-12)
+    assert set(metric_names()) == {*METRICS, *RECALLS} == {k for k, v in found.items() if isinstance(v, float)}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_own_areas_and_more_detections_are_those_of_pycocotools(tmp_path: Path, backend: str) -> None:
+    data = crowded(tmp_path)
+    predictions = truth_of(data)
+    areas = {"tiny": [0.0, 300.0], "wide": [300.0, 1e9]}
+    found = Evaluator(data, backend, max_dets=200, areas=areas).evaluate(predictions)
+    tensors = {n: {k: torch.as_tensor(v) for k, v in p.items()} for n, p in predictions.items()}
+    run = judged(data.source, plainly(data, tensors), 200, areas)
+    precision, recall = run.eval["precision"][..., -1], run.eval["recall"][..., -1]
+    for name in areas:
+        k = run.params.areaRngLbl.index(name)
+        for metric, table in ((f"bbox_mAP_{name}", precision[..., k]), (f"bbox_AR_{name}", recall[..., k])):
+            assert found[metric] == pytest.approx(table[table > -1].mean(), abs=1e-12) and 0 < found[metric] <= 1
+    assert found["notes"] == [] and found["bbox_AR"] > evaluate(data, predictions, backend)["bbox_AR"]
+    few = Evaluator(data, backend, max_dets=5).evaluate(predictions)
+    assert set(metric_names(max_dets=5)) == {k for k, v in few.items() if isinstance(v, float)}
+    assert "bbox_AR_10" not in few and few["bbox_AR_1"] < few["bbox_AR"]
+
+
+def test_results_written_as_coco_has_them_score_the_same(tmp_path: Path) -> None:
+    data = crowded(tmp_path)
+    predictions = guesses(data)
+    odd = {"boxes": torch.full((1, 4), torch.nan), "scores": torch.ones(1), "labels": torch.ones(1, dtype=torch.int64)}
+    number = next(iter(predictions))
+    more = {**predictions, number: {k: torch.cat([v, odd[k]]) for k, v in predictions[number].items()}}
+    rows, left_out = as_results(data, more)
+    assert left_out == 1 and len(rows) == sum(len(p["scores"]) for p in predictions.values())
+    (tmp_path / "found.json").write_text(json.dumps(rows))
+    wanted = evaluate(data, predictions)
+    stats = judged(data.source, str(tmp_path / "found.json")).stats
+    assert [wanted[name] for name in (*METRICS, *RECALLS)] == pytest.approx(list(stats), abs=1e-12)
+    # classes that the file does not declare have no id there
+    named = matched(data, ("c11", "moon", "c3", "c20", "c30"))
+    moved = {
+        n: {**p, "labels": torch.tensor([1 + named.names.index(data.names[i - 1]) for i in p["labels"].tolist()])}
+        for n, p in predictions.items()
+    }
+    again, none = as_results(named, moved)
+    assert again == rows and none == 0
+    moved[number]["labels"] = torch.full_like(moved[number]["labels"], 2)
+    assert as_results(named, moved)[1] == len(moved[number]["labels"])
+
+
+def test_what_can_have_no_value_is_known_before(tmp_path: Path) -> None:
+    data = crowded(tmp_path)
+    areas = {"dust": [0.0, 0.5], "rest": [0.5, 1e9]}
+    without = Evaluator(data, areas=areas).without_value()
+    assert without.keys() == {"bbox_mAP_dust", "bbox_AR_dust", "bbox_AP/c30"}
+    assert without["bbox_mAP_dust"] == "no object has an area of 0 to 0.5 px^2"
+    found = Evaluator(data, areas=areas, per_class=True).evaluate(guesses(data))
+    assert found["bbox_mAP_dust"] == found["bbox_AR_dust"] == found["per_class"]["c30"] == -1
+    assert all(value > -1 for name, value in found.items() if isinstance(value, float) and not name.endswith("dust"))
+    empty = load_coco(_without_boxes(tmp_path), str(tmp_path))
+    without = Evaluator(empty).without_value()
+    assert {*metric_names()} <= without.keys() and without["bbox_mAP"] == "there is no object at all"
+
+
+def _without_boxes(folder: Path) -> str:
+    raw = json.loads((folder / "a.json").read_text())
+    (folder / "empty.json").write_text(json.dumps(raw | {"annotations": []}))
+    return str(folder / "empty.json")
 
 
 def test_more_boxes_than_detections_count_is_said(tmp_path: Path) -> None:

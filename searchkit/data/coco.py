@@ -6,7 +6,6 @@ The file's own numbers are kept beside them (`Truth`), so that scores are those 
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 from collections import Counter
@@ -59,10 +58,11 @@ class ImageInfo:
 
 @dataclass(frozen=True, eq=False)
 class CocoSet:
-    """Images in the order of the file, and the categories: `categories[label - 1]` is (category id, name)."""
+    """Images in the order of the file, and the categories: `categories[label - 1]` is (category id, name), without an
+    id where the file does not declare it (see `matched`)."""
 
     images: tuple[ImageInfo, ...]
-    categories: tuple[tuple[int, str], ...]
+    categories: tuple[tuple[int | None, str], ...]
     report: DataReport
     source: str  # path of the annotation file
     reading: Reading = AS_IS  # how image files are read
@@ -147,8 +147,7 @@ def matched(data: CocoSet, names: Sequence[str]) -> CocoSet:
     if {data.names[label - 1] for label in used} & {*beyond}:
         return data
     numbers = {name: number for number, name in data.categories}
-    free = itertools.count(max(numbers.values()) + 1)
-    categories = tuple((numbers[name] if name in numbers else next(free), name) for name in names)
+    categories = tuple((numbers.get(name), name) for name in names)
     moved = np.array([0, *(1 + list(names).index(n) if n in names else 0 for n in data.names)], np.int64)
 
     def relabelled(image: ImageInfo) -> ImageInfo:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,19 +20,27 @@ from searchkit.data.coco import CocoSet, ImageInfo, Truth
 from searchkit.errors import UsageError, did_you_mean
 
 MAX_DETS = 100  # of one class in one image, the best by score; COCO's number
+FEWER = (1, 10)  # of which the recall is told, too
+PER_CLASS = "bbox_AP/"  # and the name of a class
 
-# metric -> (IoU threshold or None for the mean over 0.50:0.95, area range)
-_METRICS = {
-    "bbox_mAP": (None, "all"),
-    "bbox_mAP_50": (0.5, "all"),
-    "bbox_mAP_75": (0.75, "all"),
-    "bbox_mAP_s": (None, "small"),
-    "bbox_mAP_m": (None, "medium"),
-    "bbox_mAP_l": (None, "large"),
+# area ranges (px^2): suffix of the metrics -> (COCO's name, from, to)
+_EVERYWHERE = 1e10
+AREAS = {
+    "s": ("small", 0.0, 32.0**2),
+    "m": ("medium", 32.0**2, 96.0**2),
+    "l": ("large", 96.0**2, _EVERYWHERE),
 }
+_IOUS = {"bbox_mAP_50": 0.5, "bbox_mAP_75": 0.75}  # else the mean over 0.50:0.95
 _PACKAGES = {"faster": "faster_coco_eval", "pycocotools": "pycocotools"}  # `auto` takes the first that is installed
 
 Predictions = Mapping[int, Mapping[str, Any]]
+
+
+def metric_names(areas: Iterable[str] = (), max_dets: int = MAX_DETS) -> tuple[str, ...]:
+    """The metrics of an evaluation but for those of single classes; areas: names of further ones."""
+    every = (*AREAS, *areas)
+    recalls = ("bbox_AR", *(f"bbox_AR_{n}" for n in FEWER if n < max_dets))
+    return ("bbox_mAP", *_IOUS, *(f"bbox_mAP_{a}" for a in every), *recalls, *(f"bbox_AR_{a}" for a in every))
 
 
 def evaluate(data: CocoSet, predictions: Predictions, backend: str = "auto") -> dict[str, Any]:
@@ -43,31 +51,47 @@ def evaluate(data: CocoSet, predictions: Predictions, backend: str = "auto") -> 
 class Evaluator:
     """The ground truth of a set, indexed once, for any number of evaluations.
 
-    backend: `pycocotools`, `faster` (faster-coco-eval), or `auto`: the latter where it is installed.
+    backend: `pycocotools`, `faster` (faster-coco-eval), or `auto`: the latter where it is installed. max_dets: how many
+    detections of one class in one image count, the best by score. areas: further ranges by name, px^2, beside COCO's
+    s, m, l; per_class: whether single classes are told among the metrics.
 
     Truth are all boxes of the file (`Truth`), so that scores equal those of pycocotools on that file, where it is one
     that pycocotools can read right: its annotations have areas, and ids of their own, none of them 0.
     """
 
-    def __init__(self, data: CocoSet, backend: str = "auto") -> None:
+    def __init__(
+        self,
+        data: CocoSet,
+        backend: str = "auto",
+        *,
+        max_dets: int = MAX_DETS,
+        areas: Mapping[str, Sequence[float]] | None = None,
+        per_class: bool = False,
+    ) -> None:
         self.backend = _backend(backend)
         self._coco, self._cocoeval = _classes(self.backend)
         self._sizes = {image.id: (image.width, image.height) for image in data.images}
-        self._names = data.names
+        self.names, self.per_class, self.max_dets = data.names, per_class, max_dets
+        own = {name: (name, float(low), float(high)) for name, (low, high) in (areas or {}).items()}
+        self.areas = {**AREAS, **own}
         truths = [(image.id, image.truth or _truth(image)) for image in data.images]
         self._truth = self._index([row for number, truth in truths for row in _truth_rows(number, truth)])
         most = max(int(np.bincount(truth.labels[~truth.crowd], minlength=1).max()) for _, truth in truths)
-        self._notes = []
-        if most > MAX_DETS:
-            self._notes = [f"an image has {most} boxes of one class: AP 1 is out of reach, {MAX_DETS} detections count"]
+        self.notes: tuple[str, ...] = ()  # about the set, whatever is predicted
+        if most > max_dets:
+            what = f"an image has {most} boxes of one class: AP 1 is out of reach, {max_dets} detections count"
+            self.notes = (f"{what} (test.max_dets)",)
+        labels = np.concatenate([truth.labels[~truth.crowd] for _, truth in truths])
+        self.examples = np.bincount(labels, minlength=len(data.names) + 1)[1:]  # boxes of each class
+        self._counted = np.concatenate([truth.area[~truth.crowd] for _, truth in truths])
 
     def evaluate(self, predictions: Predictions) -> dict[str, Any]:
         """Predictions per image id: boxes (N, 4) xyxy px, scores (N,), labels (N,) in 1..C; tensors, arrays or lists.
         An image that is not named has none. Detections that are not finite are left out.
 
-        Returns bbox_mAP, bbox_mAP_50, _75, _s, _m, _l, all in [0, 1], -1 where there is no truth to find; per_class:
-        the same mean over IoU 0.50:0.95 for every class by its name (-1: no truth, and not in the means); notes: list
-        of sentences about what was odd, mostly empty.
+        Returns the metrics of `metric_names` (bbox_AR: at max_dets), all in [0, 1], -1 where there is no truth to find;
+        per_class: the mean AP over IoU 0.50:0.95 for every class by its name (-1: no truth, and not in the means);
+        notes: list of sentences about what was odd, mostly empty.
 
         Raises UsageError for image ids or labels that the set does not have, and for arrays that don't fit together.
         """
@@ -76,17 +100,40 @@ class Evaluator:
         found = self._index(rows)
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints, and can't be asked not to
             run = self._cocoeval(self._truth, found, "bbox")
-            run.params.maxDets = [1, 10, MAX_DETS]
+            run.params.maxDets = [*(n for n in FEWER if n < self.max_dets), self.max_dets]
+            run.params.areaRngLbl = ["all", *(label for label, _, _ in self.areas.values())]
+            run.params.areaRng = [[0.0, _EVERYWHERE], *([low, high] for _, low, high in self.areas.values())]
             run.evaluate()
             run.accumulate()
-        return _summary(run, self._names) | {"notes": self._notes + notes}
+        return _summary(run, self.names, self.areas, self.max_dets) | {"notes": [*self.notes, *notes]}
+
+    def without_value(self) -> dict[str, str]:
+        """Metrics that have no value on this set, whatever is predicted, and why: there is no truth to find."""
+        found: dict[str, str] = {}
+        for suffix, (_, low, high) in self.areas.items():
+            if not ((self._counted >= low) & (self._counted <= high)).any():
+                why = (
+                    f"no object has an area of {low:g} to {high:g} px^2"
+                    if high < _EVERYWHERE
+                    else (f"no object has an area of {low:g} px^2 or more")
+                )
+                found |= {f"bbox_mAP_{suffix}": why, f"bbox_AR_{suffix}": why}
+        found |= {
+            f"{PER_CLASS}{name}": f"there is no object of class {name}"
+            for name, n in zip(self.names, self.examples, strict=True)
+            if not n
+        }
+        if not self.examples.any():
+            names = metric_names([name for name in self.areas if name not in AREAS], self.max_dets)
+            found |= dict.fromkeys(names, "there is no object at all")
+        return found
 
     def _index(self, rows: list[dict[str, Any]]) -> Any:
         """A COCO object of annotations without ids; their ids begin at 1, since 0 means `unmatched` to the matching."""
         coco = self._coco()
         coco.dataset = {
             "images": [{"id": number, "width": w, "height": h} for number, (w, h) in self._sizes.items()],
-            "categories": [{"id": label, "name": name} for label, name in enumerate(self._names, 1)],
+            "categories": [{"id": label, "name": name} for label, name in enumerate(self.names, 1)],
             "annotations": [row | {"id": number} for number, row in enumerate(rows, 1)],
         }
         with contextlib.redirect_stdout(io.StringIO()):
@@ -101,7 +148,7 @@ class Evaluator:
         rows: list[dict[str, Any]] = []
         dropped = 0
         for number, prediction in predictions.items():
-            boxes, scores, labels = _arrays(number, prediction, len(self._names))
+            boxes, scores, labels = _arrays(number, prediction, len(self.names))
             finite = np.isfinite(boxes).all(1) & np.isfinite(scores)
             dropped += int((~finite).sum())
             rows += _rows_of(number, _xywh(boxes[finite]), labels[finite], scores[finite])
@@ -178,19 +225,40 @@ def _array(value: Any) -> np.ndarray:
     return value.detach().cpu().double().numpy() if isinstance(value, Tensor) else np.asarray(value)
 
 
-def _summary(run: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    """Means over the table of precisions (thresholds, recalls, classes, area ranges, maxDets); -1 is `no truth`."""
-    precision = np.asarray(run.eval["precision"])[..., run.params.maxDets.index(MAX_DETS)]
-    areas = list(run.params.areaRngLbl)
-    result: dict[str, Any] = {}
-    for metric, (threshold, area) in _METRICS.items():
-        table = precision[..., areas.index(area)]
-        result[metric] = _mean(table if threshold is None else table[np.isclose(run.params.iouThrs, threshold)])
-    everywhere = precision[..., areas.index("all")]
-    result["per_class"] = {name: _mean(everywhere[:, :, k]) for k, name in enumerate(names)}
+def _summary(
+    run: Any, names: tuple[str, ...], areas: Mapping[str, tuple[str, float, float]], max_dets: int
+) -> dict[str, Any]:
+    """Means over the tables of precisions (thresholds, recalls, classes, area ranges, maxDets) and recalls (without
+    `recalls`); -1 is `no truth`."""
+    at = run.params.maxDets.index(max_dets)
+    precision, recall = np.asarray(run.eval["precision"])[..., at], np.asarray(run.eval["recall"])
+    whole = precision[..., 0]
+    result: dict[str, Any] = {"bbox_mAP": _mean(whole)}
+    for metric, threshold in _IOUS.items():
+        result[metric] = _mean(whole[np.isclose(run.params.iouThrs, threshold)])
+    result |= {f"bbox_mAP_{suffix}": _mean(precision[..., k]) for k, suffix in enumerate(areas, 1)}
+    result["bbox_AR"] = _mean(recall[..., 0, at])
+    result |= {f"bbox_AR_{n}": _mean(recall[..., 0, k]) for k, n in enumerate(run.params.maxDets[:-1])}
+    result |= {f"bbox_AR_{suffix}": _mean(recall[..., k, at]) for k, suffix in enumerate(areas, 1)}
+    result["per_class"] = {name: _mean(whole[:, :, k]) for k, name in enumerate(names)}
     return result
 
 
 def _mean(table: np.ndarray) -> float:
     counted = table[table > -1]
     return float(counted.mean()) if counted.size else -1.0
+
+
+def as_results(data: CocoSet, predictions: Predictions) -> tuple[list[dict[str, Any]], int]:
+    """(detections as COCO's results have them: image_id, category_id of the file, bbox xywh, score; how many were left
+    out, since they are of classes that the file does not declare, or not finite)."""
+    rows: list[dict[str, Any]] = []
+    left_out = 0
+    for number, prediction in predictions.items():
+        boxes, scores, labels = _arrays(number, prediction, len(data.names))
+        ids = [data.categories[label - 1][0] for label in labels]
+        kept = np.isfinite(boxes).all(1) & np.isfinite(scores) & np.array([i is not None for i in ids], bool)
+        left_out += int((~kept).sum())
+        for box, score, k in zip(_xywh(boxes[kept]).tolist(), scores[kept].tolist(), np.flatnonzero(kept), strict=True):
+            rows.append({"image_id": number, "category_id": ids[k], "bbox": box, "score": score})
+    return rows, left_out

@@ -129,7 +129,7 @@ def _print_score(score: Mapping[str, Any]) -> None:
         numbers = "  ".join(f"{name} {value:.3f}" for name, value in measured.items() if is_shown(name))
         click.echo(f"score of the folder on {score['split']}: {numbers}, equal to the record's metric.{score['tag']}")
         return
-    other = [name for name in measured if record.get(name) != measured[name]]
+    other = [name for name in measured if name in record and record[name] != measured[name]] or list(measured)
     lines = [f"{name} {measured[name]:.6f}, the record has {record.get(name, 'none')}" for name in other]
     why = "; ".join(score["differs"]) or "nothing that is known explains it"
     say(f"the score of the folder on {score['split']} is not that of the record's metric.{score['tag']}:")

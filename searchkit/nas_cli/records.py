@@ -57,7 +57,7 @@ def short(arch: Arch, space: Space) -> str:
 
 def is_shown(metric: str) -> bool:
     """Whether people want to see a metric at a glance; files have all."""
-    return metric.endswith(("bbox_mAP", "bbox_mAP_50", "bbox_mAP_75", "top1", "top5"))
+    return metric.endswith(("bbox_mAP", "bbox_mAP_50", "bbox_mAP_75", "bbox_AR", "top1", "top5"))
 
 
 def print_table(records: Sequence[Mapping[str, Any]], tag: str = "", limit: int = 30) -> None:
@@ -92,6 +92,28 @@ def print_table(records: Sequence[Mapping[str, Any]], tag: str = "", limit: int 
     console.print(table)
     if len(order) > limit:
         click.echo(f"… and {len(order) - limit} more")
+
+
+def print_classes(records: Sequence[Mapping[str, Any]], tag: str, recipe: Any, limit: int = 6) -> None:
+    """The metrics of single classes as a table: a row for each class, a column for each of the first records."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from searchkit.train import tasks
+    from searchkit.train.config import TASKS
+
+    first = tasks.of(recipe).record_name(recipe.data, TASKS[recipe.task].per_class)
+    shown = [record.get("metric", {}).get(tag, {}) for record in records[:limit]]
+    names = dict.fromkeys(name for found in shown for name in found if name.startswith(first))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(f"{first}…", no_wrap=True)
+    for record in records[:limit]:
+        table.add_column(str(record.get("name") or Arch.of(record["arch"]).id), justify="right", no_wrap=True)
+    for name in names:
+        values = (found.get(name) for found in shown)
+        table.add_row(name.removeprefix(first), *("" if v is None else "none" if v < 0 else f"{v:.3f}" for v in values))
+    click.echo()
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def arch_text(record: Mapping[str, Any]) -> str:

@@ -107,6 +107,9 @@ def search_command(
     if device is not None:
         check_device(device)
     recipe = configs.load(config, overrides)
+    if search.tells_classes(recipe, wanted) and not recipe.test.per_class:
+        overrides = (*overrides, "test.per_class=true")
+        recipe = configs.load(config, overrides)
     given = {"population": population, "top_k": top_k, "mutation": mutation}
     tag = search.PROXY if proxy_epochs or proxy_steps else search.DIRECT
     plan = _plan(
@@ -166,6 +169,7 @@ def _plan(
     """What defines the search; all that can be known is checked, and nothing is written."""
     from searchkit.space.shapes import plain_shape
     from searchkit.subnet import search
+    from searchkit.train import bench, tasks
     from searchkit.train import checkpoint as checkpoints
     from searchkit.train import net as nets
 
@@ -182,13 +186,19 @@ def _plan(
     if not knobs:
         raise UsageError("the space has one architecture: there is nothing to search", "Widen space: of the config")
     plain = plain_shape(input_shapes[0])
-    metrics = search.metrics_of(recipe)
+    where = split or recipe.test.split
+    _check_data(recipe, where)
+    evaluator = tasks.of(recipe).evaluator(tasks.open_split(recipe.data, where), recipe.test)
+    known = bench.metrics_on(recipe, evaluator)
+    metrics = [name for name in known if recipe.test.per_class or name in recipe.metrics]
     objectives = search.objectives(wanted, algorithm, metrics, search.sample_record(recipe, tag, plain, metrics))
+    search.check_values(recipe, where, objectives, known)
     search.numeric(constraints, knobs, recipe.space, plain)
     found, digest = checkpoints.load_with_digest(path)
     nets.check_space(recipe, found, path)
+    for note in tasks.of(recipe).notes(evaluator):
+        say(note)
     sections = search.digests(recipe, tag == search.PROXY)
-    where = split or recipe.test.split
     learnt = recipe.finetune.train_on if tag == search.PROXY else ()
     for name in dict.fromkeys((where, *learnt, *(("train",) if recipe.test.calibration_images else ()))):
         _check_data(recipe, name)

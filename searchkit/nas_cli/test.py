@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from searchkit import console
+from searchkit import console, fsio
 from searchkit.errors import UsageError
 from searchkit.nas_cli.options import device_of, ranks_of, say, seed_of, shared, show_kept
 from searchkit.nas_cli.progress import Progress
@@ -47,6 +48,12 @@ def _sweep(command: Any) -> Any:
 @_sweep
 @click.option("--tag", default="direct", show_default=True, help="The results are metric.<tag>.…")
 @click.option("--raw", is_flag=True, help="Also with the supernet's own batch-norm statistics: metric.<tag>_raw.…")
+@click.option("--per-class", is_flag=True, help="Also of every class, in a table and in the results.")
+@click.option(
+    "--detections",
+    metavar="FILE",
+    help="Also write what a detector finds, as COCO's results (json); of several subnets a file each.",
+)
 @shared("checkpoint", "set", "seed", "device", "json")
 def test_command(
     config: str,
@@ -57,6 +64,8 @@ def test_command(
     tag: str,
     split: str | None,
     raw: bool,
+    per_class: bool,
+    detections: str | None,
     checkpoint: str,
     overrides: tuple[str, ...],
     seed: int | None,
@@ -69,34 +78,65 @@ def test_command(
     Examples:
       search-nas test cfg.yaml --checkpoint work/latest.pth --archs picked.jsonl --out tested.jsonl
       search-nas test cfg.yaml --checkpoint work/latest.pth --arch MAX --arch MIN --raw
+      search-nas test cfg.yaml --checkpoint work/latest.pth --arch MAX --per-class --detections found.json
     """
     from searchkit.subnet import sweep
-    from searchkit.subnet.results import open_results
+    from searchkit.subnet.results import key_of, open_results
+    from searchkit.train import tasks
 
+    if per_class:
+        overrides = (*overrides, "test.per_class=true")
+    if detections is not None and not detections.endswith(".json"):
+        raise UsageError(f"--detections must be a .json file, not {detections}")
     recipe, records, found = _opening(config, overrides, archs, names, rules, seed_of(seed))
     ranks, where = ranks_of(), device_of(device)
     raw_tag = (f"{tag}_raw",) if raw or recipe.test.raw else ()
     with memory_advice("test"):
         session = sweep.open_session(
-            recipe, checkpoint, split=split, device=where, seed=seed_of(seed), tune=False, say=say
+            recipe,
+            checkpoint,
+            split=split,
+            device=where,
+            seed=seed_of(seed),
+            tune=False,
+            say=say,
+            needs_value=detections is None,  # images without labels may be asked for detections
         )
+        if detections is not None:
+            tasks.of(recipe).results(session.bench.evaluated, {})  # refuses other tasks before anything is scored
 
         def protocols(record: Record) -> dict[str, Any]:
             return {name: sweep.test_protocol(session, record, name == tag) for name in (*raw_tag, tag)}
 
         results = open_results(out, tag, ranks.first)
         results.keep_calibration(session.bench.calibration)
-        todo = sweep.pending(records, found, results, protocols, ranks)
+        todo = sweep.pending(records, found, results, protocols, ranks, again=detections is not None)
         _say_done(records, results, protocols, out, ranks)
         with Progress("test", len(todo)) as progress:
             for done, (record, arch) in enumerate(todo, 1):
-                there = results.find({"arch": record["arch"], "protocol": protocols(record)})
-                for name in raw_tag if there else (*raw_tag, tag):
+                how = protocols(record)
+                there = results.find({"arch": record["arch"], "protocol": how})
+                whole = sweep.measured(record, results, protocols) is not None
+                for name in raw_tag if there and not detections else (*raw_tag, tag):
                     there = sweep.test_record(session, there or record, arch, name, name == tag)
+                    for note in session.bench.last.notes:
+                        if note not in session.bench.notes:
+                            say(f"{arch.id}: {note}")
                 assert there is not None
-                results.add(there)
+                if not whole:
+                    results.add(there)
+                if detections is not None:
+                    several = f"-{sweep.folder_name(record, arch, recipe)}" if len(records) > 1 else ""
+                    _write_detections(f"{detections.removesuffix('.json')}{several}.json", session)
                 progress.update(done, _line(there, tag))
-    _finish(results, tag, as_json, ranks)
+    _finish(
+        results,
+        tag,
+        as_json,
+        ranks,
+        recipe,
+        {key_of({"arch": r["arch"], "protocol": protocols(r)}, tag) for r in records},
+    )
 
 
 @click.command("finetune", context_settings=console.CONTEXT)
@@ -160,7 +200,7 @@ def finetune_command(
     results.read()  # what the other ranks have measured by now; the last one sees all
     ended = [sweep.measured(record, results, protocols) for record in records]
     _link_best([record for record in ended if record], recipe, keep, work_dir, tag)
-    _finish(results, tag, as_json, ranks)
+    _finish(results, tag, as_json, ranks, recipe)
 
 
 def _opening(
@@ -207,14 +247,28 @@ def _link_best(records: Sequence[Record], recipe: Any, keep: str, work_dir: str,
     show_kept(keep, work_dir)
 
 
-def _finish(results: Any, tag: str, as_json: bool, ranks: Any) -> None:
+def _write_detections(path: str, session: Any) -> None:
+    """What the last scored network has found, as COCO's results."""
+    from searchkit.train import tasks
+
+    rows, left_out = tasks.of(session.recipe).results(session.bench.evaluated, session.bench.last.predictions)
+    with fsio.storage():
+        fsio.atomic_write(path, json.dumps(rows))
+    why = f", {left_out} left out (of classes that the file does not declare, or not finite)" if left_out else ""
+    say(f"{path}: {len(rows)} detections{why}")
+
+
+def _finish(results: Any, tag: str, as_json: bool, ranks: Any, recipe: Any, asked: set[str] | None = None) -> None:
+    """asked: keys of the records whose classes are shown, where these are told."""
     if not ranks.first:
         return
-    from searchkit.nas_cli.records import print_table
+    from searchkit.nas_cli.records import print_classes, print_table
 
     records = list(results.records.values())
     if as_json:
         console.print_json(records)
-    else:
-        print_table(records, tag)
-        click.echo(f"results: {results.path}")
+        return
+    print_table(records, tag)
+    if asked and recipe.test.per_class:
+        print_classes([record for key, record in results.records.items() if key in asked], tag, recipe)
+    click.echo(f"results: {results.path}")

@@ -26,6 +26,7 @@ from searchkit.space.arch import Arch, InputShape, Space
 from searchkit.space.shapes import plain_shape, shape_text
 from searchkit.train import tasks
 from searchkit.train.config import TASKS, Recipe
+from searchkit.train.sections import text_of
 
 Record = dict[str, Any]
 
@@ -37,6 +38,7 @@ TASK = "search"  # of the suite
 HIDDEN = (".search-run", ".searchignore")  # of the suite, in the folder of a search
 OLD = "old-"  # what the folders of searches that were moved away begin with
 MEASURES = "searchkit.nas_cli.score:measures"  # what constraints may name beside the knobs
+LONG = ("arch.", "data.", "overhead.", "metric.")  # names as records have them
 SECTIONS = ("model", "space", "data", "test", "finetune")  # of a config; finetune counts in proxy mode alone
 
 # name on the command line -> (the suite's sampler, its option for each of ours, our defaults)
@@ -95,7 +97,7 @@ class Plan:
 def digests(recipe: Recipe, proxy: bool) -> dict[str, str]:
     """A digest of each section of a config that scores depend on. Where its file lies makes no difference."""
     folder = os.path.dirname(os.path.abspath(recipe.path))
-    texts = {name: repr(getattr(recipe, name)).replace(folder + os.sep, "") for name in SECTIONS}
+    texts = {name: text_of(getattr(recipe, name)).replace(folder + os.sep, "") for name in SECTIONS}
     if not proxy:
         del texts["finetune"]
     texts |= {"task": recipe.task, "train": f"{recipe.train.precision} {recipe.train.channels_last}"}
@@ -135,8 +137,8 @@ def objectives(texts: Sequence[str], algorithm: str, metrics: Sequence[str], sam
     texts = texts or ([metrics[0], "macs"] if algorithm == "nsga2" else [metrics[0]])
     found: list[tuple[str, str]] = []
     for text in texts:
-        name, _, mode = text.partition(":")
         known = [*metrics, *COSTS, *(n for n, v in modelspace.flatten(sample).items() if _is_number(v))]
+        name, _, mode = (text, "", "") if text in known else text.rpartition(":") if ":" in text else (text, "", "")
         if name not in known:
             raise UsageError(f"--objective {text}: the records of this search have no {name!r}{_near(name, known)}")
         if not mode:
@@ -152,8 +154,13 @@ def objectives(texts: Sequence[str], algorithm: str, metrics: Sequence[str], sam
 
 
 def _near(name: str, known: Sequence[str]) -> str:
+    first, slash, last = name.partition("/")
+    classes = [n.removeprefix(f"{first}/") for n in known if n.startswith(f"{first}/")] if slash else []
+    if classes:  # of which the nearest is not that of all names
+        near = did_you_mean(last, classes)
+        return near if near.startswith(" (did") else f" (classes: {', '.join(classes)})"
     near = did_you_mean(name, list(known))
-    return near if near.startswith(" (did") else f" (valid: {', '.join(n for n in known if '.' not in n)})"
+    return near if near.startswith(" (did") else f" (valid: {', '.join(n for n in known if not n.startswith(LONG))})"
 
 
 def _is_number(value: Any) -> bool:
@@ -168,9 +175,21 @@ def sample_record(recipe: Recipe, plan_tag: str, shape: Any, metrics: Sequence[s
     return {"arch": arch, "data": {"input_shape": shape}, "overhead": overhead, "metric": {plan_tag: names}}
 
 
-def metrics_of(recipe: Recipe) -> tuple[str, ...]:
-    """The metrics of the task, the one that counts first."""
-    return TASKS[recipe.task].metrics
+def tells_classes(recipe: Recipe, texts: Sequence[str]) -> bool:
+    """Whether objectives name metrics of single classes."""
+    return any(TASKS[recipe.task].per_class in text for text in texts)
+
+
+def check_values(recipe: Recipe, split: str, found: Iterable[tuple[str, str]], known: Mapping[str, str]) -> None:
+    """Raises UsageError for an objective (name, mode) that can have no value, since the images have nothing of the kind
+    to find. known: the metrics, each with why it has none, see searchkit.train.bench.metrics_on."""
+    by_name = {**known, **{prefixed(recipe, name): why for name, why in known.items()}}
+    for name, _ in found:
+        if why := by_name.get(name.partition("metric.")[2].partition(".")[2] or name):
+            there = ", ".join(n for n, reason in known.items() if not reason)
+            raise UsageError(
+                f"--objective {name} has no value on data.{split}: {why}", f"With a value: {there or 'none'}"
+            )
 
 
 def with_enqueued(plan: Plan, recipe: Recipe, records: Sequence[Mapping[str, Any]]) -> Plan:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from searchkit.train import tasks
 from searchkit.train.bench import Calibration, calibration_of, open_calibration
 from searchkit.train.config import Recipe
 from searchkit.train.evaluate import calibrate, calibrated_norms
+from searchkit.train.sections import LATER, Test
 
 NONE = Calibration()
 CALIBRATED, RAW, OWN = "calibrated", "raw", "own"
@@ -66,7 +67,7 @@ def score_of(
     sha256: of the checkpoint; own: the protocol in it, where it is that of a subnet trained on its own. Of several
     scores that of `tag`, else the first calibrated one.
     """
-    protocols = record.get("protocol", {})
+    protocols = {name: how for name, how in record.get("protocol", {}).items() if isinstance(how, Mapping)}
     own_text = None if own is None else _text(own)
     ours = [
         Score(name, record.get("metric", {}).get(name, {}), how, record.get("measured", {}).get(name, {}))
@@ -92,7 +93,9 @@ def as_scored(recipe: Recipe, score: Score) -> Recipe:
     """The recipe with what the protocol of a score says in place of what the config does."""
     how = score.protocol
     names = {"split": "split", "batch_size": "batch_size", "calibration_images": "calibration_images"}
-    test = replace(recipe.test, **{name: how[key] for name, key in names.items() if key in how})
+    plain = Test()
+    beyond = {f.name: how.get(f.name, getattr(plain, f.name)) for f in fields(plain) if f.metadata == LATER}
+    test = replace(recipe.test, **{name: how[key] for name, key in names.items() if key in how}, **beyond)
     of_data = [name for name in tasks.of(recipe).protocol(recipe.data) if name in how]
     data = replace(recipe.data, **{name: how[name] for name in of_data})
     train = replace(recipe.train, precision=how.get("precision", recipe.train.precision))

@@ -55,16 +55,20 @@ def open_session(
     seed: int,
     tune: bool,
     say: Callable[[str], None],
+    needs_value: bool = True,
 ) -> Session:
-    """Load checkpoint, supernet and data. Raises UsageError for what doesn't fit together."""
+    """Load checkpoint, supernet and data. Raises UsageError for what doesn't fit together, and with `needs_value` where
+    the metric that ranks has no value, since there is nothing to find."""
     found, sha256 = checkpoint.load_with_digest(path)
     nets.check_space(recipe, found, path)
     bench = open_bench(recipe, split or recipe.test.split, device, seed)
-    for line in bench.evaluated.report.lines:
+    for line in (*bench.evaluated.report.lines, *bench.notes):
         say(line)
     net, match = nets.load(recipe, found, bench.categories, seed, to_train=tune, where=path)
     if match.fresh or list(found.meta["categories"]) != list(bench.categories):
         say(match.text())
+    if needs_value:
+        bench.require(recipe.metric, "the metric")
     tune_set, task = None, tasks.of(recipe)
     if tune:
         parts = [open_split(recipe.data, name, bench.categories) for name in recipe.finetune.train_on]
@@ -147,6 +151,8 @@ def scored(
         result["overhead"] = {"flops": cost.flops, "params": cost.params, "convention": "macs"}
     result.setdefault("metric", {})[tag] = as_recorded(session.recipe, metrics)
     result.setdefault("protocol", {})[tag] = protocol
+    if session.bench.last.notes:
+        result.setdefault("notes", {})[tag] = list(session.bench.last.notes)
     result.setdefault("measured", {})[tag] = {**measured_on(session.device), "seed": session.seed}
     return result
 
@@ -170,14 +176,20 @@ def measured(record: Record, results: Results, protocols: Protocols) -> Record |
 
 
 def pending(
-    records: Sequence[Record], archs: Sequence[Arch], results: Results, protocols: Protocols, ranks: Ranks
+    records: Sequence[Record],
+    archs: Sequence[Arch],
+    results: Results,
+    protocols: Protocols,
+    ranks: Ranks,
+    again: bool = False,
 ) -> list[tuple[Record, Arch]]:
-    """This rank's records that have no result yet, each once. What is whose does not depend on the results there."""
+    """This rank's records that have no result yet, each once; with `again` all. What is whose does not depend on the
+    results there."""
     unique: dict[str, tuple[Record, Arch]] = {}
     for record, arch in zip(records, archs, strict=True):
         unique.setdefault(key_of({"arch": record["arch"], "protocol": protocols(record)}, results.tag), (record, arch))
     ours = list(unique.values())[ranks.rank :: ranks.world]
-    return [(record, arch) for record, arch in ours if measured(record, results, protocols) is None]
+    return [(record, arch) for record, arch in ours if again or measured(record, results, protocols) is None]
 
 
 def tune_record(

@@ -14,15 +14,17 @@ import torchvision
 from torch import nn
 
 from searchkit.data.images import unusable
-from searchkit.errors import UsageError
+from searchkit.errors import UsageError, did_you_mean
 from searchkit.space.shapes import InputShape, plain_shape
 from searchkit.train import tasks
-from searchkit.train.config import Recipe
+from searchkit.train.config import TASKS, Recipe
 from searchkit.train.evaluate import calibrate
 from searchkit.train.policies import rng_of
+from searchkit.train.steps import Evaluation
 from searchkit.train.tasks import open_split
 
 log = logging.getLogger(__name__)
+NOTHING = Evaluation({})
 
 
 def measured_on(device: torch.device) -> dict[str, Any]:
@@ -99,6 +101,7 @@ class Bench:
     calibration: Calibration
     device: torch.device
     digest: str  # of the annotations and the classes
+    last: Evaluation = NOTHING  # what `score` found last
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -115,6 +118,7 @@ class Bench:
             "images": task.count(self.evaluated),
             "input_shape": plain_shape(shape),
             **task.protocol(self.recipe.data),
+            **test.beyond,
             "batch_size": test.batch_size,
             "precision": self.recipe.train.precision,
             **(self.calibration if calibrated else Calibration()).protocol,
@@ -132,8 +136,38 @@ class Bench:
         task.set_scale(net, shape, self.recipe.data)
         if calibrated:
             self.calibrate(net, shape, precision)
-        metrics: dict[str, float] = task.score(net, self.batches.at(shape), self.evaluator, self.device, precision)
-        return metrics
+        self.last = task.evaluate(net, self.batches.at(shape), self.evaluator, self.device, precision)
+        return self.last.metrics
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is odd about scoring on this set, whatever is scored."""
+        found: tuple[str, ...] = tasks.of(self.recipe).notes(self.evaluator)
+        return found
+
+    def require(self, metric: str, key: str) -> None:
+        """Raises UsageError for a metric that is not told of this set, or that has no value on it; key: who asks."""
+        check_metric(self.recipe, self.evaluator, self.evaluated.source, metric, key)
+
+
+def metrics_on(recipe: Recipe, evaluator: Any) -> dict[str, str]:
+    """The metrics of an evaluation, those of single classes too, each with why it has no value on the evaluator's set;
+    empty where it has one."""
+    task, first = tasks.of(recipe), TASKS[recipe.task].per_class
+    without = task.without_value(evaluator)
+    names = (*recipe.metrics, *(f"{first}{name}" for name in task.class_names(evaluator)))
+    return {name: without.get(name, "") for name in names}
+
+
+def check_metric(recipe: Recipe, evaluator: Any, source: str, metric: str, key: str) -> None:
+    """Raises UsageError for a metric that is not told of a set, or that has no value on it."""
+    known = metrics_on(recipe, evaluator)
+    there = [name for name, why in known.items() if not why]
+    hint = f"{source} gives a value to {', '.join(there) or 'none'}"
+    if metric not in known:
+        raise UsageError(f"{key} {metric}: there is no such metric{did_you_mean(metric, list(known))}", hint)
+    if known[metric]:
+        raise UsageError(f"{key} {metric} has no value: {known[metric]}", hint)
 
 
 def open_bench(recipe: Recipe, split: str, device: torch.device, seed: int, train: Any = None) -> Bench:
@@ -149,7 +183,7 @@ def open_bench(recipe: Recipe, split: str, device: torch.device, seed: int, trai
     digest = short_digest(
         " ".join(filter(None, (task.digest(evaluated), str(evaluated.names), tasks.shown(evaluated))))
     )
-    return Bench(recipe, split, evaluated, task.evaluator(evaluated), batches, calibration, device, digest)
+    return Bench(recipe, split, evaluated, task.evaluator(evaluated, recipe.test), batches, calibration, device, digest)
 
 
 def opened_train(recipe: Recipe) -> Any:

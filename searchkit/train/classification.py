@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,9 +20,10 @@ from searchkit.errors import UsageError
 from searchkit.space.shapes import InputShape, height_width
 from searchkit.train.distributed import Ranks
 from searchkit.train.schedules import value_at
-from searchkit.train.sections import LabelData, LabelSplit, Optimisation, path_of
-from searchkit.train.steps import NEVER, Batch, Losses, Soft, autocast, scale_at
+from searchkit.train.sections import LabelData, LabelSplit, Optimisation, Test, path_of
+from searchkit.train.steps import NEVER, Batch, Evaluation, Losses, Soft, autocast, scale_at
 
+PLAIN = Test()
 NEEDS = "path (class folders, an idx file, CIFAR-10's binary files, or .npz)"  # of a split, for messages
 
 matched, same_classes = labelled.matched, labelled.same_classes
@@ -209,26 +211,47 @@ def ids_of(targets: Any) -> list[int]:
     return [int(i) for i in targets[1]]
 
 
-def evaluator(data: LabelSet) -> int:
-    """How many classes there are."""
-    return len(data.names)
+@dataclass(frozen=True)
+class Evaluator:
+    """What scores of a set are told: its classes, how many images each has, whether one by one."""
+
+    names: tuple[str, ...]
+    counts: tuple[int, ...] = ()
+    per_class: bool = False
 
 
-def check_metric(metric: str, data: LabelSet) -> None:
-    """UsageError for a metric that `score` does not tell of a set."""
-    if metric == "top5" and len(data.names) <= 5:
-        found = f"with {len(data.names)} classes there is only top1"
-        raise UsageError(f"train.best_metric is {metric}, but {found}", "Leave best_metric out")
+def evaluator(data: LabelSet, test: Test = PLAIN) -> Evaluator:
+    """What scores predictions on a set, made once."""
+    return Evaluator(data.names, tuple(map(int, data.counts)), test.per_class)
+
+
+def without_value(evaluator: Evaluator) -> dict[str, str]:
+    """Metrics that have no value on the evaluator's set, whatever is predicted, and why."""
+    n = len(evaluator.names)
+    few = {"top5": f"with {n} classes there is only top1"} if n <= 5 else {}
+    each = zip(evaluator.names, evaluator.counts, strict=True)
+    return few | {f"top1/{name}": f"there is no image of class {name}" for name, count in each if not count}
+
+
+def class_names(evaluator: Evaluator) -> tuple[str, ...]:
+    """The classes that are told one by one, if asked for."""
+    return evaluator.names
+
+
+def notes(evaluator: Evaluator) -> tuple[str, ...]:
+    """What is odd about scoring on the evaluator's set."""
+    return ()
 
 
 @torch.no_grad()
-def score(
-    net: nn.Module, batches: Iterable[Any], evaluator: int, device: torch.device, precision: str = "fp32"
-) -> dict[str, float]:
-    """top1 and (with more than five classes) top5 of a classifier as it is, 0..1, and `images_per_s` of the network."""
+def evaluate(
+    net: nn.Module, batches: Iterable[Any], evaluator: Evaluator, device: torch.device, precision: str = "fp32"
+) -> Evaluation:
+    """top1 and (with more than five classes) top5 of a classifier as it is, 0..1; -1 for a class without images."""
     was = net.training
     net.eval()
-    hits = torch.zeros(2)
+    known = len(evaluator.names)
+    hits, right, seen = torch.zeros(2), torch.zeros(known), torch.zeros(known)
     total, spent = 0, 0.0
     for images, labels in batches:
         began = time.monotonic()
@@ -238,12 +261,29 @@ def score(
         own = scores.gather(1, labels[:, None])
         rank = (~(scores < own)).sum(1) - 1
         hits += torch.tensor([(rank < k).sum() for k in (1, 5)])
+        right += torch.bincount(labels[rank < 1], minlength=known)[:known]
+        seen += torch.bincount(labels, minlength=known)[:known]
         total += len(labels)
         spent += time.monotonic() - began
     net.train(was)
-    names = ("top1", "top5") if evaluator > 5 else ("top1",)
+    names = ("top1", "top5") if known > 5 else ("top1",)
     metrics = {name: float(hit) / max(1, total) for name, hit in zip(names, hits, strict=False)}
-    return {**metrics, "images_per_s": total / max(spent, 1e-9)}
+    if evaluator.per_class:
+        each = zip(evaluator.names, right.tolist(), seen.tolist(), strict=True)
+        metrics |= {f"top1/{name}": hit / n if n else -1.0 for name, hit, n in each}
+    return Evaluation({**metrics, "images_per_s": total / max(spent, 1e-9)})
+
+
+def score(
+    net: nn.Module, batches: Iterable[Any], evaluator: Evaluator, device: torch.device, precision: str = "fp32"
+) -> dict[str, float]:
+    """The numbers of `evaluate`."""
+    return evaluate(net, batches, evaluator, device, precision).metrics
+
+
+def results(data: LabelSet, predictions: Any) -> tuple[list[dict[str, Any]], int]:
+    """A classifier detects nothing."""
+    raise UsageError("--detections is of task det, but the task is cls", "Leave it out")
 
 
 def record_name(section: LabelData, metric: str) -> str:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from searchkit import modelspace, nodes
+from searchkit.data import coco_eval
 from searchkit.errors import ConfigError, SearchkitError, UsageError, did_you_mean
 from searchkit.models.classifier import ClassifierConfig
 from searchkit.models.detector import DetectorConfig
@@ -30,7 +31,8 @@ class Task:
 
     model: type[NetConfig]
     data: type[Data] | type[LabelData]
-    metrics: tuple[str, ...]  # of an evaluation; the first ranks
+    metrics: Callable[[Test], tuple[str, ...]]  # of an evaluation; the first ranks
+    per_class: str  # what those of single classes begin with
     losses: tuple[str, ...]  # names for train.loss_weights
     scale: int  # input shape where the space names none
 
@@ -39,11 +41,12 @@ TASKS = {
     "det": Task(
         DetectorConfig,
         Data,
-        ("bbox_mAP", "bbox_mAP_50", "bbox_mAP_75", "bbox_mAP_s", "bbox_mAP_m", "bbox_mAP_l"),
+        lambda test: coco_eval.metric_names(test.areas or (), test.max_dets),
+        coco_eval.PER_CLASS,
         ("loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"),  # torchvision's names
         800,
     ),
-    "cls": Task(ClassifierConfig, LabelData, ("top1", "top5"), ("loss_ce", "loss_distill"), 224),
+    "cls": Task(ClassifierConfig, LabelData, lambda _: ("top1", "top5"), "top1/", ("loss_ce", "loss_distill"), 224),
 }
 
 
@@ -70,7 +73,12 @@ class Recipe:
     @property
     def metric(self) -> str:
         """What an evaluation ranks by."""
-        return TASKS[self.task].metrics[0]
+        return self.metrics[0]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What an evaluation tells, but for single classes."""
+        return TASKS[self.task].metrics(self.test)
 
 
 def load(path: str, overrides: Iterable[str] = ()) -> Recipe:
@@ -107,10 +115,26 @@ def _recipe(path: str, document: Document) -> Recipe:
     for name, section in (("train", train), ("finetune", finetune)):
         if section is not None:
             _check_losses(name, section, top.get(name), kind, document)
-    if train is not None and train.best_metric not in ("", *task.metrics):
+    if test is not None and kind != "det":
+        for key in ("max_dets", "areas"):
+            if getattr(test, key) != getattr(Test, key):
+                report.fault(_entry(top.get("test"), key), f"test.{key}: is of task det, but the task is {kind}")
+    most = getattr(model, "detections_per_image", None)
+    if test is not None and most is not None and Test.max_dets < test.max_dets > most:
+        what = (
+            f"test.max_dets: is {test.max_dets}, but an image has at most model.detections_per_image, {most}, of them"
+        )
+        report.fault(_entry(top.get("test"), "max_dets"), what)
+    metrics = task.metrics(test or Test())
+    if (
+        train is not None
+        and train.best_metric not in ("", *metrics)
+        and not train.best_metric.startswith(task.per_class)
+    ):
         where = _entry(top.get("train"), "best_metric")
-        near = did_you_mean(train.best_metric, task.metrics)
-        report.fault(where, f"train.best_metric: must be one of {', '.join(task.metrics)}{near}")
+        near = did_you_mean(train.best_metric, metrics)
+        known = f"{', '.join(metrics)}, or {task.per_class}<class>"
+        report.fault(where, f"train.best_metric: must be one of {known}{near}")
     if space is not None and subnet is not None and not subnet.is_null:
         space = _narrowed(space, subnet, document)
     if space is not None:
@@ -119,7 +143,9 @@ def _recipe(path: str, document: Document) -> Recipe:
     assert model and space and data and train and test and finetune  # what is None has a fault
     model = replace(model, backbone=_beside(path, model.backbone))
     if not train.best_metric:
-        train = replace(train, best_metric=task.metrics[0])
+        train = replace(train, best_metric=metrics[0])
+    if train.best_metric.startswith(task.per_class):
+        test = replace(test, per_class=True)
     return Recipe(path, kind, model, space, data, train, test, finetune, init, classes_given)
 
 

@@ -13,17 +13,18 @@ from torch import Tensor, nn
 from searchkit.data import coco, loader
 from searchkit.data.augment import least_box
 from searchkit.data.coco import CocoSet
-from searchkit.data.coco_eval import Evaluator
+from searchkit.data.coco_eval import PER_CLASS, Evaluator, as_results
 from searchkit.data.images import unreadable
 from searchkit.data.pixels import Reading
 from searchkit.errors import UsageError
 from searchkit.space.arch import InputShape
 from searchkit.train import checkpoint
 from searchkit.train.distributed import Ranks
-from searchkit.train.sections import Data, Optimisation, Split, path_of
-from searchkit.train.steps import NEVER, Batch, Losses, Soft, autocast, scale_at
+from searchkit.train.sections import Data, Optimisation, Split, Test, path_of
+from searchkit.train.steps import NEVER, Batch, Evaluation, Losses, Soft, autocast, scale_at
 
 CLS, BOX = "roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred"
+PLAIN = Test()
 NEEDS = "annotations (COCO json) and images (folder)"  # of a split, for messages
 
 joined, matched, same_classes = coco.joined, coco.matched, coco.same_classes
@@ -176,13 +177,24 @@ def ids_of(targets: Any) -> list[int]:
     return [int(t["image_id"]) for t in targets]
 
 
-def evaluator(data: CocoSet) -> Evaluator:
+def evaluator(data: CocoSet, test: Test = PLAIN) -> Evaluator:
     """What scores predictions on a set, made once."""
-    return Evaluator(data)
+    return Evaluator(data, max_dets=test.max_dets, areas=test.areas, per_class=test.per_class)
 
 
-def check_metric(metric: str, data: CocoSet) -> None:
-    """All metrics are told of any set; -1 where there is nothing to find."""
+def without_value(evaluator: Evaluator) -> dict[str, str]:
+    """Metrics that have no value on the evaluator's set, whatever is predicted, and why."""
+    return evaluator.without_value()
+
+
+def class_names(evaluator: Evaluator) -> tuple[str, ...]:
+    """The classes that are told one by one, if asked for."""
+    return evaluator.names
+
+
+def notes(evaluator: Evaluator) -> tuple[str, ...]:
+    """What is odd about scoring on the evaluator's set."""
+    return evaluator.notes
 
 
 @torch.no_grad()
@@ -209,15 +221,31 @@ def predict(
     return found, spent
 
 
+def evaluate(
+    net: nn.Module, batches: Iterable[Any], evaluator: Evaluator, device: torch.device, precision: str = "fp32"
+) -> Evaluation:
+    """COCO box metrics of a detector as it is (bbox_mAP, bbox_AR …; 0..1; -1 where there is nothing to find)."""
+    was = net.training
+    predictions, spent = predict(net, batches, device, precision)
+    found = evaluator.evaluate(predictions)
+    metrics = {name: value for name, value in found.items() if isinstance(value, float)}
+    if evaluator.per_class:
+        metrics |= {f"{PER_CLASS}{name}": value for name, value in found["per_class"].items()}
+    net.train(was)
+    speed = {"images_per_s": len(predictions) / max(spent, 1e-9)}
+    return Evaluation(metrics | speed, tuple(found["notes"]), predictions)
+
+
 def score(
     net: nn.Module, batches: Iterable[Any], evaluator: Evaluator, device: torch.device, precision: str = "fp32"
 ) -> dict[str, float]:
-    """COCO box metrics of a detector as it is (bbox_mAP, bbox_mAP_50 …; 0..1), with `images_per_s` of the network."""
-    was = net.training
-    predictions, spent = predict(net, batches, device, precision)
-    metrics = {name: value for name, value in evaluator.evaluate(predictions).items() if isinstance(value, float)}
-    net.train(was)
-    return {**metrics, "images_per_s": len(predictions) / max(spent, 1e-9)}
+    """The numbers of `evaluate`."""
+    return evaluate(net, batches, evaluator, device, precision).metrics
+
+
+def results(data: CocoSet, predictions: Any) -> tuple[list[dict[str, Any]], int]:
+    """(what a detector has said of a set, as COCO's results; how many detections these leave out)."""
+    return as_results(data, predictions)
 
 
 def record_name(section: Data, metric: str) -> str:

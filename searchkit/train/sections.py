@@ -6,11 +6,12 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
 from searchkit.data.augment import Augment
+from searchkit.data.coco_eval import AREAS as COCO_AREAS
 from searchkit.data.label_augment import LabelAugment
 from searchkit.data.pixels import Reading
 from searchkit.errors import UsageError
@@ -61,6 +62,41 @@ def _check_range(span: tuple[float, float] | None) -> None:
         raise UsageError(f"range must be two ascending numbers, not {list(span)}")
 
 
+LATER = {"later": True}  # of fields that came to a section when there were digests of it: see text_of
+
+
+def text_of(section: Any) -> str:
+    """The text of a section that digests are made of: its repr, but for fields that came later and have their default,
+    so that what was begun by an older version goes on."""
+    parts = []
+    for f in fields(section):
+        value = getattr(section, f.name)
+        if f.metadata != LATER or value != f.default:
+            parts.append(f"{f.name}={text_of(value) if is_dataclass(value) else repr(value)}")
+    return f"{type(section).__qualname__}({', '.join(parts)})"
+
+
+def _check_areas(areas: Any) -> None:
+    """Raises UsageError for what is no mapping of names to ranges of areas, and for names that are taken."""
+    if areas is None:
+        return
+    if not isinstance(areas, Mapping):
+        raise UsageError(f"areas must be a mapping of names to [from, to] in px^2, not {areas!r}")
+    wrong = []
+    for name, span in areas.items():
+        if not isinstance(name, str) or not name.isidentifier() or name in COCO_AREAS:
+            taken = f"; {', '.join(COCO_AREAS)} are COCO's"
+            wrong.append(f"areas: a name must be a word of letters, digits and _, not {name!r}{taken}")
+        elif not isinstance(span, list | tuple) or len(span) != 2 or not all(map(_is_area, span)) or span[0] >= span[1]:
+            wrong.append(f"areas.{name} must be [from, to] in px^2, ascending, not {span!r}")
+    if wrong:
+        raise UsageError("; ".join(wrong))
+
+
+def _is_area(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
 @dataclass(frozen=True)
 class Split:
     """One set of annotated images. `$VARIABLES` and `~` in the paths are expanded when it is opened."""
@@ -83,10 +119,10 @@ class Data:
         2  # processes that load training images, threads that load those of tests; 0 where they stay in memory
     )
     cache_mb: int = 1024  # of decoded images that are kept in memory
-    exif: Literal["auto", "apply", "ignore"] = "auto"
+    exif: Literal["auto", "apply", "ignore"] = field(default="auto", metadata=LATER)
     """Whether the orientation that a photo's EXIF data names is applied; auto: unless the annotations have the width
     and height of the stored image."""
-    range: tuple[float, float] | None = None
+    range: tuple[float, float] | None = field(default=None, metadata=LATER)
     """[low, high] of greys deeper than 8 bits, of which 256 equal steps are made; null: by the values in data.train
     ([supernets](supernets.md#data))."""
     augment: Augment = field(default_factory=Augment)
@@ -122,10 +158,10 @@ class LabelData:
     classes: tuple[str, ...] = ()  # a choice of classes, by name; empty: all
     workers: int = 0  # processes that load images; 0 where decoding is cheap
     cache_mb: int = 1024  # of decoded images that are kept in memory
-    exif: Literal["auto", "apply", "ignore"] = "auto"
+    exif: Literal["auto", "apply", "ignore"] = field(default="auto", metadata=LATER)
     """Whether the orientation that a photo's EXIF data names is applied; auto: unless the annotations have the width
     and height of the stored image."""
-    range: tuple[float, float] | None = None
+    range: tuple[float, float] | None = field(default=None, metadata=LATER)
     """[low, high] of greys deeper than 8 bits, of which 256 equal steps are made; null: by the values in data.train
     ([supernets](supernets.md#data))."""
     augment: LabelAugment = field(default_factory=LabelAugment)
@@ -263,9 +299,24 @@ class Test:
     calibration_images: int = 128  # of the training set, for the statistics of batch norm
     batch_size: int = 8
     raw: bool = False  # also with the supernet's own statistics
+    per_class: bool = field(default=False, metadata=LATER)
+    """Single classes among the metrics, too: bbox_AP/<class> of a detector, top1/<class>."""
+    max_dets: int = field(default=100, metadata=LATER)
+    """How many detections of one class in one image count, the best by score; an image has at most
+    model.detections_per_image in all."""
+    areas: Any = field(default=None, metadata=LATER)
+    """Further ranges of the areas of objects, {name: [from, to]} in px^2: bbox_mAP_<name>, bbox_AR_<name>."""
 
     def __post_init__(self) -> None:
-        _require(self, {"calibration_images": 0, "batch_size": 1})
+        _require(self, {"calibration_images": 0, "batch_size": 1, "max_dets": 1})
+        _check_areas(self.areas)
+
+    @property
+    def beyond(self) -> dict[str, Any]:
+        """What changes the metrics, where it is not the default: plain data."""
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata == LATER}
+        default = {f.name: f.default for f in fields(self)}
+        return {name: value for name, value in given.items() if value != default[name]}
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,16 @@ Losses = tuple[Mapping[str, Tensor], Tensor | None]  # by name; what others may 
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found: numbers by name, with `images_per_s` of the network; sentences about what was odd; what
+    the network said, in the form of the task."""
+
+    metrics: dict[str, float]
+    notes: tuple[str, ...] = ()
+    predictions: Any = None
+
+
+@dataclass(frozen=True)
 class Soft:
     """Softer targets of one arch in one step: a teacher's scores (N, classes), and how much they count."""
 

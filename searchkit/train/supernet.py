@@ -99,9 +99,9 @@ def _train(
     bench = open_bench(recipe, "val", device, seed, data) if ranks.first and recipe.data.val else None
     if bench:
         task.same_classes(data, bench.evaluated)
-        for line in bench.evaluated.report.lines:
+        for line in (*bench.evaluated.report.lines, *bench.notes):
             watch.say(line)
-        task.check_metric(o.best_metric, bench.evaluated)
+        bench.require(o.best_metric, "train.best_metric")
     every = round(o.eval_epochs * epoch) if o.eval_epochs else steps
     skipped: Counter[str] = Counter()
     scales = o.scales or recipe.scales
@@ -313,6 +313,9 @@ def _evaluate(run: Run, recipe: Recipe, bench: Bench, saver: Saver, watch: Watch
     for name in dict.fromkeys((*o.eval_archs, o.best_arch)):
         static: nn.Module = subnet(run.net, recipe.space.named(name), config)
         metrics = bench.score(static, recipe.scales[0], calibrated=bool(bench.calibration.ids))
+        for note in bench.last.notes:
+            if note not in bench.notes:
+                watch.say(f"step {run.step}  {name}: {note}")
         watch.scored(run.step, name, metrics)
         if name == o.best_arch and metrics[o.best_metric] > run.best:
             run.best = metrics[o.best_metric]
