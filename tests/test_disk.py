@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from searchkit.cli import disk as disk_cli
 from searchkit.store import disk, journal, tasks
 from searchkit.store.snapshot import Entry, Manifest
 from searchkit.workspace import Workspace
-from tests.suite import events, kill, ok, project, run, show, start, states, task_dir, wait_for
+from tests.suite import HARNESS, events, kill, ok, project, run, show, start, states, task_dir, wait_for
 from tests.test_tfevents import write_events
 
 MIB = 1 << 20
@@ -137,22 +138,33 @@ def test_a_paused_job_keeps_its_checkpoint(tmp_path: Path) -> None:
     assert (task_dir(folder) / "jobs/all/0/checkpoint/last.ckpt").exists()
 
 
-@pytest.mark.parametrize("half", [False, True])
-def test_killed_over_it(tmp_path: Path, half: bool) -> None:
+def test_killed_over_it(tmp_path: Path) -> None:
     """Decided, and nothing or a part of it done: the next search-run ends it, and again changes nothing."""
-    folder = made(tmp_path / "p")
+    folder = made(tmp_path / "p" / "p")
     ok(run(folder, "search-run", "config.yaml"))
     before = told(folder)
     with tasks.held(Workspace(str(folder / ".search-run")).task("default")) as task:
         task.record("free", time=1.0, jobs=[0, 1])
-    if half:
-        (work(folder, 0) / "model.pt").unlink()
-    ok(run(folder, "search-run", "config.yaml"))
-    assert not (work(folder, 0) / "model.pt").exists() and not (work(folder, 1) / "model.pt").exists()
-    assert (work(folder, 2) / "model.pt").exists() and told(folder) == before
-    assert events(folder)[-1]["type"] == "freed"
-    ok(run(folder, "search-run", "config.yaml"))
-    assert events(folder)[-1]["type"] != "freed"
+    harness = {"PYTHONPATH": str(HARNESS)}
+    log = tmp_path / "changes"
+    copy = Path(shutil.copytree(folder, tmp_path / "log" / "p", symlinks=True))
+    ok(run(copy, "search-run", "config.yaml", env={**harness, "SEARCHKIT_KILL_LOG": str(log)}))
+    changes = log.read_text().split()
+    removals = [n for n, name in enumerate(changes, 1) if name in ("unlink", "rmdir")]
+    assert len(removals) > 12
+    for n in [0, *removals[:12:4], len(changes) - 3]:  # 0: never killed
+        copy = Path(shutil.copytree(folder, tmp_path / str(n) / "p", symlinks=True))
+        died = run(copy, "search-run", "config.yaml", env={**harness, "SEARCHKIT_KILL_AT": str(n)})
+        assert died.returncode == (-signal.SIGKILL if n else 0)
+        ok(run(copy, "search-run", "config.yaml"))
+        for job in (0, 1):
+            left = sorted(path.name for path in work(copy, job).rglob("*") if path.is_file())
+            assert left == ["events.out.tfevents.1.host", "found.jsonl"]
+            assert not (task_dir(copy) / f"jobs/all/{job}/checkpoint").exists()
+        assert (work(copy, 2) / "model.pt").exists()
+        assert json.loads(ok(run(copy, "search-ctl", "show-scalar", "--json"))) == json.loads(before[1])
+        assert [e["type"] for e in events(copy)].count("freed") == 1
+    assert told(copy) == [text.replace(str(folder), str(copy)) for text in before]
 
 
 STAGES = """

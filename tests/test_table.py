@@ -87,6 +87,25 @@ def test_several_tasks(done: Path) -> None:
     assert len(rows(done, "--task", "default,other", "--top", "3")) == 3
 
 
+def test_stages_and_records_are_rows_too(tmp_path: Path) -> None:
+    record = '{"arch": {"a": 1}, "metric": {"acc": 0.5}}'
+    text = f"""
+stages:
+  - name: one
+    task: {{template: "true {{i}}", search_args: [{{type: Categorical, name: i, value: ["a\\nb", 2]}}]}}
+  - name: two
+    task: {{template: "echo '{record}' > $SEARCHKIT_CALLBACK/records.jsonl"}}
+""".replace(record, record.replace('"', '\\"'))
+    folder = project(tmp_path / "p", text)
+    ok(run(folder, "search-run", "--task", "t", "config.yaml"))
+    found = rows(folder, "--task", "t")
+    assert [(row["task"], row["i"]) for row in found] == [("t.one", "a\nb"), ("t.one", 2), ("t.two", None)]
+    assert found[2]["job"].startswith("0:") and found[2]["metric.acc"] == 0.5
+    assert (
+        len(ok(run(folder, "search-ctl", "table", "--task", "t")).splitlines()) == 4
+    )  # a value's newline is none of ours
+
+
 def test_csv(done: Path) -> None:
     text = ok(run(done, "search-ctl", "table", "--csv", "--columns", "job,lr,acc,time"))
     table = list(csv.DictReader(io.StringIO(text)))
@@ -102,6 +121,7 @@ def test_csv(done: Path) -> None:
         (["--where", "state > 3"], "can't evaluate"),
         (["--task", "default,other", "--jobs", "0"], "--jobs names jobs of one task"),
         (["--csv", "--json"], "exclude each other"),
+        (["--task", ","], "names no task"),
     ],
 )
 def test_what_is_refused(done: Path, argv: list[str], said: str) -> None:

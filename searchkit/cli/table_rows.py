@@ -54,6 +54,8 @@ class Part(NamedTuple):
 def find(task_names: str, jobs: str | None) -> list[Part]:
     """The jobs of the tasks `a,b`, with all stages that have begun."""
     names = list(dict.fromkeys(name.strip() for name in task_names.split(",") if name.strip()))
+    if not names:
+        raise UsageError(f"--task {task_names}: names no task", "Example: search-ctl table --task a,b")
     if jobs is not None and len(names) != 1:
         raise UsageError("--jobs names jobs of one task", "Choose among several by --where")
     parts = []
@@ -251,15 +253,19 @@ def texts(rows: Sequence[Row], name: str) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+    return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else _one_line(str(value))
+
+
+def _one_line(text: str) -> str:
+    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def _short(text: str) -> str:
     """A sampled number with the digits that a table needs; the job's own text where that is not one."""
     try:
-        return text if len(text) < 10 else f"{float(text):.6g}"
+        return _one_line(text) if len(text) < 10 else f"{float(text):.6g}"
     except ValueError:
-        return text
+        return _one_line(text)
 
 
 def to_csv(rows: Iterable[Row], columns: Sequence[str]) -> str:
