@@ -65,6 +65,9 @@ def values(folder: Path) -> dict[int, tuple[Any, ...]]:
 def test_values_are_added_anywhere_and_jobs_keep_their_numbers(tmp_path: Path) -> None:
     folder = began(tmp_path / "p", grid("0.1, 0.3", "8, 16"))
     first = values(folder)
+    dry = changed(folder, grid("0.1, 0.2, 0.3", "4, 8, 16"), "--dry-run")
+    assert "5 of them are new, 4 jobs are there already\n#4 sh job.sh 0.1 4" in dry
+    assert not (task_dir(folder) / "configs").exists()
     said = changed(folder, grid("0.1, 0.2, 0.3", "4, 8, 16"))
     assert "goes on with config 1: task.search_args[0]: lr: 1 value added: 0.2; task.search_args[1]: w:" in said
     now = values(folder)
@@ -110,7 +113,8 @@ def test_what_can_not_change_is_refused_with_place_reason_and_way(tmp_path: Path
         said = changed(folder, other, code=4)
         assert "exists with another config" in said and place in said and why in said
         assert "warm_start: {task: default}" in said and "--overwrite" in said
-    assert len(ran(folder)) == 2 and not (task_dir(folder) / "configs").exists()
+    assert len(ran(folder)) == 2
+    assert not (task_dir(folder) / "configs").exists()
     changed(folder, config)
 
 
@@ -182,6 +186,54 @@ def test_a_changed_config_needs_no_scheduler_and_does_not_disturb_one(tmp_path: 
 
     wait_for(lambda: show(folder)["status"] == "finished" and len(states(folder)) == 2)
     assert values(folder)[1] == (2, 8)
+
+
+STAGED = """
+stages:
+  - name: many
+    monitor: {reward_attribute: acc, mode: max}
+    task:
+      template: "sh job.sh {lr}"
+      search_args: [{type: Categorical, name: lr, value: [LRS]}]
+  - name: few
+    monitor: {reward_attribute: acc, mode: max}
+    task:
+      template: "sh job.sh {lr}{k}; test {k} = 1"
+      search_args: [{type: Best, stage: many, number: 1, args: [lr]}, {type: Categorical, name: k, value: [KS]}]
+  - name: last
+    task: {template: LAST}
+"""
+
+
+def staged(lrs: str, ks: str, last: str) -> str:
+    return STAGED.replace("LRS", lrs).replace("KS", ks).replace("LAST", last)
+
+
+def test_a_stage_changes_until_a_later_one_has_begun(tmp_path: Path) -> None:
+    first = tmp_path / "first" / "p"
+    project(first, staged("1, 2", "0", "false"), job_sh=JOB)
+    changed(first, staged("1, 2", "0", "false"), code=1)
+    assert "'few' has begun" in changed(first, staged("1, 2, 3", "0", "false"), code=4)
+    assert "stages: the stages are" in changed(first, staged("1", "0", "true").replace("last", "end"), code=4)
+    now = staged("1, 2", "0, 1", "'false'").replace("acc, mode: max", "other, mode: max", 1)
+    ends = []
+    for name, cuts in (("unbroken", ()), ("broken", (3, 9, 14, 20, 26))):
+        shutil.copytree(first.parent, tmp_path / name, symlinks=True)
+        folder = tmp_path / name / "p"
+        (folder / "config.yaml").write_text(now)
+        for at in cuts:
+            env = {"PYTHONPATH": str(HARNESS), "SEARCHKIT_KILL_AT": str(at), "RUNS": str(folder.parent / "runs")}
+            assert run(folder, "search-run", "-j", "1", "config.yaml", env=env).returncode == -9
+        changed(folder, now, code=1)
+        kept = sorted(str(path.relative_to(folder)) for path in task_dir(folder).parent.glob("*/configs/*"))
+        newest = {path.read_text() for path in task_dir(folder).parent.glob("*/run_config.yaml")}
+        ends.append((kept, newest, {name: values_of(folder, name) for name in ("many", "few")}, sorted(ran(folder))))
+    assert ends[0] == ends[1] and ends[0][1] == {now}
+    assert [path.split("/")[2] for path in ends[0][0]] == ["default.few"] * 2 + ["default.many"] * 2 + ["default"] * 2
+
+
+def values_of(folder: Path, stage: str) -> list[tuple[Any, ...]]:
+    return [tuple(job["params"].values()) for job in show(folder, f"default.{stage}")["jobs"]]
 
 
 # --- the space -------------------------------------------------------------------------------------------------------

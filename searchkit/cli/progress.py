@@ -129,7 +129,7 @@ class Progress:
         """How many jobs there will be; `12+` where more may come."""
         state = self._task.state
         if not state.complete and self._config.search.n_trials is not None:
-            return str(self._config.search.n_trials)
+            return str(self._config.search.n_trials + state.added)
         return f"{len(state.jobs)}{'' if state.complete else '+'}"
 
     def _note_best(self, job: Job) -> None:

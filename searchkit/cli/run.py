@@ -88,7 +88,7 @@ def main_command(
         if os.path.exists(ws.task(task_name).run_config) and not overwrite:
             _change_config(ws.task(task_name), config_file, config, raw, dry=True)
         for (name, part), (_, slots_line) in zip(parts.items(), slots, strict=True):
-            _dry_run(ws, part, name, slots_line)
+            _dry_run(ws, part, name, slots_line, anew=overwrite)
         return 0
     options = {"gpus": gpus, "jobs_per_gpu": jobs_per_gpu, "max_parallel": max_parallel, "n_trials": n_trials}
     asked = pythons.ask(() if detach else parts.values())
@@ -226,14 +226,14 @@ def _check_program(config: Config, ws: Workspace) -> None:
         raise UsageError(f"task.template starts with {program!r}, which is not {where}", "Mend the template, or PATH")
 
 
-def _dry_run(ws: Workspace, config: Config, task_name: str, slots_line: str) -> None:
-    """Print what would run; write nothing."""
+def _dry_run(ws: Workspace, config: Config, task_name: str, slots_line: str, *, anew: bool) -> None:
+    """Print what would run, of a task that exists what it would run further (unless `anew`); write nothing."""
     from searchkit.cli.progress import judged_by
     from searchkit.cli.tables import command_text
     from searchkit.config import STAGE_VARIABLE
     from searchkit.space.expand import tree_path
     from searchkit.store import best, subnets, trials
-    from searchkit.store.creation import check_points, describe
+    from searchkit.store.creation import check_points, describe, points_left
 
     late = [a.name for a in subnets.subnets(config) if STAGE_VARIABLE.search(f"{a.space} {a.rules}")]
     late += [name for a in best.bests(config) for name in a.names]
@@ -251,13 +251,27 @@ def _dry_run(ws: Workspace, config: Config, task_name: str, slots_line: str) -> 
     n = counted or space.size() or 0
     jobs = f"{n} jobs" if counted else f"at most {n:,} jobs, which constraints make fewer"
     click.echo(f"task {task_name}: {jobs}, {slots_line} (dry run: nothing is written)")
-    points = space.points()
-    for i, point in enumerate(points if n <= 2 * DRY_RUN_JOBS else islice(points, DRY_RUN_JOBS)):
+    points, first = space.points(), 0
+    if not anew and (there := _made(ws.task(task_name))).jobs and counted:
+        left = list(points_left(space, there))
+        points, first, n = iter(left), there.next_job, len(left)
+        click.echo(f"{n} of them are new, {len(there.jobs)} jobs are there already")
+    for i, point in enumerate(points if n <= 2 * DRY_RUN_JOBS else islice(points, DRY_RUN_JOBS), first):
         click.echo(f"#{i} {command_text(describe(config, point)[2])}")
         if point:
             click.echo(f"   jobs/tree/{'/'.join(tree_path(point))} -> jobs/all/{i}")
     if n > 2 * DRY_RUN_JOBS:
         click.echo(f"… and {n - DRY_RUN_JOBS} more")
+
+
+def _made(task: TaskPaths) -> TaskState:
+    """What there is of a task, as if its config had changed; nothing where it does not exist."""
+    from searchkit.store import journal
+    from searchkit.store.state import replay
+
+    state = replay(journal.read(task)[0])
+    state.in_order = False
+    return state
 
 
 def _dry_search(config: Config, task_name: str, slots_line: str) -> None:
@@ -370,9 +384,13 @@ def _change_config(task: TaskPaths, given: str, config: Config, raw: bytes, *, d
     for step in steps:
         if not step.change.parts:
             continue  # comments and layout differ, the meaning does not
-        said = "; ".join(f"{part.key}: {part.what}" for part in step.change.parts)
+        parts = step.change.parts
+        if step.task == task:  # of a task of stages, those that have begun say it themselves
+            begun = tuple(f"stages[{k}]." for k, each in enumerate(tasks.stage_tasks(task)) if tasks.exists(each))
+            parts = tuple(part for part in parts if not part.key.startswith(begun or " "))
+        said = "; ".join(f"{part.key}: {part.what}" for part in parts)
         number = "another config" if dry else f"config {changes.record(step, raw)}"
-        click.echo(f"task {step.task.name} {'would go' if dry else 'goes'} on with {number}: {said}")
+        click.echo(f"task {step.task.name} {'would go' if dry else 'goes'} on with {number}{': ' * bool(said)}{said}")
 
 
 def _schedule(

@@ -110,6 +110,8 @@ def _settings(old: Config, new: Config) -> tuple[list[Part], list[Part]]:
             key = _KEYS.get(f"{section}.{name}", f"{section}.{name}")
             if a != b and key in _FIXED:
                 refused[key] = _FIXED[key]
+            elif key == "run.workers" and (a is None) != (b is None):
+                refused[key] = f"the jobs so far ran {'in workers' if a else 'as processes of their own'}"
             elif a != b:
                 parts[key] = _to(a, b)
     if old.env != new.env:
@@ -241,10 +243,11 @@ def refusal(task: TaskPaths, given: str, raw: bytes, refused: Sequence[Part]) ->
     diff = difflib.unified_diff(
         old, raw.decode("utf-8", "replace").splitlines(), task.run_config, given, lineterm="", n=1
     )
+    source = f"{task.group}.STAGE" if tasks.stage_names(task) else task.name
     return ConflictError(
         f"task {task.name!r} exists with another config, and this can't change in a task:\n{where}\n" + "\n".join(diff),
         "Take another name (--task), which may learn from this task by search: {warm_start: "
-        f"{{task: {task.group}}}}}; or move the old task away (--overwrite)",
+        f"{{task: {source}}}}}; or move the old task away (--overwrite)",
     )
 
 
