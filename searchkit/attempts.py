@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
@@ -114,10 +114,12 @@ class Attempts:
             self.by_pid.pop(live.pid, None)  # its zombie may be reaped after the killer saw that it is gone
         self.free_slot(live)
         s = status.read(live.launch.paths)
+        behind: list[str] = []
         if s.exit_code is None or live.adopted or live.left or self._left_something():
             # Nothing of an attempt outlives it, least of all beside its successor.
-            procs.kill_now(self.target(live.launch, s))
-        self.result(n, s)
+            linger_s = procs.LINGER_S if s.exit_code is not None else 0.0
+            behind = procs.kill_now(self.target(live.launch, s), linger_s)
+        self.result(n, s, behind)
 
     def _left_something(self) -> bool:
         """Whether a child of ours is none of the wrappers: an orphan of some job, since we are the subreaper."""
@@ -132,10 +134,11 @@ class Attempts:
             return Target(launch.token, s.start.pid, s.start.start_ticks)
         return Target(launch.token)
 
-    def result(self, n: int, s: Status) -> None:
+    def result(self, n: int, s: Status, behind: Sequence[str] = ()) -> None:
+        """Accept how an attempt ended. `behind`: the command lines of what it left running."""
         job = self.task.state.jobs[n]
         run = self.plan.config.run
-        fields = outcome(job, s, run.retries, run.timeout_s)
+        fields = outcome(job, s, run.retries, run.timeout_s, behind)
         reader = self.readers.of(job)
         with fsio.storage():
             reading = None if fields["retry"] else reader.read()

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TypeVar
 
-from searchkit import nodes, search_section
-from searchkit import template as templates
+from searchkit import nodes, search_section, shells, template_section
 from searchkit.errors import UsageError, did_you_mean
-from searchkit.nodes import Document, Node, Section, place
+from searchkit.nodes import Document, Node, Section
 from searchkit.settings import (
     Callbacks,
     Config,
@@ -24,9 +23,10 @@ from searchkit.settings import (
     Task,
     stage_variable,
 )
-from searchkit.space.arg_reader import ArgReader, names_in, near
-from searchkit.space.args import Arg, Best, Range, Subnet
-from searchkit.template import Slot, Template
+from searchkit.shells import Shell
+from searchkit.space.arg_reader import ArgReader, names_in
+from searchkit.space.args import Best, Subnet
+from searchkit.template import Template
 
 KEYS = ("task", "search", "resources", "run", "callbacks", "env", "monitor", "pavi", "stages")
 TASK_KEYS = ("template", "search_args", "constraints", "measures", "reward_attribute")
@@ -40,9 +40,11 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _BARE = Config(Task(""), Search(), Resources(), Run(), Callbacks(), {}, Monitor(), Template("", (), True))
 
 
-def load(path: str, *, begun: bool = False) -> tuple[Config, bytes]:
-    """The config at `path`, and the bytes it was read from. `begun`: of a task that exists, which may leave open what a
-    new one is asked for.
+def load(path: str, *, begun: Shell | None = None) -> tuple[Config, bytes]:
+    """The config at `path`, and the bytes it was read from.
+
+    begun: of a task that exists, the shell that it was begun with. It keeps that, and may leave open what a new one is
+    asked for. A new one has bash where this machine has it, unless `run.shell` says otherwise.
 
     Raises ConfigError with every fault of the file, UsageError for a file that can't be read or is not UTF-8.
     """
@@ -54,10 +56,11 @@ def load(path: str, *, begun: bool = False) -> tuple[Config, bytes]:
     return parse(raw, path, begun=begun), raw
 
 
-def parse(raw: bytes, filename: str, *, begun: bool = False) -> Config:
+def parse(raw: bytes, filename: str, *, begun: Shell | None = None) -> Config:
     """The config in `raw`; `filename` stands in the faults. Arguments and errors as `load`."""
-    document = nodes.parse(raw, filename, "; it needs at least `task:` with its `template:`", begun=begun)
-    config = _config(document)
+    needs = "; it needs at least `task:` with its `template:`"
+    document = nodes.parse(raw, filename, needs, begun=begun is not None)
+    config = _config(document, begun or shells.default())
     document.check()
     assert config is not None  # else its fault is in the report
     return config
@@ -66,20 +69,23 @@ def parse(raw: bytes, filename: str, *, begun: bool = False) -> Config:
 # --- sections --------------------------------------------------------------------------------------------------------
 
 
-def _config(document: Document) -> Config | None:
+def _config(document: Document, shell: Shell) -> Config | None:
     text = document.text
     top = document.top(*KEYS)
+    bare = replace(_BARE, run=Run(shell=shell))
     if top.get("stages") is not None:
-        return _staged(top, text)
+        return _staged(top, text, bare)
     section = top.sub("task", *TASK_KEYS)
     top.require("task")
     reader = ArgReader(document.report)
-    config = _settings(top, section, _BARE)
-    task, template = _task(section, text, reader)
+    config = _settings(top, section, bare)
+    task, template = _task(section, text, reader, config.run.shell)
     config = replace(config, task=task, template=template or config.template)
     search_section.check(top.part("search"), section, config, reader)
     search_section.check_direction(_monitor_section(top), section, config)
-    _check_workers(section, text, config)
+    template_section.check_workers(section, text, config)
+    template_section.check_ends(section, config)
+    template_section.note_shell(top, [config])
     return replace(config, notes=tuple(dict.fromkeys(document.report.notes))) if template else None
 
 
@@ -87,7 +93,7 @@ def _settings(top: Section, task: Section, base: Config) -> Config:
     """All but the task; what is not given here is as in `base`."""
     search = search_section.read(top.sub("search", *search_section.KEYS), base.search)
     resources = top.sub("resources", "gpus", "gpu_mem", "cpus")
-    run = top.sub("run", "max_parallel", "timeout_s", "retries", "on_error", "workers")
+    run = top.sub("run", "max_parallel", "timeout_s", "retries", "on_error", "workers", "shell")
     callbacks = top.sub("callbacks", "pre", "after")
     return replace(
         base,
@@ -103,6 +109,7 @@ def _settings(top: Section, task: Section, base: Config) -> Config:
             _given(run.whole("retries", 0), base.run.retries),
             run.choice("on_error", ("continue", "stop"), base.run.on_error),
             _workers(run, base.run.workers),
+            template_section.shell(run, base.run.shell),
         ),
         callbacks=Callbacks(
             _given(callbacks.word("pre"), base.callbacks.pre), _given(callbacks.word("after"), base.callbacks.after)
@@ -127,7 +134,7 @@ def _given(value: T | None, default: T) -> T:
     return default if value is None else value
 
 
-def _staged(top: Section, text: str) -> Config:
+def _staged(top: Section, text: str, bare: Config) -> Config:
     """A config of several stages. Its own task holds no command."""
     task = top.sub("task", *TASK_KEYS)
     for key in TASK_KEYS[:-1]:
@@ -137,7 +144,7 @@ def _staged(top: Section, text: str) -> Config:
     for key in search_section.POINTS:
         if key in search.entries:
             search.fault(key, search.entries[key][0], "belongs to the search of a stage, as its arguments do")
-    base = _settings(top, task, _BARE)
+    base = _settings(top, task, bare)
     base = replace(base, task=replace(base.task, reward_attribute=task.word("reward_attribute")))
     listed = top.items("stages")
     if not listed and top.entries["stages"][1].kind == "list":
@@ -147,6 +154,7 @@ def _staged(top: Section, text: str) -> Config:
     for section in listed:
         stage = _stage(section, text, base, tuple(stages), readers)
         stages += [stage] if stage else []
+    template_section.note_shell(top, [stage.config for stage in stages])
     return replace(base, stages=tuple(stages), notes=tuple(dict.fromkeys(top.report.notes)))
 
 
@@ -167,23 +175,15 @@ def _stage(
     _check_stages_named(task_section, tuple(stage.name for stage in earlier))
     reader = ArgReader(section.report, f"{section.path}.", dict(readers))
     config = _settings(section, task_section, base)
-    task, template = _task(task_section, text, reader)
+    task, template = _task(task_section, text, reader, config.run.shell)
     readers[name] = reader
     config = replace(config, task=task, template=template or config.template)
     search_section.check(section.part("search"), task_section, config, reader)
     search_section.check_direction(_monitor_section(section), task_section, config)
-    _check_workers(task_section, text, config)
+    template_section.check_workers(task_section, text, config)
+    template_section.check_ends(task_section, config)
     _check_best(reader, config, earlier)
     return Stage(name, config) if template and node else None
-
-
-def _check_workers(section: Section, text: str, config: Config) -> None:
-    """A worker is started before anybody knows what it will try: its command can't hold that."""
-    node = section.get("template")
-    if config.run.workers is not None and node is not None:
-        for slot in config.template.slots:
-            what = f"{slot} has no value where run.workers starts one process for many trials; read trial.params"
-            section.fault("template", _placeholder(text, node, slot), what)
 
 
 def _check_best(reader: ArgReader, config: Config, earlier: tuple[Stage, ...]) -> None:
@@ -220,10 +220,10 @@ def _leaves(node: Node) -> Iterator[Node]:
         yield from _leaves(child)
 
 
-def _task(section: Section, text: str, reader: ArgReader) -> tuple[Task, Template | None]:
+def _task(section: Section, text: str, reader: ArgReader, shell: Shell) -> tuple[Task, Template | None]:
     report, prefix = section.report, reader.prefix
     node = section.require("template")
-    template = None if node is None else _template(section, node)
+    template = None if node is None else template_section.read(section, node, shell)
     listed = section.get("search_args")
     if listed is not None and listed.kind != "list":
         section.fault("search_args", listed, f"must be a list, not {listed}")
@@ -235,69 +235,9 @@ def _task(section: Section, text: str, reader: ArgReader) -> tuple[Task, Templat
     measures = _measures(section)
     constraints = _constraints(section, reader, measured=section.get("measures") is not None)
     if template is not None and node is not None:
-        _check_template(template, text, node, section, reader, args)
+        template_section.check(template, text, node, section, reader, args)
     source = template.source if template else ""
     return Task(source, args, constraints, section.word("reward_attribute"), measures), template
-
-
-def _check_template(
-    template: Template, text: str, node: Node, section: Section, reader: ArgReader, args: tuple[Arg, ...]
-) -> None:
-    """What the template uses is declared, and all that is declared is used, in a form that fits."""
-    for slot in template.slots:
-        what = ""
-        if slot.name not in reader.names:
-            what = f"is not a declared argument{near(slot.name, reader)}; write {{{slot}}} for the literal text"
-            what = what if reader.complete else ""
-        elif slot.name in reader.needs and not slot.is_word:
-            what = f"may have no value, as it has a condition; write {{{slot.name}?--{slot.name}}}"
-            what += f" or {{{slot.name}?{slot.name}=}}, which become nothing then"
-        elif slot.is_flag and (odd := _no_flag(slot.name, args)):
-            what = f"needs true or false, but may be {odd}; write {{{slot.name}?--{slot.name}}}"
-        if what:
-            section.fault("template", _placeholder(text, node, slot), f"{slot} {what}")
-    unused = [name for name in reader.names if name not in template.names]
-    if unused and not template.names:
-        section.report.note(node, "the template uses no argument: the script reads searchkit.params()")
-    for name in unused if template.names else ():
-        what = f"{name!r} is declared, but the template never uses {{{name}}}"
-        if not templates.is_name(name):
-            what += " (placeholders begin with a letter and hold letters, digits, '_', '-' and '.')"
-        section.report.fault(reader.names[name], f"{reader.prefix}search_args: {what}")
-
-
-def _no_flag(name: str, args: tuple[Arg, ...]) -> str:
-    """A value of an argument that is neither true, false nor null, as far as its values are known."""
-    for arg in args:
-        if name in arg.names and isinstance(arg, Range):
-            return f"any number from {arg.low}"
-        values = [point[name] for point in arg.points() if name in point] if name in arg.names else []
-        for value in values:
-            if value.data is not None and not isinstance(value.data, bool):
-                return repr(value.text)
-    return ""
-
-
-def _template(section: Section, node: Node) -> Template | None:
-    parts = node.items if node.kind == "list" else (node,)
-    odd = next((part for part in parts if part.kind in ("list", "map")), None)
-    if odd is not None:
-        section.fault("template", odd, f"must be a command for /bin/sh, or the list of its words, not {odd}")
-        return None
-    try:
-        return templates.parse([part.text for part in parts] if node.kind == "list" else node.text)
-    except UsageError as e:
-        section.fault("template", node, f"{e.message}; {e.hint}" if e.hint else e.message)
-        return None
-
-
-def _placeholder(text: str, node: Node, slot: Slot) -> Node:
-    """The place of a slot inside the template; the template's own where an escape hides it."""
-    for part in node.items or (node,):
-        for m in templates.PLACEHOLDER.finditer(text, *part.span):
-            if m.group() == str(slot):
-                return place(text, m.start())
-    return node
 
 
 def _constraints(section: Section, reader: ArgReader, measured: bool) -> tuple[str, ...]:
@@ -351,7 +291,7 @@ def _monitor(top: Section, task: Section, base: Config, objectives: tuple[Object
     if scalars and ranks:
         scalars.append(ranks)
     return Monitor(
-        reward_attribute=reward if base is _BARE else ranks,
+        reward_attribute=reward if base.task is _BARE.task else ranks,
         mode=judged.mode if judged else mode,
         score=section.choice("score", ("last", "best"), base.monitor.score),
         scalars=tuple(dict.fromkeys(scalars)),

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -136,14 +136,15 @@ def _target(open_task: OpenTask, job: Job) -> Target:
     return Target(token)
 
 
-def _accept(open_task: OpenTask, job: Job) -> None:
-    """Record the result of an attempt whose processes are gone, its numbers durable first."""
+def _accept(open_task: OpenTask, job: Job, behind: Sequence[str] = ()) -> None:
+    """Record the result of an attempt whose processes are gone, its numbers durable first. `behind`: the command lines
+    of what it had left running."""
     from searchkit import searching  # with all of config behind it: only where a result is accepted
     from searchkit.store import kept, numbers, scalars, trials
 
     config = tasks.config_of(open_task.paths)
     s = tasks.read_status(open_task.paths, job)
-    fields = outcome(job, s, config.run.retries, config.run.timeout_s)
+    fields = outcome(job, s, config.run.retries, config.run.timeout_s, behind)
     reader = trials.reader_of(open_task.paths, open_task.paths.workspace.project_name, config, job)
     with fsio.storage():
         reading = None if fields["retry"] else reader.read()
@@ -168,8 +169,8 @@ def _settle_unseen(open_task: OpenTask, jobs: list[int]) -> None:
     for n in jobs:
         job = open_task.state.jobs[n]
         if job.state is State.RUNNING and not _is_live(open_task.paths, open_task.state.token, job):
-            procs.kill_now(_target(open_task, job))
-            _accept(open_task, job)
+            behind = procs.kill_now(_target(open_task, job))
+            _accept(open_task, job, behind)
 
 
 def _is_live(task: TaskPaths, token: str, job: Job) -> bool:

@@ -17,6 +17,7 @@ from searchkit.backends.local import Launch, Machine, Parked
 from searchkit.backends.slots import Grant, Slots
 from searchkit.config import Config
 from searchkit.errors import StorageError
+from searchkit.shells import Shell
 from searchkit.store import creation, imports, snapshot, status
 from searchkit.store.interpreter import Interpreter
 from searchkit.store.tasks import OpenTask
@@ -39,6 +40,7 @@ class Plan:
     hide_gpus: bool  # True: jobs see no GPU
     base_env: dict[str, str]
     command_line: tuple[str, ...]
+    shell: Shell  # that of the config, its program a path
     python: Interpreter | None = None  # the one that jobs find; None: there is none, or it does not say what it is
     installed: imports.Installed = NOTHING  # what that imports from the project itself
 
@@ -77,7 +79,8 @@ class Launcher:
         k = attempt or job.attempt
         work = f"{paths.attempt(k).root}/{self.plan.ws.project_name}"
         token = f"{self.task.state.token}/{n}/{k}"
-        return Launch(paths, k, work, job.command, token, callbacks.pre or "", callbacks.after or "")
+        pre, after = callbacks.pre or "", callbacks.after or ""
+        return Launch(paths, k, work, job.command, token, pre, after, self.plan.shell)
 
     def start(self, n: int, launch: Launch, grant: Grant, ports: Collection[int]) -> Parked:
         """Make the attempt's folders and let its wrapper go.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from searchkit.algorithms import history
+from searchkit.shells import BASH, Shell
 from searchkit.space.args import Arg
 from searchkit.template import Template
 
@@ -85,13 +86,15 @@ class Resources:
 @dataclass(frozen=True)
 class Run:
     """How jobs are run; `timeout_s` is per attempt. `workers`: how many processes serve one trial after the other,
-    "auto" for as many as there are slots; None: each job is a process of its own."""
+    "auto" for as many as there are slots; None: each job is a process of its own. `shell`: the words before
+    `-c COMMAND` of commands and callbacks."""
 
     max_parallel: int | None = None
     timeout_s: float | None = None
     retries: int = 0
     on_error: str = "continue"
     workers: int | str | None = None
+    shell: Shell = BASH
 
 
 @dataclass(frozen=True)

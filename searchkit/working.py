@@ -100,7 +100,7 @@ def hand_over(attempts: Attempts, n: int) -> None:
         worker.busy = ""
         raise FileExistsError(launch.paths.status)
     attempts.launcher.lay_out(n, launch)
-    call = [attempts.launcher.machine.python, "-I", "-S", local.HELPER, launch.paths.callback]
+    call, shell = [attempts.launcher.machine.python, "-I", "-S", local.HELPER], "\n".join(launch.shell)
     with fsio.storage():
         workers.say(
             worker,
@@ -111,8 +111,8 @@ def hand_over(attempts: Attempts, n: int) -> None:
             log=launch.paths.log,
             next=launch.job.attempt(launch.attempt + 1).root,
             judged=bool(attempts.search and attempts.search.stoppers),
-            pre=[*call[:-1], f"{call[-1]}/pre.json", launch.pre] if launch.pre else [],
-            after=[*call[:-1], f"{call[-1]}/after.json", launch.after] if launch.after else [],
+            pre=[*call, f"{launch.paths.callback}/pre.json", launch.pre, shell] if launch.pre else [],
+            after=[*call, f"{launch.paths.callback}/after.json", launch.after, shell] if launch.after else [],
         )
     if config.run.timeout_s:
         live.deadline = time.time() + config.run.timeout_s
@@ -306,7 +306,7 @@ def _start(attempts: Attempts, job: Job, grant: Grant) -> bool:
         work = f"{worker.paths.root}/{plan.ws.project_name}"
         snapshot.materialise(launcher.manifest(job.snapshot), task.paths.snapshot(job.snapshot), plan.ws.project, work)
     paths = JobPaths(worker.paths.root)
-    launch = Launch(paths, 1, work, job.command, worker.token)
+    launch = Launch(paths, 1, work, job.command, worker.token, shell=plan.shell)
     env = launcher.environment(job.index, launch, grant, port)
     for variable in local.job_variables(launch, job.index):
         del env[variable]

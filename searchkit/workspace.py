@@ -150,6 +150,11 @@ class TaskPaths:
         return self.name.partition(".")[2]
 
     @property
+    def shell(self) -> str:
+        """The words of the shell that a task was begun with; those of a stage are with its group."""
+        return f"{self.root}/shell.json"
+
+    @property
     def stages(self) -> str:
         """The names of a task's stages, in order; only a task that has stages has this file."""
         return f"{self.root}/stages.json"

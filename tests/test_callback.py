@@ -215,4 +215,4 @@ def test_a_log_that_can_not_be_written(tmp_path: Path) -> None:
 def test_usage(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-I", "-S", HELPER, "o.json"], capture_output=True, timeout=60)
     assert done.returncode == 2
-    assert done.stderr == b"searchkit: usage: callback.py OUT_JSON COMMAND\n"
+    assert done.stderr == b"searchkit: usage: callback.py OUT_JSON COMMAND [SHELL]\n"

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from searchkit import config as c
+from searchkit import shells
 from searchkit.errors import ConfigError, Fault, UsageError
 from searchkit.settings import Objective, StopRule, WarmStart
 from searchkit.space.args import Best, Categorical, Nested, Range, Value
@@ -206,10 +207,10 @@ KEYS = {
         "1:18: task.template: the command is empty; write the command that trains once, with {name} for each argument"
     ],
     "task: {template: {a: b}}": [
-        "1:18: task.template: must be a command for /bin/sh, or the list of its words, not a mapping"
+        "1:18: task.template: must be a command for the shell, or the list of its words, not a mapping"
     ],
     "task: {template: [a, [b]]}": [
-        "1:22: task.template: must be a command for /bin/sh, or the list of its words, not a list"
+        "1:22: task.template: must be a command for the shell, or the list of its words, not a list"
     ],
     "task: {template: x, search_args: 5}": ["1:34: task.search_args: must be a list, not '5'"],
     "task: {template: x, constraints: lr < 1}": ["1:34: task.constraints: must be a list, not 'lr < 1'"],
@@ -586,7 +587,7 @@ def test_a_loss_without_its_direction_is_asked_for(name: str) -> None:
     for search in ("search: {sampler: random, n_trials: 3}", "search: {stop: {type: median}}"):
         (fault,) = faults(text + search)
         assert "2:29: monitor.mode: missing" in fault and "`mode: min` or `mode: max`" in fault
-        begun = c.parse((text + search).encode(), "cfg.yaml", begun=True)
+        begun = c.parse((text + search).encode(), "cfg.yaml", begun=shells.SH)
         assert begun.monitor.mode == "max" and "this task began with `max`" in begun.notes[0]
         for mode in ("max", "min"):
             said = read(text.replace("'}", f"', mode: {mode}}}") + search)

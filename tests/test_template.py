@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from searchkit import config
+from searchkit import config, shells
 from searchkit import template as t
 from searchkit.errors import ConfigError, UsageError
 from searchkit.space.args import Value
@@ -96,12 +98,12 @@ def render(template: t.Template, texts: Mapping[str, str]) -> str | list[str]:
     return t.render(template, {name: Value(text, text) for name, text in texts.items()})
 
 
-SHELLS = [shell for shell in ("sh", "bash", "busybox") if shutil.which(shell)]
+BASH = " ".join(shells.BASH)
+SHELLS = [shell for shell in ("sh", "bash --posix", "busybox sh", BASH) if shutil.which(shell.split()[0])]
 
 
 def argv(shell: str, command: str) -> list[bytes]:
-    flag = {"busybox": "sh", "bash": "--posix"}.get(shell)  # as each of them behaves when it is /bin/sh
-    run = [shell, flag, "-c"] if flag else [shell, "-c"]
+    run = [*shell.split(), "-c"]
     done = subprocess.run([*run, command], capture_output=True, env={"PATH": "/usr/bin:/bin", "X": "x", "LC_ALL": "C"})
     assert done.stderr == b"" and done.returncode == 0, (command, done.stderr)
     return done.stdout.split(b"\0")[:-1]
@@ -120,11 +122,131 @@ def test_value_arrives_verbatim(shell: str, where: str, value: str) -> None:
         start = "printf '%s\\0' 1 "
     if "<<-" in place and "\n\t" in "\n" + value:
         with pytest.raises(UsageError, match="begins with a tab"):
-            render(t.parse(start + place), {"v": value})
+            render(t.parse(start + place, shell == BASH), {"v": value})
         return
-    command = render(t.parse(start + place), {"v": value})
+    command = render(t.parse(start + place, shell == BASH), {"v": value})
     assert isinstance(command, str)
     assert argv(shell, command) == [b"1", (before + value + after).encode()]
+
+
+# What bash adds to sh: where {v} stands -> what comes before and after it, as above.
+IN_BASH = {
+    "in ANSI quotes": (r"$'a\'\t{v}.'", "a'\t", "."),
+    "in ANSI quotes in backticks": ("\"`printf %s $'{v}.'`\"", "", "."),
+    "after ANSI quotes": (r"$'it\'s'{v}", "it's", ""),
+    "after a dollar and quotes in quotes": ('"$\'"{v}"\'"', "$'", "'"),
+    "after translated quotes": ('$"a b"{v}', "a b", ""),
+    "in ANSI quotes in a default": ("${NONE:-$'{v}'}", "", ""),
+    "in a default after a subscript": ("${NONE[0]:-{v}}", "", ""),
+    "in a default in a here-document": ('"$(cat <<END\n${NONE:-{v}}.\nEND\n)"', "", "."),
+    "in a here-string": ('"$(cat <<<{v}.)"', "", "."),
+    "in a quoted here-string": ('"$(cat <<<"{v}.")"', "", "."),
+    "in a process substitution": ('"$(cat <(printf %s {v}.))"', "", "."),
+    "in quotes in a process substitution": ("\"$(cat <(printf %s '{v}.'))\"", "", "."),
+    "in a substitution in arithmetic": ('"$(( $(printf %s {v} | wc -c) * 0 ))"{v}', "0", ""),
+    "after arithmetic": ("$((2#101 << (1)))$[3 - 1]{v}", "102", ""),
+    "after a pattern": ("${X/x/'\"'}{v}", '"', ""),
+    "after numbers of a variable": ("${X:0:1}${#X}{v}", "x1", ""),
+    "between braces": ("a{{v},b}", "a{", ",b}"),
+    "in a substitution in a test": (
+        '"$([[ $(printf %s {v}) == * && $X =~ ^[[:alpha:]]+$ ]] && printf %s {v}.)"',
+        "",
+        ".",
+    ),
+    "after a redirection of both outputs": ("x\n{ printf '%s' 2; } &>/dev/null; printf '%s\\0' {v}", "", ""),
+}
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+@pytest.mark.parametrize("where", IN_BASH)
+@settings(max_examples=40, deadline=None)
+@given(value=values)
+def test_value_arrives_verbatim_in_bash(where: str, value: str) -> None:
+    place, before, after = IN_BASH[where]
+    command = render(t.parse("printf '%s\\0' " + place), {"v": value})
+    assert isinstance(command, str)
+    assert argv(BASH, command) == [*([b"x"] if place.startswith("x\n") else []), (before + value + after).encode()]
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+@given(value=values)
+@settings(max_examples=200, deadline=None)
+def test_value_in_braces_of_a_bash_that_expands_them(value: str) -> None:
+    command = render(t.parse("printf '%s\\0' a{x{v}}"), {"v": value})
+    assert argv("bash -eu", str(command)) == [f"a{{x{value}}}".encode()]
+
+
+NUMBERS = ["$(({n} + 1))", "$((7-{n}))", "$[{n}*2]", '"$(( ("{n}") ))"', "${X:{n}}", "${L[{n}]}", "${X:0:{n}}"]
+NUMBERS += ["$(a[{n}]=5; echo ${#a[@]})", "$(L=([{n}]=7); echo ${L[*]})", "$(((({n}==1)))&&echo y||echo n)"]
+NUMBERS += ["$(for ((i=0; i<{n}; i++)); do echo $i; done)"]
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+@pytest.mark.parametrize("where", NUMBERS)
+def test_arithmetic_takes_whole_numbers_alone(where: str) -> None:
+    template = t.parse(f"L=(a b); printf '%s\\0' {where}")
+    for number in ("0", "1"):
+        by_hand = f"L=(a b); printf '%s\\0' {where.replace('{n}', number)}"
+        assert argv(BASH, str(render(template, {"n": number}))) == argv(BASH, by_hand)
+    for value in ("a[$(touch /tmp/no)]", "HOME", "1.5", "", "1 2", "'1'"):
+        with pytest.raises(UsageError, match="stands in arithmetic of the shell, where it must be a whole number"):
+            render(template, {"n": value})
+
+
+def test_a_negative_number_is_no_decrement() -> None:
+    assert argv("sh", str(render(t.parse("printf '%s\\0' $((1-{n}))"), {"n": "-2"}))) == [b"3"]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        *[(f"[[ {test} ]] && x", "inside [[ … ]], which would") for test in ("$X == {v}", '-n "{v}"', "( 1 -eq {v} )")],
+        ('x $"{v}"', 'inside $"…", which is looked up'),
+        *[(f"x {form}", "in a form of ${…} which") for form in ("${X#{v}}", '"${X/{v}/a}"', "${X{v}}", "${X^^{v}}")],
+        ("x ${ echo {v}; }", "in a form of ${…} which"),
+    ],
+)
+def test_places_of_bash_without_room_for_a_value(command: str, message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape("{v} stands " + message)):
+        t.parse(command)
+    t.parse(command, bash=False)
+    with pytest.raises(ConfigError, match=r"c.yaml:2:13: task.template: \{v\} stands"):
+        config.parse(f"task:\n  template: {json.dumps(command)}\n".encode(), "c.yaml")
+
+
+@pytest.mark.parametrize(
+    "command", ["x &", "a && b & # no", "a; (b &)", "{ a & }\n", "for i in 1; do a & done", "a &\n#\n"]
+)
+def test_a_last_command_in_the_background(command: str) -> None:
+    assert "its last command ends in `&`" in t.parse(command).background
+    assert "its last command ends in `&`" in t.parse(command, bash=False).background
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "x & wait",
+        "x &\ny",
+        "a && b",
+        "x 2>&1",
+        "x >&2",
+        "x |& tee l",
+        "x '&'",
+        "x \\&",
+        "x &>f",
+        "x &>> f",
+        "(( a & b ))",
+        "x # &",
+        "echo $(x &)",
+    ],
+)
+def test_other_ampersands(command: str) -> None:
+    assert t.parse(command).background == ""
+
+
+def test_a_redirection_of_bash_under_sh() -> None:
+    for command in ("t.py {v} &> log", "t.py &>>log"):
+        assert t.parse(command, bash=False).background.startswith("`&>` is bash's")
 
 
 @settings(deadline=None)
@@ -209,6 +331,7 @@ def test_digits_before_a_redirection_are_no_descriptor() -> None:
         (["./train.sh"], "./train.sh"),
         ("{launcher} x", "{launcher}"),
         ("A=1", ""),
+        ("A=$(nproc --all) x", ""),
     ],
 )
 def test_program(command: str | list[str], program: str) -> None:
@@ -400,7 +523,7 @@ def test_name_that_no_placeholder_can_have() -> None:
     ],
 )
 def test_a_plain_command_needs_no_shell(command: str, words: list[str]) -> None:
-    assert t.direct(command) == words
+    assert shells.direct(command) == words
 
 
 @pytest.mark.parametrize(
@@ -412,14 +535,15 @@ def test_a_plain_command_needs_no_shell(command: str, words: list[str]) -> None:
     ],
 )
 def test_what_the_shell_would_change_is_left_to_it(command: str) -> None:
-    assert t.direct(command) is None
+    assert shells.direct(command) is None
 
 
 @given(st.text("ab1 \t'\"-=./:,%+@$`\\!*?[]{}~#;&|<>()\n", max_size=12))
 @settings(max_examples=300, deadline=None)
 def test_a_plain_command_is_what_the_shell_makes_of_it(tail: str) -> None:
     command = f"/usr/bin/printf '<%s>' {tail}"
-    words = t.direct(command)
+    words = shells.direct(command)
     if words is not None:
-        by_shell = subprocess.run(["/bin/sh", "-c", command], capture_output=True)
-        assert subprocess.run(words, capture_output=True).stdout == by_shell.stdout
+        for shell in (shells.SH, shells.default()):
+            by_shell = subprocess.run([*shell, "-c", command], capture_output=True)
+            assert subprocess.run(words, capture_output=True).stdout == by_shell.stdout

@@ -1,10 +1,11 @@
 """Runs a job's `pre` or `after` callback and keeps its result: the JSON object on the last line of stdout that is one.
 
-    python -I -S callback.py OUT_JSON COMMAND
+    python -I -S callback.py OUT_JSON COMMAND [SHELL]
 
-COMMAND runs by /bin/sh in the current folder and environment. Its stdout is passed on as it comes; stdin and stderr
-are inherited. OUT_JSON appears whole, or not at all where no line is a JSON object. The exit code is the command's (128
-plus the signal that killed it), or 74 where the command succeeded but its result could not be written.
+COMMAND runs in the current folder and environment, by SHELL (words, one a line; /bin/sh without it). Its stdout is
+passed on as it comes; stdin and stderr are inherited. OUT_JSON appears whole, or not at all where no line is a JSON
+object. The exit code is the command's (128 plus the signal that killed it), or 74 where the command succeeded but its
+result could not be written.
 
 The standard library alone, and nothing of searchkit: a job waits for this to start, and any Python can run it.
 """
@@ -80,7 +81,7 @@ class Copier:
                 _warn(f"the callback's output can't be kept: {e.strerror}")
 
 
-def run(command: str) -> tuple[int, bytes | None]:
+def run(command: str, shell: list[str]) -> tuple[int, bytes | None]:
     """Run the command to its end. Its exit code, and the line that holds its result (None where none does)."""
     out_read, out_write = os.pipe()
     wake_read, wake_write = os.pipe()
@@ -90,8 +91,8 @@ def run(command: str) -> tuple[int, bytes | None]:
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     pid = os.posix_spawn(
-        "/bin/sh",
-        ["sh", "-c", command],
+        shell[0],
+        [*shell, "-c", command],
         _environment(),
         file_actions=[(os.POSIX_SPAWN_DUP2, out_write, 1)],
         setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # Python ignores these two, and a child would inherit that
@@ -179,15 +180,15 @@ def _warn(message: str) -> None:
 
 
 def main(argv: list[str]) -> int:
-    if len(argv) != 3:
-        _warn("usage: callback.py OUT_JSON COMMAND")
+    if len(argv) not in (3, 4):
+        _warn("usage: callback.py OUT_JSON COMMAND [SHELL]")
         return 2
     # These are sent to the whole job. Each process of the command decides for itself; we live to pass on what it says,
     # and its exit code. Ignoring would be inherited by the command, a handler isn't.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
-    code, result = run(argv[2])
+    code, result = run(argv[2], argv[3].split("\n") if len(argv) > 3 else ["/bin/sh"])
     if result is None:
         return code
     try:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from searchkit import cpus, fsio
 from searchkit.backends.procs import TOKEN
-from searchkit.template import direct
+from searchkit.shells import SH, Shell, direct
 from searchkit.workspace import AttemptPaths, JobPaths
 
 WRAPPER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "wrapper.sh")
@@ -50,6 +50,7 @@ class Launch:
     token: str
     pre: str = ""
     after: str = ""
+    shell: Shell = SH
 
     @property
     def paths(self) -> AttemptPaths:
@@ -131,10 +132,10 @@ def park(
     Raises OSError where it can't be started.
     """
     words = direct(launch.command) if isinstance(launch.command, str) else launch.command
-    command = words or ["/bin/sh", "-c", str(launch.command)]
+    command = words or [*launch.shell, "-c", str(launch.command)]
     argv = ["/bin/sh", WRAPPER, machine.host, machine.boot_id]
     argv += [launch.job.attempt(launch.attempt + 1).root, launch.work, launch.paths.callback, launch.pre, launch.after]
-    argv += [machine.python, HELPER, *command]
+    argv += ["\n".join(launch.shell), machine.python, HELPER, *command]
     fd = fsio.out_of_the_way(os.open(status, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666))
     r, gate = map(fsio.out_of_the_way, os.pipe())
     try:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from searchkit.store.status import is_alive, start_ticks
 
+LINGER_S = 0.2  # for what a command that ended has left: a `tee` that writes its last lines, Python's resource tracker
 GRACE_S = 10.0  # between SIGTERM and SIGKILL, where nobody says otherwise
 TOKEN = "SEARCHKIT_TOKEN"
 NO_JOB = -1  # what stands for the job where a process belongs to none: a worker
@@ -176,14 +177,31 @@ class Killer:
         return {target.token: pids for target, pids in self._look().items()}
 
 
-def kill_now(target: Target) -> None:
-    """SIGKILL everything of a target until nothing is left (bounded: a process in the kernel may not die)."""
+def kill_now(target: Target, linger_s: float = 0.0) -> list[str]:
+    """SIGKILL everything of a target until nothing is left (bounded: a process in the kernel may not die).
+
+    What ends by itself within `linger_s` is left alone. Returns the command lines of the others.
+    """
+    names: dict[int, str] = {}
+    until = time.monotonic() + linger_s
     for _ in range(200):
         pids = members([target])[target.token]
+        while pids and time.monotonic() < until:
+            time.sleep(0.01)
+            pids = members([target])[target.token]
         if not pids:
-            return
+            break
+        names |= {pid: command_line(pid) for pid in pids if pid not in names}
         send(pids, signal.SIGKILL)
         time.sleep(0.005)
+    return [name for name in names.values() if name]
+
+
+def command_line(pid: int) -> str:
+    """What a process was called with; empty where it is gone."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as f:
+        return f.read().rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace")
+    return ""
 
 
 def carriers(task_token: str, jobs: Collection[int] | None = None) -> dict[int, list[int]]:

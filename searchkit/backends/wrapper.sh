@@ -5,9 +5,10 @@
 # start. Before that line nothing has happened, and where it never comes nothing will.
 # The scheduler may die at any moment; this goes on, and the next scheduler reads what it wrote.
 #
-#   wrapper.sh HOST BOOT_ID NEXT_ATTEMPT WORK_FOLDER CALLBACK PRE AFTER PYTHON HELPER COMMAND...
+#   wrapper.sh HOST BOOT_ID NEXT_ATTEMPT WORK_FOLDER CALLBACK PRE AFTER SHELL PYTHON HELPER COMMAND...
 #
-# COMMAND is the words of a program, or `sh -c TEXT` for what needs a shell; PRE and AFTER are empty where there is no such callback.
+# COMMAND is the words of a program, those of a shell for what needs one; PRE and AFTER are empty where there is no such
+# callback; SHELL is the words of the shell that runs these, one a line.
 
 start_ticks() { shift 21; ticks=$1; }
 
@@ -32,13 +33,13 @@ main() {
     printf 'start local %s %s %s %s - %s\n' "$1" "$2" "$$" "$ticks" "$now" >&9 || exit 74
     # The attempt's number is the fencing token: where a later attempt exists, this one was given up for lost.
     [ -e "$3" ] && { echo "exit 125" >&9; exit 125; }
-    work=$4 callback=$5 pre=$6 after=$7 python=$8
-    shift 8
+    work=$4 callback=$5 pre=$6 after=$7 shell=$8 python=$9
+    shift 9
     helper=$1
     shift
     cd "$work" || { echo "exit 126" >&9; exit 126; }
     if [ -n "$pre" ]; then
-        "$python" -I -S "$helper" "$callback/pre.json" "$pre" 9>&-
+        "$python" -I -S "$helper" "$callback/pre.json" "$pre" "$shell" 9>&-
         code=$?
         [ $code -eq 0 ] || { echo "exit $code pre" >&9; exit $code; }
     fi
@@ -51,7 +52,7 @@ main() {
         end_trial "$trial" "$code"
     fi
     if [ -n "$after" ]; then
-        "$python" -I -S "$helper" "$callback/after.json" "$after" 9>&- || echo "after $?" >&9
+        "$python" -I -S "$helper" "$callback/after.json" "$after" "$shell" 9>&- || echo "after $?" >&9
     fi
     echo "exit $code" >&9 || exit 74 # a full disk: no exit line, so the attempt counts as lost
     exit $code

@@ -105,7 +105,7 @@ class Progress:
         if result.state is State.PRUNED:
             why = f"  at step {job.reports[-1][0]}" if job.reports else ""
         again = "  will run again" if result.retry and result.state is not State.STOPPED else ""
-        if self._live is None or result.state is not State.FINISHED:
+        if self._live is None or result.state is not State.FINISHED or result.reason:
             self.message(f"{self._done()} job {job.index} {result.state} after {seconds:.1f} s{why}{again}")
 
     def _done(self) -> str:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from searchkit import console
+from searchkit import console, shells
 from searchkit.errors import UsageError
 from searchkit.workspace import TaskPaths, Workspace, check_task_name, find
 
 if TYPE_CHECKING:
     from searchkit.backends.slots import Slots
     from searchkit.config import Config
+    from searchkit.shells import Shell
     from searchkit.store.interpreter import Pythons
     from searchkit.store.state import TaskState
 
@@ -71,7 +72,7 @@ def main_command(
     check_task_name(task_name)
     if ws.project not in sys.path:
         sys.path.insert(0, ws.project)  # where samplers and stoppers of the user's own are found
-    begun = not overwrite and os.path.exists(ws.task(task_name).run_config)
+    begun = None if overwrite else _begun(ws.task(task_name))
     config, raw = config_module.load(config_file, begun=begun)
     limited = config
     if n_trials is not None:
@@ -92,7 +93,10 @@ def main_command(
         return 0
     options = {"gpus": gpus, "jobs_per_gpu": jobs_per_gpu, "max_parallel": max_parallel, "n_trials": n_trials}
     asked = pythons.ask(() if detach else parts.values())
-    task = _open_or_create(ws, task_name, config_file, config, raw, parts, symlinks=symlinks, overwrite=overwrite)
+    shell = begun or shells.default()
+    task = _open_or_create(
+        ws, task_name, config_file, config, raw, parts, shell, symlinks=symlinks, overwrite=overwrite
+    )
     disk.say_need(ws, task, parts)
     if detach:
         from searchkit import control
@@ -206,14 +210,13 @@ def _slots(config: Config, gpus: str, jobs_per_gpu: int, max_parallel: int | Non
 
 
 def _check_program(config: Config, ws: Workspace) -> None:
-    """A template whose program does not exist would fail in every job: say so before anything is written."""
-    from searchkit.template import is_shell_word
-
+    """A template whose program, or shell, does not exist would fail in every job: say so before anything is written."""
+    shells.located(config.run.shell, config.env.get("PATH", os.environ.get("PATH")))
     program = config.template.program
     if (
         not program
         or any(c in program for c in "${}*?`\"'()|&;<>~")
-        or (config.template.is_shell and is_shell_word(program))
+        or (config.template.is_shell and shells.is_shell_word(program))
     ):
         return
     path = config.env.get("PATH", os.environ.get("PATH", ""))
@@ -296,6 +299,13 @@ def _dry_search(config: Config, task_name: str, slots_line: str) -> None:
         click.echo(f"#{i} {command_text(describe(config, point)[2])}{values}")
 
 
+def _begun(task: TaskPaths) -> Shell | None:
+    """The shell that the task was begun with; None where it is new."""
+    from searchkit.store import tasks
+
+    return tasks.shell_of(task) if tasks.exists(task) else None
+
+
 def _open_or_create(
     ws: Workspace,
     name: str,
@@ -303,6 +313,7 @@ def _open_or_create(
     config: Config,
     raw: bytes,
     parts: dict[str, Config],
+    shell: Shell,
     *,
     symlinks: bool,
     overwrite: bool,
@@ -342,7 +353,8 @@ def _open_or_create(
         (stages if tasks.stage_names(task) else control).move_away(task, to)
         click.echo(f"moved the old task away: {to}")
     names = tuple(stage.name for stage in config.stages)
-    return tasks.create(ws, name, raw, manifest, stages=names, fill=lambda half: subnets.keep(picks, half))
+    fill = lambda half: subnets.keep(picks, half)  # noqa: E731
+    return tasks.create(ws, name, raw, manifest, shell=shell, stages=names, fill=fill)
 
 
 def _say_size(config: Config) -> None:
@@ -414,7 +426,9 @@ def _schedule(
     progress = Progress(how.ws, open_task, config, slots_line, live=how.live)
     hide = how.hide_gpus or config.resources.gpus == 0
     installed = imports.installed(python, how.ws.project) if python else imports.Installed()
-    launcher = Launcher(Plan(how.ws, config, slots, hide, env, tuple(sys.argv), python, installed), open_task)
+    shell = shells.located(config.run.shell, env.get("PATH"))
+    plan = Plan(how.ws, config, slots, hide, env, tuple(sys.argv), shell, python, installed)
+    launcher = Launcher(plan, open_task)
     try:
         for text in pythons.notes(launcher):
             how.note(text)

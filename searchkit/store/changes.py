@@ -207,7 +207,7 @@ def _makes_more(key: str) -> bool:
 def _parsed(task: TaskPaths) -> Config:
     from searchkit import config as configs
 
-    return configs.parse(tasks.newest_config(task), task.run_config, begun=True)
+    return configs.parse(tasks.newest_config(task), task.run_config, begun=tasks.shell_of(task))
 
 
 def record(step: Step, raw: bytes) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import enum
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +21,11 @@ from searchkit.store.journal import Event
 from searchkit.store.status import Status
 
 LOST = "lost: its processes are gone, and it left no exit line"
+SIGPIPE = 141  # 128 + 13
+BROKEN_PIPE = (
+    "exit code 141, SIGPIPE: a part of a pipe wrote on after the next one had ended (`| head`); write `| sed -n 1,5p`, "
+    "which reads to the end, or `run: {shell: sh}`"
+)
 MAX_LOST = 3  # a lost attempt (no exit line, processes gone) is run again this often, whatever `retries` says
 
 
@@ -232,11 +237,12 @@ def _read_again(job: Job, event: Event) -> Job:
     return _with(job, scores=scores, reports=reports, result=result, first=first, read_by=event["config"])
 
 
-def outcome(job: Job, s: Status, retries: int, timeout_s: float | None) -> Event:
+def outcome(job: Job, s: Status, retries: int, timeout_s: float | None, behind: Sequence[str] = ()) -> Event:
     """The fields of the `result` event for the end of a job's highest attempt: pure, so that whoever finds it agrees.
 
     A stop that reached the command wins over any exit code: a script may answer SIGTERM by saving its state and exiting
     with 0. What had ended by itself before counts as what it ended as, whatever was asked meanwhile.
+    behind: the command lines of processes that outlived its command, and were ended.
     """
     stopped = job.stop if s.stop_came_first else ""
     spent, reason = "", ""
@@ -258,6 +264,11 @@ def outcome(job: Job, s: Status, retries: int, timeout_s: float | None) -> Event
             reason = f"timeout: ran longer than {timeout_s:g} s" if timeout_s else "timeout"
         elif s.pre_failed:
             reason = "the pre callback failed, the command was not run"
+        elif s.exit_code == SIGPIPE:
+            reason = BROKEN_PIPE
+    if behind and s.exit_code is not None and not stopped:
+        code = f"exit code {s.exit_code}" if s.exit_code and not reason else ""
+        reason = "; ".join(filter(None, (reason, code, _left_running(behind))))
     now = time.time()
     return {
         "time": now,
@@ -271,6 +282,14 @@ def outcome(job: Job, s: Status, retries: int, timeout_s: float | None) -> Event
         "reason": reason,
         "spent": spent,
     }
+
+
+def _left_running(behind: Sequence[str]) -> str:
+    """What a command left running, by name, those of one name together."""
+    counts = Counter(line if len(line) <= 80 else line[:77] + "..." for line in behind)
+    names = [f"`{line}`" + (f" ({n} times)" if n > 1 else "") for line, n in counts.items()]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"left running at its end, and killed: {', '.join(names[:3])}{more}"
 
 
 def advance(task: TaskState, event: Event) -> None:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from searchkit import fsio
-from searchkit.errors import ConflictError
+from searchkit.errors import ConflictError, StorageError
+from searchkit.shells import BASH, SH, Shell
 from searchkit.store import journal, snapshot, status
 from searchkit.store.journal import Event, Holder, Journal, Lease
 from searchkit.store.snapshot import Manifest
@@ -29,12 +30,14 @@ def create(
     raw_config: bytes,
     manifest: Manifest,
     *,
+    shell: Shell = BASH,
     stages: Sequence[str] = (),
     fill: Callable[[TaskPaths], None] = lambda half: None,
 ) -> TaskPaths:
     """Make a task whole, snapshot included, under the workspace's tmp/, and let it appear at once.
 
-    stages: their names, for a task whose jobs are those of its stages. fill: makes further files of the half-made task.
+    shell: what runs its commands where the config names none. stages: their names, for a task whose jobs are those of
+    its stages. fill: makes further files of the half-made task.
     Raises ConflictError where somebody else made it meanwhile, StorageError, UsageError (an unreadable project file).
     """
 
@@ -42,6 +45,7 @@ def create(
         if stages:
             fsio.write_new(half.stages, json.dumps(stages).encode())
         fsio.write_new(half.run_config, raw_config)
+        fsio.write_new(half.shell, json.dumps(shell).encode())
         fill(half)
         snapshot.build(manifest, ws.project_name, half.tmp, half.snapshot(0))
 
@@ -92,8 +96,21 @@ def config_of(task: TaskPaths) -> Config:
     """The config that a task was made from; of a stage, that stage's part of it."""
     from searchkit import config as configs  # with all of YAML behind it
 
-    whole = configs.parse(fsio.read_bytes(task.run_config) or b"", task.run_config, begun=True)
+    whole = configs.parse(fsio.read_bytes(task.run_config) or b"", task.run_config, begun=shell_of(task))
     return next((stage.config for stage in whole.stages if stage.name == task.stage), whole)
+
+
+def shell_of(task: TaskPaths) -> Shell:
+    """The shell that runs a task's commands where the config names none: decided when the task was made. One that was
+    made before there was a choice has /bin/sh."""
+    raw = fsio.read_bytes(task.workspace.task(task.group).shell)
+    if raw is None:
+        return SH
+    try:
+        return tuple(map(str, json.loads(raw))) or SH
+    except (ValueError, TypeError) as e:
+        what = f"{task.workspace.task(task.group).shell} is damaged"
+        raise StorageError(what, f"It must be a list of words, such as {json.dumps(BASH)} or {json.dumps(SH)}") from e
 
 
 def newest_config(task: TaskPaths) -> bytes:
