@@ -28,6 +28,7 @@ class Slot:
     name: str
     option: str = ""  # what stands before the value, in a word of its own unless it ends in `=`
     is_flag: bool = False
+    each: bool = False  # the value is a list, of which each element is a word
     context: str = "verbatim"
     backticks: int = 0
     until: str = ""  # the line that would end the here-document around it
@@ -36,10 +37,16 @@ class Slot:
     @property
     def is_word(self) -> bool:
         """Whether it is one of the forms that make a word of their own, or several, or none."""
+        return self.is_flag or self.each or bool(self.option)
+
+    @property
+    def may_be_left_out(self) -> bool:
+        """Whether it is nothing where there is no value."""
         return self.is_flag or bool(self.option)
 
     def __str__(self) -> str:
-        return f"{{{'flag:' if self.is_flag else ''}{self.name}{'?' if self.option else ''}{self.option}}}"
+        option = f"?{self.option}" if self.option else ""
+        return f"{{{'flag:' if self.is_flag else ''}{self.name}{option}{'...' if self.each else ''}}}"
 
 
 def stand_alone(slot: Slot, alone: bool) -> None:

@@ -6,6 +6,8 @@ literal `{name}`.
 
 Three forms are words of their own, which are left out where there is nothing to say: `{flag:x}` is `--x` where x is
 true, `{x?--opt}` is `--opt VALUE`, `{x?opt=}` is `opt=VALUE` in one word; nothing for null and for what does not exist.
+`{x...}` is the elements of a list, each a word; so are `{x?--opt...}`, behind one `--opt`, and `{x?opt=...}`, each
+behind an `opt=` of its own.
 """
 
 from __future__ import annotations
@@ -14,17 +16,19 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-from searchkit import quoting
-from searchkit.errors import UsageError
+from searchkit import quoting, yaml_tree
+from searchkit.errors import ConfigError, UsageError
 from searchkit.quoting import HOLE, Slot
 from searchkit.space.args import Value
 
 _NAME = r"[^\W\d][\w-]*(?:\.[\w-]+)*"
-_OPTION = r"[\w.+@:/%,-]+=?"
+_OPTION = r"[\w.+@:/%,-]+?=?"
 PLACEHOLDER = re.compile(
-    rf"\{{\{{(?P<literal>flag:{_NAME}|{_NAME}(?:\?{_OPTION})?)\}}\}}"
-    rf"|(?<!\$)\{{(?P<flag>flag:)?(?P<name>{_NAME})(?(flag)|(?:\?(?P<option>{_OPTION}))?)\}}"
+    rf"\{{\{{(?P<literal>flag:{_NAME}|{_NAME}(?:\?{_OPTION})?(?:\.\.\.)?)\}}\}}"
+    rf"|(?<!\$)\{{(?P<flag>flag:)?(?P<name>{_NAME})"
+    rf"(?(flag)|(?:\?(?P<option>{_OPTION}))?(?P<each>\.\.\.)?)\}}"
 )
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\+?=")
 
@@ -90,7 +94,8 @@ def render(template: Template, values: Mapping[str, Value]) -> str | list[str]:
     """The command for one job: a string for the shell, a list for none.
 
     `values` has every name of the template, but for those used only in forms that may be left out.
-    Raises UsageError for a name that lacks, a flag that is neither true nor false, and as `quoting.quote`.
+    Raises UsageError for a name that lacks, a flag that is neither true nor false, what should be a list, and as
+    `quoting.quote`.
     """
     if template.is_shell:
         (word,) = template.words
@@ -124,7 +129,7 @@ def _flat(text: str) -> tuple[str, list[Slot]]:
     def flatten(m: re.Match[str]) -> str:
         if m["literal"] is not None:
             return "{" + m["literal"] + "}"
-        slots.append(Slot(m["name"], m["option"] or "", bool(m["flag"])))
+        slots.append(Slot(m["name"], m["option"] or "", bool(m["flag"]), bool(m["each"])))
         return HOLE
 
     return PLACEHOLDER.sub(flatten, text), slots
@@ -149,18 +154,45 @@ def _parts(flat: str, slots: Sequence[Slot]) -> tuple[str | Slot, ...]:
 def _texts(slot: Slot, values: Mapping[str, Value]) -> list[str]:
     """The words that a value becomes, not quoted yet."""
     value = values.get(slot.name)
-    if not slot.is_word:
-        if value is None:
-            what = f"the template needs {slot}, but there is no {slot.name!r} here"
-            raise UsageError(what, f"write {{{slot.name}?--{slot.name}}}")
-        return [value.rendered]
-    if value is None or value.data is None:
+    if value is None and not slot.may_be_left_out:
+        what = f"the template needs {slot}, but there is no {slot.name!r} here"
+        raise UsageError(what, f"write {instead(slot)}")
+    if value is None or (value.data is None and slot.may_be_left_out):
         return []
     if slot.is_flag:
         if not isinstance(value.data, bool):
             raise UsageError(f"{slot} needs true or false, not {value.text!r}", f"write {{{slot.name}?--{slot.name}}}")
         return [f"--{slot.name}"] if value.data else []
-    return [slot.option + value.rendered] if slot.option.endswith("=") else [slot.option, value.rendered]
+    if slot.each and not isinstance(value.data, list):
+        raise UsageError(f"{slot} needs a list, not {value.text!r}", f"write {instead(slot)}")
+    texts = elements(value) if slot.each else [value.rendered]
+    if slot.option.endswith("="):
+        return [slot.option + text for text in texts]
+    return [slot.option, *texts] if slot.option and texts else texts
+
+
+def instead(slot: Slot) -> str:
+    """The form that a slot would have to have to take what it does not."""
+    return f"{{{slot.name}?--{slot.name}{'...' if slot.each else ''}}}"
+
+
+def elements(value: Value) -> list[str]:
+    """The texts of the elements of a list, as they are written."""
+    texts = _items(value.text)
+    if len(texts) != len(value.data):
+        import json
+
+        texts = tuple(json.dumps(element, ensure_ascii=False) for element in value.data)
+    # A text in quotes is what it means: YAML takes some of its characters, such as \x85, for the end of a line.
+    return [e if isinstance(e, str) else text for e, text in zip(value.data, texts, strict=True)]
+
+
+@lru_cache(maxsize=4096)  # a grid has few lists, and many points
+def _items(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(item.text for item in yaml_tree.read(text, yaml_tree.Report("")).items)
+    except ConfigError:  # with characters that only quotes of YAML can hold
+        return ()
 
 
 def _words(slot: Slot, values: Mapping[str, Value]) -> str:

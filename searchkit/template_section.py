@@ -54,11 +54,15 @@ def check(
         if slot.name not in reader.names:
             what = f"is not a declared argument{near(slot.name, reader)}; write {{{slot}}} for the literal text"
             what = what if reader.complete else ""
-        elif slot.name in reader.needs and not slot.is_word:
-            what = f"may have no value, as it has a condition; write {{{slot.name}?--{slot.name}}}"
-            what += f" or {{{slot.name}?{slot.name}=}}, which become nothing then"
-        elif slot.is_flag and (odd := _no_flag(slot.name, args)):
+        elif slot.name in reader.needs and not slot.may_be_left_out:
+            each = "..." if slot.each else ""
+            what = f"may have no value, as it has a condition; write {{{slot.name}?--{slot.name}{each}}}"
+            what += f" or {{{slot.name}?{slot.name}={each}}}, which become nothing then"
+        elif slot.is_flag and (odd := _unlike(slot, bool, args)):
             what = f"needs true or false, but may be {odd}; write {{{slot.name}?--{slot.name}}}"
+        elif slot.each and (odd := _unlike(slot, list, args)):
+            other = templates.instead(slot) if odd == "null" else f"{{{slot.name}}}"
+            what = f"needs a list, of which each element becomes a word, but may be {odd}; write {other}"
         if what:
             section.fault("template", _at(text, node, slot), f"{slot} {what}")
     unused = [name for name in reader.names if name not in template.names]
@@ -71,14 +75,17 @@ def check(
         section.report.fault(reader.names[name], f"{reader.prefix}search_args: {what}")
 
 
-def _no_flag(name: str, args: tuple[Arg, ...]) -> str:
-    """A value of an argument that is neither true, false nor null, as far as its values are known."""
+def _unlike(slot: Slot, kind: type, args: tuple[Arg, ...]) -> str:
+    """A value of an argument that is not of the kind that a slot needs, as far as its values are known."""
+    name = slot.name
     for arg in args:
         if name in arg.names and isinstance(arg, Range):
             return f"any number from {arg.low}"
         values = [point[name] for point in arg.points() if name in point] if name in arg.names else []
         for value in values:
-            if value.data is not None and not isinstance(value.data, bool):
+            if value.data is None and not slot.may_be_left_out:
+                return "null"
+            if value.data is not None and not isinstance(value.data, kind):
                 return repr(value.text)
     return ""
 

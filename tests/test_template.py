@@ -7,16 +7,18 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from searchkit import config, shells
 from searchkit import template as t
 from searchkit.errors import ConfigError, UsageError
 from searchkit.space.args import Value
+from tests.suite import ok, project, run, show, task_dir
 
 # bash loses \1 and \x7f in here-documents (its own marks for quoting), so they are left out
 NASTY = [
@@ -442,8 +444,73 @@ def test_forms_are_words(place: str, form: str) -> None:
         assert error.value.hint.endswith(f"write {{{form}}} for the literal text")
 
 
+LISTS = [  # form, the list as it is written, words
+    *[("{x...}", "[64, 1e-3, a b]", ["64", "1e-3", "a b"]), ("{x...}", "[]", []), ("{x...}", "['']", [""])],
+    *[("{x?--l...}", "[64, '$x']", ["--l", "64", "$x"]), ("{x?--l...}", "[]", []), ("{x?--l...}", "null", [])],
+    *[("{x?l=...}", "[010, [1, 2], {a: 1}]", ["l=010", "l=[1, 2]", "l={a: 1}"]), ("{x?l=...}", "[]", [])],
+    ("{x...}", "['a, b', \"it's\", no, ~]", ["a, b", "it's", "no", "~"]),
+]
+
+
+@pytest.mark.parametrize(("form", "text", "words"), LISTS)
+def test_lists_as_words(form: str, text: str, words: list[str]) -> None:
+    for command in [*COMMANDS, None]:
+        template = json.dumps(command.replace("{}", form) if command else ["printf", "<%s>", "1", form])
+        arg = f"{{type: Categorical, name: x, value: [{text}]}}"
+        cfg = config.parse(f"task: {{template: {template}, search_args: [{arg}]}}".encode(), "cfg.yaml")
+        rendered = t.render(cfg.template, cfg.task.search_args[0].points()[0])
+        argv = rendered if isinstance(rendered, list) else [*shells.default(), "-c", rendered]
+        done = subprocess.run(argv, capture_output=True, text=True, check=True)
+        assert done.stdout == "<1>" + "".join(f"<{word}>" for word in words), rendered
+
+
+@given(st.lists(values))
+@example(["\x85", "\u2028 \n\n a", "~"])
+@settings(max_examples=50, deadline=None)
+def test_each_element_arrives_verbatim(texts: list[str]) -> None:
+    x = Value(texts, json.dumps(texts, ensure_ascii=False))
+    command = t.render(t.parse("printf '%s\\0' 1 {x...}"), {"x": x})
+    assert argv(BASH if BASH in SHELLS else "sh", str(command)) == [b"1", *(text.encode() for text in texts)]
+
+
+@pytest.mark.parametrize("place", ["a{x...}", "'{x...}'", '"{x?--a...}"', "{x...}>f", "$((1+{x...}))", "{x?a=...}b"])
+def test_lists_are_words_of_their_own(place: str) -> None:
+    with pytest.raises(UsageError, match=r"\.\.\.} must stand alone, as a word of its own outside of quotes"):
+        t.parse(f"t.py {place}")
+
+
+@pytest.mark.parametrize(
+    ("form", "values", "what"),
+    [
+        ("{x...}", "[[1], 2]", "{x...} needs a list, of which each element becomes a word, but may be '2'; write {x}"),
+        ("{x...}", "[[1], null]", "{x...} needs a list, … but may be null; write {x?--x...}"),
+        ("{x?--y...}", "[null, ab]", "{x?--y...} needs a list, … but may be 'ab'; write {x}"),
+        ("{x...}", "[[1]], when: a == 1", "{x...} may have no value, as it has a condition; write {x?--x...}"),
+    ],
+)
+def test_what_is_no_list(form: str, values: str, what: str) -> None:
+    text = f"task:\n  template: t.py {form} {{a}}\n  search_args:\n  - {{type: Categorical, name: a, value: [1]}}\n"
+    what = what.replace("…", "of which each element becomes a word,")
+    (fault,) = faults(text + f"  - {{type: Categorical, name: x, value: {values}}}\n")
+    assert fault.startswith(f"cfg.yaml:2:18: task.template: {what}")
+
+
+def test_a_list_in_a_task(tmp_path: Path) -> None:
+    text = "task:\n  template: printf '<%s>' {x...} {y?--y=...}\n  search_args:\n"
+    text += "  - {type: Categorical, name: x, value: [[1e-3, a b], []]}\n"
+    text += "  - {type: Categorical, name: y, value: [[1]]}\n"
+    folder = project(tmp_path / "p", text)
+    said = ok(run(folder, "search-run", "--dry-run", "config.yaml"))
+    assert "#0 printf '<%s>' 1e-3 'a b' --y=1\n   jobs/tree/x/[1e-3, a b]/y/[1] -> jobs/all/0\n" in said
+    ok(run(folder, "search-run", "config.yaml"))
+    assert [job["command"] for job in show(folder)["jobs"]][1] == "printf '<%s>'  --y=1"
+    assert (task_dir(folder) / "jobs/tree/x/[1e-3, a b]/y/[1]/log").read_text() == "<1e-3><a b><--y=1>"
+    params = json.loads((task_dir(folder) / "jobs/all/0/params.json").read_text())
+    assert params["values"] == {"x": [0.001, "a b"], "y": [1]}
+
+
 def test_forms_as_literal_text() -> None:
-    source = "x {{flag:x}} {{x?--a}} ${x?--a} {x?} {flag:} {flag:x?--a} {x?a b} {flag:x y}"
+    source = "x {{flag:x}} {{x?--a}} {{x...}} {{x?--a...}} {x..} ${x...} ${x?--a} {x?} {flag:} {flag:x?--a} {x?a b}"
     assert t.parse(source).names == () and t.render(t.parse(source), {}) == source.replace("{{", "{").replace("}}", "}")
     with pytest.raises(UsageError, match=r"the backslash before {flag:x} would"):
         t.parse("x \\{flag:x}")
