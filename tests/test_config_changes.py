@@ -484,3 +484,14 @@ def test_killed_while_it_reads_again_the_end_is_the_same(tmp_path: Path) -> None
         changed(folder, now)
         ends.append((told(folder), len(ran(folder))))
     assert ends[0] == ends[1] and ends[0][1] == 4
+
+
+def test_fsck_looks_at_the_kept_configs(tmp_path: Path) -> None:
+    folder = began(tmp_path / "p", grid("1"))
+    changed(folder, grid("1, 2"))
+    (task_dir(folder) / "run_config.yaml").write_text(grid("1"))  # as a kill between the event and the file leaves it
+    assert "differs from config 1" in ok(run(folder, "search-ctl", "fsck"), 5)
+    changed(folder, grid("1, 2"))
+    assert (task_dir(folder) / "run_config.yaml").read_text() == grid("1, 2") and len(ran(folder)) == 2
+    (task_dir(folder) / "configs/0.yaml").write_text("")
+    assert "configs/0.yaml: missing or empty" in ok(run(folder, "search-ctl", "fsck"), 5)

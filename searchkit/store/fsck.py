@@ -40,6 +40,7 @@ def _check(task: TaskPaths, *, repair: bool) -> list[Finding]:
         found.append(Finding(task.events, f"{damaged} damaged line(s), skipped"))
     if not fsio.read_bytes(task.run_config):
         found.append(Finding(task.run_config, "missing or empty"))
+    found += _check_configs(task, state)
     for k in sorted({job.snapshot for job in state.jobs.values()}):
         found += _check_snapshot(task, k)
     linked = _links(task)
@@ -48,6 +49,17 @@ def _check(task: TaskPaths, *, repair: bool) -> list[Finding]:
     found += _check_strays(task, state)
     found += [Finding(path, "missing or damaged: the picked records") for path in subnets.missing(task)]
     found += [Finding(path, "missing or damaged: taken from an earlier stage") for path in best.missing(task)]
+    return found
+
+
+def _check_configs(task: TaskPaths, state: TaskState) -> list[Finding]:
+    """Whether each config of a task that changed is there, and the newest is the one that people see."""
+    if not state.config:
+        return []
+    missing = [task.config(k) for k in range(state.config + 1) if not fsio.read_bytes(task.config(k))]
+    found = [Finding(path, "missing or empty") for path in missing]
+    if not missing and fsio.read_bytes(task.run_config) != fsio.read_bytes(task.config(state.config)):
+        found.append(Finding(task.run_config, f"differs from config {state.config}; the next search-run mends it"))
     return found
 
 
