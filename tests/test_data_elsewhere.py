@@ -14,7 +14,7 @@ from PIL import Image
 from searchkit.data import coco_images, images
 from searchkit.data.augment import Augment
 from searchkit.data.coco import load_coco, require_boxes
-from searchkit.data.coco_eval import Evaluator
+from searchkit.data.coco_eval import Evaluator, as_results
 from searchkit.data.loader import eval_loader, train_loader
 from searchkit.errors import UsageError
 from searchkit.train import config
@@ -147,6 +147,8 @@ def test_text_ids_as_pycocotools_takes_them(tmp_path: Path) -> None:
     (batch,) = eval_loader(data, 2, 0)
     found = {int(t["image_id"]): {**t, "scores": t["labels"] * 0 + 1.0} for t in batch[1]}
     assert Evaluator(data).evaluate(found)["bbox_mAP"] == pytest.approx(1)
+    results, _ = as_results(data, found)
+    assert [row["image_id"] for row in results] == ["b", "b", "a"]
     mixed = load_coco(dump(tmp_path, [given[0], {**given[1], "id": 7}], [box(7, boxes[0])]), str(tmp_path))
     assert [(i.id, i.file_id, len(i.boxes)) for i in mixed.images] == [(1, "b", 0), (2, 7, 1)]
 
@@ -267,3 +269,7 @@ def test_what_is_said_on_the_command_line(trained: Trained, tmp_path: Path) -> N
     done = nas.call("train", trained.config, "--work-dir", tmp_path / "w", *override)
     assert done.code == 0
     assert "boxes with a side below augment.min_box (left out of training unless enlarged" in done.err
+    done = nas.call(
+        "train", trained.config, "--work-dir", tmp_path / "v", *override, "--set", "data.augment.min_box=20"
+    )
+    assert done.code == 0 and "boxes that random changes left out: " in done.err

@@ -6,7 +6,6 @@ import logging
 import multiprocessing
 import pickle
 import random
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from searchkit.data import loader, toy
 from searchkit.data.augment import Augment
 from searchkit.data.coco import CocoSet, load_coco, subset
 from searchkit.data.images import DetectionData
-from searchkit.data.loader import batch_ids, epoch_batches, eval_loader, steps_per_epoch, train_loader
+from searchkit.data.loader import Seen, batch_ids, epoch_batches, eval_loader, steps_per_epoch, train_loader
 from searchkit.errors import UsageError
 from tests.test_data import box, write_coco
 
@@ -160,7 +159,7 @@ def test_workers_use_one_thread_each(data: CocoSet) -> None:
             return torch.tensor([torch.get_num_threads()]), {}, []
 
     found = loader._loader(loader._Samples(Threads(data), None, 0), 2, [[(0, 0, 0, None)]] * 4)
-    assert same([batch.unpack()[0] for _, batch, _ in found], [[torch.tensor([1])]] * 4)
+    assert same([batch.unpack()[0] for _, batch, *_ in found], [[torch.tensor([1])]] * 4)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -180,6 +179,19 @@ def test_crowd_regions_are_for_evaluation_only(tmp_path: Path) -> None:
     assert next(eval_loader(data, 1, 0))[1][0]["iscrowd"].tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_boxes_that_random_changes_leave_out_are_counted(tmp_path: Path, workers: int) -> None:
+    data = write_coco(
+        tmp_path, [1, 2], [box(i, [4 * k, 3, size, 9]) for i in (1, 2) for k, size in enumerate((9, 1, 8))]
+    )
+    seen = Seen()
+    list(train_loader(data, Augment(), 2, 3, 0, 4, workers, seen=seen))
+    assert (seen.boxes, seen.lost) == (4 * 6, 4 * 2)
+    jitter = Seen()
+    batches = list(train_loader(data, Augment(scale=(0.1, 2.0)), 2, 3, 0, 4, workers, seen=jitter))
+    assert jitter.boxes - jitter.lost == sum(len(t["labels"]) for _, _, targets in batches for t in targets)
+
+
 # ---- images that can't be used ----
 
 
@@ -190,12 +202,12 @@ def test_bad_images_are_replaced_and_counted_in_training(
     data = write_coco(tmp_path, [1, 2, 3, 4], [box(i, [0, 0, 9, 9]) for i in (1, 2, 3, 4)])
     (tmp_path / "2.png").write_bytes(b"no image")
     (tmp_path / "3.png").unlink()
-    skipped: Counter[str] = Counter()
+    seen = Seen()
     with caplog.at_level(logging.WARNING):
-        batches = list(train_loader(data, AUGMENT, 2, 3, 0, 6, workers, skipped=skipped))
+        batches = list(train_loader(data, AUGMENT, 2, 3, 0, 6, workers, seen=seen))
     assert {int(target["image_id"]) for _, _, targets in batches for target in targets} == {1, 4}
-    assert sum(n for message, n in skipped.items() if "2.png" in message) == 3  # once per epoch
-    assert sum(n for message, n in skipped.items() if "3.png" in message) == 6  # it is next to the other one
+    assert sum(n for message, n in seen.skipped.items() if "2.png" in message) == 3  # once per epoch
+    assert sum(n for message, n in seen.skipped.items() if "3.png" in message) == 6  # it is next to the other one
     assert len(caplog.records) == 2
 
 

@@ -14,7 +14,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,15 @@ _Key = tuple[int, int, int, Edges | None]
 _ORDER, _AUGMENT = 0, 1  # the streams of random numbers that one seed gives
 
 log = logging.getLogger(__name__)
+
+
+@dataclass
+class Seen:
+    """What a training has left out of the images that it was shown."""
+
+    skipped: Counter[str] = field(default_factory=Counter)  # messages of images that can't be used and were replaced
+    boxes: int = 0  # of the images shown, again each time
+    lost: int = 0  # of these, those that random changes left out: cut away, or a side below augment.min_box
 
 
 def steps_per_epoch(n_images: int, batch_size: int, world: int = 1) -> int:
@@ -101,7 +110,7 @@ def train_loader(
     *,
     cache_mb: float = 0,
     pin_memory: bool = False,
-    skipped: Counter[str] | None = None,
+    seen: Seen | None = None,
     edges: Callable[[int], Edges] | None = None,
 ) -> TrainBatches:
     """(step, images, targets) of the steps start_step, ..., steps - 1 of one rank.
@@ -113,7 +122,7 @@ def train_loader(
     steps: where the run ends, counted from its beginning, however often it was resumed.
     workers: processes that decode, each on one thread; 0: this process does.
     cache_mb: see DetectionData; workers share what was decoded before they start, where processes are forked.
-    skipped: counts the messages of images that can't be used and were replaced; each is logged once, too.
+    seen: counts what was left out. The message of an image that can't be used is logged once, too.
     edges: the longest short and long edge (px) that the network makes of images at a step; those that are larger are
     shrunk to that as it would do, so that only what it needs is sent. None: images keep their size.
 
@@ -129,17 +138,19 @@ def train_loader(
     plan = _Steps(data.aspect_ratios, batch_size, seed, start_step, steps, rank, world, edges)
     loader = _loader(_Samples(images, augment, seed), workers, plan)
     pinned = pin_memory and torch.cuda.is_available()
-    return _train(loader, Counter() if skipped is None else skipped, pinned)
+    return _train(loader, seen or Seen(), pinned)
 
 
-def _train(loader: DataLoader, skipped: Counter[str], pinned: bool) -> TrainBatches:
-    for step, batch, faults in watched(loader):
+def _train(loader: DataLoader, seen: Seen, pinned: bool) -> TrainBatches:
+    for step, batch, boxes, lost, faults in watched(loader):
         if batch is None:
             raise faults[-1]
         for fault in faults:
-            if fault.message not in skipped:
+            if fault.message not in seen.skipped:
                 log.warning("%s; the next image of the set takes its place", fault.message)
-            skipped[fault.message] += 1
+            seen.skipped[fault.message] += 1
+        seen.boxes += boxes
+        seen.lost += lost
         yield step, *(batch.pin_memory() if pinned else batch).unpack()
 
 
@@ -231,22 +242,23 @@ class _Steps:
 
 
 class _Samples(Dataset):
-    """(step, image, target, faults) for a key of `_Steps`."""
+    """(step, image, target, boxes that the image had, faults) for a key of `_Steps`."""
 
     def __init__(self, images: DetectionData, augment: Augment | None, seed: int) -> None:
         self.images, self.augment, self.seed = images, augment, seed
 
-    def __getitem__(self, key: _Key) -> tuple[int, Tensor | None, dict[str, Tensor], list[UsageError]]:
+    def __getitem__(self, key: _Key) -> tuple[int, Tensor | None, dict[str, Tensor], int, list[UsageError]]:
         step, position, index, edges = key
         try:
             image, target, faults = self.images.load(index)
         except UsageError as e:
-            return step, None, {}, [e]  # as a value: raised in a worker, it would arrive wrapped in a traceback
+            return step, None, {}, 0, [e]  # as a value: raised in a worker, it would arrive wrapped in a traceback
+        boxes = len(target.get("labels", ()))
         if self.augment is not None:
             image, target = apply(self.augment, image, target, sample_seed(self.seed, _AUGMENT, step, position))
         if edges is not None:
             image, target = shrunk(image, target, edges)
-        return step, image, target, faults
+        return step, image, target, boxes, faults
 
 
 def shrunk(image: Tensor, target: dict[str, Tensor], edges: Edges) -> tuple[Tensor, dict[str, Tensor]]:
@@ -293,13 +305,16 @@ class _Packed:
         return replace(self, pixels=self.pixels.pin_memory())
 
 
-def _collate(samples: list[Any]) -> tuple[int, _Packed | None, Sequence[SearchkitError]]:
-    """(step, batch, faults); no batch where an image is missing."""
-    steps, images, targets, found = zip(*samples, strict=True)
+def _collate(samples: list[Any]) -> tuple[int, _Packed | None, int, int, Sequence[SearchkitError]]:
+    """(step, batch, boxes of its images, how many of them it lacks, faults); no batch where an image is missing."""
+    steps, images, targets, boxes, found = zip(*samples, strict=True)
     faults = [fault for some in found for fault in some]
     if any(image is None for image in images):
-        return steps[0], None, faults
+        return steps[0], None, 0, 0, faults
     arrays = [{key: value.numpy() for key, value in target.items()} for target in targets]
     packed = _Packed(torch.cat([image.flatten() for image in images]), [tuple(i.shape) for i in images], arrays)
     no_room = share(packed.pixels)
-    return (steps[0], None, [no_room]) if no_room else (steps[0], packed, faults)
+    if no_room:
+        return steps[0], None, 0, 0, [no_room]
+    lost = sum(boxes) - sum(len(target.get("labels", ())) for target in targets)
+    return steps[0], packed, sum(boxes), lost, faults

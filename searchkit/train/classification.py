@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from searchkit.data import label_loader, labelled
 from searchkit.data.labelled import LabelSet
+from searchkit.data.loader import Seen
 from searchkit.data.pixels import Reading
 from searchkit.errors import UsageError
 from searchkit.space.shapes import InputShape, height_width
@@ -99,9 +99,9 @@ def train_batches(
     steps: int,
     scales: Sequence[InputShape],
     ranks: Ranks,
-    skipped: Counter[str] | None,
+    seen: Seen | None,
 ) -> Iterator[Batch]:
-    """Training batches of the steps start, ..., steps - 1; `skipped` counts what could not be decoded."""
+    """Training batches of the steps start, ..., steps - 1; `seen` counts what was left out."""
     loaded = label_loader.train_loader(
         data,
         section.augment,
@@ -114,7 +114,7 @@ def train_batches(
         rank=ranks.rank,
         world=ranks.world,
         cache_mb=section.cache_mb,
-        skipped=skipped,
+        skipped=None if seen is None else seen.skipped,
     )
     known = len(data.names)
     return ((step, images, (labels, indices, known)) for step, images, labels, indices in loaded)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from searchkit.data.augment import least_box
 from searchkit.data.coco import CocoSet
 from searchkit.data.coco_eval import PER_CLASS, Evaluator, as_results
 from searchkit.data.images import unreadable
+from searchkit.data.loader import Seen
 from searchkit.data.pixels import Reading
 from searchkit.errors import UsageError
 from searchkit.space.arch import InputShape
@@ -94,9 +94,9 @@ def train_batches(
     steps: int,
     scales: Sequence[InputShape],
     ranks: Ranks,
-    skipped: Counter[str] | None,
+    seen: Seen | None,
 ) -> Iterator[Batch]:
-    """Training batches of the steps start, ..., steps - 1; `skipped` counts what could not be decoded."""
+    """Training batches of the steps start, ..., steps - 1; `seen` counts what was left out."""
     return loader.train_loader(
         data,
         section.augment,
@@ -109,7 +109,7 @@ def train_batches(
         world=ranks.world,
         cache_mb=section.cache_mb,
         pin_memory=True,
-        skipped=skipped,
+        seen=seen,
         edges=lambda step: _edges(scale_at(scales, seed, step), section),
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 
 from searchkit.cost import price
+from searchkit.data.loader import Seen
 from searchkit.errors import ConflictError, UsageError
 from searchkit.models import network
 from searchkit.models.load import load_init
@@ -103,9 +103,9 @@ def _train(
             watch.say(line)
         bench.require(o.best_metric, "train.best_metric")
     every = round(o.eval_epochs * epoch) if o.eval_epochs else steps
-    skipped: Counter[str] = Counter()
+    seen = Seen()
     scales = o.scales or recipe.scales
-    batches = batches_of(data, recipe, o, seed, run.step, steps, scales, ranks, skipped)
+    batches = batches_of(data, recipe, o, seed, run.step, steps, scales, ranks, seen)
     for report in fit(
         run,
         batches,
@@ -131,8 +131,14 @@ def _train(
     if bench and run.scored < steps:
         _evaluate(run, recipe, bench, saver, watch)
         saver.save(run)
-    if skipped:
-        watch.say(f"images that can't be used: {len(skipped)}; others took their places {skipped.total()} times")
+    if seen.skipped:
+        times = seen.skipped.total()
+        watch.say(f"images that can't be used: {len(seen.skipped)}; others took their places {times} times")
+    if seen.lost:
+        watch.say(
+            f"boxes that random changes left out: {seen.lost} of {seen.boxes} that were shown "
+            "(cut away, or a side below augment.min_box)"
+        )
     return run.step
 
 
@@ -180,13 +186,13 @@ def batches_of(
     steps: int,
     scales: Sequence[InputShape],
     ranks: distributed.Ranks,
-    skipped: Counter[str] | None = None,
+    seen: Seen | None = None,
 ) -> Iterator[Batch]:
-    """Training batches from step `start` on; `skipped` counts what could not be decoded."""
+    """Training batches from step `start` on; `seen` counts what was left out."""
     if start >= steps:
         return iter(())
     batches: Iterator[Batch] = tasks.of(recipe).train_batches(
-        data, recipe.data, o, seed, start, steps, scales, ranks, skipped
+        data, recipe.data, o, seed, start, steps, scales, ranks, seen
     )
     return batches
 
