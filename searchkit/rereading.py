@@ -85,10 +85,8 @@ def _as_trial(config: Config, job: Job, stoppers: Sequence[Any], reading: Readin
     else:
         reports = [report for report in seen if report[0] in dict(job.reports)]
     reason = job.result.reason if job.result else ""
-    if any(why in reason for why in trials.WHY_UNSCORED):  # by the numbers of then
-        reason = ""
     if state not in (State.FINISHED, State.PRUNED):
-        return {"scores": None, "reports": reports, "reason": reason}
+        return {"scores": None, "reports": reports, "reason": trials.explained(reason, "")}
     job = replace(job, reports=tuple(reports))
     scores, why = trials.scores_of(job, config.objectives, reading, pruned=state is State.PRUNED)
-    return {"scores": scores, "reports": reports, "reason": reason or why}
+    return {"scores": scores, "reports": reports, "reason": trials.explained(reason, why)}

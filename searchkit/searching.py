@@ -434,7 +434,7 @@ def scores(search: Search, n: int, outcome: Mapping[str, Any], reading: Reading)
     found, why = trials.scores_of(job, search.wanted, reading, pruned=pruned)
     if found is None:
         _once(search, f"{why.replace('never', 'a job never', 1)}; it counts as a failed trial")
-        return {"scores": None, "reason": "; ".join(filter(None, (outcome["reason"], why)))}
+        return {"scores": None, "reason": trials.explained(outcome["reason"], why)}
     return {"scores": found}
 
 

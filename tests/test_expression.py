@@ -108,6 +108,26 @@ def test_dotted_names_whole_or_part_by_part() -> None:
     assert value('x["overhead.flops"] <= 140*1e9', x={"overhead.flops": 139e9}) is True
 
 
+def test_quoted_names() -> None:
+    expr = x.parse("name('val/acc') - name(\"AR@100\") * lr + name ( 'it\\'s' )", ("lr",))
+    assert expr.names == ("val/acc", "AR@100", "lr", "it's")
+    assert x.evaluate(expr, {"val/acc": 3, "AR@100": 1, "lr": 2, "it's": 5}) == 6
+    assert value("name + name('name')", name=2) == 4
+    assert x.parse_lambda("lambda x: x['a.b'] > name('val/acc')").names == ("a.b", "val/acc")
+    assert [x.quoted(name) for name in ("acc", "a.b_1", "val/acc", "it's")] == [
+        *("acc", "a.b_1", "name('val/acc')", 'name("it\'s")'),
+    ]
+    for name in ("val-f1", "in", "1st", "a b", "数/据", "\\"):
+        assert x.parse(f"{x.quoted(name)} > 1").names == (name,)
+
+
+def test_what_should_have_been_quoted() -> None:
+    names = ("val/acc", "val/acc5", "val-f1", "AR@100", "acc", "loss/cls", "a/b")
+    assert x.unquoted("val/acc > 1", names) == " (write name('val/acc'))"
+    assert x.unquoted("val/acc5 - val-f1", names) == " (write name('val/acc5') and name('val-f1'))"
+    assert x.unquoted("acc - name('val/acc') + x/acc + a/b2", names) == ""
+
+
 def test_an_expression_is_a_frozen_value() -> None:
     expr = x.parse("a + [1, 'b'][0]")
     assert expr == x.parse("a + [1, 'b'][0]") == pickle.loads(pickle.dumps(expr)) and hash(expr)
@@ -158,6 +178,13 @@ FAULTS = {
     "~a": "column 1 of '~a': '~' is not allowed",
     "a\\b": "column 2 of 'a\\\\b': '\\\\' is not allowed",
     "a # b": "column 3 of 'a # b': '#' is not allowed",
+    "AR@100 > .5": "column 3 of 'AR@100 > .5': '@' is not allowed (write name('AR@100'))",
+    "1 - val/AR@100:5": "column 11 of '1 - val/AR@100:5': '@' is not allowed (write name('val/AR@100:5'))",
+    "`val/acc` > 1": "column 1 of '`val/acc` > 1': '`' is not allowed (write name('val/acc'))",
+    "1 + name(val/acc)": "column 5 of '1 + name(val/acc)': name(…) takes one name in quotes, as in name('val/acc')",
+    "name('a', 'b')": "column 1 of \"name('a', 'b')\": name(…) takes one name in quotes, as in name('val/acc')",
+    "name('')": "column 1 of \"name('')\": name(…) takes one name in quotes, as in name('val/acc')",
+    "name(1)": "column 1 of 'name(1)': name(…) takes one name in quotes, as in name('val/acc')",
 }
 
 

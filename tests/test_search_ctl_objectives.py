@@ -618,3 +618,55 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=two, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def quoted(value: str, more: str = "") -> str:
+    """A config of two jobs whose objective is an expression over the scalars val/acc, AR@100 and val-f1."""
+    reported = '{"val/acc": 0.{n}, "AR@100": 0.5, "val-f1": 0.1}'
+    return f"""\
+task:
+  template: >-
+    echo '{reported}' >> $SEARCHKIT_CALLBACK/scalars.jsonl
+  search_args: [{{type: Categorical, name: n, value: [6, 7]}}]
+search: {{objectives: [{{name: score, mode: max, value: {json.dumps(value)}}}]{more}}}
+"""
+
+
+def test_names_that_need_quotes(tmp_path: Path) -> None:
+    folder = project(tmp_path / "p", quoted("name('val/acc') - name('AR@100') * name('val-f1')"))
+    for task, more in (("grid", ""), ("search", ", sampler: random, n_trials: 2, seed: 1")):
+        (folder / "config.yaml").write_text(quoted("name('val/acc') - name('AR@100') * name('val-f1')", more))
+        assert "note" not in ok(run(folder, "search-run", "--task", task, "config.yaml"))
+        found = json.loads(ok(run(folder, "search-ctl", "best", "--task", task, "--json")))["jobs"]
+        assert found[0]["params"] == {"n": 7} and found[0]["scores"]["score"] == pytest.approx(0.65)
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (
+            "val/acc - val-f1",
+            "never reported val, acc, f1 (reported: AR@100, val-f1, val/acc) (write name('val/acc') and name('val-f1'",
+        ),
+        (
+            "len(name('val/acc'))",
+            "score is no finite number at the last step: can't evaluate \"len(name('val/acc'))\": ",
+        ),
+        ("name('AR@100') / 0", "score is no finite number at the last step: can't evaluate \"name('AR@100') / 0\": "),
+        ("[name('AR@100')]", "score is no finite number at the last step: it gives [0.5], which is no number"),
+    ],
+)
+def test_an_expression_that_is_never_a_number(value: str, why: str, tmp_path: Path) -> None:
+    folder = project(tmp_path / "p", quoted(value))
+    line = f"note: no job has a number for score, `{value}`: {why}"
+    assert line in ok(run(folder, "search-run", "config.yaml"))
+    assert line in run(folder, "search-ctl", "show-scalar").stderr
+    done = run(folder, "search-ctl", "best")
+    assert done.returncode == 3 and line in done.stderr and "no job of task 'default' ended with a value" in done.stderr
+
+
+def test_a_search_whose_expression_is_never_a_number(tmp_path: Path) -> None:
+    folder = project(tmp_path / "p", quoted("val/acc", ", sampler: random, n_trials: 2"))
+    said = ok(run(folder, "search-run", "config.yaml"))
+    assert "note: a job never reported val, acc (reported: AR@100, val-f1, val/acc) (write name('val/acc'))" in said
+    assert "note: no job has a number for score, `val/acc`: never reported val, acc" in said.splitlines()[-3]

@@ -48,6 +48,8 @@ def best(task_name: str, k: int | None, mode: str | None, as_json: bool) -> None
         what = f"no job of task {task.name!r} ended with a value of {names} ({tables.counted(view.jobs)})"
         hint = f"See what jobs reported: search-ctl show-scalar --task {task.name}"
         entries = scalars_of(ws, task, config, view.jobs, light=True)
+        for line in ranking.never_scored(ranking.split(entries), wanted):
+            click.echo(f"note: {line}", err=True)
         for o in wanted:
             if found := ranking.ways(entries, o.name):
                 hint = f"{o.name} is in several folders of event files: name one, {' or '.join(found)}"

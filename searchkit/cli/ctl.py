@@ -149,6 +149,7 @@ def show_scalar(
     found = scalars_of(ws, task, config, views, light=rt is not None, names=needed, scored=not by_best)
     rows = ranking.split(found)
     front = ranking.scored(rows, wanted) if len(wanted) > 1 else None
+    never = ranking.never_scored(rows, wanted)
     if metric and not any(metric in j.names or metric in j.scores for j in [*found, *rows]):
         names = tuple(sorted({name for j in [*found, *rows] for name in j.names}))
         if several := ranking.ways(found, metric):
@@ -178,6 +179,8 @@ def show_scalar(
     click.echo("\n".join([tables.header(task), *tables.scalar_blocks(task, found if rt is None else rows, shown)]))
     if front is not None:
         click.echo(best.pareto_text(front, wanted, given), nl=False)
+    for line in never:
+        click.echo(f"note: {line}", err=True)
     if several:
         click.echo(f"note: {name} is in several folders of event files: name one, {' or '.join(several)}", err=True)
     if any(j.skipped for j in found):

@@ -28,7 +28,6 @@ PULSE_S = 60.0  # in a pipe, between two looks at the jobs that run
 PULSE_JOBS = 3  # at most so many of them get a line
 PULSE_WIDTH = 120  # characters of such a line
 LOG_TAIL_LINES = 5
-NAMES_SHOWN = 12  # scalars that jobs reported in place of their reward
 SHOWN_RUNNING = 8  # rows of running jobs in the live display
 
 
@@ -213,6 +212,8 @@ class Progress:
         self.message(f"task {name}: {view.status} ({said}) in {console.span(time.monotonic() - self._began)}")
         if self._unscored and not trials.is_search(self._config):  # a search says it of each kind of failed trial
             self._say_unscored()
+        for line in self._never_scored(view.jobs):
+            self.message(f"note: {line}")
         if view.state.ended:
             self.message(f"  over: {view.state.ended}")
         for line in searching.rung_lines(self._config, view.state) if self._config.search.stop else ():
@@ -232,13 +233,19 @@ class Progress:
             sign = "-" if self._config.monitor.mode == "min" or self._config.unclear_reward else "+"
             self.message(f"  rank them: search-ctl show-scalar --task {name} -rt {sign}5")
 
+    def _never_scored(self, jobs: list[tasks.JobView]) -> list[str]:
+        wanted = [o for o in self._config.objectives if o.value]
+        if not wanted:
+            return []
+        read = ranking.read(self._task.paths, self._ws.project_name, self._config, jobs, light=True)
+        return ranking.never_scored(ranking.split(read), wanted)
+
     def _say_unscored(self) -> None:
         jobs, names = sorted(self._unscored), sorted(set().union(*self._unscored.values()))
         which = "no job ever reported"
         if self._scored:
             which = f"{len(jobs)} of {len(jobs) + self._scored} jobs (the first is {jobs[0]}) never reported"
-        there = ", ".join(names[:NAMES_SHOWN]) + (f" and {len(names) - NAMES_SHOWN} more" * (len(names) > NAMES_SHOWN))
-        self.message(f"note: {which} {self._config.reward_attribute!r} (reported: {there or 'nothing'})")
+        self.message(f"note: {which} {self._config.reward_attribute!r} (reported: {trials.listed(names)})")
         if self._ways:
             self.message(f"  it is in several folders of event files: name one, {' or '.join(self._ways)}")
 

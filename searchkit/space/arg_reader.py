@@ -257,7 +257,8 @@ def names_in(node: Node, path: str, reader: ArgReader, measured: bool = False) -
         return ()
     for name in used:
         if name not in reader.names and reader.complete and not measured:
-            reader.report.fault(node, f"{path}: {name!r} is not a declared argument{near(name, reader)}")
+            instead = expression.unquoted(node.text, reader.names) or near(name, reader)
+            reader.report.fault(node, f"{path}: {name!r} is not a declared argument{instead}")
     return used
 
 

@@ -3,7 +3,8 @@
 A lexer of our own turns every name, number and string into an underscore word of the same length; what is left are
 operators, which Python's parser orders into a tree; a whitelist turns that tree into tuples, and these become closures.
 So a name may contain hyphens or be a Python keyword (`batch-size`, `lambda`), columns stay those of the user's text,
-and no expression can take attributes, call anything but five functions, run for long, or eat memory.
+and no expression can take attributes, call anything but five functions, run for long, or eat memory. A name that is
+neither a word of Python's nor declared is quoted: `name('val/acc')`.
 
 `parse_lambda` reads the form `lambda x: x["a.b"] > 1` into the same tree, as if `a.b > 1` were written.
 """
@@ -22,7 +23,7 @@ from searchkit.space.closures import FUNCTIONS, Function, Tree, build, read
 
 ALLOWED = (
     "allowed: names, numbers (also 140G, 1.5M, 2k), 'strings', [lists], + - * / // % **, < <= > >= == !=, "
-    "and or not in, indexing x[0], and sum len min max abs"
+    "and or not in, indexing x[0], sum len min max abs, and name('val/acc') for names with other characters"
 )
 MAX_CHARS = 20_000
 MAX_DEPTH = 150  # of nesting; well below Python's own recursion limit
@@ -43,6 +44,9 @@ _TOKEN = re.compile(
 )
 _LAMBDA = re.compile(r"\s*lambda\s+([^\W\d]\w*)\s*:")
 _DECLARABLE = re.compile(r"[^\W\d][\w.-]*")
+_QUOTE = "name"  # the function that quotes a name
+_PLAIN = re.compile(r"[^\W\d]\w*(?:\.\w+)*")
+_ODD_NAME = re.compile(r"[^\W\d][\w.@#$:%/+-]*\w")  # as they are met: AR@100, val/acc, val-f1
 
 _SYMBOLS: Mapping[type, str] = {  # the whitelist of operators
     ast.Add: "+",
@@ -180,7 +184,7 @@ def _lex(text: str, names: Iterable[str], at: int) -> tuple[str, dict[int, Atom]
         if m is None:
             m = _TOKEN.match(text, at)
             if m is None:
-                raise ExpressionError(text, at, _stray(text[at]))
+                raise ExpressionError(text, at, _stray(text, at))
             kind = m.lastgroup or ""
         word = m.group()
         if kind not in ("space", "op") and out and out[-1][-1].isidentifier():
@@ -196,9 +200,29 @@ def _lex(text: str, names: Iterable[str], at: int) -> tuple[str, dict[int, Atom]
     return "".join(out), atoms
 
 
-def _stray(c: str) -> str:
-    instead = f" (write {_INSTEAD[c]})" if c in _INSTEAD else ""
-    return "a string that doesn't end" if c in "'\"" else f"{c!r} is not allowed{instead}"
+def _stray(text: str, at: int) -> str:
+    c = text[at]
+    instead = _INSTEAD.get(c, "")
+    if c == "`" and (m := re.compile("`([^`]+)`").match(text, at)):
+        instead = quoted(m[1])
+    elif c in "@#$:":
+        around = (m for m in _ODD_NAME.finditer(text) if m.start() < at < m.end())
+        instead = next((quoted(m.group()) for m in around), "")
+    said = f" (write {instead})" if instead else ""
+    return "a string that doesn't end" if c in "'\"" else f"{c!r} is not allowed{said}"
+
+
+def quoted(name: str) -> str:
+    """A name as it stands in an expression, whatever it holds."""
+    means_else = name in _WORDS or name in _FOREIGN or name in _CONSTANTS
+    return name if _PLAIN.fullmatch(name) and not means_else else f"{_QUOTE}({name!r})"
+
+
+def unquoted(text: str, names: Iterable[str]) -> str:
+    """` (write name('val/acc'))` where `text` holds some of `names` that have to be quoted, and are not; else empty."""
+    found = [name for name in names if not _PLAIN.fullmatch(name) and quoted(name) not in text]
+    found = [name for name in found if re.search(rf"(?<![\w/.@-]){re.escape(name)}(?![\w/@])", text)]
+    return f" (write {' and '.join(map(quoted, found))})" if found else ""
 
 
 def _atom(kind: str, m: re.Match[str], text: str, at: int) -> Atom:
@@ -269,12 +293,23 @@ class _Builder:
                 return ("index", *self._all([value, key], depth))
             case ast.List(elts=elts) | ast.Tuple(elts=elts):
                 return ("list", *self._all(elts, depth))
+            case ast.Call(func=ast.Name() as func, args=args) if self._atom(func) == ("name", _QUOTE):
+                return self._name(self._quoted(func, args))
             case ast.Call(func=ast.Name() as func, args=args):
                 return ("call", self._function(func), *self._all(args, depth))
         raise ExpressionError(self.text, node.col_offset + self.shift, "this form is not allowed")
 
     def _atom(self, node: ast.Name) -> Atom:
         return self.atoms[node.col_offset + self.shift]
+
+    def _quoted(self, func: ast.Name, args: list[ast.expr]) -> str:
+        match args:
+            case [ast.Name() as only]:
+                kind, word = self._atom(only)
+                if kind == "const" and isinstance(word, str) and word:
+                    return word
+        what = f"{_QUOTE}(…) takes one name in quotes, as in {_QUOTE}('val/acc')"
+        raise ExpressionError(self.text, func.col_offset + self.shift, what)
 
     def _name(self, name: str) -> Tree:
         self.names[name] = None

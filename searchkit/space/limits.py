@@ -25,7 +25,7 @@ class Rule:
         self.measures = tuple(name for name in self.parsed.names if name not in names)
         self._run = expression.function(self.parsed, _value)
         if self.measures and not measured:
-            near = did_you_mean(self.measures[0], list(names))
+            near = expression.unquoted(text, names) or did_you_mean(self.measures[0], list(names))
             raise UsageError(f"{what}: {self.measures[0]!r} in {text!r} is not a declared argument{near}")
 
     def holds(self, point: Point, otherwise: bool) -> bool:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from searchkit.algorithms import pareto
 from searchkit.algorithms.history import losses
 from searchkit.settings import Objective
+from searchkit.space import expression
 from searchkit.store import numbers, records, scalars, trials
 from searchkit.store.numbers import Summary
 from searchkit.store.records import Row
@@ -173,6 +174,23 @@ def reward(job: JobScalars, name: str, mode: str = "", score: str = "last", *, s
         values = dict(enumerate(row.values[name] for row in job.records if name in row.values))
         return scalars.best(values, mode or "max") if values else math.nan
     return number.value(score, mode or "max")
+
+
+def never_scored(rows: Iterable[JobScalars], wanted: Iterable[Objective]) -> list[str]:
+    """What there is to say of objectives that are expressions, and give no number for any of the rows that ended: what
+    these lack, and what they have instead."""
+    ended = [row for row in rows if row.row or row.view.state in (State.FINISHED, State.PRUNED)]
+    said = []
+    for o in wanted if ended else ():
+        if o.value and not any(math.isfinite(reward(row, o.name, o.mode)) for row in ended):
+            last = {name: value for row in reversed(ended) for name, value in row.last().items()}
+            folders = {name: ways(ended, name) for name in trials.scalars_needed([o])}
+            why = trials.why_unscored([o], last)
+            for name, found in folders.items():
+                if found:
+                    why = f"{name} {trials.IN_FOLDERS}: name one, {' or '.join(map(expression.quoted, found))}"
+            said.append(f"no job has a number for {o.name}, `{o.value}`: {why}")
+    return said
 
 
 def reports(job: JobScalars, name: str) -> bool:

@@ -9,6 +9,7 @@ import contextlib
 import csv
 import json
 import math
+import re
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
     from searchkit.config import Config
     from searchkit.space.space import Genes, Space
 
+# Why a job has no scores: one of these is in its reason, and begins the last part of that.
 NEVER, NOT_FINITE, IN_FOLDERS = "never reported", "is no finite number", "is in several folders of event files"
-WHY_UNSCORED = (NEVER, NOT_FINITE, IN_FOLDERS)  # one of these is in the reason of a job that has no scores
+_WHY = re.compile(rf"(?:\A|; )(?:{NEVER} |[^;]*(?:{NOT_FINITE}|{IN_FOLDERS})).*", re.DOTALL)
+NAMES_SHOWN = 12  # scalars that jobs reported in place of what was looked for
 READER = 1  # counts up whenever the same files come to be read as other numbers
 
 _STATES = {State.FINISHED: "finished", State.PRUNED: "pruned", State.ERROR: "failed", State.STOPPED: "failed"}
@@ -161,9 +164,48 @@ def derived(wanted: Iterable[Objective], series: Mapping[str, Series]) -> dict[s
 
 def _value(o: Objective, values: Mapping[str, float]) -> float:
     try:
-        return float(expression.evaluate(expression.parse(o.value or o.name), values))
+        return _evaluated(o, values)
     except (UsageError, OverflowError):  # a division by zero at this one point
         return math.nan
+
+
+def _evaluated(o: Objective, values: Mapping[str, float]) -> float:
+    value = expression.evaluate(expression.parse(o.value or o.name), values)
+    try:
+        return float(value)
+    except (TypeError, ValueError) as e:
+        raise UsageError(f"it gives {value!r}, which is no number") from e
+
+
+def why_unscored(wanted: Iterable[Objective], last: Mapping[str, float]) -> str:
+    """Why these objectives have no value where the last values are these; empty where all have one."""
+    wanted = tuple(wanted)
+    missing = [name for name in scalars_needed(wanted) if name not in last]
+    if missing:
+        instead = expression.unquoted(" ".join(o.value or "" for o in wanted), last)
+        names = sorted(set(last).difference(o.name for o in wanted))
+        return f"{NEVER} {', '.join(missing)} (reported: {listed(names)}){instead}"
+    return "; ".join(filter(None, (_fault(o, last) for o in wanted)))
+
+
+def explained(reason: str, why: str) -> str:
+    """The reason of a result with why it has no scores, in place of what that was before."""
+    return "; ".join(filter(None, (_WHY.sub("", reason), why)))
+
+
+def listed(names: Sequence[str]) -> str:
+    """The names of scalars in one line."""
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return (", ".join(names[:NAMES_SHOWN]) or "nothing") + more
+
+
+def _fault(o: Objective, last: Mapping[str, float]) -> str:
+    where = "at any step" if o.score == "best" else "at the last step"
+    try:
+        value = _evaluated(o, last) if o.value else last[o.name]
+    except (UsageError, OverflowError) as e:
+        return f"{o.name} {NOT_FINITE} {where}: {e.message if isinstance(e, UsageError) else e}"
+    return "" if math.isfinite(value) else f"{o.name} {NOT_FINITE} {where}"
 
 
 def scores_of(
@@ -183,11 +225,9 @@ def scores_of(
     bad = [o.name for o, score in zip(wanted, scores, strict=True) if not math.isfinite(score)]
     if not bad:
         return scores, ""
-    missing = [name for name in scalars_needed(wanted) if not reported.get(name)]
-    if not missing:
-        where = "at any step" if wanted[0].score == "best" else "at the last step"
-        return None, f"{', '.join(bad)} {NOT_FINITE} {where}"
-    return None, f"{NEVER} {', '.join(missing)} (reported: {', '.join(sorted(reported)) or 'nothing'})"
+    last = {name: scalars.last(series) for name, series in reported.items() if series}
+    lacking = [o for o in wanted if o.name in bad]
+    return None, why_unscored(lacking, last) or f"{', '.join(bad)} {NOT_FINITE}"
 
 
 # --- trials ----------------------------------------------------------------------------------------------------------
