@@ -35,7 +35,7 @@ class Row(NamedTuple):
 
     task: TaskPaths
     entry: JobScalars
-    wanted: Sequence[Objective]  # of its task
+    wanted: Mapping[str, Objective]  # of its task, by name
 
 
 class Missing(Exception):
@@ -78,10 +78,10 @@ def gather(parts: Iterable[Part], needed: Sequence[str]) -> list[Row]:
     """The rows of these jobs. `needed`: the names that are asked for; UsageError for one that no row has."""
     rows: list[Row] = []
     for part in parts:
-        wanted, given = part.config.objectives, arguments([part])
+        wanted, given = {o.name: o for o in part.config.objectives}, arguments([part])
         # What was recorded before results had numbers holds the objectives alone: files are read for more only.
         more = [bare(n) for n in needed if n not in FACTS and n.removeprefix("param.") not in given]
-        names = [*more, *(o.name for o in wanted)] if wanted else []
+        names = [*more, *wanted] if wanted else []
         entries = scalars_of(part.ws, part.task, part.config, part.views, light=True, names=names)
         rows += [Row(part.task, entry, wanted) for entry in ranking.split(entries)]
     check_names(rows, needed)
@@ -205,7 +205,7 @@ def cell(row: Row, name: str) -> Any:
 def _number(row: Row, name: str, kind: str) -> float | None:
     """A number of a row: the `score` of an objective, the last value of a `scalar`, its `min` or `max`."""
     if kind == "score":
-        judged = next((o for o in row.wanted if o.name == name), None)
+        judged = row.wanted.get(name)
         value = ranking.reward(row.entry, name, judged.mode, judged.score) if judged else math.nan
         return None if math.isnan(value) else value
     known = row.entry.number(name)
@@ -226,7 +226,7 @@ def default_columns(rows: Sequence[Row], several: bool) -> list[str]:
             if len(seen) < 2:
                 seen.add(text.get(name))
     varying = [name for name, seen in texts.items() if len(seen) > 1]
-    judged = list(dict.fromkeys(o.name for row in rows for o in row.wanted))
+    judged = list(dict.fromkeys(name for row in rows for name in row.wanted))
     scalars = judged or list(dict.fromkeys(name for row in rows for name in row.entry.names))
     scalars = [f"scalar.{name}" if name in FACTS or name in texts else name for name in scalars]
     varying = [f"param.{name}" if name in FACTS else name for name in varying]
