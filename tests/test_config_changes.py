@@ -372,9 +372,11 @@ def test_the_genes_of_a_moved_value_follow_it() -> None:
     advance(state, job)
     advance(state, {"type": "warm", "trials": [{"genes": {"a": 0}, "scores": [1.0]}]})
     advance(state, {"type": "complete", "why": "all"})
-    advance(state, {"type": "config", "number": 1, "space": True, "more": True, "genes": {"a": [2, 0]}})
+    advance(state, {"type": "config", "number": 1, "space": True, "more": True, "reread": True, "genes": {"a": [2, 0]}})
     assert state.jobs[0].genes == {"a": 0} and state.warm == [{"genes": {"a": 2}, "scores": [1.0]}]
     assert (state.config, state.stream, state.complete, state.in_order) == (1, 1, False, False)
+    advance(state, {"type": "config", "number": 2, "reread": True, "objectives": True})
+    assert state.warm is None and (state.reread, state.stream) == (2, 2)
 
 
 def test_two_configs_of_one_meaning_differ_in_nothing() -> None:

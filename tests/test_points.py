@@ -113,3 +113,15 @@ def test_a_search_takes_points_on_top_also_across_kills(sampler: str, tmp_path: 
     added = [e for e in events(tmp_path / "unbroken" / "p") if e["type"] == "create" and e.get("added")]
     assert [e["job"] for e in added] == [5, 6] and all(e["given"] for e in added)
     replayed(tmp_path / "unbroken" / "p", {0: config, 1: more})
+
+
+def test_a_damaged_line_of_an_added_job_is_made_good_from_its_folder(tmp_path: Path) -> None:
+    """No place in the grid says which job it was."""
+    folder = project(tmp_path / "p", grid("1, 2"), job_sh=JOB)
+    changed(folder, grid("1, 2"))
+    add(folder, "--no-start", "lr=2.5", "lr=7")
+    (path,) = [p for p in (task_dir(folder) / "events").iterdir() if b'"added":true' in p.read_bytes()]
+    path.write_bytes(path.read_bytes().replace(b'"lr":"2.5"', b'"lr":"9.9"'))
+    changed(folder, grid("1, 2, 3"))
+    assert values(folder) == {0: (1, 8), 1: (2, 8), 2: (2.5, 8), 3: (7, 8), 4: (3, 8)}
+    assert sorted(line.split()[1] for line in ran(folder)) == ["1", "2", "2.5", "3", "7"]

@@ -60,8 +60,8 @@ class Part:
 class Change:
     """All that differs between two configs. `refused` is what may not.
 
-    space: there may be further points. more: there may be further jobs. reread: scores are read otherwise. moved: by
-    argument, where the values of its list stand now, by where they stood before.
+    space: there may be further points. more: there may be further jobs. reread: scores are read otherwise; objectives:
+    they are others. moved: by argument, where the values of its list stand now, by where they stood before.
     """
 
     parts: tuple[Part, ...] = ()
@@ -69,6 +69,7 @@ class Change:
     space: bool = False
     more: bool = False
     reread: bool = False
+    objectives: bool = False
     moved: Mapping[str, list[int]] | None = None
 
 
@@ -90,10 +91,11 @@ def compare(old: Config, new: Config) -> Change:
     keys = {part.key for part in parts}
     flips = trials.is_search(old) != trials.is_search(new)
     read = any(key.startswith("monitor.") and key not in SHOWN_ONLY for key in keys)
-    reread = read or old.objectives != new.objectives or flips
+    objectives = old.objectives != new.objectives
+    reread = read or objectives or flips
     space = bool(grown) or flips
     more = space or (reread and trials.is_search(new)) or not keys.isdisjoint(LIMITS)
-    return Change((*grown, *parts), (*more_refused, *refused), space, more, reread, moved or None)
+    return Change((*grown, *parts), (*more_refused, *refused), space, more, reread, objectives, moved or None)
 
 
 def _settings(old: Config, new: Config) -> tuple[list[Part], list[Part]]:
@@ -224,7 +226,9 @@ def record(step: Step, raw: bytes) -> int:
             if number == 1:
                 fsio.atomic_write(task.config(0), fsio.read_bytes(task.run_config) or b"", tmp=task.tmp)
             fsio.atomic_write(task.config(number), raw, tmp=task.tmp)
-        more: dict[str, object] = {name: True for name in ("space", "more", "reread") if getattr(change, name)}
+        more: dict[str, object] = {
+            name: True for name in ("space", "more", "reread", "objectives") if getattr(change, name)
+        }
         if change.moved:
             more["genes"] = change.moved
         changed = [part.key for part in change.parts]

@@ -400,6 +400,7 @@ def _change_config(task: TaskState, event: Event) -> None:
         task.complete, task.ended = False, ""
     if event.get("reread"):
         task.reread = task.config
+    if event.get("objectives"):
         task.warm = task.warm and None  # taken again: its scores are by the objectives of then
     if event.get("space") or event.get("reread"):
         task.stream, task.streamed_at = task.stream + 1, task.clock
