@@ -637,6 +637,10 @@ def test_names_that_need_quotes(tmp_path: Path) -> None:
     for task, more in (("grid", ""), ("search", ", sampler: random, n_trials: 2, seed: 1")):
         (folder / "config.yaml").write_text(quoted("name('val/acc') - name('AR@100') * name('val-f1')", more))
         assert "note" not in ok(run(folder, "search-run", "--task", task, "config.yaml"))
+        table = ok(run(folder, "search-ctl", "table", "--task", task, "--where", "name('val/acc') > 0.65", "--csv"))
+        assert len(table.splitlines()) == 2
+        refused = run(folder, "search-ctl", "table", "--task", task, "--where", "val/acc > 0.65")
+        assert refused.returncode == 2 and "no job has 'val' (write name('val/acc'))" in refused.stderr
         found = json.loads(ok(run(folder, "search-ctl", "best", "--task", task, "--json")))["jobs"]
         assert found[0]["params"] == {"n": 7} and found[0]["scores"]["score"] == pytest.approx(0.65)
 

@@ -49,7 +49,7 @@ def table(
     parts = table_rows.find(task_names, jobs)
     test = expression.parse(where, table_rows.arguments(parts)) if where else None
     needed = [*listed, *([key] if key else []), *(test.names if test else ())]
-    rows = table_rows.gather(parts, needed)
+    rows = table_rows.gather(parts, needed, where or "")
     several = len({row.task.name for row in rows}) > 1
     shown = listed or table_rows.default_columns(rows, several)
     whole = len(rows)

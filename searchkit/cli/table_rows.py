@@ -74,8 +74,9 @@ def arguments(parts: Iterable[Part]) -> set[str]:
     return {name for part in parts for view in part.views for name in view.job.text}
 
 
-def gather(parts: Iterable[Part], needed: Sequence[str]) -> list[Row]:
-    """The rows of these jobs. `needed`: the names that are asked for; UsageError for one that no row has."""
+def gather(parts: Iterable[Part], needed: Sequence[str], where: str = "") -> list[Row]:
+    """The rows of these jobs. `needed`: the names that are asked for, some of them by the expression `where`. Raises
+    UsageError for one that no row has."""
     rows: list[Row] = []
     for part in parts:
         wanted, given = {o.name: o for o in part.config.objectives}, arguments([part])
@@ -84,7 +85,7 @@ def gather(parts: Iterable[Part], needed: Sequence[str]) -> list[Row]:
         names = [*more, *wanted] if wanted else []
         entries = scalars_of(part.ws, part.task, part.config, part.views, light=True, names=names)
         rows += [Row(part.task, entry, wanted) for entry in ranking.split(entries)]
-    check_names(rows, needed)
+    check_names(rows, needed, where)
     return rows
 
 
@@ -93,13 +94,14 @@ def bare(name: str) -> str:
     return rest if prefix in PREFIXES and rest else name
 
 
-def check_names(rows: Sequence[Row], needed: Iterable[str]) -> None:
-    """UsageError for a name that no row has."""
+def check_names(rows: Sequence[Row], needed: Iterable[str], where: str = "") -> None:
+    """UsageError for a name that no row has; `where`: the text that names come from, if they are of an expression."""
     for name in needed:
         if name in FACTS or not rows or any(_has(row, name) or _has(row, bare(name)) for row in rows):
             continue
         have = {*FACTS}.union(*(_names(row) for row in rows))
-        raise UsageError(f"no job has {name!r}{did_you_mean(name, tuple(sorted(have)))}")
+        near = expression.unquoted(where, sorted(have)) or did_you_mean(name, tuple(sorted(have)))
+        raise UsageError(f"no job has {name!r}{near}")
 
 
 def _has(row: Row, name: str) -> bool:
