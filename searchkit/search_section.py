@@ -198,7 +198,7 @@ def check_direction(monitor: Section, task: Section, config: Config) -> None:
     if config.is_search:
         monitor.report.ask(place, what, "say which is best: `mode: min` or `mode: max`", "this task began with `max`")
     else:
-        monitor.report.note(place, f"{what}; until it is given, `best` asks, and the highest is shown as the best")
+        monitor.report.note(place, f"{what}; until it is given, no job is called the best, and `search-ctl best` asks")
 
 
 def _needs_results(sampler: str) -> bool:

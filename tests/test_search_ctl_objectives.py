@@ -221,6 +221,27 @@ def test_a_search_that_began_without_a_direction_goes_on(tmp_path: Path) -> None
     assert "so this search took max" in said.stderr and "loss          : 0.01 (max)" in ok(said)
 
 
+def test_a_direction_that_was_given_is_not_dropped(tmp_path: Path) -> None:
+    folder = project(tmp_path / "p", REWARD.replace("min}", "min}\nsearch: {n_trials: 2}"), job_sh=REWARD_JOB)
+    ok(run(folder, "search-run", "config.yaml"))
+    path = folder / "config.yaml"
+    path.write_text(path.read_text().replace(", mode: min", ""))
+    said = run(folder, "search-run", "config.yaml")
+    assert said.returncode == 2 and "missing for 'loss', and the task was begun with `min`" in said.stderr
+    path.write_text(path.read_text().replace("loss}", "loss, mode: max}"))
+    assert "; loss (max)" in ok(run(folder, "search-run", "config.yaml"))  # said anew
+
+
+def test_of_stages_one_has_to_report_the_reward(tmp_path: Path) -> None:
+    text = "task: {reward_attribute: acc}\nstages:\n- {name: a, task: {template: echo made}}\n"
+    text += "- {name: b, task: {template: cp numbers.jsonl $SEARCHKIT_CALLBACK/scalars.jsonl}}\n"
+    folder = project(tmp_path / "p", text, numbers_jsonl='{"acc": 1, "x": 1}\n')
+    assert "reported" not in ok(run(folder, "search-run", "--task", "t", "config.yaml"))
+    (folder / "config.yaml").write_text(text.replace("acc}", "mAP}"))
+    said = ok(run(folder, "search-run", "--task", "u", "config.yaml"))
+    assert said.count("reported") == 2 and "note: no stage reported 'mAP' (reported: acc, x)\n" in said
+
+
 def test_jobs_of_a_grid_that_report_no_reward_are_told(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", REWARD.replace("loss, mode: min", "acc"), job_sh=REWARD_JOB)
     assert "note: no job ever reported 'acc' (reported: loss, other)\n" in ok(run(folder, "search-run", "config.yaml"))

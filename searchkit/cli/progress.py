@@ -8,6 +8,8 @@ import os
 import re
 import sys
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +41,19 @@ def judged_by(config: Config) -> str:
     return f"; {said}" if said else ""
 
 
+@dataclass
+class Reward:
+    """How many jobs that ended in a run had a reward, and what those without reported in its place."""
+
+    jobs: int = 0
+    without: dict[int, set[str]] = field(default_factory=dict)
+
+
+def listed(rewards: Iterable[Reward]) -> str:
+    """What was reported in place of the reward."""
+    return trials.listed(sorted({name for reward in rewards for names in reward.without.values() for name in names}))
+
+
 class Progress:
     """An Observer that prints. Use as a context manager around the scheduler."""
 
@@ -52,8 +67,7 @@ class Progress:
         self._over: set[int] = set()  # jobs that will not run again, as far as is known
         self._durations: list[float] = []
         self._best: tuple[float, float, int] | None = None  # its loss, its reward, the job
-        self._scored = 0  # jobs that ended here with a reward
-        self._unscored: dict[int, set[str]] = {}  # jobs that finished here without, and what they reported instead
+        self.reward = Reward()
         self._ways: tuple[str, ...] = ()  # what the reward may be called, where several folders of event files have it
 
     def __enter__(self) -> Progress:
@@ -140,10 +154,10 @@ class Progress:
         read = ranking.read(self._task.paths, project, self._config, jobs, light=True, names=[name])[0]
         value = ranking.reward(read, name, self._config.monitor.mode, self._config.monitor.score)
         if math.isnan(value) and not ranking.reports(read, name):
-            self._unscored[job.index] = {n for part in ranking.split([read]) for n in part.names}
+            self.reward.without[job.index] = {n for part in ranking.split([read]) for n in part.names}
             self._ways = self._ways or ranking.ways([read], name)
             return
-        self._scored += 1
+        self.reward.jobs += 1
         if self._config.unclear_reward:
             return
         worth = loss(value, self._config.monitor.mode)
@@ -210,7 +224,8 @@ class Progress:
         said = ", ".join(f"{n} {s}" for s, n in counts.items() if n) or "no job"
         name = self._task.paths.name
         self.message(f"task {name}: {view.status} ({said}) in {console.span(time.monotonic() - self._began)}")
-        if self._unscored and not trials.is_search(self._config):  # a search says it of each kind of failed trial
+        # A search says it of each kind of failed trial; of stages it is enough that one reports the reward.
+        if self.reward.without and not trials.is_search(self._config) and not self._task.paths.stage:
             self._say_unscored()
         for line in self._never_scored(view.jobs):
             self.message(f"note: {line}")
@@ -241,11 +256,11 @@ class Progress:
         return ranking.never_scored(ranking.split(read), wanted)
 
     def _say_unscored(self) -> None:
-        jobs, names = sorted(self._unscored), sorted(set().union(*self._unscored.values()))
+        jobs, scored = sorted(self.reward.without), self.reward.jobs
         which = "no job ever reported"
-        if self._scored:
-            which = f"{len(jobs)} of {len(jobs) + self._scored} jobs (the first is {jobs[0]}) never reported"
-        self.message(f"note: {which} {self._config.reward_attribute!r} (reported: {trials.listed(names)})")
+        if scored:
+            which = f"{len(jobs)} of {len(jobs) + scored} jobs (the first is {jobs[0]}) never reported"
+        self.message(f"note: {which} {self._config.reward_attribute!r} (reported: {listed([self.reward])})")
         if self._ways:
             self.message(f"  it is in several folders of event files: name one, {' or '.join(self._ways)}")
 

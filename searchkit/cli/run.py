@@ -19,6 +19,7 @@ from searchkit.workspace import TaskPaths, Workspace, check_task_name, find
 
 if TYPE_CHECKING:
     from searchkit.backends.slots import Slots
+    from searchkit.cli.progress import Reward
     from searchkit.config import Config
     from searchkit.shells import Shell
     from searchkit.store.interpreter import Pythons
@@ -127,6 +128,7 @@ class How:
     live: bool
     pythons: Pythons
     said: set[str] = field(default_factory=set)  # notes that hold for several stages
+    rewards: list[Reward] = field(default_factory=list)  # of the stages that ran here
 
     def note(self, text: str) -> None:
         if text not in self.said:
@@ -137,6 +139,7 @@ class How:
 def _run_stages(how: How, group: TaskPaths, config: Config, slots: list[tuple[Slots, str]]) -> int:
     """One stage after the other; returns at the first that does not finish. The same command goes on there."""
     from searchkit import stages
+    from searchkit.cli.progress import listed
     from searchkit.store import journal, tasks
 
     def end(number: int, _: object) -> None:
@@ -174,7 +177,9 @@ def _run_stages(how: How, group: TaskPaths, config: Config, slots: list[tuple[Sl
         signal.signal(signal.SIGTERM, before)
     click.echo(f"task {group.name}: all {len(config.stages)} stages finished" + f" ({failed} failed)" * bool(failed))
     if config.reward_attribute:
-        sign = "-" if config.monitor.mode == "min" else "+"
+        if len(how.rewards) == len(config.stages) and not any(reward.jobs for reward in how.rewards):
+            click.echo(f"note: no stage reported {config.reward_attribute!r} (reported: {listed(how.rewards)})")
+        sign = "-" if config.monitor.mode == "min" or config.unclear_reward else "+"
         click.echo(f"  rank them: search-ctl show-scalar --task {group.name} -rt {sign}5")
     return 1 if failed else 0
 
@@ -388,7 +393,9 @@ def _change_config(task: TaskPaths, given: str, config: Config, raw: bytes, *, d
     not. `dry`: only say it."""
     from searchkit.store import changes, tasks
 
-    if not config.stages and tasks.newest_config(task) == raw:
+    if tasks.newest_config(task) != raw:
+        _check_direction(tasks.config_of(task), config, given)
+    elif not config.stages:
         return
     steps = changes.steps(task, config)
     if refused := [part for step in steps for part in step.change.refused]:
@@ -403,6 +410,17 @@ def _change_config(task: TaskPaths, given: str, config: Config, raw: bytes, *, d
         said = "; ".join(f"{part.key}: {part.what}" for part in parts)
         number = "another config" if dry else f"config {changes.record(step, raw)}"
         click.echo(f"task {step.task.name} {'would go' if dry else 'goes'} on with {number}{': ' * bool(said)}{said}")
+
+
+def _check_direction(old: Config, new: Config, given: str) -> None:
+    """Which end of a loss is best may be said anew, but not left open where it was said: the default is the other end.
+    Raises UsageError."""
+    before = {"": old, **{stage.name: stage.config for stage in old.stages}}
+    for name, part in {"": new, **{stage.name: stage.config for stage in new.stages}}.items():
+        if part.unclear_reward and name in before and before[name].monitor.mode_given:
+            began = before[name].monitor.mode
+            what = f"{given}: monitor.mode: missing for {part.unclear_reward!r}, and the task was begun with `{began}`"
+            raise UsageError(what, "Say it again: `mode: min` or `mode: max`")
 
 
 def _schedule(
@@ -438,6 +456,7 @@ def _schedule(
         slots.close()
         open_task.close()
     progress.summary(code)
+    how.rewards.append(progress.reward)
     return code
 
 
