@@ -192,6 +192,14 @@ def test_numbers_of_event_files_outlive_the_working_folder(tmp_path: Path) -> No
     os.rename(Path(task.job(3).root, "work"), tmp_path / "gone")
     found = kept.load(task, job, "m")
     assert found is not None and said(found) == said(whole)
+    # By another monitor the rest is read again, and that stays what it was.
+    other = Reader(reader.callback, reader.log, (r"loss=(?P<other>\S+)",), reader.workdir, tensorboard=True)
+    other.removed = kept.removed(task, job)
+    again = other.read()
+    assert set(reader.from_events) and "other" in again.series
+    assert all(again.series[name] == whole.series[name] for name in reader.from_events)
+    kept.save(task, job, "n", other, again)
+    assert kept.removed(task, job) == other.removed
 
 
 CONFIG = """\

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import Any
 
 from searchkit import fsio
 from searchkit.store import journal, scalars
-from searchkit.store.scalars import Reader, Reading
+from searchkit.store.scalars import Reader, Reading, Series
 from searchkit.store.state import Job
 from searchkit.workspace import TaskPaths
 
@@ -28,13 +29,14 @@ def save(task: TaskPaths, job: Job, monitor: str, reader: Reader, reading: Readi
     root = task.job(job.index).attempt(job.attempt).root
     paths = sorted({*reader.files, *([reader.log] if reader.log else [])})
     files = [(os.path.relpath(path, root), *_stat(path)) for path in paths]
-    if sum(size for _, size, _ in files) < FROM_BYTES and not reader.events:
+    if sum(size for _, size, _ in files) < FROM_BYTES and not reader.from_events:
         return
-    record = {
+    said = {
         "attempt": job.attempt,
         "monitor": monitor,
         "workdir": os.path.relpath(reader.workdir or root, root),
         "files": files,
+        "from_events": sorted(reader.from_events),
         "skipped": reading.skipped,
         "faults": reading.faults,
         "shared": reading.shared,
@@ -42,17 +44,13 @@ def save(task: TaskPaths, job: Job, monitor: str, reader: Reader, reading: Readi
     }
     path = task.kept(job.index)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    fsio.atomic_write(path, journal.encode(record), tmp=task.tmp, durable=False)
+    fsio.atomic_write(path, journal.encode(said), tmp=task.tmp, durable=False)
 
 
 def load(task: TaskPaths, job: Job, monitor: str) -> Reading | None:
     """What the highest attempt of a job reported in all; None where it is not kept, or other than its files are now."""
-    paths = task.job(job.index).attempt(job.attempt)
-    try:
-        record = journal.decode((fsio.read_bytes(task.kept(job.index)) or b"").rstrip(b"\n"))
-    except OSError:  # not ours to read
-        record = None
-    if record is None or (record["attempt"], record["monitor"]) != (job.attempt, monitor):
+    paths, record = task.job(job.index).attempt(job.attempt), _record(task, job)
+    if record is None or record["monitor"] != monitor:
         return None
     freed = not os.path.isdir(f"{paths.root}/{record['workdir']}")
     known = {f"{paths.root}/{name}": (size, changed) for name, size, changed in record["files"]}
@@ -61,9 +59,29 @@ def load(task: TaskPaths, job: Job, monitor: str) -> Reading | None:
         return None
     if any(path not in known for path, is_file in scalars.callback_files(paths.callback) if is_file):
         return None
-    series = {name: dict(zip(*columns, strict=True)) for name, columns in record["series"].items()}
     shared = {name: tuple(ways) for name, ways in record["shared"].items()}
-    return Reading(series, record["skipped"], tuple(record["faults"]), shared)
+    return Reading(_series(record, record["series"]), record["skipped"], tuple(record["faults"]), shared)
+
+
+def removed(task: TaskPaths, job: Job) -> dict[str, Series]:
+    """What came from event files in a working folder that is gone, whichever monitor they were read by."""
+    record = _record(task, job)
+    if record is None or os.path.isdir(f"{task.job(job.index).attempt(job.attempt).root}/{record['workdir']}"):
+        return {}
+    return _series(record, record["from_events"])
+
+
+def _record(task: TaskPaths, job: Job) -> dict[str, Any] | None:
+    """What is kept of the highest attempt of a job, where it is whole."""
+    try:
+        record = journal.decode((fsio.read_bytes(task.kept(job.index)) or b"").rstrip(b"\n"))
+    except OSError:  # not ours to read
+        return None
+    return record if record is not None and record["attempt"] == job.attempt else None
+
+
+def _series(record: dict[str, Any], names: Iterable[str]) -> dict[str, Series]:
+    return {name: dict(zip(*record["series"][name], strict=True)) for name in names}
 
 
 def _stats(paths: Iterable[str]) -> list[tuple[str, tuple[int, int]]]:

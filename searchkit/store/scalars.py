@@ -55,6 +55,7 @@ class Reader:
     workdir, tensorboard: True for all event files below the folder, or a glob relative to it (of files or folders).
     newer_than_s: Unix time; older event files were not written by this attempt but copied with the project.
     named: the names that the config says. One that is a tag after the end of its folder's path is called so always.
+    removed: what was read from event files, where the working folder is gone since.
     """
 
     callback: str
@@ -64,6 +65,8 @@ class Reader:
     tensorboard: bool | str = False
     newer_than_s: float = 0.0
     named: Collection[str] = ()
+    removed: Mapping[str, Series] = field(default_factory=dict)
+    from_events: Collection[str] = ()  # the names of the last reading that are from event files
     events: list[str] | None = None  # the event files that the last reading found; None: it did not look for any
     files: dict[str, File] = field(default_factory=dict)  # by path, those of the last reading
 
@@ -109,6 +112,8 @@ class Reader:
                 for tag, more in keep(file, file).series.items():
                     held[tag] = {**held[tag], **more} if tag in held else more
             found, shared = tags.named(folders, self.named)
+            found = found or dict(self.removed)
+            self.from_events = found.keys() - series.keys()
             series = {**found, **series}
         if self.log and self.regex and not (wanted and wanted <= series.keys()):
             patterns = [re.compile(pattern) for pattern in self.regex]

@@ -9,6 +9,7 @@ import contextlib
 import csv
 import json
 import math
+import os
 import re
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -66,14 +67,17 @@ def reader_of(task: TaskPaths, project_name: str, config: Config, job: Job) -> R
     """What reads all that the highest attempt of a job reports."""
     monitor = config.monitor
     paths = task.job(job.index).attempt(job.attempt)
+    workdir = f"{paths.root}/{project_name}"
+    is_gone = job.result is not None and not os.path.isdir(workdir)
     return Reader(
         paths.callback,
         log=paths.log if monitor.regex else None,
         regex=monitor.regex,
-        workdir=f"{paths.root}/{project_name}",
+        workdir=workdir,
         tensorboard=monitor.tensorboard,
         newer_than_s=job.launched_s,
         named=_paths(config),
+        removed=kept.removed(task, job) if is_gone else {},
     )
 
 
