@@ -115,9 +115,7 @@ class Data:
     name: str = "coco"  # the prefix of its metrics: <name>_bbox_mAP
     classes: tuple[str, ...] = ()  # a choice of categories, by name; empty: all
     max_edge: int = 1333  # of a resized image, in pixels, where the scale is a short edge
-    workers: int = (
-        2  # processes that load training images, threads that load those of tests; 0 where they stay in memory
-    )
+    workers: int = 2  # processes for training images, threads for those of tests; 0 where they stay in memory
     cache_mb: int = 1024  # of decoded images that are kept in memory
     exif: Literal["auto", "apply", "ignore"] = field(default="auto", metadata=LATER)
     """Whether the orientation that a photo's EXIF data names is applied; auto: unless the annotations have the width
