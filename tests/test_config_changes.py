@@ -13,6 +13,7 @@ import pytest
 from searchkit import algorithms
 from searchkit.config import parse
 from searchkit.searching import make_sampler
+from searchkit.settings import Objective, StopRule
 from searchkit.space.args import Categorical, Nested, Range, Value
 from searchkit.space.widen import compare
 from searchkit.store import changes, trials
@@ -96,6 +97,15 @@ def test_what_only_reads_or_launches_changes_and_runs_nothing_again(tmp_path: Pa
     assert ok(run(folder, "search-ctl", "best", "--json")).count('"job": 0') == 1
     assert "run.retries: 2 -> 0" in changed(folder, grid("1, 2"), "--dry-run")
     assert "config 1: " in said and len([e for e in events(folder) if e["type"] == "config"]) == 1
+
+
+def test_a_change_is_told_by_what_differs() -> None:
+    one, two = Objective("fit", "max", "acc - macs"), Objective("fit", "max", "acc - 2 * macs")
+    assert changes._to((one,), (two,)) == "fit = acc - macs (max) -> fit = acc - 2 * macs (max)"
+    assert changes._to((StopRule("asha", {"max": 9}),), ()) == "asha (max: 9) -> none"
+    long = "epoch (?P<step>\\d+) of 100: accuracy (?P<acc>\\S+) loss (?P<loss>"
+    said = changes._to((long + "a)",), (long + "b)",))
+    assert said == "…" + long[-12:] + "a) -> …" + long[-12:] + "b)"
 
 
 def test_what_can_not_change_is_refused_with_place_reason_and_way(tmp_path: Path) -> None:

@@ -242,7 +242,7 @@ class Progress:
             self.message(f"  run them again, with the code as it is then: search-ctl restart --task {name} --failed")
         if counts[State.PENDING] or not view.state.complete:
             self.message("  run the same command again to go on")
-        if trials.is_search(self._config) and counts[State.FINISHED]:
+        if trials.is_search(self._config) and any(j.job.scores is not None for j in view.jobs):
             self.message(f"  the best: search-ctl best --task {name}")
         if self._config.reward_attribute and counts[State.FINISHED] and not self._task.paths.stage:
             sign = "-" if self._config.monitor.mode == "min" or self._config.unclear_reward else "+"

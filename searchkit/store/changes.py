@@ -15,10 +15,12 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from searchkit import fsio
 from searchkit.errors import ConflictError
+from searchkit.settings import Objective, StopRule
 from searchkit.space import widen
 from searchkit.store import tasks, trials
 from searchkit.workspace import TaskPaths
@@ -41,7 +43,8 @@ _FIXED = {
     "search.warm_start": "a search takes its warm start once, when it begins",
     "run.shell": "the jobs so far ran in another shell",
 }
-_WIDTH = 40  # longer values are not shown whole
+_WIDTH = 60  # longer values are not shown whole
+_BEFORE = 12  # characters of what two of them share that are shown before what differs
 
 
 @dataclass(frozen=True)
@@ -123,19 +126,27 @@ def _settings(old: Config, new: Config) -> tuple[list[Part], list[Part]]:
 
 
 def _to(old: Any, new: Any) -> str:
-    return f"{_shown(old)} -> {_shown(new)}"
+    """Both in a few words. Of two long texts that begin alike, what differs is shown."""
+    texts = [_text(old), _text(new)]
+    alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*texts, strict=False))) - _BEFORE
+    if alike > 0 and max(map(len, texts)) > _WIDTH:
+        texts = [f"…{text[alike:]}" for text in texts]
+    return " -> ".join(text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…" for text in texts)
 
 
-def _shown(value: Any) -> str:
-    """A value in a few words."""
+def _text(value: Any) -> str:
     if value is None or value == ():
         return "none"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        value = ", ".join(getattr(item, "type", None) or getattr(item, "name", None) or str(item) for item in value)
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
+        return ", ".join(map(_text, value))
+    if isinstance(value, StopRule):
+        options = ", ".join(f"{name}: {_text(option)}" for name, option in value.options.items())
+        return f"{value.type} ({options})" if options else value.type
+    if isinstance(value, Objective):
+        return f"{value.name}{f' = {value.value}' if value.value else ''} ({value.mode})"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _space(old: Config, new: Config) -> tuple[list[Part], list[Part], dict[str, list[int]]]:
