@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
-from searchkit import fsio, searching
+from searchkit import fsio, judging
 from searchkit.backends import procs, workers
 from searchkit.backends.local import Launch
 from searchkit.backends.procs import GRACE_S, Killer, Target
@@ -175,7 +175,7 @@ class Attempts:
     def _reported(self, job: Job, fields: Event, reader: Reader, reading: Reading) -> Event:
         """What the result of a job says of the numbers that it reported, which are kept."""
         config = self.plan.config
-        scores = searching.scores(self.search, job.index, fields, reading) if self.search else {}
+        scores = judging.scores(self.search, job.index, fields, reading) if self.search else {}
         with fsio.storage():
             kept.save(self.task.paths, job, numbers.digest(config), reader, reading)
         return {**scores, **numbers.recorded(config, reading, reader.callback)}

@@ -287,6 +287,12 @@ def _monitor(top: Section, task: Section, base: Config, objectives: tuple[Object
     if judged is not None and section.get("mode") is not None and mode != judged.mode:
         what = f"is {mode}, but search.objectives says {judged.mode} for {ranks}; give one"
         section.fault("mode", section.entries["mode"][1], what)
+    patterns = _patterns(section, "regex")
+    faulty = bool(section.report.faults)
+    groups = {name for pattern in patterns if not faulty for name in re.compile(pattern).groupindex} - {"step"}
+    if ranks and not objectives and groups and ranks not in groups:
+        what = f"{section.at('regex')}: no group is the reward {ranks!r} (there are {', '.join(sorted(groups))})"
+        section.report.note(section.entries["regex"][1], f"{what}; it has to be reported in another way")
     scalars = [node.text for _, node in section.words("scalars")] or list(base.monitor.scalars)
     if scalars and ranks:
         scalars.append(ranks)
@@ -295,7 +301,7 @@ def _monitor(top: Section, task: Section, base: Config, objectives: tuple[Object
         mode=judged.mode if judged else mode,
         score=section.choice("score", ("last", "best"), base.monitor.score),
         scalars=tuple(dict.fromkeys(scalars)),
-        regex=_patterns(section, "regex") or base.monitor.regex,
+        regex=patterns or base.monitor.regex,
         tensorboard=section.switch("tensorboard", base.monitor.tensorboard),
         compare_name=_given(compare.word("name"), base.monitor.compare_name),
         compare_id=_given(compare.word("id"), base.monitor.compare_id),

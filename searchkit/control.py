@@ -139,7 +139,7 @@ def _target(open_task: OpenTask, job: Job) -> Target:
 def _accept(open_task: OpenTask, job: Job, behind: Sequence[str] = ()) -> None:
     """Record the result of an attempt whose processes are gone, its numbers durable first. `behind`: the command lines
     of what it had left running."""
-    from searchkit import searching  # with all of config behind it: only where a result is accepted
+    from searchkit import judging, searching  # with all of config behind it: only where a result is accepted
     from searchkit.store import kept, numbers, scalars, trials
 
     config = tasks.config_of(open_task.paths)
@@ -157,7 +157,7 @@ def _accept(open_task: OpenTask, job: Job, behind: Sequence[str] = ()) -> None:
             if fields["state"] == State.FINISHED.value:
                 with contextlib.suppress(UsageError):  # a stopper of the user's own, which can't be imported from here
                     stoppers = searching.make_stoppers(config, config.objectives, open_task.state.defaults)
-                    searching.take_in(open_task, config, stoppers, job, reading.series)
+                    judging.take_in(open_task, config, stoppers, job, reading.series)
             pruned = fields["state"] == State.PRUNED.value
             fields["scores"] = trials.scores_of(job, config.objectives, reading, pruned=pruned)[0]
         fields |= numbers.recorded(config, reading, reader.callback)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from searchkit import fsio, searching
+from searchkit import fsio, judging, searching
 from searchkit.settings import Config
 from searchkit.store import kept, numbers, trials
 from searchkit.store.scalars import Reading
@@ -81,7 +81,7 @@ def _as_trial(config: Config, job: Job, stoppers: Sequence[Any], reading: Readin
     last = job.reports[-1][0] if job.reports and state is not State.FINISHED else math.inf
     seen = [(step, value) for step, value in series.items() if step <= last]
     if stoppers:
-        reports = searching.wanted_reports(stoppers, dict(seen))
+        reports = judging.wanted_reports(stoppers, dict(seen))
     else:
         reports = [report for report in seen if report[0] in dict(job.reports)]
     reason = job.result.reason if job.result else ""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from searchkit import fsio, orders, recovery, rereading, searching, working
+from searchkit import fsio, judging, orders, recovery, rereading, searching, working
 from searchkit.attempts import Attempts, Live
 from searchkit.backends import local
 from searchkit.errors import UsageError
@@ -169,7 +169,7 @@ class Scheduler(Attempts):
         """Have the early stoppers look at the running jobs."""
         if self.search and not self.interrupts:
             free = (n for n, live in self.live.items() if not (live.target or live.elsewhere or live.judged))
-            searching.judge(self.search, [n for n in free if n in self.task.state.jobs])
+            judging.judge(self.search, [n for n in free if n in self.task.state.jobs])
 
     def _create_folder(self, n: int) -> None:
         with fsio.storage():

@@ -1,8 +1,8 @@
-"""A search: which jobs are made next, which are ended early, and when it is over.
+"""A search: which jobs are made next, and when it is over.
 
 Samplers and stoppers decide, and see only the trials (store/trials.py). What they decide is an event before it is
-acted on, as all is; so are the reports that a stopper judged. A search that is picked up again knows what the one
-before it knew.
+acted on, as all is; so are the reports that a stopper judged (judging.py). A search that is picked up again knows what
+the one before it knew.
 """
 
 from __future__ import annotations
@@ -10,32 +10,26 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from searchkit import algorithms
 from searchkit.algorithms import drawing
-from searchkit.algorithms.history import Trial, Verdict, ask_seed, asked, loss
+from searchkit.algorithms.history import Trial, ask_seed, asked, loss
 from searchkit.errors import NotFoundError, SearchkitError, UsageError
 from searchkit.settings import Config, Objective
 from searchkit.space.expand import shared_level
 from searchkit.space.genes import named
 from searchkit.space.space import Genes, Space
-from searchkit.store import creation, numbers, scalars, tasks, trials
-from searchkit.store.scalars import Reading, Series
-from searchkit.store.state import DEFAULTS, Job, State, TaskState
+from searchkit.store import creation, numbers, tasks, trials
+from searchkit.store.state import DEFAULTS, State, TaskState
 from searchkit.store.tasks import OpenTask
 from searchkit.store.trials import History, Readers
 from searchkit.workspace import Workspace
 
-EVENT_FILES_S = 2.0  # between two looks for event files of TensorBoard
 ENOUGH, LITTLE = 8, 0.4  # finished trials from which on a tau below this is worth a word
 AHEAD = 8  # jobs made before their turn, where no result can change what they are
-WHY = {
-    Verdict.STOP: "prune",
-    Verdict.PAUSE: "pause",
-}
 
 
 def make_sampler(config: Config, space: Space, wanted: Sequence[Objective], stream: int = 0) -> Any:
@@ -340,102 +334,10 @@ def is_over(search: Search) -> bool:
     return search.task.state.complete and all(_next_paused(search, stopper) is None for stopper in search.stoppers)
 
 
-# --- which are ended early -------------------------------------------------------------------------------------------
-
-
-def judge(search: Search, running: Iterable[int]) -> None:
-    """Look at what the running jobs reported since the last time, and stop those that their stoppers give up."""
-    if search.stoppers:
-        for n in sorted(running):
-            if not search.task.state.jobs[n].stop:
-                _judge_reports(search, n)
-
-
-def _judge_reports(search: Search, n: int) -> None:
-    """Judge the new reports of a job in order, up to the first where a stopper ends it. Report and verdict are one
-    event: a kill between the two would leave a report that nobody judges."""
-    job = search.task.state.jobs[n]
-    for step, value, wanting in _new_reports(search.stoppers, job.reports, _series(search, job) or {}):
-        with search.history.as_if(n, (step, value)) as (history, trial):
-            verdicts = {stopper.judge(history, trial) for stopper in wanting}
-        why = next((WHY[v] for v in (Verdict.STOP, Verdict.PAUSE) if v in verdicts), "")
-        more = {"stop": why} if why else {}
-        search.task.record("report", time=time.time(), job=n, step=step, value=value, **more)
-        if why:
-            return
-
-
-def _new_reports(
-    stoppers: Sequence[Any], judged: Sequence[tuple[int, float]], series: Series
-) -> Iterator[tuple[int, float, list[Any]]]:
-    """(step, value, the stoppers that want to see it) of the reports that were not judged yet, ascending."""
-    last = judged[-1][0] if judged else None
-    for step, value in series.items():
-        if last is None or step > last:
-            wanting = [stopper for stopper in stoppers if stopper.wants(step, last)]
-            if wanting:
-                last = step
-                yield step, value, wanting
-
-
-def wanted_reports(stoppers: Sequence[Any], series: Series) -> list[tuple[int, float]]:
-    """The (step, value) of a whole series that stoppers would have asked for, ascending."""
-    return [(step, value) for step, value, _ in _new_reports(stoppers, (), series)]
-
-
-def take_in(task: OpenTask, config: Config, stoppers: Sequence[Any], job: Job, reported: Mapping[str, Series]) -> None:
-    """Record what a job that finished by itself reported since it was judged last, after a verdict that came too late
-    too: no verdict counts any more, but others are compared with all of it."""
-    if not stoppers:
-        return
-    objective = config.objectives[0]
-    for step, value, _ in _new_reports(stoppers, job.reports, trials.over_steps(objective, reported)):
-        task.record("report", time=time.time(), job=job.index, step=step, value=value, after_end=True)
-
-
-def _series(search: Search, job: Job) -> Series | None:
-    """The first objective of a running job over its steps; None where its files did not change since the last time."""
-    task = search.task.paths
-    paths = task.job(job.index).attempt(job.attempt)
-    monitor = search.config.monitor
-    mark = scalars.mark(paths.callback, paths.log if monitor.regex else None)
-    before = search.read.get(job.index)
-    if before and before.attempt != job.attempt:
-        before = None
-    o, now = search.wanted[0], time.monotonic()
-    if before and before.mark == mark and not (before.in_events and now - before.at_s >= EVENT_FILES_S):
-        return None
-    reader = search.readers.of(job)
-    found = reader.read(trials.scalars_needed([o]), ended=False)
-    series = trials.over_steps(o, found.series)
-    old = before.steps if before else set()
-    if old and (late := sorted(step for step in series if step not in old and step < max(old))):
-        what = f"job {job.index} reported step {late[0]} of {o.name} after step {max(old)}"
-        _once(search, f"{what}: steps that go back are kept and shown, but not judged")
-    search.read[job.index] = Read(job.attempt, mark, now, set(series), reader.events is not None)
-    return series
-
-
-def _once(search: Search, line: str) -> None:
+def once(search: Search, line: str) -> None:
     if line not in search.told:
         search.told.add(line)
         search.say(f"note: {line}")
-
-
-def scores(search: Search, n: int, outcome: Mapping[str, Any], reading: Reading) -> dict[str, Any]:
-    """What a search adds to the result of a job that reported that: its scores, or why it has none. Its last reports
-    are events first."""
-    if outcome["retry"] or outcome["state"] not in (State.FINISHED.value, State.PRUNED.value):
-        return {}
-    job = search.task.state.jobs[n]
-    if outcome["state"] == State.FINISHED.value:
-        take_in(search.task, search.config, search.stoppers, job, reading.series)
-    pruned = outcome["state"] == State.PRUNED.value
-    found, why = trials.scores_of(job, search.wanted, reading, pruned=pruned)
-    if found is None:
-        _once(search, f"{why.replace('never', 'a job never', 1)}; it counts as a failed trial")
-        return {"scores": None, "reason": trials.explained(outcome["reason"], why)}
-    return {"scores": found}
 
 
 def restore(search: Search) -> None:

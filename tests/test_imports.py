@@ -44,6 +44,7 @@ TABLE = (
     ("backends", 3),
     ("launcher", 4),
     ("searching", 4),
+    ("judging", 4),
     ("rereading", 4),
     ("points", 4),
     ("attempts", 4),

@@ -186,3 +186,12 @@ monitor: {regex: ['loss=(?P<loss>\\S+)']}
         "  job 1, log line 9: loss: '1.5e' is no number",
         "  … and 2 more",
     ]
+
+
+def test_a_reward_that_no_regex_gives_is_noted() -> None:
+    """It may come from elsewhere; found at the end of a night it would be too late."""
+    text = "task: {template: x, reward_attribute: val/acc}\nmonitor: {regex: ['(?P<step>.) (?P<acc>.)', '(?P<f1>.)']}"
+    said = "monitor.regex: no group is the reward 'val/acc' (there are acc, f1); it has to be reported in another way"
+    assert said in configs.parse(text.encode(), "cfg.yaml").notes[0]
+    for reward in ("acc", "f1"):
+        assert not any("regex" in note for note in configs.parse(text.replace("val/acc", reward).encode(), "c").notes)
