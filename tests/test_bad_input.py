@@ -233,6 +233,8 @@ echo "show: $?"
 mount -o remount,size=64m "$1"
 timeout 60 search-run config.yaml -j 2
 echo "second: $?"
+search-ctl restart --task default --failed # commands that could not write have failed
+for _ in $(seq 100); do search-ctl show --task default | grep -q ": 12 finished" && break; sleep 0.2; done
 search-ctl show --task default --json > "$3"
 search-ctl fsck
 mount -o remount,ro "$1"
@@ -267,7 +269,7 @@ def test_a_disk_that_fills_up_and_one_that_is_read_only(tmp_path: Path) -> None:
     assert "first: 5" in said and "the disk is full" in said, said
     assert "Traceback" not in said, said
     assert "show: 0" in said, said
-    assert "second: 0" in said, said
+    assert "second: 1" in said and "exit code 1" in said, said
     assert "read-only show: 0" in said, said
     assert "read-only run: 5" in said and "read-only" in done.stderr, said
     assert "0 fault(s)" in said, said
