@@ -88,4 +88,5 @@ def test_the_small_one_runs_from_data_to_model(tmp_path: Path) -> None:
     work = tmp_path / ".search-run" / "tasks" / "det.extract" / "jobs" / "all" / "0" / tmp_path.name
     proof = json.loads((work / "model" / "proof.json").read_text())
     assert proof["equal"]["bit_equal"] and proof["cost"]["macs"] == proof["cost"]["macs_measured"]
+    assert proof["score"]["equal"], proof["score"]
     assert len(os.listdir(work / "boxes")) == 8

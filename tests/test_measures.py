@@ -216,7 +216,7 @@ def test_faults_of_the_key() -> None:
     assert faults(text) == [
         "cfg.yaml:7:17: task.constraints[0]: column 7 of 'macs <': the expression can't go on like this; allowed: "
         "names, numbers (also 140G, 1.5M, 2k), 'strings', [lists], + - * / // % **, < <= > >= == !=, "
-        "and or not in, indexing x[0], and sum len min max abs",
+        "and or not in, indexing x[0], sum len min max abs, and name('val/acc') for names with other characters",
         "cfg.yaml:8:20: task.measures.call: must be a function of your own, as module:function, not 'shop.cost'",
         "cfg.yaml:8:33: task.measures: unknown key 'givn' (did you mean given?)",
     ]

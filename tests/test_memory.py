@@ -77,10 +77,10 @@ def test_a_training_says_what_to_lower(greedy: dict[str, Any], name: str) -> Non
     path = named(greedy, name)
     nas.train(path, Path("work"), stop=2)
     done = tensors("work/latest.pth")["step"]
-    said = bad("train", path, "--work-dir", "work", "--set", "train.scales=[80]", code=1)
+    said = bad("train", path, "--work-dir", "work", "--set", "train.scales=[80]", "--accept-changes", code=1)
     assert all(part in said for part in SAID[name]) and faults(said) == 1
     assert "Lower train.batch_size, train.scales, data.max_edge" in said and "precision=bf16" in said
-    assert "goes on from its last checkpoint" in said and "GPU 0 has" not in said
+    assert "goes on so from its last checkpoint" in said and "GPU 0 has" not in said
     good("train", path, "--work-dir", "work")  # and it does
     assert tensors("work/latest.pth")["step"] == 4 > done
 

@@ -12,6 +12,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Mapping
+from importlib.machinery import SourceFileLoader
 from typing import Any
 
 from torch import nn
@@ -72,6 +73,15 @@ def backbone_class(name: str) -> Any:
     return found
 
 
+class FreshSource(SourceFileLoader):
+    """Imports a file as it is now, and leaves no bytecode beside it: where an edit follows within the same second and
+    leaves the length as it is, that of the file before would be taken."""
+
+    def path_stats(self, path: str) -> Any:
+        """None: so bytecode is neither looked for nor written."""
+        raise OSError
+
+
 def _module_of_file(path: str) -> Any:
     """A Python file as a module of its own name, run once for each content; sys.path stays as it is."""
     full = os.path.realpath(path)
@@ -83,7 +93,7 @@ def _module_of_file(path: str) -> Any:
     name = f"_searchkit_backbone_{digest}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, full)
+    spec = importlib.util.spec_from_file_location(name, full, loader=FreshSource(name, full))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look a class's module up there

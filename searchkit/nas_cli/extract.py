@@ -75,7 +75,7 @@ def extract_command(
     recipe = configs.load(config, overrides)
     source, where = extraction.open_source(recipe, checkpoint, seed_of(seed)), device_of(device)
     chosen = choose(arch, metric, recipe, source, shape)
-    with memory_advice("test"):
+    with memory_advice("extract"):
         statistics, score = statistics_of(recipe, source, chosen, raw=raw, calibrate=calibrate, seed=seed_of(seed))
         recipe, bench = statistics.recipe, None
         if score is not None and again:

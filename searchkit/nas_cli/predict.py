@@ -133,7 +133,7 @@ def _of_checkpoint(
     source = extract.open_source(recipe, path, seed)
     whole = source.maximum == recipe.space.maximum()
     chosen = choose(arch or ("MAX" if whole else None), metric, recipe, source, None)
-    with memory_advice("test"):
+    with memory_advice("predict"):
         statistics, _ = statistics_of(recipe, source, chosen, raw=raw, calibrate=False, seed=seed)
         net, seen = extract.cut(source, statistics.recipe, chosen.arch, chosen.shape, statistics, device)
     say(said_of(extract.statistics_said(statistics, seen), seen))

@@ -128,7 +128,8 @@ LOWER = {
     "a sweep goes on where it was",
     "finetune": "finetune.batch_size, test.batch_size, data.max_edge or data.cache_mb, or set finetune.precision=bf16; "
     "a sweep goes on where it was",
-    "predict": "the size of the images, or run with --device cpu",
+    "extract": "test.batch_size, test.calibration_images, data.max_edge or data.cache_mb, or give a smaller --input",
+    "predict": "the size of the images, of a supernet test.calibration_images too, or run with --device cpu",
 }
 
 

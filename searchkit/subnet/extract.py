@@ -13,7 +13,6 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.machinery import SourceFileLoader
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from searchkit import fsio
 from searchkit.cost import price
 from searchkit.data.pixels import Reading
 from searchkit.errors import SearchkitError, UsageError
-from searchkit.models.elastic import set_arch
+from searchkit.models.elastic import FreshSource, set_arch
 from searchkit.models.network import NetConfig
 from searchkit.models.subnet import subnet
 from searchkit.space.arch import Arch, InputShape
@@ -246,17 +245,12 @@ def _write_model(folder: str, recipe: Recipe, source: Source, static: Any, arch:
     _write(folder, "config.json", json.dumps(config, indent=1) + "\n")
 
 
-class _NoCache(SourceFileLoader):
-    """Imports a file, and writes no bytecode beside it: an extracted folder holds what we say that it holds."""
-
-    def set_data(self, *_: Any, **__: Any) -> None:
-        """Write nothing."""
-
-
 def load_folder(folder: str) -> Any:
     """The model of an extracted folder, through its own model.py."""
     path = os.path.join(folder, "model.py")
-    spec = importlib.util.spec_from_file_location("_extracted_model", path, loader=_NoCache("_extracted_model", path))
+    spec = importlib.util.spec_from_file_location(
+        "_extracted_model", path, loader=FreshSource("_extracted_model", path)
+    )
     if spec is None or spec.loader is None or not os.path.exists(path):
         raise UsageError(f"{folder} holds no extracted model: there is no model.py")
     module = importlib.util.module_from_spec(spec)
