@@ -36,7 +36,12 @@ def storage_error(e: OSError) -> StorageError:
     """Say which law of the storage broke, at which path."""
     what = _STORAGE_ERRNOS.get(e.errno or 0, os.strerror(e.errno) if e.errno else str(e))
     where = f" at {os.fsdecode(e.filename)}" if e.filename else ""
-    hint = "Nothing was marked finished. Make room or mend the permissions, then run the same command again."
+    hint = "What could not be written does not count. Mend that, then run the same command again."
+    if e.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = (
+            "What could not be written does not count. Make room, then run the same command again. Working copies and "
+            "checkpoints of jobs that ended: search-ctl free"
+        )
     return StorageError(f"cannot use the workspace: {what}{where}", hint)
 
 

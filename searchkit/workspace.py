@@ -259,6 +259,11 @@ class Workspace:
         return f"{self.root}/tmp/summary.lock"
 
     @property
+    def reserve(self) -> str:
+        """What the commands that make room may take on a full disk."""
+        return f"{self.root}/reserve"
+
+    @property
     def tmp(self) -> str:
         return f"{self.root}/tmp"
 

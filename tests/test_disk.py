@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from searchkit.cli import disk as disk_cli
 from searchkit.store import disk, journal, tasks
 from searchkit.store.snapshot import Entry, Manifest
 from searchkit.workspace import Workspace
-from tests.suite import HARNESS, events, kill, ok, project, run, show, start, states, task_dir, wait_for
+from tests.suite import HARNESS, environment, events, kill, ok, project, run, show, start, states, task_dir, wait_for
 from tests.test_tfevents import write_events
 
 MIB = 1 << 20
@@ -245,3 +246,46 @@ def test_free_is_decided_before_it_is_done(tmp_path: Path) -> None:
         assert disk.free(held, [0, 99]) == [] and held.state.jobs[0].freed == "done"
     kinds = [e["type"] for e in journal.read(task)[0]]
     assert kinds[-2:] == ["free", "freed"]
+
+
+# A disk of 3 MB that the jobs fill up; then room is made by each command that can.
+FULL = r"""
+set -e
+mount -t tmpfs -o size=3m tmpfs "$1"
+cd "$1"
+cp "$2" config.yaml
+search-init > /dev/null
+set +e
+search-run config.yaml -j 1
+echo "run: $?"
+head -c 4000000 /dev/zero > "$1/.search-run/filled" 2> /dev/null
+search-ctl stop; echo "stop: $?"
+search-ctl withdraw --jobs 9; echo "withdraw: $?"
+search-ctl free --keep none --jobs 0; echo "free: $?"
+head -c 4000000 /dev/zero >> "$1/.search-run/filled" 2> /dev/null
+search-ctl delete --jobs 1 --yes; echo "delete: $?"
+rm .search-run/filled
+search-ctl fsck
+"""
+
+
+def test_on_a_full_disk_room_can_be_made(tmp_path: Path) -> None:
+    job = "head -c 400000 /dev/zero > m.bin; echo {i}"
+    values = ", ".join(map(str, range(10)))
+    (tmp_path / "config.yaml").write_text(
+        f"task:\n  template: {json.dumps(job)}\n  search_args: [{{type: Categorical, name: i, value: [{values}]}}]\n"
+    )
+    (tmp_path / "full.sh").write_text(FULL)
+    (tmp_path / "disk").mkdir()
+    unshare = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
+    if subprocess.run([*unshare, "mount", "-t", "tmpfs", "x", str(tmp_path / "disk")], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount a tmpfs: no disk can be made that fills up")
+    argv = [*unshare, "sh", *(str(tmp_path / name) for name in ("full.sh", "disk", "config.yaml"))]
+    done = subprocess.run(
+        argv, capture_output=True, text=True, timeout=200, env=environment(), stdin=subprocess.DEVNULL
+    )
+    said = done.stdout + done.stderr
+    assert "run: 5" in said and "the disk is full" in said and "search-ctl free" in done.stderr, said
+    for command in ("stop", "withdraw", "free", "delete"):
+        assert f"{command}: 0" in said, said
+    assert "freed 39" in said and "0 fault(s)" in said, said

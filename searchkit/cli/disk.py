@@ -41,7 +41,7 @@ def free(task_name: str, keep: str, jobs: str | None, dry_run: bool, yes: bool, 
       search-ctl free --task lr-sweep --keep none --jobs @failed
     """
     from searchkit import control, stages
-    from searchkit.store import disk, tasks
+    from searchkit.store import disk, reserve, tasks
     from searchkit.store.disk import Emptied
 
     ws, task = open_task(task_name)
@@ -65,7 +65,8 @@ def free(task_name: str, keep: str, jobs: str | None, dry_run: bool, yes: bool, 
     if full and not dry_run:
         if not yes and not as_json and sys.stdin.isatty():
             click.confirm(f"Remove {console.size(promised.freed)} of jobs {ranges(full)}?", abort=True)
-        refused = control.free(task, full).refused
+        with reserve.given_up(ws):
+            refused = control.free(task, full).refused
         needed |= dict.fromkeys(refused, "not ended")
         full = [n for n in full if n not in refused]
     left = sum((each for n, each in look().items() if n in full), Emptied()) if not dry_run else Emptied()

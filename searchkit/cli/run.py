@@ -66,6 +66,7 @@ def main_command(
     """
     from searchkit import config as config_module
     from searchkit.cli import disk, pythons
+    from searchkit.store import reserve
 
     ws = find(os.getcwd())
     check_task_name(task_name)
@@ -99,6 +100,7 @@ def main_command(
         ws, task_name, config_file, config, raw, parts, shell, symlinks=symlinks, overwrite=overwrite
     )
     disk.say_need(ws, task, parts)
+    reserve.keep(ws)
     if detach:
         from searchkit import control
 

@@ -26,7 +26,7 @@ def stop(task_name: str, jobs: str | None, grace_s: float, gone_host: str, as_js
     Jobs named here stay stopped until `restart`. A stopped task goes on with the next search-run.
     """
     from searchkit import control
-    from searchkit.store import tasks
+    from searchkit.store import reserve, tasks
     from searchkit.store.state import ENDED
 
     ws, task = open_task(task_name)
@@ -34,8 +34,9 @@ def stop(task_name: str, jobs: str | None, grace_s: float, gone_host: str, as_js
         return _stop_stages(ws, task, grace_s, gone_host, as_json)
     chosen = None if jobs is None else [j.job.index for j in chosen_jobs(ws, task, tasks.view(task), jobs)]
     over = {j.job.index for j in tasks.view(task).jobs if j.state in ENDED} if chosen else set()
-    answer = control.stop(task, chosen, grace_s, gone_host)
-    tasks.refresh_views(ws, task)
+    with reserve.given_up(ws):
+        answer = control.stop(task, chosen, grace_s, gone_host)
+        tasks.refresh_views(ws, task)
     _check_stopped(answer.refused)
     if as_json:
         console.print_json({"task": task_name, "jobs": chosen, "survivors": answer.survivors})
@@ -50,11 +51,12 @@ def stop(task_name: str, jobs: str | None, grace_s: float, gone_host: str, as_js
 
 def _stop_stages(ws: Workspace, task: TaskPaths, grace_s: float, gone_host: str, as_json: bool) -> int:
     from searchkit import stages
-    from searchkit.store import tasks
+    from searchkit.store import reserve, tasks
 
-    answers = stages.stop(task, grace_s, gone_host)
-    for changed in (*begun_stages(task), task):
-        tasks.refresh_views(ws, changed)
+    with reserve.given_up(ws):
+        answers = stages.stop(task, grace_s, gone_host)
+        for changed in (*begun_stages(task), task):
+            tasks.refresh_views(ws, changed)
     survivors = {name: answer.survivors for name, answer in answers.items() if answer.survivors}
     for answer in answers.values():
         _check_stopped(answer.refused)
@@ -88,7 +90,7 @@ def _tell_survivors(survivors: dict[int, list[int]]) -> int:
 def delete(task_name: str, jobs: str | None, yes: bool, stop_first: bool, as_json: bool) -> None:
     """Delete a task, or some of its jobs with all they wrote. Refuses while they run, unless --stop."""
     from searchkit import control, stages
-    from searchkit.store import tasks
+    from searchkit.store import reserve, tasks
 
     ws, task = open_task(task_name)
     whole = bool(tasks.stage_names(task))
@@ -99,20 +101,21 @@ def delete(task_name: str, jobs: str | None, yes: bool, stop_first: bool, as_jso
             raise UsageError(f"this would delete {what}; nobody is here to ask", "Say --yes")
         click.confirm(f"Delete {what}?", abort=True)
     stages.check_idle(task)
-    if stop_first and whole:
-        stages.stop(task)
-    elif stop_first:
-        control.stop(task, chosen)
-    if whole:
-        stages.delete(ws, task)
-    elif chosen is None:
-        control.delete_task(ws, task)
-    else:
-        live = [j.job.index for j in tasks.view(task).jobs if j.job.index in chosen and str(j.state) == "running"]
-        refused = live or control.delete_jobs(task, chosen).refused
-        if refused:
-            raise ConflictError(f"jobs {ranges(refused)} are running", "Stop them first, or add --stop")
-        tasks.refresh_views(ws, task)
+    with reserve.given_up(ws):
+        if stop_first and whole:
+            stages.stop(task)
+        elif stop_first:
+            control.stop(task, chosen)
+        if whole:
+            stages.delete(ws, task)
+        elif chosen is None:
+            control.delete_task(ws, task)
+        else:
+            live = [j.job.index for j in tasks.view(task).jobs if j.job.index in chosen and str(j.state) == "running"]
+            refused = live or control.delete_jobs(task, chosen).refused
+            if refused:
+                raise ConflictError(f"jobs {ranges(refused)} are running", "Stop them first, or add --stop")
+            tasks.refresh_views(ws, task)
     if as_json:
         console.print_json({"task": task_name, "deleted": chosen if chosen is not None else "task"})
     else:
@@ -259,7 +262,7 @@ def withdraw(points: tuple[str, ...], task_name: str, jobs: str | None, as_json:
       search-ctl withdraw --task lr-sweep lr=0.3
     """
     from searchkit import control, stages
-    from searchkit.store import tasks
+    from searchkit.store import reserve, tasks
 
     ws, task = open_task(task_name)
     refuse_stages(task)
@@ -267,8 +270,10 @@ def withdraw(points: tuple[str, ...], task_name: str, jobs: str | None, as_json:
     if not points and jobs is None:
         raise UsageError("nothing is named to withdraw", "Name values or jobs: lr=0.1,epochs=3, or --jobs @pending")
     named = [] if jobs is None else [j.job.index for j in chosen_jobs(ws, task, tasks.view(task), jobs)]
-    answer = control.withdraw(task, named, _points(ws, task, points))
-    tasks.refresh_views(ws, task)
+    given = _points(ws, task, points)
+    with reserve.given_up(ws):
+        answer = control.withdraw(task, named, given)
+        tasks.refresh_views(ws, task)
     if as_json:
         console.print_json({"task": task_name, "withdrawn": answer.jobs, "refused": answer.refused})
     elif answer.jobs:
