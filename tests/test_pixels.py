@@ -18,6 +18,8 @@ from searchkit.data.images import DetectionData, decode
 from searchkit.data.labelled import open_labelled
 from searchkit.data.pixels import Reading, header, range_of, scaled, upright
 from searchkit.errors import UsageError
+from searchkit.subnet.extract import open_again, scored_again
+from searchkit.subnet.statistics import Statistics, score_of
 from searchkit.train import config
 from searchkit.train.tasks import open_split
 from tests import cls, nas
@@ -266,3 +268,53 @@ def test_all_splits_are_scaled_as_the_training_images(trained: Trained, tmp_path
     assert json.loads(done.out)[0]["boxes"] == json.loads(again.out)[0]["boxes"]
     done = nas.call("predict", trained.checkpoint, image, "--config", trained.config, "--out", tmp_path / "r")
     assert "1 images are of grey deeper than 8 bits, and the model knows no range" in done.err
+
+
+def deepened(source: Path, target: Path) -> str:
+    """Copies of images of 8 bits as greys of 12."""
+    for path in sorted(source.rglob("*.png")):
+        out = target / path.relative_to(source)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(path) as image:
+            Image.fromarray(np.array(image.convert("L")).astype(np.uint16) * 16).save(out)
+    return str(target)
+
+
+@pytest.mark.parametrize("task", ["det", "cls"])
+def test_a_network_of_other_images_states_the_range_of_its_score(
+    trained: Trained, toy_cls: Path, tmp_path: Path, task: str
+) -> None:
+    """It learnt from 8 bits, and is scored and extracted on 12: nothing else tells the range."""
+    if task == "det":
+        path, weights = trained.config, trained.checkpoint
+        deep = deepened(trained.data / "images", tmp_path / "deep")
+        sets = ("--set", f"data.train.images={deep}", "--set", f"data.val.images={deep}")
+    else:
+        path = write(tmp_path / "c.yaml", cls.tiny(toy_cls, "basic", train={"steps": 2, "checkpoint_steps": 100}))
+        weights = nas.train(path, tmp_path / "work")
+        deep = deepened(toy_cls, tmp_path / "deep")
+        sets = ("--set", f"data.train.path={deep}/train", "--set", f"data.val.path={deep}/val")
+    common = (path, "--checkpoint", weights, "--device", "cpu", *sets, "--arch")
+    good("test", *common, "MIN", "--out", tmp_path / "t.jsonl")
+    said = good("extract", *common, tmp_path / "t.jsonl", "--out", tmp_path / "m")
+    assert "equal to the record's metric.direct" in said
+    good("extract", *common, "MIN", "--out", tmp_path / "plain")
+    for folder in ("m", "plain"):
+        assert json.loads((tmp_path / folder / "config.json").read_text())["range"] == [0, 4096]
+    image = sorted(Path(deep).rglob("*.png"))[-1]
+    shown = ("--device", "cpu", "--threshold", "0.01", "--json", "--out", tmp_path / "p")
+    of_folder = nas.call("predict", tmp_path / "m", image, *shown)
+    of_weights = nas.call("predict", weights, image, "--config", path, *sets, "--arch", tmp_path / "t.jsonl", *shown)
+    assert "16 bits are taken" not in of_folder.err + of_weights.err
+    key = "boxes" if task == "det" else "classes"
+    assert json.loads(of_folder.out)[0][key] == json.loads(of_weights.out)[0][key] != []
+    # a folder that reads files in another way scores something else, and says so
+    body = json.loads((tmp_path / "m" / "config.json").read_text())
+    (tmp_path / "m" / "config.json").write_text(json.dumps(body | {"range": None}))
+    recipe = config.load(path, sets[1::2])
+    again = open_again(recipe, nas.CPU, 0)
+    (record,) = nas.lines(tmp_path / "t.jsonl")
+    score, _ = score_of(record, record["protocol"]["direct"]["checkpoint"], None, recipe.scales[0])
+    assert score is not None
+    found = scored_again(str(tmp_path / "m"), Statistics("raw", "", recipe), score, again, recipe.scales[0])
+    assert task == "cls" or not found["equal"]  # a classifier of two steps says one class of whatever it sees

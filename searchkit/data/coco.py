@@ -76,6 +76,10 @@ class CocoSet:
         """Width over height of every image."""
         return [image.width / image.height for image in self.images]
 
+    def read_as(self, reading: Reading) -> CocoSet:
+        """The same images, their files read in this way."""
+        return replace(self, reading=reading)
+
     @property
     def n_boxes(self) -> int:
         """Boxes without the crowd regions."""

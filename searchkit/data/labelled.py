@@ -51,6 +51,10 @@ class LabelSet:
         """The image's file, or its number in the file of all."""
         return self.store.where(int(self.rows[index]))
 
+    def read_as(self, reading: Reading) -> LabelSet:
+        """The same images, their files read in this way."""
+        return replace(self, store=self.store.read_as(reading), reading=reading)
+
     @property
     def counts(self) -> np.ndarray:
         """(C,) int64 images of each class."""

@@ -81,6 +81,10 @@ def extract_command(
         if score is not None and again:
             bench = extraction.open_again(recipe, where, seed_of(seed))
             source = extraction.for_classes(source, recipe, bench.categories, seed_of(seed))
+        trained = source.reading
+        source = extraction.read_as_scored(source, recipe, statistics, bench)
+        if None not in (trained.range, source.reading.range) and trained.range != source.reading.range:
+            say(f"note: deep greys are scaled from {source.reading.text()}; the network learnt from {trained.text()}")
         images, ids = extraction.sample_images(recipe, count, chosen.shape)
         proof = extraction.extract(
             source,

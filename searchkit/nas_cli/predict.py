@@ -63,7 +63,7 @@ def predict_command(
 
     if not os.path.exists(model):
         raise UsageError(f"there is no model at {model}", "Name an extracted folder, or a checkpoint")
-    where = device_of(device)
+    where, files = device_of(device), _files(images, limit)
     if os.path.isdir(model):
         if given := [name for name, value in (("--set", overrides), ("--arch", arch), ("--raw", raw)) if value]:
             raise UsageError(
@@ -73,8 +73,7 @@ def predict_command(
         opened = pictures.open_folder(model)
         opened.net.to(where)
     else:
-        opened = _of_checkpoint(model, config, arch, metric, raw, overrides, seed_of(seed), where)
-    files = _files(images, limit)
+        opened = _of_checkpoint(model, config, arch, metric, raw, overrides, seed_of(seed), where, files)
     os.makedirs(out, exist_ok=True)
     taken = _not_ours(files, out)
     found: list[dict[str, Any]] = []
@@ -122,8 +121,10 @@ def _of_checkpoint(
     overrides: tuple[str, ...],
     seed: int,
     device: Any,
+    files: list[str],
 ) -> Any:
-    """The model of a checkpoint at an arch, with the statistics that it is scored with."""
+    """The model of a checkpoint at an arch, with the statistics that it is scored with, and the range of deep greys,
+    where some of the files are such."""
     from searchkit.subnet import extract, pictures
     from searchkit.train import config as configs
 
@@ -135,6 +136,8 @@ def _of_checkpoint(
     chosen = choose(arch or ("MAX" if whole else None), metric, recipe, source, None)
     with memory_advice("predict"):
         statistics, _ = statistics_of(recipe, source, chosen, raw=raw, calibrate=False, seed=seed)
+        if any(pictures.is_deep(file) for file in files):
+            source = extract.read_as_scored(source, statistics.recipe, statistics, None)
         net, seen = extract.cut(source, statistics.recipe, chosen.arch, chosen.shape, statistics, device)
     say(said_of(extract.statistics_said(statistics, seen), seen))
     return pictures.model_of(statistics.recipe, net, source, chosen.shape)

@@ -98,6 +98,15 @@ def for_classes(source: Source, recipe: Recipe, names: Sequence[str], seed: int)
     return replace(source, net=net.eval(), config=nets.sized(recipe, names), categories=tuple(names))
 
 
+def read_as_scored(source: Source, recipe: Recipe, statistics: Statistics, bench: Bench | None) -> Source:
+    """The source with the range of deep greys that its score was measured with, or would be where there is none."""
+    trained = statistics.calibration.source
+    sets = [None if bench is None else bench.evaluated, None if trained is None else trained.data]
+    if bench is None and getattr(recipe.data, recipe.test.split) is not None:
+        sets.append(open_split(recipe.data, recipe.test.split))
+    return replace(source, reading=tasks.reading_as_scored(source.reading, *sets))
+
+
 def cut(
     source: Source, recipe: Recipe, arch: Arch, shape: InputShape, statistics: Statistics | None, device: torch.device
 ) -> tuple[Any, int]:
@@ -173,7 +182,7 @@ def extract(
                 "image_ids": list(calibration.ids),
             }
         if statistics is not None and score is not None and bench is not None:
-            proof["score"] = _scored_again(half, statistics, score, bench, shape)
+            proof["score"] = scored_again(half, statistics, score, bench, shape)
         proof["weights_sha256"] = checkpoint.digest(os.path.join(half, "weights.safetensors"))
         if export:
             proof["export"] = _export(half, plain, form, shape)
@@ -199,28 +208,39 @@ def statistics_said(statistics: Statistics | None, seen: int) -> dict[str, Any]:
 
 def open_again(recipe: Recipe, device: torch.device, seed: int) -> Bench:
     """What a folder is scored on again: it has its statistics already."""
-    alone = replace(recipe, test=replace(recipe.test, calibration_images=0))
+    alone = replace(
+        recipe,
+        test=replace(recipe.test, calibration_images=0),
+        data=replace(recipe.data, cache_mb=0),  # images are decoded when the folder is there, as it says
+    )
     return open_bench(alone, recipe.test.split, device, seed, opened_train(recipe))
 
 
-def _scored_again(folder: str, statistics: Statistics, score: Score, bench: Bench, shape: InputShape) -> dict[str, Any]:
-    """The score of a record beside that of an extracted folder, measured in the same way."""
+def scored_again(folder: str, statistics: Statistics, score: Score, bench: Bench, shape: InputShape) -> dict[str, Any]:
+    """The score of a record beside that of an extracted folder, measured in the same way, on images as the folder's own
+    `read` makes them of their files."""
     recipe = bench.recipe
     net = _placed(load_folder(folder), bench.device, recipe.train.channels_last)
-    task, batches = tasks.of(recipe), bench.batches.at(shape)
+    reading, as_stored = folder_reading(folder), bench.evaluated.report.count("as_stored")
+    if as_stored:  # turned upright they would not fit their boxes
+        reading = replace(reading, exif=bench.evaluated.reading.exif)
+    task = tasks.of(recipe)
+    batches = replace(bench.batches, data=bench.evaluated.read_as(reading), keep=False).at(shape)
     measured = as_recorded(recipe, task.score(net, batches, bench.evaluator, bench.device, recipe.train.precision))
     how = {k: v for k, v in bench.protocol(shape, False).items() if not k.startswith("calibration_")}
     if score.calibrated:
         how |= statistics.calibration.protocol
     then, here = score.protocol, measured_on(bench.device)
     other = [f"{key} {then[key]} there, {how[key]} here" for key in how if key in then and then[key] != how[key]]
+    if as_stored:
+        other.append(f"{as_stored} images of the set are scored as they are stored, but read() turns them upright")
     common = [name for name in measured if name in score.metrics]
     return {
         "tag": score.tag,
         "split": bench.split,
         "record": dict(score.metrics),
         "measured": measured,
-        "equal": bool(common) and all(score.metrics[name] == measured[name] for name in common),
+        "equal": bool(common) and not as_stored and all(score.metrics[name] == measured[name] for name in common),
         "measured_on": here,
         "differs": [*other, *environment_differences(score.measured, here)],
     }
@@ -256,6 +276,14 @@ def load_folder(folder: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.load(folder)
+
+
+def folder_reading(folder: str) -> Reading:
+    """How the `read` of an extracted folder reads image files."""
+    with open(os.path.join(folder, "config.json"), encoding="utf-8") as f:
+        said = json.load(f)
+    span = said.get("range")
+    return Reading(said.get("exif", "apply"), None if span is None else (span[0], span[1]), "of the extracted folder")
 
 
 def same_weights(static: nn.Module, plain: nn.Module) -> None:

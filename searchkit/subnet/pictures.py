@@ -18,7 +18,7 @@ from searchkit.data.label_stores import AS_IS, decode
 from searchkit.data.pixels import Reading, header
 from searchkit.space.arch import InputShape
 from searchkit.space.shapes import height_width
-from searchkit.subnet.extract import Source, load_folder
+from searchkit.subnet.extract import Source, folder_reading, load_folder
 from searchkit.train.config import Recipe
 
 # Okabe and Ito's colours, which people with any colour vision tell apart.
@@ -45,9 +45,8 @@ def open_folder(path: str) -> Model:
     with open(os.path.join(path, "config.json"), encoding="utf-8") as f:
         said = json.load(f)
     task = said.get("task", "det")  # folders of older versions name none
-    span = said.get("range")
-    reading = Reading(said.get("exif", "apply"), None if span is None else (span[0], span[1]))
-    return Model(task, net, tuple(said["categories"]), tuple(said["size"]) if task == "cls" else None, reading)
+    size = tuple(said["size"]) if task == "cls" else None
+    return Model(task, net, tuple(said["categories"]), size, folder_reading(path))
 
 
 def model_of(recipe: Recipe, net: nn.Module, source: Source, shape: InputShape) -> Model:
@@ -61,9 +60,14 @@ def read(path: str, reading: Reading) -> Tensor:
     return torch.from_numpy(decode(path, path, reading))
 
 
+def is_deep(path: str) -> bool:
+    """Whether an image file is a grey of more than 8 bits."""
+    return header(path).deep
+
+
 def of_unknown_range(path: str, reading: Reading) -> bool:
     """Whether an image file is a deep grey, of a range that the model doesn't know."""
-    return reading.range is None and header(path).deep
+    return reading.range is None and is_deep(path)
 
 
 @torch.no_grad()

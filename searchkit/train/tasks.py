@@ -60,6 +60,13 @@ def reading_of_checkpoint(data: Data | LabelData, meta: Mapping[str, Any]) -> Re
     return reading
 
 
+def reading_as_scored(reading: Reading, *sets: Any) -> Reading:
+    """How images are read for a network whose scores were measured on sets of a config: with the range of the first of
+    them that has deep greys, whatever the network was trained on; `reading` where none has."""
+    deep = [data.reading for data in sets if data is not None and data.report.count("deep")]
+    return replace(reading, range=deep[0].range, why=f"of the data: {deep[0].why}") if deep else reading
+
+
 def range_entry(data: Any) -> dict[str, Any]:
     """What a checkpoint says of the deep greys that it was trained on; empty where there were none."""
     return {"range": list(data.reading.range)} if data.report.count("deep") else {}
