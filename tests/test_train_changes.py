@@ -113,6 +113,37 @@ def test_one_at_its_end_goes_on(toy_cls: Path, tmp_path: Path) -> None:
         train(path, work)
 
 
+def test_what_gives_weights_their_shapes_cannot_be_accepted(begun: tuple[str, Path]) -> None:
+    path, work = begun
+    other = "model.backbone_options={block: bottleneck}"
+    before = (work / "latest.pth").read_bytes()
+    for more in ((), ("--accept-changes",)):
+        done = call("train", path, "--work-dir", work, "--device", "cpu", "--set", other, *more)
+        assert done.code == 4 and "model.backbone_options: " in done.err
+        assert re.search(r"; the shapes of weights \(\S+: \S.* there, \S.* here, and \d+ more\) can't change", done.err)
+        assert done.err.rstrip().endswith("Train in another --work-dir, or put the config back")
+    assert (work / "latest.pth").read_bytes() == before
+
+
+def test_steps_that_are_done_stay_done(begun: tuple[str, Path]) -> None:
+    path, work = begun
+    before = (work / "latest.pth").read_bytes()
+    for accept in (False, True):
+        with pytest.raises(ConflictError, match="steps 6 there, 1 here; the 2 steps that are done can't change") as e:
+            train(path, work, "train.steps=1", accept=accept)
+        assert "--accept-changes" not in e.value.hint
+    assert (work / "latest.pth").read_bytes() == before
+    train(path, work, "train.steps=4", accept=True)
+    assert checkpoint.load(str(work / "latest.pth")).step == 4
+
+
+def test_a_metric_that_is_none_is_refused_before_anything_is_announced(begun: tuple[str, Path]) -> None:
+    path, work = begun
+    done = call("train", path, "--work-dir", work, "--device", "cpu", "--set", "train.best_metric=top1/none")
+    assert done.code == 2 and "train.best_metric top1/none: there is no such metric" in done.err
+    assert "anew" not in done.err and "goes on" not in done.err
+
+
 def test_a_checkpoint_of_an_older_version_goes_on_with_a_note(begun: tuple[str, Path]) -> None:
     path, work = begun
     latest = str(work / "latest.pth")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -120,6 +120,14 @@ def check_space(recipe: Recipe, checkpoint: Checkpoint, where: str) -> None:
     if found:
         hint = "Use the config that it was trained with"
         raise UsageError(f"{where} is the checkpoint of another space: {'; '.join(found)}", hint)
+
+
+def misfits(net: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """The tensors of a state dict that are not of a network's shapes, or that one of the two lacks, in words."""
+    there = {name: list(tensor.shape) for name, tensor in state.items()}
+    here = {name: list(tensor.shape) for name, tensor in net.state_dict().items()}
+    names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+    return [f"{name}: {there.get(name, 'none')} there, {here.get(name, 'none')} here" for name in names]
 
 
 def load_exactly(net: nn.Module, state: dict[str, Tensor], where: str, config: str) -> None:

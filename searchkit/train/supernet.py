@@ -90,11 +90,10 @@ def _train(
     saver.meta |= tasks.range_entry(data)
     latest = os.path.join(keep, checkpoint.LATEST)
     if os.path.exists(latest):
-        for line in saver.restore(run, checkpoint.load(latest, device), latest, accept):
-            watch.say(line)
-        watch.say(f"goes on at step {run.step} of {steps}, from {latest}")
-    elif recipe.init:
-        watch.say(load_init(net, path_of(recipe.init, "init")).text())
+        begun = saver.restore(run, checkpoint.load(latest, device), latest, accept)
+        begun.append(f"goes on at step {run.step} of {steps}, from {latest}")
+    else:
+        begun = [load_init(net, path_of(recipe.init, "init")).text()] if recipe.init else []
     distributed.share_weights(net, ranks)
     bench = open_bench(recipe, "val", device, seed, data) if ranks.first and recipe.data.val else None
     if bench:
@@ -102,6 +101,8 @@ def _train(
         for line in (*bench.evaluated.report.lines, *bench.notes):
             watch.say(line)
         bench.require(o.best_metric, "train.best_metric")
+    for line in begun:  # now that nothing is left to refuse
+        watch.say(line)
     every = round(o.eval_epochs * epoch) if o.eval_epochs else steps
     seen = Seen()
     scales = o.scales or recipe.scales
@@ -253,9 +254,14 @@ class Saver:
         if longer:
             other.pop("steps", None)
         fixed = [key for key in other if key in kept.FIXED]
+        if "steps" in other and self.meta["steps"] < found.step:
+            fixed.append(f"the {found.step} steps that are done")
+        if other and (misfits := nets.misfits(run.net, found.net)):
+            more = f", and {len(misfits) - 1} more" if len(misfits) > 1 else ""
+            fixed.append(f"the shapes of weights ({misfits[0]}{more})")
         if other and (fixed or not accept):
             way = "Train in another --work-dir, or put the config back"
-            more = f"; {', '.join(fixed)} can't change" if fixed and accept else ""
+            more = f"; {', '.join(fixed)} can't change" if fixed else ""
             raise ConflictError(
                 f"{path} is of another training: {'; '.join(other.values())}{more}",
                 way if fixed else f"{way}; or let it go on with what has changed (--accept-changes)",
