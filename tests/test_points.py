@@ -30,16 +30,29 @@ task:
     [
         ("lr=0.1", {"lr": "0.1"}),
         ("list=[1, 2],lr=a=b, batch-size=8", {"list": "[1, 2]", "lr": "a=b", "batch-size": "8"}),
-        ("lr=,list=x", {"lr": "", "list": "x"}),
+        ("lr='',list=x", {"lr": "''", "list": "x"}),
+        ("list=[1,lr=2],lr=a,b", {"list": "[1,lr=2]", "lr": "a,b"}),
+        ("lr='3,sed=1',list={a: ',lr=1'}", {"lr": "'3,sed=1'", "list": "{a: ',lr=1'}"}),
     ],
 )
 def test_points_as_words(text: str, point: dict[str, str]) -> None:
     assert point_of(CONFIG, text) == point
 
 
-@pytest.mark.parametrize("text", ["0.1", "x=1,lr=2", "lr=1,lr=2", ""])
-def test_words_that_are_no_points(text: str) -> None:
-    with pytest.raises(UsageError):
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("0.1", "a point is NAME=VALUE"),
+        ("", "a point is NAME=VALUE"),
+        ("x=1,lr=2", "no argument 'x'"),
+        ("lr=1,sed=2", "no argument 'sed'"),
+        ("lr=1,lists=2", "no argument 'lists'"),
+        ("lr=1,lr=2", "twice"),
+        ("lr=,list=x", "lr has no value"),
+    ],
+)
+def test_words_that_are_no_points(text: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
         point_of(CONFIG, text)
 
 
@@ -64,6 +77,25 @@ def test_a_grid_takes_points_by_hand(tmp_path: Path) -> None:
     assert "a scheduler runs in the background" in said
     wait_for(lambda: states(folder).get(5) == "finished")
     assert "0 fault(s)" in ok(run(folder, "search-ctl", "fsck"))
+
+
+def test_lists_and_mappings_by_hand_are_those_of_a_config(tmp_path: Path) -> None:
+    config = """
+task:
+  template: sh job.sh {layers...} {d}
+  search_args:
+    - {type: Categorical, name: layers, value: [[1, 2]]}
+    - {type: Categorical, name: d, value: [{a: 1}, "[a-z"]}
+"""
+    folder = project(tmp_path / "p", config, job_sh=JOB)
+    changed(folder, config)
+    assert "added jobs 2-3" in add(folder, "--no-start", "layers=[4, 5],d={b: 1}", "layers=[4],d='[a,d=1'")
+    assert values(folder)[2] == ([4, 5], {"b": 1}) and values(folder)[3] == ([4], "[a,d=1")
+    assert "these points already: jobs 1-2" in add(folder, "--no-start", "layers=[4,5],d={b: 1}", "layers=[1,2],d=[a-z")
+    assert "d=[b-z: not YAML" in add(folder, "--no-start", "layers=[1],d=[b-z", code=2)
+    assert "withdrew jobs 2" in ok(run(folder, "search-ctl", "withdraw", "layers=[4,5]"))
+    changed(folder, config)
+    assert [line.split()[1:] for line in ran(folder)][-1] == ["4", "[a,d=1"]
 
 
 def test_added_and_withdrawn_while_a_scheduler_runs(tmp_path: Path) -> None:
