@@ -216,8 +216,9 @@ class Attempts:
                 self.settle(n)
 
     def came_too_late(self, live: Live, s: Status) -> bool:
-        """Whether a stopper gave up a job whose command had ended by then: it does not count."""
-        if self.task.state.jobs[live.job].stop not in BY_STOPPER or s.command_code is None:
+        """Whether a stopper gave up a job whose command had ended by then: it does not count. One that caught the stop
+        may end before we look again."""
+        if self.task.state.jobs[live.job].stop not in BY_STOPPER or s.command_code is None or s.stopped:
             return False
         self.task.record("late", job=live.job)
         live.judged = True

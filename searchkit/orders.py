@@ -70,7 +70,7 @@ def _take_intent(attempts: Attempts, intent: intents.Intent) -> None:
     elif intent.op == "free":
         attempts.settle_ended(intent.jobs)
         live = sorted(n for n in intent.jobs if n in attempts.live)
-        waiting.refused = sorted({*live, *disk.free(attempts.task, set(intent.jobs).difference(live))})
+        waiting.refused = sorted({*live, *disk.free(attempts.task, set(intent.jobs).difference(live), running=True)})
     elif intent.op in ("add", "withdraw"):
         waiting.draining = bool(attempts.draining)
         try:

@@ -135,8 +135,12 @@ def test_a_paused_job_keeps_its_checkpoint(tmp_path: Path) -> None:
             fields = {"rc": 143, "start": 1.0, "end": 2.0, "retry": False, "reason": "", "spent": ""}
             task.record("result", time=2.0, job=n, attempt=1, state="pruned", **fields)
     said = free(folder, "--keep", "none")
-    assert said["needed"] == {"0": "paused"} and said["jobs"] == [1, 2, 3]
-    assert (task_dir(folder) / "jobs/all/0/checkpoint/last.ckpt").exists()
+    assert said["needed"] == {"0": "paused; the search is over: freed where --jobs names them"}
+    assert said["jobs"] == [1, 2, 3] and (task_dir(folder) / "jobs/all/0/checkpoint/last.ckpt").exists()
+    with tasks.held(Workspace(str(folder / ".search-run")).task("default")) as task:
+        assert disk.free(task, [0], running=True) == [0]  # its scheduler may go on with it at any moment
+    assert free(folder, "--keep", "none", "--jobs", "@pruned")["jobs"] == [0]
+    assert not (task_dir(folder) / "jobs/all/0/checkpoint").exists()
 
 
 def test_killed_over_it(tmp_path: Path) -> None:

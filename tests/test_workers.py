@@ -342,10 +342,11 @@ for step in range(begin + 1, 10):
     time.sleep(0.02)
 """
     folder = project(tmp_path / "p", text, train_py=loop(SAY_PID + body))
-    ok(run(folder, "search-run", "config.yaml", "-j", "2", env=env_of(tmp_path)))
+    said = ok(run(folder, "search-run", "config.yaml", "-j", "2", env=env_of(tmp_path)))
     jobs = show(folder)["jobs"]
     assert len(jobs) == 12 and {j["status"] for j in jobs} == {"finished", "pruned"}
     assert max(j["attempt"] for j in jobs) > 1  # one was paused, and went on with its checkpoint
+    assert "stopped after" not in said and "interrupt" not in {e.get("why") for e in events(folder)}
     assert len({pid for ran in pids(tmp_path).values() for pid in ran}) == 2
 
 

@@ -33,7 +33,8 @@ def free(task_name: str, keep: str, jobs: str | None, dry_run: bool, yes: bool, 
 
     What is read as numbers stays too: event files of TensorBoard, and JSON lines (records of search-nas). Nothing is
     removed that a running, pending or paused job or a later stage needs, nor of a job that failed or was stopped,
-    unless --jobs names it: restart may go on from its checkpoint. In a pipe it asks nothing.
+    unless --jobs names it: restart may go on from its checkpoint. Paused jobs of a search that is over are freed where
+    --jobs names them, too: only more trials make them go on. In a pipe it asks nothing.
 
     \b
     Examples:
@@ -41,7 +42,7 @@ def free(task_name: str, keep: str, jobs: str | None, dry_run: bool, yes: bool, 
       search-ctl free --task lr-sweep --keep none --jobs @failed
     """
     from searchkit import control, stages
-    from searchkit.store import disk, reserve, tasks
+    from searchkit.store import disk, journal, reserve, tasks
     from searchkit.store.disk import Emptied
 
     ws, task = open_task(task_name)
@@ -52,7 +53,8 @@ def free(task_name: str, keep: str, jobs: str | None, dry_run: bool, yes: bool, 
     kept = set() if keep == "none" else {j.job.index for j in chosen_jobs(ws, task, view, keep)}
     later, linked = stages.later(task)
     pairs = [(j.job, j.state) for j in view.jobs if j.job.index in named]
-    needed = disk.needed(pairs, named=named if jobs else (), later=later, linked=linked)
+    over = disk.is_over(view.state) and not journal.is_held(task)
+    needed = disk.needed(pairs, named=named if jobs else (), over=over, later=later, linked=linked)
     needed = {n: why for n, why in needed.items() if n not in kept}
     chosen = [job for job, _ in pairs if job.index not in kept and job.index not in needed]
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from searchkit.errors import StorageError
 from searchkit.store import snapshot
-from searchkit.store.state import ENDED, Job, State
+from searchkit.store.state import ENDED, Job, State, TaskState
 from searchkit.store.tasks import OpenTask
 from searchkit.workspace import JOB_FILE, TaskPaths
 
@@ -105,11 +105,17 @@ def _parts(root: str) -> Iterator[tuple[str, str]]:
 
 
 def needed(
-    jobs: Iterable[tuple[Job, State]], *, named: Collection[int] = (), later: str = "", linked: Collection[int] = ()
+    jobs: Iterable[tuple[Job, State]],
+    *,
+    named: Collection[int] = (),
+    over: bool = False,
+    later: str = "",
+    linked: Collection[int] = (),
 ) -> dict[int, str]:
     """The jobs whose folders something still needs, each with what that is.
 
-    Those that failed or were stopped may go on from their checkpoints, so they are among them unless they are `named`.
+    Those that failed or were stopped may go on from their checkpoints, so they are among them unless they are `named`;
+    so may paused ones, which nothing but more trials makes go on where the search is `over`.
     later: a later stage that is not over. linked: the jobs that later stages have taken.
     """
     found: dict[int, str] = {}
@@ -118,7 +124,9 @@ def needed(
         if {state, job.state} & {State.RUNNING, State.PENDING}:
             found[n] = "not ended"
         elif state is State.PRUNED and job.paused:
-            found[n] = "paused"
+            if over and n in named and not later and n not in linked:
+                continue
+            found[n] = "paused; the search is over: freed where --jobs names them" if over else "paused"
         elif later:
             found[n] = f"needed by stage {later}"
         elif n in linked:
@@ -128,16 +136,23 @@ def needed(
     return found
 
 
-def free(open_task: OpenTask, jobs: Iterable[int]) -> list[int]:
+def is_over(state: TaskState) -> bool:
+    """Whether all jobs of a task are made and have ended, where no scheduler holds it: nothing goes on by itself."""
+    return state.complete and all(job.state in ENDED for job in state.jobs.values())
+
+
+def free(open_task: OpenTask, jobs: Iterable[int], *, running: bool = False) -> list[int]:
     """Remove what these jobs don't need any more, decided before it is done; returns those that were left out, since
-    they have not ended or are paused. Raises StorageError."""
+    they have not ended, or are paused while the search is not over. `running`: a scheduler holds the task, which may
+    go on with a paused one at any moment. Raises StorageError."""
     state = open_task.state
     jobs = set(jobs) & state.jobs.keys()
-    over = [n for n in sorted(jobs) if state.jobs[n].state in ENDED and not state.jobs[n].paused]
-    open_task.record("free", time=time.time(), jobs=over)
+    with_paused = is_over(state) and not running
+    ended = [n for n in sorted(jobs) if state.jobs[n].state in ENDED and (with_paused or not state.jobs[n].paused)]
+    open_task.record("free", time=time.time(), jobs=ended)
     open_task.journal.commit()
     finish(open_task)
-    return sorted(jobs.difference(over))
+    return sorted(jobs.difference(ended))
 
 
 def finish(open_task: OpenTask) -> None:
