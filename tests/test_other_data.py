@@ -78,6 +78,7 @@ def test_scores_on_other_data(trained: Trained, tmp_path: Path) -> None:
     more = write(tmp_path / "more.yaml", relabelled(trained, tmp_path / "more", ["star", *names]))
     done = nas.call(*command, tmp_path / "more.jsonl", more)
     assert done.code == 0 and "classes: 3 matched by name, 1 start fresh (star)" in done.err
+    assert "never learnt" not in done.err  # it has no example
     none = write(tmp_path / "none.yaml", relabelled(trained, tmp_path / "none", ["star", "moon"]))
     said = bad(*command, tmp_path / "none.jsonl", none)
     assert "none of the data's classes (star, moon) is one of the checkpoint's (circle, square, triangle)" in said
@@ -150,6 +151,38 @@ def test_files_with_further_categories_do_not_mix(trained: Trained, tmp_path: Pa
         said = bad(*verb)
         assert "must have the same classes; " in said and "data.classes" in said
         assert "instances_val.json has triangle" in said
+
+
+def with_further_class(body: dict[str, Any], split: str, folder: Path, name: str) -> str:
+    """A copy of a split's annotations, in which the first box is of a further category."""
+    raw = json.loads(Path(body["data"][split]["annotations"]).read_text())
+    raw["categories"].append({"id": 77, "name": name})
+    raw["annotations"][0]["category_id"] = 77
+    return write(folder / f"{split}_{name}.json", raw)
+
+
+def test_a_class_that_training_lacks_is_refused_by_all_that_scores(trained: Trained, tmp_path: Path) -> None:
+    body = json.loads(Path(trained.config).read_text())
+    val, train = (with_further_class(body, split, tmp_path, "moon") for split in ("val", "train"))
+    common = (trained.config, "--checkpoint", trained.checkpoint, "--device", "cpu")
+    good("test", *common, "--arch", "MIN", "--out", tmp_path / "own.jsonl")
+    of_val = ("--set", f"data.val.annotations={val}")
+    for more in ((), ("--set", "test.calibration_images=0")):
+        for verb in (
+            ("test", *common, *of_val, *more, "--arch", "MIN", "--out", tmp_path / "o.jsonl"),
+            ("extract", *common, *of_val, *more, "--arch", tmp_path / "own.jsonl", "--out", tmp_path / "m"),
+        ):
+            said = bad(*verb)
+            assert "must have the same classes; " in said and "val_moon.json has moon" in said, verb
+    assert not (tmp_path / "o.jsonl").exists() and not (tmp_path / "m").exists()
+    # where the training set has it, it is the user's wish to score what the checkpoint never learnt
+    both = (*of_val, "--set", f"data.train.annotations={train}")
+    done = nas.call("test", *common, *both, "--arch", "MIN", "--out", tmp_path / "b.jsonl")
+    assert done.code == 0 and "1 start fresh (moon)" in done.err
+    note = "the score counts classes that the network never learnt, and never finds: 1, moon"
+    assert done.err.count(f"note: {note}") == 1
+    (record,) = lines(tmp_path / "b.jsonl")
+    assert note in record["notes"]["direct"]
 
 
 def test_the_checkpoint_of_another_space(trained: Trained, tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ class Session:
     device: torch.device
     seed: int
     tune_set: Any = None  # the images that subnets are tuned on, of the task's kind
+    notes: tuple[str, ...] = ()  # what is odd about scoring this network on that set, whichever subnet
 
 
 def open_session(
@@ -65,8 +66,11 @@ def open_session(
     for line in (*bench.evaluated.report.lines, *bench.notes):
         say(line)
     net, match = nets.load(recipe, found, bench.categories, seed, to_train=tune, where=path)
+    notes = () if tune else _unlearnt(recipe, bench, match.fresh)
     if match.fresh or list(found.meta["categories"]) != list(bench.categories):
         say(match.text())
+    for line in notes:
+        say(f"note: {line}")
     if needs_value:
         bench.require(recipe.metric, "the metric")
     tune_set, task = None, tasks.of(recipe)
@@ -81,7 +85,20 @@ def open_session(
     if recipe.train.channels_last:
         net = net.to(memory_format=torch.channels_last)
     config = nets.sized(recipe, bench.categories)
-    return Session(recipe, config, net.eval(), bench, sha256, device, seed, tune_set)
+    return Session(recipe, config, net.eval(), bench, sha256, device, seed, tune_set, notes)
+
+
+def _unlearnt(recipe: Recipe, bench: Bench, fresh: Sequence[str]) -> tuple[str, ...]:
+    """What to say of classes that count in the scores, though the network has not learnt them. Raises UsageError where
+    the config's training set has no such class either."""
+    names = bench.with_examples(fresh)
+    if not names:
+        return ()
+    if recipe.data.train is not None and not recipe.test.calibration_images:  # else that was looked at for the bench
+        train = open_split(recipe.data, "train")
+        tasks.of(recipe).same_classes(train, open_split(recipe.data, bench.split, train.names))
+    shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+    return (f"the score counts classes that the network never learnt, and never finds: {len(names)}, {shown}",)
 
 
 def shape_of(record: Record, recipe: Recipe) -> InputShape:
@@ -151,8 +168,9 @@ def scored(
         result["overhead"] = {"flops": cost.flops, "params": cost.params, "convention": "macs"}
     result.setdefault("metric", {})[tag] = as_recorded(session.recipe, metrics)
     result.setdefault("protocol", {})[tag] = protocol
-    if session.bench.last.notes:
-        result.setdefault("notes", {})[tag] = list(session.bench.last.notes)
+    notes = (() if "tuned_steps" in protocol else session.notes) + session.bench.last.notes
+    if notes:
+        result.setdefault("notes", {})[tag] = list(notes)
     result.setdefault("measured", {})[tag] = {**measured_on(session.device), "seed": session.seed}
     return result
 

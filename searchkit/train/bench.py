@@ -139,6 +139,11 @@ class Bench:
         self.last = task.evaluate(net, self.batches.at(shape), self.evaluator, self.device, precision)
         return self.last.metrics
 
+    def with_examples(self, names: Iterable[str]) -> list[str]:
+        """Those of these classes of which the set has examples: they count in its scores."""
+        without = tasks.of(self.recipe).without_value(self.evaluator)
+        return [name for name in names if f"{TASKS[self.recipe.task].per_class}{name}" not in without]
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What is odd about scoring on this set, whatever is scored."""
@@ -171,11 +176,14 @@ def check_metric(recipe: Recipe, evaluator: Any, source: str, metric: str, key: 
 
 
 def open_bench(recipe: Recipe, split: str, device: torch.device, seed: int, train: Any = None) -> Bench:
-    """Load what scoring on `split` needs. Its classes are those of the training set, where that has them all.
-    Calibration images are drawn from the training set, by the seed. train: that set, where it is open already."""
+    """Load what scoring on `split` needs. Its classes are those of the training set; UsageError where it has examples
+    of others. Calibration images are drawn from the training set, by the seed. train: that set, where it is open
+    already."""
     task = tasks.of(recipe)
     train = opened_train(recipe) if train is None else train
     evaluated = open_split(recipe.data, split, () if train is None else train.names)
+    if train is not None:
+        task.same_classes(train, evaluated)
     calibration = open_calibration(recipe, seed, train)
     batches = _batches(recipe, evaluated)
     if _is_trained_on(recipe, split, task.digest(evaluated), calibration):

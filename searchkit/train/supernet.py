@@ -97,7 +97,6 @@ def _train(
     distributed.share_weights(net, ranks)
     bench = open_bench(recipe, "val", device, seed, data) if ranks.first and recipe.data.val else None
     if bench:
-        task.same_classes(data, bench.evaluated)
         for line in (*bench.evaluated.report.lines, *bench.notes):
             watch.say(line)
         bench.require(o.best_metric, "train.best_metric")
