@@ -2,7 +2,7 @@
 
 Nothing is run for that: logs, callback and event files of every attempt are kept. What they say now is recorded as
 `numbers` and, of a search, as `trial` events. A kill leaves some jobs as they were read before; the next search-run
-reads those.
+reads those. Where files of a job are gone, what was read of them before stays.
 """
 
 from __future__ import annotations
@@ -38,15 +38,25 @@ def read_again(task: OpenTask, config: Config, say: Callable[[str], None]) -> No
         return
     say(f"what is read of jobs has changed: {len(old)} job(s) are read again from their files, none is run again")
     stoppers = searching.make_stoppers(config, config.objectives, state.defaults) if is_search else ()
-    scored = 0
+    scored, names, gone = 0, set[str](), dict[int, str]()
     for k, n in enumerate(old, 1):
-        scored += _read(task, config, n, stoppers if is_search else None)
+        reading, lost = _reading(task, config, n)
+        scored += _record(task, config, n, reading, stoppers if is_search else None)
+        names.update(reading.series)
+        gone.update({n: lost} if lost else {})
         if k % AT_ONCE == 0:
             task.journal.commit()
     task.journal.commit()
+    if gone:
+        n, lost = next(iter(gone.items()))
+        say(f"note: files of {len(gone)} of them are gone (job {n}: {lost}); what was read of those before stays")
+    wanted = ", ".join(o.name for o in config.objectives)
     if is_search:
-        names = ", ".join(o.name for o in config.objectives) or "no objective"
-        say(f"{scored} of them have {names}; from job {state.next_job} on the search goes by these numbers")
+        after = f"; from job {state.next_job} on the search goes by these numbers"
+        say(f"{scored} of them have {wanted or 'no objective'}{after}")
+    elif wanted:
+        instead = "" if scored else f" (reported: {trials.listed(sorted(names))})"
+        say(f"{scored} of them have {wanted}{instead}")
 
 
 def _is_old(job: Job, state: TaskState, is_search: bool, monitor: str) -> bool:
@@ -57,19 +67,30 @@ def _is_old(job: Job, state: TaskState, is_search: bool, monitor: str) -> bool:
     return trial or (ended and job.monitor != monitor)
 
 
-def _read(task: OpenTask, config: Config, n: int, stoppers: Sequence[Any] | None) -> bool:
-    """Record what a job reported, by the config of now; whether a search has scores of it. `stoppers`: of a search."""
-    job, paths = task.state.jobs[n], task.paths
+def _reading(task: OpenTask, config: Config, n: int) -> tuple[Reading, str]:
+    """(what a job reported, by the config of now; which of its files are gone). Of those the numbers are as they were
+    read before."""
+    job, paths, monitor = task.state.jobs[n], task.paths, numbers.digest(config)
     reader = trials.reader_of(paths, paths.workspace.project_name, config, job)
     with fsio.storage():
         reading = reader.read(ended=job.result is not None)
+        # What never exited may never have had them.
+        gone = kept.gone(paths, job, reader) if job.result and job.result.rc is not None else ""
+        if gone:
+            before = {**numbers.points(job), **kept.before(paths, job)}
+            reading = replace(reading, series={**before, **reading.series})
+        if job.result is not None and not job.result.retry:
+            kept.save(paths, job, monitor, reader, reading, always=bool(gone))
     if job.result is not None and not job.result.retry:
-        with fsio.storage():
-            kept.save(paths, job, numbers.digest(config), reader, reading)
         task.record("numbers", job=n, attempt=job.attempt, **numbers.recorded(config, reading, reader.callback))
+    return reading, gone
+
+
+def _record(task: OpenTask, config: Config, n: int, reading: Reading, stoppers: Sequence[Any] | None) -> bool:
+    """Record what a job is as a trial, of a search; whether it has all objectives. `stoppers`: of a search."""
     if stoppers is None:
-        return False
-    fields = _as_trial(config, job, stoppers, reading)
+        return all(math.isfinite(trials.at_the_end(o, reading.series)) for o in config.objectives)
+    fields = _as_trial(config, task.state.jobs[n], stoppers, reading)
     task.record("trial", job=n, config=task.state.config, **fields)
     return fields["scores"] is not None
 

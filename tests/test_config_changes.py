@@ -480,6 +480,44 @@ def test_a_grid_ranks_by_the_new_numbers(tmp_path: Path) -> None:
     assert "scalar_info   : {'x': {1: 2.0}" in ok(run(folder, "search-ctl", "show-scalar", "-rt", "+1"))
 
 
+def test_what_a_new_regex_does_not_give_is_told(tmp_path: Path) -> None:
+    """Also where nothing is left to run, and of all jobs of the task."""
+    right = grid("1, 2").replace("{reward_attribute: acc}", "{reward_attribute: x, regex: ['value (?P<x>.)']}")
+    folder = project(tmp_path / "p", right, job_sh=JOB + '\necho "value $1"')
+    changed(folder, right)
+    said = changed(folder, right.replace("?P<x>", "?P<y>"))
+    assert "2 job(s) are read again from their files, none is run again\n0 of them have x (reported: acc, y)\n" in said
+    assert "note: no job ever reported 'x' (reported: acc, y)\n" in said
+    assert "2 of them have x\n" in (said := changed(folder, right)) and "ever reported" not in said
+    said = changed(folder, right.replace("attribute: x", "attribute: accu"))
+    assert "note: no job ever reported 'accu' (reported: acc, x)\n" in said
+    # The new job alone prints nothing; it is one of three.
+    (folder / "job.sh").write_text(JOB)
+    changed(folder, right)
+    wider = grid("1, 2, 3").replace("{reward_attribute: acc}", "{reward_attribute: x, regex: ['value (?P<x>[12])']}")
+    assert "note: 1 of 3 jobs (the first is 2) never reported 'x' (reported: acc)\n" in changed(folder, wider)
+
+
+@pytest.mark.parametrize("size", [0, 5000])  # with the series kept, and without
+@pytest.mark.parametrize("more", ["", "search: {n_trials: 2}"])
+def test_what_was_read_of_files_that_are_gone_stays(more: str, size: int, tmp_path: Path) -> None:
+    first = grid("1, 2").replace("{reward_attribute: acc}", "{reward_attribute: x, regex: ['value (?P<x>.)']}\n" + more)
+    job = JOB + f'\nprintf "%0{size}d\\n" 0; for v in 9 "$1"; do echo "value $v"; done'
+    folder = project(tmp_path / "p", first, job_sh=job)
+    changed(folder, first)
+    table = ok(run(folder, "search-ctl", "table", "--sort", "-max.x"))
+    series = ok(run(folder, "search-ctl", "show-scalar"))
+    for log in task_dir(folder).glob("jobs/all/*/log"):
+        log.unlink()
+    said = changed(folder, first.replace("?P<x>.", "?P<x>[0-9]"))
+    assert (
+        "note: files of 2 of them are gone (job 0: log); what was read of those before stays\n2 of them have x" in said
+    )
+    assert ok(run(folder, "search-ctl", "table", "--sort", "-max.x")) == table
+    assert ok(run(folder, "search-ctl", "show-scalar")) == series and "{'x': {1: 9.0, 2: 1.0}" in series
+    assert "2 of them have x" in changed(folder, first)
+
+
 @pytest.mark.timeout(600)
 def test_killed_while_it_reads_again_the_end_is_the_same(tmp_path: Path) -> None:
     then, now = logged("top1", "max", "topp=(?P<top1>.*)", 3), logged("top1", "max", RIGHT, 4)

@@ -43,10 +43,11 @@ def judged_by(config: Config) -> str:
 
 @dataclass
 class Reward:
-    """How many jobs that ended in a run had a reward, and what those without reported in its place."""
+    """How many jobs of a task that ended have a reward, and what those without reported in its place."""
 
     jobs: int = 0
     without: dict[int, set[str]] = field(default_factory=dict)
+    ways: tuple[str, ...] = ()  # what the reward may be called, where several folders of event files have it
 
 
 def listed(rewards: Iterable[Reward]) -> str:
@@ -68,7 +69,6 @@ class Progress:
         self._durations: list[float] = []
         self._best: tuple[float, float, int] | None = None  # its loss, its reward, the job
         self.reward = Reward()
-        self._ways: tuple[str, ...] = ()  # what the reward may be called, where several folders of event files have it
 
     def __enter__(self) -> Progress:
         tasks.refresh_views(self._ws, self._task.paths)
@@ -153,11 +153,6 @@ class Progress:
         jobs, project = [view], self._ws.project_name
         read = ranking.read(self._task.paths, project, self._config, jobs, light=True, names=[name])[0]
         value = ranking.reward(read, name, self._config.monitor.mode, self._config.monitor.score)
-        if math.isnan(value) and not ranking.reports(read, name):
-            self.reward.without[job.index] = {n for part in ranking.split([read]) for n in part.names}
-            self._ways = self._ways or ranking.ways([read], name)
-            return
-        self.reward.jobs += 1
         if self._config.unclear_reward:
             return
         worth = loss(value, self._config.monitor.mode)
@@ -225,6 +220,7 @@ class Progress:
         name = self._task.paths.name
         self.message(f"task {name}: {view.status} ({said}) in {console.span(time.monotonic() - self._began)}")
         # A search says it of each kind of failed trial; of stages it is enough that one reports the reward.
+        self.reward = self._rewards(view.jobs)
         if self.reward.without and not trials.is_search(self._config) and not self._task.paths.stage:
             self._say_unscored()
         for line in self._never_scored(view.jobs):
@@ -255,14 +251,30 @@ class Progress:
         read = ranking.read(self._task.paths, self._ws.project_name, self._config, jobs, light=True)
         return ranking.never_scored(ranking.split(read), wanted)
 
+    def _rewards(self, jobs: list[tasks.JobView]) -> Reward:
+        """Which jobs of the whole task have the reward, whenever they ran."""
+        name, reward = self._config.reward_attribute, Reward()
+        if not name:
+            return reward
+        ended = [job for job in jobs if job.state in (State.FINISHED, State.PRUNED)]
+        paths, project = self._task.paths, self._ws.project_name
+        for read in ranking.read(paths, project, self._config, ended, light=True, names=[name]):
+            value = ranking.reward(read, name, self._config.monitor.mode, self._config.monitor.score)
+            if not math.isnan(value) or ranking.reports(read, name):
+                reward.jobs += 1
+                continue
+            reward.without[read.view.job.index] = {n for part in ranking.split([read]) for n in part.names}
+            reward.ways = reward.ways or ranking.ways([read], name)
+        return reward
+
     def _say_unscored(self) -> None:
         jobs, scored = sorted(self.reward.without), self.reward.jobs
         which = "no job ever reported"
         if scored:
             which = f"{len(jobs)} of {len(jobs) + scored} jobs (the first is {jobs[0]}) never reported"
         self.message(f"note: {which} {self._config.reward_attribute!r} (reported: {listed([self.reward])})")
-        if self._ways:
-            self.message(f"  it is in several folders of event files: name one, {' or '.join(self._ways)}")
+        if self.reward.ways:
+            self.message(f"  it is in several folders of event files: name one, {' or '.join(self.reward.ways)}")
 
     def _explain(self, view: tasks.JobView) -> None:
         paths = self._task.paths.job(view.job.index).attempt(view.job.attempt)

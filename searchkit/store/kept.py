@@ -3,7 +3,8 @@
 numbers/<job>.json is written by the holder of the lease when it accepts a result: the series of the highest attempt, by
 which monitor they were read, and the size and the last change of each file that they were read from. It is one line
 that ends in its own CRC-32. A reader who finds any of this different from what it would read by now reads the files,
-and writes nothing. Where the working folder was removed, what came from event files in it is kept here alone.
+and writes nothing. Where the working folder was removed, what came from event files in it is kept here alone, as is
+what came from other files that are gone when a job is read anew.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from searchkit.workspace import TaskPaths
 FROM_BYTES = 4096  # in files; with less, reading them is as fast
 
 
-def save(task: TaskPaths, job: Job, monitor: str, reader: Reader, reading: Reading) -> None:
+def save(task: TaskPaths, job: Job, monitor: str, reader: Reader, reading: Reading, *, always: bool = False) -> None:
     """Keep what the highest attempt of a job reported in all, where reading it again would take long. Raises OSError.
 
-    monitor: the digest of the config by which it was read.
+    monitor: the digest of the config by which it was read. always: however small its files are.
     """
     root = task.job(job.index).attempt(job.attempt).root
     paths = sorted({*reader.files, *([reader.log] if reader.log else [])})
     files = [(os.path.relpath(path, root), *_stat(path)) for path in paths]
-    if sum(size for _, size, _ in files) < FROM_BYTES and not reader.from_events:
+    if sum(size for _, size, _ in files) < FROM_BYTES and not reader.from_events and not always:
         return
     said = {
         "attempt": job.attempt,
@@ -69,6 +70,23 @@ def removed(task: TaskPaths, job: Job) -> dict[str, Series]:
     if record is None or os.path.isdir(f"{task.job(job.index).attempt(job.attempt).root}/{record['workdir']}"):
         return {}
     return _series(record, record["from_events"])
+
+
+def gone(task: TaskPaths, job: Job, reader: Reader) -> str:
+    """Which file of an attempt that `reader` would read is gone since it was written; empty where none is known to be.
+    Every attempt has a log and a callback folder; what else it had is known where its series are kept."""
+    paths, record = task.job(job.index).attempt(job.attempt), _record(task, job)
+    had = [paths.callback, *([reader.log] if reader.log else [])]
+    if record is not None:
+        names = (name for name, size, _ in record["files"] if size >= 0)
+        had += [path for name in names if os.path.dirname(path := f"{paths.root}/{name}") == paths.callback]
+    return next((os.path.relpath(path, paths.root) for path in had if not os.path.lexists(path)), "")
+
+
+def before(task: TaskPaths, job: Job) -> dict[str, Series]:
+    """All that is kept of the highest attempt, whichever monitor it was read by, and whatever became of its files."""
+    record = _record(task, job)
+    return {} if record is None else _series(record, record["series"])
 
 
 def _record(task: TaskPaths, job: Job) -> dict[str, Any] | None:

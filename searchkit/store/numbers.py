@@ -35,7 +35,7 @@ _ESCAPES = (("%", "%25"), (" ", "%20"), ("|", "%7C"))
 LEFT = {"records.jsonl": "records", "pre.json": "pre", "after.json": "after"}
 
 
-__all__ = ["LEFT", "MAX_BYTES", "Summary", "digest", "of", "recorded", "series_of", "summary"]
+__all__ = ["LEFT", "MAX_BYTES", "Summary", "digest", "of", "points", "recorded", "series_of", "summary"]
 
 
 class Summary(NamedTuple):
@@ -129,6 +129,15 @@ def series_of(
     known = of(job, monitor, names)
     if known is None:
         return trials.series_of(task, project_name, config, job, ended=True, names=names).series
+    return _points(known)
+
+
+def points(job: Job) -> dict[str, Series]:
+    """Of each scalar that the events know of a job, by whatever config it was read: the last value and the best."""
+    return _points(dict(map(_unpacked, job.numbers.split("|"))) if job.numbers else {})
+
+
+def _points(known: Mapping[str, Summary]) -> dict[str, Series]:
     return {
         name: dict(sorted({s.low_step: s.low, s.high_step: s.high, s.step: s.last}.items()))
         for name, s in known.items()
