@@ -5,10 +5,12 @@ Needs matplotlib, which is imported when it is used.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shutil
 import subprocess
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -49,6 +51,14 @@ def spell(figure: Figure) -> str:
         family = font_manager.FontProperties(fname=path).get_name()
         text.set_fontfamily([*text.get_fontfamily(), family])
     return "".join(sorted(lacking))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """While a figure is written: no warnings of letters that no font has, which `note` tells once."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        yield
 
 
 def note(lacking: Iterable[str]) -> str:

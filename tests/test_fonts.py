@@ -12,8 +12,12 @@ import torch
 from torch import nn
 
 from searchkit import fonts
+from searchkit.algorithms.history import Objective
+from searchkit.nas_cli import search_view, space, trust
 from searchkit.subnet import pictures
 from searchkit.subnet.pictures import Model
+from searchkit.subnet.standing import Standing
+from searchkit.subnet.trust import Row
 from tests.nas import Trained, call
 
 CAT, DOG = "\u732b", "\u72ac"  # of CJK, which matplotlib's font has not
@@ -114,6 +118,33 @@ def test_what_no_font_has_is_said(
     done = call("predict", model, image, "--out", tmp_path / "p", "--threshold", "0.01")
     assert done.code == 0 and f"note: no font of this machine has {CAT}: such letters are boxes" in done.err
     assert fonts.note("") == ""
+
+
+def test_pictures_of_numbers_say_what_no_font_has(
+    tmp_path: Path, without_fontconfig: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import warnings
+
+    from matplotlib import font_manager
+
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [])
+    metric = f"{CAT}_bbox_mAP"
+    standing = Standing((Objective(metric, "max"),), "direct")
+    arch = {"backbone.stem.width": 8}
+    standing.add([{"arch": arch, "metric": {"direct": {metric: 0.5}}, "overhead": {"flops": 1, "params": 1}}])
+    tau = {"calibrated": {"all": 1.0, "within_mean": 1.0}}
+    report = {"metric": metric, "tau": tau, "steps": 1, "bins": [{"macs_min": 1, "macs_max": 1}]}
+    named = {"macs": 1, "name": CAT, "input_shape": 64}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for draw in (
+            lambda path: search_view.draw(path, standing),
+            lambda path: trust._picture(path, [Row(1, 0, 0.5, 0.5, 0.5)], report),
+            lambda path: space._picture(path, [1, 2], [named]),
+        ):
+            draw(str(tmp_path / "p.png"))
+            said = capsys.readouterr().err
+            assert said.count(f"note: no font of this machine has {CAT}: such letters are boxes in pictures") == 1
 
 
 def test_a_font_lookup_that_fails_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:

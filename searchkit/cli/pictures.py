@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import textwrap
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from searchkit import fonts
 from searchkit.algorithms import study
 from searchkit.errors import UsageError
 from searchkit.space.args import Arg, Range
@@ -331,8 +331,7 @@ def render(figure: Figure, form: str) -> bytes:
     from matplotlib import pyplot
 
     to = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "searchkit"}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # which is said once, by fonts.note
+    with matplotlib.rc_context({"svg.hashsalt": "searchkit"}), fonts.quiet():
         figure.savefig(to, format=form, dpi=150, bbox_inches="tight", metadata={"Date": None} if form == "svg" else {})
     pyplot.close(figure)
     return to.getvalue()

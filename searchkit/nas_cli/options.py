@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from searchkit import cpus
+from searchkit import cpus, fonts
 from searchkit.errors import UsageError
 
 Command = Callable[..., Any]
@@ -116,3 +116,12 @@ def is_terminal() -> bool:
 def say(text: str) -> None:
     """One line for people: on stderr, so that stdout stays for results."""
     click.echo(text, err=True)
+
+
+def save_picture(figure: Any, path: str) -> None:
+    """Write a figure of matplotlib's; letters that no font has are said, once."""
+    lacking = fonts.spell(figure)
+    with fonts.quiet():
+        figure.savefig(path, dpi=150)
+    if said := fonts.note(lacking):
+        say(f"note: {said}")

@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from searchkit import console, fonts
-from searchkit.nas_cli.options import is_terminal, say
+from searchkit import console
+from searchkit.nas_cli.options import is_terminal, save_picture, say
 from searchkit.nas_cli.progress import QUIET_S
 from searchkit.nas_cli.records import human, short
 from searchkit.space.arch import Arch, Space
@@ -189,6 +189,5 @@ def draw(path: str, standing: Standing) -> bool:
         if x in COSTS or x.startswith("overhead."):
             axes.xaxis.set_major_formatter(lambda value, _: human(value))
         axes.legend(frameon=False)
-    fonts.spell(figure)
-    figure.savefig(path, dpi=150)
+    save_picture(figure, path)
     return True

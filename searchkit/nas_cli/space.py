@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from searchkit import console, fonts
-from searchkit.nas_cli.options import seed_of, shared
+from searchkit import console
+from searchkit.nas_cli.options import save_picture, seed_of, shared
 
 WHOLE = 100_000  # points up to which the histogram is of the whole space
 SAMPLE = 20_000
@@ -143,5 +143,4 @@ def _picture(path: str, macs: Sequence[int], named: Sequence[dict[str, Any]]) ->
         )
     axes.set_xlabel("GMACs (multiply-adds of conv and linear)")
     axes.set_ylabel("points of the space")
-    fonts.spell(figure)
-    figure.savefig(path, dpi=150)
+    save_picture(figure, path)

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from searchkit import console, fonts
+from searchkit import console
 from searchkit.errors import UsageError
-from searchkit.nas_cli.options import device_of, ranks_of, say, seed_of, shared, show_kept
+from searchkit.nas_cli.options import device_of, ranks_of, save_picture, say, seed_of, shared, show_kept
 from searchkit.nas_cli.train import Reporter, memory_advice
 
 # One hue from light to dark, told apart by form, too: for any colour vision, and in print.
@@ -218,6 +218,5 @@ def _picture(path: str, rows: Sequence[Any], report: Mapping[str, Any]) -> bool:
     axes.set_ylabel(f"{metric} after {report['steps']} steps on its own")
     axes.set_title(f"tau {_number(tau['all'])} over all, {_number(tau['within_mean'])} within bins", fontsize=10)
     axes.legend(fontsize=8)
-    fonts.spell(figure)
-    figure.savefig(path, dpi=150)
+    save_picture(figure, path)
     return True
