@@ -153,6 +153,22 @@ def test_text_ids_as_pycocotools_takes_them(tmp_path: Path) -> None:
     assert [(i.id, i.file_id, len(i.boxes)) for i in mixed.images] == [(1, "b", 0), (2, 7, 1)]
 
 
+@pytest.mark.parametrize(
+    ("ids", "owner", "told"), [((1, 2), "1", "'1' here, 1 in"), (("01", "02"), 2, "2 here, '02' in")]
+)
+def test_ids_that_are_texts_in_one_place_only(tmp_path: Path, ids: tuple[Any, ...], owner: Any, told: str) -> None:
+    for name in ("a.png", "b.png"):
+        put(tmp_path / name)
+    given = [entry | {"id": i} for i, entry in zip(ids, entries("a.png", "b.png"), strict=True)]
+    with pytest.raises(UsageError, match="no annotation is of an image of the file") as e:
+        load_coco(dump(tmp_path, given, [box(owner, [1, 2, 9, 9]), box(owner, [3, 4, 9, 9])]), str(tmp_path))
+    assert f"whose id is a text in one place and a number in the other: {told} images" in e.value.message
+    assert "as id in images is written" in e.value.hint
+    mixed = load_coco(dump(tmp_path, given, [box(owner, [1, 2, 9, 9]), box(ids[0], [3, 4, 9, 9])]), str(tmp_path))
+    (line,) = [line for kind, _, line in mixed.report.faults if kind == "orphan"]
+    assert told in line and mixed.n_boxes == 1
+
+
 # ---- boxes from masks ----
 
 

@@ -19,6 +19,7 @@ _SLACK_PX = 0.01  # annotation tools write two decimals; a box beyond its image 
 _SLACK = 1e-3  # of normalised numbers, likewise
 _FEW = 5  # boxes from which on it is told what they are instead of x, y, width, height
 _NAN = float("nan")
+_OTHER_KIND = ", whose id is a text in one place and a number in the other"
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ def read_table(
             continue
         if owner not in index:
             if owner not in known:
-                faults.add("orphan", f"annotation {number} of image {item['image_id']!r:.40}")
+                kind = "" if faults.counts["orphan"] else _other_kind(owner, known)
+                faults.add("orphan", f"annotation {number} of image {item['image_id']!r:.40}{kind}")
             continue
         if "id" in item and number in seen:
             faults.add("duplicate_annotation", f"{number} (image {owner})")
@@ -82,6 +84,11 @@ def read_table(
         ids.append(number)
     if undeclared:
         raise _undeclared(undeclared, declared, source)
+    if raw and faults.counts["orphan"] == len(raw) and _OTHER_KIND in faults.examples["orphan"]:
+        raise UsageError(
+            f"{source}: no annotation is of an image of the file, e.g. {faults.examples['orphan']}",
+            "Write image_id in annotations as id in images is written: a text is no number",
+        )
     return Table(
         np.array(images, np.int64),
         np.array(labels, np.int64),
@@ -89,6 +96,20 @@ def read_table(
         np.array(crowd, bool),
         ids,
     )
+
+
+def _other_kind(owner: int | str | None, known: set[int | str]) -> str:
+    """What to say of an image_id that is a text where the id of its image is a number, or the other way round."""
+    said = None if owner is None else _value(owner)
+    same = [i for i in known if isinstance(i, str) != isinstance(owner, str) and _value(i) == said]
+    return "" if said is None or not same else f"{_OTHER_KIND}: {owner!r} here, {same[0]!r} in images"
+
+
+def _value(number: int | str) -> int | None:
+    """The whole number that an id is, or that its text says; None where it says none."""
+    if isinstance(number, str):
+        return int(number) if number.isdecimal() else None
+    return number
 
 
 def _numbers(item: Mapping[str, Any], number: str, faults: Faults) -> tuple[float, float, float, float, float]:
