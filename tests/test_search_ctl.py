@@ -221,6 +221,9 @@ def test_selectors(reference: Path) -> None:
     for bad in ("", "a", "3-1", "@bes:2", "@faild", "-1", "1;2"):
         with pytest.raises(UsageError):
             pick(bad)
+    with pytest.raises(UsageError, match=r"--keep @bst:2: '@bst:2' names no jobs \(did you mean best:5\?\)"):
+        select.select("@bst:2", jobs, lambda k: [], "--keep")
+    assert "--keep @bst:2" in run(reference, "search-ctl", "free", "--task", "grid-test", "--keep", "@bst:2").stderr
     with pytest.raises(NotFoundError, match="no job 8") as e:
         pick("8")
     assert e.value.hint == "It has jobs 0 to 7"

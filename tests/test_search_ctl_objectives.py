@@ -382,6 +382,17 @@ def test_diff(reward: Path) -> None:
     assert "lr" in body["same"] and "loss" in body["same"] and body["changed_files"] == []
 
 
+def test_diff_tells_an_argument_from_a_scalar_of_its_name(tmp_path: Path) -> None:
+    text = "task: {template: 'sh job.sh {lr}', search_args: [{type: Categorical, name: lr, value: [1, 2]}]}\n"
+    job = "echo '{\"lr\": 7}' >> $SEARCHKIT_CALLBACK/scalars.jsonl"
+    folder = project(tmp_path / "p", text, job_sh=job)
+    ok(run(folder, "search-run", "config.yaml"))
+    said = asked(folder, "diff", "0", "1")
+    assert "\nparam.lr " in said and "scalar.lr" in said.partition("the same: ")[2]
+    body = facts(folder, "diff", "0", "1")
+    assert body["differ"]["args"] == {"lr": ["1", "2"]} and "scalar.lr" in body["same"] and "lr" not in body["same"]
+
+
 @pytest.mark.parametrize(("words", "code"), [(("0", "0"), 2), (("0", "99"), 3), (("0",), 2), (("-1", "2"), 2)])
 def test_bad_diff(reward: Path, words: tuple[str, ...], code: int) -> None:
     assert run(reward, "search-ctl", "diff", *words).returncode == code
@@ -572,6 +583,9 @@ def test_plot_curves(tmp_path: Path) -> None:
     assert is_grey((folder / "a.png").read_bytes())
     bad = run(folder, "search-ctl", "plot", "curves", "--metric", "val_los", "-o", "a.png")
     assert bad.returncode == 2 and "no job reported 'val_los' (did you mean val_loss?)" in bad.stderr
+    for words in (("plot", "curves", "--metric", "acc", "-o", "no/x.png"), ("export", "-o", "no/x.csv")):
+        bad = run(folder, "search-ctl", *words)
+        assert bad.returncode == 2 and f"--out {words[-1]}: no folder no\n  Make it first" in bad.stderr
     (tmp_path / "optuna.py").write_text("raise ImportError('not here')\n")
     ok(run(folder, "search-ctl", "plot", "curves", "--metric", "acc", "-o", "b.png", env={"PYTHONPATH": str(tmp_path)}))
 

@@ -323,10 +323,11 @@ def test_resume_keeps_its_snapshot_and_says_what_differs(tmp_path: Path) -> None
     wait_for(lambda: (task_dir(folder) / "jobs/all/0/status").exists())
     process.send_signal(signal.SIGINT)
     process.communicate()
-    (folder / "version.txt").write_text("two")
+    for name in ("version.txt", "a.yaml", "b.log", "c.csv", "d", "z.py"):
+        (folder / name).write_text("two")
     done = run(folder, "search-run", "config.yaml")
     ok(done)
-    assert "version.txt" in done.stdout + done.stderr
+    assert "changed since: z.py, a.yaml, b.log, c.csv, d and 1 more (restart" in done.stderr  # code comes first
     assert log(folder, 1) == "1"
 
 

@@ -100,6 +100,7 @@ stages:
     ok(run(folder, "search-run", "--task", "t", "config.yaml"))
     found = rows(folder, "--task", "t")
     assert [(row["task"], row["i"]) for row in found] == [("t.one", "a\nb"), ("t.one", 2), ("t.two", None)]
+    assert rows(folder, "--task", "t,t.one") == found and len(rows(folder, "--task", "t.one,t")) == 3
     assert found[2]["job"].startswith("0:") and found[2]["metric.acc"] == 0.5
     assert (
         len(ok(run(folder, "search-ctl", "table", "--task", "t")).splitlines()) == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -105,8 +106,10 @@ def best_rows(
     return ranking.scored(rows, wanted, first)
 
 
-def chosen_jobs(ws: Workspace, task: TaskPaths, view: TaskView, jobs: str | None) -> list[JobView]:
-    """The jobs that a selector names, in its order; all of them without one."""
+def chosen_jobs(
+    ws: Workspace, task: TaskPaths, view: TaskView, jobs: str | None, option: str = "--jobs"
+) -> list[JobView]:
+    """The jobs that a selector, given by `option`, names, in its order; all of them without one."""
     if jobs is None:
         return view.jobs
     refuse_stages(task)
@@ -117,7 +120,7 @@ def chosen_jobs(ws: Workspace, task: TaskPaths, view: TaskView, jobs: str | None
         return list(dict.fromkeys(each.entry.view.job.index for each in rows))[:k]
 
     by_index = {j.job.index: j for j in view.jobs}
-    return [by_index[n] for n in select.select(jobs, view.jobs, best)]
+    return [by_index[n] for n in select.select(jobs, view.jobs, best, option)]
 
 
 def ranked_stage(ws: Workspace, task: TaskPaths, metric: str | None) -> TaskPaths:
@@ -138,6 +141,15 @@ def ranked_stage(ws: Workspace, task: TaskPaths, metric: str | None) -> TaskPath
             if name in entry.scores or name in entry.names:
                 return stage
     return begun[-1]
+
+
+def check_out(out: str) -> None:
+    """Raise UsageError where no file can be written as --out says: its folder is missing, or it is one itself."""
+    folder = os.path.dirname(out)
+    if folder and not os.path.isdir(folder):
+        raise UsageError(f"--out {out}: no folder {folder}", f"Make it first: mkdir -p {shlex.quote(folder)}")
+    if os.path.isdir(out):
+        raise UsageError(f"--out {out}: that is a folder", f"Name a file in it: {os.path.join(out, 'NAME')}")
 
 
 def ranges(numbers: list[int]) -> str:

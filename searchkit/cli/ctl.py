@@ -16,6 +16,7 @@ from searchkit.cli.choose import (
     JSON,
     TASK,
     begun_stages,
+    check_out,
     chosen_jobs,
     objectives_of,
     open_task,
@@ -218,6 +219,8 @@ def export(task_name: str, jobs: str | None, form: str, out: str | None) -> None
     from searchkit.cli.export import rows, to_csv
     from searchkit.store import tasks, trials
 
+    if out:
+        check_out(out)
     ws, task = open_task(task_name)
     if jobs is not None:
         refuse_stages(task)

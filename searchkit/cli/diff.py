@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from searchkit.workspace import TaskPaths
 
 SHOWN_FILES = 5
+PREFIX = {"args": "param.", "scalars": "scalar."}
 CELL = 40  # characters of a value in the table; --json has all
 Pair = tuple[Any, Any]
 
@@ -48,19 +50,17 @@ def diff(first: int, second: int, task_name: str, as_json: bool) -> None:
             raise NotFoundError(f"no job {n} in task {task.name!r}", have)
     a, b = scalars_of(ws, task, tasks.config_of(task), [views[first], views[second]], light=True)
     sections = compare(task, a, b)
-    differ = {title: {name: p for name, p in pairs.items() if not _same(p)} for title, pairs in sections.items()}
-    same = [name for pairs in sections.values() for name, pair in pairs.items() if _same(pair)]
+    told = _told_apart(sections)
+    same = [name for pairs in told.values() for name, pair in pairs.items() if _same(pair)]
     files = _changed_files(task, a, b)
     commands = [tables.command_text(each.view.job.command) for each in (a, b)]
     if as_json:
-        found = {title: {name: list(pair) for name, pair in pairs.items()} for title, pairs in differ.items()}
+        found = {t: {name: list(p) for name, p in pairs.items() if not _same(p)} for t, pairs in sections.items()}
         facts = {"task": task.name, "jobs": [first, second], "differ": found, "same": same}
         console.print_json({**facts, "changed_files": files, "commands": commands})
         return
     lines = [["", f"job {first}", f"job {second}"]]
-    lines += [
-        [name, *(_cell(value) for value in pair)] for title, pairs in differ.items() for name, pair in pairs.items()
-    ]
+    lines += [[name, *map(_cell, pair)] for pairs in told.values() for name, pair in pairs.items() if not _same(pair)]
     click.echo(tables.aligned(lines))
     if files:
         more = f" … ({len(files)} in all)" if len(files) > SHOWN_FILES else ""
@@ -77,6 +77,15 @@ def compare(task: TaskPaths, a: JobScalars, b: JobScalars) -> dict[str, dict[str
         "code": _side_by_side(*(_code(task, each) for each in (a, b))),
         "scalars": _side_by_side(*(_last(each) for each in (a, b))),
         "run": _side_by_side(*(_run(each) for each in (a, b))),
+    }
+
+
+def _told_apart(sections: dict[str, dict[str, Pair]]) -> dict[str, dict[str, Pair]]:
+    """The same facts; a name that is an argument's and a scalar's, say, is written as `table` has it: `param.lr`."""
+    times = Counter(name for pairs in sections.values() for name in pairs)
+    return {
+        title: {f"{PREFIX.get(title, '')}{name}" if times[name] > 1 else name: pair for name, pair in pairs.items()}
+        for title, pairs in sections.items()
     }
 
 

@@ -50,7 +50,7 @@ def free(task_name: str, keep: str, jobs: str | None, dry_run: bool, yes: bool, 
     stages.check_idle(task)
     view = tasks.view(task)
     named = [j.job.index for j in chosen_jobs(ws, task, view, jobs)]
-    kept = set() if keep == "none" else {j.job.index for j in chosen_jobs(ws, task, view, keep)}
+    kept = set() if keep == "none" else {j.job.index for j in chosen_jobs(ws, task, view, keep, "--keep")}
     later, linked = stages.later(task)
     pairs = [(j.job, j.state) for j in view.jobs if j.job.index in named]
     over = disk.is_over(view.state) and not journal.is_held(task)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from searchkit import fonts
-from searchkit.cli.choose import MODE, TASK, best_rows, objectives_of, open_task, ranked_stage, scalars_of
+from searchkit.cli.choose import MODE, TASK, best_rows, check_out, objectives_of, open_task, ranked_stage, scalars_of
 from searchkit.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def plot(kind: str, task_name: str, out: str, metrics: tuple[str, ...], mode: st
     form = os.path.splitext(out)[1][1:].lower()
     if form not in FORMS:
         raise UsageError(f"--out must end in .png or .svg, got {out!r}")
+    check_out(out)
     check_installed(kind)
     from searchkit.cli import curves, pictures
 

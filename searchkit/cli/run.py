@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from searchkit.store.state import TaskState
 
 BIG_COPY_BYTES = 1 << 30
+CODE = (".py", ".sh", ".ipynb", ".c", ".cc", ".cpp", ".cu", ".h", ".pyx", ".jl", ".r", ".R", ".lua", ".pl", ".js")
 
 
 @click.command(context_settings=console.CONTEXT)
@@ -305,12 +306,14 @@ def _say_size(config: Config) -> None:
 
 
 def _say_what_changed(task: TaskPaths, given: str, symlinks: bool) -> None:
-    """A resumed task keeps its snapshot; say in one line how today's project differs from it, `given` apart."""
+    """A resumed task keeps its snapshot; say in one line how today's project differs from it, code first,
+    `given` apart."""
     from searchkit.store import snapshot
 
     manifest = snapshot.load(task.snapshot(snapshot.newest(task)))
     project = task.workspace.project
     if changed := [path for path in snapshot.changes(manifest, project) if path != os.path.relpath(given, project)]:
+        changed.sort(key=lambda path: not path.endswith(CODE))
         names = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
         click.echo(f"note: the task keeps the project as it was; changed since: {names} (restart takes them)", err=True)
     if linked := snapshot.changed_links(manifest, project):

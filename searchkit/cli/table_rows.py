@@ -58,15 +58,15 @@ def find(task_names: str, jobs: str | None) -> list[Part]:
         raise UsageError(f"--task {task_names}: names no task", "Example: search-ctl table --task a,b")
     if jobs is not None and len(names) != 1:
         raise UsageError("--jobs names jobs of one task", "Choose among several by --where")
-    parts = []
+    parts: dict[str, Part] = {}  # by name: `a,a.long` names stage long of a twice
     for name in names:
         ws, whole = open_task(name)
         if jobs is not None:
             refuse_stages(whole)
         for task in begun_stages(whole) if tasks.stage_names(whole) else [whole]:
             views = chosen_jobs(ws, task, tasks.view(task), jobs)
-            parts.append(Part(ws, task, tasks.config_of(task), views))
-    return parts
+            parts.setdefault(task.name, Part(ws, task, tasks.config_of(task), views))
+    return list(parts.values())
 
 
 def arguments(parts: Iterable[Part]) -> set[str]:

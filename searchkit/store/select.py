@@ -22,10 +22,11 @@ WORDS = {
 HELP = "Jobs: 3, 0-9,12, @failed, @running, @pending, @finished, @stopped, @pruned, @all, @best:5"
 
 
-def select(text: str, jobs: list[JobView], best: Callable[[int], list[int]]) -> list[int]:
+def select(text: str, jobs: list[JobView], best: Callable[[int], list[int]], option: str = "--jobs") -> list[int]:
     """The indices that a selector names, ascending and once each (`@best:k` alone: best first).
 
-    `best(k)` ranks. Raises UsageError for a selector that can't be read, NotFoundError for a job that is not there.
+    `best(k)` ranks; `option` gave the text. Raises UsageError for a selector that can't be read, NotFoundError for a
+    job that is not there.
     """
     have = {j.job.index for j in jobs}
     chosen: list[int] = []
@@ -35,17 +36,17 @@ def select(text: str, jobs: list[JobView], best: Callable[[int], list[int]]) -> 
         elif m := re.fullmatch(r"(\d+)-(\d+)", part):
             low, high = int(m[1]), int(m[2])
             if low > high:
-                raise UsageError(f"--jobs {text}: in {part!r} the first number must not be above the second")
+                raise UsageError(f"{option} {text}: in {part!r} the first number must not be above the second")
             found = [n for n in range(low, min(high, max(have, default=-1)) + 1) if n in have]
             if not found:
-                raise NotFoundError(f"--jobs {text}: no job lies in {part}", _range_of(have))
+                raise NotFoundError(f"{option} {text}: no job lies in {part}", _range_of(have))
         elif m := re.fullmatch(r"@best:(\d+)", part):
             found = best(int(m[1]))
         elif part.startswith("@") and part[1:] in WORDS:
             found = [j.job.index for j in jobs if j.state in WORDS[part[1:]]]
         else:
-            near = did_you_mean(part[1:], tuple(WORDS)) if part.startswith("@") else ""
-            raise UsageError(f"--jobs {text}: {part!r} names no jobs{near}", HELP)
+            near = did_you_mean(part[1:].partition(":")[0], (*WORDS, "best:5")) if part.startswith("@") else ""
+            raise UsageError(f"{option} {text}: {part!r} names no jobs{near}", HELP)
         if missing := [n for n in found if n not in have]:
             raise NotFoundError(f"no job {missing[0]} in this task", _range_of(have))
         chosen += found
