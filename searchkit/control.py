@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from searchkit import fsio, points
@@ -159,6 +159,7 @@ def _accept(open_task: OpenTask, job: Job, behind: Sequence[str] = ()) -> None:
                     stoppers = searching.make_stoppers(config, config.objectives, open_task.state.defaults)
                     judging.take_in(open_task, config, stoppers, job, reading.series)
             pruned = fields["state"] == State.PRUNED.value
+            reading = replace(reading, shared={**trials.shared(open_task.state.jobs.values()), **reading.shared})
             fields["scores"] = trials.scores_of(job, config.objectives, reading, pruned=pruned)[0]
         fields |= numbers.recorded(config, reading, reader.callback)
     open_task.record("result", **fields)

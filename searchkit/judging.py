@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from searchkit.algorithms.history import Verdict
@@ -106,6 +107,9 @@ def scores(search: Search, n: int, outcome: Mapping[str, Any], reading: Reading)
     if outcome["state"] == State.FINISHED.value:
         take_in(search.task, search.config, search.stoppers, job, reading.series)
     pruned = outcome["state"] == State.PRUNED.value
+    # A tag that several folders of one job hold is no series of any job after it: which of them this one lacks is open.
+    search.shared.update(reading.shared)
+    reading = replace(reading, shared={**search.shared, **reading.shared})
     found, why = trials.scores_of(job, search.wanted, reading, pruned=pruned)
     if found is None:
         once(search, f"{why.replace('never', 'a job never', 1)}; it counts as a failed trial")

@@ -147,9 +147,11 @@ class Search:
     told: set[str] = field(default_factory=set)  # said once
     fault: SearchkitError | None = None  # why nothing more is asked for
     readers: Readers = field(init=False)
+    shared: dict[str, tuple[str, ...]] = field(init=False)  # tags that several folders of a job so far hold
 
     def __post_init__(self) -> None:
         self.readers = Readers(self.task.paths, self.project_name, self.config)
+        self.shared = trials.shared(self.task.state.jobs.values())
 
     @property
     def ahead(self) -> int:

@@ -118,6 +118,26 @@ def test_a_trial_of_a_search_whose_reward_is_in_several_folders_fails(tmp_path: 
     assert all(e["scores"] is None for e in events(folder) if e["type"] == "result")
 
 
+@pytest.mark.parametrize("more", ["", "search: {sampler: grid, n_trials: 3}\n"])
+def test_one_folder_in_one_job_is_not_ranked_among_two_of_another(more: str, tmp_path: Path) -> None:
+    """Job 2 has no validation: its curve of training, 0.9, was the best."""
+    job = KERAS.replace(
+        "for folder, records in data.items():", "for folder, records in list(data.items())[: 2 - n // 2]:"
+    )
+    folder = project(tmp_path / "p", GRID + more, job_py=job)
+    said = ok(run(folder, "search-run", "-j", "1", "config.yaml"))
+    assert (
+        "epoch_accuracy is in several folders" in said
+        if more
+        else "note: no job ever reported" in said and WAYS in said
+    )
+    assert all(e.get("scores") is None for e in events(folder) if e["type"] == "result")
+    for words in (["best"], ["show-scalar", "-rt", "+1"], ["table", "--sort", "-epoch_accuracy"]):
+        assert WAYS in run(folder, "search-ctl", *words).stderr, words
+    assert "0.9" not in ok(run(folder, "search-ctl", "table"))
+    assert "{'epoch_accuracy': {1: 0.8" in ok(run(folder, "search-ctl", "show-scalar", "--jobs", "2"))
+
+
 # --- monitor.score ---------------------------------------------------------------------------------------------------
 
 CURVES = """

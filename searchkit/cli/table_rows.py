@@ -99,6 +99,8 @@ def check_names(rows: Sequence[Row], needed: Iterable[str], where: str = "") -> 
     for name in needed:
         if name in FACTS or not rows or any(_has(row, name) or _has(row, bare(name)) for row in rows):
             continue
+        if several := ranking.ways((row.entry for row in rows), bare(name)):
+            raise UsageError(f"{name!r} is in several folders of event files: name one, {' or '.join(several)}")
         have = {*FACTS}.union(*(_names(row) for row in rows))
         near = expression.unquoted(where, sorted(have)) or did_you_mean(name, tuple(sorted(have)))
         raise UsageError(f"no job has {name!r}{near}")

@@ -7,6 +7,7 @@ So whoever ranks or lists 10,000 jobs opens no job's folder. The event also says
     "monitor": "0f3a99c1"
     "more": 9970                 scalars that are not among them; a job may report any number of names
     "left": ["records", "pre"]   what else its callback folder holds that tables show
+    "shared": ["acc"]            tags that several folders of event files hold (the first MAX_SHARED, needed ones first)
 
 After `acc`: step and value of the last report, of the lowest finite one, of the highest; the first two alone where all
 are one, or where none is finite. (One text, because every look at a task parses all of its events, and most need no
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from searchkit.config import Config
 
 MAX_BYTES = 1024  # of `numbers` in one event: about 20 scalars. All events are read by every look at a task
+MAX_SHARED = 12
 _ESCAPES = (("%", "%25"), (" ", "%20"), ("|", "%7C"))
 LEFT = {"records.jsonl": "records", "pre.json": "pre", "after.json": "after"}
 
@@ -88,6 +90,8 @@ def recorded(config: Config, reading: Reading, callback: str) -> Event:
     said: Event = {"numbers": "|".join(packed), "monitor": digest(config)}
     if len(series) > len(packed):
         said["more"] = len(series) - len(packed)
+    if reading.shared:
+        said["shared"] = sorted(reading.shared, key=lambda name: name not in needs)[:MAX_SHARED]
     left = [what for file, what in LEFT.items() if os.path.lexists(f"{callback}/{file}")]
     return {**said, "left": left} if left else said
 

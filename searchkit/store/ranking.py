@@ -46,6 +46,7 @@ class JobScalars:
     scores: Mapping[str, float] = field(default_factory=dict)
     known: Mapping[str, Summary] | None = None  # what the events say of its scalars; then `series` was not read
     faults: tuple[str, ...] = ()  # where the first undecodable lines are, and what is wrong with them
+    shared: tuple[str, ...] = ()  # tags that several folders of its event files hold
 
     @property
     def name(self) -> str:
@@ -99,8 +100,9 @@ def read(
     """Read the scalars of each job's highest attempt (attempts never mix).
 
     light: the last and best value of each are enough, so that no folder is opened of a job whose result holds them,
-    unless it left records, or results of callbacks. names: then, the scalars that are needed (empty: all). scored: a
-    score stands for the number of that name.
+    unless it left records, or results of callbacks; a tag that several folders of any of these jobs hold is then the
+    scalar of none, as it would rank the training's curve among those of validation. names: then, the scalars that are
+    needed (empty: all). scored: a score stands for the number of that name.
     """
     out = []
     wanted, monitor = config.objectives, numbers.digest(config)
@@ -117,16 +119,16 @@ def read(
             # Written before results had numbers.
             known, left = {}, ("records",)
         if known is not None and not left:
-            out.append(JobScalars(view, {}, None, None, 0, scores=scores, known=known))
+            out.append(JobScalars(view, {}, None, None, 0, scores=scores, known=known, shared=job.shared))
             continue
         paths = task.job(job.index).attempt(job.attempt)
         series: dict[str, scalars.Series] = {}
-        skipped = 0
+        skipped, shared = 0, job.shared
         faults: tuple[str, ...] = ()
         if known is None:
             reading = trials.series_of(task, project_name, config, job, ended=view.state is not State.RUNNING)
             series = {**reading.series, **trials.derived(wanted, reading.series)}
-            skipped, faults = reading.skipped, reading.faults
+            skipped, faults, shared = reading.skipped, reading.faults, tuple(reading.shared)
         pre, after = (
             scalars.read_callback_result(paths.callback, which) if which in left else None for which in ("pre", "after")
         )
@@ -134,8 +136,25 @@ def read(
         rows = tuple(replace(row, values={**row.values, **_row_values(wanted, row)}) for row in rows)
         faults += tuple(f"records.jsonl line {line}: no record of an arch" for line in bad)
         skipped += len(bad)
-        out.append(JobScalars(view, series, pre, after, skipped, rows, scores=scores, known=known, faults=faults))
-    return out
+        out.append(JobScalars(view, series, pre, after, skipped, rows, None, scores, known, faults, shared))
+    return _without(out, {tag for job in out for tag in job.shared}, wanted) if light else out
+
+
+def _without(jobs: list[JobScalars], tags: set[str], wanted: Iterable[Objective]) -> list[JobScalars]:
+    """The jobs without these tags as scalars, and without the objectives that are made of them."""
+    if not tags:
+        return jobs
+    gone = tags.union(o.name for o in wanted if not tags.isdisjoint(trials.scalars_needed([o])))
+
+    def left(found: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: each for name, each in found.items() if name not in gone}
+
+    return [
+        replace(
+            job, series=left(job.series), scores=left(job.scores), known=None if job.known is None else left(job.known)
+        )
+        for job in jobs
+    ]
 
 
 def _row_values(wanted: Iterable[Objective], row: Row) -> dict[str, float]:

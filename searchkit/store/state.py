@@ -80,6 +80,7 @@ class Job:
     monitor: str = ""  # the digest of the config by which they were read
     more: int = 0  # scalars that are not among `numbers`
     left: tuple[str, ...] = ()  # what else its callback folder holds: records, pre, after
+    shared: tuple[str, ...] = ()  # tags that several of its folders of event files hold, so that they are no series
     freed: str = ""  # its working copies and checkpoint: `begun` to be removed, or `done`
     # Of a job that a sampler chose, or a stopper watches (searchkit/searching.py):
     genes: dict[str, float | int] | None = None
@@ -166,6 +167,7 @@ def apply(job: Job, event: Event) -> Job:
             monitor="",
             more=0,
             left=(),
+            shared=(),
             freed="",
         )
     if kind == "result":
@@ -220,8 +222,13 @@ def apply(job: Job, event: Event) -> Job:
 
 
 def _reported(event: Event) -> dict[str, Any]:
-    numbers, monitor = event.get("numbers"), event.get("monitor", "")
-    return {"numbers": numbers, "monitor": monitor, "more": event.get("more", 0), "left": tuple(event.get("left", ()))}
+    return {
+        "numbers": event.get("numbers"),
+        "monitor": event.get("monitor", ""),
+        "more": event.get("more", 0),
+        "left": tuple(event.get("left", ())),
+        "shared": tuple(event.get("shared", ())),
+    }
 
 
 def _read_again(job: Job, event: Event) -> Job:

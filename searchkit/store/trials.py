@@ -136,6 +136,17 @@ def over_steps(o: Objective, series: Mapping[str, Series]) -> Series:
     }
 
 
+def shared(jobs: Iterable[Job]) -> dict[str, tuple[str, ...]]:
+    """Tags that several folders of event files of any of these jobs hold, and the names to choose from."""
+    found: dict[str, tuple[str, ...]] = {}
+    for job in jobs:
+        for tag in job.shared:
+            if tag not in found:
+                names = (entry.split(" ", 1)[0] for entry in (job.numbers or "").split("|"))
+                found[tag] = tuple(name for name in names if name.endswith(f"/{tag}"))
+    return found
+
+
 def at_the_end(o: Objective, series: Mapping[str, Series]) -> float:
     """The value of an objective that ranks a job: made of the last value of each of its scalars, or the best over the
     steps; NaN where one was not reported, or no value is finite."""
