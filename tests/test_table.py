@@ -75,6 +75,20 @@ def test_order_and_choice(done: Path) -> None:
     ]
 
 
+def test_infinities_come_last_and_an_objective_without_numbers_is_a_column(tmp_path: Path) -> None:
+    text = "task: {template: 'echo acc {v}', search_args: [{type: Categorical, name: v, value: [1, inf, 2, -inf]}]}\n"
+    text += "monitor: {reward_attribute: acc, regex: ['acc (?P<acc>.*)']}\n"
+    folder = project(tmp_path / "p", text)
+    ok(run(folder, "search-run", "config.yaml"))
+    assert jobs(folder, "--sort", "acc") == [0, 2, 1, 3] and jobs(folder, "--sort", "-acc") == [2, 0, 1, 3]
+    assert [row["max.acc"] for row in rows(folder, "--columns", "max.acc", "--sort", "-max.acc")] == [2, 1, None, None]
+    (folder / "config.yaml").write_text(text.replace("attribute: acc", "attribute: acc2"))
+    ok(run(folder, "search-run", "config.yaml"))
+    done = run(folder, "search-ctl", "table", "--sort", "-acc2")
+    assert "acc2" in ok(done).splitlines()[0] and done.stderr == "note: no job has a number for 'acc2'\n"
+    assert "no job has 'acc3'" in run(folder, "search-ctl", "table", "--sort", "-acc3").stderr
+
+
 def test_several_tasks(done: Path) -> None:
     found = rows(done, "--task", "default,other", "--where", "acc > 0", "--sort", "-acc")
     assert [(row["task"], row["job"]) for row in found][:4] == [

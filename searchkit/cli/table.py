@@ -32,7 +32,8 @@ def table(
 
     Columns, keys and expressions name arguments and scalars (the last value), and: task, job, state, time (seconds),
     attempt, exit_code, start, end, reason, command, run_path. Where names clash: param.X, score.X, scalar.X; min.X and
-    max.X are the lowest and the highest value of a scalar. Rows without a value come last.
+    max.X are the lowest and the highest finite value of a scalar. Rows without a value, or with none that is finite,
+    come last.
 
     \b
     Examples:

@@ -101,6 +101,9 @@ def check_names(rows: Sequence[Row], needed: Iterable[str], where: str = "") -> 
             continue
         if several := ranking.ways((row.entry for row in rows), bare(name)):
             raise UsageError(f"{name!r} is in several folders of event files: name one, {' or '.join(several)}")
+        if any(bare(name) in row.wanted for row in rows):
+            click.echo(f"note: no job has a number for {name!r}", err=True)
+            continue
         have = {*FACTS}.union(*(_names(row) for row in rows))
         near = expression.unquoted(where, sorted(have)) or did_you_mean(name, tuple(sorted(have)))
         raise UsageError(f"no job has {name!r}{near}")
@@ -141,11 +144,12 @@ def chosen(rows: Sequence[Row], test: expression.Expression) -> list[Row]:
 
 
 def ordered(rows: Iterable[Row], key: str, descending: bool) -> list[Row]:
-    """By one column: numbers, then texts, then rows without a value, whichever way round."""
+    """By one column: finite numbers, then texts, then rows without a value, or with none that is finite, whichever way
+    round."""
     ranked: dict[int, list[tuple[Any, Row]]] = {0: [], 1: [], 2: []}
     for row in rows:
         value = cell(row, key)
-        if isinstance(value, (int, float)) and not math.isnan(value):
+        if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
             ranked[0].append((value, row))
         else:
             ranked[2 if value is None or isinstance(value, float) else 1].append((str(value), row))
@@ -215,7 +219,10 @@ def _number(row: Row, name: str, kind: str) -> float | None:
     known = row.entry.number(name)
     if known is None or kind == "param":
         return None
-    return known.last if kind == "scalar" else known.low if kind == "min" else known.high
+    if kind == "scalar":
+        return known.last
+    end = known.low if kind == "min" else known.high
+    return None if math.isnan(end) else end  # of a series without a finite value
 
 
 def default_columns(rows: Sequence[Row], several: bool) -> list[str]:
