@@ -256,6 +256,16 @@ def test_a_number_and_the_punctuation_after_it(text: str, value: float | None) -
     assert growing.text_number(text) == value
 
 
+def test_colours_around_a_number_are_not_of_it(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(
+        b"epoch 1 acc \x1b[1;32m0.82\x1b[0m\n\x1b[2K\repoch \x1b[36m2\x1b[m acc 0.9\x1b[0m\x1b[K\n"
+        b"loss=\x1b[38:5:9m0.5\x1b[0m, \x1b[31mred 7\x1b[0m\n"
+    )
+    reading = Reader(str(tmp_path), str(log), (*REGEX, r"\x1b\[31mred (?P<red>\d)")).read()
+    assert reading.series == {"acc": {1: 0.82, 2: 0.9}, "loss": {1: 0.5}, "red": {1: 7.0}} and not reading.skipped
+
+
 def test_a_stopper_sees_event_files_grow(tmp_path: Path) -> None:
     """A threshold of 0.4: the first look finds 0.5, and 0.1 comes after it."""
     parts = [record(event(step, simple("acc", value))).hex() for step, value in ((1, 0.5), (2, 0.1))]

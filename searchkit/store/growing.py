@@ -31,6 +31,7 @@ QUOTED = 40  # characters of what a job wrote, in a fault
 _NUMBER = re.compile(
     r"\s*([+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|nan|inf(?:inity)?))[,;:.!?%)\]}>'\"]*\s*", re.I
 )
+_UNSEEN = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # what a terminal does not show: colours, and where to write
 
 
 @dataclass
@@ -204,8 +205,11 @@ def _take_log(file: File, block: bytes, patterns: Sequence[re.Pattern[str]]) -> 
                 _too_long(file, number)
                 continue
             text = part.decode("utf-8", "replace")
+            seen = _UNSEEN.sub("", text) if "\x1b" in text else text
             for pattern in patterns:
-                for match in pattern.finditer(text):
+                # A pattern that names the colours themselves is looked for in what was written.
+                where = text if seen is not text and not pattern.search(seen) else seen
+                for match in pattern.finditer(where):
                     _take_match(file, number, match.groupdict())
 
 

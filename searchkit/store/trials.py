@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 NEVER, NOT_FINITE, IN_FOLDERS = "never reported", "is no finite number", "is in several folders of event files"
 _WHY = re.compile(rf"(?:\A|; )(?:{NEVER} |[^;]*(?:{NOT_FINITE}|{IN_FOLDERS})).*", re.DOTALL)
 NAMES_SHOWN = 12  # scalars that jobs reported in place of what was looked for
-READER = 1  # counts up whenever the same files come to be read as other numbers
+# Counts up whenever the same files come to be read as other numbers; not where what could not be used at all can be
+# now: whoever looks at a task begun before would read all of its logs again, each time.
+READER = 1
 
 _STATES = {State.FINISHED: "finished", State.PRUNED: "pruned", State.ERROR: "failed", State.STOPPED: "failed"}
 
