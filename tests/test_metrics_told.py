@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,9 @@ def test_classes_areas_and_detections(trained: Trained, tmp_path: Path) -> None:
     assert [found[f"toy_bbox_{name}"] for name in names] == pytest.approx([round(float(v), 6) for v in run.stats])
     # what is measured is written again, and not measured twice; several subnets have a file each
     kept = (tmp_path / "found.json").read_bytes()
-    good(*command, "--arch", "MAX", "--arch", "MIN", "--per-class", "--detections", tmp_path / "each.json")
+    done = call(*command, "--arch", "MAX", "--arch", "MIN", "--per-class", "--detections", tmp_path / "each.json")
+    said = re.findall(r"each-(\S+)-48\.json: \d+ detections of (\S+)", done.err)
+    assert done.code == 0 and len({file for file, _ in said}) == 2 and [name for _, name in said] == ["MAX", "MIN"]
     assert len(lines(tmp_path / "o.jsonl")) == 2
     files = sorted(tmp_path.glob("each-*.json"))
     assert len(files) == 2 and kept in [file.read_bytes() for file in files]
@@ -63,6 +66,21 @@ def test_classes_areas_and_detections(trained: Trained, tmp_path: Path) -> None:
     more = ("--arch", tmp_path / "o.jsonl", "--out", tmp_path / "m", "--device", "cpu", "--json")
     proof = json.loads(good("extract", trained.config, "--checkpoint", trained.checkpoint, *more, *val(source)))
     assert proof["score"]["equal"] and "toy_bbox_AP/circle" in proof["score"]["measured"]
+
+
+def test_scores_of_one_subnet_are_told_apart(trained: Trained, tmp_path: Path) -> None:
+    command = ("test", trained.config, "--checkpoint", trained.checkpoint, "--out", tmp_path / "o.jsonl")
+    plain = ("--device", "cpu", "--arch", "MAX", "--arch", "MIN")
+    assert "measured with" not in good(*command, *plain)
+    table = good(*command, "--device", "cpu", "--arch", "MAX", "--set", "test.max_dets=2").splitlines()
+    assert table[0].endswith("measured with")
+    assert sorted(row.split("  ")[-1] for row in table if row.startswith("MAX")) == [
+        "max_dets 2",
+        "max_dets default",
+    ]
+    again = call(*command, *plain)
+    assert "2 of 2 have their result in" in again.err
+    assert "already (of data, annotations are compared, pixels are not)" in again.err
 
 
 def val(source: str) -> tuple[str, str]:

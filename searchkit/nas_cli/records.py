@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -79,19 +80,42 @@ def print_table(records: Sequence[Mapping[str, Any]], tag: str = "", limit: int 
         order.sort(key=lambda r: -r.get("metric", {}).get(tag, {}).get(first, -1))
     unit = "MACs" if modelspace.convention_of(records[0]) == "macs" else "FLOPs (gaia)"
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("arch", "input", unit, "params", *metrics):
+    differing = _differing(records, tag)
+    for name in ("arch", "input", unit, "params", *metrics, *(["measured with"] if differing else [])):
         table.add_column(name, justify="left" if name == "arch" else "right", no_wrap=True)
     for record in order[:limit]:
         cost = record.get("overhead", {})
         row = [arch_text(record), str(record.get("data", {}).get("input_shape", ""))]
         row += [human(cost[k]) if k in cost else "" for k in ("flops", "params")]
         found = record.get("metric", {}).get(tag, {})
-        table.add_row(*row, *(f"{found[m]:.3f}" if m in found else "" for m in metrics))
+        row += [f"{found[m]:.3f}" if m in found else "" for m in metrics]
+        protocol = record.get("protocol", {}).get(tag, {})
+        table.add_row(
+            *row, *(["  ".join(f"{key} {_brief(protocol.get(key))}" for key in differing)] if differing else [])
+        )
     # Wide enough for all in a pipe: a machine cuts no columns.
     console = Console(width=None if sys.stdout.isatty() else 200)
     console.print(table)
     if len(order) > limit:
         click.echo(f"… and {len(order) - limit} more")
+
+
+def _differing(records: Sequence[Mapping[str, Any]], tag: str) -> list[str]:
+    """What of the protocols tells scores of one subnet at one input shape from each other."""
+    same: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        if tag in record.get("protocol", {}):
+            at = f"{Arch.of(record['arch']).id} {record.get('data', {}).get('input_shape')}"
+            same.setdefault(at, []).append(record["protocol"][tag])
+    keys = dict.fromkeys(key for protocols in same.values() for protocol in protocols for key in protocol)
+    return [key for key in keys if any(each[0].get(key) != p.get(key) for each in same.values() for p in each)]
+
+
+def _brief(value: Any) -> str:
+    """A value of a protocol; of a digest its beginning, of a key that is not there that it has its default."""
+    if value is None:
+        return "default"
+    return value[:8] if isinstance(value, str) else json.dumps(value)
 
 
 def print_classes(records: Sequence[Mapping[str, Any]], tag: str, recipe: Any, limit: int = 6) -> None:

@@ -111,7 +111,7 @@ def test_command(
         results = open_results(out, tag, ranks.first)
         results.keep_calibration(session.bench.calibration)
         todo = sweep.pending(records, found, results, protocols, ranks, again=detections is not None)
-        _say_done(records, results, protocols, out, ranks)
+        _say_done(records, results, protocols, out, ranks, recipe)
         with Progress("test", len(todo)) as progress:
             for done, (record, arch) in enumerate(todo, 1):
                 how = protocols(record)
@@ -127,7 +127,7 @@ def test_command(
                     results.add(there)
                 if detections is not None:
                     several = f"-{sweep.folder_name(record, arch, recipe)}" if len(records) > 1 else ""
-                    _write_detections(f"{detections.removesuffix('.json')}{several}.json", session)
+                    _write_detections(f"{detections.removesuffix('.json')}{several}.json", session, record)
                 progress.update(done, _line(there, tag))
     _finish(
         results,
@@ -190,7 +190,7 @@ def finetune_command(
         results = open_results(out, tag, ranks.first)
         results.keep_calibration(session.bench.calibration)
         todo = sweep.pending(records, found, results, protocols, ranks)
-        _say_done(records, results, protocols, out, ranks)
+        _say_done(records, results, protocols, out, ranks, recipe)
         for i, (record, arch) in enumerate(todo, 1):
             folder = os.path.join(keep, sweep.folder_name(record, arch, recipe))
             with Reporter(f"finetune {i}/{len(todo)} {arch.id}", None) as reporter:
@@ -219,12 +219,13 @@ def _opening(
     return recipe, *sweep.checked(records, recipe)
 
 
-def _say_done(records: Sequence[Record], results: Any, protocols: Any, out: str, ranks: Any) -> None:
+def _say_done(records: Sequence[Record], results: Any, protocols: Any, out: str, ranks: Any, recipe: Any) -> None:
     from searchkit.subnet import sweep
+    from searchkit.train import tasks
 
     done = sum(sweep.measured(record, results, protocols) is not None for record in records)
     if done and ranks.first:
-        say(f"{done} of {len(records)} have their result in {out} already")
+        say(f"{done} of {len(records)} have their result in {out} already (of data, {tasks.of(recipe).COMPARED})")
 
 
 def _line(record: dict[str, Any], tag: str) -> str:
@@ -247,15 +248,16 @@ def _link_best(records: Sequence[Record], recipe: Any, keep: str, work_dir: str,
     show_kept(keep, work_dir)
 
 
-def _write_detections(path: str, session: Any) -> None:
+def _write_detections(path: str, session: Any, record: Record) -> None:
     """What the last scored network has found, as COCO's results."""
+    from searchkit.nas_cli.records import arch_text
     from searchkit.train import tasks
 
     rows, left_out = tasks.of(session.recipe).results(session.bench.evaluated, session.bench.last.predictions)
     with fsio.storage():
         fsio.atomic_write(path, json.dumps(rows))
     why = f", {left_out} left out (of classes that the file does not declare, or not finite)" if left_out else ""
-    say(f"{path}: {len(rows)} detections{why}")
+    say(f"{path}: {len(rows)} detections of {arch_text(record)}{why}")
 
 
 def _finish(results: Any, tag: str, as_json: bool, ranks: Any, recipe: Any, asked: set[str] | None = None) -> None:

@@ -25,6 +25,7 @@ from searchkit.train.steps import NEVER, Batch, Evaluation, Losses, Soft, autoca
 
 PLAIN = Test()
 NEEDS = "path (class folders, an idx file, CIFAR-10's binary files, or .npz)"  # of a split, for messages
+COMPARED = "folders are compared by names and sizes of files, other sets by content"  # by `digest`, for messages
 
 matched, same_classes = labelled.matched, labelled.same_classes
 

@@ -26,6 +26,7 @@ from searchkit.train.steps import NEVER, Batch, Evaluation, Losses, Soft, autoca
 CLS, BOX = "roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred"
 PLAIN = Test()
 NEEDS = "annotations (COCO json) and images (folder)"  # of a split, for messages
+COMPARED = "annotations are compared, pixels are not"  # by `digest`, for messages
 
 joined, matched, same_classes = coco.joined, coco.matched, coco.same_classes
 

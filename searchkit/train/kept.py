@@ -14,7 +14,7 @@ from searchkit.train.sections import Distill, LabelSplit, Split, Train
 
 # Keys that may change while a training goes on, and why. All others decide what is trained.
 MAY_CHANGE = {
-    "data.train, data.val, data.test": "where files lie; what is in the training set is compared by its digest",
+    "data.train, data.val, data.test": "where files lie; training sets are compared; of detectors', annotations alone",
     "data.classes": "the classes are compared by name",
     "data.name, data.workers, data.cache_mb": "",
     "model.num_classes": "the number itself is compared",
