@@ -197,6 +197,34 @@ def test_boxes_of_polygons_and_masks(tmp_path: Path) -> None:
     assert data.report.count("flat") == 1  # a polygon of one point
 
 
+def test_boxes_of_zeros(trained: Trained, tmp_path: Path) -> None:
+    """Beside masks they are no boxes; without any they are nothing to find, which is no score of 0."""
+    content = json.loads((trained.data / "annotations" / "instances_val.json").read_text())
+    bare = [row | {"bbox": [0, 0, 0, 0], "area": 0} for row in content["annotations"]]
+    for row in bare:
+        row.pop("segmentation", None)
+    masked = []
+    for row, zeros in zip(content["annotations"], bare, strict=True):
+        x, y, w, h = row["bbox"]
+        masked.append(zeros | {"segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]]})
+    masked[0]["segmentation"] = [[1, 2]]  # a polygon of one point
+    found = []
+    for name, rows in (("bare", bare), ("masked", masked)):
+        path = write(tmp_path / f"{name}.json", content | {"annotations": rows})
+        found.append(load_coco(path, str(trained.data / "images")))
+    none, whole = found
+    assert (none.n_boxes, none.report.count("flat")) == (0, len(bare))
+    assert (whole.report.count("from_mask"), whole.report.count("flat")) == (len(bare), 1)
+    last = content["annotations"][-1]
+    (image,) = [image for image in whole.images if image.id == last["image_id"]]
+    assert image.truth.xywh[-1].tolist() == last["bbox"]
+    assert Evaluator(whole).without_value().keys().isdisjoint({"bbox_mAP"})
+    override = ("--set", f"data.val.annotations={tmp_path / 'bare.json'}", "--out", tmp_path / "o.jsonl")
+    said = bad("test", trained.config, "--checkpoint", trained.checkpoint, "--arch", "MAX", *override)
+    assert "bbox_mAP has no value: no box has a width and a height above 0" in said
+    assert not (tmp_path / "o.jsonl").exists()
+
+
 # ---- calibration, the same file twice, huge images ----
 
 

@@ -115,11 +115,14 @@ def _value(number: int | str) -> int | None:
 def _numbers(item: Mapping[str, Any], number: str, faults: Faults) -> tuple[float, float, float, float, float]:
     """x, y, width, height, area; NaN for what is no number."""
     area = _number(item.get("area"))
-    if not item.get("bbox") and item.get("segmentation"):
+    given = item.get("bbox")
+    zeros = isinstance(given, list) and not any(given)  # some tools write them where they have none
+    if (not given or zeros) and item.get("segmentation"):
         box, covered = _around(item["segmentation"])
         if box[0] == box[0]:
             faults.add("from_mask", f"annotation {number}: [{', '.join(f'{value:g}' for value in box)}]")
-        return *box, area if area > 0 else covered
+        if box[0] == box[0] or not zeros:
+            return *box, area if area > 0 else covered
     try:
         x, y, width, height = map(float, item["bbox"])
     except (KeyError, TypeError, ValueError):

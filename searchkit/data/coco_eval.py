@@ -83,6 +83,7 @@ class Evaluator:
             self.notes = (f"{what} (test.max_dets)",)
         labels = np.concatenate([truth.labels[~truth.crowd] for _, truth in truths])
         self.examples = np.bincount(labels, minlength=len(data.names) + 1)[1:]  # boxes of each class
+        self._solid = any(bool((truth.xywh[~truth.crowd, 2:] > 0).all(1).any()) for _, truth in truths)
         self._counted = np.concatenate([truth.area[~truth.crowd] for _, truth in truths])
 
     def evaluate(self, predictions: Predictions) -> dict[str, Any]:
@@ -124,9 +125,13 @@ class Evaluator:
             if not n
         }
         if not self.examples.any():
-            names = metric_names([name for name in self.areas if name not in AREAS], self.max_dets)
-            found |= dict.fromkeys(names, "there is no object at all")
+            found |= dict.fromkeys(self._all_names(), "there is no object at all")
+        elif not self._solid:
+            found |= dict.fromkeys(self._all_names(), "no box has a width and a height above 0")
         return found
+
+    def _all_names(self) -> tuple[str, ...]:
+        return metric_names([name for name in self.areas if name not in AREAS], self.max_dets)
 
     def _index(self, rows: list[dict[str, Any]]) -> Any:
         """A COCO object of annotations without ids; their ids begin at 1, since 0 means `unmatched` to the matching."""

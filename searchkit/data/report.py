@@ -26,7 +26,7 @@ FAULTS = {
     "duplicate_name": "categories with the name of another one (told apart by their id)",
     "orphan": "annotations of images that the file does not list (left out)",
     "malformed": "boxes that are not four finite numbers (left out)",
-    "from_mask": "annotations without a bbox (it is computed from their polygons or masks)",
+    "from_mask": "annotations without a bbox, or with one of zeros (it is computed from their polygons or masks)",
     "flat": "boxes of zero or negative width or height (left out of training; truth that nobody finds, in evaluation)",
     "outside": "boxes outside of their image (left out of training, kept for evaluation)",
     "clipped": "boxes that reach beyond their image (clipped for training, kept as they are for evaluation)",
