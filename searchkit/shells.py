@@ -19,6 +19,8 @@ Shell = tuple[str, ...]
 BASH: Shell = ("bash", "+B", "-eo", "pipefail")
 SH: Shell = ("/bin/sh",)
 _NAMED: Mapping[str, Shell] = {"bash": BASH, "sh": SH}
+SYNTAX_ERROR = 2  # the exit code of a shell that can't read its command
+READ_S = 10.0  # that a shell may take to read one
 _SH_LIKE = ("sh", "dash", "ash", "busybox")
 
 # Nothing but words: no expansion, no operator, no comment; quotes only around what they leave alone.
@@ -79,6 +81,24 @@ def located(shell: Shell, path: str | None) -> Shell:
         what = f"the commands of this task are run by {shell[0]}, which is not on PATH"
         raise UsageError(what, "Install it, or put it on PATH")
     return (program, *shell[1:])
+
+
+def fault(shell: Shell, command: str, env: Mapping[str, str]) -> str:
+    """Why a shell, as `located`, can't read a command; empty where it can. Nothing of the command is run, so one that
+    changes how the rest is read (`shopt`, `alias`) is taken as right."""
+    if direct(command) is not None or re.search(r"\b(shopt|alias)\b", command):
+        return ""
+    import subprocess  # kept off the start-up path
+
+    argv = [*shell, "-n", "-c", command]
+    try:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, env=env, timeout=READ_S)
+    except (OSError, ValueError, subprocess.TimeoutExpired):  # too long, say: the jobs tell
+        return ""
+    said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    if done.returncode != SYNTAX_ERROR or not said:
+        return ""
+    return re.sub(r"^\S+: (-c: )?(line )?(?=\d+: )", "line ", said[0])
 
 
 def _name(shell: Shell) -> str:

@@ -110,6 +110,11 @@ def render(template: Template, values: Mapping[str, Value]) -> str | list[str]:
     return argv
 
 
+def sample(template: Template) -> str:
+    """A command of a shell with 1 in place of each value: what of it the shell reads alike in every job."""
+    return "".join(part if isinstance(part, str) else "1" for word in template.words for part in word)
+
+
 def is_name(text: str) -> bool:
     """Whether `{text}` is a placeholder."""
     return re.fullmatch(_NAME, text) is not None

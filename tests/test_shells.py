@@ -49,6 +49,23 @@ def test_what_a_command_hid(tmp_path: Path) -> None:
     assert done["reason"] == "the pre callback failed, the command was not run"
 
 
+def test_what_the_shell_cannot_read_is_told_before_the_start(tmp_path: Path) -> None:
+    folder = project(tmp_path / "p", one("true"))
+    for template, more, said in (
+        ("echo 'a\ntrue", "", "task.template: bash can't read it: line 1: unexpected EOF while looking for"),
+        ("true |", "", "task.template: bash can't read it: line "),
+        ("if true; then", "run: {shell: sh}\n", "task.template: /bin/sh can't read it: line 1: "),
+        ("true", "callbacks: {after: 'echo $('}\n", "callbacks.after: bash can't read it: line "),
+    ):
+        (folder / "config.yaml").write_text(one(template) + more)
+        for argv in (("--dry-run",), ()):
+            done = run(folder, "search-run", "config.yaml", *argv)
+            assert done.returncode == 2 and said in done.stderr, (template, done.stderr)
+        assert not task_dir(folder).exists()
+    for template in ("shopt -s extglob\nls !(x)", "cat <<E\nan 'apostrophe\nE\n", "f() { true; }; f"):
+        job(folder, template, 0)
+
+
 def test_what_is_left_behind_is_ended_and_named(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", one("true"))
     done, said = job(folder, "sleep 97 & sleep 97 & setsid sleep 98 & echo > >(cat)", 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 import time
@@ -66,7 +65,7 @@ def main_command(
     130 or 143 (signals; run the same command again to go on).
     """
     from searchkit import config as config_module
-    from searchkit.cli import disk, pythons
+    from searchkit.cli import disk, programs, pythons
     from searchkit.store import reserve
 
     ws = find(os.getcwd())
@@ -81,7 +80,7 @@ def main_command(
     parts = {f"{task_name}.{stage.name}": stage.config for stage in config.stages} or {task_name: limited}
     slots = [_slots(part, gpus, jobs_per_gpu, max_parallel) for part in parts.values()]
     for part in parts.values():
-        _check_program(part, ws)
+        programs.check(part, ws)
     for note in config.notes:
         click.echo(f"note: {note}", err=True)
     if n_trials is not None and config.stages:
@@ -215,26 +214,6 @@ def _slots(config: Config, gpus: str, jobs_per_gpu: int, max_parallel: int | Non
         resources.gpu_mem_bytes,
         max_parallel or config.run.max_parallel,
     )
-
-
-def _check_program(config: Config, ws: Workspace) -> None:
-    """A template whose program, or shell, does not exist would fail in every job: say so before anything is written."""
-    shells.located(config.run.shell, config.env.get("PATH", os.environ.get("PATH")))
-    program = config.template.program
-    if (
-        not program
-        or any(c in program for c in "${}*?`\"'()|&;<>~")
-        or (config.template.is_shell and shells.is_shell_word(program))
-    ):
-        return
-    path = config.env.get("PATH", os.environ.get("PATH", ""))
-    if "/" in program:
-        found = os.path.exists(os.path.join(ws.project, program))
-    else:
-        found = shutil.which(program, path=path) is not None
-    if not found:
-        where = f"in the project {ws.project}" if "/" in program else "on PATH"
-        raise UsageError(f"task.template starts with {program!r}, which is not {where}", "Mend the template, or PATH")
 
 
 def _begun(task: TaskPaths) -> Shell | None:
