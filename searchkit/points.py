@@ -214,10 +214,15 @@ def withdraw(
     free = {n for n, job in state.jobs.items() if job.state is State.PENDING and not job.attempt}.difference(busy)
     chosen = free.intersection(jobs)
     chosen |= {n for n in free if any(rule.items() <= state.jobs[n].text.items() for rule in rules)}
-    kept: list[Texts] = [] if trials.is_search(config) else rules
+    kept = rules if leaves_out(config) else []
     if chosen or kept:
         task.record("withdraw", time=time.time(), jobs=sorted(chosen), points=kept)
     return sorted(chosen), sorted(n for n in jobs if n in state.jobs)
+
+
+def leaves_out(config: Config) -> bool:
+    """Whether points that are withdrawn are not made later: a grid, also one with a limit, goes through them all."""
+    return not trials.is_search(config) or config.search.sampler == "grid"
 
 
 def _as_written(config: Config, state: TaskState, given: Texts) -> Texts:

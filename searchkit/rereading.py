@@ -36,7 +36,10 @@ def read_again(task: OpenTask, config: Config, say: Callable[[str], None]) -> No
                 task.record("trial", job=n, scores=None, reports=[], reason="deleted", config=state.config)
     if not old:
         return
-    say(f"what is read of jobs has changed: {len(old)} job(s) are read again from their files, none is run again")
+    if all(state.jobs[n].genes is None and state.jobs[n].monitor == monitor for n in old):  # of a grid until now
+        say(f"{len(old)} job(s) become trials of the search, with scores from their files; none is run again")
+    else:
+        say(f"what is read of jobs has changed: {len(old)} job(s) are read again from their files, none is run again")
     stoppers = searching.make_stoppers(config, config.objectives, state.defaults) if is_search else ()
     scored, names, gone = 0, set[str](), dict[int, str]()
     for k, n in enumerate(old, 1):

@@ -8,9 +8,10 @@ the one before it knew.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from searchkit.algorithms import drawing
 from searchkit.algorithms.history import Trial, ask_seed, asked, loss
 from searchkit.errors import NotFoundError, SearchkitError, UsageError
 from searchkit.settings import Config, Objective
+from searchkit.space.args import Range
 from searchkit.space.expand import shared_level
 from searchkit.space.genes import named
 from searchkit.space.space import Genes, Space
@@ -148,10 +150,12 @@ class Search:
     fault: SearchkitError | None = None  # why nothing more is asked for
     readers: Readers = field(init=False)
     shared: dict[str, tuple[str, ...]] = field(init=False)  # tags that several folders of a job so far hold
+    withdrawn: int = field(init=False)  # rules of what was withdrawn that the sampler knows of
 
     def __post_init__(self) -> None:
         self.readers = Readers(self.task.paths, self.project_name, self.config)
         self.shared = trials.shared(self.task.state.jobs.values())
+        self.withdrawn = len(self.task.state.withdrawn)
 
     @property
     def ahead(self) -> int:
@@ -167,9 +171,12 @@ def begin(config: Config, ws: Workspace, task: OpenTask, say: Callable[[str], No
     Raises UsageError for what it needs and can't have.
     """
     state = task.state
+    left_out = creation.withdrawn_line(config, state)
     if not trials.is_search(config):
         if state.complete and state.ended:  # by a limit that there was (--n-trials), of which some points are left
             task.record("reopen")
+        if left_out and not state.complete:
+            say(left_out)
         return None
     space, wanted = trials.space_of(config), config.objectives
     _as_trials(task, space)
@@ -184,22 +191,39 @@ def begin(config: Config, ws: Workspace, task: OpenTask, say: Callable[[str], No
         if line:
             say(line)
     level = () if config.search.sampler == "grid" else shared_level(space)
-    sampler = make_sampler(config, space, wanted, state.stream)
+    sampler = make_sampler(config, creation.without(space, state), wanted, state.stream)
     stoppers = make_stoppers(config, wanted, state.defaults)
     history = History(state, first=algorithms.replays(sampler))
     search = Search(config, task, ws.project_name, say, space, wanted, sampler, stoppers, history, level)
     if state.complete and not _why_over(search):
         task.record("reopen")
+    if left_out and not state.complete:
+        say(left_out)
     return search
 
 
 def _as_trials(task: OpenTask, space: Space) -> None:
     """Have the jobs of a grid that was no search be trials of the search that it is now."""
     state = task.state
-    for n, job in [*state.jobs.items(), *state.deleted.items()]:
+    every = [*state.jobs.items(), *state.deleted.items()]
+    there = {space.key(job.genes) for _, job in every if job.genes is not None}
+    for n, job in every:
         if job.genes is None:
             with contextlib.suppress(UsageError):  # added by hand, with values that the space does not have
-                task.record("trial", job=n, genes=space.genes(job.values))
+                genes = _one_of_its_own(space, space.genes(job.values), there)
+                there.add(space.key(genes))
+                task.record("trial", job=n, genes=genes)
+
+
+def _one_of_its_own(space: Space, genes: Genes, there: Collection[str]) -> Genes:
+    """A point of the same values that is not `there` yet, where one is: a value that a list has twice has two genes."""
+    same = []
+    for arg in space.args:
+        if arg.key in genes and not isinstance(arg, Range):
+            point = arg.at(genes[arg.key])
+            same.append([(arg.key, i) for i, other in enumerate(arg.points()) if other == point])
+    others = ({**genes, **dict(each)} for each in itertools.product(*same))
+    return next((each for each in others if space.key(each) not in there), genes)
 
 
 def _warm(config: Config, space: Space, wanted: Sequence[Objective], ws: Workspace) -> tuple[list[dict[str, Any]], str]:
@@ -252,6 +276,11 @@ def create(search: Search, room: int, *, idle: bool) -> tuple[list[int], list[in
     given = max(0, min(n, len(search.config.search.enqueue) - made))
     points = [(_given(search.config, search.space, made + k), True) for k in range(given)]
     if n > given:
+        if search.withdrawn != len(state.withdrawn):
+            search.sampler = make_sampler(
+                search.config, creation.without(search.space, state), search.wanted, state.stream
+            )
+            search.withdrawn = len(state.withdrawn)
         known = [*history, *_as_given(history, [genes for genes, _ in points])]
         suggested = _suggest(search.config, search.sampler, known, n - given)
         points += [(_checked(search, genes), False) for genes in suggested]

@@ -365,6 +365,17 @@ def test_a_grid_becomes_a_search_and_a_grid_again(tmp_path: Path) -> None:
     assert len(ran(folder)) == 6
 
 
+def test_a_grid_with_a_doubled_value_becomes_a_search(tmp_path: Path) -> None:
+    """Each of the two is a job of its own, and none of them is made again."""
+    folder = began(tmp_path / "p", grid("1, 2, 2", "8, 9"))
+    said = changed(folder, grid("1, 2, 2", "8, 9", "search: {n_trials: 9}\n"))
+    assert len(ran(folder)) == 6 and len(values(folder)) == 6
+    assert "what is read of jobs has changed" not in said
+    assert "6 job(s) become trials of the search, with scores from their files; none is run again" in said
+    changed(folder, grid("1, 2, 2, 3", "8, 9", "search: {n_trials: 9}\n"))
+    assert [v for n, v in values(folder).items() if n > 5] == [(3, 8), (3, 9)]
+
+
 def test_more_trials_less_trials_and_a_budget(tmp_path: Path) -> None:
     pytest.importorskip("numpy")
     folder = began(tmp_path / "p", search("random", 3))

@@ -157,3 +157,22 @@ def test_a_damaged_line_of_an_added_job_is_made_good_from_its_folder(tmp_path: P
     changed(folder, grid("1, 2, 3"))
     assert values(folder) == {0: (1, 8), 1: (2, 8), 2: (2.5, 8), 3: (7, 8), 4: (3, 8)}
     assert sorted(line.split()[1] for line in ran(folder)) == ["1", "2", "2.5", "3", "7"]
+
+
+def test_what_is_withdrawn_is_said_where_it_is_not_made(tmp_path: Path) -> None:
+    folder = project(tmp_path / "p", grid("1, 2"), job_sh=JOB)
+    changed(folder, grid("1, 2"))
+    done = ok(run(folder, "search-ctl", "withdraw", "--jobs", "@pending"))
+    assert "nothing to withdraw, --jobs @pending names no job" in done and "values" not in done
+    said = ok(run(folder, "search-ctl", "withdraw", "lr=1"))
+    assert "no job that has not run has these values\n  points with lr=1 will not be made later" in said
+    wide = grid("1, 2", "8, 9")
+    said = changed(folder, wide, "--dry-run")
+    assert "1 of them are new, 2 jobs are there already\n1 point with lr=1 is withdrawn, and not made" in said
+    assert "1 point with lr=1 is withdrawn, and not made" in changed(folder, wide)
+    assert values(folder) == {0: (1, 8), 1: (2, 8), 2: (2, 9)}
+    limited = grid("1, 2", "8, 9, 10, 11", "search: {n_trials: 4}\n")  # a grid with a limit leaves them out too
+    assert "3 points with lr=1 are withdrawn, and not made" in changed(folder, limited)
+    assert "will not be made later" in ok(run(folder, "search-ctl", "withdraw", "w=11"))
+    assert "points with lr=1 or w=11 are" in changed(folder, limited.replace("n_trials: 4", "n_trials: 50"))
+    assert values(folder) == {0: (1, 8), 1: (2, 8), 2: (2, 9), 3: (2, 10)}

@@ -47,7 +47,7 @@ class Grid:
                 at += 1
             else:
                 self._ahead.popleft()
-        if begins and n:
+        if begins and n and not self._space.withdrawn:
             self._seen = None
             raise never_met(self._space, self._seed, "point of the grid")
         return found

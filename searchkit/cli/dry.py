@@ -23,7 +23,7 @@ def run(ws: Workspace, config: Config, task_name: str, slots_line: str, *, anew:
     from searchkit.config import STAGE_VARIABLE
     from searchkit.space.expand import tree_path
     from searchkit.store import best, subnets, trials
-    from searchkit.store.creation import check_points, describe, points_left
+    from searchkit.store.creation import check_points, describe, points_left, withdrawn_line
 
     late = [a.name for a in subnets.subnets(config) if STAGE_VARIABLE.search(f"{a.space} {a.rules}")]
     late += [name for a in best.bests(config) for name in a.names]
@@ -45,7 +45,10 @@ def run(ws: Workspace, config: Config, task_name: str, slots_line: str, *, anew:
     if not anew and (there := _made(ws.task(task_name))).jobs and counted:
         left = list(points_left(space, there))
         points, first, n = iter(left), there.next_job, len(left)
-        click.echo(f"{n} of them are new, {len(there.jobs)} jobs are there already")
+        gone = f", {len(there.deleted)} were deleted or withdrawn" if there.deleted else ""
+        click.echo(f"{n} of them are new, {len(there.jobs)} jobs are there already{gone}")
+        if left_out := withdrawn_line(config, there):
+            click.echo(left_out)
     for i, point in enumerate(points if n <= 2 * DRY_RUN_JOBS else islice(points, DRY_RUN_JOBS), first):
         click.echo(f"#{i} {command_text(describe(config, point)[2])}")
         if point:

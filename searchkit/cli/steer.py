@@ -262,6 +262,7 @@ def withdraw(points: tuple[str, ...], task_name: str, jobs: str | None, as_json:
       search-ctl withdraw --task lr-sweep lr=0.3
     """
     from searchkit import control, stages
+    from searchkit.points import leaves_out
     from searchkit.store import reserve, tasks
 
     ws, task = open_task(task_name)
@@ -276,10 +277,16 @@ def withdraw(points: tuple[str, ...], task_name: str, jobs: str | None, as_json:
         tasks.refresh_views(ws, task)
     if as_json:
         console.print_json({"task": task_name, "withdrawn": answer.jobs, "refused": answer.refused})
-    elif answer.jobs:
-        click.echo(f"withdrew jobs {ranges(answer.jobs)} of task {task_name}")
-    elif not answer.refused:
-        click.echo(f"task {task_name}: no job that has not run has these values")
+    else:
+        later = " or ".join(points) if given and leaves_out(control.kept_config(task)) else ""
+        if answer.jobs:
+            click.echo(f"withdrew jobs {ranges(answer.jobs)} of task {task_name}")
+        elif given:
+            click.echo(f"task {task_name}: no job that has not run has these values")
+        elif not answer.refused:
+            click.echo(f"task {task_name}: nothing to withdraw, --jobs {jobs} names no job")
+        if later:
+            click.echo(f"  points with {later} will not be made later (search-ctl add makes one all the same)")
     if answer.refused:
         raise ConflictError(
             f"jobs {ranges(answer.refused)} have run, or are running",

@@ -41,11 +41,14 @@ class Space:
     measure: gives numbers of a whole point from its values by name, such as its cost; constraints may name them. It
     gives the same numbers for the same values, and is asked once for a point (of the last 100,000), and only where the
     constraints over arguments alone hold. What it raises goes through.
+
+    withdrawn: points that have all the texts of one of these, by name, are left out of `grid` and `points`.
     """
 
     args: tuple[Arg, ...]
     constraints: tuple[str, ...] = ()
     measure: Measures | None = None
+    withdrawn: tuple[frozenset[tuple[str, str]], ...] = ()
 
     def __post_init__(self) -> None:
         _ = self._parts  # a fault is one of the space, not of its first use
@@ -171,6 +174,11 @@ class Space:
             return (point for _, point in grid)
         return ({name: point[name] for name in names if name in point} for _, point in grid)
 
+    def is_withdrawn(self, point: Point) -> bool:
+        """Whether `grid` leaves a point out that meets the constraints."""
+        texts = {(name, value.text) for name, value in point.items()}
+        return any(each <= texts for each in self.withdrawn)
+
     def reach(self, tries: int, rng: Random) -> str:
         """Why no point meets the constraints, from `tries` points drawn at random: for one that none met, the values
         that its two sides took; else how often each was met. Of measures also their ranges, over the points that meet
@@ -209,7 +217,7 @@ class Space:
     def _walk(self, depth: int, genes: Genes, point: Point) -> Iterator[tuple[Genes, Point]]:
         """All that the arguments from `depth` on add to a point. A constraint is looked at as soon as it can be."""
         if depth == len(self._parts.dims):
-            if self._parts.affordable(point):
+            if self._parts.affordable(point) and not (self.withdrawn and self.is_withdrawn(point)):
                 yield genes, point
             return
         dim = self._parts.dims[depth]

@@ -9,12 +9,14 @@ import os
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from searchkit import fsio, template
 from searchkit.errors import UsageError
 from searchkit.space.expand import escape, tree_path
+from searchkit.space.genes import named
 from searchkit.store import snapshot, subnets, trials
 from searchkit.store.snapshot import Manifest
 from searchkit.store.state import Job, TaskState
@@ -89,18 +91,38 @@ def _first(chosen: Dim, gene: Gene, dim: Dim) -> Gene:
     return gene if dim is chosen else dim.low
 
 
+def without(space: Space, state: TaskState) -> Space:
+    """A space whose grid lacks what was withdrawn of a task."""
+    return replace(space, withdrawn=tuple(frozenset(rule.items()) for rule in state.withdrawn))
+
+
+def withdrawn_line(config: Config, state: TaskState) -> str:
+    """How many points a task leaves out that a grid would make, for people; empty where it leaves none out. Of more
+    than COUNTED it is not counted."""
+    if not state.withdrawn or (trials.is_search(config) and config.search.sampler != "grid"):
+        return ""
+    rules = " or ".join(dict.fromkeys(named(rule) for rule in state.withdrawn))
+    space = trials.space_of(config)
+    if (space.size() or 0) > COUNTED:
+        return f"points with {rules} are withdrawn, and not made"
+    there = {_texts(job.text) for job in state.jobs.values()}
+    narrow = without(space, state)
+    n = sum(narrow.is_withdrawn(p) and _texts({k: v.text for k, v in p.items()}) not in there for p in space.points())
+    return f"{n} point{'s' * (n > 1)} with {rules} {'are' if n > 1 else 'is'} withdrawn, and not made" if n else ""
+
+
 def points_left(space: Space, state: TaskState) -> Iterator[Point]:
     """The points of a grid that are no job yet, in its order. Raises UsageError as `Space.points`."""
     if state.in_order:
         yield from itertools.islice(space.points(), state.next_job, None)
         return
     there = Counter(_texts(job.text) for jobs in (state.jobs, state.deleted) for job in jobs.values())
-    for point in space.points():
+    for point in without(space, state).points():
         text = {name: value.text for name, value in point.items()}
         key = _texts(text)
         if there[key] > 0:
             there[key] -= 1
-        elif not any(rule.items() <= text.items() for rule in state.withdrawn):
+        else:
             yield point
 
 
