@@ -138,6 +138,19 @@ def test_a_score_that_differs_is_said_and_kept(scored: Scored, tmp_path: Path) -
     assert not proof["score"]["equal"] and proof["score"]["record"][name] == 0.987654
 
 
+@pytest.mark.parametrize("scored", ["det"], indirect=True)  # a classifier has no keys of evaluation alone
+def test_keys_that_change_the_score_are_named(scored: Scored, tmp_path: Path) -> None:
+    """The protocol has a digest of the model, which tells nobody what to put back."""
+    thresh = ("--set", "model.score_thresh=0.2")
+    done = nas.call("extract", *scored.common, *thresh, "--arch", scored.results, "--out", tmp_path / "m")
+    assert done.code == 0 and "(model.score_thresh 0.01 there, 0.2 here)" in done.err
+    body = json.loads(json.dumps(scored.record))
+    del body["measured"]["direct"]["model"]  # as older versions wrote it
+    (tmp_path / "t.jsonl").write_text(json.dumps(body) + "\n")
+    done = nas.call("extract", *scored.common, *thresh, "--arch", tmp_path / "t.jsonl", "--out", tmp_path / "old")
+    assert done.code == 0 and f"(model {body['protocol']['direct']['model']} there, " in done.err
+
+
 def test_without_a_record_the_test_section_says_how(scored: Scored, tmp_path: Path) -> None:
     said = good("extract", *scored.common, "--arch", "MIN", "--out", tmp_path / "m")
     assert "by the config's test section: there is no record of a score" in said

@@ -29,11 +29,19 @@ from searchkit.models.subnet import subnet
 from searchkit.space.arch import Arch, InputShape
 from searchkit.space.shapes import height_width
 from searchkit.subnet import cls_model, det_model
-from searchkit.subnet.statistics import CALIBRATED, RAW, Score, Statistics, environment_differences, lent
+from searchkit.subnet.statistics import (
+    CALIBRATED,
+    RAW,
+    Score,
+    Statistics,
+    environment_differences,
+    lent,
+    protocol_differences,
+)
 from searchkit.subnet.sweep import as_recorded
 from searchkit.train import checkpoint, tasks
 from searchkit.train import net as nets
-from searchkit.train.bench import Bench, measured_on, open_bench, opened_train
+from searchkit.train.bench import Bench, measured_on, model_said, open_bench, opened_train
 from searchkit.train.config import Recipe
 from searchkit.train.tasks import open_split
 
@@ -230,8 +238,8 @@ def scored_again(folder: str, statistics: Statistics, score: Score, bench: Bench
     how = {k: v for k, v in bench.protocol(shape, False).items() if not k.startswith("calibration_")}
     if score.calibrated:
         how |= statistics.calibration.protocol
-    then, here = score.protocol, measured_on(bench.device)
-    other = [f"{key} {then[key]} there, {how[key]} here" for key in how if key in then and then[key] != how[key]]
+    here = measured_on(bench.device)
+    other = protocol_differences(score, how, model_said(recipe.model))
     if as_stored:
         other.append(f"{as_stored} images of the set are scored as they are stored, but read() turns them upright")
     common = [name for name in measured if name in score.metrics]

@@ -190,6 +190,19 @@ def lent(source: nn.Module, static: nn.Module) -> Iterator[None]:
             there.copy_(value)
 
 
+def protocol_differences(score: Score, how: Mapping[str, Any], model: Mapping[str, Any]) -> list[str]:
+    """What differs between the protocol of a score and another one, in words; model: what `bench.model_said` says for
+    the other one, since the protocols have but digests of it."""
+    then = score.protocol
+    lines = {key: f"{key} {then[key]} there, {how[key]} here" for key in how if key in then and then[key] != how[key]}
+    there = score.measured.get("model")  # records of older versions don't say it
+    if "model" in lines and there is not None:
+        names = [name for name in {**there, **model} if there.get(name) != model.get(name)]
+        each = [f"model.{n} {there.get(n, 'by default')} there, {model.get(n, 'by default')} here" for n in names]
+        lines["model"] = "; ".join(each) or lines["model"]
+    return list(lines.values())
+
+
 def environment_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """What differs between where two scores were measured, in words."""
     names = [name for name in here if there.get(name) != here[name]]

@@ -22,7 +22,7 @@ from searchkit.space.shapes import plain_shape, shape_text
 from searchkit.subnet.results import Record, Results, key_of
 from searchkit.train import checkpoint, tasks
 from searchkit.train import net as nets
-from searchkit.train.bench import Bench, measured_on, open_bench, short_digest
+from searchkit.train.bench import Bench, measured_on, model_said, open_bench, short_digest
 from searchkit.train.checkpoint import Checkpoint
 from searchkit.train.config import Recipe
 from searchkit.train.distributed import Ranks
@@ -171,7 +171,8 @@ def scored(
     notes = (() if "tuned_steps" in protocol else session.notes) + session.bench.last.notes
     if notes:
         result.setdefault("notes", {})[tag] = list(notes)
-    result.setdefault("measured", {})[tag] = {**measured_on(session.device), "seed": session.seed}
+    measured = {**measured_on(session.device), "seed": session.seed, "model": model_said(session.recipe.model)}
+    result.setdefault("measured", {})[tag] = measured
     return result
 
 

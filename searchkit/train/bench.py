@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import nn
 
 from searchkit.data.images import unusable
 from searchkit.errors import UsageError, did_you_mean
+from searchkit.models.network import NetConfig
 from searchkit.space.shapes import InputShape, plain_shape
 from searchkit.train import tasks
 from searchkit.train.config import TASKS, Recipe
@@ -33,6 +34,14 @@ def measured_on(device: torch.device) -> dict[str, Any]:
     threads = {} if device.type == "cuda" else {"threads": torch.get_num_threads()}
     versions = {"torch": str(torch.__version__), "torchvision": str(torchvision.__version__)}
     return {**where, **threads, **versions}
+
+
+def model_said(model: NetConfig) -> dict[str, Any]:
+    """The keys of a model that are not their defaults, as plain data: what differs where the protocols of two scores
+    have other digests of it."""
+    own = {f.name: (getattr(model, f.name), f.default) for f in fields(model) if f.default is not MISSING}
+    given = {name: value for name, (value, default) in own.items() if value != default and name != "backbone"}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
 
 
 def short_digest(what: object) -> str:
