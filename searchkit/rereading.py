@@ -14,7 +14,7 @@ from typing import Any
 
 from searchkit import fsio, judging, searching
 from searchkit.settings import Config
-from searchkit.store import kept, numbers, trials
+from searchkit.store import kept, numbers, ranking, tasks, trials
 from searchkit.store.scalars import Reading
 from searchkit.store.state import Job, State, TaskState
 from searchkit.store.tasks import OpenTask
@@ -41,11 +41,14 @@ def read_again(task: OpenTask, config: Config, say: Callable[[str], None]) -> No
     else:
         say(f"what is read of jobs has changed: {len(old)} job(s) are read again from their files, none is run again")
     stoppers = searching.make_stoppers(config, config.objectives, state.defaults) if is_search else ()
-    scored, names, gone = 0, set[str](), dict[int, str]()
+    scored, gone = 0, dict[int, str]()
+    shared = trials.shared(job for job in state.jobs.values() if job.monitor == monitor)
     for k, n in enumerate(old, 1):
         reading, lost = _reading(task, config, n)
-        scored += _record(task, config, n, reading, stoppers if is_search else None)
-        names.update(reading.series)
+        shared.update(reading.shared)
+        reading = replace(reading, shared={**shared, **reading.shared})  # as in judging.scores
+        if is_search:
+            scored += _record_trial(task, config, n, reading, stoppers)
         gone.update({n: lost} if lost else {})
         if k % AT_ONCE == 0:
             task.journal.commit()
@@ -58,8 +61,7 @@ def read_again(task: OpenTask, config: Config, say: Callable[[str], None]) -> No
         after = f"; from job {state.next_job} on the search goes by these numbers"
         say(f"{scored} of them have {wanted or 'no objective'}{after}")
     elif wanted:
-        instead = "" if scored else f" (reported: {trials.listed(sorted(names))})"
-        say(f"{scored} of them have {wanted}{instead}")
+        say(_counted(task, config, old))
 
 
 def _is_old(job: Job, state: TaskState, is_search: bool, monitor: str) -> bool:
@@ -89,10 +91,23 @@ def _reading(task: OpenTask, config: Config, n: int) -> tuple[Reading, str]:
     return reading, gone
 
 
-def _record(task: OpenTask, config: Config, n: int, reading: Reading, stoppers: Sequence[Any] | None) -> bool:
-    """Record what a job is as a trial, of a search; whether it has all objectives. `stoppers`: of a search."""
-    if stoppers is None:
-        return all(math.isfinite(trials.at_the_end(o, reading.series)) for o in config.objectives)
+def _counted(task: OpenTask, config: Config, jobs: Sequence[int]) -> str:
+    """How many of these jobs of a grid have all objectives, in a record of theirs too; what is there where none has."""
+    wanted, paths = config.objectives, task.paths
+    views = [tasks.view_job(paths, task.state.jobs[n]) for n in jobs]
+    needed = [o.name for o in wanted]
+    rows = ranking.split(ranking.read(paths, paths.workspace.project_name, config, views, light=True, names=needed))
+    has = {
+        row.view.job.index
+        for row in rows
+        if all(math.isfinite(ranking.reward(row, o.name, o.mode, o.score)) for o in wanted)
+    }
+    instead = "" if has else f" (reported: {trials.listed(sorted({name for row in rows for name in row.names}))})"
+    return f"{len(has)} of them have {', '.join(needed)}{instead}"
+
+
+def _record_trial(task: OpenTask, config: Config, n: int, reading: Reading, stoppers: Sequence[Any]) -> bool:
+    """Record what a job of a search is as a trial; whether it has scores."""
     fields = _as_trial(config, task.state.jobs[n], stoppers, reading)
     task.record("trial", job=n, config=task.state.config, **fields)
     return fields["scores"] is not None

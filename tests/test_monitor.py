@@ -136,6 +136,8 @@ def test_one_folder_in_one_job_is_not_ranked_among_two_of_another(more: str, tmp
         assert WAYS in run(folder, "search-ctl", *words).stderr, words
     assert "0.9" not in ok(run(folder, "search-ctl", "table"))
     assert "{'epoch_accuracy': {1: 0.8" in ok(run(folder, "search-ctl", "show-scalar", "--jobs", "2"))
+    (folder / "config.yaml").write_text((GRID + more).replace("accuracy}", "accuracy, tensorboard: logs}"))
+    assert "0 of them have epoch_accuracy" in ok(run(folder, "search-run", "config.yaml"))
 
 
 # --- monitor.score ---------------------------------------------------------------------------------------------------
