@@ -138,7 +138,9 @@ class Attempts:
         """Accept how an attempt ended. `behind`: the command lines of what it left running."""
         job = self.task.state.jobs[n]
         run = self.plan.config.run
-        fields = outcome(job, s, run.retries, run.timeout_s, behind)
+        fields = outcome(
+            job, s, run.retries, run.timeout_s, behind, status.last_line(self.task.paths.job(n).attempt(job.attempt), s)
+        )
         reader = self.readers.of(job)
         with fsio.storage():
             reading = None if fields["retry"] else reader.read()

@@ -144,7 +144,8 @@ def _accept(open_task: OpenTask, job: Job, behind: Sequence[str] = ()) -> None:
 
     config = tasks.config_of(open_task.paths)
     s = tasks.read_status(open_task.paths, job)
-    fields = outcome(job, s, config.run.retries, config.run.timeout_s, behind)
+    last_line = status.last_line(open_task.paths.job(job.index).attempt(job.attempt), s)
+    fields = outcome(job, s, config.run.retries, config.run.timeout_s, behind, last_line)
     reader = trials.reader_of(open_task.paths, open_task.paths.workspace.project_name, config, job)
     with fsio.storage():
         reading = None if fields["retry"] else reader.read()

@@ -43,6 +43,12 @@ def test_what_a_command_hid(tmp_path: Path) -> None:
         assert (done["status"], done["exit_code"]) == ("error", 3), hidden
     done, said = job(folder, "yes | head -1", 1)
     assert done["exit_code"] == 141 and "`| head`" in str(done["reason"]) and "SIGPIPE" in said
+    broken = "python -c 'for n in range(100000): print(n)' | head -1"
+    done, said = job(folder, broken, 1)
+    assert (done["status"], done["exit_code"]) == ("error", 1) and "BrokenPipeError: a part of a pipe" in said
+    assert str(done["reason"]).startswith("exit code 1, BrokenPipeError: a part of a pipe wrote on")
+    done, _ = job(folder, "python -c 'raise BrokenPipeError'", 1)
+    assert done["reason"] == ""
     done, _ = job(folder, 'echo {64,128} {"a":1}', 0)
     assert log(folder) == "{64,128} {a:1}\n"
     done, _ = job(folder, "true", 1, callbacks="{pre: 'false | true'}")

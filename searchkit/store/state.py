@@ -23,9 +23,10 @@ from searchkit.store.status import Status
 LOST = "lost: its processes are gone, and it left no exit line"
 SIGPIPE = 141  # 128 + 13
 BROKEN_PIPE = (
-    "exit code 141, SIGPIPE: a part of a pipe wrote on after the next one had ended (`| head`); write `| sed -n 1,5p`, "
+    "a part of a pipe wrote on after the next one had ended (`| head`); write `| sed -n 1,5p`, "
     "which reads to the end, or `run: {shell: sh}`"
 )
+PYTHON_BROKEN_PIPE = "BrokenPipeError"  # Python ignores SIGPIPE, and fails by this instead
 MAX_LOST = 3  # a lost attempt (no exit line, processes gone) is run again this often, whatever `retries` says
 
 
@@ -244,12 +245,14 @@ def _read_again(job: Job, event: Event) -> Job:
     return _with(job, scores=scores, reports=reports, result=result, first=first, read_by=event["config"])
 
 
-def outcome(job: Job, s: Status, retries: int, timeout_s: float | None, behind: Sequence[str] = ()) -> Event:
+def outcome(
+    job: Job, s: Status, retries: int, timeout_s: float | None, behind: Sequence[str] = (), last_line: str = ""
+) -> Event:
     """The fields of the `result` event for the end of a job's highest attempt: pure, so that whoever finds it agrees.
 
     A stop that reached the command wins over any exit code: a script may answer SIGTERM by saving its state and exiting
     with 0. What had ended by itself before counts as what it ended as, whatever was asked meanwhile.
-    behind: the command lines of processes that outlived its command, and were ended.
+    behind: the command lines of processes that outlived its command, and were ended. last_line: of its log.
     """
     stopped = job.stop if s.stop_came_first else ""
     spent, reason = "", ""
@@ -272,7 +275,9 @@ def outcome(job: Job, s: Status, retries: int, timeout_s: float | None, behind: 
         elif s.pre_failed:
             reason = "the pre callback failed, the command was not run"
         elif s.exit_code == SIGPIPE:
-            reason = BROKEN_PIPE
+            reason = f"exit code {SIGPIPE}, SIGPIPE: {BROKEN_PIPE}"
+        elif last_line.startswith(PYTHON_BROKEN_PIPE) and isinstance(job.command, str) and "|" in job.command:
+            reason = f"exit code {s.exit_code}, {PYTHON_BROKEN_PIPE}: {BROKEN_PIPE}"
     if behind and s.exit_code is not None and not stopped:
         code = f"exit code {s.exit_code}" if s.exit_code and not reason else ""
         reason = "; ".join(filter(None, (reason, code, _left_running(behind))))

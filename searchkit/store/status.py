@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from searchkit import fsio
 from searchkit.workspace import AttemptPaths
 
+LAST_BYTES = 4096  # of a log, in which its last line is looked for
 BY_SIGNAL = (128 + signal.SIGTERM, 128 + signal.SIGKILL)  # how a stop ends what does not catch it
 
 
@@ -54,6 +55,19 @@ class Status:
         """Whether a stop, where one was asked, reached the command before that ended by itself: it died of the signal,
         or caught it while its wrapper knew of the stop."""
         return self.stopped or self.command_code in (None, *BY_SIGNAL)
+
+
+def last_line(paths: AttemptPaths, s: Status) -> str:
+    """The last line of the log of an attempt whose command failed; empty for any other."""
+    if not s.exit_code:
+        return ""
+    try:
+        with open(paths.log, "rb") as f:
+            f.seek(max(0, os.fstat(f.fileno()).st_size - LAST_BYTES))
+            lines = f.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return ""
+    return lines[-1] if lines else ""
 
 
 def boot_id() -> str:
