@@ -308,11 +308,12 @@ def test_the_size_of_a_batch_decides_nothing(learnt: tuple[str, str]) -> None:
     assert found == found[:1] * 4
 
 
-def test_a_lone_image_at_the_end_is_no_batch(toy_cls: Path, tmp_path: Path) -> None:
+def test_a_lone_image_at_the_end_is_no_batch(toy_cls: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """13 images in batches of 6, whose last feature is 1 x 1: one image has no variance."""
     path = write(tmp_path / "cfg.yaml", cls.tiny(toy_cls, "basic", test={"calibration_images": 13}))
     sets = ("--set", "train.steps=1", "--set", "space.data.input_shape=16", "--device", "cpu")
     good("train", path, "--work-dir", tmp_path / "work", *sets)
+    assert "test.calibration_images: 12 are taken, since in batches of 6" in caplog.text
     said = bad("train", path, "--work-dir", tmp_path / "one", *sets, "--set", "train.batch_size=1")
     assert "batch norms must see more than one image" in said and not (tmp_path / "one" / "latest.pth").exists()
 

@@ -267,7 +267,7 @@ def test_all_splits_are_scaled_as_the_training_images(trained: Trained, tmp_path
     assert done.code == again.code == 0 and not done.err and "calibrated on 6 training images" in again.err
     assert json.loads(done.out)[0]["boxes"] == json.loads(again.out)[0]["boxes"]
     done = nas.call("predict", trained.checkpoint, image, "--config", trained.config, "--out", tmp_path / "r")
-    assert "1 images are of grey deeper than 8 bits, and the model knows no range" in done.err
+    assert "1 image is of grey deeper than 8 bits, and the model knows no range" in done.err
 
 
 def deepened(source: Path, target: Path) -> str:

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from searchkit.errors import SearchkitError
 
 SHARED = "/dev/shm"
+_ROOM = 10**9  # bytes of shared memory with which its lack is not why a process died
 _ENDING_S = 5  # in which a process is dead that has closed its pipes
 
 
@@ -53,9 +54,9 @@ def share(tensor: Tensor) -> LoadingError | None:
     try:
         tensor.share_memory_()
     except RuntimeError as e:
-        size = tensor.numel() * tensor.element_size() / 1e6
+        size = _size(tensor.numel() * tensor.element_size())
         said = str(e).splitlines()[0]
-        return LoadingError(f"shared memory has no room for a batch of {size:.1f} MB ({said})", _advice())
+        return LoadingError(f"shared memory has no room for a batch of {size} ({said})", _advice())
     return None
 
 
@@ -125,17 +126,26 @@ def _death(workers: Sequence[BaseProcess]) -> LoadingError:
     """What to say and do about workers that died."""
     how = [(pid, signal.Signals(-code).name if code < 0 else f"exit code {code}") for pid, code in _dead(workers)]
     what = ", ".join(f"process {pid}: {text}" for pid, text in how)
-    return LoadingError(f"a process that loads images has died ({what})", _advice())
+    return LoadingError(f"a process that loads images has died ({what})", _advice(dead=how))
 
 
-def _advice() -> str:
-    room = ""
+def _advice(dead: Sequence[tuple[int | None, str]] = ()) -> str:
+    """What to do where processes died, of signals or with exit codes, or where shared memory had no room."""
+    room, low = "", True
     try:
         found = os.statvfs(SHARED)
-        room = f" ({SHARED} has {found.f_blocks * found.f_frsize / 1e6:.0f} MB)"
+        room = f" ({SHARED} has {_size(found.f_blocks * found.f_frsize)})"
+        low = found.f_bavail * found.f_frsize < _ROOM
     except OSError:
         pass
-    return (
-        f"Lower data.workers (0 loads without processes), or the batch size; in a container give more shared memory"
-        f"{room}: docker run --shm-size=8g. A process that was killed may have lacked memory: lower data.cache_mb, too"
-    )
+    ways = ["Lower data.workers (0 loads without processes), or the batch size"]
+    if low or not dead or any(text == "SIGBUS" for _, text in dead):
+        ways.append(f"in a container give more shared memory{room}: docker run --shm-size=8g")
+    killed = any(text == "SIGKILL" for _, text in dead)
+    more = ". A process that was killed may have lacked memory: lower data.cache_mb, too" if killed else ""
+    return "; ".join(ways) + more
+
+
+def _size(n: int) -> str:
+    """Bytes for people, in MB, or in kB where they are few."""
+    return f"{n / 1e6:.0f} MB" if n >= 10**7 else f"{n / 1e3:.0f} kB"

@@ -100,7 +100,8 @@ def predict_command(
         raise UsageError("no image could be read")
     if unknown:
         say(
-            f"{unknown} images are of grey deeper than 8 bits, and the model knows no range for them: 16 bits are taken"
+            f"{unknown} {'image is' if unknown == 1 else 'images are'} of grey deeper than 8 bits, "
+            "and the model knows no range for them: 16 bits are taken"
         )
     drawn = {each["name"] for item in found for each in item.get("boxes", item.get("classes", [])[:1])}
     if said := fonts.note(pictures.lacking(drawn)):

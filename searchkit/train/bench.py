@@ -217,6 +217,11 @@ def open_calibration(recipe: Recipe, seed: int, train: Any = None) -> Calibratio
     n = min(test.calibration_images, task.count(train))
     if recipe.task == "cls" and n > test.batch_size and n % test.batch_size == 1:
         n -= 1  # the last batch would be one image, which has no variance where a feature is 1 x 1
+        log.warning(
+            "test.calibration_images: %d are taken, since in batches of %d the last one would be a single image",
+            n,
+            test.batch_size,
+        )
     chosen = sorted(rng_of(seed, "calibration").sample(range(task.count(train)), n))
     part, ids = task.subset(train, chosen)
     try:

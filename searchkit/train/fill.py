@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import types
 import typing
 from typing import Any, Literal, TypeVar, Union
@@ -59,7 +60,10 @@ def fill(cls: type[T], node: Node | None, path: str, report: Report, **given: An
 
 
 def _default(f: dataclasses.Field[Any]) -> str:
-    return "" if f.default is dataclasses.MISSING else f" ({f.default})"
+    """A field's default as YAML writes it; nothing where it has none."""
+    if f.default is dataclasses.MISSING:
+        return ""
+    return f" ({f.default})" if isinstance(f.default, str) and f.default else f" ({json.dumps(f.default, default=str)})"
 
 
 def _value(hint: Any, node: Node, path: str, report: Report) -> Any:
