@@ -99,6 +99,13 @@ def test_what_only_reads_or_launches_changes_and_runs_nothing_again(tmp_path: Pa
     assert "config 1: " in said and len([e for e in events(folder) if e["type"] == "config"]) == 1
 
 
+def test_a_mode_that_is_said_or_left_out_is_told_by_its_key() -> None:
+    said, left = (parse(grid("1").replace("acc}", mode).encode(), "a.yaml") for mode in ("acc, mode: max}", "acc}"))
+    found = changes.compare(said, left)
+    assert [(part.key, part.what) for part in found.parts] == [("monitor.mode", "max -> max by default")]
+    assert not found.reread and not found.refused
+
+
 def test_a_change_is_told_by_what_differs() -> None:
     one, two = Objective("fit", "max", "acc - macs"), Objective("fit", "max", "acc - 2 * macs")
     assert changes._to((one,), (two,)) == "fit = acc - macs (max) -> fit = acc - 2 * macs (max)"
@@ -122,6 +129,7 @@ def test_what_can_not_change_is_refused_with_place_reason_and_way(tmp_path: Path
     ):
         said = changed(folder, other, code=4)
         assert "exists with another config" in said and place in said and why in said
+        assert ("search-ctl withdraw --task default lr=2. Or" in said) == (why == "2 was a value")
         assert "warm_start: {task: default}" in said and "--overwrite" in said
     assert len(ran(folder)) == 2
     assert not (task_dir(folder) / "configs").exists()
@@ -224,6 +232,11 @@ def test_a_stage_changes_until_a_later_one_has_begun(tmp_path: Path) -> None:
     project(first, staged("1, 2", "0", "false"), job_sh=JOB)
     changed(first, staged("1, 2", "0", "false"), code=1)
     assert "'few' has begun" in changed(first, staged("1, 2, 3", "0", "false"), code=4)
+    said = changed(first, staged("1", "0", "false"), code=4)  # told once, at its place
+    assert said.count("2 was a value") == 1 and "withdraw --task default.many lr=2" in said
+    said = changed(first, staged("1, 2", "0, 5", "false"), "--dry-run")
+    assert "task default.few would go on with another config: " in said
+    assert "task default would go" not in said and "config\n" not in said
     assert "stages: the stages are" in changed(first, staged("1", "0", "true").replace("last", "end"), code=4)
     now = staged("1, 2", "0, 1", "'false'").replace("acc, mode: max", "other, mode: max", 1)
     ends = []

@@ -106,6 +106,8 @@ def test_added_and_withdrawn_while_a_scheduler_runs(tmp_path: Path) -> None:
     wait_for(lambda: states(folder).get(0) == "running" and len(states(folder)) == 4)
     assert "added jobs 4" in add(folder, "lr=9")
     assert "withdrew jobs 1-2" in ok(run(folder, "search-ctl", "withdraw", "lr=2", "lr=3"))
+    done = run(folder, "search-ctl", "show", "--task", "default", "--jobs", "2")
+    assert "job 2 was withdrawn before it ran, or deleted" in done.stderr
     done = run(folder, "search-ctl", "withdraw", "--jobs", "0,3")
     ok(done, 4)
     assert "withdrew jobs 3" in done.stdout and "jobs 0 have run, or are running" in done.stderr

@@ -120,7 +120,7 @@ def chosen_jobs(
         return list(dict.fromkeys(each.entry.view.job.index for each in rows))[:k]
 
     by_index = {j.job.index: j for j in view.jobs}
-    return [by_index[n] for n in select.select(jobs, view.jobs, best, option)]
+    return [by_index[n] for n in select.select(jobs, view.jobs, best, option, view.state.deleted)]
 
 
 def ranked_stage(ws: Workspace, task: TaskPaths, metric: str | None) -> TaskPaths:

@@ -323,7 +323,8 @@ def _change_config(task: TaskPaths, given: str, config: Config, raw: bytes, *, d
             parts = tuple(part for part in parts if not part.key.startswith(begun or " "))
         said = "; ".join(f"{part.key}: {part.what}" for part in parts)
         number = "another config" if dry else f"config {changes.record(step, raw)}"
-        click.echo(f"task {step.task.name} {'would go' if dry else 'goes'} on with {number}{': ' * bool(said)}{said}")
+        if said:
+            click.echo(f"task {step.task.name} {'would go' if dry else 'goes'} on with {number}: {said}")
 
 
 def _check_direction(old: Config, new: Config, given: str) -> None:

@@ -15,12 +15,14 @@ _SHOWN = 5  # more values than this are counted, not named
 class Widened:
     """One argument that differs: what came to it, or why it may not differ so.
 
-    moved: where the values of a list stand now, by where they stood before; None: where they stood.
+    moved: where the values of a list stand now, by where they stood before; None: where they stood. lost: values that
+    are gone, the first few, each as `name=value`.
     """
 
     said: str = ""
     fault: str = ""
     moved: list[int] | None = None
+    lost: tuple[str, ...] = ()
 
 
 def compare(old: Arg, new: Arg) -> Widened | None:
@@ -76,7 +78,8 @@ def _values(old: Sequence[Point], new: Sequence[Point]) -> Widened:
         else:
             lost.append(point)
     if lost:
-        return Widened(fault=f"{_listed(lost)} {'was a value' if len(lost) == 1 else 'were values'}, and must stay so")
+        what = f"{_listed(lost)} {'was a value' if len(lost) == 1 else 'were values'}, and must stay so"
+        return Widened(fault=what, lost=tuple(map(_assigned, lost[:_SHOWN])))
     more = [new[i] for i in sorted(i for at in places.values() for i in at)]
     said = f"{len(more)} value{'s'[: len(more) != 1]} added: {_listed(more)}" if more else "its values in another order"
     return Widened(said, moved=moved if moved != list(range(len(old))) else None)
@@ -90,6 +93,10 @@ def _listed(points: Sequence[Point]) -> str:
     texts = [next(iter(point.values())).text if len(point) == 1 else _row(point) for point in points[:_SHOWN]]
     more = f" and {len(points) - _SHOWN} more" if len(points) > _SHOWN else ""
     return ", ".join(texts) + more
+
+
+def _assigned(point: Point) -> str:
+    return ",".join(f"{name}={value.text}" for name, value in point.items())
 
 
 def _row(point: Mapping[str, object]) -> str:

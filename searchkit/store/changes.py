@@ -12,15 +12,16 @@ The event `config` is what makes a config count. Whoever takes the lease of the 
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from searchkit import fsio
 from searchkit.errors import ConflictError
-from searchkit.settings import Objective, StopRule
+from searchkit.settings import Monitor, Objective, StopRule
 from searchkit.space import widen
 from searchkit.store import tasks, trials
 from searchkit.workspace import TaskPaths
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from searchkit.config import Config
 
 LIMITS = ("search.n_trials", "search.time_budget_s", "search.target")
-SHOWN_ONLY = ("monitor.scalars", "monitor.compare.name", "monitor.compare.id")  # no number is read by these
+# No number is read by these. (Where the mode counts in a search, the objectives differ.)
+SHOWN_ONLY = ("monitor.scalars", "monitor.compare.name", "monitor.compare.id", "monitor.mode")
 _KEYS = {
     "resources.gpu_mem_bytes": "resources.gpu_mem",
     "monitor.compare_name": "monitor.compare.name",
@@ -49,14 +51,16 @@ _BEFORE = 12  # characters of what two of them share that are shown before what 
 
 @dataclass(frozen=True)
 class Part:
-    """One key that differs: what it was and is, or why it may not differ."""
+    """One key that differs: what it was and is, or why it may not differ. `lost`: points that were values, as
+    search-ctl withdraw takes them."""
 
     key: str
     what: str
+    lost: tuple[str, ...] = ()
 
     def below(self, prefix: str) -> Part:
         """The same of a key that stands below another."""
-        return Part(prefix + self.key, self.what)
+        return replace(self, key=prefix + self.key)
 
 
 @dataclass(frozen=True)
@@ -117,12 +121,19 @@ def _settings(old: Config, new: Config) -> tuple[list[Part], list[Part]]:
                 refused[key] = _FIXED[key]
             elif key == "run.workers" and (a is None) != (b is None):
                 refused[key] = f"the jobs so far ran {'in workers' if a else 'as processes of their own'}"
+            elif key == "monitor.mode_given":
+                if a != b and then.mode == now.mode:
+                    parts["monitor.mode"] = " -> ".join(_mode(each) for each in (then, now))
             elif a != b:
                 parts[key] = _to(a, b)
     if old.env != new.env:
         names = [name for name in {**old.env, **new.env} if old.env.get(name) != new.env.get(name)]
         refused["env"] = f"the jobs so far ran with another {', '.join(names)}"
     return [Part(*each) for each in parts.items()], [Part(*each) for each in refused.items()]
+
+
+def _mode(monitor: Monitor) -> str:
+    return monitor.mode if monitor.mode_given else f"{monitor.mode} by default"
 
 
 def _to(old: Any, new: Any) -> str:
@@ -163,7 +174,7 @@ def _space(old: Config, new: Config) -> tuple[list[Part], list[Part], dict[str, 
         found = widen.compare(was, arg)
         if found is None:
             continue
-        part = Part(f"task.search_args[{i}]", f"{arg.key}: {found.fault or found.said}")
+        part = Part(f"task.search_args[{i}]", f"{arg.key}: {found.fault or found.said}", found.lost)
         (refused if found.fault else grown).append(part)
         if found.moved is not None:
             moved[arg.key] = found.moved
@@ -204,7 +215,7 @@ def steps(task: TaskPaths, new: Config) -> list[Step]:
             why = f"stage {later!r} has begun with what this one left"
             refused += [Part(prefix + part.key, why) for part in change.parts if _makes_more(part.key)]
         if change.parts:
-            found.append(Step(path, change))
+            found.append(Step(path, replace(change, refused=())))  # those of the whole say it, by their places
     if old.reward_attribute != new.reward_attribute:
         whole.append(Part("task.reward_attribute", _to(old.reward_attribute, new.reward_attribute)))
     return [Step(task, Change(tuple(whole), tuple(refused))), *found]
@@ -259,11 +270,19 @@ def refusal(task: TaskPaths, given: str, raw: bytes, refused: Sequence[Part]) ->
         old, raw.decode("utf-8", "replace").splitlines(), task.run_config, given, lineterm="", n=1
     )
     source = f"{task.group}.STAGE" if tasks.stage_names(task) else task.name
+    ways = [f"search-ctl withdraw --task {_owner(task, part)} {shlex.join(part.lost)}" for part in refused if part.lost]
+    kept = f"Keep values in their lists, and take out what has not run: {'; '.join(ways)}. Or t" if ways else "T"
     return ConflictError(
         f"task {task.name!r} exists with another config, and this can't change in a task:\n{where}\n" + "\n".join(diff),
-        "Take another name (--task), which may learn from this task by search: {warm_start: "
+        f"{kept}ake another name (--task), which may learn from this task by search: {{warm_start: "
         f"{{task: {source}}}}}; or move the old task away (--overwrite)",
     )
+
+
+def _owner(task: TaskPaths, part: Part) -> str:
+    """The name of the task, or of the stage, that a key belongs to."""
+    stages = {f"stages[{k}]": stage.name for k, stage in enumerate(tasks.stage_tasks(task))}
+    return stages.get(part.key.partition(".")[0], task.name)
 
 
 def _place(given: str, raw: bytes, key: str) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from searchkit.errors import NotFoundError, UsageError, did_you_mean
-from searchkit.store.state import State
+from searchkit.store.state import Job, State
 from searchkit.store.tasks import JobView
 
 WORDS = {
@@ -22,11 +22,17 @@ WORDS = {
 HELP = "Jobs: 3, 0-9,12, @failed, @running, @pending, @finished, @stopped, @pruned, @all, @best:5"
 
 
-def select(text: str, jobs: list[JobView], best: Callable[[int], list[int]], option: str = "--jobs") -> list[int]:
+def select(
+    text: str,
+    jobs: list[JobView],
+    best: Callable[[int], list[int]],
+    option: str = "--jobs",
+    gone: Mapping[int, Job] | None = None,
+) -> list[int]:
     """The indices that a selector names, ascending and once each (`@best:k` alone: best first).
 
-    `best(k)` ranks; `option` gave the text. Raises UsageError for a selector that can't be read, NotFoundError for a
-    job that is not there.
+    `best(k)` ranks; `option` gave the text; `gone` were deleted or withdrawn. Raises UsageError for a selector that
+    can't be read, NotFoundError for a job that is not there.
     """
     have = {j.job.index for j in jobs}
     chosen: list[int] = []
@@ -48,11 +54,17 @@ def select(text: str, jobs: list[JobView], best: Callable[[int], list[int]], opt
             near = did_you_mean(part[1:].partition(":")[0], (*WORDS, "best:5")) if part.startswith("@") else ""
             raise UsageError(f"{option} {text}: {part!r} names no jobs{near}", HELP)
         if missing := [n for n in found if n not in have]:
-            raise NotFoundError(f"no job {missing[0]} in this task", _range_of(have))
+            raise NotFoundError(_absent(missing[0], gone or {}), _range_of(have))
         chosen += found
     if re.fullmatch(r"@best:\d+", text.strip()):
         return chosen
     return sorted(set(chosen))
+
+
+def _absent(n: int, gone: Mapping[int, Job]) -> str:
+    if n not in gone:
+        return f"no job {n} in this task"
+    return f"job {n} was deleted" if gone[n].attempt else f"job {n} was withdrawn before it ran, or deleted"
 
 
 def _range_of(have: set[int]) -> str:
