@@ -72,6 +72,22 @@ def test_every_orientation_is_shown_upright(tmp_path: Path, orientation: int, en
     assert np.array_equal(upright(as_stored, orientation), wanted)
 
 
+def test_the_head_of_a_png_is_told_from_its_end_too(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
+    store_turned(image, tmp_path / "a.png", 6)
+    raw = (tmp_path / "a.png").read_bytes()
+    at = raw.index(b"eXIf") - 4
+    end = at + 12 + int.from_bytes(raw[at : at + 4], "big")
+    late = raw[:at] + raw[end:-12] + raw[at:end] + raw[-12:]  # before IEND, behind all IDAT
+    (tmp_path / "late.png").write_bytes(late)
+    assert header(str(tmp_path / "late.png")) == header(late) == header(str(tmp_path / "a.png"))
+    (tmp_path / "broken.png").write_bytes(late[: end - 20] + b"eXIf")
+    assert header(str(tmp_path / "broken.png")).orientation == 1
+    data = load_coco(dump(tmp_path, [{"id": 1, "file_name": "late.png"}], [box(1, [1, 2, 9, 9])]), str(tmp_path))
+    assert (data.images[0].width, data.images[0].height) == (90, 60) and data.report.count("turned") == 1
+    assert np.array_equal(DetectionData(data)[0][0].permute(1, 2, 0).numpy(), image)
+
+
 def test_sizes_in_the_annotations_tell_what_boxes_are_on(tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
     store_turned(image, tmp_path / "a.png", 6)

@@ -173,12 +173,40 @@ def header(file: str | bytes) -> Header:
 def _header(file: IO[bytes]) -> Header:
     with Image.open(file) as image:
         late = image.format == "PNG" and "exif" not in image.info  # Pillow would decode it whole to look behind it
-        turn = 1 if late else orientation_of(image)
+        turn = _orientation_behind(file) if late else orientation_of(image)
         deep = image.mode == "F" or image.mode.startswith("I")
         width, height = image.size
         if image.format == "TIFF" and turn > 4:  # Pillow says what it will have turned it to
             width, height = height, width
         return Header(turn, (width, height), deep)
+
+
+def _orientation_behind(file: IO[bytes]) -> int:
+    """The EXIF orientation that a PNG says behind its pixels, in its last bytes; 1 where these say none."""
+    file.seek(max(0, file.seek(0, io.SEEK_END) - _HEAD))
+    tail = file.read(_HEAD)
+    at = tail.find(b"eXIf")
+    while at >= 4:
+        data = tail[at + 4 : at + 4 + int.from_bytes(tail[at - 4 : at], "big")]
+        if _ends_png(tail, at - 4):
+            exif = Image.Exif()
+            try:
+                exif.load(data)
+                turn = exif.get(0x0112, 1)
+            except Exception:  # as in orientation_of
+                return 1
+            return turn if turn in (1, 2, 3, 4, 5, 6, 7, 8) else 1
+        at = tail.find(b"eXIf", at + 1)
+    return 1
+
+
+def _ends_png(tail: bytes, at: int) -> bool:
+    """Whether chunks follow one another from here to the last one of a PNG."""
+    while at + 12 <= len(tail):
+        if tail[at + 4 : at + 8] == b"IEND":
+            return True
+        at += 12 + int.from_bytes(tail[at : at + 4], "big")
+    return False
 
 
 def _is_plain_jpeg(head: bytes) -> bool:
