@@ -114,20 +114,23 @@ def test_what_is_recorded_follows_from_what_was_recorded_before(unbroken: Path) 
 def exit_codes(folder: Path, task: str = "default") -> dict[int, int]:
     """The exit code of each job's last attempt, as its wrapper wrote it. A script without a handler that was sent
     SIGTERM has 143; so 0 says that it ended by itself."""
-    found = {}
-    for n, job in replayed(folder, task).jobs.items():
-        job_dir = task_dir(folder, task) / f"jobs/all/{n}"
-        attempt = job_dir if job.attempt == 1 else job_dir / f"attempt-{job.attempt}"
-        found[n] = int((attempt / "status").read_text().split("exit ")[1])
-    return found
+    last = last_attempts(folder, task)
+    return {n: int((attempt / "status").read_text().split("exit ")[1]) for n, attempt in last.items()}
+
+
+def last_attempts(folder: Path, task: str = "default") -> dict[int, Path]:
+    """The folder of each job's last attempt."""
+    jobs = task_dir(folder, task) / "jobs/all"
+    number = {n: job.attempt for n, job in replayed(folder, task).jobs.items()}
+    return {n: jobs / str(n) / (f"attempt-{k}" if k > 1 else "") for n, k in number.items()}
 
 
 def check_what_came_first(folder: Path) -> None:
     """What ended by itself is finished and scored by its last report, all of which the stopper's rungs have; what was
     ended is pruned, and scored by the report that it was judged by."""
-    codes = exit_codes(folder)
+    codes, last_attempt = exit_codes(folder), last_attempts(folder)
     for job in story(folder):
-        path = task_dir(folder) / f"jobs/all/{job['job']}/callback/scalars.jsonl"
+        path = last_attempt[job["job"]] / "callback/scalars.jsonl"
         series = {line["step"]: line["acc"] for line in map(json.loads, path.read_text().splitlines())}
         if codes[job["job"]] == 0:
             assert job["state"] == "finished" and job["scores"] == (series[max(series)],)
@@ -209,7 +212,8 @@ callbacks: {after: 'sleep 1; echo "{\\"done\\": 1}"'}
 @pytest.mark.timeout(600)
 def test_killed_anywhere_what_came_first_still_counts(unbroken: Path, tmp_path: Path) -> None:
     kills = int(os.environ.get("KILLS", "5"))
-    changes = len((unbroken.parent / "changes").read_text().split())
+    # How many changes a run makes depends on what was ended before its end: all runs make so many.
+    changes = len((unbroken.parent / "changes").read_text().split()) * 6 // 10
     rng, met = random.Random(5), 0
     for k in range(kills):
         folder = begin(tmp_path / f"p{k}", TPE_ASHA)
