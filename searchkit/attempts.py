@@ -57,7 +57,7 @@ class Live:
     target: Target | None = None  # set while it is being ended
     worker: int | None = None  # the number of the worker that runs it; None: it is a process of its own
     asked_s: float | None = None  # when its worker was told to end it (monotonic)
-    judged: bool = False  # its command has ended: no verdict reaches it any more
+    command_ended: bool = False  # by itself: no verdict reaches it any more
     left: bool = False  # processes that it started may have outlived it
 
 
@@ -223,7 +223,7 @@ class Attempts:
         if self.task.state.jobs[live.job].stop not in BY_STOPPER or s.command_code is None or s.stopped:
             return False
         self.task.record("late", job=live.job)
-        live.judged = True
+        live.command_ended = True
         return True
 
     def end_stopped(self) -> None:

@@ -168,7 +168,7 @@ class Scheduler(Attempts):
     def _judge(self) -> None:
         """Have the early stoppers look at the running jobs."""
         if self.search and not self.interrupts:
-            free = (n for n, live in self.live.items() if not (live.target or live.elsewhere or live.judged))
+            free = (n for n, live in self.live.items() if not (live.target or live.elsewhere or live.command_ended))
             judging.judge(self.search, [n for n in free if n in self.task.state.jobs])
 
     def _create_folder(self, n: int) -> None:
