@@ -196,11 +196,14 @@ FACTS: Mapping[str, Callable[[Row], Any]] = {
 
 def cell(row: Row, name: str) -> Any:
     """The value of a column; None where a row has none."""
-    if name in FACTS:
-        return FACTS[name](row)
+    if fact := FACTS.get(name):
+        return fact(row)
     values = row.entry.view.job.values
     if name in values:
         return values[name]
+    score = row.entry.scores.get(name)
+    if score is not None and score == score:  # what most cells are: 10,000 of a column are listed at once
+        return score
     for kind in ("score", "scalar"):
         if (known := _number(row, name, kind)) is not None:
             return known
@@ -215,7 +218,7 @@ def _number(row: Row, name: str, kind: str) -> float | None:
     if kind == "score":
         judged = row.wanted.get(name)
         value = ranking.reward(row.entry, name, judged.mode, judged.score) if judged else math.nan
-        return None if math.isnan(value) else value
+        return None if value != value else value
     known = row.entry.number(name)
     if known is None or kind == "param":
         return None
@@ -250,11 +253,11 @@ def default_columns(rows: Sequence[Row], several: bool) -> list[str]:
 def texts(rows: Sequence[Row], name: str) -> list[str]:
     """A column as it is printed."""
     if name not in FACTS:
-        bare = name.removeprefix("param.")
-        given = [row.entry.view.job.text.get(bare) for row in rows]
-        return [
-            _short(text) if text is not None else _shown(cell(row, name)) for text, row in zip(given, rows, strict=True)
-        ]
+        bare, shown = name.removeprefix("param."), []
+        for row in rows:
+            text = row.entry.view.job.text.get(bare)
+            shown.append(_short(text) if text is not None else _shown(cell(row, name)))
+        return shown
     cells = map(FACTS[name], rows)
     if name == "time":
         return ["-" if s is None else console.span(s) for s in cells]
@@ -264,7 +267,9 @@ def texts(rows: Sequence[Row], name: str) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else _one_line(str(value))
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "-" if value is None else _one_line(str(value))
 
 
 def _one_line(text: str) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from searchkit.algorithms import pareto
 from searchkit.algorithms.history import losses
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
     from searchkit.config import Config
 
 
-@dataclass(frozen=True)
-class JobScalars:
+class JobScalars(NamedTuple):
     """What one job reported: `series[name][step] = value`, the results of its callbacks, the records of its subnets.
 
     An objective that is an expression is there as if it had been reported. Or one such record as a row of its own
@@ -43,7 +43,7 @@ class JobScalars:
     skipped: int  # undecodable lines
     records: tuple[Row, ...] = ()
     row: Row | None = None
-    scores: Mapping[str, float] = field(default_factory=dict)
+    scores: Mapping[str, float] = MappingProxyType({})
     known: Mapping[str, Summary] | None = None  # what the events say of its scalars; then `series` was not read
     faults: tuple[str, ...] = ()  # where the first undecodable lines are, and what is wrong with them
     shared: tuple[str, ...] = ()  # tags that several folders of its event files hold
@@ -75,11 +75,10 @@ class JobScalars:
         if not names:
             return self
         known = None if self.known is None else {n: self.known[n] for n in names if n in self.known}
-        return replace(self, series={n: self.series[n] for n in names if n in self.series}, known=known)
+        return self._replace(series={n: self.series[n] for n in names if n in self.series}, known=known)
 
 
-@dataclass(frozen=True)
-class Scored:
+class Scored(NamedTuple):
     """A row that has all objectives; `front` counts from 0, the rows that none is better than in every objective."""
 
     entry: JobScalars
@@ -150,8 +149,8 @@ def _without(jobs: list[JobScalars], tags: set[str], wanted: Iterable[Objective]
         return {name: each for name, each in found.items() if name not in gone}
 
     return [
-        replace(
-            job, series=left(job.series), scores=left(job.scores), known=None if job.known is None else left(job.known)
+        job._replace(
+            series=left(job.series), scores=left(job.scores), known=None if job.known is None else left(job.known)
         )
         for job in jobs
     ]
@@ -168,9 +167,9 @@ def split(jobs: Iterable[JobScalars]) -> list[JobScalars]:
     for job in jobs:
         for row in job.records:
             series = {name: {0: value} for name, value in row.values.items()}
-            out.append(replace(job, series=series, records=(), row=row, scores={}, known=None))
+            out.append(job._replace(series=series, records=(), row=row, scores={}, known=None))
         if job.scores or not job.records:
-            out.append(replace(job, records=()) if job.records else job)
+            out.append(job._replace(records=()) if job.records else job)
     return out
 
 
@@ -180,7 +179,7 @@ def joined(rows: Iterable[JobScalars], jobs: Iterable[JobScalars]) -> list[JobSc
     found: dict[int, list[Row]] = {}
     for row in rows:
         found.setdefault(row.view.job.index, []).extend([row.row] if row.row else [])
-    return [replace(by_index[n], records=tuple(kept)) for n, kept in found.items()]
+    return [by_index[n]._replace(records=tuple(kept)) for n, kept in found.items()]
 
 
 def reward(job: JobScalars, name: str, mode: str = "", score: str = "last", *, scored: bool = True) -> float:

@@ -14,8 +14,8 @@ import enum
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from searchkit.store.journal import Event
 from searchkit.store.status import Status
@@ -47,8 +47,7 @@ ENDED = (State.FINISHED, State.ERROR, State.STOPPED, State.PRUNED)
 BY_STOPPER = ("prune", "pause")  # why a stop was asked
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """How one attempt ended, as accepted. Times are seconds since the epoch."""
 
     attempt: int
@@ -151,26 +150,29 @@ def _with(job: Job, **changes: Any) -> Job:
 
 
 _NEW = Job(0, {}, {}, "")
+_LAUNCHED: dict[str, Any] = {  # what a launch sets, whichever it is
+    "result": None,
+    "stop": "",
+    "numbers": None,
+    "monitor": "",
+    "more": 0,
+    "left": (),
+    "shared": (),
+    "freed": "",
+}
 
 
 def apply(job: Job, event: Event) -> Job:
     """The job after an event that concerns it."""
+    return _with(job, **changes(job, event))
+
+
+def changes(job: Job, event: Event) -> dict[str, Any]:
+    """The fields of a job that an event sets."""
     kind = event["type"]
     if kind == "launch":
-        return _with(
-            job,
-            attempt=event["attempt"],
-            launched_s=event["time"],
-            gpus=tuple(event["gpus"]),
-            result=None,
-            stop="",
-            numbers=None,
-            monitor="",
-            more=0,
-            left=(),
-            shared=(),
-            freed="",
-        )
+        attempt, launched_s, gpus = event["attempt"], event["time"], tuple(event["gpus"])
+        return {**_LAUNCHED, "attempt": attempt, "launched_s": launched_s, "gpus": gpus}
     if kind == "result":
         result = Result(
             event["attempt"],
@@ -185,40 +187,39 @@ def apply(job: Job, event: Event) -> Job:
         errors = job.errors + (event["spent"] == "error")
         lost = job.lost + (event["spent"] == "lost")
         attempt = max(job.attempt, result.attempt)  # the line of its launch may be damaged
-        return _with(
-            job,
-            attempt=attempt,
-            result=result,
-            errors=errors,
-            lost=lost,
-            held=job.held or (job.stop == "stop" and result.state is State.STOPPED),
-            paused=result.state is State.PRUNED and job.stop == "pause",
-            scores=None if scores is None else tuple(scores),
+        return {
+            "attempt": attempt,
+            "result": result,
+            "errors": errors,
+            "lost": lost,
+            "held": job.held or (job.stop == "stop" and result.state is State.STOPPED),
+            "paused": result.state is State.PRUNED and job.stop == "pause",
+            "scores": None if scores is None else tuple(scores),
             **_reported(event),
-        )
+        }
     if kind == "numbers":
-        return _with(job, **_reported(event)) if event["attempt"] == job.attempt else job
+        return _reported(event) if event["attempt"] == job.attempt else {}
     if kind == "trial":
         return _read_again(job, event)
     if kind == "report":
         stop = event.get("stop") if job.state is State.RUNNING and not job.stop else None
-        return _with(job, reports=(*job.reports, (event["step"], event["value"])), stop=stop or job.stop)
+        return {"reports": (*job.reports, (event["step"], event["value"])), "stop": stop or job.stop}
     if kind == "late":
-        return _with(job, stop="")
+        return {"stop": ""}
     if kind == "promote":
-        return _with(job, result=job.result and replace(job.result, retry=True), stop="", paused=False)
+        return {"result": job.result and job.result._replace(retry=True), "stop": "", "paused": False}
     if kind == "stop":
         if job.state is State.RUNNING:
             kept = job.stop == "stop" or (job.stop in BY_STOPPER and event["why"] != "stop")
-            return job if kept else _with(job, stop=event["why"])
-        return _with(job, held=True) if event["why"] == "stop" and job.state is State.PENDING else job
+            return {} if kept else {"stop": event["why"]}
+        return {"held": True} if event["why"] == "stop" and job.state is State.PENDING else {}
     if kind == "adopt":
         # What was left running (a third Ctrl-C, a killed scheduler) counts again, whatever was once asked of it.
-        return _with(job, stop="" if job.stop in ("interrupt", "task") else job.stop)
+        return {"stop": "" if job.stop in ("interrupt", "task") else job.stop}
     if kind == "restart":
-        again = job.result and replace(job.result, retry=True)
-        job = _with(job, errors=0, lost=0, reports=(), paused=False)
-        return _with(job, result=again, held=False, snapshot=event["snapshot"])
+        again = job.result and job.result._replace(retry=True)
+        fresh = {"errors": 0, "lost": 0, "reports": (), "paused": False, "held": False}
+        return {**fresh, "result": again, "snapshot": event["snapshot"]}
     raise AssertionError(f"unknown event {kind!r}")
 
 
@@ -232,17 +233,20 @@ def _reported(event: Event) -> dict[str, Any]:
     }
 
 
-def _read_again(job: Job, event: Event) -> Job:
+def _read_again(job: Job, event: Event) -> dict[str, Any]:
     """A job as the trial that the newest config makes of it. What the event does not name stays."""
-    if "genes" in event:
-        job = _with(job, genes=event["genes"])
+    moved = {"genes": event["genes"]} if "genes" in event else {}
     if "scores" not in event:
-        return job
+        return moved
     scores = None if event["scores"] is None else tuple(event["scores"])
-    reports = tuple((step, value) for step, value in event["reports"])
-    result = job.result and replace(job.result, reason=event["reason"])
-    first = job.first and (job.first[0], scores, job.first[2])
-    return _with(job, scores=scores, reports=reports, result=result, first=first, read_by=event["config"])
+    return {
+        **moved,
+        "scores": scores,
+        "reports": tuple((step, value) for step, value in event["reports"]),
+        "result": job.result and job.result._replace(reason=event["reason"]),
+        "first": job.first and (job.first[0], scores, job.first[2]),
+        "read_by": event["config"],
+    }
 
 
 def outcome(
@@ -304,8 +308,11 @@ def _left_running(behind: Sequence[str]) -> str:
     return f"left running at its end, and killed: {', '.join(names[:3])}{more}"
 
 
-def advance(task: TaskState, event: Event) -> None:
-    """Move a task's state over one event. Events about deleted or unknown jobs change nothing."""
+def advance(task: TaskState, event: Event, *, alone: bool = False) -> None:
+    """Move a task's state over one event. Events about deleted or unknown jobs change nothing.
+
+    alone: nobody else holds a job of it yet, so that they are changed where they are, at half the time.
+    """
     kind = event["type"]
     task.time_s = event.get("time", task.time_s)
     if task.opened_s and kind != "open":
@@ -337,17 +344,20 @@ def advance(task: TaskState, event: Event) -> None:
     elif kind in ("launch", "result", "numbers", "adopt", "report", "late", "promote"):
         n = event["job"]
         if n in task.jobs:
-            job = apply(task.jobs[n], event)
-            if kind == "launch" and task.config:
-                job = _with(job, read_by=task.config)
-            if kind == "result":
-                told, first = _tick(task, n), job.first
-                if first is None and not event["retry"]:
-                    first = (job.state, job.scores, told)
-                job = _with(job, told=told, first=first, read_by=task.config)
-            elif kind == "launch" and job.python is not task.python:
-                job = _with(job, python=task.python)
-            task.jobs[n] = job
+            job = task.jobs[n]
+            new = changes(job, event)
+            if kind == "launch":
+                new["python"] = task.python
+                if task.config:
+                    new["read_by"] = task.config
+            elif kind == "result":
+                new["told"], new["read_by"] = _tick(task, n), task.config
+                if job.first is None and not event["retry"]:
+                    new["first"] = (new["result"].state, new["scores"], new["told"])
+            if alone:
+                job.__dict__.update(new)
+            else:
+                task.jobs[n] = _with(job, **new)
             task.changed.add(n)
         elif n not in task.deleted:
             task.early.setdefault(n, []).append(event)
@@ -432,5 +442,5 @@ def replay(events: Iterable[Event]) -> TaskState:
     """The state after all events of a task, in order."""
     task = TaskState()
     for event in events:
-        advance(task, event)
+        advance(task, event, alone=True)
     return task

@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from searchkit import fsio
 from searchkit.errors import ConflictError, StorageError
@@ -210,8 +210,7 @@ def held(task: TaskPaths) -> Iterator[OpenTask]:
         open_task.close()
 
 
-@dataclass(frozen=True)
-class JobView:
+class JobView(NamedTuple):
     """One job as it is now, for readers: state and times of its highest attempt."""
 
     job: Job
