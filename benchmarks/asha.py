@@ -28,10 +28,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from searchkit import algorithms
-from searchkit.algorithms.history import Objective, Trial, Verdict
-from searchkit.space.args import Categorical, Value
-from searchkit.space.space import Genes, Space
+from searchkit.records.objective import Objective
+from searchkit.suite import algorithms
+from searchkit.suite.algorithms.history import Trial, Verdict
+from searchkit.suite.space.args import Categorical, Value
+from searchkit.suite.space.space import Genes, Space
 
 CURVES = Path(__file__).resolve().parent / "curves" / "mnist.jsonl"
 EPOCHS = 27

@@ -43,10 +43,10 @@ def macs_at(work: Path, record: dict, proposals: int) -> int:
     """MACs of a record with another number of boxes in the RoI head."""
     from dataclasses import replace
 
-    from searchkit.cost import price
-    from searchkit.space.arch import Arch
-    from searchkit.train import config
-    from searchkit.train import net as nets
+    from searchkit.nas.cost import price
+    from searchkit.nas.tasks import read as config
+    from searchkit.nas.train import net as nets
+    from searchkit.records.arch import Arch
 
     recipe = config.load(CONFIG)
     model = nets.sized(recipe, ("RBC", "WBC", "Platelets"))
@@ -115,7 +115,7 @@ def run(work: Path, seed: int) -> None:
 
 def search(work: Path, seed: int, n: int) -> None:
     """The front of archs picked by rules, and that of a search with as many evaluations."""
-    from searchkit.algorithms.pareto import front, hypervolume
+    from searchkit.records.pareto import front, hypervolume
 
     s, checkpoint = ("--seed", str(seed)), ("--checkpoint", "work/latest.pth")
     verb(work, "train", CONFIG, "--work-dir", "work", *s)

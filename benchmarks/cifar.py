@@ -80,10 +80,10 @@ class Table:
     def __init__(self, folder: Path, supernet: str) -> None:
         import torch
 
-        from searchkit.cost import price
-        from searchkit.subnet import sweep
-        from searchkit.subnet.results import open_results
-        from searchkit.train import config
+        from searchkit.nas.cost import price
+        from searchkit.nas.subnet import sweep
+        from searchkit.nas.subnet.results import open_results
+        from searchkit.nas.tasks import read as config
 
         self.recipe = config.load(CONFIG)
         path = str(folder / supernet / "latest.pth")
@@ -109,10 +109,11 @@ def search(
     table: Table, sampler: str, options: dict[str, Any], seed: int, budget: int, double: bool
 ) -> list[tuple[float, float]]:
     """(top1, MACs) of `budget` archs, in the order in which a sampler asks for them."""
-    from searchkit import algorithms
-    from searchkit.algorithms.history import Objective, Trial
-    from searchkit.space.args import Categorical, Value
-    from searchkit.space.space import Space
+    from searchkit.records.objective import Objective
+    from searchkit.suite import algorithms
+    from searchkit.suite.algorithms.history import Trial
+    from searchkit.suite.space.args import Categorical, Value
+    from searchkit.suite.space.space import Space
 
     knobs = table.recipe.space.knobs()
     args = tuple(
@@ -147,7 +148,7 @@ def search(
 
 def compare(folder: Path, supernet: str, seeds: int, budget: int) -> dict[str, Any]:
     """Search with each algorithm from each seed, and print the tables."""
-    from searchkit.algorithms.pareto import hypervolume
+    from searchkit.records.pareto import hypervolume
 
     table = Table(folder, supernet)
     found: dict[str, Any] = {"supernet": supernet, "single": {}, "double": {}}

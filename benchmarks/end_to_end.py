@@ -35,7 +35,7 @@ from overhead import (
     timed,
 )
 
-from searchkit.store import journal
+from searchkit.suite.store import journal
 
 RANGES = {"x": (-5.0, 10.0), "y": (0.0, 15.0)}
 TRAIN_SH = """echo "{\\"step\\": 1, \\"score\\": $1}" > "$SEARCHKIT_CALLBACK/scalars.jsonl"\n"""

@@ -19,9 +19,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from searchkit import config as configs
-from searchkit.store import creation, kept, numbers, snapshot, tasks, trials
-from searchkit.workspace import TaskPaths, Workspace
+from searchkit.suite.config import read as configs
+from searchkit.suite.store import creation, kept, numbers, snapshot, tasks, trials
+from searchkit.suite.workspace import TaskPaths, Workspace
 
 CONFIG = """\
 task:

@@ -24,10 +24,11 @@ from typing import Any
 
 import numpy as np
 
-from searchkit import algorithms
-from searchkit.algorithms.history import Objective, Trial, Verdict
-from searchkit.space.args import Range
-from searchkit.space.space import Genes, Space
+from searchkit.records.objective import Objective
+from searchkit.suite import algorithms
+from searchkit.suite.algorithms.history import Trial, Verdict
+from searchkit.suite.space.args import Range
+from searchkit.suite.space.space import Genes, Space
 
 EPOCHS = 52
 DATA_SETS = ("3945", "7593", "34539", "126026", "146212", "167104", "167168", "168331", "189354", "189909")

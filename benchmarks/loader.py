@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from searchkit.data.augment import Augment
-from searchkit.data.coco import CocoSet, load_coco
-from searchkit.data.images import decode
-from searchkit.data.loader import train_loader
+from searchkit.nas.data.augment import Augment
+from searchkit.nas.data.coco import CocoSet, load_coco
+from searchkit.nas.data.images import decode
+from searchkit.nas.data.loader import train_loader
 
 WORKERS = 2
 BATCH = 8

@@ -16,10 +16,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from searchkit import config as configs
-from searchkit.store import creation, numbers, snapshot, tasks, trials
-from searchkit.store.scalars import Reading
-from searchkit.workspace import TaskPaths, Workspace
+from searchkit.suite.config import read as configs
+from searchkit.suite.store import creation, numbers, snapshot, tasks, trials
+from searchkit.suite.store.scalars import Reading
+from searchkit.suite.workspace import TaskPaths, Workspace
 
 CONFIG = """\
 task:

@@ -22,8 +22,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from searchkit.store import journal, snapshot, tasks
-from searchkit.workspace import TaskPaths, Workspace
+from searchkit.suite.store import journal, snapshot, tasks
+from searchkit.suite.workspace import TaskPaths, Workspace
 
 BENCH = Path(__file__).resolve().parent.parent / ".bench"
 BIN = Path(sys.executable).parent

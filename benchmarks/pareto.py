@@ -24,11 +24,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from searchkit import algorithms
-from searchkit.algorithms.history import Objective, Trial
-from searchkit.algorithms.pareto import front, hypervolume
-from searchkit.space.args import Categorical, Value
-from searchkit.space.space import Genes, Space
+from searchkit.records.objective import Objective
+from searchkit.records.pareto import front, hypervolume
+from searchkit.suite import algorithms
+from searchkit.suite.algorithms.history import Trial
+from searchkit.suite.space.args import Categorical, Value
+from searchkit.suite.space.space import Genes, Space
 
 TABLE = Path(__file__).resolve().parent / "curves" / "digits.csv"
 GRID: dict[str, tuple[Any, ...]] = {

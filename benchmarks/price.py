@@ -19,12 +19,13 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from searchkit.cost.price import plans_of, price, price_space
-from searchkit.cost.rules import Convention
-from searchkit.cost.write import write_space
-from searchkit.models.plan import HeadSizes, resnet_plan
-from searchkit.space.arch import Space
-from searchkit.train.config import load
+from searchkit.nas.cost.price import plans_of, price, price_space
+from searchkit.nas.cost.rules import Convention
+from searchkit.nas.cost.write import write_space
+from searchkit.nas.models.backbones.resnet_plan import resnet_plan
+from searchkit.nas.models.heads.faster_rcnn_plan import HeadSizes
+from searchkit.nas.space.space import Space
+from searchkit.nas.tasks.read import load
 
 BENCH = Path(__file__).resolve().parent.parent / ".bench"
 ASKED_S = 15  # to price and write them all
@@ -55,8 +56,8 @@ def forward(space: Space, points: int) -> float:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from searchkit.models.detector import DetectorConfig, build
-    from searchkit.models.elastic import set_arch
+    from searchkit.nas.models.elastic import set_arch
+    from searchkit.nas.models.heads.faster_rcnn import DetectorConfig, build
 
     torch.set_num_threads(1)
     config = DetectorConfig(num_classes=696, rpn_activation="softmax", class_agnostic=True)

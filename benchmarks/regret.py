@@ -21,10 +21,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from searchkit import algorithms
-from searchkit.algorithms.history import Objective, Trial
-from searchkit.space.args import Categorical, Range, Value
-from searchkit.space.space import Genes, Space
+from searchkit.records.objective import Objective
+from searchkit.suite import algorithms
+from searchkit.suite.algorithms.history import Trial
+from searchkit.suite.space.args import Categorical, Range, Value
+from searchkit.suite.space.space import Genes, Space
 
 LOSS = (Objective("loss", "min"),)
 

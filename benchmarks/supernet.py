@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from searchkit.models.detector import DetectorConfig, build
-from searchkit.models.elastic import set_arch
-from searchkit.models.subnet import subnet
-from searchkit.space.arch import Arch
-from searchkit.train.config import load
+from searchkit.nas.models.elastic import set_arch
+from searchkit.nas.models.heads.faster_rcnn import DetectorConfig, build
+from searchkit.nas.models.subnet import subnet
+from searchkit.nas.tasks.read import load
+from searchkit.records.arch import Arch
 
 ASKED = 1.05  # at most so many times the static network's time
 CONFIG = Path(__file__).resolve().parent.parent / "templates" / "det" / "faster_rcnn_ar50to101.yaml"

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from overhead import BENCH, COUNTER, SEARCH_RUN, Peers, Row, Table, machine, markdown, rounds, task_of, timed
 
-from searchkit.store import journal
+from searchkit.suite.store import journal
 
 TRAIN = """
 import searchkit

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from searchkit.cli import ctl, init, run
-from searchkit.nas_cli import main as nas
+from searchkit.nas.cli import main as nas
+from searchkit.suite.cli import ctl, init, run
 
 WIDTH = 78  # what click takes where it prints to no terminal
 

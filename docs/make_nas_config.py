@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from searchkit.data.augment import Augment
-from searchkit.data.label_augment import LabelAugment
-from searchkit.models.classifier import ClassifierConfig
-from searchkit.models.detector import DetectorConfig
-from searchkit.models.elastic import backbone_class
-from searchkit.train import sections
-from searchkit.train.kept import MAY_CHANGE
+from searchkit.nas.data.augment import Augment
+from searchkit.nas.data.label_augment import LabelAugment
+from searchkit.nas.models.elastic import backbone_class
+from searchkit.nas.models.heads.faster_rcnn import DetectorConfig
+from searchkit.nas.models.heads.linear import ClassifierConfig
+from searchkit.nas.train import sections
+from searchkit.nas.train.kept import MAY_CHANGE
 
 HEAD = """\
 # The search-nas config

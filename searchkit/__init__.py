@@ -9,8 +9,8 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # type checkers know the name; importing typing would cost more than all the rest of this package
 if TYPE_CHECKING:
-    from searchkit.trial import TrialStopped, trials
-    from searchkit.worker import params, report
+    from searchkit.job.report import params, report
+    from searchkit.job.trials import TrialStopped, trials
 
 __version__ = "0.1.0"
 __all__ = ["TrialStopped", "__version__", "params", "report", "trials"]
@@ -18,11 +18,11 @@ __all__ = ["TrialStopped", "__version__", "params", "report", "trials"]
 
 def __getattr__(name: str) -> object:
     if name in ("params", "report"):
-        from searchkit import worker
+        from searchkit.job import report as worker
 
         return getattr(worker, name)
     if name in ("trials", "TrialStopped"):
-        from searchkit import trial
+        from searchkit.job import trials as trial
 
         return getattr(trial, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

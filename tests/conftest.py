@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.nas import Trained
+    from tests.support.nas import Trained
 
 DATA = "SEARCHKIT_TEST_DATA"
 
@@ -62,7 +62,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with toy images and their annotations; nobody writes to it."""
-    from tests import nas
+    from tests.support import nas
 
     return nas.make_toy(tmp_path_factory.mktemp("toy"))
 
@@ -70,7 +70,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trained(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A supernet that has learnt a little on it; nobody writes to it."""
-    from tests import nas
+    from tests.support import nas
 
     return nas.make_trained(toy, tmp_path_factory.mktemp("trained"))
 
@@ -78,6 +78,6 @@ def trained(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
 @pytest.fixture(scope="session")
 def toy_cls(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with toy images in folders of their classes; nobody writes to it."""
-    from tests import cls
+    from tests.support import cls
 
     return cls.make_toy(tmp_path_factory.mktemp("toy_cls"))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.suite import BIN, environment, ok, project, run, start, states, task_dir, wait_for
+from tests.support.suite import BIN, environment, ok, project, run, start, states, task_dir, wait_for
 
 ARG = "search_args: [{type: Categorical, name: lr, value: [1, 2]}]"
 
@@ -280,7 +280,7 @@ def test_a_disk_that_fills_up_and_one_that_is_read_only(tmp_path: Path) -> None:
 def test_what_is_needed_to_repeat_a_run_and_a_full_disk(tmp_path: Path) -> None:
     facts = {"snapshot": str(tmp_path), "tmp": "/proc/none", "project": str(tmp_path), "python": None}
     facts |= {"seed": 0, "command_line": [], "gpus": []}
-    argv = [sys.executable, "-m", "searchkit.store.provenance", json.dumps(facts)]
+    argv = [sys.executable, "-m", "searchkit.suite.store.provenance", json.dumps(facts)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
     assert done.stderr.count("\n") == 1 and done.stderr.startswith(
         "note: what is needed to repeat this run is not kept: "

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from searchkit import cpus
-from searchkit.backends import slots
-from searchkit.nas_cli import options
-from tests.suite import ok, project, run, task_dir
+from searchkit.nas.cli import options
+from searchkit.suite.backends.local import slots
+from tests.support.suite import ok, project, run, task_dir
 
 V1 = "9:name=systemd:/\n2:cpu,cpuacct:/docker/abc\n1:memory:/docker/abc\n0::/\n"
 
@@ -86,7 +86,7 @@ def test_waiting_threads_of_a_job_sleep_soon(
 
 AFTER_MAIN = """
 import sys
-from searchkit.nas_cli.main import main
+from searchkit.nas.cli.main import main
 sys.argv = ["search-nas", "--help"]
 try:
     main()

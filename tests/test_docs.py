@@ -24,9 +24,9 @@ from pathlib import Path
 
 import pytest
 
-from searchkit import config
 from searchkit.errors import ConfigError
-from tests.suite import environment, kill, processes_with
+from searchkit.suite.config import read as config
+from tests.support.suite import environment, kill, processes_with
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -289,8 +289,8 @@ def test_the_page_of_commands_is_up_to_date() -> None:
 
 
 def test_commands_that_hints_name_exist() -> None:
-    from searchkit.cli.ctl import group
-    from searchkit.nas_cli.main import HIDDEN, VERBS
+    from searchkit.nas.cli.main import HIDDEN, VERBS
+    from searchkit.suite.cli.ctl import group
 
     verbs = {"search-ctl": group.commands.keys(), "search-nas": VERBS.keys() | HIDDEN.keys()}
     for path in sorted((ROOT / "searchkit").rglob("*.py")):

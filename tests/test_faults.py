@@ -9,7 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from tests.suite import (
+from tests.support.suite import (
     BIN,
     environment,
     events,

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from searchkit import fonts
-from searchkit.algorithms.history import Objective
-from searchkit.nas_cli import search_view, space, trust
-from searchkit.subnet import pictures
-from searchkit.subnet.pictures import Model
-from searchkit.subnet.standing import Standing
-from searchkit.subnet.trust import Row
-from tests.nas import Trained, call
+from searchkit.nas.cli import search_view, space, trust
+from searchkit.nas.subnet import pictures
+from searchkit.nas.subnet.pictures import Model
+from searchkit.nas.subnet.standing import Standing
+from searchkit.nas.subnet.trust import Row
+from searchkit.records.objective import Objective
+from tests.support.nas import Trained, call
 
 CAT, DOG = "\u732b", "\u72ac"  # of CJK, which matplotlib's font has not
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from searchkit import config
-from searchkit.cli.templates import copy_template, list_templates, template_root
 from searchkit.errors import ConflictError, NotFoundError
-from searchkit.space.expand import expand
-from tests.suite import ok, run
+from searchkit.suite.cli.templates import copy_template, list_templates, template_root
+from searchkit.suite.config import read as config
+from searchkit.suite.space.expand import expand
+from tests.support.suite import ok, run
 
 PROJECT = Path(__file__).resolve().parents[1]
 # What the scripts of a recipe import, and the scalars that its jobs must end up with.
@@ -34,7 +34,7 @@ RECIPES = {
 
 SEARCHES = {"hpo/search": "config.yaml"}  # those whose jobs come one after the other
 
-# Those of search-nas, with their main config; tests/test_det_template.py and test_cls_template.py run them.
+# Those of search-nas, with their main config; tests/nas/tasks runs them.
 STAGED = {"cls": "spos.yaml", "det": "tsas.yaml"}
 
 

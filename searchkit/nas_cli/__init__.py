@@ -1,1 +1,1 @@
-"""The verbs of search-nas: parse, build, call. No logic."""
+"""The name that searchkit.nas.cli had before the wings: searches and recipes of then call it by that name."""

@@ -1,6 +1,6 @@
-"""python -m searchkit.nas_cli: search-nas for launchers that start modules, such as torchrun."""
+"""python -m searchkit.nas_cli: as python -m searchkit.nas.cli."""
 
-from searchkit.nas_cli.main import main
+from searchkit.nas.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -8,8 +8,8 @@ from functools import lru_cache
 
 from torch import nn
 
-from searchkit.models.plan import Layer, Row, channels
-from searchkit.nn import BatchNorm2d, Chain, attach
+from searchkit.nas.models.plan import Layer, Row, channels
+from searchkit.nas.nn import BatchNorm2d, Chain, attach
 
 
 def conv(name, cin, cout, kernel=1, stride=1, groups=1, relu=True):

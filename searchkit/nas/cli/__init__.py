@@ -1,0 +1,1 @@
+"""The verbs of search-nas: parse, build, call. No logic."""

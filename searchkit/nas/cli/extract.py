@@ -1,0 +1,141 @@
+"""search-nas extract."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from searchkit import console
+from searchkit.errors import UsageError
+from searchkit.nas.cli.chosen import choose, said_of, statistics_of
+from searchkit.nas.cli.options import count_threads, device_of, say, seed_of, shared
+from searchkit.nas.cli.records import is_shown
+
+
+@click.command("extract", context_settings=console.CONTEXT)
+@click.argument("config")
+@click.option(
+    "--arch", metavar="ARCH", help="A name (MAX, R50), an arch as JSON, or a file of records (its best, or first)."
+)
+@click.option("--metric", metavar="NAME", help="Which metric.… of the file makes a record the best.")
+@click.option("--input", "shape", metavar="S|H,W", help="Input shape.  [default: the record's, else the space's first]")
+@click.option("--out", required=True, metavar="DIR", help="A new folder.")
+@click.option("--raw", is_flag=True, help="Keep the batch-norm statistics of the checkpoint: no score is of them.")
+@click.option(
+    "--calibrate", is_flag=True, help="By the config's test section, whatever the record says; a tuned subnet, too."
+)
+@click.option("--score/--no-score", "again", default=True, help="Measure the record's score again.  [default: score]")
+@click.option(
+    "--export",
+    type=click.Choice(["torch"]),
+    help="Also write it by torch.export (of a detector the backbone with its FPN).",
+)
+@click.option("--images", "count", default=4, show_default=True, help="Real images that the proof compares on.")
+@shared("checkpoint", "set", "seed", "device", "json")
+def extract_command(
+    config: str,
+    arch: str | None,
+    metric: str | None,
+    shape: str | None,
+    out: str,
+    raw: bool,
+    calibrate: bool,
+    again: bool,
+    export: str | None,
+    count: int,
+    checkpoint: str,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Make one subnet an ordinary model of torch in a folder of its own, which needs no searchkit.
+
+    The checkpoint is a supernet's, or the one of a fine-tuned subnet (then --arch may be left out). Of a supernet the
+    batch-norm statistics are calibrated as for the record's score, without a record as the config's test section says.
+    The folder's proof says that its outputs equal the source's bit for bit, that its cost in closed form is the
+    measured one, and what it scores beside what its record says.
+
+    \b
+    Examples:
+      search-nas extract cfg.yaml --checkpoint work/latest.pth --arch R50 --out model
+      search-nas extract cfg.yaml --checkpoint work/latest.pth --arch t.jsonl --metric metric.direct.my_bbox_mAP --out m
+      search-nas extract cfg.yaml --checkpoint finetune/best/latest.pth --out model
+    """
+    from searchkit.nas.cli.progress import memory_advice
+    from searchkit.nas.subnet import extract as extraction
+    from searchkit.nas.tasks import read as configs
+
+    if raw and calibrate:
+        raise UsageError("--raw and --calibrate exclude each other")
+    count_threads()
+    recipe = configs.load(config, overrides)
+    source, where = extraction.open_source(recipe, checkpoint, seed_of(seed)), device_of(device)
+    chosen = choose(arch, metric, recipe, source, shape)
+    with memory_advice("extract"):
+        statistics, score = statistics_of(recipe, source, chosen, raw=raw, calibrate=calibrate, seed=seed_of(seed))
+        recipe, bench = statistics.recipe, None
+        if score is not None and again:
+            bench = extraction.open_again(recipe, where, seed_of(seed))
+            source = extraction.for_classes(source, recipe, bench.categories, seed_of(seed))
+        trained = source.reading
+        source = extraction.read_as_scored(source, recipe, statistics, bench)
+        if None not in (trained.range, source.reading.range) and trained.range != source.reading.range:
+            say(f"note: deep greys are scaled from {source.reading.text()}; the network learnt from {trained.text()}")
+        images, ids = extraction.sample_images(recipe, count, chosen.shape)
+        proof = extraction.extract(
+            source,
+            recipe,
+            chosen.arch,
+            chosen.shape,
+            out,
+            images=images,
+            image_ids=ids,
+            statistics=statistics,
+            score=score,
+            bench=bench,
+            export=export is not None,
+            seed=seed_of(seed),
+            device=where,
+        )
+    if as_json:
+        console.print_json({"out": out, "arch": chosen.arch.nested(), **proof})
+        return
+    click.echo(f"arch: {chosen.arch.text()}  input {chosen.shape}")
+    _print_proof(proof)
+    click.echo(f"{out}: " + ", ".join(sorted(os.listdir(out))))
+
+
+def _print_proof(proof: dict[str, Any]) -> None:
+    equal, cost = proof["equal"], proof["cost"]
+    boxes = f" ({equal['boxes_compared']} boxes)" if "boxes_compared" in equal else ""
+    what = "pyramid and boxes" if boxes else "features and scores"
+    click.echo(f"equal bit for bit to the source: {what} on random input and on {len(equal['images'])} images{boxes}")
+    click.echo(
+        f"MACs: {cost['macs']:,} in closed form, {cost['macs_measured']:,} measured; parameters {cost['params']:,}"
+    )
+    if not equal["images"]:
+        say("note: no real image was compared")
+    click.echo(said_of(proof["statistics"], proof.get("calibrated", {}).get("images", 0)))
+    if "score" in proof:
+        _print_score(proof["score"])
+    if "export" in proof:
+        click.echo(f"backbone.pt2: differs by up to {proof['export']['largest_difference']:g}")
+
+
+def _print_score(score: Mapping[str, Any]) -> None:
+    """What the folder scores, and what the record says."""
+    record, measured = score["record"], score["measured"]
+    if score["equal"]:
+        numbers = "  ".join(f"{name} {value:.3f}" for name, value in measured.items() if is_shown(name))
+        click.echo(f"score of the folder on {score['split']}: {numbers}, equal to the record's metric.{score['tag']}")
+        return
+    other = [name for name in measured if name in record and record[name] != measured[name]] or list(measured)
+    lines = [f"{name} {measured[name]:.6f}, the record has {record.get(name, 'none')}" for name in other]
+    why = "; ".join(score["differs"]) or "nothing that is known explains it"
+    say(f"the score of the folder on {score['split']} is not that of the record's metric.{score['tag']}:")
+    for line in [*lines, f"({why})"]:
+        say(f"  {line}")

@@ -1,0 +1,127 @@
+"""Options that several verbs share, and what they mean."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from searchkit import cpus, fonts
+from searchkit.errors import UsageError
+
+Command = Callable[..., Any]
+
+
+def shared(*names: str) -> Callable[[Command], Command]:
+    """Decorate a verb with these of the shared options, in order."""
+
+    def add(command: Command) -> Command:
+        for name in reversed(names):
+            command = OPTIONS[name](command)
+        return command
+
+    return add
+
+
+OPTIONS: dict[str, Callable[[Command], Command]] = {
+    "set": click.option(
+        "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Replace a value of the config: train.lr=0.01."
+    ),
+    "seed": click.option("--seed", type=int, help="[default: $SEARCHKIT_SEED, else 0]"),
+    "device": click.option("--device", help="cpu, cuda, cuda:1 …  [default: a GPU where there is one]"),
+    "json": click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout instead."),
+    "checkpoint": click.option("--checkpoint", required=True, metavar="FILE", help="The supernet's weights."),
+}
+
+
+def seed_of(seed: int | None) -> int:
+    """The given seed, else the job's."""
+    if seed is not None:
+        return seed
+    text = os.environ.get("SEARCHKIT_SEED", "0")
+    return int(text) if text.lstrip("-").isdecimal() else 0
+
+
+def count_threads() -> None:
+    """Give torch no more threads than there are CPUs for us, unless OMP_NUM_THREADS says how many it has: it does not
+    see the quota of a container."""
+    import torch
+
+    if not os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(min(torch.get_num_threads(), cpus.usable()))
+
+
+def device_of(name: str | None) -> Any:
+    """The torch device of that name; without one, or without its number, the GPU of this process (torchrun's local
+    rank); else the CPU, on as many threads as `count_threads` says."""
+    import torch
+
+    count_threads()
+
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        if device.type == "cuda":
+            if name == "cuda":  # set_device must be told which
+                device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK') or torch.cuda.current_device()}")
+            torch.cuda.set_device(device)
+    except (RuntimeError, AssertionError) as e:
+        raise _no_device(name, str(e)) from e
+    return device
+
+
+def check_device(name: str) -> None:
+    """Raises UsageError for a device that there can't be. CUDA is not begun: that is for other processes to do."""
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError as e:
+        raise _no_device(name, str(e)) from e
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise _no_device(name, "PyTorch finds no GPU here")
+
+
+def _no_device(name: str, why: str) -> UsageError:
+    return UsageError(f"--device {name}: {why.splitlines()[0]}", "Use cpu, or a GPU that nvidia-smi shows")
+
+
+def ranks_of() -> Any:
+    """Who we are among torchrun's processes, for verbs that share archs out over them, and nothing else."""
+    from searchkit.nas.train.distributed import Ranks
+
+    return Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
+
+def show_kept(keep: str, work_dir: str) -> None:
+    """Let `work_dir` lead to where checkpoints are kept, if that is elsewhere."""
+    from searchkit.nas.train import checkpoint
+
+    if os.path.abspath(keep) == os.path.abspath(work_dir):
+        return
+    if os.path.isdir(work_dir) and not os.path.islink(work_dir):
+        say(f"{work_dir} is a folder of its own: the checkpoints are in {keep}")
+    elif os.path.isdir(keep):
+        checkpoint.link(keep, work_dir)
+
+
+def is_terminal() -> bool:
+    return sys.stderr.isatty()
+
+
+def say(text: str) -> None:
+    """One line for people: on stderr, so that stdout stays for results."""
+    click.echo(text, err=True)
+
+
+def save_picture(figure: Any, path: str) -> None:
+    """Write a figure of matplotlib's; letters that no font has are said, once."""
+    lacking = fonts.spell(figure)
+    with fonts.quiet():
+        figure.savefig(path, dpi=150)
+    if said := fonts.note(lacking):
+        say(f"note: {said}")

@@ -1,0 +1,347 @@
+"""search-nas search: look for the best subnets of a supernet, with the suite's samplers and warm workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from searchkit import console, fsio
+from searchkit.errors import UsageError
+from searchkit.nas.cli.options import check_device, say, seed_of, shared
+from searchkit.records import modelspace
+
+FRONT, BEST, PICTURE = "front.jsonl", "best.jsonl", "front.png"
+
+
+@click.command("search", context_settings=console.CONTEXT)
+@click.argument("config")
+@click.option(
+    "--algorithm",
+    type=click.Choice(["random", "evolution", "regularized", "nsga2"]),
+    default="evolution",
+    show_default=True,
+    help="evolution: the best have children (SPOS). regularized: the old die. nsga2: several objectives.",
+)
+@click.option(
+    "--evaluations",
+    type=click.IntRange(1),
+    default=1000,
+    show_default=True,
+    metavar="N",
+    help="Subnets to score; with more the search goes on.",
+)
+@click.option("--population", type=click.IntRange(2), metavar="N", help="Of a generation.  [default: 50]")
+@click.option(
+    "--top-k", type=click.IntRange(1), metavar="K", help="Parents of a generation of evolution.  [default: 10]"
+)
+@click.option("--mutation", type=click.FloatRange(0, 1), metavar="P", help="Of each choice.  [default: 0.1]")
+@click.option(
+    "--objective",
+    "wanted",
+    multiple=True,
+    metavar="NAME[:max|min]",
+    help="A metric (bbox_mAP, top1 …), macs, params, or a name of the records.  [default: the metric; nsga2: and macs]",
+)
+@click.option("--constraint", "constraints", multiple=True, metavar="EXPR", help='Such as "macs <= 300M".')
+@click.option(
+    "--input",
+    "shapes",
+    multiple=True,
+    metavar="S|H,W",
+    help="Input shape; several, or `all` of the space, are searched, too.  [default: the first of the space]",
+)
+@click.option("--split", type=click.Choice(["val", "test", "train"]), help="[default: test.split of the config]")
+@click.option("--proxy-epochs", type=float, metavar="E", help="Tune each subnet so long before it is scored.")
+@click.option("--proxy-steps", type=click.IntRange(1), metavar="N", help="The same, in steps.")
+@click.option("--enqueue", metavar="FILE", help="Records that are scored first.")
+@click.option("--workers", type=click.IntRange(1), metavar="N", help="Processes.  [default: one per GPU, or 1]")
+@click.option("--gpus", default="auto", show_default=True, help="auto, none, or indices like 0,1.")
+@click.option("--work-dir", default="search", show_default=True, metavar="DIR", help="All files of the search.")
+@click.option("--overwrite", is_flag=True, help="Move another search in --work-dir away first.")
+@shared("checkpoint", "set", "seed", "device", "json")
+def search_command(
+    config: str,
+    algorithm: str,
+    evaluations: int,
+    population: int | None,
+    top_k: int | None,
+    mutation: float | None,
+    wanted: tuple[str, ...],
+    constraints: tuple[str, ...],
+    shapes: tuple[str, ...],
+    split: str | None,
+    proxy_epochs: float | None,
+    proxy_steps: int | None,
+    enqueue: str | None,
+    workers: int | None,
+    gpus: str,
+    work_dir: str,
+    overwrite: bool,
+    checkpoint: str,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    device: str | None,
+    as_json: bool,
+) -> int:
+    """Search the subnets of a supernet for the best ones. Run the same command again to go on where it was.
+
+    \b
+    Examples:
+      search-nas search cfg.yaml --checkpoint work/latest.pth --constraint "macs <= 300M"
+      search-nas search cfg.yaml --checkpoint work/latest.pth --algorithm nsga2 --evaluations 500 --workers 2
+      search-nas search cfg.yaml --checkpoint work/latest.pth --proxy-steps 50 --evaluations 100
+      search-nas finetune cfg.yaml --checkpoint work/latest.pth --archs search/front.jsonl --out tuned.jsonl
+    """
+    from searchkit.nas.cli import search_run
+    from searchkit.nas.subnet import search
+    from searchkit.nas.subnet.standing import Standing
+    from searchkit.nas.tasks import read as configs
+    from searchkit.nas.train import checkpoint as checkpoints
+
+    overrides = (*overrides, *_proxy(proxy_epochs, proxy_steps))
+    if device is not None:
+        check_device(device)
+    recipe = configs.load(config, overrides)
+    if search.tells_classes(recipe, wanted) and not recipe.test.per_class:
+        overrides = (*overrides, "test.per_class=true")
+        recipe = configs.load(config, overrides)
+    given = {"population": population, "top_k": top_k, "mutation": mutation}
+    tag = search.PROXY if proxy_epochs or proxy_steps else search.DIRECT
+    plan = _plan(
+        recipe, checkpoint, algorithm, given, wanted, constraints, shapes, split, seed_of(seed), tag, overrides
+    )
+    plan = search.with_enqueued(plan, recipe, _records(enqueue))
+    width, argv = _width(workers, gpus, device)
+    here = search.Here(os.path.abspath(config), os.path.abspath(checkpoint), os.getcwd(), device, _job_gpus(gpus))
+    keep = os.path.abspath(checkpoints.keep_folder(work_dir))
+    text = search.document(plan, recipe.space, keep, sys.executable)
+    begun = os.path.exists(os.path.join(keep, search.PLAN))
+    if not overwrite or not begun:
+        search.check_same(keep, plan)
+    with search_run.folder_of(keep, plan, here, text, begun, overwrite):
+        if keep != os.path.abspath(work_dir) and (os.path.islink(work_dir) or not os.path.exists(work_dir)):
+            checkpoints.link(keep, work_dir)
+        standing = Standing(plan.wanted, tag)
+        run = search_run.Run(keep, [*argv, "-j", str(width), "--n-trials", str(evaluations)])
+        end, view = search_run.watch(run, standing, evaluations, recipe.space)
+        if end.fault and not standing.records:
+            raise end.fault  # in here, so that the folder is taken back
+    _mirror(keep, tag)
+    shown = work_dir if os.path.isdir(work_dir) else keep
+    code = _finish(shown, standing, view, end, recipe.space, evaluations, as_json)
+    if end.fault:
+        raise end.fault
+    return code
+
+
+# --- what is asked for -----------------------------------------------------------------------------------------------
+
+
+def _proxy(epochs: float | None, steps: int | None) -> tuple[str, ...]:
+    """The overrides of a config that make its tuning the short one of proxy mode."""
+    if epochs is not None and steps is not None:
+        raise UsageError("--proxy-epochs and --proxy-steps exclude each other")
+    if epochs is not None and not epochs > 0:
+        raise UsageError(f"--proxy-epochs must be above 0, not {epochs:g}")
+    if epochs is not None:
+        return (f"finetune.epochs={epochs:g}", "finetune.steps=")
+    return (f"finetune.steps={steps}",) if steps is not None else ()
+
+
+def _plan(
+    recipe: Any,
+    path: str,
+    algorithm: str,
+    given: Mapping[str, Any],
+    wanted: Sequence[str],
+    constraints: tuple[str, ...],
+    shapes: tuple[str, ...],
+    split: str | None,
+    seed: int,
+    tag: str,
+    overrides: tuple[str, ...],
+) -> Any:
+    """What defines the search; all that can be known is checked, and nothing is written."""
+    from searchkit.nas.space.shapes import plain_shape
+    from searchkit.nas.subnet import search
+    from searchkit.nas.tasks import table as tasks
+    from searchkit.nas.train import bench
+    from searchkit.nas.train import checkpoint as checkpoints
+    from searchkit.nas.train import net as nets
+
+    _, names, defaults = search.ALGORITHMS[algorithm]
+    chosen = {key: value for key, value in given.items() if value is not None}
+    if odd := [key for key in chosen if key not in names]:
+        has = ", ".join(f"--{key.replace('_', '-')}" for key in names) or "no options"
+        raise UsageError(f"--{odd[0].replace('_', '-')} is not of --algorithm {algorithm}, which has {has}")
+    options = {names[key]: value for key, value in {**defaults, **chosen}.items()}
+    if options.get("top_k", 1) > options.get("population", 1):
+        raise UsageError(f"--top-k must be at most --population ({options['population']}), not {options['top_k']}")
+    input_shapes = _shapes(shapes, recipe)
+    knobs = [knob.name for knob in recipe.space.knobs()]
+    if not knobs:
+        raise UsageError("the space has one architecture: there is nothing to search", "Widen space: of the config")
+    plain = plain_shape(input_shapes[0])
+    where = split or recipe.test.split
+    _check_data(recipe, where)
+    evaluator = tasks.of(recipe).evaluator(tasks.open_split(recipe.data, where), recipe.test)
+    known = bench.metrics_on(recipe, evaluator)
+    metrics = [name for name in known if recipe.test.per_class or name in recipe.metrics]
+    objectives = search.objectives(wanted, algorithm, metrics, search.sample_record(recipe, tag, plain, metrics))
+    search.check_values(recipe, where, objectives, known)
+    search.numeric(constraints, knobs, recipe.space, plain)
+    found, digest = checkpoints.load_with_digest(path)
+    nets.check_space(recipe, found, path)
+    for note in tasks.of(recipe).notes(evaluator):
+        say(note)
+    sections = search.digests(recipe, tag == search.PROXY)
+    learnt = recipe.finetune.train_on if tag == search.PROXY else ()
+    for name in dict.fromkeys((where, *learnt, *(("train",) if recipe.test.calibration_images else ()))):
+        _check_data(recipe, name)
+    return search.Plan(
+        algorithm,
+        options,
+        tuple(objectives),
+        constraints,
+        input_shapes,
+        where,
+        seed,
+        tag,
+        overrides,
+        digest,
+        sections,
+    )
+
+
+def _check_data(recipe: Any, name: str) -> None:
+    """Raises UsageError where a split of the data is not there; what is in it is for the workers to see."""
+    from searchkit.nas.tasks.read import path_of
+
+    split = getattr(recipe.data, name)
+    if split is None:
+        raise UsageError(f"data.{name} is missing in the config", f"Give data.{name}, or another --split")
+    for field in dataclasses.fields(split):
+        value = getattr(split, field.name)
+        if not isinstance(value, str):
+            continue
+        path = path_of(value, key := f"data.{name}.{field.name}")
+        file, hash_sign, _ = path.rpartition("#")  # a part of a file: data.npz#train
+        if not os.path.exists(path) and not (hash_sign and os.path.exists(file)):
+            raise UsageError(f"{key}: there is no {path}", "Paths in a config begin in the current folder")
+
+
+def _shapes(texts: Sequence[str], recipe: Any) -> tuple[Any, ...]:
+    """The input shapes that --input names."""
+    found = recipe.scales if "all" in texts else tuple(map(_shape, texts)) or recipe.scales[:1]
+    if len({isinstance(shape, int) for shape in found}) > 1:
+        raise UsageError("--input must name short edges alone, or H,W alone", "Constraints must fit all of them")
+    return tuple(dict.fromkeys(found))
+
+
+def _shape(text: str) -> Any:
+    """S or H,W."""
+    words = text.split(",")
+    if len(words) > 2 or not all(word.strip().isdecimal() and int(word) > 0 for word in words):
+        raise UsageError(f"--input must be a short edge S, or H,W, in pixels, not {text!r}", "Such as --input 224")
+    return modelspace.edge([int(word) for word in words])
+
+
+def _records(path: str | None) -> list[dict[str, Any]]:
+    from searchkit.nas.cli.records import read
+
+    return read(path) if path else []
+
+
+def _width(workers: int | None, gpus: str, device: str | None) -> tuple[int, list[str]]:
+    """(how many workers, where: options of search-run)."""
+    import torch
+
+    if device is not None and not device.startswith("cuda"):
+        gpus = "none"
+    inside = bool(_job_gpus(gpus))
+    if gpus == "none" or inside:  # the GPUs of a job are leased to it already
+        n = len(_job_gpus(gpus))
+        return workers or max(1, n), ["--gpus", "none"]
+    n = torch.cuda.device_count() if gpus == "auto" else len(gpus.split(","))
+    width = workers or max(1, n)
+    more = ["--jobs-per-gpu", str(-(-width // n))] if n else []
+    return width, ["--gpus", gpus, *more]
+
+
+def _job_gpus(gpus: str) -> tuple[str, ...]:
+    """The GPUs of the suite's job that this process is; none where it is none, or shall take none."""
+    if gpus == "none" or "SEARCHKIT_JOB_DIR" not in os.environ:
+        return ()
+    return tuple(filter(None, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")))
+
+
+# --- the end ---------------------------------------------------------------------------------------------------------
+
+
+def _mirror(keep: str, tag: str) -> None:
+    """In a job of the suite: let search-ctl see the records."""
+    from searchkit.nas.subnet import search
+    from searchkit.nas.subnet.results import open_results
+
+    if os.environ.get("SEARCHKIT_CALLBACK") and os.path.exists(os.path.join(keep, search.RESULTS)):
+        open_results(os.path.join(keep, search.RESULTS), tag)
+
+
+def _finish(folder: str, standing: Any, view: Any, end: Any, space: Any, total: int, as_json: bool) -> int:
+    """Write the front, the best and their picture; say what was found."""
+    from searchkit.nas.cli import search_view
+    from searchkit.nas.subnet import search
+
+    rows = standing.ranked_front()
+    best = standing.best.get(standing.wanted[0].name)
+    paths = {name: os.path.join(folder, name) for name in (search.RESULTS, FRONT, BEST, PICTURE)}
+    done, rate = len(standing.records), view.rate()
+    if done:
+        with fsio.storage():
+            _write(paths[FRONT], [standing.records[i] for i in rows])
+            _write(paths[BEST], [standing.records[best]] if best is not None else [])
+        if not search_view.draw(paths[PICTURE], standing):
+            del paths[PICTURE]
+            say("no picture: it needs matplotlib (pip install 'searchkit[nas]')")
+    if as_json:
+        body = {
+            "evaluations": done,
+            "new": view.fresh,
+            "failed": end.failed,
+            "subnets_per_s": rate,
+            "objectives": [{"name": o.name, "mode": o.mode} for o in standing.wanted],
+            "front": [standing.records[i] for i in rows],
+            "best": standing.records[best] if best is not None else None,
+            "files": paths if done else {},
+            "exit": end.code,
+        }
+        console.print_json(body)
+        return int(end.code)
+    if done:
+        several = len(standing.wanted) > 1
+        names = ", ".join(f"{o.name} ({o.mode})" for o in standing.wanted)
+        click.echo(f"{'Pareto front of ' if several else 'best by '}{names}: {len(rows)} of {done} subnets")
+        search_view.print_front(standing, rows, space)
+        click.echo(f"front: {paths[FRONT]}  best: {paths[BEST]}  all: {paths[search.RESULTS]}")
+        if PICTURE in paths:
+            click.echo(f"picture: {paths[PICTURE]}")
+    took = console.span(time.monotonic() - view.began)
+    click.echo(f"{view.fresh} new subnets in {took}" + (f", {rate:.3g} subnets/s" if rate else ""))
+    if end.failed:
+        click.echo(f"{end.failed} failed: cd {folder} && search-ctl show --task {search.TASK} --jobs @failed", err=True)
+        click.echo(f"  score them again: search-ctl restart --task {search.TASK} --failed", err=True)
+    if end.code in (130, 143):
+        say(f"{done} of {total} subnets are scored: run the same command again to go on")
+    elif end.code == 0 and end.is_exhausted and done < total:
+        say(f"the space has no further subnet that meets the constraints ({done} of {total})")
+    return int(end.code)
+
+
+def _write(path: str, records: Sequence[Mapping[str, Any]]) -> None:
+    fsio.atomic_write(path, "".join(modelspace.dumps(record) + "\n" for record in records))

@@ -1,0 +1,146 @@
+"""search-nas space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from searchkit import console
+from searchkit.nas.cli.options import save_picture, seed_of, shared
+
+WHOLE = 100_000  # points up to which the histogram is of the whole space
+SAMPLE = 20_000
+BINS = 24
+
+
+@click.command("space", context_settings=console.CONTEXT)
+@click.argument("config")
+@click.option("--png", metavar="FILE", help="The histogram as a picture.")
+@shared("set", "seed", "json")
+def space_command(config: str, png: str | None, overrides: tuple[str, ...], seed: int | None, as_json: bool) -> None:
+    """How large the space of CONFIG is, and what its archs cost (MACs: multiply-adds of conv and linear).
+
+    \b
+    Examples:
+      search-nas space cfg.yaml
+      search-nas space cfg.yaml --png macs.png
+    """
+    from searchkit.nas.cli.priced import pricing
+    from searchkit.nas.cli.records import human
+    from searchkit.nas.cost.price import price
+    from searchkit.nas.tasks import read as configs
+
+    recipe = configs.load(config, overrides)
+    space = recipe.space
+    plan_of, heads = pricing(recipe)
+    scales = recipe.scales
+    named: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "arch": space.named(name).nested(),
+            "input_shape": scale,
+            **_cost(price(plan_of, heads, space.named(name), scale)),
+        }
+        for name in space.names()
+        for scale in dict.fromkeys((scales[0], scales[-1]))
+    ]
+    macs, whole = _all_macs(recipe, plan_of, heads, seed_of(seed))
+    body: dict[str, Any] = {
+        "archs": space.count(),
+        "points": space.points(),
+        "input_shapes": list(scales),
+        "dimensions": {dim.key: [list(c) for c in dim.choices] for dim in space.dims},
+        "macs_min": min(macs),
+        "macs_max": max(macs),
+        "macs_of": "all points" if whole else f"{len(macs)} random points",
+        "named": named,
+    }
+    if png:
+        _picture(png, macs, named)
+    if as_json:
+        console.print_json(body)
+        return
+    for dim in space.dims:
+        each = " | ".join(f"{c[0]}..{c[-1]} ({len(c)})" if len(c) > 1 else str(c[0]) for c in dim.choices)
+        click.echo(f"{dim.key:26} {each}{_remarks(dim)}")
+    click.echo(f"{'data.input_shape':26} {', '.join(map(str, scales))}")
+    click.echo(f"\n{space.count():,} archs x {len(scales)} input shapes = {space.count() * len(scales):,} points\n")
+    click.echo(f"{'arch':8} {'input':>12} {'MACs':>9} {'params':>9}")
+    for row in named:
+        cost = [human(row[k]) for k in ("macs", "params")]
+        click.echo(f"{row['name']:8} {row['input_shape']!s:>12} {cost[0]:>9} {cost[1]:>9}")
+    click.echo(f"\nMACs of {body['macs_of']}:")
+    for line in histogram(macs):
+        click.echo(line)
+    if png:
+        click.echo(f"\npicture: {png}")
+
+
+def _remarks(dim: Any) -> str:
+    """What else is declared of a dimension."""
+    words = ("ascending" if dim.ascending else "", dim.strategy or "", "scheduled" if dim.phases else "")
+    return "".join(f"  {word}" for word in words if word)
+
+
+def _cost(cost: Any) -> dict[str, int]:
+    return {"macs": cost.flops, "params": cost.params}
+
+
+def _all_macs(recipe: Any, plan_of: Any, heads: Any, seed: int) -> tuple[list[int], bool]:
+    """(MACs of all points, or of a sample that includes MAX and MIN; whether it is all)."""
+    from searchkit.nas.cost.price import price_archs
+    from searchkit.nas.train.policies import rng_of
+
+    space, scales = recipe.space, recipe.scales
+    whole = space.count() * len(scales) <= WHOLE
+    if whole:
+        archs = space.enumerate()
+    else:
+        rng = rng_of(seed, "space")
+        archs = iter([space.minimum(), space.maximum(), *(space.sample(rng) for _ in range(SAMPLE // len(scales)))])
+    return [cost for _, flops, _ in price_archs(plan_of, heads, archs, scales, "macs") for cost in flops], whole
+
+
+def bins_of(values: Sequence[int]) -> tuple[list[int], float, float]:
+    """(how many values in each bin, where the first begins, width of a bin)."""
+    low, high = min(values), max(values)
+    width = (high - low) / BINS or 1.0
+    counts = [0] * BINS
+    for value in values:
+        counts[min(BINS - 1, int((value - low) / width))] += 1
+    return counts, low, width
+
+
+def histogram(values: Sequence[int], columns: int = 50) -> list[str]:
+    """Lines of a histogram for a terminal."""
+    from searchkit.nas.cli.records import human
+
+    counts, low, width = bins_of(values)
+    most = max(counts)
+    return [
+        f"{human(low + i * width):>8} {'█' * round(columns * n / most) or '▏' * min(n, 1)} {n or ''}".rstrip()
+        for i, n in enumerate(counts)
+    ]
+
+
+def _picture(path: str, macs: Sequence[int], named: Sequence[dict[str, Any]]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    axes = figure.subplots()
+    axes.hist([m / 1e9 for m in macs], bins=60, color="0.6", edgecolor="0.4")
+    for row in named:
+        axes.axvline(row["macs"] / 1e9, color="black", linewidth=0.8, linestyle=":")
+        axes.text(
+            row["macs"] / 1e9,
+            1.01,
+            f"{row['name']}@{row['input_shape']}",
+            rotation=60,
+            fontsize=6,
+            transform=axes.get_xaxis_transform(),
+        )
+    axes.set_xlabel("GMACs (multiply-adds of conv and linear)")
+    axes.set_ylabel("points of the space")
+    save_picture(figure, path)

@@ -1,0 +1,275 @@
+"""search-nas test and finetune: sweeps over subnets."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from searchkit import console, fsio
+from searchkit.errors import UsageError
+from searchkit.nas.cli.options import device_of, ranks_of, say, seed_of, shared, show_kept
+from searchkit.nas.cli.progress import Progress, Reporter, memory_advice
+
+Record = dict[str, Any]
+
+
+def _sweep(command: Any) -> Any:
+    """The options that both verbs have."""
+    for option in reversed(
+        (
+            click.argument("config"),
+            click.option("--archs", metavar="FILE", help="Records (.json, .jsonl) of the subnets; or use --arch."),
+            click.option(
+                "--arch", "names", multiple=True, metavar="NAME", help="A named arch of the space: MAX, MIN, …"
+            ),
+            click.option("--rules", metavar="FILE", help="Pick among the records first."),
+            click.option(
+                "--out",
+                default="metrics.jsonl",
+                show_default=True,
+                metavar="FILE",
+                help="Results; those in it are kept.",
+            ),
+            click.option(
+                "--split", type=click.Choice(["val", "test", "train"]), help="[default: test.split of the config]"
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@click.command("test", context_settings=console.CONTEXT)
+@_sweep
+@click.option("--tag", default="direct", show_default=True, help="The results are metric.<tag>.…")
+@click.option("--raw", is_flag=True, help="Also with the supernet's own batch-norm statistics: metric.<tag>_raw.…")
+@click.option("--per-class", is_flag=True, help="Also of every class, in a table and in the results.")
+@click.option(
+    "--detections",
+    metavar="FILE",
+    help="Also write what a detector finds, as COCO's results (json); of several subnets a file each.",
+)
+@shared("checkpoint", "set", "seed", "device", "json")
+def test_command(
+    config: str,
+    archs: str | None,
+    names: tuple[str, ...],
+    rules: str | None,
+    out: str,
+    tag: str,
+    split: str | None,
+    raw: bool,
+    per_class: bool,
+    detections: str | None,
+    checkpoint: str,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Score subnets with the weights of a supernet, batch-norm statistics re-calibrated on training images.
+
+    \b
+    Examples:
+      search-nas test cfg.yaml --checkpoint work/latest.pth --archs picked.jsonl --out tested.jsonl
+      search-nas test cfg.yaml --checkpoint work/latest.pth --arch MAX --arch MIN --raw
+      search-nas test cfg.yaml --checkpoint work/latest.pth --arch MAX --per-class --detections found.json
+    """
+    from searchkit.nas.subnet import sweep
+    from searchkit.nas.subnet.results import key_of, open_results
+    from searchkit.nas.tasks import table as tasks
+
+    if per_class:
+        overrides = (*overrides, "test.per_class=true")
+    if detections is not None and not detections.endswith(".json"):
+        raise UsageError(f"--detections must be a .json file, not {detections}")
+    recipe, records, found = _opening(config, overrides, archs, names, rules, seed_of(seed))
+    ranks, where = ranks_of(), device_of(device)
+    raw_tag = (f"{tag}_raw",) if raw or recipe.test.raw else ()
+    with memory_advice("test"):
+        session = sweep.open_session(
+            recipe,
+            checkpoint,
+            split=split,
+            device=where,
+            seed=seed_of(seed),
+            tune=False,
+            say=say,
+            needs_value=detections is None,  # images without labels may be asked for detections
+        )
+        if detections is not None:
+            tasks.of(recipe).results(session.bench.evaluated, {})  # refuses other tasks before anything is scored
+
+        def protocols(record: Record) -> dict[str, Any]:
+            return {name: sweep.test_protocol(session, record, name == tag) for name in (*raw_tag, tag)}
+
+        results = open_results(out, tag, ranks.first)
+        results.keep_calibration(session.bench.calibration)
+        todo = sweep.pending(records, found, results, protocols, ranks, again=detections is not None)
+        _say_done(records, results, protocols, out, ranks, recipe)
+        with Progress("test", len(todo)) as progress:
+            for done, (record, arch) in enumerate(todo, 1):
+                how = protocols(record)
+                there = results.find({"arch": record["arch"], "protocol": how})
+                whole = sweep.measured(record, results, protocols) is not None
+                for name in raw_tag if there and not detections else (*raw_tag, tag):
+                    there = sweep.test_record(session, there or record, arch, name, name == tag)
+                    for note in session.bench.last.notes:
+                        if note not in session.bench.notes:
+                            say(f"{arch.id}: {note}")
+                assert there is not None
+                if not whole:
+                    results.add(there)
+                if detections is not None:
+                    several = f"-{sweep.folder_name(record, arch, recipe)}" if len(records) > 1 else ""
+                    _write_detections(f"{detections.removesuffix('.json')}{several}.json", session, record)
+                progress.update(done, _line(there, tag))
+    _finish(
+        results,
+        tag,
+        as_json,
+        ranks,
+        recipe,
+        {key_of({"arch": r["arch"], "protocol": protocols(r)}, tag) for r in records},
+    )
+
+
+@click.command("finetune", context_settings=console.CONTEXT)
+@_sweep
+@click.option(
+    "--work-dir",
+    default="finetune",
+    show_default=True,
+    metavar="DIR",
+    help="One folder of checkpoints an arch; `best` links the best.",
+)
+@click.option("--tag", default="finetune", show_default=True, help="The results are metric.<tag>.…")
+@shared("checkpoint", "set", "seed", "device", "json")
+def finetune_command(
+    config: str,
+    archs: str | None,
+    names: tuple[str, ...],
+    rules: str | None,
+    out: str,
+    work_dir: str,
+    tag: str,
+    split: str | None,
+    checkpoint: str,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Tune subnets, each from the supernet's weights, and score them.
+
+    \b
+    Examples:
+      search-nas finetune cfg.yaml --checkpoint work/latest.pth --archs flops.jsonl --rules rules.yaml
+      search-nas finetune cfg.yaml --checkpoint work/latest.pth --archs tested.jsonl --rules best.yaml --out tuned.jsonl
+    """
+    from searchkit.nas.subnet import sweep
+    from searchkit.nas.subnet.results import open_results
+    from searchkit.nas.train import checkpoint as checkpoints
+
+    recipe, records, found = _opening(config, overrides, archs, names, rules, seed_of(seed))
+    ranks, where = ranks_of(), device_of(device)
+    keep = checkpoints.keep_folder(work_dir)
+    with memory_advice("finetune"):
+        session = sweep.open_session(
+            recipe, checkpoint, split=split, device=where, seed=seed_of(seed), tune=True, say=say
+        )
+
+        def protocols(record: Record) -> dict[str, Any]:
+            return {tag: sweep.tune_protocol(session, record)}
+
+        results = open_results(out, tag, ranks.first)
+        results.keep_calibration(session.bench.calibration)
+        todo = sweep.pending(records, found, results, protocols, ranks)
+        _say_done(records, results, protocols, out, ranks, recipe)
+        for i, (record, arch) in enumerate(todo, 1):
+            folder = os.path.join(keep, sweep.folder_name(record, arch, recipe))
+            with Reporter(f"finetune {i}/{len(todo)} {arch.id}", None) as reporter:
+                tuned, _ = sweep.tune_record(session, record, arch, tag, folder, reporter.step)
+            results.add(tuned)
+            say(f"{arch.id}: {_line(tuned, tag)}")
+    results.read()  # what the other ranks have measured by now; the last one sees all
+    ended = [sweep.measured(record, results, protocols) for record in records]
+    _link_best([record for record in ended if record], recipe, keep, work_dir, tag)
+    _finish(results, tag, as_json, ranks, recipe)
+
+
+def _opening(
+    config: str, overrides: Sequence[str], path: str | None, names: Sequence[str], rules: str | None, seed: int
+) -> tuple[Any, list[dict[str, Any]], list[Any]]:
+    """(recipe, records, their archs), all checked before any data is read."""
+    from searchkit.nas.cli.records import pick
+    from searchkit.nas.subnet import sweep
+    from searchkit.nas.tasks import read as configs
+
+    recipe = configs.load(config, overrides)
+    if not path and not names:
+        raise UsageError("no subnets given", "Name a file of records (--archs FILE) or archs of the space (--arch MAX)")
+    records = pick(path, rules, seed) if path else []
+    records += [{"name": name, "arch": recipe.space.named(name).nested()} for name in names]
+    return recipe, *sweep.checked(records, recipe)
+
+
+def _say_done(records: Sequence[Record], results: Any, protocols: Any, out: str, ranks: Any, recipe: Any) -> None:
+    from searchkit.nas.subnet import sweep
+    from searchkit.nas.tasks import table as tasks
+
+    done = sum(sweep.measured(record, results, protocols) is not None for record in records)
+    if done and ranks.first:
+        say(f"{done} of {len(records)} have their result in {out} already (of data, {tasks.of(recipe).COMPARED})")
+
+
+def _line(record: dict[str, Any], tag: str) -> str:
+    from searchkit.nas.cli.records import is_shown
+
+    return "  ".join(f"{k} {v:.3f}" for k, v in record["metric"][tag].items() if is_shown(k))
+
+
+def _link_best(records: Sequence[Record], recipe: Any, keep: str, work_dir: str, tag: str) -> None:
+    """Let `best` be the folder of the best of these records, and `work_dir` lead to where they are kept."""
+    from searchkit.nas.subnet import sweep
+    from searchkit.nas.tasks import table as tasks
+    from searchkit.nas.train import checkpoint as checkpoints
+    from searchkit.records.arch import Arch
+
+    best = sweep.best_of(records, tag, tasks.of(recipe).record_name(recipe.data, recipe.metric))
+    if best is not None:
+        folder = sweep.folder_name(best, Arch.of(best["arch"]), recipe)
+        checkpoints.link(os.path.join(keep, folder), os.path.join(keep, "best"))
+    show_kept(keep, work_dir)
+
+
+def _write_detections(path: str, session: Any, record: Record) -> None:
+    """What the last scored network has found, as COCO's results."""
+    from searchkit.nas.cli.records import arch_text
+    from searchkit.nas.tasks import table as tasks
+
+    rows, left_out = tasks.of(session.recipe).results(session.bench.evaluated, session.bench.last.predictions)
+    with fsio.storage():
+        fsio.atomic_write(path, json.dumps(rows))
+    why = f", {left_out} left out (of classes that the file does not declare, or not finite)" if left_out else ""
+    say(f"{path}: {len(rows)} detections of {arch_text(record)}{why}")
+
+
+def _finish(results: Any, tag: str, as_json: bool, ranks: Any, recipe: Any, asked: set[str] | None = None) -> None:
+    """asked: keys of the records whose classes are shown, where these are told."""
+    if not ranks.first:
+        return
+    from searchkit.nas.cli.records import print_classes, print_table
+
+    records = list(results.records.values())
+    if as_json:
+        console.print_json(records)
+        return
+    print_table(records, tag)
+    if asked and recipe.test.per_class:
+        print_classes([record for key, record in results.records.items() if key in asked], tag, recipe)
+    click.echo(f"results: {results.path}")

@@ -1,0 +1,52 @@
+"""search-nas train."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from searchkit import console
+from searchkit.nas.cli.options import device_of, say, seed_of, shared
+from searchkit.nas.cli.progress import Reporter, memory_advice, nothing
+
+
+@click.command("train", context_settings=console.CONTEXT)
+@click.argument("config")
+@click.option("--work-dir", required=True, metavar="DIR", help="Checkpoints: latest.pth, best.pth; an old run goes on.")
+@click.option(
+    "--accept-changes", is_flag=True, help="Let an old run go on although the config trains something else by now."
+)
+@shared("set", "seed", "device", "json")
+def train_command(
+    config: str,
+    work_dir: str,
+    accept_changes: bool,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Train the supernet of CONFIG. Running it again goes on where it was; one at its end goes on to more epochs.
+
+    \b
+    Examples:
+      search-nas train cfg.yaml --work-dir work
+      torchrun --nproc-per-node 4 -m searchkit.nas.cli train cfg.yaml --work-dir work
+    """
+    from searchkit.nas.tasks import read as configs
+    from searchkit.nas.train.supernet import Watch, train_supernet
+
+    recipe = configs.load(config, overrides)
+    first = os.environ.get("RANK", "0") == "0"
+    with Reporter("train", work_dir) as reporter, memory_advice("train"):
+        watch = Watch(say, reporter.step, reporter.scored) if first else Watch(nothing, nothing, nothing)
+        path, steps = train_supernet(
+            recipe, work_dir, seed=seed_of(seed), device=device_of(device), watch=watch, accept=accept_changes
+        )
+    if not first:
+        return
+    if as_json:
+        console.print_json({"checkpoint": path, "step": steps, "losses": reporter.losses, "metrics": reporter.metrics})
+    else:
+        click.echo(f"checkpoint: {path}")

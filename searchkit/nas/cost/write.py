@@ -1,0 +1,102 @@
+"""A whole priced space as a file of records, one JSON object a line; what a broken run left is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from itertools import islice
+
+from searchkit import fsio
+from searchkit.errors import ConflictError
+from searchkit.nas.cost.price import Heads, PlanOf, price_archs, space_scales
+from searchkit.nas.cost.rules import Convention
+from searchkit.nas.space.space import Space
+from searchkit.records.arch import Arch
+from searchkit.records.modelspace import dumps
+
+CHUNK = 1 << 20  # bytes per read
+PIECE = 1 << 12  # lines per write
+
+
+def write_space(
+    path: str,
+    plan_of: PlanOf,
+    heads: Heads,
+    space: Space,
+    convention: Convention = "macs",
+    *,
+    start: int = 0,
+    stop: int | None = None,
+) -> int:
+    """Write the points `start` up to (not including) `stop` of a space to `path`, in the order of price_space.
+
+    A line is `{"overhead": {"flops": …, "params": …, "convention": …}, "arch": {…}, "data": {"input_shape": …}}`. Of a
+    file that is there, complete lines stay, a torn last one is cut off, and the rest is added. Returns how many lines
+    were written now. Raises ConflictError where the file's last complete line is another than would be written, or
+    another process is writing, and StorageError.
+    """
+    total = space.points() if stop is None else min(stop, space.points())
+    with fsio.storage():
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if not fsio.try_lock(fd):
+                raise ConflictError(f"another process is writing {path}", "Wait for it, or write to another file.")
+            done, end, last = _complete_lines(fd)
+            lines = space_lines(plan_of, heads, space, convention, start=start + max(0, done - 1), stop=total)
+            if done and next(lines, "").encode() != last:
+                raise ConflictError(
+                    f"{path}:{done}: the line is not the one of point {start + done - 1} of this space",
+                    "The file is of another space, model, convention or start: move it away, or write to another.",
+                )
+            os.ftruncate(fd, end)
+            os.lseek(fd, end, os.SEEK_SET)
+            return _write_lines(fd, lines)
+        finally:
+            os.close(fd)
+
+
+def space_lines(
+    plan_of: PlanOf, heads: Heads, space: Space, convention: Convention, *, start: int = 0, stop: int | None = None
+) -> Iterator[str]:
+    """The records of the points `start` up to `stop` of a space as lines, with their newlines."""
+    scales = space_scales(space)
+    skip, first = divmod(start, len(scales))
+    archs = islice(space.enumerate(), skip, None)
+    ends = [json.dumps(shape) + "}}\n" for shape in scales]
+    lines = (
+        f'{{"overhead": {{"flops": {flops}, {rest}{end}'
+        for arch, costs, params in price_archs(plan_of, heads, archs, scales, convention)
+        for rest in [_rest(arch, params, convention)]
+        for flops, end in zip(costs, ends, strict=True)
+    )
+    return islice(lines, first, None if stop is None else max(first, stop - skip * len(scales)))
+
+
+def _rest(arch: Arch, params: int, convention: Convention) -> str:
+    """What the lines of an architecture have in common, between the flops and the input shape."""
+    nested = dumps(arch.nested())
+    return f'"params": {params}, "convention": "{convention}"}}, "arch": {nested}, "data": {{"input_shape": '
+
+
+def _complete_lines(fd: int) -> tuple[int, int, bytes]:
+    """(how many complete lines a file has, where the last one ends, that line)."""
+    count, end, last, rest = 0, 0, b"", b""
+    os.lseek(fd, 0, os.SEEK_SET)
+    while part := os.read(fd, CHUNK):
+        *lines, rest = (rest + part).split(b"\n")
+        if lines:
+            count += len(lines)
+            end += sum(map(len, lines)) + len(lines)
+            last = lines[-1] + b"\n"
+    return count, end, last
+
+
+def _write_lines(fd: int, lines: Iterator[str]) -> int:
+    """Write lines in large pieces, and make them durable. Returns how many there were."""
+    count = 0
+    while part := list(islice(lines, PIECE)):
+        fsio.write_all(fd, "".join(part).encode())
+        count += len(part)
+    os.fsync(fd)
+    return count

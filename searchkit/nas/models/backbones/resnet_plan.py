@@ -1,0 +1,156 @@
+"""A ResNet as rows, named as torchvision's. Pure Python, no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from searchkit.errors import UsageError
+from searchkit.nas.models.plan import CACHE, Layer, Plan, Row, per_stage
+
+if TYPE_CHECKING:
+    from searchkit.records.arch import Arch
+
+from functools import lru_cache
+
+EXPANSION = {"bottleneck": 4, "basic": 1}  # block -> output channels over `body.width`
+
+
+def resnet_plan(
+    arch: Arch,
+    *,
+    block: str = "bottleneck",
+    deep_stem: bool = False,
+    avg_down: bool = False,
+    first_shortcut: bool = True,
+    frozen_norm: bool = False,
+) -> Plan:
+    """Rows of a ResNet (https://arxiv.org/abs/1512.03385), named as torchvision's: the stem, then the blocks.
+
+    `arch` has the names below `backbone.`: `stem.width`; `body.width`, the width of the 3x3 convs of each stage
+    (ResNet-50 is 64, 128, 256, 512; a bottleneck gives out four times that); `body.depth`, blocks of each stage; and if
+    wanted `body.kernel`, odd, of each stage or one for all, in place of 3. A bottleneck's stride is on its conv2.
+
+    The first block of every stage has a conv on its shortcut whatever the widths, so that it is there in all archs of a
+    space. `first_shortcut=False` leaves out that of the first stage: torchvision's ResNet-18 and -34 have none there.
+    Then the stem must be as wide as the first stage gives out.
+
+    `deep_stem`: three 3x3 convs in place of the 7x7 one, and `avg_down`: the shortcut halves its input by average
+    pooling (ResNet-C and -D of https://arxiv.org/abs/1812.01187, with mmdetection's names). `frozen_norm`: norms learn
+    nothing. Raises UsageError where the parts of `arch` don't fit together.
+    """
+    stem = arch["stem.width"]
+    if block not in EXPANSION or not isinstance(stem, int):
+        known = ", ".join(EXPANSION)
+        raise UsageError(
+            f"block must be one of {known}, and stem.width an integer, but they are {block!r} and {stem!r}"
+        )
+    widths, depths = per_stage(arch["body.width"]), per_stage(arch["body.depth"])
+    kernels = arch.get("body.kernel", 3)
+    kernels = (kernels,) * len(widths) if isinstance(kernels, int) else per_stage(kernels)
+    if not len(widths) == len(depths) == len(kernels) or not widths:
+        raise UsageError(
+            f"body.width, body.depth and body.kernel must have one number per stage, but have {len(widths)}, "
+            f"{len(depths)} and {len(kernels)}"
+        )
+    rows: list[Row] = [stem_row(stem, deep_stem, frozen_norm)]
+    cin = stem
+    for stage, (mid, depth, kernel) in enumerate(zip(widths, depths, kernels, strict=True)):
+        shortcut = first_shortcut or stage > 0
+        rows += resnet_stage(stage, cin, mid, depth, kernel, block, avg_down, shortcut, frozen_norm)
+        cin = mid * EXPANSION[block]
+    return tuple(rows)
+
+
+@lru_cache(CACHE)
+def stem_row(width: int, deep: bool, frozen_norm: bool) -> Row:
+    """From 3 channels to `width` at a quarter of the size: 7x7 conv or three 3x3 ones, norm, relu, max pool."""
+    if deep:
+        half = width // 2
+        sizes = ((3, half, 2), (half, half, 1), (half, width, 1))
+        layers: tuple[Layer, ...] = ()
+        for i, (cin, cout, stride) in enumerate(sizes):
+            conv = Layer("conv", f"stem.{3 * i}", cin, cout, kernel=3, stride=stride, padding=1)
+            layers += (
+                conv,
+                _norm(f"stem.{3 * i + 1}", cout, frozen_norm),
+                Layer("relu", f"stem.{3 * i + 2}", cout, cout),
+            )
+    else:
+        conv = Layer("conv", "conv1", 3, width, kernel=7, stride=2, padding=3)
+        layers = (conv, _norm("bn1", width, frozen_norm), Layer("relu", "relu", width, width))
+    pool = Layer("maxpool", "maxpool", width, width, kernel=3, stride=2, padding=1)
+    return Row("", -1, 0, (*layers, pool))
+
+
+@lru_cache(CACHE)
+def resnet_stage(
+    stage: int,
+    cin: int,
+    mid: int,
+    depth: int,
+    kernel: int,
+    block: str,
+    avg_down: bool,
+    shortcut: bool,
+    frozen_norm: bool,
+) -> tuple[Row, ...]:
+    """The blocks of one stage (from 0). All but the first stage halve the size, in their first block."""
+    cout = mid * EXPANSION[block]
+    if kernel % 2 == 0 or min(cin, mid, depth, kernel) < 1:
+        raise UsageError(
+            f"stage {stage + 1}: widths and depth must be at least 1 and the kernel odd, but they are width {mid} "
+            f"after {cin}, depth {depth}, kernel {kernel}"
+        )
+    if not shortcut and cin != cout:
+        raise UsageError(
+            f"stage {stage + 1}: without a conv on the shortcut, the stem must be as wide as the stage gives out "
+            f"({cout}), but it is {cin} wide",
+            "Set first_shortcut to true, or tie the two widths.",
+        )
+    stride = 2 if stage else 1
+    first = resnet_row(stage, 0, cin, mid, kernel, stride, block, avg_down, shortcut, frozen_norm, depth == 1)
+    rest = (
+        resnet_row(stage, i, cout, mid, kernel, 1, block, False, False, frozen_norm, i == depth - 1)
+        for i in range(1, depth)
+    )
+    return (first, *rest)
+
+
+@lru_cache(CACHE)
+def resnet_row(
+    stage: int,
+    index: int,
+    cin: int,
+    mid: int,
+    kernel: int,
+    stride: int,
+    block: str,
+    avg_down: bool,
+    shortcut: bool,
+    frozen_norm: bool,
+    output: bool,
+) -> Row:
+    """One residual block: bottleneck (1x1, kxk, 1x1) or basic (kxk, kxk), and the conv on its shortcut, if any."""
+    cout = mid * EXPANSION[block]
+    convs: tuple[tuple[int, int, int, int], ...] = ((cin, mid, kernel, stride), (mid, cout, kernel, 1))
+    if block == "bottleneck":
+        convs = ((cin, mid, 1, 1), (mid, mid, kernel, stride), (mid, cout, 1, 1))
+    layers: list[Layer] = []
+    for i, (a, b, k, s) in enumerate(convs, 1):
+        if i > 1:
+            layers.append(Layer("relu", "relu", a, a))
+        layers.append(Layer("conv", f"conv{i}", a, b, kernel=k, stride=s, padding=k // 2))
+        layers.append(_norm(f"bn{i}", b, frozen_norm))
+    if shortcut:
+        at = 0
+        if avg_down:  # mmdetection has the pool in every stage; at stride 1 it does nothing
+            layers.append(Layer("avgpool", "downsample.0", cin, cin, kernel=stride, stride=stride, branch=True))
+            at, stride = 1, 1
+        layers.append(Layer("conv", f"downsample.{at}", cin, cout, stride=stride, branch=True))
+        layers.append(_norm(f"downsample.{at + 1}", cout, frozen_norm, branch=True))
+    layers.append(Layer("relu", "relu", cout, cout))
+    return Row(f"layer{stage + 1}.{index}", stage, index, tuple(layers), output)
+
+
+def _norm(name: str, width: int, frozen: bool, branch: bool = False) -> Layer:
+    return Layer("norm", name, width, width, bias=not frozen, branch=branch)

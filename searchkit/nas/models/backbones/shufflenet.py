@@ -1,0 +1,131 @@
+"""A ShuffleNetV2 (https://arxiv.org/abs/1807.11164) whose blocks are chosen one by one
+(https://arxiv.org/abs/1904.00420).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from searchkit.errors import UsageError
+from searchkit.nas.models.backbones.shufflenet_plan import BLOCKS, block_row, choices_of, shufflenet_plan
+from searchkit.nas.models.plan import Plan, channels
+from searchkit.nas.nn import Chain, TwoPaths, attach, norm_of, run_rows
+
+if TYPE_CHECKING:
+    from searchkit.records.arch import Arch
+
+CHOICE = "body.choice"
+Held = Mapping[str, tuple[tuple[int, ...], ...]]
+
+
+class ShuffleNetV2(nn.Module):
+    """Features before each halving of the image and at the end, with any of the blocks that it holds.
+
+    `arch` (settable, the only state of the search) has the names below `backbone.`: `stem.width`, `body.width`,
+    `body.depth`, and if wanted `body.choice` and `head.width`: see shufflenet_plan. The widths and depths are those it
+    is built at; of every block, the choices that it holds are modules of their own, side by side.
+
+    held: for "body.choice", the choices of each position; None: the arch's own alone.
+    stem_pool: a max pool behind the stem. stem_stride: 1 for small images.
+    norm: "bn", "frozen" (nothing of a norm is learnt or updated) or "gn", in groups of `norm_group` channels, of which
+    all widths are multiples, halves of them too.
+    """
+
+    CHOICES: ClassVar[tuple[str, ...]] = (CHOICE,)
+
+    def __init__(
+        self,
+        arch: Arch,
+        *,
+        held: Held | None = None,
+        stem_pool: bool = True,
+        stem_stride: int = 2,
+        norm: Literal["bn", "gn", "frozen"] = "bn",
+        norm_group: int = 8,
+        norm_eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.plan_options: dict[str, Any] = {
+            "stem_pool": stem_pool,
+            "stem_stride": stem_stride,
+            "frozen_norm": norm == "frozen",
+        }
+        own = choices_of(arch)
+        self.held: Held = {CHOICE: _held(held, own)}
+        self._built = _sizes(arch)
+        self.arch = arch
+        make = norm_of(norm, norm_group, norm_eps)
+        position = iter(self.held[CHOICE])
+        for row in self._rows:
+            if row.name in ("stem", "head"):
+                attach(self, row.name, Chain(row, make))
+                continue
+            for choice in next(position):
+                sizes = (row.stage, row.index, row.cin, row.cout, choice, row.output, norm == "frozen")
+                other = block_row(*sizes)
+                attach(self, other.name, TwoPaths(other, make))
+
+    @property
+    def arch(self) -> Arch:
+        return self._arch
+
+    @arch.setter
+    def arch(self, arch: Arch) -> None:
+        rows = self.plan(arch)
+        for i, (choice, held) in enumerate(zip(choices_of(arch), self.held[CHOICE], strict=True)):
+            if choice not in held:
+                raise UsageError(
+                    f"body.choice is {choice} ({BLOCKS[choice]}) at position {i}, but the network holds "
+                    f"{', '.join(f'{c} ({BLOCKS[c]})' for c in held)} there"
+                )
+        self._rows = rows
+        self._arch = arch
+
+    def plan(self, arch: Arch) -> Plan:
+        """The rows of the network at an architecture, whose choices need not be held.
+
+        Raises UsageError for other widths and depths.
+        """
+        if _sizes(arch) != self._built:
+            raise UsageError(
+                f"the widths and depths of a ShuffleNetV2 are fixed: it was built at {_text(self._built)}, "
+                f"but the architecture has {_text(_sizes(arch))}",
+                "Give every width and depth one value in the space; only body.choice may vary.",
+            )
+        return shufflenet_plan(arch, **self.plan_options)
+
+    def channels(self, arch: Arch) -> tuple[int, ...]:
+        """Channels of the features at an architecture, finest first."""
+        return channels(self.plan(arch))
+
+    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
+        """x: (N, 3, H, W) -> features (N, C_i, H_i, W_i) under "0", "1", ..., finest first, at H / 4, H / 8, ..."""
+        return run_rows(self, self._rows, x)
+
+
+def _held(held: Held | None, own: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """The choices at each position, ascending."""
+    if held is None:
+        return tuple((choice,) for choice in own)
+    given = held.get(CHOICE, ())
+    if [*held] != [CHOICE] or len(given) != len(own):
+        raise UsageError(
+            f"held must have the choices of {CHOICE} at each of {len(own)} positions, and nothing else, "
+            f"but has {', '.join(f'{name} at {len(value)}' for name, value in held.items()) or 'nothing'}"
+        )
+    wrong = [c for choices in given for c in choices if not 0 <= c < len(BLOCKS)]
+    if wrong or not all(given):
+        raise UsageError(f"each position must hold choices of 0 to {len(BLOCKS) - 1}, but the held ones are {given}")
+    return tuple(tuple(sorted(set(choices))) for choices in given)
+
+
+def _sizes(arch: Arch) -> tuple[tuple[str, Any], ...]:
+    return tuple((name, value) for name, value in arch.items if name != CHOICE)
+
+
+def _text(sizes: tuple[tuple[str, Any], ...]) -> str:
+    return " ".join(f"{name}={value}" for name, value in sizes)

@@ -1,0 +1,214 @@
+"""A static detector as source code, and the proof that it computes what the supernet does."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from searchkit.errors import SearchkitError
+from searchkit.nas.models import emit
+from searchkit.nas.models.heads import faster_rcnn as detector
+from searchkit.nas.models.heads.faster_rcnn import DetectorConfig
+from searchkit.nas.space.shapes import InputShape, height_width
+
+KIND = "Faster R-CNN"
+PROOF_BOXES = 1000  # what the RoI head's cost is stated for
+COUNTED_ON = {"boxes": PROOF_BOXES}
+TRUNK = "backbone and FPN"  # what `trunk` is
+
+
+def model_source(net: Any, config: DetectorConfig, title: str, size: tuple[int, int]) -> str:
+    """The text of model.py for a static detector (of searchkit.nas.models.subnet). `size`: its short and long edge, px.
+
+    Raises UsageError for a backbone whose forward can't be traced.
+    """
+    table, body = emit.straight_line(net.backbone)
+    classes = []
+    if config.rpn_activation == "softmax":
+        classes.append(inspect.getsource(detector.SoftmaxRPNHead))
+    if config.class_agnostic:
+        classes.append(inspect.getsource(detector.AgnosticPredictor))
+    rpn_head = "SoftmaxRPNHead" if config.rpn_activation == "softmax" else "RPNHead"
+    predictor = "AgnosticPredictor" if config.class_agnostic else "FastRCNNPredictor"
+    return _TEMPLATE.format(
+        title=title,
+        layers=table,
+        forward=body,
+        attach=emit.ATTACH,
+        read=emit.reader(),
+        classes="".join(f"\n\n{text.rstrip()}\n" for text in classes),
+        out_channels=config.fpn_channels,
+        min_size=size[0],
+        max_size=size[1],
+        anchor_sizes=tuple((s,) for s in config.anchor_sizes),
+        ratios=tuple(config.anchor_ratios),
+        levels=len(config.anchor_sizes),
+        rpn_head=rpn_head,
+        anchors=config.heads.anchors,
+        maps=[name for name in net.roi_heads.box_roi_pool.featmap_names],
+        roi_size=config.roi_size,
+        box_in=config.fpn_channels * config.roi_size**2,
+        box_width=config.box_head_width,
+        predictor=predictor,
+        outputs=config.num_classes + 1,
+        arguments=emit.arguments(detector.settings(config)),
+    )
+
+
+def size_of(net: Any, shape: InputShape) -> tuple[int, int]:
+    """The short and the long edge that a detector resizes images to, px."""
+    return net.transform.min_size[0], net.transform.max_size
+
+
+def size_entry(size: tuple[int, int]) -> dict[str, int]:
+    """What config.json says of it."""
+    return {"min_size": size[0], "max_size": size[1]}
+
+
+def trunk(net: Any) -> nn.Module:
+    """The part that torch.export writes."""
+    backbone: nn.Module = net.backbone
+    return backbone
+
+
+def tensors_of(outputs: Any) -> list[Tensor]:
+    """What the trunk gives out, as a list."""
+    return list(outputs.values())
+
+
+@torch.no_grad()
+def equality(
+    net: Any, plain: Any, images: Sequence[Tensor], ids: Sequence[int], shape: InputShape, seed: int
+) -> dict[str, Any]:
+    """Compare two detectors in eval mode: pyramid, heads and boxes on random input, boxes on real images."""
+    h, w = height_width(shape)
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.rand(2, 3, h, w, generator=generator)
+    regions = torch.rand(8, net.backbone.out_channels, *net.roi_heads.box_roi_pool.output_size, generator=generator)
+    pairs = list(zip(_outputs(net, noise, regions), _outputs(plain, noise, regions), strict=True))
+    pictures = [noise[0], *(image.float() / 255 for image in images)]
+    checked = len(pairs)
+    for picture in pictures:
+        ours, theirs = net([picture])[0], plain([picture])[0]
+        pairs += [(ours[key], theirs[key]) for key in ("boxes", "scores", "labels")]
+    if not all(torch.equal(a, b) for a, b in pairs):
+        gaps = [float((a.float() - b.float()).abs().max()) for a, b in pairs if a.shape == b.shape and a.numel()]
+        worst = max(gaps, default=float("inf"))
+        raise SearchkitError(
+            f"the extracted model does not compute what the source does: they differ by up to {worst:g}",
+            "Nothing was written. Does the backbone use other layers than those of searchkit.nas.nn and torch.nn?",
+        )
+    boxes = sum(len(a) for i, (a, _) in enumerate(pairs[checked:]) if i % 3 == 0)
+    return {
+        "bit_equal": True,
+        "random_input": [2, 3, h, w],
+        "seed": seed,
+        "images": list(ids),
+        "boxes_compared": boxes,
+    }
+
+
+def _outputs(net: Any, noise: Tensor, regions: Tensor) -> list[Tensor]:
+    """The pyramid, what the RPN makes of it, and what the box head makes of regions."""
+    levels = list(net.backbone(noise).values())
+    objectness, deltas = net.rpn.head(levels)
+    return [*levels, *objectness, *deltas, *net.roi_heads.box_predictor(net.roi_heads.box_head(regions))]
+
+
+@torch.no_grad()
+def measured_macs(net: Any, config: DetectorConfig, shape: InputShape) -> int:
+    """Multiply-adds of conv and linear by torch's own counter: backbone, FPN and RPN on an image, RoI head on 1,000
+    boxes."""
+    h, w = height_width(shape)
+    with FlopCounterMode(display=False) as counter:
+        levels = list(net.backbone(torch.zeros(1, 3, h, w)).values())
+        net.rpn.head(levels)
+        net.roi_heads.box_predictor(
+            net.roi_heads.box_head(torch.zeros(PROOF_BOXES, config.fpn_channels, config.roi_size, config.roi_size))
+        )
+    return int(counter.get_total_flops()) // 2
+
+
+_TEMPLATE = '''"""{title}
+
+Needs torch, torchvision (with the numpy and Pillow that it needs) and safetensors:
+
+    import model                  # with this folder on sys.path
+    net = model.load()            # a torchvision FasterRCNN, in eval mode
+    net.train()                   # trains on like any other
+    image = model.read("a.jpg")   # a file as the network takes it: net([image])
+"""
+
+import json
+import os
+from collections import OrderedDict
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision.ops as ops
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.rpn import RPNHead
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+LAYERS = {{
+{layers}}}
+
+ARGUMENTS = {arguments}
+
+
+class Backbone(nn.Module):
+    """Backbone and FPN: images (N, 3, H, W) to the levels of the pyramid, finest first."""
+
+    out_channels = {out_channels}
+
+    def __init__(self):
+        super().__init__()
+        for name, make in LAYERS.items():
+            attach(self, name, make())
+
+    def forward(self, x):
+{forward}
+
+
+{attach}{classes}
+
+def build(**arguments):
+    """The detector with new weights; `arguments` go over those of FasterRCNN here."""
+    anchors = AnchorGenerator({anchor_sizes}, ({ratios},) * {levels})
+    return FasterRCNN(
+        Backbone(),
+        rpn_anchor_generator=anchors,
+        rpn_head={rpn_head}({out_channels}, {anchors}),
+        box_roi_pool=ops.MultiScaleRoIAlign({maps}, {roi_size}, sampling_ratio=2),
+        box_head=TwoMLPHead({box_in}, {box_width}),
+        box_predictor={predictor}({box_width}, {outputs}),
+        **{{**ARGUMENTS, "min_size": {min_size}, "max_size": {max_size}, **arguments}},
+    )
+
+
+def load(folder=HERE, **arguments):
+    """The detector with its weights, in eval mode."""
+    net = build(**arguments)
+    net.load_state_dict(load_file(os.path.join(folder, "weights.safetensors")))
+    return net.eval()
+
+
+{read}
+
+def categories(folder=HERE):
+    """Names of the classes by label; 0 is the background."""
+    with open(os.path.join(folder, "config.json"), encoding="utf-8") as f:
+        return ["background", *json.load(f)["categories"]]
+'''

@@ -1,0 +1,53 @@
+"""Cutting a static network out of a supernet."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from searchkit.errors import UsageError
+from searchkit.nas.models.elastic import check_arch
+from searchkit.nas.models.network import NetConfig, build, sliced
+from searchkit.nas.nn import window
+from searchkit.records.arch import Arch
+
+
+def subnet(net: Any, arch: Arch, config: NetConfig) -> Any:
+    """An independent network of the sizes of `arch`, with copies of the slices of `net`'s weights and buffers.
+
+    It equals `net` at that arch bit for bit, has its device, dtype, memory format, training flags, input size and
+    frozen parameters, and shares nothing with it. `net` may itself be a subnet. config: the one `net` was built with; a
+    threshold may differ. Raises UsageError where `net` doesn't hold the arch or wasn't built with this config.
+    """
+    check_arch(net, arch)
+    with torch.device("meta"):  # no memory, no time for initial values, no random number
+        twin: Any = build(config, arch)
+    if hasattr(net, "transform"):  # a detector's, with its input size
+        twin.transform = copy.deepcopy(net.transform)
+    source = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    wanted = {**dict(twin.named_parameters()), **dict(twin.named_buffers())}
+    # Where a tensor has no slices, a head of another size is another head; so is one with other classes.
+    whole = [k for k in wanted if not sliced(config, k)] + [k for k in wanted if k == "fc.bias"]
+    other = [k for k in wanted if k not in source] + [k for k in whole if wanted[k].shape != source[k].shape]
+    if other:
+        hint = "Give the config that the supernet was built with."
+        raise UsageError(f"the supernet was built with another config: it differs in {', '.join(other[:3])}", hint)
+    for name, tensor in wanted.items():
+        _put(twin, name, window(source[name].detach(), tensor.shape).clone(), source[name].requires_grad)
+    modules = dict(net.named_modules())
+    for name, module in twin.named_modules():
+        module.training = modules[name].training if name in modules else net.training
+    return twin
+
+
+def _put(root: nn.Module, name: str, value: torch.Tensor, learns: bool) -> None:
+    """Set a parameter or a buffer by its dotted name."""
+    path, _, last = name.rpartition(".")
+    module = root.get_submodule(path)
+    if last in module._parameters:
+        module._parameters[last] = nn.Parameter(value, requires_grad=learns)
+    else:
+        module._buffers[last] = value

@@ -1,0 +1,23 @@
+"""Elastic layers and blocks: widths and kernels are arguments, weights are shared."""
+
+from __future__ import annotations
+
+from searchkit.nas.nn.blocks import Chain, Residual, TwoPaths, add_layers, attach, norm_of, run_layers, run_rows
+from searchkit.nas.nn.layers import BatchNorm2d, Conv2d, FrozenBatchNorm2d, GroupNorm, Linear, window
+
+__all__ = [
+    "BatchNorm2d",
+    "Chain",
+    "Conv2d",
+    "FrozenBatchNorm2d",
+    "GroupNorm",
+    "Linear",
+    "Residual",
+    "TwoPaths",
+    "add_layers",
+    "attach",
+    "norm_of",
+    "run_layers",
+    "run_rows",
+    "window",
+]

@@ -1,0 +1,158 @@
+"""What varies in a space as independent choices with names, for samplers that know nothing of architectures."""
+
+from __future__ import annotations
+
+import keyword
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from searchkit.errors import UsageError, did_you_mean
+from searchkit.nas.space.dim import Dim
+from searchkit.nas.space.grid import Grid, Row
+
+MAX_COMBINATIONS = 1_000_000  # of an ascending dimension: they are one knob, whose choices are listed
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One independent choice; with `when`, it exists only where that knob's value is greater than that number."""
+
+    name: str
+    choices: tuple[int, ...]
+    when: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A knob, the dimension it turns, and the position; None for all together."""
+
+    knob: Knob
+    dim: int
+    position: int | None
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """The knobs of a grid, and the way from their values to rows and back."""
+
+    places: tuple[_Place, ...]
+
+    def rows(self, grid: Grid, values: Mapping[str, int]) -> list[Row]:
+        """The combination that the values give. Raises UsageError for a value that is missing or no choice.
+
+        Values of knobs that are not there at these depths are left out.
+        """
+        names = [place.knob.name for place in self.places]
+        wrong = [f"there is no knob {name!r}{did_you_mean(name, names)}" for name in values if name not in names]
+        rows = [list(row) for row in grid.fixed(min)]
+        for place in self.places:
+            knob, dim, row = place.knob, grid.dims[place.dim], rows[place.dim]
+            if knob.when and int(values.get(knob.when[0], 0)) <= knob.when[1]:
+                continue
+            value = values.get(knob.name)
+            if value not in knob.choices:
+                found = f"not {value!r}" if knob.name in values else "but is missing"
+                shown = f"{knob.choices[0]} to {knob.choices[-1]}" if len(knob.choices) > 20 else f"{[*knob.choices]}"
+                wrong.append(f"{knob.name} must be one of {shown}, {found}")
+            elif place.position is not None:
+                row[place.position] = int(value)
+            elif dim.common:
+                row[:] = [int(value)] * len(row)
+            else:
+                row[:] = dim.unpack(dim.at(int(value)))
+        if wrong:
+            raise UsageError("; ".join(wrong))
+        return grid.nearest([dim.pack(row) for dim, row in zip(grid.dims, rows, strict=True)])
+
+    def values(self, grid: Grid, rows: list[Row]) -> dict[str, int]:
+        """The values of the knobs that are there at a combination."""
+        out: dict[str, int] = {}
+        for place in self.places:
+            knob, dim, row = place.knob, grid.dims[place.dim], rows[place.dim]
+            if knob.when and out[knob.when[0]] <= knob.when[1]:
+                continue
+            if place.position is not None:
+                out[knob.name] = row[place.position]
+            else:
+                out[knob.name] = row[0] if dim.common else _number(dim, row)
+        return out
+
+
+def knobs_of(grid: Grid) -> Knobs:
+    """The knobs of a grid, each after the one that it hangs on."""
+    names = _Names(grid)
+    found: list[_Place] = []
+    for d, (dim, at) in enumerate(zip(grid.dims, grid.depth_of, strict=True)):
+        if dim.tied:
+            continue
+        if dim.common or _is_bound(dim):
+            choices = dim.choices[0] if dim.common else _numbers(dim)
+            found += [_Place(Knob(names.new(dim.key), choices), d, None)] if len(choices) > 1 else []
+            continue
+        for i, choices in enumerate(dim.choices):
+            name, when = names.new(dim.key if dim.scalar else f"{dim.key}.{i}"), None
+            if at is not None:
+                depth = grid.dims[at]
+                stage, block = divmod(i, len(dim.choices) // len(depth.choices))
+                if block >= depth.choices[stage][-1]:
+                    continue
+                when = _when(found, at, stage, block, dim, depth)
+            found += [_Place(Knob(name, choices, when), d, i)] if len(choices) > 1 else []
+    return Knobs(tuple(found))
+
+
+def _when(found: list[_Place], at: int, stage: int, block: int, dim: Dim, depth: Dim) -> tuple[str, int] | None:
+    """The condition of a slot; None where all depths have its block."""
+    if depth.choices[stage][0] > block:
+        return None
+    if _is_bound(depth):
+        raise UsageError(
+            f"{dim.key} can't be searched: it is block_wise, and {depth.key} ascending",
+            f"leave out one of them, or set the depths of each stage so that all combinations of {depth.key} ascend",
+        )
+    knob = next(p.knob for p in found if p.dim == at and p.position in (None, stage))
+    return knob.name, block
+
+
+def _is_bound(dim: Dim) -> bool:
+    """Whether its positions can't be chosen one by one."""
+    return dim.ascending and dim.count() < math.prod(map(len, dim.choices))
+
+
+def _numbers(dim: Dim) -> tuple[int, ...]:
+    if dim.count() > MAX_COMBINATIONS:
+        raise UsageError(
+            f"{dim.key} can't be searched: it has {dim.count():,} ascending combinations, more than "
+            f"{MAX_COMBINATIONS:,}",
+            "use wider steps, or set the values of each position so that all combinations ascend",
+        )
+    return tuple(range(dim.count()))
+
+
+def _number(dim: Dim, row: Row) -> int:
+    """The place of a combination among those of its dimension."""
+    number = 0
+    for i, v in enumerate(row):
+        low = row[i - 1] if dim.ascending and i else 0
+        number += sum(n for w, n in zip(dim.choices[i], dim.ways[i], strict=True) if low <= w < v)
+    return number
+
+
+class _Names:
+    """Python identifiers from dotted names, each once."""
+
+    def __init__(self, grid: Grid) -> None:
+        keys = [dim.key for dim in grid.dims]
+        first = {key.partition(".")[0] for key in keys}
+        self._cut = len(first.pop()) + 1 if len(first) == 1 and all("." in key for key in keys) else 0
+        self._taken: set[str] = set()
+
+    def new(self, key: str) -> str:
+        name = re.sub(r"\W", "_", key[self._cut :], flags=re.ASCII)
+        name = f"_{name}" if name[:1].isdigit() else name
+        while name in self._taken or keyword.iskeyword(name):
+            name += "_"
+        self._taken.add(name)
+        return name

@@ -1,0 +1,348 @@
+"""Scoring and tuning many subnets in one process: data, supernet and COCO index are loaded once."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from searchkit.errors import UsageError
+from searchkit.nas.cost import price
+from searchkit.nas.models import network
+from searchkit.nas.models.network import NetConfig
+from searchkit.nas.models.subnet import subnet
+from searchkit.nas.space.shapes import InputShape, plain_shape, shape_text
+from searchkit.nas.subnet.results import Record, Results, key_of
+from searchkit.nas.tasks import table as tasks
+from searchkit.nas.tasks.table import open_split
+from searchkit.nas.train import checkpoint
+from searchkit.nas.train import net as nets
+from searchkit.nas.train.bench import Bench, measured_on, model_said, open_bench, short_digest
+from searchkit.nas.train.checkpoint import Checkpoint
+from searchkit.nas.train.distributed import Ranks
+from searchkit.nas.train.loop import Run, StepReport, fit, load_optimizer, make_optimizer
+from searchkit.nas.train.recipe import Recipe
+from searchkit.nas.train.sections import Optimisation
+from searchkit.nas.train.supernet import batches_of
+from searchkit.records import modelspace
+from searchkit.records.arch import Arch
+
+
+@dataclass
+class Session:
+    """A supernet with all that scoring its subnets needs, loaded once."""
+
+    recipe: Recipe
+    config: NetConfig
+    net: nn.Module
+    bench: Bench
+    digest: str  # of the checkpoint
+    device: torch.device
+    seed: int
+    tune_set: Any = None  # the images that subnets are tuned on, of the task's kind
+    notes: tuple[str, ...] = ()  # what is odd about scoring this network on that set, whichever subnet
+
+
+def open_session(
+    recipe: Recipe,
+    path: str,
+    *,
+    split: str | None,
+    device: torch.device,
+    seed: int,
+    tune: bool,
+    say: Callable[[str], None],
+    needs_value: bool = True,
+) -> Session:
+    """Load checkpoint, supernet and data. Raises UsageError for what doesn't fit together, and with `needs_value` where
+    the metric that ranks has no value, since there is nothing to find."""
+    found, sha256 = checkpoint.load_with_digest(path)
+    nets.check_space(recipe, found, path)
+    bench = open_bench(recipe, split or recipe.test.split, device, seed)
+    for line in (*bench.evaluated.report.lines, *bench.notes):
+        say(line)
+    net, match = nets.load(recipe, found, bench.categories, seed, to_train=tune, where=path)
+    notes = () if tune else _unlearnt(recipe, bench, match.fresh)
+    if match.fresh or list(found.meta["categories"]) != list(bench.categories):
+        say(match.text())
+    for line in notes:
+        say(f"note: {line}")
+    if needs_value:
+        bench.require(recipe.metric, "the metric")
+    tune_set, task = None, tasks.of(recipe)
+    if tune:
+        parts = [open_split(recipe.data, name, bench.categories) for name in recipe.finetune.train_on]
+        tune_set = parts[0]
+        for part in parts[1:]:
+            tune_set = task.joined(tune_set, part)
+        task.require_labels(tune_set, recipe.data)
+        task.same_classes(bench.evaluated, tune_set)
+    net = net.to(device)
+    if recipe.train.channels_last:
+        net = net.to(memory_format=torch.channels_last)
+    config = nets.sized(recipe, bench.categories)
+    return Session(recipe, config, net.eval(), bench, sha256, device, seed, tune_set, notes)
+
+
+def _unlearnt(recipe: Recipe, bench: Bench, fresh: Sequence[str]) -> tuple[str, ...]:
+    """What to say of classes that count in the scores, though the network has not learnt them. Raises UsageError where
+    the config's training set has no such class either."""
+    names = bench.with_examples(fresh)
+    if not names:
+        return ()
+    if recipe.data.train is not None and not recipe.test.calibration_images:  # else that was looked at for the bench
+        train = open_split(recipe.data, "train")
+        tasks.of(recipe).same_classes(train, open_split(recipe.data, bench.split, train.names))
+    shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+    return (f"the score counts classes that the network never learnt, and never finds: {len(names)}, {shown}",)
+
+
+def shape_of(record: Record, recipe: Recipe) -> InputShape:
+    """The input shape of a record as a short edge or (H, W); the recipe's first where it has none."""
+    shape = record.get("data", {}).get("input_shape")
+    return recipe.scales[0] if shape is None else modelspace.edge(shape)
+
+
+def folder_name(record: Record, arch: Arch, recipe: Recipe) -> str:
+    """What a subnet's own folder is called: its id and input shape."""
+    shape = shape_of(record, recipe)
+    return f"{arch.id}-{shape_text(shape)}"
+
+
+def checked(records: Sequence[Record], recipe: Recipe) -> tuple[list[Record], list[Arch]]:
+    """(records, their archs), each arch in its one spelling. Raises UsageError naming every one that does not fit into
+    the maximal model."""
+    archs, faults = [], []
+    for i, record in enumerate(records):
+        if "arch" not in record:
+            faults.append(f"record {i + 1} has no arch")
+            continue
+        try:
+            arch = Arch.of(record["arch"])
+        except UsageError as e:
+            faults.append(f"record {i + 1}: {e.message}")
+            continue
+        faults += [f"record {i + 1} ({arch.id}): {fault}" for fault in recipe.space.faults(arch)]
+        archs.append(recipe.space.canonical(arch))
+    if faults:
+        more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise UsageError(
+            f"these archs are not in the supernet: {'; '.join(faults[:5])}{more}", "Take archs of this config's space"
+        )
+    pairs = zip(records, archs, strict=True)
+    return [r if Arch.of(r["arch"]) == arch else {**r, "arch": arch.nested()} for r, arch in pairs], archs
+
+
+def test_record(session: Session, record: Record, arch: Arch, tag: str, calibrated: bool) -> Record:
+    """The record with the metrics of its subnet, with the supernet's weights, under `metric.<tag>`."""
+    shape = shape_of(record, session.recipe)
+    static = subnet(session.net, arch, session.config)
+    metrics = session.bench.score(static, shape, calibrated=calibrated)
+    return scored(session, record, arch, shape, tag, metrics, test_protocol(session, record, calibrated))
+
+
+def test_protocol(session: Session, record: Record, calibrated: bool) -> dict[str, Any]:
+    """How a tested score is measured: plain data."""
+    return {"checkpoint": session.digest, **session.bench.protocol(shape_of(record, session.recipe), calibrated)}
+
+
+def scored(
+    session: Session,
+    record: Record,
+    arch: Arch,
+    shape: InputShape,
+    tag: str,
+    metrics: dict[str, float],
+    protocol: dict[str, Any],
+) -> Record:
+    """The record with metrics and their protocol; its cost is priced where it has none."""
+    result = copy.deepcopy(record)
+    result.setdefault("data", {}).setdefault("input_shape", plain_shape(shape))
+    if "overhead" not in result:
+        plans = price.plans_of(session.config, session.recipe.space.maximum())
+        cost = price.price(plans, session.config.heads, arch, shape)
+        result["overhead"] = {"flops": cost.flops, "params": cost.params, "convention": "macs"}
+    result.setdefault("metric", {})[tag] = as_recorded(session.recipe, metrics)
+    result.setdefault("protocol", {})[tag] = protocol
+    notes = (() if "tuned_steps" in protocol else session.notes) + session.bench.last.notes
+    if notes:
+        result.setdefault("notes", {})[tag] = list(notes)
+    measured = {**measured_on(session.device), "seed": session.seed, "model": model_said(session.recipe.model)}
+    result.setdefault("measured", {})[tag] = measured
+    return result
+
+
+def as_recorded(recipe: Recipe, metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics under the names that records have for them, to six digits."""
+    task = tasks.of(recipe)
+    named = {task.record_name(recipe.data, key): value for key, value in metrics.items() if key != "images_per_s"}
+    return {name: round(value, 6) for name, value in named.items()}
+
+
+Protocols = Callable[[Record], Mapping[str, dict[str, Any]]]  # by tag, how the scores of a record are measured
+
+
+def measured(record: Record, results: Results, protocols: Protocols) -> Record | None:
+    """The result of a record, if it has one under all its protocols."""
+    protocol = protocols(record)
+    found = results.find({"arch": record["arch"], "protocol": protocol})
+    whole = found is not None and all(found["protocol"].get(tag) == how for tag, how in protocol.items())
+    return found if whole else None
+
+
+def pending(
+    records: Sequence[Record],
+    archs: Sequence[Arch],
+    results: Results,
+    protocols: Protocols,
+    ranks: Ranks,
+    again: bool = False,
+) -> list[tuple[Record, Arch]]:
+    """This rank's records that have no result yet, each once; with `again` all. What is whose does not depend on the
+    results there."""
+    unique: dict[str, tuple[Record, Arch]] = {}
+    for record, arch in zip(records, archs, strict=True):
+        unique.setdefault(key_of({"arch": record["arch"], "protocol": protocols(record)}, results.tag), (record, arch))
+    ours = list(unique.values())[ranks.rank :: ranks.world]
+    return [(record, arch) for record, arch in ours if again or measured(record, results, protocols) is None]
+
+
+def tune_record(
+    session: Session, record: Record, arch: Arch, tag: str, folder: str, on_step: Callable[[StepReport], None]
+) -> tuple[Record, nn.Module]:
+    """(the record with the metrics of its subnet after tuning from the supernet's weights, the subnet); its checkpoint
+    is in `folder`.
+
+    A tuning that was killed goes on from its own checkpoint. Statistics of batch norm are calibrated before the tuning,
+    which then moves them as any training does. Raises ConflictError where another process tunes in `folder`.
+    """
+    shape = shape_of(record, session.recipe)
+    protocol = tune_protocol(session, record)
+    with checkpoint.held(folder):
+        static = _tuned(session, arch, shape, protocol, folder, on_step)
+    metrics = session.bench.score(static, shape, calibrated=False)
+    return scored(session, record, arch, shape, tag, metrics, protocol), static
+
+
+def _tuned(
+    session: Session,
+    arch: Arch,
+    shape: InputShape,
+    protocol: dict[str, Any],
+    folder: str,
+    on_step: Callable[[StepReport], None],
+) -> nn.Module:
+    """The subnet after its tuning, of which `folder` keeps the checkpoint."""
+    o = session.recipe.finetune
+    static: nn.Module = subnet(session.net, arch, session.config).to(session.device)
+
+    def begin() -> None:
+        session.bench.calibrate(static, shape, o.precision)
+
+    train_static(session, static, arch, session.tune_set, o, shape, protocol, folder, on_step, begin)
+    return static
+
+
+def train_static(
+    session: Session,
+    static: nn.Module,
+    arch: Arch,
+    images: Any,
+    o: Optimisation,
+    shape: InputShape,
+    protocol: dict[str, Any],
+    folder: str,
+    on_step: Callable[[StepReport], None],
+    begin: Callable[[], None] | None = None,
+) -> None:
+    """Train a static network at `arch` on a set of images, of which `folder`, held by us, keeps the checkpoint.
+
+    One that was killed goes on from there; it is another training if its `protocol` is another. `begin`: what is done
+    to the network before its first step.
+    """
+    recipe, task = session.recipe, tasks.of(session.recipe)
+    count = task.count(images)
+    steps = o.total_steps(count, 1)
+    run = Run(static, make_optimizer(static, o, o.batch_size))
+    meta = {
+        "categories": list(session.bench.categories),
+        "space": arch.nested(),
+        "input_shape": protocol["input_shape"],
+        "num_classes": session.config.num_classes,
+        "data": recipe.data.name,
+        "task": recipe.task,
+        "model": network.unseen(recipe.model),
+        "static": True,  # it holds this arch alone
+        "protocol": protocol,
+        **tasks.range_entry(images),
+    }
+    _go_on(run, folder, meta, session.device)
+    if run.step == 0 and begin is not None:
+        begin()
+    if run.step >= steps:
+        return
+    due = checkpoint.Due(o.checkpoint_steps, o.checkpoint_minutes)
+    batches = batches_of(images, recipe, o, session.seed, run.step, steps, (shape,), Ranks())
+    for report in fit(
+        run,
+        batches,
+        None,
+        o,
+        task=task,
+        section=recipe.data,
+        steps=steps,
+        steps_per_epoch=o.epoch_steps(count, 1),
+        scales=(shape,),
+        seed=session.seed,
+        device=session.device,
+        ranks=Ranks(),
+    ):
+        on_step(report)
+        if due.now(run.step) and run.step < steps:
+            content = Checkpoint(static.state_dict(), run.step, run.optimizer.state_dict(), meta)
+            checkpoint.save(folder, checkpoint.LATEST, content)
+    checkpoint.save(folder, checkpoint.LATEST, Checkpoint(static.state_dict(), run.step, {}, meta))
+
+
+def _go_on(run: Run, folder: str, meta: dict[str, Any], device: torch.device) -> None:
+    """Let a training go on from its checkpoint, if there is one; that of another one is about to be replaced."""
+    checkpoint.sweep(folder)
+    latest = os.path.join(folder, checkpoint.LATEST)
+    if not os.path.exists(latest):
+        return
+    found = checkpoint.load(latest, device)
+    if found.meta == meta:
+        run.net.load_state_dict(found.net)
+        if found.optimizer:
+            load_optimizer(run.optimizer, found.optimizer)
+        run.step = found.step
+
+
+def tune_protocol(session: Session, record: Record) -> dict[str, Any]:
+    """How a tuned score is measured: plain data."""
+    recipe, o = session.recipe, session.recipe.finetune
+    shape = shape_of(record, recipe)
+    images = tasks.of(recipe).count(session.tune_set)
+    how = f"{replace(o, checkpoint_steps=None, checkpoint_minutes=1.0)} {recipe.data.augment}"
+    return {
+        "checkpoint": session.digest,
+        **session.bench.protocol(shape, True),  # calibrated before the tuning
+        "tuned_on": list(o.train_on),
+        "tuned_images": images,
+        "tuned_data": tasks.of(recipe).digest(session.tune_set)[:16],
+        "tuned_steps": o.total_steps(images, 1),
+        "tuned_lr": o.lr,
+        "tuned_with": short_digest(how),
+        "seed": session.seed,
+    }
+
+
+def best_of(records: Sequence[Record], tag: str, metric: str) -> Record | None:
+    """The record with most of `metric.<tag>.<metric>`, the first of equals; None where no record has it."""
+    scored = [r for r in records if metric in r.get("metric", {}).get(tag, {})]
+    return max(scored, key=lambda r: float(r["metric"][tag][metric]), default=None)

@@ -1,0 +1,294 @@
+"""What training and scoring need to know of detection. classification.py has the same functions; see tasks.py."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from searchkit.errors import UsageError
+from searchkit.nas.data import coco, loader
+from searchkit.nas.data.augment import least_box
+from searchkit.nas.data.coco import CocoSet
+from searchkit.nas.data.coco_eval import PER_CLASS, Evaluator, as_results
+from searchkit.nas.data.images import unreadable
+from searchkit.nas.data.loader import Seen
+from searchkit.nas.data.pixels import Reading
+from searchkit.nas.space.shapes import InputShape
+from searchkit.nas.train import checkpoint
+from searchkit.nas.train.distributed import Ranks
+from searchkit.nas.train.sections import Data, Optimisation, Split, Test, path_of
+from searchkit.nas.train.steps import NEVER, Batch, Evaluation, Losses, Soft, autocast, scale_at
+
+CLS, BOX = "roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred"
+PLAIN = Test()
+NEEDS = "annotations (COCO json) and images (folder)"  # of a split, for messages
+COMPARED = "annotations are compared, pixels are not"  # by `digest`, for messages
+
+joined, matched, same_classes = coco.joined, coco.matched, coco.same_classes
+
+
+def open_split(data: Data, name: str, split: Split, reading: Reading) -> CocoSet:
+    """One split of the data, with the chosen classes; that of training must have them all."""
+    return coco.load_coco(
+        path_of(split.annotations, f"data.{name}.annotations"),
+        path_of(split.images, f"data.{name}.images"),
+        classes=data.classes or None,
+        partial=name != "train",
+        reading=reading,
+        min_box=data.augment.min_box,
+    )
+
+
+def require_labels(data: CocoSet, section: Data) -> None:
+    """UsageError for a set that nothing can be learnt from: of whose boxes augmentation leaves none."""
+    coco.require_boxes(data, least_box(section.augment))
+
+
+def digest(data: CocoSet) -> str:
+    """What tells a set from others: the digest of its annotations."""
+    return checkpoint.digest(data.source)
+
+
+def source_of(split: Split) -> str:
+    """What the config calls the file that a set's ids are of."""
+    return split.annotations
+
+
+def count(data: CocoSet) -> int:
+    """How many images a set has."""
+    return len(data.images)
+
+
+def subset(data: CocoSet, indices: Sequence[int]) -> tuple[CocoSet, tuple[int | str, ...]]:
+    """(the part of a set, the ids of its images in its file)."""
+    part = coco.subset(data, indices)
+    return part, tuple(info.file_id for info in part.images)
+
+
+def unusable(data: CocoSet, indices: Sequence[int]) -> dict[int, UsageError]:
+    """What is wrong with those of these images that can't be decoded."""
+    faults = {i: unreadable(coco.subset(data, [i])) for i in indices}
+    return {i: found[0] for i, found in faults.items() if found}
+
+
+def places(data: CocoSet, ids: Sequence[int | str]) -> list[int] | None:
+    """Where the images of these ids are in a set; None where it lacks some."""
+    at = {info.file_id: i for i, info in enumerate(data.images)}
+    return [at[number] for number in ids] if all(number in at for number in ids) else None
+
+
+def decoded_mb(data: CocoSet, shape: InputShape) -> float:
+    """What all images of a set take in memory, at whatever input shape: they are kept as they are."""
+    return sum(info.width * info.height * 3 for info in data.images) / 1e6
+
+
+def train_batches(
+    data: CocoSet,
+    section: Data,
+    o: Optimisation,
+    seed: int,
+    start: int,
+    steps: int,
+    scales: Sequence[InputShape],
+    ranks: Ranks,
+    seen: Seen | None,
+) -> Iterator[Batch]:
+    """Training batches of the steps start, ..., steps - 1; `seen` counts what was left out."""
+    return loader.train_loader(
+        data,
+        section.augment,
+        o.batch_size,
+        seed,
+        start,
+        steps,
+        section.workers,
+        rank=ranks.rank,
+        world=ranks.world,
+        cache_mb=section.cache_mb,
+        pin_memory=True,
+        seen=seen,
+        edges=lambda step: _edges(scale_at(scales, seed, step), section),
+    )
+
+
+def eval_batches(data: CocoSet, batch_size: int, workers: int, shape: InputShape) -> Iterable[Any]:
+    """(images, targets) of all images in the order of the set; the network resizes them itself (see set_scale)."""
+    return loader.eval_loader(data, batch_size, workers)
+
+
+def kept_shape(shape: InputShape) -> None:
+    """The input shape for which decoded images are kept: they serve all, since the network resizes them."""
+
+
+def protocol(section: Data) -> dict[str, Any]:
+    """What of the data's section decides a score."""
+    return {"max_edge": section.max_edge}
+
+
+def build_options(section: Data) -> dict[str, Any]:
+    """What of the data's section a network is built with."""
+    return {"max_size": section.max_edge}
+
+
+def images_of(batch: Any) -> list[Tensor]:
+    """The images of an evaluation batch."""
+    return list(batch[0])
+
+
+def set_scale(net: nn.Module, shape: InputShape, section: Data) -> None:
+    """Let a detector resize its images to a short edge (the long one at most max_edge), or into (H, W)."""
+    short, long = _edges(shape, section)
+    transform: Any = net.transform  # torchvision's GeneralizedRCNNTransform
+    transform.min_size, transform.max_size = (short,), long
+
+
+def _edges(shape: InputShape, section: Data) -> tuple[int, int]:
+    """The short and the long edge that images are resized to, px."""
+    return (shape, section.max_edge) if isinstance(shape, int) else (min(shape), max(shape))
+
+
+def inputs_of(images: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Images (3, H, W) uint8 as the network takes them."""
+    return [image.to(device, non_blocking=True).float() / 255 for image in images]
+
+
+def statistics(net: nn.Module, images: Sequence[Tensor], device: torch.device) -> None:
+    """Run what of a detector has batch norms: its backbone with the FPN."""
+    transform: Any = net.transform
+    backbone: Any = net.backbone
+    batch, _ = transform(inputs_of(images, device))
+    backbone(batch.tensors)
+
+
+def losses(
+    net: nn.Module, inputs: list[Tensor], targets: Any, o: Optimisation, epoch: int, soft: Soft | None
+) -> Losses:
+    """torchvision's losses by name; a detector has no outputs that others could learn from."""
+    device = inputs[0].device
+    answers = [{k: t[k].to(device, non_blocking=True) for k in ("boxes", "labels")} for t in targets]
+    return net(inputs, answers), None
+
+
+def ids_of(targets: Any) -> list[int]:
+    """The image ids of a training batch."""
+    return [int(t["image_id"]) for t in targets]
+
+
+def evaluator(data: CocoSet, test: Test = PLAIN) -> Evaluator:
+    """What scores predictions on a set, made once."""
+    return Evaluator(data, max_dets=test.max_dets, areas=test.areas, per_class=test.per_class)
+
+
+def without_value(evaluator: Evaluator) -> dict[str, str]:
+    """Metrics that have no value on the evaluator's set, whatever is predicted, and why."""
+    return evaluator.without_value()
+
+
+def class_names(evaluator: Evaluator) -> tuple[str, ...]:
+    """The classes that are told one by one, if asked for."""
+    return evaluator.names
+
+
+def notes(evaluator: Evaluator) -> tuple[str, ...]:
+    """What is odd about scoring on the evaluator's set."""
+    return evaluator.notes
+
+
+@torch.no_grad()
+def predict(
+    net: nn.Module,
+    batches: Iterable[tuple[Sequence[Tensor], Sequence[dict[str, Tensor]]]],
+    device: torch.device,
+    precision: str,
+) -> tuple[dict[int, dict[str, Tensor]], float]:
+    """(predictions by image id, seconds in the network)."""
+    net.eval()
+    found: dict[int, dict[str, Tensor]] = {}
+    spent = 0.0
+    for images, targets in batches:
+        began = time.monotonic()
+        # torchvision draws nothing in eval mode.
+        with autocast(device, precision):
+            outputs = net(inputs_of(images, device))
+        for target, output in zip(targets, outputs, strict=True):
+            found[int(target["image_id"])] = {
+                k: v.float().cpu() if k != "labels" else v.cpu() for k, v in output.items()
+            }
+        spent += time.monotonic() - began
+    return found, spent
+
+
+def evaluate(
+    net: nn.Module, batches: Iterable[Any], evaluator: Evaluator, device: torch.device, precision: str = "fp32"
+) -> Evaluation:
+    """COCO box metrics of a detector as it is (bbox_mAP, bbox_AR …; 0..1; -1 where there is nothing to find)."""
+    was = net.training
+    predictions, spent = predict(net, batches, device, precision)
+    found = evaluator.evaluate(predictions)
+    metrics = {name: value for name, value in found.items() if isinstance(value, float)}
+    if evaluator.per_class:
+        metrics |= {f"{PER_CLASS}{name}": value for name, value in found["per_class"].items()}
+    net.train(was)
+    speed = {"images_per_s": len(predictions) / max(spent, 1e-9)}
+    return Evaluation(metrics | speed, tuple(found["notes"]), predictions)
+
+
+def score(
+    net: nn.Module, batches: Iterable[Any], evaluator: Evaluator, device: torch.device, precision: str = "fp32"
+) -> dict[str, float]:
+    """The numbers of `evaluate`."""
+    return evaluate(net, batches, evaluator, device, precision).metrics
+
+
+def results(data: CocoSet, predictions: Any) -> tuple[list[dict[str, Any]], int]:
+    """(what a detector has said of a set, as COCO's results; how many detections these leave out)."""
+    return as_results(data, predictions)
+
+
+def record_name(section: Data, metric: str) -> str:
+    """What a metric is called in a record."""
+    return f"{section.name}_{metric}" if metric.startswith("bbox_") else metric
+
+
+def silence(net: nn.Module, known: int) -> None:
+    """Let a head with more classes than the data never predict those behind the first `known`."""
+    scores = net.get_submodule(CLS)
+    with torch.no_grad():
+        scores.get_parameter("weight")[1 + known :] = 0
+        scores.get_parameter("bias")[1 + known :] = NEVER
+
+
+def adapt_head(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], old: Sequence[str], new: Sequence[str], to_train: bool
+) -> dict[str, Tensor]:
+    """The state dict with the box head's rows moved to the new classes, by name. Row 0 is the background."""
+    result = dict(state)
+    same_rows = state[f"{CLS}.weight"].shape == own[f"{CLS}.weight"].shape
+    if (list(old) == list(new) and same_rows) or not _same_kind(state, own):
+        return result
+    pairs = [(0, 0)] + [(1 + i, 1 + list(old).index(name)) for i, name in enumerate(new) if name in old]
+    for kind in ("weight", "bias"):
+        scores, theirs = own[f"{CLS}.{kind}"].clone(), state[f"{CLS}.{kind}"]
+        if not to_train:
+            scores[1:] = 0 if kind == "weight" else NEVER
+        for mine, its in pairs:
+            scores[mine] = theirs[its]
+        result[f"{CLS}.{kind}"] = scores
+        boxes, theirs = own[f"{BOX}.{kind}"].clone(), state[f"{BOX}.{kind}"]
+        if boxes.shape[0] == 4 and theirs.shape[0] == 4:  # class-agnostic
+            boxes = theirs
+        else:
+            for mine, its in pairs:
+                boxes[4 * mine : 4 * mine + 4] = theirs[4 * its : 4 * its + 4]
+        result[f"{BOX}.{kind}"] = boxes
+    return result
+
+
+def _same_kind(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
+    """Whether the heads differ in their classes alone; whoever loads the state then names what else differs."""
+    same_width = all(state[f"{name}.weight"].shape[1:] == own[f"{name}.weight"].shape[1:] for name in (CLS, BOX))
+    return same_width and (len(state[f"{BOX}.bias"]) == 4) == (len(own[f"{BOX}.bias"]) == 4)

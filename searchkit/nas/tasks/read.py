@@ -1,0 +1,241 @@
+"""The search-nas config: model, space, data and training of a supernet in one flat YAML file, checked as a whole."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from searchkit.errors import ConfigError, SearchkitError, UsageError, did_you_mean
+from searchkit.nas.models.elastic import backbone_class
+from searchkit.nas.models.heads.faster_rcnn import DetectorConfig
+from searchkit.nas.space.shapes import InputShape
+from searchkit.nas.space.space import Space, read_space
+from searchkit.nas.train.policies import policy
+from searchkit.nas.train.recipe import TASKS, Recipe
+from searchkit.nas.train.sections import Finetune, Test, Train, path_of
+from searchkit.reading import nodes
+from searchkit.reading.fill import fill
+from searchkit.reading.nodes import Document, Node
+from searchkit.records import modelspace
+from searchkit.records.arch import Arch
+
+KEYS = ("task", "model", "space", "subnet", "data", "train", "test", "finetune", "init")
+
+
+def load(path: str, overrides: Iterable[str] = ()) -> Recipe:
+    """The recipe at `path`, with `section.key=value` overrides. Raises ConfigError with all faults and their places."""
+    overrides = tuple(overrides)
+    document = nodes.load(path, needs="`model:` and `space:`")
+    for text in overrides:
+        document = _override(document, text)
+    try:
+        return _recipe(path, document)
+    except ConfigError as e:
+        hint = f"The file was read with --set {' --set '.join(overrides)}" if overrides else e.hint
+        raise ConfigError(path, e.faults, hint) from e
+
+
+def _recipe(path: str, document: Document) -> Recipe:
+    top, report = document.top(*KEYS), document.report
+    for name in ("model", "space"):
+        top.require(name)
+    kind = top.choice("task", tuple(TASKS), "det")
+    if kind not in TASKS:
+        document.check()  # what the sections may hold is the task's to say
+    task = TASKS[kind]
+    node = top.get("model")
+    classes_given = node is not None and "num_classes" in node.entries and not node.entries["num_classes"][1].is_null
+    model: Any = fill(task.model, node, "model", report, num_classes=1)
+    data: Any = fill(task.data, top.get("data"), "data", report)
+    train, test = fill(Train, top.get("train"), "train", report), fill(Test, top.get("test"), "test", report)
+    finetune = fill(Finetune, top.get("finetune"), "finetune", report)
+    space = _space(top.get("space"), document)
+    init, subnet = top.word("init"), top.get("subnet")
+    if node is not None:
+        _check_backbone(path, node, document)
+    for name, section in (("train", train), ("finetune", finetune)):
+        if section is not None:
+            _check_losses(name, section, top.get(name), kind, document)
+    if test is not None and kind != "det":
+        for key in ("max_dets", "areas"):
+            if getattr(test, key) != getattr(Test, key):
+                report.fault(_entry(top.get("test"), key), f"test.{key}: is of task det, but the task is {kind}")
+    most = getattr(model, "detections_per_image", None)
+    if test is not None and most is not None and Test.max_dets < test.max_dets > most:
+        what = (
+            f"test.max_dets: is {test.max_dets}, but an image has at most model.detections_per_image, {most}, of them"
+        )
+        report.fault(_entry(top.get("test"), "max_dets"), what)
+    metrics = task.metrics(test or Test())
+    if (
+        train is not None
+        and train.best_metric not in ("", *metrics)
+        and not train.best_metric.startswith(task.per_class)
+    ):
+        where = _entry(top.get("train"), "best_metric")
+        near = did_you_mean(train.best_metric, metrics)
+        known = f"{', '.join(metrics)}, or {task.per_class}<class>"
+        report.fault(where, f"train.best_metric: must be one of {known}{near}")
+    if space is not None and subnet is not None and not subnet.is_null:
+        space = _narrowed(space, subnet, document)
+    if space is not None:
+        _check_archs(space, top.get("train"), document)
+    document.check()
+    assert model and space and data and train and test and finetune  # what is None has a fault
+    model = replace(model, backbone=_beside(path, model.backbone))
+    if not train.best_metric:
+        train = replace(train, best_metric=metrics[0])
+    if train.best_metric.startswith(task.per_class):
+        test = replace(test, per_class=True)
+    return Recipe(path, kind, model, space, data, train, test, finetune, init, classes_given)
+
+
+def _check_losses(name: str, section: Any, node: Node | None, kind: str, document: Document) -> None:
+    known = TASKS[kind].losses
+    for loss in section.loss_weights or {}:
+        if loss not in known:
+            what = f"{name}.loss_weights: there is no loss {loss!r}{did_you_mean(loss, known)}"
+            document.report.fault(_entry(node, "loss_weights"), what)
+    if kind != "cls":
+        given = [k for k in ("label_smoothing", "distill") if getattr(section, k, None)]
+        for key in given:
+            document.report.fault(_entry(node, key), f"{name}.{key}: is of task cls, but the task is {kind}")
+
+
+def _entry(node: Node | None, key: str) -> Node:
+    """The value of a key of a section, else the section."""
+    assert node is not None
+    return node.entries[key][1] if key in node.entries else node
+
+
+def _narrowed(space: Space, node: Node, document: Document) -> Space:
+    """The space of one subnet alone: a named arch, or the first record of a file."""
+    shape = None
+    try:
+        if node.text in space.names():
+            arch = space.named(node.text)
+        else:
+            arch, shape = _first_of(path_of(node.text, "subnet"))
+        if wrong := space.faults(arch):
+            raise UsageError(f"{node.text} is an arch of another space: {'; '.join(wrong)}")
+    except SearchkitError as e:
+        for line in e.message.splitlines():
+            document.report.fault(node, f"subnet: {line}")
+        return space
+    only = space.only(arch)
+    return only if shape is None else replace(only, scales=(shape,))
+
+
+def _first_of(path: str) -> tuple[Arch, InputShape | None]:
+    """The arch of a file of records, and its input shape if it has one: those of the first record."""
+    if not os.path.exists(path):
+        raise UsageError(f"no file {path}, and no such named arch")
+    records = modelspace.load(path)
+    first = modelspace.fold(modelspace.flatten(records[0])) if records else {}
+    if "arch" not in first:
+        raise UsageError(f"{path} has no record with an arch")
+    shape = first.get("data", {}).get("input_shape")
+    return Arch.of(first["arch"]), None if shape is None else modelspace.edge(shape)
+
+
+def _space(node: Node | None, document: Document) -> Space | None:
+    if node is None:
+        return None
+    try:
+        return read_space(node.data)
+    except UsageError as e:
+        for line in e.message.splitlines():
+            document.report.fault(node, line)
+        return None
+
+
+def _check_archs(space: Space, train: Node | None, document: Document) -> None:
+    """The archs that training names, and those that its sampler makes, must be of the space."""
+    given = {key: value for key, (_, value) in train.entries.items()} if train is not None else {}
+    keys = ("arch", "best_arch", "eval_archs")
+    named = [(key, node) for key in keys if key in given for node in _each(given[key])]
+    checks: list[tuple[Node, str, Callable[[], object]]] = [
+        (node, f"train.{key}: ", partial(space.named, node.text)) for key, node in named
+    ]
+    if "sample_strategy" in given and given["sample_strategy"].kind == "list":
+        words = tuple(node.text for node in given["sample_strategy"].items)
+        checks.append((given["sample_strategy"], "", partial(policy, "sandwich", space, 0, sample_strategy=words)))
+    if "sampler" in given and given["sampler"].kind == "map":
+        checks.append((given["sampler"], "", partial(policy, "anchors", space, 0, sampler=given["sampler"].data)))
+    for node, prefix, check in checks:
+        try:
+            check()
+        except UsageError as e:
+            for line in e.message.splitlines():
+                document.report.fault(node, prefix + line)
+
+
+def _each(node: Node) -> list[Node]:
+    """The texts of a list, or the one text."""
+    return [n for n in node.items or (node,) if n.kind == "scalar" and not n.is_null]
+
+
+def _check_backbone(config: str, model: Node, document: Document) -> None:
+    """The backbone's class must be there, and take the options given."""
+    where = {key: value for key, (_, value) in model.entries.items() if value.kind != "bad" and not value.is_null}
+    name = where["backbone"].text if "backbone" in where else DetectorConfig.backbone
+    try:
+        cls = backbone_class(_beside(config, name))
+    except UsageError as e:
+        document.report.fault(where.get("backbone", model), f"model.backbone: {e.message}")
+        return
+    options = where.get("backbone_options", Node("map", model.line, model.col))
+    if options.kind != "map":
+        document.report.fault(options, f"model.backbone_options: must be a mapping (option: value), not {options}")
+    _, *known = inspect.signature(cls).parameters.values()  # the first is the arch
+    known = [p for p in known if p.name != "held"]  # which the space says
+    names = tuple(p.name for p in known)
+    for key, (at, _) in options.entries.items():
+        if key not in names and not any(p.kind is p.VAR_KEYWORD for p in known):
+            what = f"model.backbone_options: {name} has no option {key!r}{did_you_mean(key, names)}"
+            document.report.fault(at, what)
+
+
+def _beside(config: str, backbone: str) -> str:
+    """A backbone's file is looked for beside the config that names it."""
+    file, colon, name = backbone.rpartition(":")
+    if colon and file.endswith(".py") and not os.path.isabs(file):
+        return f"{os.path.join(os.path.dirname(os.path.abspath(config)), file)}:{name}"
+    return backbone
+
+
+def _override(document: Document, text: str) -> Document:
+    """The document with the value at a dotted key replaced, its section made where there is none."""
+    key, equals, value = text.partition("=")
+    keys = key.strip().split(".")
+    if not equals or not all(keys):
+        raise UsageError(f"--set {text}: must be section.key=value", "Such as --set train.lr=0.01")
+    if keys[0] == "space" and len(keys) > 1:
+        keys = ["space", *_dimension(document, ".".join(keys[1:]))]
+    new = Node("scalar", 1, 1)
+    if value.strip():
+        given = nodes.parse(value.encode(), f"--set {key}")
+        given.check()
+        new = given.root
+    return replace(document, root=_with(document.root, keys, new))
+
+
+def _dimension(document: Document, name: str) -> list[str]:
+    """A dotted name below `space` as a dimension, whose own name has dots, and a key of its declaration, if any."""
+    _, space = document.root.entries.get("space", (None, None))
+    known = [key for key in (space.entries if space else ()) if name.startswith(f"{key}.")]
+    dimension = max(known, key=len, default=name)
+    return [dimension, *filter(None, name[len(dimension) + 1 :].split("."))]
+
+
+def _with(node: Node, keys: list[str], new: Node) -> Node:
+    if not keys:
+        return replace(new, line=node.line, col=node.col)
+    where, old = node.entries.get(keys[0], (node, Node("map", node.line, node.col, data={})))
+    changed = _with(old, keys[1:], new)
+    entries = {**node.entries, keys[0]: (where, changed)}
+    return replace(node, kind="map", entries=entries, data={k: v.data for k, (_, v) in entries.items()})

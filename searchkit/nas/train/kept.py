@@ -1,0 +1,98 @@
+"""What of a config decides a training: kept with its checkpoints, and compared when it goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from searchkit.nas.space.space import Space
+from searchkit.nas.train.recipe import Recipe
+from searchkit.nas.train.sections import Distill, LabelSplit, Split, Train
+
+# Keys that may change while a training goes on, and why. All others decide what is trained.
+MAY_CHANGE = {
+    "data.train, data.val, data.test": "where files lie; training sets are compared; of detectors', annotations alone",
+    "data.classes": "the classes are compared by name",
+    "data.name, data.workers, data.cache_mb": "",
+    "model.num_classes": "the number itself is compared",
+    "model.rpn_pre_nms_test, model.rpn_post_nms_test": "of evaluation alone",
+    "model.score_thresh, model.nms_thresh, model.detections_per_image": "of evaluation alone",
+    "train.epochs, train.steps": "of a training that has come to its end: it goes on to more",
+    "train.checkpoint_steps, train.checkpoint_minutes": "",
+    "train.eval_epochs, train.eval_archs": "",
+    "train.best_arch, train.best_metric": "`best.pth` then counts anew",
+    "train.channels_last": "the layout in memory",
+}
+FREE = frozenset(key for keys in MAY_CHANGE for key in keys.split(", "))
+FIXED = ("task", "model", "space", "categories", "num_classes", "images", "train.optimizer")  # its state is of another
+RANKS = "ranks"
+_LONGEST = 120  # characters of a value in a message
+
+
+def deciding(recipe: Recipe, ranks: int) -> dict[str, Any]:
+    """All that decides what a recipe trains, by dotted key, as plain data; ranks: how many processes train."""
+    found: dict[str, Any] = {}
+    for name in ("model", "data", "train"):
+        found |= _flat(name, getattr(recipe, name))
+    found = {key: value for key, value in found.items() if key not in FREE}
+    found["model.backbone"] = os.path.basename(recipe.model.backbone)  # one of the user's own may lie elsewhere
+    found |= _space(recipe.space) | {"init": recipe.init, RANKS: ranks}
+    plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
+    return plain
+
+
+def differences(old: Mapping[str, Any], recipe: Recipe, ranks: int) -> dict[str, str]:
+    """What decides the training otherwise now, by key, in words. A key that `old` lacks, since it was kept by an older
+    version, had its default."""
+    new, default = deciding(recipe, ranks), _defaults(recipe)
+    found = {}
+    for key, value in new.items():
+        if key not in old and key not in default:
+            continue  # an anchor more
+        was = old[key] if key in old else default[key]
+        if was != value:
+            found[key] = f"{key}: {_shown(was)} there, {_shown(value)} here"
+    return found
+
+
+def _flat(name: str, section: Any) -> dict[str, Any]:
+    """The keys of a section; those of `augment` each by itself."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(section):
+        value, key = getattr(section, field.name), f"{name}.{field.name}"
+        if field.name == "augment":
+            found |= _flat(key, value)
+        else:
+            found[key] = dataclasses.asdict(value) if isinstance(value, Distill | Split | LabelSplit) else value
+    return found
+
+
+def _space(space: Space) -> dict[str, Any]:
+    """The dimensions, input shapes and anchors. An anchor that was added or taken out decides nothing."""
+    found: dict[str, Any] = {}
+    for dim in space.dims:
+        given = {f.name: getattr(dim, f.name) for f in dataclasses.fields(dim)}
+        found[f"space.{dim.key}"] = {
+            k: v for k, v in given.items() if k == "choices" or (v and k not in ("key", "scalar"))
+        }
+    found["space.data.input_shape"] = space.scales
+    return found | {f"space.anchors.{name}": arch.nested() for name, arch in space.anchors}
+
+
+def _defaults(recipe: Recipe) -> dict[str, Any]:
+    """What the keys of the sections are where nothing is said."""
+    model: Any = type(recipe.model)
+    sections = {"model": model(num_classes=1), "data": type(recipe.data)(), "train": Train()}
+    found: dict[str, Any] = {"init": None}
+    for name, section in sections.items():
+        found |= _flat(name, section)
+    plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
+    return plain
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

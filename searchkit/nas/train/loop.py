@@ -1,0 +1,180 @@
+"""The one training loop. What differs between the ways to train is which archs a step visits (policies.py)."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from searchkit.errors import SearchkitError
+from searchkit.nas.models.elastic import set_arch
+from searchkit.nas.space.shapes import InputShape
+from searchkit.nas.train import distributed, schedules
+from searchkit.nas.train.distill import Teaching
+from searchkit.nas.train.distributed import Ranks
+from searchkit.nas.train.schedules import value_at
+from searchkit.nas.train.sections import Data, LabelData, Optimisation
+from searchkit.nas.train.steps import Batch, autocast, scale_at
+from searchkit.records.arch import Arch
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a step tells, and where it stands. Losses by name are means over those of its archs that have them; `loss`
+    is the mean over all archs of what each of them learns from."""
+
+    step: int  # of this step; the first is 0
+    steps: int
+    losses: Mapping[str, float]
+    lr: float
+    images_per_s: float
+
+
+@dataclass
+class Run:
+    """A training under way: everything that changes from step to step, saved whole. All else follows from `step`."""
+
+    net: nn.Module
+    optimizer: torch.optim.Optimizer
+    step: int = 0  # steps done
+    best: float = -math.inf
+    scored: int = 0  # the step of the last evaluation
+
+
+def seeded(*parts: object) -> int:
+    """A seed of 63 bits that is a function of the parts."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big") >> 1
+
+
+def make_optimizer(net: nn.Module, o: Optimisation, batch: int) -> torch.optim.Optimizer:
+    """SGD or AdamW over the parameters that train; norms and biases get `norm_weight_decay`."""
+    lr = schedules.scaled_lr(o.lr, o.lr_scaling, batch, o.base_batch)
+    decayed = [p for p in net.parameters() if p.requires_grad and p.ndim > 1]
+    others = [p for p in net.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": o.weight_decay},
+        {"params": others, "weight_decay": o.norm_weight_decay},
+    ]
+    groups = [{**g, "lr": lr, "base_lr": lr} for g in groups if g["params"]]
+    if o.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=lr)
+    return torch.optim.SGD(groups, lr=lr, momentum=o.momentum, nesterov=o.nesterov)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take over what an optimizer has gathered, but not its settings: those are the config's, which may have changed
+    since (a lower lr after a loss that was not finite)."""
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, values in zip(optimizer.param_groups, settings, strict=True):
+        group.update(values)
+
+
+def fit(
+    run: Run,
+    batches: Iterable[Batch],
+    archs: Callable[[int], list[Arch]] | None,
+    o: Optimisation,
+    *,
+    task: Any,
+    section: Data | LabelData,
+    steps: int,
+    steps_per_epoch: int,
+    scales: tuple[InputShape, ...],
+    seed: int,
+    device: torch.device,
+    ranks: Ranks,
+    teaching: Teaching | None = None,
+) -> Iterator[StepReport]:
+    """Train until `steps` are done, yielding after each; `run` is whole whenever this yields.
+
+    archs: None for a static network. task: a module of nas/tasks; section: the config's `data`. Gradients of a step's
+    archs are averaged. Schedules count epochs, from 1. Raises SearchkitError for a loss that is not finite, with the
+    batch's image ids.
+    """
+    net = run.net
+    net.train()
+    last = time.monotonic()
+    for step, images, targets in batches:
+        task.set_scale(net, scale_at(scales, seed, step), section)
+        lr_factor = schedules.factor_at(o, step, steps)
+        for group in run.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * lr_factor
+        visited = archs(step) if archs else [None]
+        where = _Where(step, 1 + step // max(1, steps_per_epoch), seed, device, ranks.rank)
+        losses = _gradients(net, images, targets, visited, o, task, where, teaching)
+        parameters = [p for p in net.parameters() if p.requires_grad]
+        distributed.average_gradients(parameters, ranks)
+        distributed.average_statistics(net, ranks)
+        if o.clip_norm:
+            nn.utils.clip_grad_norm_(parameters, o.clip_norm)
+        run.optimizer.step()
+        run.optimizer.zero_grad(set_to_none=True)
+        run.step = step + 1
+        now = time.monotonic()
+        rate = len(images) * ranks.world / max(now - last, 1e-9)
+        last = now
+        yield StepReport(step, steps, losses, run.optimizer.param_groups[0]["lr"], rate)
+
+
+@dataclass(frozen=True)
+class _Where:
+    """Where a training stands: all that randomness and schedules depend on."""
+
+    step: int
+    epoch: int  # from 1
+    seed: int
+    device: torch.device
+    rank: int
+
+
+def _gradients(
+    net: nn.Module,
+    images: Any,
+    targets: Any,
+    archs: list[Arch] | list[None],
+    o: Optimisation,
+    task: Any,
+    at: _Where,
+    teaching: Teaching | None,
+) -> dict[str, float]:
+    """Accumulate the mean gradient of the archs over one batch; return losses by name, each the mean over those
+    archs that have it."""
+    inputs = task.inputs_of(images, at.device)
+    total: dict[str, list[Tensor]] = {}
+    with autocast(at.device, o.precision):
+        soft = teaching.before(inputs, at.epoch) if teaching else None
+    for i, arch in enumerate(archs):
+        if arch is not None:
+            set_arch(net, arch)
+        # torchvision samples anchors and proposals from the global generator, and dropout draws from it.
+        torch.manual_seed(seeded(at.seed, "sampling", at.step, i, at.rank))
+        with autocast(at.device, o.precision):
+            parts, outputs = task.losses(net, inputs, targets, o, at.epoch, soft)
+        loss = sum(_loss_weight(o, name, at.epoch) * value for name, value in parts.items())
+        for name, value in {**parts, "loss": loss}.items():
+            total.setdefault(name, []).append(value.detach())
+        (loss / len(archs)).backward()
+        if teaching and i == 0:
+            soft = teaching.after_first(outputs, soft, at.epoch)
+    losses = {name: float(sum(values) / len(values)) for name, values in total.items()}
+    if not math.isfinite(losses["loss"]):
+        parts_text = ", ".join(f"{name} {value:g}" for name, value in losses.items())
+        raise SearchkitError(
+            f"step {at.step}: the loss is not finite ({parts_text}); images {task.ids_of(targets)}, "
+            f"archs {[a.text() for a in archs if a]}",
+            "Lower train.lr, set train.clip_norm, lengthen train.warmup_steps, or look at these images and their "
+            "labels; with --accept-changes training goes on so from the last checkpoint. If that is too late, begin in "
+            "another --work-dir",
+        )
+    return losses
+
+
+def _loss_weight(o: Optimisation, name: str, epoch: int) -> float:
+    return float(value_at((o.loss_weights or {}).get(name, 1.0), epoch))

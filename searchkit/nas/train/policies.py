@@ -1,0 +1,206 @@
+"""Which archs a training step visits: `(space, seed, step) -> [Arch]`, without state, so that all ranks agree without
+talking and a resumed run goes on as the unbroken one would.
+
+- `sandwich`: the largest, the smallest and n random archs on the same batch, one optimiser step (Yu & Huang,
+  "Universally Slimmable Networks", ICCV 2019; Yu et al., "BigNAS", ECCV 2020); or those that `sample_strategy` names.
+- `anchors`: one arch a step, in GAIA's cycle (Bu et al., "GAIA", CVPR 2021): MAX, MIN, the anchors of the space in
+  their order, then as many random ones as `random_archs` says. Any other cycle is written as a `sampler`.
+- `single_path`: one random arch a step (Guo et al., "SPOS", ECCV 2020); with `macs_bins` about as many of each cost
+  (as the authors' code of Chen et al., "DetNAS", NeurIPS 2019 does).
+- `fixed`: always the same arch.
+
+Where the space has schedules, all archs of a step are of the space as it is in the step's epoch.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from searchkit.errors import SearchkitError, UsageError, did_you_mean
+from searchkit.nas.space import samplers as sample
+from searchkit.nas.space.space import Space
+from searchkit.records.arch import Arch
+
+Policy = Callable[[int], list[Arch]]
+POLICIES = ("sandwich", "anchors", "single_path", "fixed")
+WORDS = ("max", "min", "middle", "random")  # of a sample_strategy, beside the names of anchors
+TRIES = 500  # archs drawn for one bin of MACs
+
+
+def rng_of(*parts: object) -> random.Random:
+    """A generator that is a function of its parts alone."""
+    return random.Random("/".join(map(str, parts)))
+
+
+def policy(
+    name: str,
+    space: Space,
+    seed: int,
+    *,
+    steps_per_epoch: int = 1,
+    random_archs: int = 2,
+    arch: str = "MAX",
+    sampler: Any = None,
+    sample_strategy: Sequence[str] = (),
+    macs: Callable[[Arch], float] | None = None,
+    macs_bins: Sequence[float] | None = None,
+) -> Policy:
+    """The policy of that name as a function of the global step (from 0). The largest arch of a step comes first.
+
+    `steps_per_epoch`: of the epochs (from 1) that the schedules of the space speak of.
+    `random_archs`: random archs in a sandwich, or at the end of the anchor cycle. `arch`: the named arch of `fixed`.
+    `sampler`: for `anchors`, the cycle as a GAIA record sampler (parsed YAML) instead of the default one.
+    `sample_strategy`: what a sandwich visits in every step: max, min, middle, random, or names of anchors.
+    `macs_bins`: for `single_path`, (low, high, width) in MACs: a bin is drawn, then archs until one is in it; after 500
+    the nearest of them is taken. `macs` gives those of an arch. Raises UsageError for what some step could not obey.
+    """
+    phases = [phase for _, phase in space.phases]
+
+    def at(step: int) -> Space:
+        return space.at_epoch(1 + step // steps_per_epoch)
+
+    if name == "sandwich":
+        if not sample_strategy:
+            return lambda step: _sandwich(at(step), rng_of(seed, "arch", step), random_archs)
+        words = _check_strategy(sample_strategy, space)
+        return lambda step: _strategy(words, at(step), rng_of(seed, "arch", step))
+    if name == "anchors":
+        if sampler is not None:
+            cycle = sample.read_sampler(sampler, "train.sampler")
+            for first, phase in space.phases:
+                _in_phase(space, first, lambda phase=phase: sample.check(cycle, phase))  # type: ignore[misc]
+            return lambda step: [space.canonical(sample.cycle(cycle, at(step), step, seed))]
+        cycles = {phase: gaia_cycle(phase, random_archs) for phase in phases}
+        return lambda step: [_cycle(cycles[at(step)], at(step), step, seed)]
+    if name == "single_path":
+        if macs_bins is not None:
+            bins, cost = _check_bins(macs_bins, macs, space), macs
+            assert cost is not None
+            return lambda step: [_binned(at(step), rng_of(seed, "arch", step), cost, bins)]
+        return lambda step: [at(step).sample(rng_of(seed, "arch", step))]
+    if name == "fixed":
+        _check_names((arch,), space)
+        return lambda step: [at(step).named(arch)]
+    raise UsageError(f"train.policy: unknown policy {name!r}", f"It is one of {', '.join(POLICIES)}")
+
+
+def gaia_cycle(space: Space, random_archs: int) -> sample.Sampler:
+    """MAX, MIN, the anchors, and `random_archs` random archs, one a step."""
+    fixed = sample.Anchors(space.names())
+    if not random_archs:
+        return fixed
+    drawn = sample.Composite(tuple(sample.Draw(dim.key, None) for dim in space.dims))
+    return sample.Concat((fixed, sample.Repeat(drawn, random_archs)))
+
+
+def _cycle(cycle: sample.Sampler, space: Space, step: int, seed: int) -> Arch:
+    """A step of `gaia_cycle`. Dimensions are drawn one by one, unless one hangs on another."""
+    turn, names = step % sample.length(cycle), space.names()
+    if turn >= len(names) and any(dim.depth for dim in space.dims):
+        return space.sample(rng_of(seed, step))
+    return sample.cycle(cycle, space, step, seed)
+
+
+# --- sandwich --------------------------------------------------------------------------------------------------------
+
+
+def _sandwich(space: Space, rng: random.Random, n: int) -> list[Arch]:
+    return [space.maximum(), space.minimum(), *(space.sample(rng) for _ in range(n))]
+
+
+def _strategy(words: Sequence[str], space: Space, rng: random.Random) -> list[Arch]:
+    largest, archs = space.maximum(), []
+    for word in words:
+        match word:
+            case "max":
+                archs.append(largest)
+            case "min":
+                archs.append(space.minimum())
+            case "middle":
+                archs.append(space.middle())
+            case "random":
+                archs.append(space.sample(rng))
+            case _:
+                archs.append(space.named(word))
+    return sorted(archs, key=lambda arch: arch != largest)
+
+
+def _check_strategy(given: Any, space: Space) -> tuple[str, ...]:
+    if not isinstance(given, (list, tuple)):
+        raise UsageError(f"train.sample_strategy must be a list such as [max, random, random, min], not {given!r}")
+    wrong, hint = [], ""
+    for word in given:
+        if isinstance(word, int) or (str(word).isdigit() and word not in space.names()):
+            wrong.append(f"train.sample_strategy: {word} is no name: give that arch a name below space.anchors")
+            hint = "numbers of archs would mean others as soon as the space changes"
+        elif word not in WORDS and word not in space.names():
+            known = (*WORDS, *space.names())
+            wrong.append(f"train.sample_strategy: there is no {word!r}{did_you_mean(str(word), known)}")
+    if wrong:
+        raise UsageError("\n".join(wrong), hint)
+    _check_names([word for word in given if word not in WORDS], space)
+    return tuple(given)
+
+
+def _check_names(names: Sequence[str], space: Space) -> None:
+    """Raises UsageError for an anchor that is not there in every phase."""
+    for name in names:
+        space.named(name)
+        for first, phase in space.phases:
+            _in_phase(space, first, lambda phase=phase, name=name: phase.named(name))  # type: ignore[misc]
+
+
+def _in_phase(space: Space, first: int, call: Callable[[], object]) -> None:
+    """Raises what the call does, and says in which phase that is."""
+    try:
+        call()
+    except SearchkitError as e:
+        if not space.scheduled:
+            raise
+        hint = "the space is narrower then: an anchor must have no choice that its schedules leave out"
+        raise UsageError(f"from epoch {first} on: {e.message}", e.hint or hint) from None
+
+
+# --- bins of MACs ----------------------------------------------------------------------------------------------------
+
+
+def _check_bins(
+    given: Sequence[float], macs: Callable[[Arch], float] | None, space: Space
+) -> list[tuple[float, float]]:
+    """The bins, each from its first number to below its second; the last one includes it."""
+    numbers = [v for v in given if isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)]
+    if len(given) != 3 or len(numbers) != 3:
+        raise UsageError(f"train.macs_bins must be [low, high, width] in MACs, not {list(given)}")
+    low, high, width = numbers
+    if not low < high or not width > 0:
+        raise UsageError(f"train.macs_bins must have low < high and a width above 0, not {list(given)}")
+    if macs is None:
+        raise UsageError("train.macs_bins needs the MACs of an arch")
+    least, most = macs(space.minimum()), macs(space.maximum())
+    if high < least or low > most:
+        raise UsageError(
+            f"train.macs_bins: no arch has {low:,.0f} to {high:,.0f} MACs; those of the space have {least:,.0f} to "
+            f"{most:,.0f}"
+        )
+    n = max(1, math.ceil((high - low) / width))
+    return [(low + i * width, min(high, low + (i + 1) * width)) for i in range(n)]
+
+
+def _binned(
+    space: Space, rng: random.Random, macs: Callable[[Arch], float], bins: Sequence[tuple[float, float]]
+) -> Arch:
+    low, high = bin_ = rng.choice(bins)
+    near: tuple[float, Arch] | None = None
+    for _ in range(TRIES):
+        arch = space.sample(rng)
+        cost = macs(arch)
+        if low <= cost < high or (cost == high and bin_ == bins[-1]):
+            return arch
+        away = max(low - cost, cost - high)
+        if near is None or away < near[0]:
+            near = away, arch
+    assert near is not None
+    return near[1]

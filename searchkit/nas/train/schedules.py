@@ -1,0 +1,83 @@
+"""Learning rates, and other numbers, as functions of progress, so that a resumed run needs no state for them."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from searchkit.nas.space.strategy import boundary_faults
+
+SCHEDULES = ("constant", "step", "linear", "cosine", "one_cycle")
+
+
+def factor(
+    name: str,
+    step: int,
+    steps: int,
+    *,
+    warmup_steps: int = 0,
+    warmup_factor: float = 0.001,
+    milestones: tuple[float, ...] = (0.75, 0.92),
+    gamma: float = 0.1,
+    floor: float = 0.0,
+) -> float:
+    """What the learning rate is multiplied by at a step (the first is 0).
+
+    Linear warm-up from `warmup_factor` over `warmup_steps`; then `constant`; `step`: times `gamma` at each milestone (a
+    fraction of all steps); `linear`: straight from 1 to `floor`; `cosine`: half a cosine from 1 to `floor` (Loshchilov
+    & Hutter, "SGDR", ICLR 2017); `one_cycle`: cosine up from 0.04 over the first 30 % and down to `floor` (Smith &
+    Topin, "Super-Convergence", 2018; the warm-up keys are not used).
+    """
+    done = step / max(1, steps)
+    if name == "one_cycle":
+        top = 0.3
+        if done < top:
+            return 0.04 + 0.96 * (1 - math.cos(math.pi * done / top)) / 2
+        return floor + (1 - floor) * (1 + math.cos(math.pi * (done - top) / (1 - top))) / 2
+    warm = 1.0
+    if step < warmup_steps:
+        warm = warmup_factor + (1 - warmup_factor) * step / warmup_steps
+    if name == "step":
+        return float(warm * gamma ** bisect.bisect_right(milestones, done))
+    if name == "linear":
+        return warm * (floor + (1 - floor) * (1 - done))
+    if name == "cosine":
+        return warm * (floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2)
+    return warm
+
+
+def factor_at(o: Any, step: int, steps: int) -> float:
+    """`factor` as a section about optimisation says it."""
+    return factor(
+        o.schedule,
+        step,
+        steps,
+        warmup_steps=o.warmup_steps,
+        warmup_factor=o.warmup_factor,
+        milestones=o.milestones,
+        gamma=o.gamma,
+        floor=o.floor,
+    )
+
+
+def scaled_lr(lr: float, policy: str, batch: int, base_batch: int) -> float:
+    """The learning rate for a batch over all ranks: `linear` (Goyal et al., 2017), `sqrt`, or `none`."""
+    if policy == "linear":
+        return lr * batch / base_batch
+    if policy == "sqrt":
+        return lr * math.sqrt(batch / base_batch)
+    return lr
+
+
+def check_schedule(spec: object) -> list[str]:
+    """What is wrong with `{boundary: [1, 81], value: [a, b]}`; nothing for anything else."""
+    return boundary_faults(spec) if isinstance(spec, Mapping) else []
+
+
+def value_at(spec: Any, epoch: int) -> Any:
+    """The value of a schedule in an epoch (the first is 1); anything but a schedule is its own value."""
+    if not isinstance(spec, Mapping):
+        return spec
+    return spec["value"][max(0, bisect.bisect_right(spec["boundary"], epoch) - 1)]

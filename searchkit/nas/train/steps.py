@@ -1,0 +1,50 @@
+"""What the loop and the tasks share: batches, losses, softer targets, and which input shape a step has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from searchkit.nas.space.shapes import InputShape
+from searchkit.nas.train.policies import rng_of
+
+NEVER = -100.0  # the score of a class that a checkpoint doesn't know: it is never predicted
+
+Batch = tuple[int, Any, Any]  # (step, images, targets), in the form of the task
+Losses = tuple[Mapping[str, Tensor], Tensor | None]  # by name; what others may learn from
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found: numbers by name, with `images_per_s` of the network; sentences about what was odd; what
+    the network said, in the form of the task."""
+
+    metrics: dict[str, float]
+    notes: tuple[str, ...] = ()
+    predictions: Any = None
+
+
+@dataclass(frozen=True)
+class Soft:
+    """Softer targets of one arch in one step: a teacher's scores (N, classes), and how much they count."""
+
+    scores: Tensor
+    weight: float
+    label_weight: float
+    temperature: float
+    dropout: bool = True  # whether the arch that learns from them has it
+
+
+def scale_at(scales: Sequence[InputShape], seed: int, step: int) -> InputShape:
+    """The input shape of a step, one of `scales`, for all ranks."""
+    return rng_of(seed, "scale", step).choice(scales)
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """Mixed precision where the config asks for it."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()

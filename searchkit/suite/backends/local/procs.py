@@ -1,0 +1,228 @@
+"""Finding and ending every process of an attempt: descendants of its wrapper, its session, carriers of its token.
+
+What escapes all three (a process that leaves the session, is adopted by another parent and clears its environment)
+is named in docs/contract.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+from searchkit.suite.store.status import is_alive, start_ticks
+
+LINGER_S = 0.2  # for what a command that ended has left: a `tee` that writes its last lines, Python's resource tracker
+GRACE_S = 10.0  # between SIGTERM and SIGKILL, where nobody says otherwise
+TOKEN = "SEARCHKIT_TOKEN"
+NO_JOB = -1  # what stands for the job where a process belongs to none: a worker
+_NEEDLE = TOKEN.encode() + b"="
+
+
+@dataclass(frozen=True)
+class Target:
+    """An attempt whose processes are to end: its token, and its wrapper (number and start time, of this boot)."""
+
+    token: str
+    wrapper: int | None = None
+    wrapper_ticks: int | None = None
+
+
+@dataclass(frozen=True)
+class Proc:
+    pid: int
+    ppid: int
+    session: int
+    token: str | None
+
+
+def scan(mine: Collection[int] = ()) -> list[Proc]:
+    """Every process that is not a zombie, with its token where its environment can be read."""
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) in mine:
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb") as f:
+                fields = f.read().rpartition(b")")[2].split()
+            if fields[0] in (b"Z", b"X"):
+                continue
+            token = _token(name)
+        except OSError:  # gone, or another user's
+            continue
+        found.append(Proc(int(name), int(fields[1]), int(fields[3]), token))
+    return found
+
+
+def _token(pid: str) -> str | None:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as f:
+            env = f.read()
+    except OSError:
+        return None
+    at = 0 if env.startswith(_NEEDLE) else env.find(b"\0" + _NEEDLE) + 1
+    if at == 0 and not env.startswith(_NEEDLE):
+        return None
+    return env[at + len(_NEEDLE) :].split(b"\0", 1)[0].decode("utf-8", "replace")
+
+
+def members(targets: Iterable[Target]) -> dict[str, list[int]]:
+    """The live processes of each target by token, its wrapper left out."""
+    targets = list(targets)
+    procs = scan(mine=(os.getpid(),))
+    children: dict[int, list[int]] = {}
+    by_session: dict[int, list[int]] = {}
+    by_token: dict[str, list[int]] = {}
+    for p in procs:
+        children.setdefault(p.ppid, []).append(p.pid)
+        by_session.setdefault(p.session, []).append(p.pid)
+        if p.token is not None:
+            by_token.setdefault(p.token, []).append(p.pid)
+    out = {}
+    for t in targets:
+        found = set(by_token.get(t.token, ()))
+        todo = list(found)
+        # The kernel does not reuse a number while a session carries it: if another process has it, the session is gone.
+        if t.wrapper is not None and start_ticks(t.wrapper) in (None, t.wrapper_ticks):
+            found.update(by_session.get(t.wrapper, ()))
+            todo = [*found, t.wrapper]
+        while todo:
+            for child in children.get(todo.pop(), ()):
+                if child not in found:
+                    found.add(child)
+                    todo.append(child)
+        found.discard(t.wrapper or 0)
+        out[t.token] = sorted(found)
+    return out
+
+
+def _will_catch(pid: int) -> bool:
+    """Whether a process has a handler for SIGTERM, and is not exiting already (proc(5): `flags`, PF_EXITING)."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as f:
+            caught = next(line for line in f if line.startswith(b"SigCgt:"))
+        with open(f"/proc/{pid}/stat", "rb") as f:
+            flags = int(f.read().rpartition(b")")[2].split()[6])
+    except (OSError, StopIteration):
+        return False
+    return bool(int(caught.split()[1], 16) & 1 << signal.SIGTERM - 1) and not flags & 0x4
+
+
+def send(pids: Iterable[int], sig: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, sig)
+
+
+@dataclass
+class Killer:
+    """Ends attempts without blocking: call `step` until it says that nothing is left.
+
+    SIGTERM at once; SIGKILL to whatever is left after `grace_s`; the wrapper, which only notes SIGTERM and then writes
+    its exit line, is killed only if it still stands `grace_s` after that.
+    """
+
+    since: dict[Target, tuple[float, float]] = field(default_factory=dict)  # (SIGTERM at, grace)
+    known: dict[Target, dict[int, int]] = field(default_factory=dict)  # every process ever seen: number -> start ticks
+
+    def add(self, targets: dict[Target, float]) -> None:
+        """Begin to end targets, each with its grace in seconds. Asked again with less grace, a target gets less."""
+        now = time.monotonic()
+        fresh = [t for t in targets if t not in self.since]
+        for target, grace_s in targets.items():
+            since, old_s = self.since.get(target, (now, grace_s))
+            self.since[target] = (since, min(old_s, grace_s))
+            self.known.setdefault(target, {})
+        if fresh:
+            found = self._look()
+            for t in fresh:
+                # What catches SIGTERM may exit with any code. The wrapper first: so it can say which came first.
+                if any(map(_will_catch, found[t])) and is_alive(t.wrapper or 0, t.wrapper_ticks):
+                    send([t.wrapper or 0], signal.SIGTERM)
+                send(found[t], signal.SIGTERM)
+
+    def _look(self) -> dict[Target, list[int]]:
+        """The live processes of each target; one that was seen once stays ours, even if its parent died since."""
+        found = members(self.since)
+        for target, known in self.known.items():
+            for pid in found[target.token]:
+                if pid not in known and (ticks := start_ticks(pid)) is not None:
+                    known[pid] = ticks
+        return {t: [pid for pid, ticks in known.items() if is_alive(pid, ticks)] for t, known in self.known.items()}
+
+    def step(self) -> list[Target]:
+        """Signal what is still there; return (and forget) the targets of which nothing is left."""
+        if not self.since:
+            return []
+        now = time.monotonic()
+        done = []
+        found = self._look()
+        for target, (since, grace_s) in list(self.since.items()):
+            pids, age = found[target], now - since
+            if age > grace_s:
+                send(pids, signal.SIGKILL)
+            wrapper_lives = target.wrapper is not None and is_alive(target.wrapper, target.wrapper_ticks)
+            if not pids and not wrapper_lives:
+                done.append(target)
+                del self.since[target], self.known[target]
+            elif not pids and age > 2 * grace_s + 2 and target.wrapper is not None:
+                send([target.wrapper], signal.SIGKILL)
+        return done
+
+    def survivors(self) -> dict[str, list[int]]:
+        """The processes that are left of each target now, by token."""
+        return {target.token: pids for target, pids in self._look().items()}
+
+
+def kill_now(target: Target, linger_s: float = 0.0) -> list[str]:
+    """SIGKILL everything of a target until nothing is left (bounded: a process in the kernel may not die).
+
+    What ends by itself within `linger_s` is left alone. Returns the command lines of the others.
+    """
+    names: dict[int, str] = {}
+    until = time.monotonic() + linger_s
+    for _ in range(200):
+        pids = members([target])[target.token]
+        while pids and time.monotonic() < until:
+            time.sleep(0.01)
+            pids = members([target])[target.token]
+        if not pids:
+            break
+        names |= {pid: command_line(pid) for pid in pids if pid not in names}
+        send(pids, signal.SIGKILL)
+        time.sleep(0.005)
+    return [name for name in names.values() if name]
+
+
+def command_line(pid: int) -> str:
+    """What a process was called with; empty where it is gone."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as f:
+        return f.read().rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace")
+    return ""
+
+
+def carriers(task_token: str, jobs: Collection[int] | None = None) -> dict[int, list[int]]:
+    """The live processes that carry a token of a task, by job; of some jobs, or of all, workers (-1) included."""
+    found: dict[int, list[int]] = {}
+    for p in scan(mine=(os.getpid(),)):
+        task, _, rest = (p.token or "").partition("/")
+        first = rest.partition("/")[0]
+        job = int(first) if first.isdecimal() else NO_JOB
+        if task == task_token and (jobs is None or job in jobs):
+            found.setdefault(job, []).append(p.pid)
+    return found
+
+
+def end_all(targets: Iterable[Target], grace_s: float, give_up_s: float = 20.0) -> dict[str, list[int]]:
+    """Blocking form: end every target and return the processes that survived SIGKILL, by token."""
+    killer = Killer()
+    killer.add(dict.fromkeys(targets, grace_s))
+    deadline = time.monotonic() + 2 * grace_s + give_up_s
+    while killer.since and time.monotonic() < deadline:
+        killer.step()
+        if killer.since:
+            time.sleep(0.02)
+    return {t: pids for t, pids in killer.survivors().items() if pids}

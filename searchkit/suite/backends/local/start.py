@@ -1,0 +1,201 @@
+"""Starting one attempt as a local process: its environment, its wrapper, and the word that lets it go."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import signal
+import socket
+import time
+import zlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from searchkit import cpus, fsio
+from searchkit.suite.backends.local.procs import TOKEN
+from searchkit.suite.config.shells import SH, Shell, direct
+from searchkit.suite.workspace import AttemptPaths, JobPaths
+
+WRAPPER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "wrapper.sh")
+HELPER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "callback.py")
+STATUS_FD = 9  # the one the wrapper writes to
+GATE_FD = 8  # where the wrapper waits for the word to go
+FIRST_LEASE_FD = 20  # above the numbers a shell uses for itself
+FIRST_PORT, PORTS = 20_000, 12_000  # below the range from which the kernel gives out ports
+
+# Python ignores SIGPIPE and SIGXFSZ, search-run handles some, and who started it may have had others ignored (nohup, a
+# script's background); a job starts with the defaults of all.
+_DEFAULT_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What every wrapper of a scheduler is told about where it runs."""
+
+    host: str
+    boot_id: str
+    python: str
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One attempt, ready to start."""
+
+    job: JobPaths
+    attempt: int
+    work: str  # the command's working folder
+    command: str | list[str]  # a string for the shell, a list for no shell
+    token: str
+    pre: str = ""
+    after: str = ""
+    shell: Shell = SH
+
+    @property
+    def paths(self) -> AttemptPaths:
+        return self.job.attempt(self.attempt)
+
+
+def free_port(token: str, taken: Collection[int]) -> int:
+    """A TCP port nobody listens on, the same for the same token while free, so that two jobs may each run torchrun."""
+    first = zlib.crc32(token.encode())
+    for i in range(PORTS):
+        port = FIRST_PORT + (first + i) % PORTS
+        if port in taken:
+            continue
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return port
+    return 0
+
+
+def job_variables(launch: Launch, job: int) -> dict[str, str]:
+    """What tells a process which attempt of which job it runs."""
+    return {
+        "SEARCHKIT_JOB": str(job),
+        "SEARCHKIT_ATTEMPT": str(launch.attempt),
+        "SEARCHKIT_JOB_DIR": launch.job.root,
+        "SEARCHKIT_PARAMS": launch.job.params,
+        "SEARCHKIT_CALLBACK": launch.paths.callback,
+        "SEARCHKIT_CHECKPOINT": launch.job.checkpoint,
+        TOKEN: launch.token,
+    }
+
+
+def environment(
+    base: Mapping[str, str],
+    launch: Launch,
+    *,
+    task: str,
+    job: int,
+    seed: int,
+    threads: int,
+    gpus: tuple[int, ...] | None,
+    port: int,
+) -> dict[str, str]:
+    """The environment of an attempt (DESIGN: the job contract). `gpus` None leaves CUDA_VISIBLE_DEVICES alone."""
+    env = dict(base)
+    env.setdefault("OMP_NUM_THREADS", str(threads))
+    cpus.let_waiting_threads_sleep(env)
+    env.setdefault("PYTHONUNBUFFERED", "1")  # what a script prints is in its log at once, whatever ends it
+    env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    if gpus is not None:
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+    # torchrun reads its default for --master-port from the PET_ name, scripts and torch.distributed from the other.
+    env["MASTER_PORT"] = env["PET_MASTER_PORT"] = str(port)
+    env.pop("SEARCHKIT_WORKER", None)  # of a search-run that itself runs in a worker
+    return {**env, "SEARCHKIT_TASK": task, "SEARCHKIT_SEED": str(seed), **job_variables(launch, job)}
+
+
+@dataclass(frozen=True)
+class Parked:
+    """A wrapper that has not begun: it waits for one line on its gate, and leaves without a trace when that closes.
+
+    Its `status` and `log` are still under tmp/; from the moment the status file stands in the attempt's folder, its
+    lock says that the attempt lives.
+    """
+
+    launch: Launch
+    pid: int
+    gate: int  # our end
+    status: str
+    log: str
+    port: int
+
+
+def park(
+    launch: Launch, env: dict[str, str], machine: Machine, lease_fds: Collection[int], status: str, log: str
+) -> Parked:
+    """Start the wrapper in a session of its own, up to its gate. `status`, `log`: where its files wait, under tmp/.
+
+    Raises OSError where it can't be started.
+    """
+    words = direct(launch.command) if isinstance(launch.command, str) else launch.command
+    command = words or [*launch.shell, "-c", str(launch.command)]
+    argv = ["/bin/sh", WRAPPER, machine.host, machine.boot_id]
+    argv += [launch.job.attempt(launch.attempt + 1).root, launch.work, launch.paths.callback, launch.pre, launch.after]
+    argv += ["\n".join(launch.shell), machine.python, HELPER, *command]
+    fd = fsio.out_of_the_way(os.open(status, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666))
+    r, gate = map(fsio.out_of_the_way, os.pipe())
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+            (os.POSIX_SPAWN_DUP2, fd, STATUS_FD),
+            (os.POSIX_SPAWN_DUP2, r, GATE_FD),
+        ]
+        actions += [(os.POSIX_SPAWN_DUP2, f, FIRST_LEASE_FD + i) for i, f in enumerate(lease_fds)]
+        pid = os.posix_spawn(
+            "/bin/sh", argv, env, file_actions=actions, setsid=True, setsigmask=[], setsigdef=_DEFAULT_SIGNALS
+        )
+    except OSError:
+        os.close(gate)
+        os.unlink(status)
+        raise
+    finally:
+        os.close(fd)
+        os.close(r)
+    return Parked(launch, pid, gate, status, log, int(env["MASTER_PORT"]))
+
+
+def release(parked: Parked) -> None:
+    """Put the files of a parked wrapper where its attempt is, and let it go.
+
+    Raises FileExistsError where this attempt was begun before. A wrapper that died in the meantime is no error: its
+    attempt is one that ended before its first line.
+    """
+    paths = parked.launch.paths
+    try:
+        if os.path.exists(paths.status):
+            raise FileExistsError(errno.EEXIST, "this attempt was begun before", paths.status)
+        os.rename(parked.log, paths.log)
+        os.rename(parked.status, paths.status)
+        with contextlib.suppress(BrokenPipeError):
+            os.write(parked.gate, b"%.6f\n" % time.time())
+    finally:
+        os.close(parked.gate)
+
+
+def dismiss(parked: Parked) -> None:
+    """Let a parked wrapper end without having begun."""
+    os.close(parked.gate)
+    for path in (parked.status, parked.log):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def cannot_ever_start(e: OSError) -> bool:
+    """Whether a failed spawn is the fault of this command alone (too long), not of the machine."""
+    return e.errno in (errno.E2BIG, errno.EINVAL)
+
+
+def become_subreaper() -> None:
+    """Let orphans of jobs become our children, so that what a job leaves behind is seen at no cost."""
+    import ctypes
+
+    PR_SET_CHILD_SUBREAPER = 36
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

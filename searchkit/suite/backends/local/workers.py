@@ -1,0 +1,290 @@
+"""Warm workers as the suite sees them: their folders, what is said to them, and what they have said.
+
+The other side is searchkit/job/trials.py. A worker is a process like that of a job, started by the same wrapper in a
+folder of its own, `workers/<k>/`. Its inbox and outbox are files that only grow, so whoever comes later reads all that
+was said; the FIFOs beside them only spare both sides the waiting. What became of a trial is never read from here: that
+is its status file, which the worker creates, locks and ends as a wrapper does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from searchkit import fsio
+from searchkit.errors import SearchkitError
+from searchkit.suite.backends.local import procs
+from searchkit.suite.backends.local.procs import Target
+from searchkit.suite.backends.local.slots import Grant
+from searchkit.suite.store import status
+from searchkit.suite.store.status import Status
+from searchkit.suite.workspace import TaskPaths, WorkerPaths
+
+HANDLE = "worker-"  # what the `start` line of a trial names as its handle, before the number of its worker
+
+
+def trial_name(job: int, attempt: int) -> str:
+    """How both sides call a trial."""
+    return f"{job}/{attempt}"
+
+
+def is_trial(s: Status) -> bool:
+    """Whether an attempt was run by a worker."""
+    return bool(s.start and s.start.handle.startswith(HANDLE))
+
+
+@dataclass
+class Worker:
+    """A worker that lives, or whose end is not settled yet."""
+
+    number: int
+    paths: WorkerPaths
+    token: str
+    snapshot: int  # the code it runs
+    grant: Grant
+    port: int
+    inbox: int  # open files
+    outbox: int
+    wake: int
+    pid: int | None = None  # of its wrapper, if that is our child
+    rest: bytes = b""  # of the outbox: a line that has no end yet
+    ready: bool = False  # it has asked for trials
+    busy: str = ""  # the trial that it was handed, until it says that it has ended
+
+    served: int = 0
+    ending_s: float | None = None  # since when it is to end, or is ending by itself (monotonic)
+    target: Target | None = None  # set while it is being killed
+    maybe_torn: bool = False  # another scheduler wrote to the inbox, and may have been killed within a line
+
+    @property
+    def is_idle(self) -> bool:
+        return self.ready and not self.busy and self.ending_s is None and self.target is None
+
+
+@dataclass
+class Crew:
+    """The workers of a task. `limit` 0: there are none, every job is a process of its own."""
+
+    limit: int = 0
+    workers: dict[int, Worker] = field(default_factory=dict)
+    bell: int = -1
+    failures: int = 0  # workers in a row that ended by themselves before any trial
+    deaths: int = 0  # the same, killed by somebody
+    fault: SearchkitError | None = None  # why no more are started
+
+    @property
+    def fds(self) -> list[int]:
+        """What becomes readable when a worker has news."""
+        return [self.bell] if self.bell >= 0 else []
+
+    def idle(self, snapshot: int) -> Worker | None:
+        """A worker with this code that waits for a trial."""
+        return next((w for w in self.workers.values() if w.is_idle and w.snapshot == snapshot), None)
+
+    def by_trial(self, name: str) -> Worker | None:
+        return next((w for w in self.workers.values() if w.busy == name), None)
+
+    def hush(self) -> None:
+        """Empty the bell."""
+        if self.bell >= 0:
+            with contextlib.suppress(BlockingIOError):
+                while len(os.read(self.bell, 4096)) == 4096:
+                    pass
+
+    def close(self) -> None:
+        for worker in self.workers.values():
+            close(worker)
+        if self.bell >= 0:
+            os.close(self.bell)
+            self.bell = -1
+
+
+# ---- their folders
+
+
+def numbers(task: TaskPaths) -> list[int]:
+    """The workers of a task that are not known to be gone, ascending."""
+    try:
+        names = os.listdir(task.workers)
+    except FileNotFoundError:
+        return []
+    return sorted(int(n) for n in names if n.isdecimal() and not os.path.exists(task.worker(int(n)).gone))
+
+
+def open_bell(task: TaskPaths) -> int:
+    """The FIFO that workers ring, both ends of it; -1 on a file system that has none. Raises OSError."""
+    os.makedirs(task.workers, exist_ok=True)
+    return _open_fifo(task.bell)
+
+
+def _open_fifo(path: str) -> int:
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkfifo(path)
+        return os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    except OSError:
+        return -1
+
+
+def make(task: TaskPaths, token: str, snapshot: int, grant: Grant, port: int) -> Worker:
+    """The folder of a new worker, without its working folder, and without a process. Raises OSError."""
+    taken = [int(n) for n in os.listdir(task.workers) if n.isdecimal()]
+    paths = task.worker(max(taken, default=0) + 1)
+    os.mkdir(paths.root)
+    facts = {"snapshot": snapshot, "gpus": grant.gpus, "port": port}
+    for path in (paths.inbox, paths.outbox):
+        fsio.write_new(path, b"", durable=False)
+    fsio.write_new(paths.facts, json.dumps(facts).encode(), durable=False)
+    return _open(paths, token, snapshot, grant, port)
+
+
+def load(task: TaskPaths, token: str, k: int) -> Worker | None:
+    """A worker that an earlier scheduler started, as its files have it; None where they are not all there."""
+    paths = task.worker(k)
+    try:
+        facts = json.loads(fsio.read_bytes(paths.facts) or b"")
+        grant = Grant(tuple(facts["gpus"]))
+        worker = _open(paths, token, facts["snapshot"], grant, facts["port"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    worker.maybe_torn = True
+    said, heard = _said(paths)
+    worker.busy = _unfinished(said, heard)
+    if any("end" in m for m in said):
+        worker.ending_s = time.monotonic()
+    return worker
+
+
+def _open(paths: WorkerPaths, token: str, snapshot: int, grant: Grant, port: int) -> Worker:
+    inbox = fsio.out_of_the_way(os.open(paths.inbox, os.O_WRONLY | os.O_APPEND))
+    outbox = fsio.out_of_the_way(os.open(paths.outbox, os.O_RDONLY))
+    wake = _open_fifo(paths.wake)
+    number = int(os.path.basename(paths.root))
+    return Worker(number, paths, _token(token, number), snapshot, grant, port, inbox, outbox, wake)
+
+
+def _token(task_token: str, number: int) -> str:
+    """The mark of a worker's processes. What a trial starts as a program carries the trial's instead."""
+    return f"{task_token}/{HANDLE}{number}"
+
+
+def close(worker: Worker) -> None:
+    for fd in (worker.inbox, worker.outbox, worker.wake):
+        if fd >= 0:
+            os.close(fd)
+
+
+# ---- what is said
+
+
+def say(worker: Worker, **message: object) -> None:
+    """Append to a worker's inbox, and wake it. Raises OSError."""
+    line = json.dumps(message).encode() + b"\n"
+    fsio.write_all(worker.inbox, b"\n" + line if worker.maybe_torn else line)
+    worker.maybe_torn = False
+    if worker.wake >= 0:
+        with contextlib.suppress(OSError):  # full: it will look
+            os.write(worker.wake, b"\n")
+
+
+def news(worker: Worker) -> list[dict[str, Any]]:
+    """What a worker has said since the last call."""
+    while part := os.read(worker.outbox, 1 << 16):
+        worker.rest += part
+    if b"\n" not in worker.rest:
+        return []
+    whole, _, worker.rest = worker.rest.rpartition(b"\n")
+    return _messages(whole)
+
+
+def _messages(raw: bytes) -> list[dict[str, Any]]:
+    found = []
+    for line in raw.split(b"\n"):
+        with contextlib.suppress(ValueError):
+            message = json.loads(line)
+            if isinstance(message, dict):
+                found.append(message)
+    return found
+
+
+def _said(paths: WorkerPaths) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """All that was said to a worker, and by it. The outbox is read last: it may hold the answer to anything."""
+    said = _messages(fsio.read_bytes(paths.inbox) or b"")
+    return said, _messages(fsio.read_bytes(paths.outbox) or b"")
+
+
+def _unfinished(said: list[dict[str, Any]], heard: list[dict[str, Any]]) -> str:
+    """The trial that a worker was handed and has not answered; empty where there is none."""
+    name = next((str(m["trial"]) for m in reversed(said) if "trial" in m), "")
+    over = any("bye" in m or name in (m.get("done"), m.get("refused")) for m in heard)
+    return "" if over else name
+
+
+# ---- their processes
+
+
+def is_alive(paths: WorkerPaths) -> bool:
+    """Whether the wrapper of a worker lives (its lock says so, or on another machine, nothing to the contrary)."""
+    s = status.read(paths.process)
+    return s.alive and s.exit_code is None
+
+
+def target(paths: WorkerPaths, token: str) -> Target:
+    """A worker's processes, those of its trials included."""
+    s = status.read(paths.process)
+    if s.start and s.start.boot_id == status.boot_id():
+        return Target(token, s.start.pid, s.start.start_ticks)
+    return Target(token)
+
+
+def serving(task: TaskPaths, token: str) -> dict[str, int]:
+    """The trials that live workers run or were handed: name -> the worker's number. `token`: of the task."""
+    found = {}
+    for k in numbers(task):
+        name = _unfinished(*_said(task.worker(k)))
+        # Its wrapper may have been killed alone.
+        if name and (is_alive(task.worker(k)) or any(procs.members([Target(_token(token, k))]).values())):
+            found[name] = k
+    return found
+
+
+def stop_trials(task: TaskPaths, token: str, trials: Iterable[str], grace_s: float) -> None:
+    """Have workers end these trials, without a scheduler: asked first, and after the grace killed. Raises OSError."""
+    wanted = set(trials)
+    asked: set[str] = set()
+    deadline = time.monotonic() + grace_s
+    while left := {name: k for name, k in serving(task, token).items() if name in wanted}:
+        for name in left.keys() - asked:
+            asked.add(name)
+            if worker := load(task, token, left[name]):
+                say(worker, stop=name)
+                close(worker)
+        if time.monotonic() >= deadline:
+            procs.end_all([target(task.worker(k), _token(token, k)) for k in left.values()], grace_s)
+            return
+        time.sleep(0.02)
+
+
+def end_all(task: TaskPaths, token: str, grace_s: float) -> None:
+    """End every process of every worker of a task that has no scheduler."""
+    left = [k for k in numbers(task) if not status.read(task.worker(k).process).elsewhere]
+    procs.end_all([target(task.worker(k), _token(token, k)) for k in left], grace_s)
+    for k in left:
+        mark_gone(task.worker(k))
+
+
+def mark_gone(paths: WorkerPaths) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(paths.wake)
+    with contextlib.suppress(FileExistsError):
+        fsio.write_new(paths.gone, b"{}\n", durable=False)
+
+
+def kill_now(paths: WorkerPaths, token: str) -> None:
+    """SIGKILL what is left of a worker whose wrapper is gone."""
+    procs.kill_now(target(paths, token))

@@ -1,0 +1,212 @@
+"""search-ctl best; and the Pareto front, for it and for show-scalar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from searchkit import console
+from searchkit.errors import NotFoundError, UsageError, did_you_mean
+from searchkit.suite.cli.choose import JSON, MODE, TASK, best_rows, objectives_of, open_task, ranked_stage, scalars_of
+
+if TYPE_CHECKING:
+    from searchkit.suite.config.settings import Objective
+    from searchkit.suite.store.ranking import Scored
+    from searchkit.suite.workspace import TaskPaths
+
+
+@click.command()
+@TASK
+@click.option("-k", "k", type=click.IntRange(1), help="How many (default: 1; with several objectives the whole front).")
+@MODE
+@JSON
+def best(task_name: str, k: int | None, mode: str | None, as_json: bool) -> None:
+    """The best job, or the best k: objectives, arguments, command, folder. With several objectives the Pareto front.
+
+    Jobs count that finished, or were ended by an early stopper.
+
+    \b
+    Examples:
+      search-ctl best --task lr-sweep
+      search-ctl best --task lr-sweep -k 5 --json
+    """
+    from searchkit.suite.cli import tables
+    from searchkit.suite.store import ranking, tasks
+
+    ws, task = open_task(task_name)
+    if tasks.stage_names(task):
+        task = ranked_stage(ws, task, None)
+    config = tasks.config_of(task)
+    wanted, view = objectives_of(config, mode or ""), tasks.view(task)
+    if config.unclear_reward and not mode:
+        click.echo(f"note: no mode was given for {config.unclear_reward!r}, so this search took max", err=True)
+    rows = best_rows(ws, task, config, view.jobs, k or 1, wanted)
+    if not rows:
+        names = ", ".join(o.name for o in wanted)
+        what = f"no job of task {task.name!r} ended with a value of {names} ({tables.counted(view.jobs)})"
+        hint = f"See what jobs reported: search-ctl show-scalar --task {task.name}"
+        entries = scalars_of(ws, task, config, view.jobs, light=True)
+        for line in ranking.never_scored(ranking.split(entries), wanted):
+            click.echo(f"note: {line}", err=True)
+        for o in wanted:
+            if found := ranking.ways(entries, o.name):
+                hint = f"{o.name} is in several folders of event files: name one, {' or '.join(found)}"
+        raise NotFoundError(what, hint)
+    front = [row for row in rows if row.front == 0]
+    chosen = rows[: k or 1] if k or len(wanted) == 1 else front
+    if as_json:
+        facts = {
+            "task": task.name,
+            "objectives": objective_facts(wanted),
+            "jobs": [_facts(task, row, wanted) for row in chosen],
+        }
+        console.print_json(facts)
+        return
+    if len(wanted) > 1:
+        click.echo(f"{_said(wanted)}: {len(front)} of {_jobs(len(rows))} on the Pareto front\n")
+    click.echo("\n".join(_block(task, row, wanted) for row in chosen), nl=False)
+
+
+def _jobs(n: int) -> str:
+    return "1 job" if n == 1 else f"{n} jobs"
+
+
+def _said(wanted: Sequence[Objective]) -> str:
+    """`acc (max), macs (min)`."""
+    return ", ".join(f"{o.name} ({o.mode})" for o in wanted)
+
+
+def objective_facts(wanted: Iterable[Objective]) -> list[dict[str, str | None]]:
+    return [{"name": o.name, "mode": o.mode, "value": o.value} for o in wanted]
+
+
+def _block(task: TaskPaths, row: Scored, wanted: Sequence[Objective]) -> str:
+    from searchkit.suite.cli import tables
+
+    view = row.entry.view
+    lines = [f"#Job Name: {row.entry.name}"]
+    lines += [f"  {o.name:14}: {score:.6g} ({o.mode})" for o, score in zip(wanted, row.scores, strict=True)]
+    args = "  ".join(f"{name}={text}" for name, text in view.job.text.items())
+    lines += [
+        f"  status        : {view.state}",
+        f"  args          : {args or '-'}",
+        f"  command       : {tables.command_text(view.job.command)}",
+        f"  run_path      : {tables.run_path(task, view)}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _facts(task: TaskPaths, row: Scored, wanted: Sequence[Objective]) -> dict[str, Any]:
+    from searchkit.suite.cli import tables
+
+    return {
+        **row_facts(row, wanted),
+        "front": row.front,
+        "command": tables.command_text(row.entry.view.job.command),
+        "run_path": tables.run_path(task, row.entry.view),
+    }
+
+
+# --- the Pareto front ------------------------------------------------------------------------------------------------
+
+
+def parse_reference(text: str | None, wanted: Sequence[Objective]) -> dict[str, float]:
+    """`acc=0,macs=1e9` as numbers by objective; also `macs=1G`. Raises UsageError."""
+    import math
+
+    from searchkit.reading import expression
+
+    found: dict[str, float] = {}
+    if text is None:
+        return found
+    names = tuple(o.name for o in wanted)
+    if len(wanted) < 2:
+        raise UsageError("--reference is for a Pareto front, and the config has no two objectives")
+    for part in text.split(","):
+        name, equals, value = (each.strip() for each in part.rpartition("="))
+        if not equals or name not in names:
+            raise UsageError(
+                f"--reference {text}: {part!r} is no NAME=NUMBER of an objective{did_you_mean(name, names)}"
+            )
+        try:
+            found[name] = float(expression.evaluate(expression.parse(value), {}))
+        except (UsageError, TypeError, ValueError, OverflowError) as e:
+            raise UsageError(f"--reference {text}: {value!r} is no number") from e
+        if not math.isfinite(found[name]):
+            raise UsageError(f"--reference {text}: {value!r} is no finite number")
+    return found
+
+
+def pareto_facts(rows: Sequence[Scored], wanted: Sequence[Objective], given: dict[str, float]) -> dict[str, Any]:
+    """The front of these rows and its hypervolume, up to a reference point: the worst value of each objective among the
+    rows where none is given."""
+    from searchkit.records import pareto
+    from searchkit.suite.store import ranking
+
+    worst = ranking.worst(rows, wanted)
+    reference = [given.get(o.name, value) for o, value in zip(wanted, worst, strict=True)] if rows else []
+    front = [row for row in rows if row.front == 0]
+    modes = [o.mode for o in wanted]
+    # Exact, so its time grows with the power of one less than the objectives: beyond some ten seconds it is left out.
+    quick = len(front) ** (len(wanted) - 1) <= 10**9
+    volume = pareto.hypervolume([row.scores for row in front], reference, modes) if rows and quick else None
+    return {
+        "objectives": objective_facts(wanted),
+        "rows": len(rows),
+        "front": [row_facts(row, wanted) for row in front],
+        "reference": dict(zip((o.name for o in wanted), reference, strict=False)),
+        "hypervolume": volume,
+    }
+
+
+def row_facts(row: Scored, wanted: Sequence[Objective]) -> dict[str, Any]:
+    view = row.entry.view
+    return {
+        "row": row.entry.name,
+        "job": view.job.index,
+        "status": str(view.state),
+        "scores": dict(zip((o.name for o in wanted), row.scores, strict=True)),
+        "params": view.job.values,
+    }
+
+
+def pareto_text(rows: Sequence[Scored], wanted: Sequence[Objective], given: dict[str, float]) -> str:
+    """The front as a table, with the arguments that differ among all rows, and its hypervolume."""
+    from searchkit.suite.cli import tables
+
+    facts = pareto_facts(rows, wanted, given)
+    if not rows:
+        return f"Pareto front of {_said(wanted)}: no job ended with a value of each\n"
+    front = [row for row in rows if row.front == 0]
+    texts: dict[str, set[str | None]] = {}
+    for row in rows:
+        for name in row.entry.view.job.text:
+            texts.setdefault(name, set())
+    for row in rows:
+        for name, seen in texts.items():
+            seen.add(row.entry.view.job.text.get(name))
+    varying = [name for name, seen in texts.items() if len(seen) > 1]
+    lines = [["job", *(o.name for o in wanted), *varying]]
+    for row in front:
+        text = row.entry.view.job.text
+        lines.append(
+            [row.entry.name, *(f"{x:.6g}" for x in row.scores), *(_short(text.get(name, "-")) for name in varying)]
+        )
+    by = ", ".join(f"{name}={value:.6g}" for name, value in facts["reference"].items())
+    of = "the worst of these jobs" if not given else "as given" if len(given) == len(wanted) else "partly as given"
+    volume = "too large a front" if facts["hypervolume"] is None else f"{facts['hypervolume']:.6g}"
+    return (
+        f"Pareto front of {_said(wanted)}: {len(front)} of {_jobs(len(rows))}\n"
+        f"{tables.aligned(lines)}\n"
+        f"hypervolume: {volume} (reference point: {by}, {of})\n"
+    )
+
+
+def _short(text: str) -> str:
+    """A sampled number with the digits that a table needs; the job's own text where that is not one."""
+    try:
+        return text if len(text) < 10 else f"{float(text):.6g}"
+    except ValueError:
+        return text

@@ -1,0 +1,89 @@
+"""What search-run --dry-run prints: the jobs that it would run. It writes nothing."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import click
+
+from searchkit.suite.workspace import TaskPaths, Workspace
+
+if TYPE_CHECKING:
+    from searchkit.suite.config.read import Config
+    from searchkit.suite.store.state import TaskState
+
+DRY_RUN_JOBS = 20
+
+
+def run(ws: Workspace, config: Config, task_name: str, slots_line: str, *, anew: bool) -> None:
+    """Print what would run, of a task that exists what it would run further (unless `anew`); write nothing."""
+    from searchkit.suite.cli.progress import judged_by
+    from searchkit.suite.cli.tables import command_text
+    from searchkit.suite.config.read import STAGE_VARIABLE
+    from searchkit.suite.space.expand import tree_path
+    from searchkit.suite.store import best, subnets, trials
+    from searchkit.suite.store.creation import check_points, describe, points_left, withdrawn_line
+
+    late = [a.name for a in subnets.subnets(config) if STAGE_VARIABLE.search(f"{a.space} {a.rules}")]
+    late += [name for a in best.bests(config) for name in a.names]
+    slots_line += judged_by(config)
+    if late:
+        names = ", ".join(late)
+        click.echo(f"task {task_name}: its jobs are known when the stages before it have ended ({names}), {slots_line}")
+        return
+    config = subnets.picked(config, subnets.pick(config, ws.project, {}))
+    if trials.is_search(config):
+        _search(config, task_name, slots_line)
+        return
+    space = trials.space_of(config)
+    counted = check_points(config)  # none is an error
+    n = counted or space.size() or 0
+    jobs = f"{n} jobs" if counted else f"at most {n:,} jobs, which constraints make fewer"
+    click.echo(f"task {task_name}: {jobs}, {slots_line} (dry run: nothing is written)")
+    points, first = space.points(), 0
+    if not anew and (there := _made(ws.task(task_name))).jobs and counted:
+        left = list(points_left(space, there))
+        points, first, n = iter(left), there.next_job, len(left)
+        gone = f", {len(there.deleted)} were deleted or withdrawn" if there.deleted else ""
+        click.echo(f"{n} of them are new, {len(there.jobs)} jobs are there already{gone}")
+        if left_out := withdrawn_line(config, there):
+            click.echo(left_out)
+    for i, point in enumerate(points if n <= 2 * DRY_RUN_JOBS else islice(points, DRY_RUN_JOBS), first):
+        click.echo(f"#{i} {command_text(describe(config, point)[2])}")
+        if point:
+            click.echo(f"   jobs/tree/{'/'.join(tree_path(point))} -> jobs/all/{i}")
+    if n > 2 * DRY_RUN_JOBS:
+        click.echo(f"… and {n - DRY_RUN_JOBS} more")
+
+
+def _made(task: TaskPaths) -> TaskState:
+    """What there is of a task, as if its config had changed; nothing where it does not exist."""
+    from searchkit.suite.store import journal
+    from searchkit.suite.store.state import replay
+
+    state = replay(journal.read(task)[0])
+    state.in_order = False
+    return state
+
+
+def _search(config: Config, task_name: str, slots_line: str) -> None:
+    """Print what a search begins with."""
+    from searchkit.suite.cli.tables import command_text
+    from searchkit.suite.run import search as searching
+    from searchkit.suite.store import trials
+    from searchkit.suite.store.creation import describe
+
+    s, space = config.search, trials.space_of(config)
+    limits = [f"{s.n_trials} trials"] if s.n_trials is not None else []
+    limits += [f"{s.time_budget_s:g} s"] if s.time_budget_s is not None else []
+    limits += [f"{o.name} {s.target:g}" for o in config.objectives[:1] if s.target is not None]
+    size = space.size()
+    points = f"{size:,} points before constraints" if size is not None else "a continuum of points"
+    what = f"search by {s.sampler}, until {' or '.join(limits) or 'the space has no further point'}; {points}"
+    click.echo(f"task {task_name}: {what}; {slots_line} (dry run: nothing is written)")
+    click.echo("the first points, before any result:")
+    for i, genes in enumerate(searching.preview(config, min(DRY_RUN_JOBS, s.n_trials or DRY_RUN_JOBS))):
+        point = space.point(genes)
+        values = "" if config.template.names else "  " + " ".join(f"{k}={v.text}" for k, v in point.items())
+        click.echo(f"#{i} {command_text(describe(config, point)[2])}{values}")

@@ -1,0 +1,390 @@
+"""search-run: expand a config into jobs and run them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import click
+
+from searchkit import console
+from searchkit.errors import UsageError
+from searchkit.suite.config import shells
+from searchkit.suite.workspace import TaskPaths, Workspace, check_task_name, find
+
+if TYPE_CHECKING:
+    from searchkit.suite.backends.local.slots import Slots
+    from searchkit.suite.cli.progress import Reward
+    from searchkit.suite.config.read import Config
+    from searchkit.suite.config.shells import Shell
+    from searchkit.suite.store.interpreter import Pythons
+    from searchkit.suite.store.state import TaskState
+
+BIG_COPY_BYTES = 1 << 30
+CODE = (".py", ".sh", ".ipynb", ".c", ".cc", ".cpp", ".cu", ".h", ".pyx", ".jl", ".r", ".R", ".lua", ".pl", ".js")
+
+
+@click.command(context_settings=console.CONTEXT)
+@click.argument("config_file", metavar="CONFIG")
+@click.option("--task", "task_name", default="default", show_default=True, help="The task's name.")
+@click.option("--symlinks", is_flag=True, help="Link big files and folders to the project instead of copying them.")
+@click.option("--gpus", default="auto", show_default=True, help="auto, none, or indices like 0,1.")
+@click.option("--jobs-per-gpu", type=click.IntRange(1), default=1, show_default=True, help="Jobs that share a GPU.")
+@click.option("-j", "--max-parallel", type=click.IntRange(1), help="Jobs at once (default: GPU or CPU slots).")
+@click.option("--n-trials", type=click.IntRange(1), help="Trials of a search, in place of search.n_trials.")
+@click.option("--overwrite", is_flag=True, help="Move a task of this name away first, and begin anew.")
+@click.option("--dry-run", is_flag=True, help="Print the commands and the tree; write nothing.")
+@click.option("--detach", is_flag=True, help="Run in the background; say how to follow it.")
+@click.option("--no-progress", is_flag=True, help="Plain lines instead of a live display.")
+def main_command(
+    config_file: str,
+    task_name: str,
+    symlinks: bool,
+    gpus: str,
+    jobs_per_gpu: int,
+    max_parallel: int | None,
+    n_trials: int | None,
+    overwrite: bool,
+    dry_run: bool,
+    detach: bool,
+    no_progress: bool,
+) -> int:
+    """Run the search of CONFIG as a task. Run the same command again to go on where it was.
+
+    \b
+    Examples:
+      search-run config.yaml
+      search-run --task lr-sweep config.yaml --gpus 0,1 --jobs-per-gpu 2
+      search-run --task lr-sweep config.yaml --dry-run
+
+    \b
+    Ends with 0 (all jobs finished), 1 (a job failed), 2 (config), 3 (no workspace), 4 (conflict), 5 (storage),
+    130 or 143 (signals; run the same command again to go on).
+    """
+    from searchkit.suite.cli import disk, programs, pythons
+    from searchkit.suite.config import read as config_module
+    from searchkit.suite.store import reserve
+
+    ws = find(os.getcwd())
+    check_task_name(task_name)
+    if ws.project not in sys.path:
+        sys.path.insert(0, ws.project)  # where samplers and stoppers of the user's own are found
+    begun = None if overwrite else _begun(ws.task(task_name))
+    config, raw = config_module.load(config_file, begun=begun)
+    limited = config
+    if n_trials is not None:
+        limited = replace(config, search=replace(config.search, n_trials=n_trials))
+    parts = {f"{task_name}.{stage.name}": stage.config for stage in config.stages} or {task_name: limited}
+    slots = [_slots(part, gpus, jobs_per_gpu, max_parallel) for part in parts.values()]
+    for part in parts.values():
+        programs.check(part, ws)
+    for note in config.notes:
+        click.echo(f"note: {note}", err=True)
+    if n_trials is not None and config.stages:
+        raise UsageError("--n-trials is for a task of one search", "Set search.n_trials of the stage in the config")
+    if dry_run:
+        from searchkit.suite.cli import dry
+
+        if os.path.exists(ws.task(task_name).run_config) and not overwrite:
+            _change_config(ws.task(task_name), config_file, config, raw, dry=True)
+        for (name, part), (_, slots_line) in zip(parts.items(), slots, strict=True):
+            dry.run(ws, part, name, slots_line, anew=overwrite)
+        return 0
+    options = {"gpus": gpus, "jobs_per_gpu": jobs_per_gpu, "max_parallel": max_parallel, "n_trials": n_trials}
+    asked = pythons.ask(() if detach else parts.values())
+    shell = begun or shells.default()
+    task = _open_or_create(
+        ws, task_name, config_file, config, raw, parts, shell, symlinks=symlinks, overwrite=overwrite
+    )
+    disk.say_need(ws, task, parts)
+    reserve.keep(ws)
+    if detach:
+        from searchkit.suite import control
+
+        pid = control.start_background(ws, task, options)
+        click.echo(f"task {task_name} runs in the background (process {pid})")
+        click.echo(f"  follow: search-ctl show --task {task_name}    log: {task.scheduler_log}")
+        click.echo(f"  stop:   search-ctl stop --task {task_name}")
+        return 0
+    live = sys.stdout.isatty() and not no_progress
+    how = How(ws, options, gpus == "none", live, asked)
+    if config.stages:
+        return _run_stages(how, task, config, slots)
+    from searchkit.suite.store import subnets
+
+    for path in subnets.check_inputs(config, task, ws.project, {}):
+        click.echo(f"note: {path} is gone; the jobs that were picked from it are kept", err=True)
+    return _schedule(how, task, subnets.kept(limited, task), *slots[0], {})
+
+
+@dataclass(frozen=True)
+class How:
+    """What holds for every task of this search-run."""
+
+    ws: Workspace
+    options: dict[str, object]
+    hide_gpus: bool
+    live: bool
+    pythons: Pythons
+    said: set[str] = field(default_factory=set)  # notes that hold for several stages
+    rewards: list[Reward] = field(default_factory=list)  # of the stages that ran here
+
+    def note(self, text: str) -> None:
+        if text not in self.said:
+            self.said.add(text)
+            click.echo(f"note: {text}", err=True)
+
+
+def _run_stages(how: How, group: TaskPaths, config: Config, slots: list[tuple[Slots, str]]) -> int:
+    """One stage after the other; returns at the first that does not finish. The same command goes on there."""
+    from searchkit.suite.cli.progress import listed
+    from searchkit.suite.run import stages
+    from searchkit.suite.store import journal, tasks
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)  # between two stages; while one runs, its scheduler has its own
+    me = tasks.myself()
+    whole = tasks.take(group, journal.acquire(group, me), me, options=how.options)
+    tasks.refresh_views(how.ws, group)
+    failed = 0
+    try:
+        for k, stage in enumerate(config.stages):
+            turn = stages.begin(how.ws, group, config, k)
+            for note in turn.notes:
+                click.echo(f"note: {note}", err=True)
+            title = f"stage {k + 1} of {len(config.stages)}: {stage.name}"
+            state = stages.state_of(turn.task)
+            if stages.is_over(turn.config, state) and not any(job.paused for job in state.jobs.values()):
+                click.echo(f"{title} has finished already")
+                failed += stages.failed(state)
+                continue
+            click.echo(title)
+            code = _schedule(how, turn.task, turn.config, *slots[k], turn.env)
+            tasks.refresh_views(how.ws, group)
+            state = stages.state_of(turn.task)
+            if code in (0, 1) and stages.is_over(turn.config, state):
+                failed += stages.failed(state)
+                continue
+            if code in (0, 1):
+                _say_where_it_stopped(config, k, turn.task, state)
+            return code or 1
+    finally:
+        whole.close()
+        tasks.refresh_views(how.ws, group)
+        signal.signal(signal.SIGTERM, before)
+    click.echo(f"task {group.name}: all {len(config.stages)} stages finished" + f" ({failed} failed)" * bool(failed))
+    if config.reward_attribute:
+        if len(how.rewards) == len(config.stages) and not any(reward.jobs for reward in how.rewards):
+            click.echo(f"note: no stage reported {config.reward_attribute!r} (reported: {listed(how.rewards)})")
+        sign = "-" if config.monitor.mode == "min" or config.unclear_reward else "+"
+        click.echo(f"  rank them: search-ctl show-scalar --task {group.name} -rt {sign}5")
+    return 1 if failed else 0
+
+
+def _say_where_it_stopped(config: Config, k: int, task: TaskPaths, state: TaskState) -> None:
+    from searchkit.suite.store.state import State
+
+    waiting = ", ".join(stage.name for stage in config.stages[k + 1 :])
+    done = (State.FINISHED, State.PRUNED)
+    jobs = [(n, job.state) for n, job in sorted(state.jobs.items()) if job.state not in done]
+    said = ", ".join(f"job {n} {s}" for n, s in jobs[:5]) + (f" and {len(jobs) - 5} more" if len(jobs) > 5 else "")
+    after = f"; not begun: {waiting}" if waiting else ""
+    click.echo(f"task {task.group} stops at stage {config.stages[k].name} ({said}){after}")
+    if all(s is State.STOPPED for _, s in jobs):  # all else was said with the summary of the stage
+        click.echo(f"  go on: search-ctl restart --task {task.name}")
+
+
+def _slots(config: Config, gpus: str, jobs_per_gpu: int, max_parallel: int | None) -> tuple[Slots, str]:
+    from searchkit.suite.backends.local import gpus as gpu_module
+    from searchkit.suite.backends.local import slots
+
+    resources = config.resources
+    found = [] if resources.gpus == 0 else gpu_module.find(gpus, os.environ)
+    return slots.plan(
+        config.template.program,
+        found,
+        resources.gpus,
+        jobs_per_gpu,
+        resources.cpus,
+        resources.gpu_mem_bytes,
+        max_parallel or config.run.max_parallel,
+    )
+
+
+def _begun(task: TaskPaths) -> Shell | None:
+    """The shell that the task was begun with; None where it is new."""
+    from searchkit.suite.store import tasks
+
+    return tasks.shell_of(task) if tasks.exists(task) else None
+
+
+def _open_or_create(
+    ws: Workspace,
+    name: str,
+    given: str,
+    config: Config,
+    raw: bytes,
+    parts: dict[str, Config],
+    shell: Shell,
+    *,
+    symlinks: bool,
+    overwrite: bool,
+) -> TaskPaths:
+    """The task of that name, made if it is new. ConflictError where it can't go on with the config of `given`. `parts`:
+    what is run of it, stage by stage."""
+    from searchkit.suite import control
+    from searchkit.suite.run import search as searching
+    from searchkit.suite.run import stages
+    from searchkit.suite.store import best, snapshot, subnets, tasks
+
+    task = ws.task(name)
+    if os.path.exists(task.run_config) and not overwrite:
+        _change_config(task, given, config, raw)
+        _say_what_changed(task, given, symlinks)
+        return task
+    # All that can be known is tried before anything is written; stages with arguments of their own wait for their turn.
+    picks = subnets.pick(config, ws.project, {})
+    known = [part for part in parts.values() if not (subnets.subnets(part) or best.bests(part))]
+    for part in known if config.stages else [subnets.picked(part, picks) for part in parts.values()]:
+        _say_size(part)
+        searching.check_points(part)
+    for note in (note for one in picks for note in one.notes):
+        click.echo(f"note: {note}", err=True)
+    manifest = snapshot.scan(ws.project, symlinks=symlinks)
+    if manifest.copied_bytes > BIG_COPY_BYTES and not symlinks:
+        click.echo(
+            f"note: the project holds {manifest.copied_bytes / 2**30:.1f} GiB, copied for every job; --symlinks spares "
+            f"that, {snapshot.IGNORE_FILE} leaves things out",
+            err=True,
+        )
+    if manifest.skipped:
+        click.echo(f"note: left out (no regular file): {', '.join(manifest.skipped)}", err=True)
+    for e in manifest.linked:
+        if e.kind == "shared":
+            click.echo(f"note: all jobs share the project's folder {e.path}/", err=True)
+    if os.path.exists(task.run_config):
+        to = f"{ws.attic}/{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        (stages if tasks.stage_names(task) else control).move_away(task, to)
+        click.echo(f"moved the old task away: {to}")
+    names = tuple(stage.name for stage in config.stages)
+    fill = lambda half: subnets.keep(picks, half)  # noqa: E731
+    return tasks.create(ws, name, raw, manifest, shell=shell, stages=names, fill=fill)
+
+
+def _say_size(config: Config) -> None:
+    """Say at once how many points a large grid has."""
+    from searchkit.suite.store import creation, trials
+
+    size = None if trials.is_search(config) else trials.space_of(config).size()
+    if size is not None and size > creation.COUNTED and (size <= creation.MOST_JOBS or config.task.constraints):
+        how = " before constraints, which are looked at as the jobs are made" if config.task.constraints else ""
+        click.echo(f"the grid has {size:,} points{how}")
+
+
+def _say_what_changed(task: TaskPaths, given: str, symlinks: bool) -> None:
+    """A resumed task keeps its snapshot; say in one line how today's project differs from it, code first,
+    `given` apart."""
+    from searchkit.suite.store import snapshot
+
+    manifest = snapshot.load(task.snapshot(snapshot.newest(task)))
+    project = task.workspace.project
+    if changed := [path for path in snapshot.changes(manifest, project) if path != os.path.relpath(given, project)]:
+        changed.sort(key=lambda path: not path.endswith(CODE))
+        names = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+        click.echo(f"note: the task keeps the project as it was; changed since: {names} (restart takes them)", err=True)
+    if linked := snapshot.changed_links(manifest, project):
+        click.echo(f"note: jobs see these changed files through links: {', '.join(linked[:5])}", err=True)
+    if symlinks != manifest.symlinks:
+        mode = "with" if manifest.symlinks else "without"
+        click.echo(f"note: the task was started {mode} --symlinks and goes on so", err=True)
+
+
+def _change_config(task: TaskPaths, given: str, config: Config, raw: bytes, *, dry: bool = False) -> None:
+    """Have a task go on with the config of the file `given`, and say what differs. Raises ConflictError where that may
+    not. `dry`: only say it."""
+    from searchkit.suite.store import changes, tasks
+
+    if tasks.newest_config(task) != raw:
+        _check_direction(tasks.config_of(task), config, given)
+    elif not config.stages:
+        return
+    steps = changes.steps(task, config)
+    if refused := [part for step in steps for part in step.change.refused]:
+        raise changes.refusal(task, given, raw, refused)
+    for step in steps:
+        if not step.change.parts:
+            continue  # comments and layout differ, the meaning does not
+        parts = step.change.parts
+        if step.task == task:  # of a task of stages, those that have begun say it themselves
+            begun = tuple(f"stages[{k}]." for k, each in enumerate(tasks.stage_tasks(task)) if tasks.exists(each))
+            parts = tuple(part for part in parts if not part.key.startswith(begun or " "))
+        said = "; ".join(f"{part.key}: {part.what}" for part in parts)
+        number = "another config" if dry else f"config {changes.record(step, raw)}"
+        if said:
+            click.echo(f"task {step.task.name} {'would go' if dry else 'goes'} on with {number}: {said}")
+
+
+def _check_direction(old: Config, new: Config, given: str) -> None:
+    """Which end of a loss is best may be said anew, but not left open where it was said: the default is the other end.
+    Raises UsageError."""
+    before = {"": old, **{stage.name: stage.config for stage in old.stages}}
+    for name, part in {"": new, **{stage.name: stage.config for stage in new.stages}}.items():
+        if part.unclear_reward and name in before and before[name].monitor.mode_given:
+            began = before[name].monitor.mode
+            what = f"{given}: monitor.mode: missing for {part.unclear_reward!r}, and the task was begun with `{began}`"
+            raise UsageError(what, "Say it again: `mode: min` or `mode: max`")
+
+
+def _schedule(
+    how: How, task: TaskPaths, config: Config, slots: Slots, slots_line: str, stage_env: dict[str, str]
+) -> int:
+    from searchkit.suite.cli import pythons
+    from searchkit.suite.cli.progress import Progress
+    from searchkit.suite.run.launcher import Launcher, Plan
+    from searchkit.suite.run.loop import Scheduler
+    from searchkit.suite.store import imports, journal, snapshot, tasks
+
+    env = {**os.environ, **config.env, **stage_env}
+    python = how.pythons.answer(config.template.program, env)
+    me = tasks.myself()
+    kept: dict[str, object] = {"options": how.options, "retries": config.run.retries}
+    if task.stage and not tasks.view(task).jobs:  # it begins with the newest code, which a restart may have taken
+        kept["snapshot"] = snapshot.newest(task)
+    if python:
+        kept["python"] = python.facts()
+    open_task = tasks.take(task, journal.acquire(task, me), me, **kept)
+    progress = Progress(how.ws, open_task, config, slots_line, live=how.live)
+    hide = how.hide_gpus or config.resources.gpus == 0
+    installed = imports.installed(python, how.ws.project) if python else imports.Installed()
+    shell = shells.located(config.run.shell, env.get("PATH"))
+    plan = Plan(how.ws, config, slots, hide, env, tuple(sys.argv), shell, python, installed)
+    launcher = Launcher(plan, open_task)
+    try:
+        for text in pythons.notes(launcher):
+            how.note(text)
+        with progress:
+            code = Scheduler(launcher, progress).run()
+    finally:
+        slots.close()
+        open_task.close()
+    progress.summary(code)
+    how.rewards.append(progress.reward)
+    return code
+
+
+def main() -> None:
+    # A shell has what it starts in the background of a script ignore these two; who sends them to us means us. SIGHUP
+    # stays ignored where it is: nohup is for that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    console.run(main_command, "search-run")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,340 @@
+"""The rows of search-ctl table: which jobs they are, in which order, and what they have in each column."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import click
+
+from searchkit import console
+from searchkit.errors import UsageError, did_you_mean
+from searchkit.reading import expression
+from searchkit.suite.cli.choose import begun_stages, chosen_jobs, objectives_of, open_task, refuse_stages, scalars_of
+from searchkit.suite.cli.tables import command_text, reason, run_path
+from searchkit.suite.config.settings import Config, Objective
+from searchkit.suite.store import ranking, tasks
+from searchkit.suite.store.ranking import JobScalars
+from searchkit.suite.store.tasks import JobView
+from searchkit.suite.workspace import TaskPaths, Workspace
+
+NARROW = 12  # characters to which long cells are cut before a column is left out
+GAP = "  "
+PREFIXES = ("param", "score", "scalar", "min", "max")
+
+
+class Row(NamedTuple):
+    """One job, or one subnet that a job scored."""
+
+    task: TaskPaths
+    entry: JobScalars
+    wanted: Mapping[str, Objective]  # of its task, by name
+
+
+class Missing(Exception):
+    """A row has no value of a name."""
+
+
+class Part(NamedTuple):
+    """The jobs of one task, or of one stage of it."""
+
+    ws: Workspace
+    task: TaskPaths
+    config: Config
+    views: list[JobView]
+
+
+def find(task_names: str, jobs: str | None) -> list[Part]:
+    """The jobs of the tasks `a,b`, with all stages that have begun."""
+    names = list(dict.fromkeys(name.strip() for name in task_names.split(",") if name.strip()))
+    if not names:
+        raise UsageError(f"--task {task_names}: names no task", "Example: search-ctl table --task a,b")
+    if jobs is not None and len(names) != 1:
+        raise UsageError("--jobs names jobs of one task", "Choose among several by --where")
+    parts: dict[str, Part] = {}  # by name: `a,a.long` names stage long of a twice
+    for name in names:
+        ws, whole = open_task(name)
+        if jobs is not None:
+            refuse_stages(whole)
+        for task in begun_stages(whole) if tasks.stage_names(whole) else [whole]:
+            views = chosen_jobs(ws, task, tasks.view(task), jobs)
+            parts.setdefault(task.name, Part(ws, task, tasks.config_of(task), views))
+    return list(parts.values())
+
+
+def arguments(parts: Iterable[Part]) -> set[str]:
+    """The arguments that any job has."""
+    return {name for part in parts for view in part.views for name in view.job.text}
+
+
+def gather(parts: Iterable[Part], needed: Sequence[str], where: str = "") -> list[Row]:
+    """The rows of these jobs. `needed`: the names that are asked for, some of them by the expression `where`. Raises
+    UsageError for one that no row has."""
+    rows: list[Row] = []
+    for part in parts:
+        wanted, given = {o.name: o for o in part.config.objectives}, arguments([part])
+        # What was recorded before results had numbers holds the objectives alone: files are read for more only.
+        more = [bare(n) for n in needed if n not in FACTS and n.removeprefix("param.") not in given]
+        names = [*more, *wanted] if wanted else []
+        entries = scalars_of(part.ws, part.task, part.config, part.views, light=True, names=names)
+        rows += [Row(part.task, entry, wanted) for entry in ranking.split(entries)]
+    check_names(rows, needed, where)
+    return rows
+
+
+def bare(name: str) -> str:
+    prefix, _, rest = name.partition(".")
+    return rest if prefix in PREFIXES and rest else name
+
+
+def check_names(rows: Sequence[Row], needed: Iterable[str], where: str = "") -> None:
+    """UsageError for a name that no row has; `where`: the text that names come from, if they are of an expression."""
+    for name in needed:
+        if name in FACTS or not rows or any(_has(row, name) or _has(row, bare(name)) for row in rows):
+            continue
+        if several := ranking.ways((row.entry for row in rows), bare(name)):
+            raise UsageError(f"{name!r} is in several folders of event files: name one, {' or '.join(several)}")
+        if any(bare(name) in row.wanted for row in rows):
+            click.echo(f"note: no job has a number for {name!r}", err=True)
+            continue
+        have = {*FACTS}.union(*(_names(row) for row in rows))
+        near = expression.unquoted(where, sorted(have)) or did_you_mean(name, tuple(sorted(have)))
+        raise UsageError(f"no job has {name!r}{near}")
+
+
+def _has(row: Row, name: str) -> bool:
+    return name in row.entry.view.job.text or name in _names(row)
+
+
+def _names(row: Row) -> set[str]:
+    """What the row has a value of, beside the facts."""
+    return {*row.entry.view.job.text, *row.entry.names, *row.entry.scores}
+
+
+def chosen(rows: Sequence[Row], test: expression.Expression) -> list[Row]:
+    """The rows for which an expression holds; those that lack a value that it needs are left out, and counted."""
+
+    def reader(name: str) -> Callable[[Row], Any]:
+        def read(row: Row) -> Any:
+            value = cell(row, name)
+            if value is None and not (row.entry.view.job.text.keys() & {name, bare(name)}):
+                raise Missing(name)
+            return value
+
+        return read
+
+    holds = expression.function(test, reader)
+    kept, lacking = [], 0
+    for row in rows:
+        try:
+            if holds(row):
+                kept.append(row)
+        except Missing:
+            lacking += 1
+    if lacking:
+        click.echo(f"left out: {lacking} without a value that {test.text!r} needs", err=True)
+    return kept
+
+
+def ordered(rows: Iterable[Row], key: str, descending: bool) -> list[Row]:
+    """By one column: finite numbers, then texts, then rows without a value, or with none that is finite, whichever way
+    round."""
+    ranked: dict[int, list[tuple[Any, Row]]] = {0: [], 1: [], 2: []}
+    for row in rows:
+        value = cell(row, key)
+        if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+            ranked[0].append((value, row))
+        else:
+            ranked[2 if value is None or isinstance(value, float) else 1].append((str(value), row))
+    for part in (ranked[0], ranked[1]):
+        part.sort(key=lambda each: each[0], reverse=descending)
+    return [row for part in ranked.values() for _, row in part]
+
+
+def best_first(rows: Sequence[Row], top: int) -> list[Row]:
+    """The rows with all objectives, the best first."""
+    told = {row.task.name: row for row in rows}
+    judged = {objectives_of(tasks.config_of(row.task)) for row in told.values()}
+    if len(judged) > 1:
+        raise UsageError("--top: these tasks are judged by different objectives", "Say which counts: --sort -acc")
+    by_id = {id(row.entry): row for row in rows}
+    best = ranking.scored([row.entry for row in rows], judged.pop(), top) if judged else []
+    return [by_id[id(each.entry)] for each in best]
+
+
+# --- what is in them ------------------------------------------------------------------------------------------------
+
+
+def _time(row: Row) -> float | None:
+    view = row.entry.view
+    if not view.start_s:
+        return None
+    return (view.end_s or time.time()) - view.start_s
+
+
+FACTS: Mapping[str, Callable[[Row], Any]] = {
+    "task": lambda row: row.task.name,
+    "job": lambda row: row.entry.name if row.entry.row else row.entry.view.job.index,
+    "state": lambda row: row.entry.view.state.value,
+    "time": _time,
+    "attempt": lambda row: row.entry.view.job.attempt,
+    "exit_code": lambda row: row.entry.view.exit_code,
+    "start": lambda row: row.entry.view.start_s,
+    "end": lambda row: row.entry.view.end_s,
+    "reason": lambda row: reason(row.entry.view) or None,
+    "command": lambda row: command_text(row.entry.view.job.command),
+    "run_path": lambda row: run_path(row.task, row.entry.view),
+}
+
+
+def cell(row: Row, name: str) -> Any:
+    """The value of a column; None where a row has none."""
+    if fact := FACTS.get(name):
+        return fact(row)
+    values = row.entry.view.job.values
+    if name in values:
+        return values[name]
+    score = row.entry.scores.get(name)
+    if score is not None and score == score:  # what most cells are: 10,000 of a column are listed at once
+        return score
+    for kind in ("score", "scalar"):
+        if (known := _number(row, name, kind)) is not None:
+            return known
+    prefix, _, rest = name.partition(".")
+    if prefix == "param":
+        return values.get(rest)
+    return _number(row, rest, prefix) if prefix in PREFIXES else None
+
+
+def _number(row: Row, name: str, kind: str) -> float | None:
+    """A number of a row: the `score` of an objective, the last value of a `scalar`, its `min` or `max`."""
+    if kind == "score":
+        judged = row.wanted.get(name)
+        value = ranking.reward(row.entry, name, judged.mode, judged.score) if judged else math.nan
+        return None if value != value else value
+    known = row.entry.number(name)
+    if known is None or kind == "param":
+        return None
+    if kind == "scalar":
+        return known.last
+    end = known.low if kind == "min" else known.high
+    return None if math.isnan(end) else end  # of a series without a finite value
+
+
+def default_columns(rows: Sequence[Row], several: bool) -> list[str]:
+    """The columns that are shown where none are named."""
+    texts: dict[str, set[str | None]] = {}
+    for row in rows:
+        for name in row.entry.view.job.text:
+            texts.setdefault(name, set())
+    for row in rows:
+        text = row.entry.view.job.text
+        for name, seen in texts.items():
+            if len(seen) < 2:
+                seen.add(text.get(name))
+    varying = [name for name, seen in texts.items() if len(seen) > 1]
+    judged = list(dict.fromkeys(name for row in rows for name in row.wanted))
+    scalars = judged or list(dict.fromkeys(name for row in rows for name in row.entry.names))
+    scalars = [f"scalar.{name}" if name in FACTS or name in texts else name for name in scalars]
+    varying = [f"param.{name}" if name in FACTS else name for name in varying]
+    return [*(["task"] if several else []), "job", "state", *varying, *scalars, "time"]
+
+
+# --- how it is printed ------------------------------------------------------------------------------------------------
+
+
+def texts(rows: Sequence[Row], name: str) -> list[str]:
+    """A column as it is printed."""
+    if name not in FACTS:
+        bare, shown = name.removeprefix("param."), []
+        for row in rows:
+            text = row.entry.view.job.text.get(bare)
+            shown.append(_short(text) if text is not None else _shown(cell(row, name)))
+        return shown
+    cells = map(FACTS[name], rows)
+    if name == "time":
+        return ["-" if s is None else console.span(s) for s in cells]
+    if name in ("start", "end"):
+        return ["-" if s is None else time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(s)) for s in cells]
+    return [_shown(cell) for cell in cells]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "-" if value is None else _one_line(str(value))
+
+
+def _one_line(text: str) -> str:
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
+def _short(text: str) -> str:
+    """A sampled number with the digits that a table needs; the job's own text where that is not one."""
+    try:
+        return _one_line(text) if len(text) < 10 else f"{float(text):.6g}"
+    except ValueError:
+        return _one_line(text)
+
+
+def to_csv(rows: Iterable[Row], columns: Sequence[str]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([cell(row, name) for name in columns] for row in rows)
+    return text.getvalue()
+
+
+def width() -> int | None:
+    """The columns of the terminal; None where the output goes elsewhere and nobody says how wide that is."""
+    if not sys.stdout.isatty() and not os.environ.get("COLUMNS"):
+        return None
+    return shutil.get_terminal_size().columns
+
+
+def fit(columns: Sequence[Sequence[str]], width: int | None, kept: set[str]) -> tuple[list[str], list[str]]:
+    """(lines of at most `width` characters, what was left out) of columns of cells, the first of which is the head.
+
+    Long cells are cut first, then columns left out from the right, but those that are `kept`.
+    """
+    widths = [max(map(len, cells)) for cells in columns]
+    order, notes = list(range(len(columns))), []
+
+    def excess() -> int:
+        return sum(widths[i] for i in order) + len(GAP) * (len(order) - 1) - (width or 0)
+
+    while width is not None and excess() > 0:
+        widest = max(order, key=lambda i: widths[i] - max(NARROW, len(columns[i][0])))
+        least = max(NARROW, len(columns[widest][0]))
+        if widths[widest] <= least:
+            break
+        widths[widest] = max(least, widths[widest] - excess())
+    while width is not None and excess() > 0 and (free := [i for i in order if columns[i][0] not in kept]):
+        order.remove(free[-1])
+    if gone := [cells[0] for i, cells in enumerate(columns) if i not in order]:
+        notes.append(
+            f"no room for {len(gone)} columns: {', '.join(gone)} (--columns names what is shown, --csv has all)"
+        )
+    return [
+        GAP.join(line).rstrip() for line in zip(*(_padded(columns[i], widths[i]) for i in order), strict=True)
+    ], notes
+
+
+def _padded(cells: Sequence[str], width: int) -> list[str]:
+    """Cells of one width, numbers to the right."""
+    if max(map(len, cells)) > width:
+        cells = [text if len(text) <= width else f"{text[: width - 1]}…" for text in cells]
+    if all(map(_is_number, cells[1:])):
+        return [text.rjust(width) for text in cells]
+    return [text.ljust(width) for text in cells]
+
+
+def _is_number(text: str) -> bool:
+    return text == "-" or text[:1].isdigit() or text[:1] in "+-." or text in ("nan", "inf")

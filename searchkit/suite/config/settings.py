@@ -1,0 +1,183 @@
+"""What a config says, as frozen dataclasses; read.py reads them from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from searchkit.records import objective
+from searchkit.suite.config.shells import BASH, Shell
+from searchkit.suite.config.template import Template
+from searchkit.suite.space.args import Arg
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What gives numbers of a point that constraints may name: `module:function`, and the arguments it is called with
+    (space/measures.py)."""
+
+    call: str
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """The command, what varies in it, and the expressions that every job must meet."""
+
+    template: str | tuple[str, ...]
+    search_args: tuple[Arg, ...] = ()
+    constraints: tuple[str, ...] = ()
+    reward_attribute: str | None = None
+    measures: Measures | None = None
+
+
+@dataclass(frozen=True)
+class Objective(objective.Objective):
+    """What a search is judged by: a scalar that jobs report, or with `value`, an expression over those; by its last
+    value or, where `score` is "best", by its best one."""
+
+    value: str | None = None
+    score: str = "last"
+
+
+@dataclass(frozen=True)
+class StopRule:
+    """A rule by which trials end early: the name of a stopper, and its options."""
+
+    type: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """Where a search finds finished trials: another task of the workspace, or a CSV file (relative to the project)."""
+
+    task: str | None = None
+    csv: str | None = None
+
+
+@dataclass(frozen=True)
+class Search:
+    """How points are chosen, and when there are enough. `sampler` is a name or `module:Class`; `enqueue` are the points
+    tried first, argument to what it means; `time_budget_s` is that of the whole task."""
+
+    seed: int = 0
+    sampler: str = "grid"
+    sampler_options: Mapping[str, Any] = field(default_factory=dict)
+    n_trials: int | None = None
+    time_budget_s: float | None = None
+    target: float | None = None
+    objectives: tuple[Objective, ...] = ()
+    stop: tuple[StopRule, ...] = ()
+    enqueue: tuple[Mapping[str, Any], ...] = ()
+    warm_start: WarmStart | None = None
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one job needs; `gpus` and `gpu_mem_bytes` are None where the config is silent."""
+
+    gpus: int | None = None
+    gpu_mem_bytes: int | None = None
+    cpus: int = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """How jobs are run; `timeout_s` is per attempt. `workers`: how many processes serve one trial after the other,
+    "auto" for as many as there are slots; None: each job is a process of its own. `shell`: the words before
+    `-c COMMAND` of commands and callbacks."""
+
+    max_parallel: int | None = None
+    timeout_s: float | None = None
+    retries: int = 0
+    on_error: str = "continue"
+    workers: int | str | None = None
+    shell: Shell = BASH
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Commands run before and after each job's own."""
+
+    pre: str | None = None
+    after: str | None = None
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """Which numbers are collected and shown. `tensorboard` is whether, or the folder where, event files are read;
+    `mode_given` whether the config says the mode of the reward, or it is the default; `score` which value of a series
+    ranks a job: "last" or "best"."""
+
+    reward_attribute: str | None = None
+    mode: str = "max"
+    scalars: tuple[str, ...] = ()
+    regex: tuple[str, ...] = ()
+    tensorboard: bool | str = True
+    compare_name: str | None = None
+    compare_id: str | None = None
+    mode_given: bool = field(default=False, compare=False)
+    score: str = "last"
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole config. `notes` are one-line notices for the user, none of which is a fault. Where it has stages, the
+    command, arguments and settings are those of each stage."""
+
+    task: Task
+    search: Search
+    resources: Resources
+    run: Run
+    callbacks: Callbacks
+    env: Mapping[str, str]
+    monitor: Monitor
+    template: Template
+    notes: tuple[str, ...] = ()
+    stages: tuple[Stage, ...] = ()
+
+    @property
+    def reward_attribute(self) -> str | None:
+        """The scalar that ranks the jobs: the monitor's, else the task's (they may not differ)."""
+        return self.monitor.reward_attribute or self.task.reward_attribute
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What the search is judged by: its objectives, else the reward; none where the config names neither."""
+        reward = self.reward_attribute
+        found = self.search.objectives or ((Objective(reward, self.monitor.mode),) if reward else ())
+        return tuple(replace(o, score=self.monitor.score) for o in found)
+
+    @property
+    def is_search(self) -> bool:
+        """Whether jobs are made one after the other, from what is known of those before; else all are known from the
+        start."""
+        s = self.search
+        limits = s.n_trials is not None or s.time_budget_s is not None or s.target is not None
+        return s.sampler != "grid" or limits or bool(s.stop or s.enqueue or s.warm_start)
+
+    @property
+    def unclear_reward(self) -> str:
+        """The reward, where its name says that less is better and the config says neither that nor the opposite."""
+        reward = self.reward_attribute or ""
+        return reward if not self.monitor.mode_given and objective.sounds_low(reward) else ""
+
+    @property
+    def arg_names(self) -> tuple[str, ...]:
+        """Every declared argument, in the order of declaration."""
+        return tuple(name for arg in self.task.search_args for name in arg.names)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a task; its config is whole, and has no stages."""
+
+    name: str
+    config: Config
+
+
+def stage_variable(name: str) -> str:
+    """The variable that names a finished stage's folder to those after it."""
+    return f"SEARCHKIT_STAGE_{name.upper().replace('-', '_')}"

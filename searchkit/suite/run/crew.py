@@ -1,0 +1,373 @@
+"""Warm workers in a running scheduler: how many there are, which trial each gets, and what becomes of a dead one's.
+
+A worker holds a slot for as long as it lives; its trials hold none. A trial that was handed to a live worker stays with
+it until the worker says that it has ended, or is dead: only then is its status file judged, as that of any attempt. One
+that a dead worker never began (it has no status file) goes to another worker under the same number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+
+from searchkit import fsio
+from searchkit.errors import SearchkitError, StorageError
+from searchkit.suite.backends.local import procs, workers
+from searchkit.suite.backends.local import start as local
+from searchkit.suite.backends.local.procs import GRACE_S
+from searchkit.suite.backends.local.slots import Grant
+from searchkit.suite.backends.local.start import Launch
+from searchkit.suite.backends.local.workers import Worker
+from searchkit.suite.run.attempts import Attempts, Live
+from searchkit.suite.store import snapshot, status
+from searchkit.suite.store.state import Job
+from searchkit.suite.store.status import Status
+from searchkit.suite.workspace import JobPaths
+
+MAX_FAILURES = 3  # workers in a row that end by themselves before they have served a trial
+MAX_DEATHS = 10  # the same, ended by a signal
+LOG_TAIL = 5  # lines of the log in the error that such workers are
+
+
+def muster(attempts: Attempts) -> None:
+    """Say how many workers there may be, and find those that an earlier scheduler started. Raises StorageError."""
+    wanted = attempts.plan.config.run.workers
+    if wanted is None:
+        return
+    crew, task, most = attempts.crew, attempts.task, attempts.plan.slots.limit
+    crew.limit = most if wanted == "auto" else min(int(wanted), most)
+    if crew.limit < most:
+        attempts.observer.message(f"at most {crew.limit} of them: run.workers")
+    with fsio.storage():
+        crew.bell = workers.open_bell(task.paths)
+        for k in workers.numbers(task.paths):
+            worker = workers.load(task.paths, task.state.token, k)
+            if worker is None:  # half-made
+                workers.mark_gone(task.paths.worker(k))
+                continue
+            s = status.read(worker.paths.process)
+            if s.elsewhere:  # it can't be asked, or judged, from here; its trial is found as any attempt is
+                workers.close(worker)
+                continue
+            attempts.plan.slots.adopt(worker.grant.gpus)
+            crew.workers[k] = worker
+            if not s.alive or s.exit_code is not None:
+                worker.busy = ""  # its trial is found as any attempt is
+                _bury(attempts, worker)
+
+
+def adopt_trial(attempts: Attempts, job: Job, launch: Launch, s: Status) -> bool:
+    """Take over a trial that a live worker runs, or has been handed; say whether one does."""
+    worker = attempts.crew.by_trial(workers.trial_name(job.index, job.attempt))
+    if worker is None:
+        return False
+    _go_on(attempts, job.index, launch, worker, s.start.time_s if s.start else job.launched_s)
+    if s.exit_code is None:
+        attempts.observer.message(f"job {job.index} still runs in worker {worker.number}: adopted")
+        if job.stop in ("interrupt", "task"):
+            attempts.task.record("adopt", time=time.time(), job=job.index)
+            with fsio.storage():
+                workers.say(worker, resume=worker.busy)
+    return True
+
+
+def _go_on(attempts: Attempts, n: int, launch: Launch, worker: Worker, since_s: float) -> None:
+    live = assign(worker, launch, n)
+    if timeout_s := attempts.plan.config.run.timeout_s:
+        live.deadline = since_s + timeout_s
+    attempts.live[n] = live
+
+
+def assign(worker: Worker, launch: Launch, n: int) -> Live:
+    """Give a trial to a worker, which holds the slot and the port for it. Nothing is said yet."""
+    worker.busy = workers.trial_name(n, launch.attempt)
+    adopted = worker.pid is None  # its orphans are not our children: they have to be looked for
+    return Live(launch, n, Grant(()), None, adopted=adopted, slot_freed=True, worker=worker.number, left=True)
+
+
+# ---- a trial begins
+
+
+def hand_over(attempts: Attempts, n: int) -> None:
+    """Act on a launch event: lay out the trial's folders, and tell its worker.
+
+    Raises FileExistsError for an attempt that was begun before, StorageError for everything else.
+    """
+    live = attempts.live[n]
+    worker = attempts.crew.workers[live.worker or 0]
+    launch, config, task = live.launch, attempts.plan.config, attempts.task
+    if os.path.exists(launch.paths.status):
+        worker.busy = ""
+        raise FileExistsError(launch.paths.status)
+    attempts.launcher.lay_out(n, launch)
+    call, shell = [attempts.launcher.machine.python, "-I", "-S", local.HELPER], "\n".join(launch.shell)
+    with fsio.storage():
+        workers.say(
+            worker,
+            trial=worker.busy,
+            env=local.job_variables(launch, n),
+            work=launch.work,
+            status=launch.paths.status,
+            log=launch.paths.log,
+            next=launch.job.attempt(launch.attempt + 1).root,
+            judged=bool(attempts.search and attempts.search.stoppers),
+            pre=[*call, f"{launch.paths.callback}/pre.json", launch.pre, shell] if launch.pre else [],
+            after=[*call, f"{launch.paths.callback}/after.json", launch.after, shell] if launch.after else [],
+        )
+    if config.run.timeout_s:
+        live.deadline = time.time() + config.run.timeout_s
+    attempts.observer.job(task.state.jobs[n])
+
+
+# ---- what workers say, and how they end
+
+
+def collect(attempts: Attempts) -> set[int]:
+    """Hear what workers have said, and find those that are gone. Returns the jobs whose trials ended."""
+    over: set[int] = set()
+    attempts.crew.hush()
+    for worker in list(attempts.crew.workers.values()):
+        with fsio.storage():
+            for message in workers.news(worker):
+                _heed(attempts, worker, message, over)
+        if _is_gone(attempts, worker):
+            _bury(attempts, worker, over)
+    return over
+
+
+def _heed(attempts: Attempts, worker: Worker, message: dict[str, object], over: set[int]) -> None:
+    live = _trial_of(attempts, worker)
+    if "ready" in message:
+        worker.ready = True
+    elif "bye" in message:  # it waited too long for a scheduler, and begins nothing any more
+        worker.ending_s = worker.ending_s or time.monotonic()
+        if live and not os.path.exists(live.launch.paths.status):
+            _take_back(attempts, worker, live)
+    elif message.get("refused", "") == worker.busy != "" and live:
+        if not os.path.exists(live.launch.paths.status):
+            raise StorageError(
+                f"worker {worker.number} cannot begin job {live.job}: {message.get('why')}",
+                "Run the same command again when that is mended",
+            )
+        # It was begun before, by somebody else: whose it is, its status file says.
+        worker.busy, live.worker, live.adopted = "", None, True
+        live.elsewhere = bool(status.read(live.launch.paths).elsewhere)
+    elif message.get("done", "") == worker.busy != "":
+        attempts.crew.failures = attempts.crew.deaths = 0
+        worker.served += 1
+        if worker.target is not None:
+            return  # it is being killed; its trial is over when nothing is left of it
+        worker.busy = ""
+        if live:
+            live.left = bool(message.get("left"))
+            over.add(live.job)
+            if message.get("stopped") and not attempts.task.state.jobs[live.job].stop:
+                # It obeyed an earlier scheduler before it heard that it may go on.
+                attempts.task.record("stop", time=time.time(), jobs=[live.job], why="interrupt")
+
+
+def _trial_of(attempts: Attempts, worker: Worker) -> Live | None:
+    job = worker.busy.partition("/")[0]
+    live = attempts.live.get(int(job)) if job else None
+    return live if live and live.worker == worker.number else None
+
+
+def _take_back(attempts: Attempts, worker: Worker, live: Live) -> None:
+    """A trial that its worker never began, and never will: it starts elsewhere, under the same number."""
+    worker.busy = ""
+    del attempts.live[live.job]
+    if attempts.task.state.jobs[live.job].stop:
+        attempts.result(live.job, Status(exists=False))
+    else:
+        attempts.unstarted.add(live.job)
+        attempts.ready.append(live.job)
+
+
+def _is_gone(attempts: Attempts, worker: Worker) -> bool:
+    if worker.target is not None:
+        return worker.target not in attempts.killer.since
+    if worker.pid is not None:
+        return worker.pid not in attempts.launcher.helpers
+    return not workers.is_alive(worker.paths)
+
+
+def _bury(attempts: Attempts, worker: Worker, over: set[int] | None = None) -> None:
+    """Settle the end of a worker: nothing of it may live on, its slot is free, and its trial is judged."""
+    if worker.target is None:
+        workers.kill_now(worker.paths, worker.token)
+    with fsio.storage():
+        for message in workers.news(worker):  # its last words
+            _heed(attempts, worker, message, over if over is not None else set())
+    live = _trial_of(attempts, worker)
+    began = live is not None and os.path.exists(live.launch.paths.status)
+    if live and began and over is not None:
+        live.left = True
+        over.add(live.job)
+    elif live:
+        _take_back(attempts, worker, live)
+    if not began and not worker.served and worker.ending_s is None and worker.target is None and worker.pid:
+        _count_failure(attempts, worker)
+    attempts.plan.slots.give_back(worker.grant)
+    workers.close(worker)
+    with fsio.storage():
+        workers.mark_gone(worker.paths)
+    del attempts.crew.workers[worker.number]
+
+
+def _count_failure(attempts: Attempts, worker: Worker) -> None:
+    """A worker ended before any trial, and nobody had asked it to: its script is at fault, or the machine is ill."""
+    crew, code = attempts.crew, status.read(worker.paths.process).exit_code
+    by_itself = code is not None and code <= 128
+    crew.failures += by_itself
+    crew.deaths += not by_itself
+    if crew.fault or not (code == 0 or crew.failures >= MAX_FAILURES or crew.deaths >= MAX_DEATHS):
+        return
+    log = worker.paths.process.log
+    lines = (fsio.read_bytes(log) or b"")[-4096:].decode("utf-8", "replace").splitlines()[-LOG_TAIL:]
+    said = "".join(f"\n    | {line}" for line in lines)
+    if code == 0:
+        what = "the script ended without asking for a trial" if not worker.ready else "the script served no trial"
+        hint = "With run.workers it must loop: `for trial in searchkit.trials():`"
+    else:
+        n = crew.failures if by_itself else crew.deaths
+        how = f"the last with exit code {code}" if code is not None else "the last was killed"
+        what = f"{n} workers in a row ended before they served a trial, {how}"
+        hint = "Mend the script"
+    task = attempts.task.paths.name
+    crew.fault = SearchkitError(
+        f"{what}; log: {log}{said}", f"{hint}. Take the mended one: search-ctl restart --task {task} --jobs @pending"
+    )
+    attempts.draining = attempts.draining or "error"
+
+
+# ---- how many there are
+
+
+def keep(attempts: Attempts) -> None:
+    """Start the workers that are wanted, and let go those that are not. Raises StorageError."""
+    crew = attempts.crew
+    if not crew.limit:
+        return
+    none_left = attempts.task.state.complete and not attempts.ready
+    if attempts.draining or attempts.interrupts or none_left:
+        _dismiss(attempts, [w for w in crew.workers.values() if not w.busy])
+    elif attempts.ready:
+        _recruit(attempts)
+    now = time.monotonic()
+    hurry = attempts.stopping_all or attempts.draining == "task"
+    for worker in crew.workers.values():
+        patience_s = 0.0 if not worker.ready else 1.0 if hurry else GRACE_S
+        if worker.ending_s is not None and worker.target is None and now - worker.ending_s >= patience_s:
+            kill(attempts, worker, GRACE_S)
+
+
+def _dismiss(attempts: Attempts, chosen: list[Worker]) -> None:
+    """Tell workers that no trial is left for them."""
+    with fsio.storage():
+        for worker in chosen:
+            if worker.ending_s is None:
+                worker.ending_s = time.monotonic()
+                workers.say(worker, end=True)
+
+
+def _recruit(attempts: Attempts) -> None:
+    """Start workers, one for each trial that is left at most; those with other code make room."""
+    crew, slots = attempts.crew, attempts.plan.slots
+    job = attempts.task.state.jobs.get(attempts.ready[-1])
+    if job is None:  # just deleted
+        return
+    staying = [w for w in crew.workers.values() if w.ending_s is None]
+    fit = sum(w.snapshot == job.snapshot for w in staying)
+    wanted = min(crew.limit, len(attempts.ready) + len(attempts.live))
+    _dismiss(attempts, [w for w in staying if not w.busy][: max(0, len(staying) - crew.limit)])  # more were adopted
+    missing = wanted - len(staying) if fit else 1
+    while missing > 0:
+        grant = slots.take() if len(crew.workers) < crew.limit else None
+        if grant is None:
+            if not fit:
+                _dismiss(attempts, [w for w in staying if not w.busy])
+            if slots.waits_for and not attempts.said_waiting:
+                attempts.said_waiting = True
+                attempts.observer.message(f"waiting for {slots.waits_for}")
+            return
+        attempts.said_waiting = False
+        missing -= 1
+        if not _start(attempts, job, grant):
+            return
+
+
+def _start(attempts: Attempts, job: Job, grant: Grant) -> bool:
+    """Start a worker; False where its command can never start."""
+    task, plan, launcher = attempts.task, attempts.plan, attempts.launcher
+    ports = {w.port for w in attempts.crew.workers.values()}
+    with fsio.storage():
+        port = local.free_port(f"{task.state.token}/{workers.HANDLE}{len(ports)}", ports)
+        worker = workers.make(task.paths, task.state.token, job.snapshot, grant, port)
+        work = f"{worker.paths.root}/{plan.ws.project_name}"
+        snapshot.materialise(launcher.manifest(job.snapshot), task.paths.snapshot(job.snapshot), plan.ws.project, work)
+    paths = JobPaths(worker.paths.root)
+    launch = Launch(paths, 1, work, job.command, worker.token, shell=plan.shell)
+    env = launcher.environment(job.index, launch, grant, port)
+    for variable in local.job_variables(launch, job.index):
+        del env[variable]
+    env |= {"SEARCHKIT_WORKER": paths.root, procs.TOKEN: worker.token}
+    attempts.crew.workers[worker.number] = worker
+    try:
+        parked = launcher.spawn(launch, env, grant, f"worker-{worker.number}")
+        local.release(parked)
+    except OSError as e:
+        worker.ending_s = time.monotonic()
+        if not local.cannot_ever_start(e):
+            raise StorageError(f"cannot start a worker: {e}", "Run the same command again when that is mended") from e
+        attempts.crew.fault = SearchkitError(f"a worker cannot be started: {e.strerror}", "Mend the template")
+        attempts.draining = attempts.draining or "error"
+        return False
+    worker.pid = parked.pid
+    return True
+
+
+# ---- how a trial is ended
+
+
+def end_stopped(attempts: Attempts) -> None:
+    """Ask the trials that are to end; where one has not ended within its grace, kill its worker."""
+    if attempts.interrupts >= 3:
+        return  # leave them running
+    now = time.monotonic()
+    for n, live in attempts.live.items():
+        if live.worker is None or live.target is not None or not attempts.task.state.jobs[n].stop:
+            continue
+        worker = attempts.crew.workers[live.worker]
+        if attempts.came_too_late(live, status.read(live.launch.paths)):
+            continue
+        if live.asked_s is None:
+            live.asked_s, live.deadline = now, None
+            with fsio.storage():
+                workers.say(worker, stop=worker.busy)
+        if now - live.asked_s >= live.grace_s:
+            kill(attempts, worker, live.grace_s)
+            live.target = worker.target
+
+
+def kill(attempts: Attempts, worker: Worker, grace_s: float) -> None:
+    """SIGTERM to all processes of a worker, SIGKILL after the grace. One that catches it to save what its trial has
+    done takes no other trial."""
+    worker.target = workers.target(worker.paths, worker.token)
+    if worker.target.wrapper is None and worker.pid:
+        worker.target = procs.Target(worker.token, worker.pid, status.start_ticks(worker.pid))
+    targets = {worker.target: grace_s}
+    if live := _trial_of(attempts, worker):
+        targets[procs.Target(live.launch.token)] = grace_s  # what it started may have left the session
+        with fsio.storage():  # its wrapper lives on, to write the trial's exit line
+            fsio.atomic_write(worker.paths.open_trial, f"{live.launch.paths.status}\n", durable=False)
+            workers.say(worker, end=True)
+    attempts.killer.add(targets)
+
+
+def let_go(attempts: Attempts) -> None:
+    """Close our files of all workers, whatever becomes of them."""
+    with contextlib.suppress(OSError):
+        if not attempts.crew.workers:
+            os.unlink(attempts.task.paths.bell)
+    attempts.crew.close()

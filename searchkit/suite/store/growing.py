@@ -1,0 +1,288 @@
+"""Files that a job appends to, read as they grow: each part once, and each reading goes on where the last one stopped.
+
+What a file holds does not depend on how often it was read: in one go it gives the same. A file that was cut or written
+anew is read from its start again. Nothing that a job writes makes a reader fail: what can't be used is counted, and of
+the first few it is kept where they are and what is wrong with them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import errno
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from searchkit.suite.store import tfevents
+
+Series = dict[int, float]  # step -> value
+
+CHUNK = 1 << 20  # bytes read at once
+MAX_LINE = 1 << 20  # bytes; a longer line is not looked at
+FAULTS = 3  # so many are kept in words
+BEFORE = 64  # bytes before the place where reading stopped, by which a file that was written anew is known
+QUOTED = 40  # characters of what a job wrote, in a fault
+
+# What follows a number in a sentence or a list, and is caught with it by groups such as \S+.
+_NUMBER = re.compile(
+    r"\s*([+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|nan|inf(?:inity)?))[,;:.!?%)\]}>'\"]*\s*", re.I
+)
+_UNSEEN = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # what a terminal does not show: colours, and where to write
+
+
+@dataclass
+class File:
+    """One file as far as it was read, and what was in it."""
+
+    path: str
+    name: str  # how faults call it
+    at: int = 0  # the byte where reading goes on: the begin of a line, or of a record
+    line: int = 1  # the number of that line, as editors count
+    stuck: bool = False  # it lies within a line that is too long, or past a corrupt record
+    before: bytes = b""  # the last bytes before it
+    rest: bytes = b""  # the line that begins there, and has no end yet
+    series: dict[str, Series] = field(default_factory=dict)
+    top: dict[str, int] = field(default_factory=dict)  # the highest step of each scalar; of JSON under "" of all
+    skipped: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    def fault(self, where: str, what: str) -> None:
+        self.skipped += 1
+        if len(self.faults) < FAULTS:
+            self.faults.append(f"{self.name}{where}: {what}")
+
+
+@contextlib.contextmanager
+def odd_files() -> Iterator[None]:
+    """Pass over what a job made of its own files (removed, a folder, a loop); a failing disk stays an error."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+
+
+def read_json(file: File) -> tuple[File, File]:
+    """Go on with a file of JSON lines: (where to go on the next time, what it says by now). A line that has no end yet
+    counts only if it is whole."""
+    file = _go_on(file, b"\n", _take_json)
+    return file, _with_rest(file, _take_json) if isinstance(_parse(file.rest), dict) else file
+
+
+def read_log(
+    file: File, patterns: Sequence[re.Pattern[str]], *, ended: bool, most: float = math.inf
+) -> tuple[File, File]:
+    """Go on with a log, as `read_json`. Carriage returns end lines too. Unless the job ended, its last line may be cut
+    off in the middle of a number, and does not count without its end. `most`: after so many bytes the rest is left."""
+
+    def take(file: File, block: bytes) -> None:
+        _take_log(file, block, patterns)
+
+    file = _go_on(file, b"\n\r", take, most)
+    return file, _with_rest(file, take) if ended else file
+
+
+def _with_rest(file: File, take: Callable[[File, bytes], None]) -> File:
+    if file.rest:
+        file = copy.deepcopy(file)
+        take(file, file.rest)
+    return file
+
+
+def read_events(file: File) -> File:
+    """Go on with an event file of TensorBoard."""
+    file, known = File(file.path, file.name), file
+    with odd_files(), open(file.path, "rb") as f:
+        file = known if _goes_on(known, f) else file
+        if file.stuck:
+            return file
+        found, file.at, corrupt = tfevents.read_scalars(f, file.at)
+        for tag, step, value in found:
+            file.series.setdefault(tag, {})[step] = value
+        if corrupt:
+            file.stuck = True
+            file.fault("", f"a corrupt record at byte {file.at}; what follows is left out")
+        _remember(file, f)
+    return file
+
+
+# --- where reading goes on -------------------------------------------------------------------------------------------
+
+
+def _goes_on(file: File, f: BinaryIO) -> bool:
+    """Whether what was read of a file is still what it begins with."""
+    f.seek(file.at - len(file.before))
+    return f.read(len(file.before)) == file.before
+
+
+def _remember(file: File, f: BinaryIO) -> None:
+    start = max(0, file.at - BEFORE)
+    f.seek(start)
+    file.before = f.read(file.at - start)
+
+
+def _go_on(file: File, ends: bytes, take: Callable[[File, bytes], None], most: float = math.inf) -> File:
+    """Give `take` the blocks of whole lines that came since the last time; the file as it is then.
+
+    ends: the bytes that end lines. A line past MAX_LINE counts as a fault as soon as it is that long.
+    """
+    file, known = File(file.path, file.name), file
+    with odd_files(), open(file.path, "rb") as f:
+        file = known if _goes_on(known, f) else file
+        f.seek(file.at)
+        rest = b""
+        while most > 0 and (chunk := f.read(CHUNK)):
+            most -= len(chunk)
+            rest += chunk
+            if file.stuck:
+                end = min((i + 1 for i in (rest.find(bytes([c])) for c in ends) if i >= 0), default=len(rest))
+                file.stuck = rest[end - 1] not in ends
+                rest = _passed(file, rest, end)
+            end = max(rest.rfind(bytes([c])) + 1 for c in ends)
+            if end:
+                take(file, rest[:end])
+                rest = _passed(file, rest, end)
+            if len(rest) > MAX_LINE:
+                _too_long(file, file.line)
+                file.stuck = True
+                rest = _passed(file, rest, len(rest))
+        file.rest = rest
+        _remember(file, f)
+    return file
+
+
+def _passed(file: File, data: bytes, end: int) -> bytes:
+    file.line += data.count(b"\n", 0, end)
+    file.at += end
+    return data[end:]
+
+
+def _too_long(file: File, line: int) -> None:
+    file.fault(f" line {line}", f"longer than {MAX_LINE} bytes")
+
+
+# --- what lines hold -------------------------------------------------------------------------------------------------
+
+
+def _take_json(file: File, block: bytes) -> None:
+    for number, line in enumerate(block.split(b"\n"), file.line):
+        if len(line) > MAX_LINE:
+            _too_long(file, number)
+        elif line and not line.isspace():
+            what = _take_record(file, _parse(line))
+            if what:
+                file.fault(f" line {number}", what)
+
+
+def _take_record(file: File, record: object) -> str:
+    """Add the scalars of one line; what is wrong with it."""
+    if not isinstance(record, dict):
+        return "no JSON object"
+    given = record.pop("step", None)
+    step = file.top.get("", 0) + 1 if given is None else _whole(given)
+    if step is None:
+        return f"step {_quoted(given)} is no whole number"
+    fault = ""
+    for name, value in record.items():
+        number = _number(value)
+        if number is None or not _is_name(name):
+            what = "is no name" if not _is_name(name) else f"{_quoted(value)} is no number"
+            fault = fault or f"{name.encode('ascii', 'backslashreplace').decode()[:QUOTED]}: {what}"
+            continue
+        file.series.setdefault(name, {})[step] = number
+        file.top[""] = max(file.top.get("", 0), step)
+    return fault
+
+
+def _take_log(file: File, block: bytes, patterns: Sequence[re.Pattern[str]]) -> None:
+    for number, line in enumerate(block.split(b"\n"), file.line):
+        for part in line.split(b"\r") if b"\r" in line else (line,):
+            if len(part) > MAX_LINE:
+                _too_long(file, number)
+                continue
+            text = part.decode("utf-8", "replace")
+            seen = _UNSEEN.sub("", text) if "\x1b" in text else text
+            for pattern in patterns:
+                # A pattern that names the colours themselves is looked for in what was written.
+                where = text if seen is not text and not pattern.search(seen) else seen
+                for match in pattern.finditer(where):
+                    _take_match(file, number, match.groupdict())
+
+
+def _take_match(file: File, line: int, groups: dict[str, str | None]) -> None:
+    given = groups.pop("step", None)
+    step = None if given is None else text_number(given)
+    if given is not None and (step is None or not step.is_integer()):
+        file.fault(f" line {line}", f"step {_quoted(given)} is no whole number")
+        return
+    for name, text in groups.items():
+        if text is None:  # a group that took no part
+            continue
+        value = text_number(text)
+        if value is None:
+            file.fault(f" line {line}", f"{name}: {_quoted(text)} is no number")
+            continue
+        at = file.top.get(name, 0) + 1 if step is None else int(step)
+        file.top[name] = max(file.top.get(name, 0), at)
+        file.series.setdefault(name, {})[at] = value
+
+
+def text_number(text: str) -> float | None:
+    """The number of a text; punctuation after it does not count: `0.9,` is 0.9, and `85%` is 85."""
+    try:
+        return float(text)
+    except ValueError:
+        match = _NUMBER.fullmatch(text)
+        return float(match[1]) if match else None
+
+
+def _parse(text: bytes) -> object:
+    """The JSON value of a text, or None where it has none."""
+    try:
+        value: object = json.loads(text.decode())
+    except (ValueError, RecursionError):
+        return None
+    return value
+
+
+def _quoted(value: object) -> str:
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deep, or an int of more digits than Python prints
+        return "what is there"
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= QUOTED else f"{text[:QUOTED]}…"
+
+
+def _number(value: object) -> float | None:
+    """A float from a number; None from anything else, texts, nested values and null included."""
+    if not isinstance(value, (int, float)):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # an int past 1e308
+        return None
+
+
+def _whole(value: object) -> int | None:
+    """A step: an int, or a float without a fraction."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    return value if isinstance(value, int) else None
+
+
+def _is_name(name: str) -> bool:
+    """Not empty, and something that can be printed: JSON may hold halves of characters, which can't."""
+    if name.isascii():
+        return bool(name)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,148 @@
+"""What the result event of a job says of the numbers that it reported: of each scalar its last, lowest and highest.
+
+So whoever ranks or lists 10,000 jobs opens no job's folder. The event also says by which config the numbers were read
+(`monitor`, a digest); where that is not the reader's, or the event lacks what is needed, the files are read.
+
+    "numbers": "acc 20 0.91 1 0.1 18 0.95|params 1 11.2"
+    "monitor": "0f3a99c1"
+    "more": 9970                 scalars that are not among them; a job may report any number of names
+    "left": ["records", "pre"]   what else its callback folder holds that tables show
+    "shared": ["acc"]            tags that several folders of event files hold (the first MAX_SHARED, needed ones first)
+
+After `acc`: step and value of the last report, of the lowest finite one, of the highest; the first two alone where all
+are one, or where none is finite. (One text, because every look at a task parses all of its events, and most need no
+number: 10,000 lists of numbers take ten times as long.) In a name, %, space and | are written %25, %20 and %7C.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from searchkit.suite.store import trials
+from searchkit.suite.store.journal import Event
+from searchkit.suite.store.scalars import Reading, Series
+from searchkit.suite.store.state import Job
+from searchkit.suite.store.trials import digest
+from searchkit.suite.workspace import TaskPaths
+
+if TYPE_CHECKING:
+    from searchkit.suite.config.read import Config
+
+MAX_BYTES = 1024  # of `numbers` in one event: about 20 scalars. All events are read by every look at a task
+MAX_SHARED = 12
+_ESCAPES = (("%", "%25"), (" ", "%20"), ("|", "%7C"))
+LEFT = {"records.jsonl": "records", "pre.json": "pre", "after.json": "after"}
+
+
+__all__ = ["LEFT", "MAX_BYTES", "Summary", "digest", "of", "points", "recorded", "series_of", "summary"]
+
+
+class Summary(NamedTuple):
+    """One scalar of one attempt. `low` and `high` are finite, or NaN where no value is."""
+
+    step: int
+    last: float
+    low_step: int
+    low: float
+    high_step: int
+    high: float
+
+    def best(self, mode: str) -> float:
+        """The highest value (mode "max") or the lowest ("min")."""
+        return self.high if mode == "max" else self.low
+
+    def value(self, score: str, mode: str) -> float:
+        """What ranks a job: the last value, or the best (`score` is "last" or "best")."""
+        return self.best(mode) if score == "best" else self.last
+
+
+def summary(series: Series) -> Summary:
+    """Raises ValueError for an empty series."""
+    step = max(series)
+    finite = [(value, at) for at, value in series.items() if math.isfinite(value)]
+    low, low_step = min(finite, default=(math.nan, step))
+    high, high_step = max(finite, key=lambda each: each[0], default=(math.nan, step))
+    return Summary(step, series[step], low_step, low, high_step, high)
+
+
+def recorded(config: Config, reading: Reading, callback: str) -> Event:
+    """The fields of an event that say what an attempt reported. Objectives that are expressions are among its scalars.
+
+    What ranks the jobs comes first, then what the config names to be shown, then what was met first; the rest is
+    counted.
+    """
+    series = {**reading.series, **trials.derived(config.objectives, reading.series)}
+    needs = trials.scalars_needed(config.objectives)
+    ends = tuple(f"/{name}" for name in needs)
+    of_folders = (n for n in series if n.endswith(ends))  # to choose from, where a tag is in several
+    first = (*(o.name for o in config.objectives), *config.monitor.scalars, *of_folders)
+    packed: list[str] = []
+    room = MAX_BYTES
+    for name in dict.fromkeys((*(n for n in first if n in series), *series)):
+        entry = _packed(name, summary(series[name]))
+        room -= len(entry.encode()) + 1
+        if room < 0:
+            break
+        packed.append(entry)
+    said: Event = {"numbers": "|".join(packed), "monitor": digest(config)}
+    if len(series) > len(packed):
+        said["more"] = len(series) - len(packed)
+    if reading.shared:
+        said["shared"] = sorted(reading.shared, key=lambda name: name not in needs)[:MAX_SHARED]
+    left = [what for file, what in LEFT.items() if os.path.lexists(f"{callback}/{file}")]
+    return {**said, "left": left} if left else said
+
+
+def _packed(name: str, s: Summary) -> str:
+    for char, code in _ESCAPES:
+        name = name.replace(char, code)
+    one_value = s.low == s.high == s.last and s.low_step == s.high_step == s.step
+    return " ".join([name, *map(str, s[:2] if one_value or math.isnan(s.low) else s)])
+
+
+def of(job: Job, monitor: str, names: Collection[str] = ()) -> dict[str, Summary] | None:
+    """What the events say that the highest attempt of a job reported; None where its files must be read instead.
+
+    monitor: the digest of the config by which it is to be read. names: those that are needed (empty: all).
+    """
+    if job.numbers is None or job.monitor != monitor:
+        return None
+    found = dict(map(_unpacked, job.numbers.split("|"))) if job.numbers else {}
+    return None if job.more and (not names or not found.keys() >= set(names)) else found
+
+
+def _unpacked(entry: str) -> tuple[str, Summary]:
+    name, *said = entry.split(" ")
+    if "%" in name:
+        for char, code in reversed(_ESCAPES):
+            name = name.replace(code, char)
+    step, last = int(said[0]), float(said[1])
+    if len(said) == 6:
+        return name, Summary(step, last, int(said[2]), float(said[3]), int(said[4]), float(said[5]))
+    finite = last if math.isfinite(last) else math.nan
+    return name, Summary(step, last, step, finite, step, finite)
+
+
+def series_of(
+    task: TaskPaths, project_name: str, config: Config, job: Job, names: Collection[str], monitor: str
+) -> Mapping[str, Series]:
+    """Series of a job that ended, with all steps or with those that the events know, the last and the best."""
+    known = of(job, monitor, names)
+    if known is None:
+        return trials.series_of(task, project_name, config, job, ended=True, names=names).series
+    return _points(known)
+
+
+def points(job: Job) -> dict[str, Series]:
+    """Of each scalar that the events know of a job, by whatever config it was read: the last value and the best."""
+    return _points(dict(map(_unpacked, job.numbers.split("|"))) if job.numbers else {})
+
+
+def _points(known: Mapping[str, Summary]) -> dict[str, Series]:
+    return {
+        name: dict(sorted({s.low_step: s.low, s.high_step: s.high, s.step: s.last}.items()))
+        for name, s in known.items()
+    }

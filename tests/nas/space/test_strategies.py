@@ -1,0 +1,320 @@
+"""Sampling strategies: every closed form against brute force, and no two archs that are one network."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from searchkit.errors import UsageError
+from searchkit.nas.models.plan import per_block
+from searchkit.nas.space.space import Space, read_space
+from searchkit.records.arch import Arch
+from tests.nas.space.test_space import fault
+
+DEPTH, WIDTH, KERNEL, EXPAND = (f"backbone.body.{name}" for name in ("depth", "width", "kernel", "expand"))
+
+
+def network(arch: Arch) -> tuple[Any, ...]:
+    """What blocks an arch has: equal for archs that are one network."""
+    depths = arch[DEPTH]
+    assert isinstance(depths, tuple)
+    blocks = [per_block(key, arch[key], depths) for key in arch if key in (KERNEL, EXPAND)]
+    return depths, arch.get(WIDTH), arch.get("backbone.stem.width"), tuple(blocks)
+
+
+def brute(spec: dict[str, Any]) -> set[tuple[Any, ...]]:
+    """All networks of a declaration, in the words of its strategies."""
+    rows = {key: each["choices"] for key, each in spec.items()}
+    how = {key: each.get("sample_strategy", "") for key, each in spec.items()}
+    found = set()
+    for depths in itertools.product(*rows[DEPTH]):
+        if how[DEPTH] == "net_wise" and len(set(depths)) > 1:
+            continue
+        values = []
+        for key in (WIDTH, "backbone.stem.width", KERNEL, EXPAND):
+            if key not in rows:
+                values.append([None])
+            elif key == "backbone.stem.width":
+                values.append(rows[key])
+            elif how[key] == "net_wise":
+                values.append([(v,) * len(depths) for v in rows[key][0]])
+            elif how[key] == "stage_wise_depth":
+                ranks = [sorted(row).index(d) for row, d in zip(rows[DEPTH], depths, strict=True)]
+                values.append([tuple(sorted(row)[k] for row, k in zip(rows[key], ranks, strict=True))])
+            elif how[key] == "block_wise":
+                stages = [itertools.product(row, repeat=d) for row, d in zip(rows[key], depths, strict=True)]
+                values.append(list(itertools.product(*stages)))
+            else:
+                values.append(list(itertools.product(*rows[key])))
+        for width, stem, kernel, expand in itertools.product(*values):
+            blocks = []
+            for key, value in sorted(((KERNEL, kernel), (EXPAND, expand))):
+                if value is not None:
+                    blocks.append(value if how[key] == "block_wise" else per_block(key, value, depths))
+            found.add((depths, width, stem, tuple(blocks)))
+    return found
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> dict[str, Any]:
+    stages = draw(st.integers(1, 2))
+    row = st.lists(st.integers(1, 3), min_size=1, max_size=2, unique=True)
+    depths = draw(st.lists(row, min_size=stages, max_size=stages))
+    out: dict[str, Any] = {DEPTH: {"choices": depths}}
+    if draw(st.booleans()):
+        out[DEPTH] = {"choices": [depths[0]] * stages, "sample_strategy": "net_wise"}
+        depths = [depths[0]] * stages
+    for key in draw(st.lists(st.sampled_from((WIDTH, KERNEL, EXPAND)), unique=True)):
+        how = draw(st.sampled_from(("net_wise", "stage_wise", "stage_wise_depth", "block_wise")))
+        rows = draw(st.lists(row, min_size=stages, max_size=stages))
+        if how == "stage_wise_depth":
+            rows = [draw(st.permutations(range(1, 6)))[: len(each)] for each in depths]
+        if how == "block_wise" and key == WIDTH:
+            continue
+        out[key] = {"choices": [rows[0]] * stages if how == "net_wise" else rows, "sample_strategy": how}
+    if draw(st.booleans()):
+        out["backbone.stem.width"] = {"choices": [8, 16]}
+    return dict(draw(st.permutations(list(out.items()))))
+
+
+def whole(space: Space) -> list[Arch]:
+    assume(space.count() <= 600)
+    return list(space.enumerate())
+
+
+@settings(deadline=None, max_examples=400)
+@given(specs())
+def test_the_grid_is_what_brute_force_finds(spec: dict[str, Any]) -> None:
+    space = read_space(spec)
+    archs = whole(space)
+    assert len(archs) == space.count() == len(set(archs)) == len({network(arch) for arch in archs})
+    assert {network(arch) for arch in archs} == brute(spec)
+    assert [space.at(i) for i in range(len(archs))] == archs
+    assert {space.maximum(), space.minimum(), space.middle()} <= set(archs)
+    assert all(space.contains(arch) and space.canonical(arch) == arch for arch in archs)
+    for key in archs[0]:
+        found = [v if isinstance(v, tuple) else (v,) for v in (arch[key] for arch in archs)]
+        top, low = space.maximum()[key], space.minimum()[key]
+        assert (top if isinstance(top, tuple) else (top,)) == tuple(map(max, zip(*found, strict=True)))
+        assert (low if isinstance(low, tuple) else (low,)) == tuple(map(min, zip(*found, strict=True)))
+
+
+@settings(deadline=None, max_examples=150)
+@given(specs(), st.integers(0, 2**32))
+def test_children_are_archs_of_the_space(spec: dict[str, Any], seed: int) -> None:
+    space, rng = read_space(spec), random.Random(seed)
+    grid = set(whole(space))
+    a, b = space.sample(rng), space.sample(rng)
+    for p in (0, 0.1, 0.5, 1):
+        child, both = space.mutate(a, rng, p), space.crossover(a, b, rng)
+        assert child in grid and both in grid and (child != a or len(grid) == 1)
+        a, b = child, both
+    assert space.crossover(a, a, rng) == a
+    seen = {a}
+    for _ in range(2000 if len(grid) <= 12 else 0):
+        a = space.mutate(a, rng, 0)
+        seen.add(a)
+    assert not len(grid) <= 12 or seen == grid
+
+
+@settings(deadline=None, max_examples=150)
+@given(specs())
+def test_knobs_are_the_space(spec: dict[str, Any]) -> None:
+    space = read_space(spec)
+    archs = whole(space)
+    points: list[dict[str, int]] = [{}]
+    for knob in space.knobs():
+        assert knob.name.isidentifier() and len(knob.choices) > 1
+        points = [
+            {**point, knob.name: v} if there else point
+            for point in points
+            for there in [knob.when is None or point.get(knob.when[0], 0) > knob.when[1]]
+            for v in (knob.choices if there else knob.choices[:1])
+        ]
+    found = [space.arch_of(point) for point in points]
+    assert len(found) == len(set(found)) == len(archs) and set(found) == set(archs)
+    assert [space.values_of(arch) for arch in found] == points
+
+
+SEED_002: dict[str, Any] = {  # United-Perception's ResNet-18, with its strategies; expand_ratio is left out
+    DEPTH: {
+        "space": {"min": [1, 1, 2, 2, 4], "max": [1, 3, 4, 4, 6], "stride": [1, 1, 1, 1, 1]},
+        "sample_strategy": "stage_wise_depth",
+    },
+    WIDTH: {
+        "space": {"min": [32, 48, 96, 192, 384], "max": [64, 80, 160, 320, 640], "stride": [16, 16, 32, 64, 128]},
+        "sample_strategy": "stage_wise",
+    },
+    KERNEL: {"space": {"min": [3, 3, 3, 3, 3], "max": [7, 3, 3, 3, 3], "stride": 2}, "sample_strategy": "stage_wise"},
+}
+
+
+def test_the_reference_s_space() -> None:
+    space = read_space(SEED_002)
+    assert space.count() == 3**5 * 3**4 * 3
+    assert space.maximum()[WIDTH] == (64, 80, 160, 320, 640) and space.held()[KERNEL][:2] == ((3, 5, 7), (3,))
+    names = [knob.name for knob in space.knobs()]
+    assert names[:2] == ["body_depth_1", "body_depth_2"] and "body_kernel_0" in names and len(names) == 4 + 5 + 1
+    one = {**SEED_002, KERNEL: {"min": 3, "max": 7, "stride": 2, "sample_strategy": "net_wise"}}
+    assert read_space(one).maximum()[KERNEL] == 7 and read_space(one).count() == 3**5 * 3**4 * 3
+    ranges = {"min": [3] * 5, "max": 7, "stride": 2, "sample_strategy": "net_wise"}
+    space = read_space({**SEED_002, KERNEL: ranges})
+    assert space.maximum()[KERNEL] == (7,) * 5 and space.count() == 3**5 * 3**4 * 3
+
+
+OFA: dict[str, Any] = {
+    DEPTH: {"choices": [[2, 3, 4]] * 5},
+    KERNEL: {"min": 3, "max": 7, "stride": 2, "sample_strategy": "block_wise"},
+    EXPAND: {"choices": [3, 4, 6], "sample_strategy": "block_wise"},
+}
+
+
+def test_ofa_s_space() -> None:
+    space = read_space(OFA)  # 2 x 10^19 archs, as its authors say
+    assert space.count() == (9**2 + 9**3 + 9**4) ** 5
+    assert space.at(space.count() - 1) == space.maximum() and space.at(0) == space.minimum()
+    assert space.minimum()[KERNEL] == (3,) * 20 and len(space.held()[EXPAND]) == 20
+    rng = random.Random(0)
+    shares = Counter(space.sample(rng)[DEPTH][0] for _ in range(2000))  # type: ignore[index]
+    assert all(abs(shares[depth] / 2000 - 1 / 3) < 0.03 for depth in (2, 3, 4))  # though most archs are deep
+    knobs = {knob.name: knob for knob in space.knobs()}
+    assert len(knobs) == 5 + 40 and knobs["body_kernel_5"].when is None
+    assert knobs["body_kernel_6"].when == ("body_depth_1", 2) and knobs["body_expand_19"].when == ("body_depth_4", 3)
+    values = space.values_of(space.minimum())
+    assert len(values) == 5 + 20 and space.arch_of({**values, "body_kernel_19": 7}) == space.minimum()
+
+
+def test_slots_without_a_block_are_no_difference() -> None:
+    anchor = {DEPTH: [2, 2], KERNEL: [5, 5, 7, 3, 7, 7]}
+    spec = {
+        DEPTH: {"choices": [[1, 3], [1, 2]]},
+        KERNEL: {"choices": [[3, 5], [3, 7]], "sample_strategy": "block_wise"},
+    }
+    space = read_space({**spec, "anchors": {"A": anchor}})
+    assert space.held()[KERNEL] == ((3, 5), (3, 5), (3, 5), (3, 7), (3, 7), (3,))
+    assert space.named("A")[KERNEL] == (5, 5, 3, 3, 7, 3) == space.canonical(Arch.of(anchor))[KERNEL]
+    assert not space.faults(Arch.of(anchor)) and not space.contains(Arch.of(anchor))
+    assert fault(space.values_of, space.named("A")).startswith("the architecture is not on the grid")
+    one = space.only(Arch.of(anchor))
+    assert list(one.enumerate()) == [space.named("A")] and one.names() == ("MAX", "MIN") and one.knobs() == ()
+    shallow = read_space({DEPTH: [1, 1], KERNEL: {"choices": [3, 5], "sample_strategy": "block_wise"}})
+    assert shallow.held()[KERNEL] == ((3, 5), (3,)) * 2 and shallow.count() == 4  # two slots at least
+
+
+def test_depths_are_drawn_evenly_and_their_archs_too() -> None:
+    spec = {
+        KERNEL: {"choices": [3, 5], "sample_strategy": "block_wise"},
+        DEPTH: {"choices": [[1, 2], [1, 2]]},
+        WIDTH: {"choices": [[8, 16], [16, 32]], "sample_strategy": "stage_wise_depth"},
+    }
+    space, rng = read_space(spec), random.Random(1)
+    draws, seen = 200 * space.count(), Counter[Arch]()
+    for _ in range(draws):
+        seen[space.sample(rng)] += 1
+    of_depth = Counter(arch[DEPTH] for arch in space.enumerate())
+    assert space.count() == 36 and sorted(of_depth.values()) == [4, 8, 8, 16]
+    expected = {arch: draws / 4 / of_depth[arch[DEPTH]] for arch in space.enumerate()}
+    statistic = sum((seen[arch] - n) ** 2 / n for arch, n in expected.items())
+    assert (statistic - 35) / (2 * 35) ** 0.5 < 4
+
+
+def test_ascending_dimensions_are_one_knob_where_they_must_be() -> None:
+    rows = {"choices": [[1, 2, 3], [1, 2, 3]], "ascending": True}
+    space = read_space(
+        {"a.w": rows, "a.v": {"choices": [[1, 2], [3, 4]], "ascending": True}, "b_d": {"choices": [4, 5]}}
+    )
+    assert [(knob.name, len(knob.choices)) for knob in space.knobs()] == [
+        ("a_w", 6),
+        ("a_v_0", 2),
+        ("a_v_1", 2),
+        ("b_d", 2),
+    ]
+    archs = list(space.enumerate())
+    assert [space.arch_of(space.values_of(arch)) for arch in archs] == archs
+    assert {space.values_of(arch)["a_w"] for arch in archs} == set(range(6))
+    message = fault(space.arch_of, {"a_w": 6, "a_v_0": 1, "b_d": 4, "a_vv": 1})
+    assert (
+        "a_w must be one of [0, 1, 2, 3, 4, 5], not 6" in message and "a_v_1 must be one of [3, 4], but is" in message
+    )
+    assert "there is no knob 'a_vv'" in message
+
+
+FAULTS: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown": (
+        {"a.w": {"choices": [1], "sample_strategy": "net_wide"}},
+        "unknown sample_strategy 'net_wide' (did you mean net_wise?)",
+    ),
+    "no text": (
+        {"a.w": {"choices": [1], "sample_strategy": {"name": "net_wise"}}},
+        "a.w has the unknown sample_strategy {",
+    ),
+    "typo": (
+        {"a.w": {"choices": [1], "sample_stategy": "net_wise"}},
+        "'sample_stategy' (did you mean sample_strategy?)",
+    ),
+    "stage_wise int": (
+        {"a.w": {"min": 1, "max": 3, "stride": 1, "sample_strategy": "stage_wise"}},
+        "a.w can't have the sample_strategy stage_wise: it has one int, not a list with one for each "
+        "stage (valid: net_wise)",
+    ),
+    "block depth": (
+        {"a.depth": {"choices": [[1, 2]], "sample_strategy": "block_wise"}},
+        "a.depth can't have the sample_strategy block_wise: it is a depth itself, and has no blocks of its own",
+    ),
+    "no depth": (
+        {"a.w": {"choices": [1, 2], "sample_strategy": "block_wise"}, "b.depth": [1, 2]},
+        "a.w can't have the sample_strategy block_wise: that needs a.depth, which is not declared (valid: net_wise)",
+    ),
+    "one depth": (
+        {"a.w": {"choices": [1, 2], "sample_strategy": "block_wise"}, "a.depth": 2},
+        "that needs a.depth to have one value for each stage",
+    ),
+    "ranges": (
+        {"a.w": {"choices": [[1, 2], [1, 3]], "sample_strategy": "net_wise"}},
+        "a.w is net_wise, so all positions must have the same choices, but a.w[0] has [1, 2] and a.w[1] has [1, 3]",
+    ),
+    "tied": (
+        {
+            "a.depth": {"choices": [[1, 2], [1]]},
+            "a.w": {"choices": [[1, 2], [3, 4]], "sample_strategy": "stage_wise_depth"},
+        },
+        "as many choices as a.depth, but a.w[1] has 2 [3, 4] and a.depth[1] has 1 [1]",
+    ),
+    "stages": (
+        {"a.depth": [1, 2], "a.w": {"choices": [[1]] * 3, "sample_strategy": "block_wise"}},
+        "a.w must have a value for each stage of a.depth, which has 2, not 3",
+    ),
+    "ascending": (
+        {"a.w": {"choices": [[1, 2], [1, 2]], "ascending": True, "sample_strategy": "net_wise"}},
+        "a.w can't be ascending with the sample_strategy net_wise, only with stage_wise",
+    ),
+    "mixed": (
+        {"a.w": {"min": 1, "end": 3, "step": 1}},
+        "a.w must have start, end and step, or min, max and stride; not both",
+    ),
+    "no stride": ({"a.w": {"min": 1, "max": 3}}, "a.w must have choices, or min, max and stride; stride is missing"),
+    "stride": ({"a.w": {"space": {"min": 1, "max": 3, "stride": 0}}}, "a.w: the stride must be at least 1, not 0"),
+    "space": (
+        {"a.w": {"space": 3, "sample_strategy": "net_wise"}},
+        "a.w.space must be a mapping with min, max, stride, not 3",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_faults_of_a_declaration(case: str) -> None:
+    spec, expected = FAULTS[case]
+    message = fault(read_space, spec)
+    assert expected in message and len(message.split("\n")) == 1
+
+
+def test_a_space_that_no_sampler_can_turn() -> None:
+    space = read_space({"a.w": {"choices": [list(range(200))] * 4, "ascending": True}})
+    with pytest.raises(UsageError, match="ascending combinations, more than"):
+        space.knobs()

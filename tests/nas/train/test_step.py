@@ -1,0 +1,112 @@
+"""One step of training: the gradient of its archs, formats, frozen stages, scales."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from searchkit.errors import UsageError
+from searchkit.nas.tasks import detection
+from searchkit.nas.tasks import read as config
+from searchkit.nas.tasks.table import open_split
+from searchkit.nas.train import net as nets
+from searchkit.nas.train import supernet
+from searchkit.nas.train.distributed import Ranks
+from searchkit.nas.train.loop import Run, fit, make_optimizer
+from searchkit.records.arch import Arch
+from tests.support import nas
+from tests.support.nas import CPU, space_of, tensors, tiny, train, write
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def one_step(path: str, archs: list[Arch], *sets: str) -> dict[str, torch.Tensor]:
+    """How a step of SGD with lr 1 at these archs, on one batch, moves the weights; norms keep fixed statistics."""
+    recipe = config.load(path, (*sets, "train.lr=1", "train.momentum=0", "train.weight_decay=0"))
+    data = open_split(recipe.data, "train")
+    net = nets.build(recipe, data.names, 0)
+    before = {k: v.detach().clone() for k, v in net.named_parameters()}
+    run = Run(net, make_optimizer(net, recipe.train, 1))
+    batches = supernet.batches_of(data, recipe, recipe.train, 0, 0, 1, (64,), Ranks())
+    options: dict[str, Any] = {"steps": 1, "steps_per_epoch": 1, "scales": (64,), "seed": 0, "device": CPU}
+    options |= {"task": detection, "section": recipe.data, "ranks": Ranks()}
+    (report,) = fit(run, batches, lambda _: archs, recipe.train, **options)
+    assert math.isfinite(report.losses["loss"])
+    return {k: v.detach() - before[k] for k, v in net.named_parameters()}
+
+
+def test_the_gradient_of_a_sandwich_is_the_mean_of_its_archs(toy: Path, tmp_path: Path) -> None:
+    # All anchors and proposals are in the losses: nothing is drawn, so that single archs see what the sandwich sees.
+    body = tiny(toy, model={"rpn_batch_per_image": 100_000, "box_batch_per_image": 100_000})
+    path = write(tmp_path / "cfg.yaml", body)
+    space = space_of(body)
+    archs = [space.maximum(), space.minimum(), space.named("MIDDLE")]
+    together = one_step(path, archs)
+    alone = [one_step(path, [arch]) for arch in archs]
+    for name, moved in together.items():
+        mean = sum(each[name] for each in alone) / 3
+        torch.testing.assert_close(moved, mean, rtol=1e-4, atol=1e-6, msg=name)
+    outside = together["backbone.body.layer1.1.conv1.weight"]  # MIN has one block in the first stage
+    assert alone[1]["backbone.body.layer1.1.conv1.weight"].abs().max() == 0 < outside.abs().max()
+
+
+def test_other_losses_and_formats_run(toy: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "cfg.yaml", tiny(toy, data={"val": None}))
+    largest = [space_of(nas.TINY).maximum()]
+    plain = one_step(path, largest)
+    for sets in (("train.precision=bf16",), ("train.clip_norm=0.1",), ("train.loss_weights={loss_objectness: 3}",)):
+        moved = one_step(path, largest, *sets)
+        assert any(not torch.equal(moved[k], plain[k]) for k in plain), sets
+    clipped = one_step(path, largest, "train.clip_norm=0.1")
+    assert torch.cat([v.reshape(-1) for v in clipped.values()]).norm() <= 0.1001
+    for sets in (("train.channels_last=true", "train.precision=bf16"), ("train.optimizer=adamw",)):
+        work = tmp_path / sets[0]
+        final = tensors(train(path, work, "train.steps=2", *sets))
+        assert all(value.isfinite().all() for value in final.values())
+    with pytest.raises(UsageError, match="there is no loss 'loss_clas'"):
+        config.load(path, ["train.loss_weights={loss_clas: 3}"])
+
+
+def test_frozen_stages_stay(toy: Path, tmp_path: Path) -> None:
+    body = tiny(toy, model={"backbone_options": {"block": "basic", "frozen_stages": 1}}, data={"val": None})
+    path = write(tmp_path / "cfg.yaml", body)
+    recipe = config.load(path)
+    start = nets.build(recipe, ("a", "b", "c"), 0).state_dict()
+    after = tensors(train(path, tmp_path / "work"), optimizer=False)
+    frozen = ("backbone.body.conv1", "backbone.body.bn1", "backbone.body.layer1")
+    same = {name for name, value in start.items() if torch.equal(value, after[name])}
+    assert same >= {name for name in start if name.startswith(frozen)}
+    assert not any(name.startswith("backbone.body.layer2.0.conv") for name in same)
+
+
+def test_images_are_seen_at_every_scale(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "cfg.yaml", tiny(toy, train={"scales": [32, 64, 96], "steps": 12}, data={"val": None}))
+    seen: list[tuple[int, int]] = []
+    real = nets.build_at
+
+    def noted(*args: Any) -> nn.Module:
+        net = real(*args)
+        net.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[-2:])))
+        return net
+
+    monkeypatch.setattr(nets, "build_at", noted)
+    train(path, tmp_path / "work")
+    per_step = [set(seen[i : i + 3]) for i in range(0, 36, 3)]
+    assert all(len(sizes) == 1 for sizes in per_step)  # all archs of a step see the same batch
+    assert set.union(*per_step) == {(32, 32), (64, 64), (96, 96)}
+
+
+def test_a_scale_is_a_short_edge_or_a_height_and_a_width(toy: Path, tmp_path: Path) -> None:
+    recipe = config.load(write(tmp_path / "cfg.yaml", tiny(toy)))
+    net: Any = nets.build(recipe, ("a",), 0)
+    wide = torch.rand(3, 60, 120)
+    for shape, expected in ((40, (40, 80)), ((48, 64), (32, 64)), ((96, 48), (48, 96)), (80, (50, 100))):
+        detection.set_scale(net, shape, replace(recipe.data, max_edge=100))
+        (size,) = net.transform([wide])[0].image_sizes
+        assert size == expected
