@@ -3,7 +3,7 @@
 A worker (`run.workers`) is one process that serves trial after trial. The scheduler appends to its `inbox.jsonl` which
 trial is next, the worker appends to its `outbox.jsonl` what became of it; FIFOs only spare both sides the waiting. The
 trial's own `status` file stays the truth: this process creates it, which no two processes can do, holds its lock while
-the trial runs, and writes its `exit` line. docs/workers.md has the user's side of it.
+the trial runs, and writes its `exit` line. docs/contract.md#warm-workers has the user's side of it.
 """
 
 from __future__ import annotations

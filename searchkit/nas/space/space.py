@@ -231,8 +231,8 @@ def read_space(data: Mapping[str, Any], where: str = "space") -> Space:
 
 _HINT = (
     "a dimension is `backbone.stem.width: 32`, `[64, 128]`, `{choices: [32, 48]}`, `{choices: [[3, 5], [3, 5, 7]]}` "
-    "or `{start: 32, end: 64, step: 16}` (lists for several positions, with `ascending: true` or not); docs/spaces.md "
-    "lists all forms, strategies and schedules"
+    "or `{start: 32, end: 64, step: 16}` (lists for several positions, with `ascending: true` or not); "
+    "docs/nas-config.md lists all forms, strategies and schedules"
 )
 
 
