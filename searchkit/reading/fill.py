@@ -1,22 +1,56 @@
-"""A frozen dataclass from a mapping of a YAML file: its fields are the keys, their types and defaults the rules."""
+"""A frozen dataclass from a mapping of a YAML file: its fields are the keys, their types and defaults the rules.
+
+@dataclass(frozen=True)
+class Run:
+    policy: Literal["sandwich", "fixed"] = "sandwich"         # a choice
+    retries: Whole = 0                                        # 0 or more; kinds.py has counts, ranges, bytes, paths …
+    timeout_s: Seconds | None = None                          # 30s, 10m, 2h; null is the default
+    lr: Annotated[float, number(above=0)] = 0.1
+    stop: Median | Patience | Text | None = None              # by its shape; dataclasses by their `type`
+    weights: Mapping[Text, Number] = field(default_factory=dict)
+    gpu_mem_bytes: Annotated[Bytes | None, Key("gpu_mem")] = None    # a field that is named otherwise than its key
+
+run = fill(Run, node, "run", report)                 # None where it has a fault
+run = fill_onto(base, node, "run", report)           # what is not given, or has a fault, is as in `base`
+
+Every fault goes to the report, at the place of the value or the key that has it, and none hides another one. A check
+of several fields stands in `__post_init__`, which raises UsageError: it is told at the place of the mapping, or of a
+key of it where it is an `At(key, message)`. A class may say in `INSTEAD` (a ClassVar, key to text) what is told of keys
+that it doesn't have.
+
+What a type can be: `int`, `float`, `bool`, `str` (any scalar, as it is written), `Any` (plain data), `Literal` (by its
+text), `tuple[T, ...]` and `tuple[A, B]` (a list), `Mapping[K, V]`, a dataclass (a mapping), `A | B`, `Annotated[T,
+kind]`, where the kind alone says how the value is read, `Annotated[tuple[T, ...], Some()]` (not empty), and `Part[T]`,
+which is filled when its turn comes. Of a union of dataclasses the one is taken whose `Literal` field, which all of them
+have (`type`), fits; if there is no such field, the first whose required keys are given, else the one that has the most
+of the keys given. reading/schema.py makes JSON Schema of the same types.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import types
 import typing
-from typing import Any, Literal, TypeVar, Union
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Generic, Literal, TypeVar, Union
 
 from searchkit.errors import UsageError, did_you_mean
-from searchkit.reading.nodes import Node, Report
+from searchkit.reading.kinds import Bad, Key, Reader, Some
+from searchkit.reading.nodes import Document, Node, Report
 
 T = TypeVar("T")
+_NODES = {"list": "list", "mapping": "map"}
 _KINDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
-class _Bad(Exception):
-    """Reported already."""
+class At(UsageError):
+    """What is wrong with the value of one key of a mapping, raised by the `__post_init__` of its dataclass."""
+
+    def __init__(self, key: str, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.key = key
 
 
 def fill(cls: type[T], node: Node | None, path: str, report: Report, **given: Any) -> T | None:
@@ -24,77 +58,216 @@ def fill(cls: type[T], node: Node | None, path: str, report: Report, **given: An
 
     Unknown keys are faults that name the nearest key, or list the valid ones with defaults; a null is the default.
     """
+    values, failed = _fields(cls, node, path, report, given)
+    return None if failed else _make(cls, {**given, **values}, node, path, report)
+
+
+def fill_onto(base: T, node: Node | None, path: str, report: Report) -> T:
+    """As `fill`, but what is not given is as in `base`, and so is what has a fault: the rest can still be checked."""
+    cls: type[T] = type(base)
+    held = {f.name: getattr(base, f.name) for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    values, _ = _fields(cls, node, path, report, held, onto=True)
+    made = _make(cls, {**held, **values}, node, path, report)
+    return base if made is None else made
+
+
+@dataclass(frozen=True)
+class Part(Generic[T]):
+    """A value of a file that is filled later, as what its type says; `node` is None where it is absent or null."""
+
+    hint: Any
+    node: Node | None
+    path: str
+    report: Report
+
+    def fill(self) -> T | None:
+        """The value; None where it is absent, or has a fault, which is then in the report."""
+        if self.node is None:
+            return None
+        try:
+            filled: T = _value(self.hint, self.node, self.path, self.report)
+        except Bad:
+            return None
+        return filled
+
+    def fill_onto(self, base: T) -> T:
+        """Of a mapping: as the function of that name."""
+        return fill_onto(base, self.node, self.path, self.report)
+
+    @property
+    def entries(self) -> Mapping[str, tuple[Node, Node]]:
+        """Of a mapping: each key with the place where it stands, and its value."""
+        return {} if self.node is None else self.node.entries
+
+    def at(self, key: str) -> str:
+        """The path of a key, for messages."""
+        return below(self.path, key)
+
+    def get(self, key: str) -> Node | None:
+        """The value of a key; None where it is absent, null, or no YAML."""
+        _, node = self.entries.get(key, (None, None))
+        return None if node is None or node.is_null or node.kind == "bad" else node
+
+    def items(self, key: str) -> tuple[tuple[str, Node], ...]:
+        """The items of a list below a key, each with the path to it."""
+        node = self.get(key)
+        return tuple((f"{self.at(key)}[{i}]", item) for i, item in enumerate(node.items if node else ()))
+
+    def fault(self, key: str, what: str, node: Node | None = None) -> None:
+        """Report what is wrong with the value of a key: at `node`, else at the value, else at the mapping."""
+        self.report.fault(node or self.get(key) or self.node or Node("bad", 1, 1), f"{self.at(key)}: {what}")
+
+
+ABSENT: Any = None  # the default of a Part that needn't be there
+
+
+def whole_file(cls: type[T], document: Document) -> Part[T]:
+    """The file as a part that is read into `cls`."""
+    return Part(cls, document.root, "", document.report)
+
+
+def below(path: str, key: str) -> str:
+    """The path of a key, for messages."""
+    return f"{path}.{key}" if path else key
+
+
+# --- dataclasses -----------------------------------------------------------------------------------------------------
+
+
+@cache
+def keys_of(cls: type) -> dict[str, tuple[dataclasses.Field[Any], Any]]:
+    """The keys that a dataclass reads, in order, each with its field and its type."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    read = [f for f in dataclasses.fields(cls) if f.init]
+    return {name: (f, hints[f.name]) for f in read if (name := _key(f.name, hints[f.name]))}
+
+
+def _key(name: str, hint: Any) -> str:
+    marks = typing.get_args(hint)[1:] if typing.get_origin(hint) is Annotated else ()
+    return next((mark.name for mark in marks if isinstance(mark, Key)), name)
+
+
+def is_required(f: dataclasses.Field[Any]) -> bool:
+    """Whether a field has no default."""
+    return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+
+
+def _fields(
+    cls: type, node: Node | None, path: str, report: Report, held: Mapping[str, Any], onto: bool = False
+) -> tuple[dict[str, Any], bool]:
+    """The values of fields that are given and have no fault, and whether another one has a fault.
+
+    held: values of fields that needn't be given, or with `onto`, are not to be lost.
+    """
     if node is not None and node.kind == "bad":
-        return None
-    if node is not None and node.kind != "map" and not node.is_null:
-        report.fault(node, f"{path}: must be a mapping (key: value), not {node}")
-        return None
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
-    hints = typing.get_type_hints(cls)
+        return {}, True
+    if node is not None and node.kind != "map" and not (node.is_null and path):
+        what = f"must be a mapping (key: value), not {node}"
+        report.fault(node, f"{path}: {what}" if path else f"the file {what}")
+        return {}, True
+    keys = keys_of(cls)
     entries = node.entries if node is not None else {}
-    values, failed = dict(given), False
-    for key, (where, value) in entries.items():
-        if key not in fields:
-            near = did_you_mean(key, tuple(fields))
-            if "did you mean" not in near:
-                near = "; there are " + ", ".join(f"{name}{_default(f)}" for name, f in fields.items())
-            report.fault(where, f"{path}: unknown key {key!r}{near}")
+    values: dict[str, Any] = {}
+    failed = False
+    for name, (where, value) in entries.items():
+        if name not in keys:
+            instead = getattr(cls, "INSTEAD", {}).get(name)
+            what = f"{below(path, name)}: {instead}" if instead else f"{path}: unknown key {name!r}{_known(name, keys)}"
+            report.fault(where, what.removeprefix(": "))
             failed = True
         elif not value.is_null:
+            f, hint = keys[name]
+            old = held.get(f.name) if onto else None
             try:
-                values[key] = _value(hints[key], value, f"{path}.{key}", report)
-            except _Bad:
+                values[f.name] = _value(hint, value, below(path, name), report, old)
+            except Bad as e:
                 failed = True
-    for name, f in fields.items():
-        if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+                if onto and e.rest is not None:
+                    values[f.name] = e.rest
+    for name, (f, hint) in keys.items():
+        given = name in entries and not entries[name][1].is_null
+        if not given and is_required(f) and (onto or f.name not in held):
             if node is not None:
-                report.fault(node, f"{path}: missing key {name!r}")
+                place = entries[name][1] if name in entries else node
+                report.fault(place, f"{path}: missing key {name!r}".removeprefix(": "))
             failed = True
-    if failed:
-        return None
+        if not given and typing.get_origin(hint) is Part:
+            values[f.name] = Part(typing.get_args(hint)[0], None, below(path, name), report)
+    return values, failed
+
+
+def _make(cls: type[T], values: dict[str, Any], node: Node | None, path: str, report: Report) -> T | None:
     try:
         return cls(**values)
     except UsageError as e:  # what its own checks found
-        report.fault(node or Node("bad", 1, 1), f"{path}: {e.message}")
+        place, where = node or Node("bad", 1, 1), path
+        if isinstance(e, At):
+            place, where = place.entries.get(e.key, (place, place))[1], below(path, e.key)
+        report.fault(place, f"{where}: {e.message}{f'; {e.hint}' if e.hint else ''}".removeprefix(": "))
         return None
 
 
+def _known(name: str, keys: Mapping[str, tuple[dataclasses.Field[Any], Any]]) -> str:
+    near = did_you_mean(name, tuple(keys))
+    listed = ", ".join(f"{each}{_default(f)}" for each, (f, _) in keys.items())
+    return near if "did you mean" in near else f" (valid: {listed})"
+
+
 def _default(f: dataclasses.Field[Any]) -> str:
-    """A field's default as YAML writes it; nothing where it has none."""
-    if f.default is dataclasses.MISSING:
+    """A field's default as YAML writes it; nothing where it has none, or one that says nothing."""
+    if f.default is dataclasses.MISSING or f.default in (None, "", ()):
         return ""
-    return f" ({f.default})" if isinstance(f.default, str) and f.default else f" ({json.dumps(f.default, default=str)})"
+    if isinstance(f.default, str):
+        return f": {f.default}"
+    import json  # kept off the start-up path
+
+    return f": {json.dumps(f.default, default=str)}"
 
 
-def _value(hint: Any, node: Node, path: str, report: Report) -> Any:
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+def _value(hint: Any, node: Node, path: str, report: Report, old: Any = None) -> Any:
+    """The value of a node; `old`: that of a dataclass which it is filled onto. Raises Bad where it has a fault."""
     origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        for mark in options[1:]:
+            if isinstance(mark, Reader):
+                return mark.read(node, path, report)
+            if isinstance(mark, Some) and node.kind != "bad" and not (node.items or node.entries):
+                kind = "list" if typing.get_origin(options[0]) is tuple else "mapping"
+                empty = "an empty one" if node.kind == _NODES[kind] else node
+                report.fault(node, f"{path}: must be a {kind} of at least one {mark.what}, not {empty}")
+                raise Bad
+        return _value(options[0], node, path, report, old)
+    if origin is Part:
+        return Part(options[0], node, path, report)
     if origin in (Union, types.UnionType):
-        kinds = [o for o in options if o is not type(None)]
-        for kind in kinds[:-1]:  # the first that fits; the last one says what is wrong
-            trial = Report(report.filename)
-            try:
-                return _value(kind, node, path, trial)
-            except _Bad:
-                pass
-        return _value(kinds[-1], node, path, report)
+        return _union(options, node, path, report, old)
     if origin is Literal:
-        if node.text not in options:
-            report.fault(
-                node, f"{path}: must be one of {', '.join(options)}, not {node}{did_you_mean(node.text, options)}"
-            )
-            raise _Bad
+        if node.kind == "bad":
+            raise Bad
+        if node.kind != "scalar" or node.text not in options:
+            near = did_you_mean(node.text, options) if node.kind == "scalar" else ""
+            near = near if "did you mean" in near else ""
+            report.fault(node, f"{path}: must be one of {', '.join(options)}, not {node}{near}")
+            raise Bad
         return node.text
     if origin is tuple:
         return _tuple(options, node, path, report)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return _mapping(options, node, path, report)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        if isinstance(old, hint):
+            return fill_onto(old, node, path, report)
         value = fill(hint, node, path, report)
         if value is None:
-            raise _Bad
+            raise Bad
         return value
-    if hint in (int, float, bool, str):
+    if hint in _KINDS:
         return _scalar(hint, node, path, report)
     if node.kind == "bad":
-        raise _Bad
+        raise Bad
     return node.data
 
 
@@ -108,20 +281,138 @@ def _scalar(hint: Any, node: Node, path: str, report: Report) -> Any:
             return node.data
     if node.kind != "bad":
         report.fault(node, f"{path}: must be {_KINDS[hint]}, not {node}")
-    raise _Bad
+    raise Bad
 
 
 def _tuple(options: tuple[Any, ...], node: Node, path: str, report: Report) -> tuple[Any, ...]:
+    if node.kind == "bad":
+        raise Bad
     if node.kind != "list":
         report.fault(node, f"{path}: must be a list, not {node}")
-        raise _Bad
+        raise Bad
     if options[-1] is Ellipsis:
         hints = [options[0]] * len(node.items)
     elif len(options) != len(node.items):
         report.fault(node, f"{path}: must have {len(options)} values, not {len(node.items)}")
-        raise _Bad
+        raise Bad
     else:
         hints = list(options)
-    return tuple(
-        _value(h, item, f"{path}[{i}]", report) for i, (h, item) in enumerate(zip(hints, node.items, strict=True))
+    values, failed = [], False
+    for i, (hint, item) in enumerate(zip(hints, node.items, strict=True)):
+        try:
+            values.append(_value(hint, item, f"{path}[{i}]", report))
+        except Bad:
+            failed = True
+    if failed:
+        raise Bad(tuple(values))
+    return tuple(values)
+
+
+def _mapping(options: tuple[Any, ...], node: Node, path: str, report: Report) -> dict[str, Any]:
+    if node.kind == "bad":
+        raise Bad
+    if node.kind != "map" and not node.is_null:
+        report.fault(node, f"{path}: must be a mapping (key: value), not {node}")
+        raise Bad
+    values, failed = {}, False
+    for name, (where, item) in node.entries.items():
+        here = dataclasses.replace(where, text=name, data=name) if where.kind == "scalar" else where
+        try:
+            read = _value(options[0], here, below(path, name), report)
+            values[read] = _value(options[1], item, below(path, name), report)
+        except Bad:
+            failed = True
+    if failed:
+        raise Bad
+    return values
+
+
+# --- unions ----------------------------------------------------------------------------------------------------------
+
+
+def _union(options: Sequence[Any], node: Node, path: str, report: Report, old: Any) -> Any:
+    """The value of the one option that the shape of the node leaves; of several, of the first that fits."""
+    if node.kind == "bad":
+        raise Bad
+    if node.is_null and type(None) in options:
+        return None
+    every = [o for o in options if o is not type(None)]
+    fitting = [o for o in every if _shapes(o) is None or node.kind in (_shapes(o) or ())] if len(every) > 1 else every
+    classes = [o for o in fitting if dataclasses.is_dataclass(o)]
+    if len(classes) > 1:
+        cls = choose(classes, node, path, report)
+        fitting = [o for o in fitting if o not in classes or o is cls]
+    if len(fitting) == 1:
+        return _value(fitting[0], node, path, report, old)
+    for option in fitting:
+        trial = Report(report.filename, report.begun)
+        try:
+            value = _value(option, node, path, trial)
+        except Bad:
+            continue
+        report.notes += trial.notes
+        return value
+    report.fault(node, f"{path}: must be {_either([must(o) for o in every])}, not {node}")
+    raise Bad
+
+
+def tag_of(classes: Sequence[Any]) -> str | None:
+    """The key by whose `Literal` several dataclasses are told apart; None where they have none in common."""
+    common = [name for name in keys_of(classes[0]) if all(name in keys_of(cls) for cls in classes)]
+    return next(
+        (n for n in common if all(typing.get_origin(keys_of(cls)[n][1]) is Literal for cls in classes)),
+        None,
     )
+
+
+def tags(cls: Any, tag: str) -> tuple[str, ...]:
+    """The values of the key `tag` that mean `cls`."""
+    return typing.get_args(keys_of(cls)[tag][1])
+
+
+def choose(classes: Sequence[Any], node: Node, path: str, report: Report) -> Any:
+    """The dataclass that a mapping is meant as. Raises Bad for a tag that none has."""
+    tag = tag_of(classes)
+    given = {name for name, (_, value) in node.entries.items() if not value.is_null}
+    if tag in given:
+        named = node.entries[tag][1]
+        by_name = {text: cls for cls in classes for text in tags(cls, tag)}
+        if named.kind == "scalar" and named.text in by_name:
+            return by_name[named.text]
+        if named.kind != "bad":
+            report.fault(named, f"{path}: unknown {tag} {named}{did_you_mean(named.text, tuple(by_name))}")
+        raise Bad
+    untagged = [cls for cls in classes if tag is not None and not is_required(keys_of(cls)[tag][0])]
+    complete = [cls for cls in classes if {k for k, (f, _) in keys_of(cls).items() if is_required(f)} <= given]
+    return (untagged or complete or [max(classes, key=lambda cls: len(given & set(keys_of(cls))))])[0]
+
+
+def _shapes(hint: Any) -> tuple[str, ...] | None:
+    """The kinds of nodes that a type may be read from; None: it can't be told."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return next((m.shapes for m in options[1:] if isinstance(m, Reader)), _shapes(options[0]))
+    if origin is tuple:
+        return ("list",)
+    if dataclasses.is_dataclass(hint) or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        return ("map",)
+    return ("scalar",) if origin is Literal or hint in _KINDS else None
+
+
+def must(hint: Any) -> str:
+    """What a value of a type must be, for messages."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return next((m.must for m in options[1:] if isinstance(m, Reader)), must(options[0]))
+    if origin is Literal:
+        return f"one of {', '.join(options)}" if len(options) > 1 else options[0]
+    if origin is tuple:
+        return "a list"
+    if dataclasses.is_dataclass(hint) or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        return "a mapping (key: value)"
+    return _KINDS.get(hint, "a value")
+
+
+def _either(words: Sequence[str]) -> str:
+    distinct = list(dict.fromkeys(words))
+    return distinct[0] if len(distinct) == 1 else f"{', '.join(distinct[:-1])} or {distinct[-1]}"
