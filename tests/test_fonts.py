@@ -13,10 +13,10 @@ from torch import nn
 
 from searchkit import fonts
 from searchkit.nas.cli import search_view, space, trust
-from searchkit.nas.subnet import pictures
-from searchkit.nas.subnet.pictures import Model
 from searchkit.nas.subnet.standing import Standing
 from searchkit.nas.subnet.trust import Row
+from searchkit.nas.tasks import pictures
+from searchkit.nas.tasks.pictures import Model
 from searchkit.records.objective import Objective
 from tests.support.nas import Trained, call
 
@@ -53,7 +53,7 @@ def without_fontconfig(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def drawn(name: str, folder: Path) -> bytes:
     """A picture with the name of its class."""
-    model = Model("cls", nn.Identity(), (name,), (8, 8))
+    model = Model(nn.Identity(), (name,), (8, 8))
     target = folder / "drawn.png"
     pictures.draw_classes(
         model, torch.zeros(3, 500, 500, dtype=torch.uint8), [{"name": name, "probability": 1}], str(target)

@@ -22,6 +22,7 @@ from searchkit.nas.data.toy import make_toy_det
 from searchkit.nas.space.space import Space, read_space
 from searchkit.nas.subnet import sweep
 from searchkit.nas.tasks import read as config
+from searchkit.nas.tasks.teacher import open_teaching
 from searchkit.nas.train import checkpoint
 from searchkit.nas.train.loop import StepReport
 from searchkit.nas.train.recipe import Recipe
@@ -146,7 +147,9 @@ def train(
 
     recipe = config.load(path, sets)
     with contextlib.suppress(Stopped):
-        train_supernet(recipe, str(work), seed=seed, device=CPU, watch=watch or quiet(on_step), accept=accept)
+        train_supernet(
+            recipe, str(work), seed=seed, device=CPU, watch=watch or quiet(on_step), teach=open_teaching, accept=accept
+        )
     return str(work / "latest.pth")
 
 

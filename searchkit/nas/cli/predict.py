@@ -58,7 +58,8 @@ def predict_command(
       search-nas predict work/latest.pth --config cfg.yaml photo.jpg --out boxes
       search-nas predict work/latest.pth --config cfg.yaml --arch search/best.jsonl photo.jpg --out boxes
     """
-    from searchkit.nas.subnet import pictures
+    from searchkit.nas.subnet.pictures import open_folder
+    from searchkit.nas.tasks import pictures
 
     if not os.path.exists(model):
         raise UsageError(f"there is no model at {model}", "Name an extracted folder, or a checkpoint")
@@ -69,10 +70,10 @@ def predict_command(
                 f"{' and '.join(given)} go with a checkpoint and its config, but {model} is an extracted folder",
                 f"Leave {' and '.join(given)} out, or name the checkpoint and its --config",
             )
-        opened = pictures.open_folder(model)
+        opened, task = open_folder(model)
         opened.net.to(where)
     else:
-        opened = _of_checkpoint(model, config, arch, metric, raw, overrides, seed_of(seed), where, files)
+        opened, task = _of_checkpoint(model, config, arch, metric, raw, overrides, seed_of(seed), where, files)
     os.makedirs(out, exist_ok=True)
     taken = _not_ours(files, out)
     found: list[dict[str, Any]] = []
@@ -86,14 +87,9 @@ def predict_command(
                 continue
             target = _target(out, path, taken)
             unknown += pictures.of_unknown_range(path, opened.reading)
-            item: dict[str, Any] = {"image": path, "picture": target}
-            if opened.task == "cls":
-                item["classes"] = pictures.classes_of(opened, picture)
-                pictures.draw_classes(opened, picture, item["classes"], target)
-            else:
-                item["boxes"] = pictures.boxes_of(opened, picture, threshold)
-                pictures.draw_boxes(opened, picture, item["boxes"], target)
-            found.append(item)
+            there = task.find(opened, picture, threshold)
+            task.draw(opened, picture, there, target)
+            found.append({"image": path, "picture": target, task.key: there})
             progress.update(done)
     if not found:
         raise UsageError("no image could be read")
@@ -102,14 +98,14 @@ def predict_command(
             f"{unknown} {'image is' if unknown == 1 else 'images are'} of grey deeper than 8 bits, "
             "and the model knows no range for them: 16 bits are taken"
         )
-    drawn = {each["name"] for item in found for each in item.get("boxes", item.get("classes", [])[:1])}
+    drawn = {name for item in found for name in task.names(item[task.key])}
     if said := fonts.note(pictures.lacking(drawn)):
         say(f"note: {said}")
     if as_json:
         console.print_json(found)
         return
     for item in found:
-        click.echo(f"{item['picture']}: {_said(item)}")
+        click.echo(f"{item['picture']}: {task.text(item[task.key])}")
 
 
 def _of_checkpoint(
@@ -123,9 +119,11 @@ def _of_checkpoint(
     device: Any,
     files: list[str],
 ) -> Any:
-    """The model of a checkpoint at an arch, with the statistics that it is scored with, and the range of deep greys,
-    where some of the files are such."""
-    from searchkit.nas.subnet import extract, pictures
+    """(the model of a checkpoint at an arch, with the statistics that it is scored with, and the range of deep greys,
+    where some of the files are such; the Pictures of its task)."""
+    from searchkit.nas.subnet import extract
+    from searchkit.nas.subnet.pictures import model_of
+    from searchkit.nas.tasks import pictures
     from searchkit.nas.tasks import read as configs
 
     if config is None:
@@ -140,14 +138,7 @@ def _of_checkpoint(
             source = extract.read_as_scored(source, statistics.recipe, statistics, None)
         net, seen = extract.cut(source, statistics.recipe, chosen.arch, chosen.shape, statistics, device)
     say(said_of(extract.statistics_said(statistics, seen), seen))
-    return pictures.model_of(statistics.recipe, net, source, chosen.shape)
-
-
-def _said(item: dict[str, Any]) -> str:
-    """What was found on an image, in one line."""
-    if "boxes" in item:
-        return f"{len(item['boxes'])} boxes"
-    return ", ".join(f"{c['name']} {c['probability']:.2f}" for c in item["classes"])
+    return model_of(statistics.recipe, net, source, chosen.shape)
 
 
 def _not_ours(files: list[str], out: str) -> set[str]:

@@ -10,11 +10,11 @@ from searchkit.nas.train.recipe import Recipe
 
 def pricing(recipe: Recipe) -> tuple[PlanOf, Heads]:
     """(plans of the backbone, sizes of the heads). Where model.num_classes is silent the training data is asked."""
-    from searchkit.nas.tasks.table import open_split
     from searchkit.nas.train import net as nets
+    from searchkit.nas.train.splits import open_split
 
     config = recipe.model
     if not recipe.classes_given:
-        names: Any = recipe.data.classes or open_split(recipe.data, "train").names
+        names: Any = recipe.data.classes or open_split(recipe, "train").names
         config = nets.sized(recipe, names)
     return plans_of(config, recipe.space.maximum()), config.heads

@@ -125,10 +125,7 @@ def print_classes(records: Sequence[Mapping[str, Any]], tag: str, recipe: Any, l
     from rich.console import Console
     from rich.table import Table
 
-    from searchkit.nas.tasks import table as tasks
-    from searchkit.nas.train.recipe import TASKS
-
-    first = tasks.of(recipe).record_name(recipe.data, TASKS[recipe.task].per_class)
+    first = recipe.task.objective.record_name(recipe.data, recipe.task.objective.per_class)
     shown = [record.get("metric", {}).get(tag, {}) for record in records[:limit]]
     names = dict.fromkeys(name for found in shown for name in found if name.startswith(first))
     table = Table(box=None, pad_edge=False, header_style="bold")

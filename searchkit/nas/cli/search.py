@@ -170,10 +170,10 @@ def _plan(
     """What defines the search; all that can be known is checked, and nothing is written."""
     from searchkit.nas.space.shapes import plain_shape
     from searchkit.nas.subnet import search
-    from searchkit.nas.tasks import table as tasks
     from searchkit.nas.train import bench
     from searchkit.nas.train import checkpoint as checkpoints
     from searchkit.nas.train import net as nets
+    from searchkit.nas.train.splits import open_split
 
     _, names, defaults = search.ALGORITHMS[algorithm]
     chosen = {key: value for key, value in given.items() if value is not None}
@@ -190,7 +190,7 @@ def _plan(
     plain = plain_shape(input_shapes[0])
     where = split or recipe.test.split
     _check_data(recipe, where)
-    evaluator = tasks.of(recipe).evaluator(tasks.open_split(recipe.data, where), recipe.test)
+    evaluator = recipe.task.objective.evaluator(open_split(recipe, where), recipe.test)
     known = bench.metrics_on(recipe, evaluator)
     metrics = [name for name in known if recipe.test.per_class or name in recipe.metrics]
     objectives = search.objectives(wanted, algorithm, metrics, search.sample_record(recipe, tag, plain, metrics))
@@ -198,7 +198,7 @@ def _plan(
     search.numeric(constraints, knobs, recipe.space, plain)
     found, digest = checkpoints.load_with_digest(path)
     nets.check_space(recipe, found, path)
-    for note in tasks.of(recipe).notes(evaluator):
+    for note in recipe.task.objective.notes(evaluator):
         say(note)
     sections = search.digests(recipe, tag == search.PROXY)
     learnt = recipe.finetune.train_on if tag == search.PROXY else ()

@@ -81,7 +81,6 @@ def test_command(
     """
     from searchkit.nas.subnet import sweep
     from searchkit.nas.subnet.results import key_of, open_results
-    from searchkit.nas.tasks import table as tasks
 
     if per_class:
         overrides = (*overrides, "test.per_class=true")
@@ -102,7 +101,7 @@ def test_command(
             needs_value=detections is None,  # images without labels may be asked for detections
         )
         if detections is not None:
-            tasks.of(recipe).results(session.bench.evaluated, {})  # refuses other tasks before anything is scored
+            recipe.task.objective.results(session.bench.evaluated, {})  # refuses other tasks before anything is scored
 
         def protocols(record: Record) -> dict[str, Any]:
             return {name: sweep.test_protocol(session, record, name == tag) for name in (*raw_tag, tag)}
@@ -220,11 +219,10 @@ def _opening(
 
 def _say_done(records: Sequence[Record], results: Any, protocols: Any, out: str, ranks: Any, recipe: Any) -> None:
     from searchkit.nas.subnet import sweep
-    from searchkit.nas.tasks import table as tasks
 
     done = sum(sweep.measured(record, results, protocols) is not None for record in records)
     if done and ranks.first:
-        say(f"{done} of {len(records)} have their result in {out} already (of data, {tasks.of(recipe).COMPARED})")
+        say(f"{done} of {len(records)} have their result in {out} already (of data, {recipe.task.sets.compared})")
 
 
 def _line(record: dict[str, Any], tag: str) -> str:
@@ -236,11 +234,10 @@ def _line(record: dict[str, Any], tag: str) -> str:
 def _link_best(records: Sequence[Record], recipe: Any, keep: str, work_dir: str, tag: str) -> None:
     """Let `best` be the folder of the best of these records, and `work_dir` lead to where they are kept."""
     from searchkit.nas.subnet import sweep
-    from searchkit.nas.tasks import table as tasks
     from searchkit.nas.train import checkpoint as checkpoints
     from searchkit.records.arch import Arch
 
-    best = sweep.best_of(records, tag, tasks.of(recipe).record_name(recipe.data, recipe.metric))
+    best = sweep.best_of(records, tag, recipe.task.objective.record_name(recipe.data, recipe.metric))
     if best is not None:
         folder = sweep.folder_name(best, Arch.of(best["arch"]), recipe)
         checkpoints.link(os.path.join(keep, folder), os.path.join(keep, "best"))
@@ -250,9 +247,8 @@ def _link_best(records: Sequence[Record], recipe: Any, keep: str, work_dir: str,
 def _write_detections(path: str, session: Any, record: Record) -> None:
     """What the last scored network has found, as COCO's results."""
     from searchkit.nas.cli.records import arch_text
-    from searchkit.nas.tasks import table as tasks
 
-    rows, left_out = tasks.of(session.recipe).results(session.bench.evaluated, session.bench.last.predictions)
+    rows, left_out = session.recipe.task.objective.results(session.bench.evaluated, session.bench.last.predictions)
     with fsio.storage():
         fsio.atomic_write(path, json.dumps(rows))
     why = f", {left_out} left out (of classes that the file does not declare, or not finite)" if left_out else ""

@@ -35,6 +35,7 @@ def train_command(
       torchrun --nproc-per-node 4 -m searchkit.nas.cli train cfg.yaml --work-dir work
     """
     from searchkit.nas.tasks import read as configs
+    from searchkit.nas.tasks.teacher import open_teaching
     from searchkit.nas.train.supernet import Watch, train_supernet
 
     recipe = configs.load(config, overrides)
@@ -42,7 +43,13 @@ def train_command(
     with Reporter("train", work_dir) as reporter, memory_advice("train"):
         watch = Watch(say, reporter.step, reporter.scored) if first else Watch(nothing, nothing, nothing)
         path, steps = train_supernet(
-            recipe, work_dir, seed=seed_of(seed), device=device_of(device), watch=watch, accept=accept_changes
+            recipe,
+            work_dir,
+            seed=seed_of(seed),
+            device=device_of(device),
+            watch=watch,
+            teach=open_teaching,
+            accept=accept_changes,
         )
     if not first:
         return

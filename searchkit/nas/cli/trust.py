@@ -77,7 +77,6 @@ def trust_command(
     from searchkit.nas.subnet import sweep, trust
     from searchkit.nas.subnet.results import open_results
     from searchkit.nas.tasks import read as configs
-    from searchkit.nas.tasks import table as tasks
     from searchkit.nas.train import checkpoint as checkpoints
 
     if epochs is not None and steps is not None:
@@ -121,7 +120,7 @@ def trust_command(
     show_kept(keep, work_dir)
     results.read()  # what the other ranks have measured by now; the last one is seen by running it again
     known = trust.Known(results)
-    metric = tasks.of(recipe).record_name(recipe.data, recipe.metric)
+    metric = recipe.task.objective.record_name(recipe.data, recipe.metric)
     ended = [(d, known.whole(r, p)) for d, r, p in zip(drawn, records, how, strict=True)]
     there = [(d, r) for d, r in ended if r is not None]
     if len(there) < len(drawn):
@@ -148,9 +147,8 @@ def _say_plan(drawn: int, n: int, done: int, steps: int, out: str) -> None:
 def _scores(record: Mapping[str, Any], recipe: Any) -> str:
     """The three scores in one line."""
     from searchkit.nas.subnet import trust
-    from searchkit.nas.tasks import table as tasks
 
-    name = tasks.of(recipe).record_name(recipe.data, recipe.metric)
+    name = recipe.task.objective.record_name(recipe.data, recipe.metric)
     tags = {"raw": trust.RAW, "calibrated": trust.CALIBRATED, "own": trust.OWN}
     return "  ".join(f"{what} {record['metric'][tag][name]:.3f}" for what, tag in tags.items())
 

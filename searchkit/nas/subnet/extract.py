@@ -39,12 +39,11 @@ from searchkit.nas.subnet.statistics import (
     protocol_differences,
 )
 from searchkit.nas.subnet.sweep import as_recorded
-from searchkit.nas.tasks import table as tasks
-from searchkit.nas.tasks.table import open_split
 from searchkit.nas.train import checkpoint
 from searchkit.nas.train import net as nets
 from searchkit.nas.train.bench import Bench, measured_on, model_said, open_bench, opened_train
 from searchkit.nas.train.recipe import Recipe
+from searchkit.nas.train.splits import open_split, reading_as_scored, reading_of_checkpoint
 from searchkit.records.arch import Arch
 
 FORMS: dict[str, Any] = {"det": det_model, "cls": cls_model}  # what a task's extracted network looks like
@@ -91,7 +90,7 @@ def open_source(recipe: Recipe, path: str, seed: int) -> Source:
         path,
         sha256,
         tuple(shape) if isinstance(shape, list) else shape,
-        tasks.reading_of_checkpoint(recipe.data, found.meta),
+        reading_of_checkpoint(recipe.data, found.meta),
         bool(found.meta.get("static")) and "trained_steps" not in (protocol or {}),
         protocol,
     )
@@ -113,8 +112,8 @@ def read_as_scored(source: Source, recipe: Recipe, statistics: Statistics, bench
     trained = statistics.calibration.source
     sets = [None if bench is None else bench.evaluated, None if trained is None else trained.data]
     if bench is None and getattr(recipe.data, recipe.test.split) is not None:
-        sets.append(open_split(recipe.data, recipe.test.split))
-    return replace(source, reading=tasks.reading_as_scored(source.reading, *sets))
+        sets.append(open_split(recipe, recipe.test.split))
+    return replace(source, reading=reading_as_scored(source.reading, *sets))
 
 
 def cut(
@@ -122,7 +121,7 @@ def cut(
 ) -> tuple[Any, int]:
     """(the static network at an arch on a device, with its statistics; how many images these are of)."""
     net = _placed(source.net, device, recipe.train.channels_last)
-    tasks.of(recipe).set_scale(net, shape, recipe.data)
+    recipe.task.network.set_scale(net, shape, recipe.data)
     static = subnet(net, arch, source.config)
     seen = 0 if statistics is None else statistics.give(static, shape, device)
     _placed(source.net, CPU, False)
@@ -142,7 +141,7 @@ def extract(
     out: str,
     *,
     images: Sequence[Tensor] = (),
-    image_ids: Sequence[int] = (),
+    image_ids: Sequence[int | str] = (),
     statistics: Statistics | None = None,
     score: Score | None = None,
     bench: Bench | None = None,
@@ -159,7 +158,7 @@ def extract(
     """
     if os.path.exists(out) and os.listdir(out):
         raise UsageError(f"{out} is there already", "Name a new folder")
-    form = FORMS[recipe.task]
+    form = FORMS[recipe.task.name]
     static, seen = cut(source, recipe, arch, shape, statistics, device)
     static = _placed(static, CPU, False)
     half = f"{os.path.normpath(os.path.abspath(out))}.{os.getpid()}.half"
@@ -234,9 +233,9 @@ def scored_again(folder: str, statistics: Statistics, score: Score, bench: Bench
     reading, as_stored = folder_reading(folder), bench.evaluated.report.count("as_stored")
     if as_stored:  # turned upright they would not fit their boxes
         reading = replace(reading, exif=bench.evaluated.reading.exif)
-    task = tasks.of(recipe)
     batches = replace(bench.batches, data=bench.evaluated.read_as(reading), keep=False).at(shape)
-    measured = as_recorded(recipe, task.score(net, batches, bench.evaluator, bench.device, recipe.train.precision))
+    told = recipe.task.objective.evaluate(net, batches, bench.evaluator, bench.device, recipe.train.precision)
+    measured = as_recorded(recipe, told.metrics)
     how = {k: v for k, v in bench.protocol(shape, False).items() if not k.startswith("calibration_")}
     if score.calibrated:
         how |= statistics.calibration.protocol
@@ -258,13 +257,13 @@ def scored_again(folder: str, statistics: Statistics, score: Score, bench: Bench
 
 def _write_model(folder: str, recipe: Recipe, source: Source, static: Any, arch: Arch, shape: InputShape) -> None:
     """All of an extracted folder but its proof."""
-    form = FORMS[recipe.task]
+    form = FORMS[recipe.task.name]
     size = form.size_of(static, shape)
     title = f"{form.KIND} at {arch.text()}, input {shape}, cut out of a supernet."
     _write(folder, "model.py", form.model_source(static, source.config, title, size))
     _write_weights(folder, static)
     config = {
-        "task": recipe.task,
+        "task": recipe.task.name,
         "arch": arch.nested(),
         "categories": list(source.categories),
         "input_shape": shape,
@@ -307,7 +306,7 @@ def same_weights(static: nn.Module, plain: nn.Module) -> None:
 def costs(source: Source, recipe: Recipe, plain: Any, arch: Arch, shape: InputShape) -> dict[str, Any]:
     """MACs and parameters in closed form and measured; raises SearchkitError where they differ."""
     closed = price.price(price.plans_of(source.config, source.maximum), source.config.heads, arch, shape)
-    measured = FORMS[recipe.task].measured_macs(plain, source.config, shape)
+    measured = FORMS[recipe.task.name].measured_macs(plain, source.config, shape)
     params = sum(p.numel() for p in plain.parameters())
     if (closed.flops, closed.params) != (measured, params):
         raise SearchkitError(
@@ -321,18 +320,18 @@ def costs(source: Source, recipe: Recipe, plain: Any, arch: Arch, shape: InputSh
         "params": closed.params,
         "params_counted": params,
         "input_shape": shape,
-        **FORMS[recipe.task].COUNTED_ON,
+        **FORMS[recipe.task.name].COUNTED_ON,
     }
 
 
-def sample_images(recipe: Recipe, count: int, shape: InputShape) -> tuple[list[Tensor], list[int]]:
+def sample_images(recipe: Recipe, count: int, shape: InputShape) -> tuple[list[Tensor], list[int | str]]:
     """(images, ids) of the first of data.val, else data.train; none where the config names no data."""
-    task = tasks.of(recipe)
+    sets = recipe.task.sets
     for name in ("val", "train"):
         if count > 0 and getattr(recipe.data, name) is not None:
-            data = open_split(recipe.data, name)
-            part, ids = task.subset(data, range(min(count, task.count(data))))
-            return [image for batch in task.eval_batches(part, 1, 0, shape) for image in task.images_of(batch)], [*ids]
+            data = open_split(recipe, name)
+            part, ids = sets.subset(data, range(min(count, sets.count(data))))
+            return [image for batch in sets.eval_batches(part, 1, 0, shape) for image in sets.images_of(batch)], [*ids]
     return [], []
 
 

@@ -1,152 +1,31 @@
-"""What models find, drawn on images: boxes, or the name of a class."""
+"""Models whose pictures are drawn: extracted folders, and subnets of checkpoints."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
-import torch
-from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor, nn
+from torch import nn
 
-from searchkit import fonts
-from searchkit.nas.data.label_augment import fit
-from searchkit.nas.data.label_stores import AS_IS, decode
-from searchkit.nas.data.pixels import Reading, header
-from searchkit.nas.space.shapes import InputShape, height_width
+from searchkit.nas.space.shapes import InputShape
 from searchkit.nas.subnet.extract import Source, folder_reading, load_folder
+from searchkit.nas.tasks.pictures import Model
+from searchkit.nas.tasks.table import TASKS
 from searchkit.nas.train.recipe import Recipe
-
-# Okabe and Ito's colours, which people with any colour vision tell apart.
-COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
-TEXT_PX = 13
-SMALL = 480  # pictures are enlarged by a whole factor until their short edge has this many pixels, so that text fits
-TOP = 5  # classes that are told of an image
+from searchkit.nas.train.task import UNNAMED, Pictures
 
 
-@dataclass(frozen=True)
-class Model:
-    """A network in eval mode, and what it takes and says."""
-
-    task: str
-    net: nn.Module
-    names: tuple[str, ...]  # of the classes, without a background
-    size: tuple[int, int] | None = None  # (H, W) px of a classifier's images; a detector resizes them itself
-    reading: Reading = AS_IS  # how image files are read
-
-
-def open_folder(path: str) -> Model:
-    """The model of an extracted folder."""
+def open_folder(path: str) -> tuple[Model, Pictures]:
+    """The model of an extracted folder, and how what it finds is drawn."""
     net = load_folder(path)
     with open(os.path.join(path, "config.json"), encoding="utf-8") as f:
         said = json.load(f)
-    task = said.get("task", "det")  # folders of older versions name none
-    size = tuple(said["size"]) if task == "cls" else None
-    return Model(task, net, tuple(said["categories"]), size, folder_reading(path))
+    size = tuple(said["size"]) if "size" in said else None
+    model = Model(net, tuple(said["categories"]), size, folder_reading(path))
+    return model, TASKS[said.get("task", UNNAMED)].pictures
 
 
-def model_of(recipe: Recipe, net: nn.Module, source: Source, shape: InputShape) -> Model:
-    """The model that a static network out of a source is."""
-    size = height_width(shape) if recipe.task == "cls" else None
-    return Model(recipe.task, net, source.categories, size, source.reading)
-
-
-def read(path: str, reading: Reading) -> Tensor:
-    """An image file as (3, H, W) uint8, upright. Raises UsageError where it can't be decoded."""
-    return torch.from_numpy(decode(path, path, reading))
-
-
-def is_deep(path: str) -> bool:
-    """Whether an image file is a grey of more than 8 bits."""
-    return header(path).deep
-
-
-def of_unknown_range(path: str, reading: Reading) -> bool:
-    """Whether an image file is a deep grey, of a range that the model doesn't know."""
-    return reading.range is None and is_deep(path)
-
-
-@torch.no_grad()
-def classes_of(model: Model, picture: Tensor) -> list[dict[str, Any]]:
-    """The likeliest classes of a picture ((3, H, W) uint8), best first: name and probability. It is shown to the
-    classifier as in evaluation."""
-    assert model.size is not None
-    device = next(model.net.parameters()).device
-    shown = torch.from_numpy(fit(picture.numpy(), model.size).copy())
-    scores = model.net(shown[None].to(device).float() / 255)[0, : len(model.names)].float().cpu()
-    chances = scores.softmax(0)
-    order = chances.argsort(descending=True, stable=True)[:TOP].tolist()
-    return [{"name": model.names[i], "probability": round(float(chances[i]), 4)} for i in order]
-
-
-@torch.no_grad()
-def boxes_of(model: Model, picture: Tensor, threshold: float) -> list[dict[str, Any]]:
-    """The boxes of a picture ((3, H, W) uint8) from a score on: box (xyxy px), score, name."""
-    device = next(model.net.parameters()).device
-    (output,) = model.net([picture.to(device).float() / 255])
-    keep = output["scores"] >= threshold
-    boxes, scores, labels = (output[k][keep].cpu() for k in ("boxes", "scores", "labels"))
-    return [
-        {
-            "box": [round(v, 2) for v in box.tolist()],
-            "score": round(float(score), 4),
-            "name": model.names[int(label) - 1],
-        }
-        for box, score, label in zip(boxes, scores, labels, strict=True)
-    ]
-
-
-def draw_classes(model: Model, picture: Tensor, classes: Sequence[dict[str, Any]], target: str) -> None:
-    """Write a picture as PNG with the name of its likeliest class."""
-    canvas, pen, _ = _canvas(picture)
-    best = classes[0]
-    _label(pen, (0.0, 0.0), f"{best['name']} {best['probability']:.2f}", _colour(model, best["name"]))
-    canvas.save(target)
-
-
-def draw_boxes(model: Model, picture: Tensor, boxes: Sequence[dict[str, Any]], target: str) -> None:
-    """Write a picture as PNG with its boxes."""
-    canvas, pen, factor = _canvas(picture)
-    for item in boxes:
-        box = [v * factor for v in item["box"]]
-        colour = _colour(model, item["name"])
-        pen.rectangle(box, outline=colour, width=2)
-        _label(pen, (box[0], max(0.0, box[1] - TEXT_PX - 3)), f"{item['name']} {item['score']:.2f}", colour)
-    canvas.save(target)
-
-
-def _canvas(picture: Tensor) -> tuple[Image.Image, ImageDraw.ImageDraw, int]:
-    """(the picture, enlarged where it is small, what draws on it, the factor)."""
-    factor = max(1, -(-SMALL // min(picture.shape[1:])))
-    shown = picture.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
-    canvas = Image.fromarray(shown.permute(1, 2, 0).contiguous().numpy())
-    return canvas, ImageDraw.Draw(canvas), factor
-
-
-def _colour(model: Model, name: str) -> str:
-    return COLOURS[model.names.index(name) % len(COLOURS)]
-
-
-def _label(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, colour: str) -> None:
-    """Text at its upper left corner."""
-    font = _font(text)
-    pen.rectangle(pen.textbbox(at, text, font=font, font_size=TEXT_PX), fill=colour)
-    pen.text(at, text, fill="white", font=font, font_size=TEXT_PX)
-
-
-def _font(text: str) -> ImageFont.FreeTypeFont | None:
-    """A font that has the letters of a text; None is Pillow's own, which has those of ASCII."""
-    if text.isascii():
-        return None
-    try:
-        return ImageFont.truetype(fonts.font_for(text)[0], TEXT_PX)
-    except OSError:  # a font of coloured pictures, which have sizes of their own
-        return ImageFont.truetype(fonts.usual_font(), TEXT_PX)
-
-
-def lacking(names: Iterable[str]) -> str:
-    """The letters of names that no font of this machine has."""
-    return "".join(fonts.font_for(name)[1] for name in set(names) if not name.isascii())
+def model_of(recipe: Recipe, net: nn.Module, source: Source, shape: InputShape) -> tuple[Model, Pictures]:
+    """The model that a static network out of a source is, and how what it finds is drawn."""
+    pictures = recipe.task.pictures
+    return Model(net, source.categories, pictures.size_of(shape), source.reading), pictures

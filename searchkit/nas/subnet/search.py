@@ -23,8 +23,7 @@ from searchkit.errors import ConflictError, UsageError, did_you_mean
 from searchkit.nas.space import shapes
 from searchkit.nas.space.shapes import InputShape, plain_shape, shape_text
 from searchkit.nas.space.space import Space
-from searchkit.nas.tasks import table as tasks
-from searchkit.nas.train.recipe import TASKS, Recipe
+from searchkit.nas.train.recipe import Recipe
 from searchkit.nas.train.sections import text_of
 from searchkit.reading import expression
 from searchkit.records import modelspace
@@ -104,7 +103,7 @@ def digests(recipe: Recipe, proxy: bool) -> dict[str, str]:
     texts = {name: text_of(getattr(recipe, name)).replace(folder + os.sep, "") for name in SECTIONS}
     if not proxy:
         del texts["finetune"]
-    texts |= {"task": recipe.task, "train": f"{recipe.train.precision} {recipe.train.channels_last}"}
+    texts |= {"task": recipe.task.name, "train": f"{recipe.train.precision} {recipe.train.channels_last}"}
     return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}
 
 
@@ -181,7 +180,7 @@ def sample_record(recipe: Recipe, plan_tag: str, shape: Any, metrics: Sequence[s
 
 def tells_classes(recipe: Recipe, texts: Sequence[str]) -> bool:
     """Whether objectives name metrics of single classes."""
-    return any(TASKS[recipe.task].per_class in text for text in texts)
+    return any(recipe.task.objective.per_class in text for text in texts)
 
 
 def check_values(recipe: Recipe, split: str, found: Iterable[tuple[str, str]], known: Mapping[str, str]) -> None:
@@ -220,7 +219,7 @@ def with_enqueued(plan: Plan, recipe: Recipe, records: Sequence[Mapping[str, Any
 
 def prefixed(recipe: Recipe, metric: str) -> str:
     """What a record calls a metric of the task."""
-    name: str = tasks.of(recipe).record_name(recipe.data, metric)
+    name: str = recipe.task.objective.record_name(recipe.data, metric)
     return name
 
 

@@ -15,7 +15,6 @@ from searchkit.errors import UsageError
 from searchkit.nas.nn import window
 from searchkit.nas.space.shapes import InputShape, plain_shape
 from searchkit.nas.subnet.results import calibration_file
-from searchkit.nas.tasks import table as tasks
 from searchkit.nas.train.bench import Calibration, calibration_of, open_calibration
 from searchkit.nas.train.evaluate import calibrate, calibrated_norms
 from searchkit.nas.train.recipe import Recipe
@@ -52,8 +51,8 @@ class Statistics:
 
     def give(self, net: nn.Module, shape: InputShape, device: torch.device) -> int:
         """Let a private network have them, in place; how many images were seen."""
-        task = tasks.of(self.recipe)
-        task.set_scale(net, shape, self.recipe.data)
+        task = self.recipe.task
+        task.network.set_scale(net, shape, self.recipe.data)
         batches = self.calibration.batches(shape)
         return calibrate(net, batches, device, self.recipe.train.precision, task=task)
 
@@ -95,7 +94,7 @@ def as_scored(recipe: Recipe, score: Score) -> Recipe:
     plain = Test()
     beyond = {f.name: how.get(f.name, getattr(plain, f.name)) for f in fields(plain) if f.metadata == LATER}
     test = replace(recipe.test, **{name: how[key] for name, key in names.items() if key in how}, **beyond)
-    of_data = [name for name in tasks.of(recipe).protocol(recipe.data) if name in how]
+    of_data = [name for name in recipe.task.sets.protocol(recipe.data) if name in how]
     data = replace(recipe.data, **{name: how[name] for name in of_data})
     train = replace(recipe.train, precision=how.get("precision", recipe.train.precision))
     return replace(recipe, test=test, data=data, train=train)

@@ -18,8 +18,6 @@ from searchkit.nas.models.network import NetConfig
 from searchkit.nas.models.subnet import subnet
 from searchkit.nas.space.shapes import InputShape, plain_shape, shape_text
 from searchkit.nas.subnet.results import Record, Results, key_of
-from searchkit.nas.tasks import table as tasks
-from searchkit.nas.tasks.table import open_split
 from searchkit.nas.train import checkpoint
 from searchkit.nas.train import net as nets
 from searchkit.nas.train.bench import Bench, measured_on, model_said, open_bench, short_digest
@@ -28,6 +26,7 @@ from searchkit.nas.train.distributed import Ranks
 from searchkit.nas.train.loop import Run, StepReport, fit, load_optimizer, make_optimizer
 from searchkit.nas.train.recipe import Recipe
 from searchkit.nas.train.sections import Optimisation
+from searchkit.nas.train.splits import open_split, range_entry
 from searchkit.nas.train.supernet import batches_of
 from searchkit.records import modelspace
 from searchkit.records.arch import Arch
@@ -74,14 +73,14 @@ def open_session(
         say(f"note: {line}")
     if needs_value:
         bench.require(recipe.metric, "the metric")
-    tune_set, task = None, tasks.of(recipe)
+    tune_set, sets = None, recipe.task.sets
     if tune:
-        parts = [open_split(recipe.data, name, bench.categories) for name in recipe.finetune.train_on]
+        parts = [open_split(recipe, name, bench.categories) for name in recipe.finetune.train_on]
         tune_set = parts[0]
         for part in parts[1:]:
-            tune_set = task.joined(tune_set, part)
-        task.require_labels(tune_set, recipe.data)
-        task.same_classes(bench.evaluated, tune_set)
+            tune_set = sets.joined(tune_set, part)
+        sets.require_labels(tune_set, recipe.data)
+        sets.same_classes(bench.evaluated, tune_set)
     net = net.to(device)
     if recipe.train.channels_last:
         net = net.to(memory_format=torch.channels_last)
@@ -96,8 +95,8 @@ def _unlearnt(recipe: Recipe, bench: Bench, fresh: Sequence[str]) -> tuple[str, 
     if not names:
         return ()
     if recipe.data.train is not None and not recipe.test.calibration_images:  # else that was looked at for the bench
-        train = open_split(recipe.data, "train")
-        tasks.of(recipe).same_classes(train, open_split(recipe.data, bench.split, train.names))
+        train = open_split(recipe, "train")
+        recipe.task.sets.same_classes(train, open_split(recipe, bench.split, train.names))
     shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
     return (f"the score counts classes that the network never learnt, and never finds: {len(names)}, {shown}",)
 
@@ -179,8 +178,8 @@ def scored(
 
 def as_recorded(recipe: Recipe, metrics: Mapping[str, float]) -> dict[str, float]:
     """Metrics under the names that records have for them, to six digits."""
-    task = tasks.of(recipe)
-    named = {task.record_name(recipe.data, key): value for key, value in metrics.items() if key != "images_per_s"}
+    record_name = recipe.task.objective.record_name
+    named = {record_name(recipe.data, key): value for key, value in metrics.items() if key != "images_per_s"}
     return {name: round(value, 6) for name, value in named.items()}
 
 
@@ -265,8 +264,8 @@ def train_static(
     One that was killed goes on from there; it is another training if its `protocol` is another. `begin`: what is done
     to the network before its first step.
     """
-    recipe, task = session.recipe, tasks.of(session.recipe)
-    count = task.count(images)
+    recipe, task = session.recipe, session.recipe.task
+    count = task.sets.count(images)
     steps = o.total_steps(count, 1)
     run = Run(static, make_optimizer(static, o, o.batch_size))
     meta = {
@@ -275,11 +274,11 @@ def train_static(
         "input_shape": protocol["input_shape"],
         "num_classes": session.config.num_classes,
         "data": recipe.data.name,
-        "task": recipe.task,
+        "task": recipe.task.name,
         "model": network.unseen(recipe.model),
         "static": True,  # it holds this arch alone
         "protocol": protocol,
-        **tasks.range_entry(images),
+        **range_entry(images),
     }
     _go_on(run, folder, meta, session.device)
     if run.step == 0 and begin is not None:
@@ -327,14 +326,14 @@ def tune_protocol(session: Session, record: Record) -> dict[str, Any]:
     """How a tuned score is measured: plain data."""
     recipe, o = session.recipe, session.recipe.finetune
     shape = shape_of(record, recipe)
-    images = tasks.of(recipe).count(session.tune_set)
+    images = recipe.task.sets.count(session.tune_set)
     how = f"{replace(o, checkpoint_steps=None, checkpoint_minutes=1.0)} {recipe.data.augment}"
     return {
         "checkpoint": session.digest,
         **session.bench.protocol(shape, True),  # calibrated before the tuning
         "tuned_on": list(o.train_on),
         "tuned_images": images,
-        "tuned_data": tasks.of(recipe).digest(session.tune_set)[:16],
+        "tuned_data": recipe.task.sets.digest(session.tune_set)[:16],
         "tuned_steps": o.total_steps(images, 1),
         "tuned_lr": o.lr,
         "tuned_with": short_digest(how),

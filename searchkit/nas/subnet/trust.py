@@ -20,8 +20,6 @@ from searchkit.nas.space.shapes import InputShape, plain_shape
 from searchkit.nas.subnet import sweep
 from searchkit.nas.subnet.results import Record, Results
 from searchkit.nas.subnet.sweep import Session
-from searchkit.nas.tasks import table as tasks
-from searchkit.nas.tasks.table import open_split
 from searchkit.nas.train import checkpoint
 from searchkit.nas.train import net as nets
 from searchkit.nas.train.bench import short_digest
@@ -29,6 +27,7 @@ from searchkit.nas.train.loop import StepReport
 from searchkit.nas.train.policies import rng_of
 from searchkit.nas.train.recipe import Recipe
 from searchkit.nas.train.sections import Optimisation
+from searchkit.nas.train.splits import open_split
 from searchkit.records import modelspace
 from searchkit.records.arch import Arch
 from searchkit.records.kendall import Pairs, least_p, p_value, tau_b
@@ -98,16 +97,16 @@ def open_own(recipe: Recipe, epochs: float | None, steps: int | None) -> Own:
 
     Policy and teachers are left out: an arch on its own learns from the labels. The warm-up is shortened with the rest.
     """
-    task, images = tasks.of(recipe), open_split(recipe.data, "train")
-    task.require_labels(images, recipe.data)
+    task, images = recipe.task, open_split(recipe, "train")
+    task.sets.require_labels(images, recipe.data)
     o = Optimisation(**{f.name: getattr(recipe.train, f.name) for f in fields(Optimisation)})
-    whole = o.total_steps(task.count(images), 1)
+    whole = o.total_steps(task.sets.count(images), 1)
     if epochs is not None:
-        steps = replace(o, epochs=epochs, steps=None).total_steps(task.count(images), 1)
+        steps = replace(o, epochs=epochs, steps=None).total_steps(task.sets.count(images), 1)
     elif steps is None:
         steps = max(1, round(whole / SHARE))
     warmup = min(o.warmup_steps, round(o.warmup_steps * steps / whole))
-    return Own(images, task.digest(images), replace(o, steps=steps, warmup_steps=warmup), steps)
+    return Own(images, task.sets.digest(images), replace(o, steps=steps, warmup_steps=warmup), steps)
 
 
 def protocols(session: Session, own: Own, record: Record) -> dict[str, dict[str, Any]]:
@@ -118,7 +117,7 @@ def protocols(session: Session, own: Own, record: Record) -> dict[str, dict[str,
     how = f"{o} {session.recipe.data.augment} {session.config} {session.recipe.train.channels_last}"
     found[OWN] = {
         **session.bench.protocol(sweep.shape_of(record, session.recipe), True),
-        "trained_images": tasks.of(session.recipe).count(own.images),
+        "trained_images": session.recipe.task.sets.count(own.images),
         "trained_data": own.digest,
         "trained_steps": own.steps,
         "trained_lr": o.lr,
@@ -205,7 +204,7 @@ def _own_score(
 ) -> dict[str, float]:
     """Metrics of a network at `arch` that is trained from new weights, scored as search-nas train scores."""
     net = nets.build_at(session.recipe, session.config, arch, session.seed)
-    tasks.of(session.recipe).silence(net, len(session.bench.categories))
+    session.recipe.task.network.silence(net, len(session.bench.categories))
     net = net.to(session.device)
     if session.recipe.train.channels_last:
         net = net.to(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""What training and scoring need to know of classification. detection.py has the same functions; see tasks.py."""
+"""Classification: one label for each image. What a task is made of: searchkit.nas.train.task."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ from searchkit.nas.data import label_loader, labelled
 from searchkit.nas.data.labelled import LabelSet
 from searchkit.nas.data.loader import Seen
 from searchkit.nas.data.pixels import Reading
+from searchkit.nas.models.heads.linear import ClassifierConfig
 from searchkit.nas.space.shapes import InputShape, height_width
+from searchkit.nas.tasks import pictures
 from searchkit.nas.train.distributed import Ranks
 from searchkit.nas.train.schedules import value_at
 from searchkit.nas.train.sections import LabelData, LabelSplit, Optimisation, Test, path_of
 from searchkit.nas.train.steps import NEVER, Batch, Evaluation, Losses, Soft, autocast, scale_at
+from searchkit.nas.train.task import Network, Objective, Sets, Task
 
 PLAIN = Test()
-NEEDS = "path (class folders, an idx file, CIFAR-10's binary files, or .npz)"  # of a split, for messages
-COMPARED = "folders are compared by names and sizes of files, other sets by content"  # by `digest`, for messages
-
-matched, same_classes = labelled.matched, labelled.same_classes
 
 
 def open_split(data: LabelData, name: str, split: LabelSplit, reading: Reading) -> LabelSet:
@@ -47,11 +46,6 @@ def require_labels(data: LabelSet, section: LabelData) -> None:
     """UsageError for a set that nothing can be learnt from."""
     if not len(data):
         raise UsageError(f"{data.source} has no images to train on")
-
-
-def joined(a: LabelSet, b: LabelSet) -> LabelSet:
-    """The images of both sets."""
-    return labelled.joined(a, b)
 
 
 def digest(data: LabelSet) -> str:
@@ -275,13 +269,6 @@ def evaluate(
     return Evaluation({**metrics, "images_per_s": total / max(spent, 1e-9)})
 
 
-def score(
-    net: nn.Module, batches: Iterable[Any], evaluator: Evaluator, device: torch.device, precision: str = "fp32"
-) -> dict[str, float]:
-    """The numbers of `evaluate`."""
-    return evaluate(net, batches, evaluator, device, precision).metrics
-
-
 def results(data: LabelSet, predictions: Any) -> tuple[list[dict[str, Any]], int]:
     """A classifier detects nothing."""
     raise UsageError("--detections is of task det, but the task is cls", "Leave it out")
@@ -317,3 +304,58 @@ def adapt_head(
                 rows[mine] = state[f"fc.{kind}"][list(old).index(name)]
         result[f"fc.{kind}"] = rows
     return result
+
+
+CLASSIFICATION = Task(
+    name="cls",
+    sets=Sets(
+        section=LabelData,
+        needs="path (class folders, an idx file, CIFAR-10's binary files, or .npz)",
+        compared="folders are compared by names and sizes of files, other sets by content",
+        open_split=open_split,
+        require_labels=require_labels,
+        joined=labelled.joined,
+        matched=labelled.matched,
+        same_classes=labelled.same_classes,
+        digest=digest,
+        source_of=source_of,
+        count=count,
+        subset=subset,
+        unusable=unusable,
+        places=places,
+        decoded_mb=decoded_mb,
+        train_batches=train_batches,
+        eval_batches=eval_batches,
+        kept_shape=kept_shape,
+        images_of=images_of,
+        ids_of=ids_of,
+        protocol=protocol,
+    ),
+    network=Network(
+        config=ClassifierConfig,
+        input_shape=224,
+        build_options=build_options,
+        set_scale=set_scale,
+        inputs_of=inputs_of,
+        statistics=statistics,
+        norms_of_one=False,
+        silence=silence,
+        adapt_head=adapt_head,
+    ),
+    objective=Objective(
+        loss_names=("loss_ce", "loss_distill"),
+        metrics=lambda test: ("top1", "top5"),
+        per_class="top1/",
+        train_keys=("label_smoothing", "distill"),
+        test_keys=(),
+        losses=losses,
+        evaluator=evaluator,
+        without_value=without_value,
+        class_names=class_names,
+        notes=notes,
+        evaluate=evaluate,
+        results=results,
+        record_name=record_name,
+    ),
+    pictures=pictures.CLASSES,
+)

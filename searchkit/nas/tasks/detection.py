@@ -1,4 +1,4 @@
-"""What training and scoring need to know of detection. classification.py has the same functions; see tasks.py."""
+"""Detection: boxes of objects, as COCO has them. What a task is made of: searchkit.nas.train.task."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ from searchkit.errors import UsageError
 from searchkit.nas.data import coco, loader
 from searchkit.nas.data.augment import least_box
 from searchkit.nas.data.coco import CocoSet
-from searchkit.nas.data.coco_eval import PER_CLASS, Evaluator, as_results
+from searchkit.nas.data.coco_eval import PER_CLASS, Evaluator, as_results, metric_names
 from searchkit.nas.data.images import unreadable
 from searchkit.nas.data.loader import Seen
 from searchkit.nas.data.pixels import Reading
+from searchkit.nas.models.heads.faster_rcnn import DetectorConfig
 from searchkit.nas.space.shapes import InputShape
+from searchkit.nas.tasks import pictures
 from searchkit.nas.train import checkpoint
 from searchkit.nas.train.distributed import Ranks
 from searchkit.nas.train.sections import Data, Optimisation, Split, Test, path_of
 from searchkit.nas.train.steps import NEVER, Batch, Evaluation, Losses, Soft, autocast, scale_at
+from searchkit.nas.train.task import Network, Objective, Sets, Task
 
 CLS, BOX = "roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred"
 PLAIN = Test()
-NEEDS = "annotations (COCO json) and images (folder)"  # of a split, for messages
-COMPARED = "annotations are compared, pixels are not"  # by `digest`, for messages
-
-joined, matched, same_classes = coco.joined, coco.matched, coco.same_classes
 
 
 def open_split(data: Data, name: str, split: Split, reading: Reading) -> CocoSet:
@@ -237,13 +236,6 @@ def evaluate(
     return Evaluation(metrics | speed, tuple(found["notes"]), predictions)
 
 
-def score(
-    net: nn.Module, batches: Iterable[Any], evaluator: Evaluator, device: torch.device, precision: str = "fp32"
-) -> dict[str, float]:
-    """The numbers of `evaluate`."""
-    return evaluate(net, batches, evaluator, device, precision).metrics
-
-
 def results(data: CocoSet, predictions: Any) -> tuple[list[dict[str, Any]], int]:
     """(what a detector has said of a set, as COCO's results; how many detections these leave out)."""
     return as_results(data, predictions)
@@ -292,3 +284,58 @@ def _same_kind(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
     """Whether the heads differ in their classes alone; whoever loads the state then names what else differs."""
     same_width = all(state[f"{name}.weight"].shape[1:] == own[f"{name}.weight"].shape[1:] for name in (CLS, BOX))
     return same_width and (len(state[f"{BOX}.bias"]) == 4) == (len(own[f"{BOX}.bias"]) == 4)
+
+
+DETECTION = Task(
+    name="det",
+    sets=Sets(
+        section=Data,
+        needs="annotations (COCO json) and images (folder)",
+        compared="annotations are compared, pixels are not",
+        open_split=open_split,
+        require_labels=require_labels,
+        joined=coco.joined,
+        matched=coco.matched,
+        same_classes=coco.same_classes,
+        digest=digest,
+        source_of=source_of,
+        count=count,
+        subset=subset,
+        unusable=unusable,
+        places=places,
+        decoded_mb=decoded_mb,
+        train_batches=train_batches,
+        eval_batches=eval_batches,
+        kept_shape=kept_shape,
+        images_of=images_of,
+        ids_of=ids_of,
+        protocol=protocol,
+    ),
+    network=Network(
+        config=DetectorConfig,
+        input_shape=800,
+        build_options=build_options,
+        set_scale=set_scale,
+        inputs_of=inputs_of,
+        statistics=statistics,
+        norms_of_one=True,
+        silence=silence,
+        adapt_head=adapt_head,
+    ),
+    objective=Objective(
+        loss_names=("loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"),  # torchvision's
+        metrics=lambda test: metric_names(test.areas or (), test.max_dets),
+        per_class=PER_CLASS,
+        train_keys=(),
+        test_keys=("max_dets", "areas"),
+        losses=losses,
+        evaluator=evaluator,
+        without_value=without_value,
+        class_names=class_names,
+        notes=notes,
+        evaluate=evaluate,
+        results=results,
+        record_name=record_name,
+    ),
+    pictures=pictures.BOXES,
+)

@@ -14,9 +14,11 @@ from searchkit.nas.models.elastic import backbone_class
 from searchkit.nas.models.heads.faster_rcnn import DetectorConfig
 from searchkit.nas.space.shapes import InputShape
 from searchkit.nas.space.space import Space, read_space
+from searchkit.nas.tasks.table import TASKS
 from searchkit.nas.train.policies import policy
-from searchkit.nas.train.recipe import TASKS, Recipe
+from searchkit.nas.train.recipe import Recipe
 from searchkit.nas.train.sections import Finetune, Test, Train, path_of
+from searchkit.nas.train.task import UNNAMED, Task
 from searchkit.reading import nodes
 from searchkit.reading.fill import fill
 from searchkit.reading.nodes import Document, Node
@@ -43,14 +45,15 @@ def _recipe(path: str, document: Document) -> Recipe:
     top, report = document.top(*KEYS), document.report
     for name in ("model", "space"):
         top.require(name)
-    kind = top.choice("task", tuple(TASKS), "det")
+    kind = top.choice("task", tuple(TASKS), UNNAMED)
     if kind not in TASKS:
         document.check()  # what the sections may hold is the task's to say
     task = TASKS[kind]
+    per_class = task.objective.per_class
     node = top.get("model")
     classes_given = node is not None and "num_classes" in node.entries and not node.entries["num_classes"][1].is_null
-    model: Any = fill(task.model, node, "model", report, num_classes=1)
-    data: Any = fill(task.data, top.get("data"), "data", report)
+    model: Any = fill(task.network.config, node, "model", report, num_classes=1)
+    data: Any = fill(task.sets.section, top.get("data"), "data", report)
     train, test = fill(Train, top.get("train"), "train", report), fill(Test, top.get("test"), "test", report)
     finetune = fill(Finetune, top.get("finetune"), "finetune", report)
     space = _space(top.get("space"), document)
@@ -59,26 +62,22 @@ def _recipe(path: str, document: Document) -> Recipe:
         _check_backbone(path, node, document)
     for name, section in (("train", train), ("finetune", finetune)):
         if section is not None:
-            _check_losses(name, section, top.get(name), kind, document)
-    if test is not None and kind != "det":
-        for key in ("max_dets", "areas"):
+            _check_losses(name, section, top.get(name), task, document)
+    if test is not None:
+        for key, owner in _of_others(task, "test_keys"):
             if getattr(test, key) != getattr(Test, key):
-                report.fault(_entry(top.get("test"), key), f"test.{key}: is of task det, but the task is {kind}")
+                report.fault(_entry(top.get("test"), key), f"test.{key}: is of task {owner}, but the task is {kind}")
     most = getattr(model, "detections_per_image", None)
     if test is not None and most is not None and Test.max_dets < test.max_dets > most:
         what = (
             f"test.max_dets: is {test.max_dets}, but an image has at most model.detections_per_image, {most}, of them"
         )
         report.fault(_entry(top.get("test"), "max_dets"), what)
-    metrics = task.metrics(test or Test())
-    if (
-        train is not None
-        and train.best_metric not in ("", *metrics)
-        and not train.best_metric.startswith(task.per_class)
-    ):
+    metrics = task.objective.metrics(test or Test())
+    if train is not None and train.best_metric not in ("", *metrics) and not train.best_metric.startswith(per_class):
         where = _entry(top.get("train"), "best_metric")
         near = did_you_mean(train.best_metric, metrics)
-        known = f"{', '.join(metrics)}, or {task.per_class}<class>"
+        known = f"{', '.join(metrics)}, or {per_class}<class>"
         report.fault(where, f"train.best_metric: must be one of {known}{near}")
     if space is not None and subnet is not None and not subnet.is_null:
         space = _narrowed(space, subnet, document)
@@ -89,21 +88,25 @@ def _recipe(path: str, document: Document) -> Recipe:
     model = replace(model, backbone=_beside(path, model.backbone))
     if not train.best_metric:
         train = replace(train, best_metric=metrics[0])
-    if train.best_metric.startswith(task.per_class):
+    if train.best_metric.startswith(per_class):
         test = replace(test, per_class=True)
-    return Recipe(path, kind, model, space, data, train, test, finetune, init, classes_given)
+    return Recipe(path, task, model, space, data, train, test, finetune, init, classes_given)
 
 
-def _check_losses(name: str, section: Any, node: Node | None, kind: str, document: Document) -> None:
-    known = TASKS[kind].losses
+def _check_losses(name: str, section: Any, node: Node | None, task: Task, document: Document) -> None:
+    known = task.objective.loss_names
     for loss in section.loss_weights or {}:
         if loss not in known:
             what = f"{name}.loss_weights: there is no loss {loss!r}{did_you_mean(loss, known)}"
             document.report.fault(_entry(node, "loss_weights"), what)
-    if kind != "cls":
-        given = [k for k in ("label_smoothing", "distill") if getattr(section, k, None)]
-        for key in given:
-            document.report.fault(_entry(node, key), f"{name}.{key}: is of task cls, but the task is {kind}")
+    for key, owner in _of_others(task, "train_keys"):
+        if getattr(section, key, None):
+            document.report.fault(_entry(node, key), f"{name}.{key}: is of task {owner}, but the task is {task.name}")
+
+
+def _of_others(task: Task, which: str) -> list[tuple[str, str]]:
+    """(key, its task) of the keys that other tasks have to themselves; which: a field of Objective that names some."""
+    return [(key, other.name) for other in TASKS.values() if other != task for key in getattr(other.objective, which)]
 
 
 def _entry(node: Node | None, key: str) -> Node:

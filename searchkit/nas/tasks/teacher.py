@@ -10,7 +10,6 @@ from torch import nn
 
 from searchkit.errors import UsageError
 from searchkit.nas.models.subnet import subnet
-from searchkit.nas.tasks import table as tasks
 from searchkit.nas.tasks.read import load
 from searchkit.nas.train import checkpoint
 from searchkit.nas.train import net as nets
@@ -36,8 +35,10 @@ def open_teaching(own: Recipe, categories: Sequence[str], device: torch.device, 
     recipe = load(path_of(str(settings.config), "train.distill.config"))
     path = path_of(str(settings.checkpoint), "train.distill.checkpoint")
     found = checkpoint.load(path)
-    if recipe.task != "cls":
-        raise UsageError(f"the teacher must be of task cls, but {recipe.path} is of task {recipe.task}")
+    if recipe.task != own.task:
+        raise UsageError(
+            f"the teacher must be of task {own.task.name}, but {recipe.path} is of task {recipe.task.name}"
+        )
     nets.check_task(recipe, found, path)
     theirs = list(found.meta["categories"])
     lacking = [name for name in categories if name not in theirs]
@@ -54,7 +55,7 @@ def open_teaching(own: Recipe, categories: Sequence[str], device: torch.device, 
     teacher = teacher.to(device)
     if not alone:
         shape = own.scales[0]
-        calibrate(teacher, open_calibration(own, seed).batches(shape), device, task=tasks.of(recipe))
+        calibrate(teacher, open_calibration(own, seed).batches(shape), device, task=recipe.task)
     return Teaching(settings, teacher, order)
 
 

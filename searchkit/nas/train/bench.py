@@ -17,12 +17,12 @@ from searchkit.errors import UsageError, did_you_mean
 from searchkit.nas.data.images import unusable
 from searchkit.nas.models.network import NetConfig
 from searchkit.nas.space.shapes import InputShape, plain_shape
-from searchkit.nas.tasks import table as tasks
-from searchkit.nas.tasks.table import open_split
 from searchkit.nas.train.evaluate import calibrate
 from searchkit.nas.train.policies import rng_of
-from searchkit.nas.train.recipe import TASKS, Recipe
+from searchkit.nas.train.recipe import Recipe
+from searchkit.nas.train.splits import open_split, shown
 from searchkit.nas.train.steps import Evaluation
+from searchkit.nas.train.task import Task
 
 log = logging.getLogger(__name__)
 NOTHING = Evaluation({})
@@ -53,7 +53,7 @@ def short_digest(what: object) -> str:
 class Batches:
     """All images of a set, in its order, as often as they are asked for; decoded once for each shape, if `keep`."""
 
-    task: Any
+    task: Task
     data: Any
     batch_size: int
     workers: int
@@ -63,11 +63,10 @@ class Batches:
     def at(self, shape: InputShape) -> Iterable[Any]:
         """The batches at an input shape."""
         if not self.keep:
-            found: Iterable[Any] = self.task.eval_batches(self.data, self.batch_size, self.workers, shape)
-            return found
-        key = self.task.kept_shape(shape)
+            return self.task.sets.eval_batches(self.data, self.batch_size, self.workers, shape)
+        key = self.task.sets.kept_shape(shape)
         if key not in self.kept:
-            self.kept[key] = [*self.task.eval_batches(self.data, self.batch_size, 0, shape)]
+            self.kept[key] = [*self.task.sets.eval_batches(self.data, self.batch_size, 0, shape)]
         return self.kept[key]
 
 
@@ -79,7 +78,7 @@ class Calibration:
     ids: tuple[int | str, ...] = ()
     annotations: str = ""  # the file of the ids, as the config names it
     sha256: str = ""  # of that file
-    shown: str = ""  # what tells the images' pixels from those that are stored, see tasks.shown
+    shown: str = ""  # what tells the images' pixels from those that are stored, see splits.shown
 
     @property
     def digest(self) -> str:
@@ -95,7 +94,7 @@ class Calibration:
     def batches(self, shape: InputShape) -> Iterator[Any]:
         """The images at an input shape: uint8, lists of (3, H, W) or tensors (N, 3, H, W)."""
         if self.source is not None:
-            yield from map(self.source.task.images_of, self.source.at(shape))
+            yield from map(self.source.task.sets.images_of, self.source.at(shape))
 
 
 @dataclass
@@ -119,14 +118,14 @@ class Bench:
 
     def protocol(self, shape: InputShape, calibrated: bool) -> dict[str, Any]:
         """How a score is measured, apart from the weights: plain data that is kept with the number."""
-        test, model, task = self.recipe.test, self.recipe.model, tasks.of(self.recipe)
+        test, model, task = self.recipe.test, self.recipe.model, self.recipe.task
         return {
             "data": self.digest,
             "model": short_digest(replace(model, num_classes=1, backbone=os.path.basename(model.backbone))),
             "split": self.split,
-            "images": task.count(self.evaluated),
+            "images": task.sets.count(self.evaluated),
             "input_shape": plain_shape(shape),
-            **task.protocol(self.recipe.data),
+            **task.sets.protocol(self.recipe.data),
             **test.beyond,
             "batch_size": test.batch_size,
             "precision": self.recipe.train.precision,
@@ -135,29 +134,28 @@ class Bench:
 
     def calibrate(self, net: nn.Module, shape: InputShape, precision: str) -> None:
         """Replace the statistics of a network's batch norms by those of the calibration images at an input shape."""
-        task = tasks.of(self.recipe)
-        task.set_scale(net, shape, self.recipe.data)
+        task = self.recipe.task
+        task.network.set_scale(net, shape, self.recipe.data)
         calibrate(net, self.calibration.batches(shape), self.device, precision, task=task)
 
     def score(self, net: nn.Module, shape: InputShape, *, calibrated: bool) -> dict[str, float]:
         """Metrics of a static network at an input shape. With `calibrated` its statistics are replaced first."""
-        task, precision = tasks.of(self.recipe), self.recipe.train.precision
-        task.set_scale(net, shape, self.recipe.data)
+        task, precision = self.recipe.task, self.recipe.train.precision
+        task.network.set_scale(net, shape, self.recipe.data)
         if calibrated:
             self.calibrate(net, shape, precision)
-        self.last = task.evaluate(net, self.batches.at(shape), self.evaluator, self.device, precision)
+        self.last = task.objective.evaluate(net, self.batches.at(shape), self.evaluator, self.device, precision)
         return self.last.metrics
 
     def with_examples(self, names: Iterable[str]) -> list[str]:
         """Those of these classes of which the set has examples: they count in its scores."""
-        without = tasks.of(self.recipe).without_value(self.evaluator)
-        return [name for name in names if f"{TASKS[self.recipe.task].per_class}{name}" not in without]
+        without = self.recipe.task.objective.without_value(self.evaluator)
+        return [name for name in names if f"{self.recipe.task.objective.per_class}{name}" not in without]
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What is odd about scoring on this set, whatever is scored."""
-        found: tuple[str, ...] = tasks.of(self.recipe).notes(self.evaluator)
-        return found
+        return self.recipe.task.objective.notes(self.evaluator)
 
     def require(self, metric: str, key: str) -> None:
         """Raises UsageError for a metric that is not told of this set, or that has no value on it; key: who asks."""
@@ -167,9 +165,9 @@ class Bench:
 def metrics_on(recipe: Recipe, evaluator: Any) -> dict[str, str]:
     """The metrics of an evaluation, those of single classes too, each with why it has no value on the evaluator's set;
     empty where it has one."""
-    task, first = tasks.of(recipe), TASKS[recipe.task].per_class
-    without = task.without_value(evaluator)
-    names = (*recipe.metrics, *(f"{first}{name}" for name in task.class_names(evaluator)))
+    objective = recipe.task.objective
+    without = objective.without_value(evaluator)
+    names = (*recipe.metrics, *(f"{objective.per_class}{name}" for name in objective.class_names(evaluator)))
     return {name: without.get(name, "") for name in names}
 
 
@@ -188,66 +186,66 @@ def open_bench(recipe: Recipe, split: str, device: torch.device, seed: int, trai
     """Load what scoring on `split` needs. Its classes are those of the training set; UsageError where it has examples
     of others. Calibration images are drawn from the training set, by the seed. train: that set, where it is open
     already."""
-    task = tasks.of(recipe)
+    task = recipe.task
     train = opened_train(recipe) if train is None else train
-    evaluated = open_split(recipe.data, split, () if train is None else train.names)
+    evaluated = open_split(recipe, split, () if train is None else train.names)
     if train is not None:
-        task.same_classes(train, evaluated)
+        task.sets.same_classes(train, evaluated)
     calibration = open_calibration(recipe, seed, train)
     batches = _batches(recipe, evaluated)
-    if _is_trained_on(recipe, split, task.digest(evaluated), calibration):
+    if _is_trained_on(recipe, split, task.sets.digest(evaluated), calibration):
         log.warning("data.%s is the same as data.train: scores are of images that were trained on", split)
-    digest = short_digest(
-        " ".join(filter(None, (task.digest(evaluated), str(evaluated.names), tasks.shown(evaluated))))
+    digest = short_digest(" ".join(filter(None, (task.sets.digest(evaluated), str(evaluated.names), shown(evaluated)))))
+    return Bench(
+        recipe, split, evaluated, task.objective.evaluator(evaluated, recipe.test), batches, calibration, device, digest
     )
-    return Bench(recipe, split, evaluated, task.evaluator(evaluated, recipe.test), batches, calibration, device, digest)
 
 
 def opened_train(recipe: Recipe) -> Any:
     """The training set where scoring needs it: for calibration. None elsewhere."""
-    return open_split(recipe.data, "train") if recipe.test.calibration_images else None
+    return open_split(recipe, "train") if recipe.test.calibration_images else None
 
 
 def open_calibration(recipe: Recipe, seed: int, train: Any = None) -> Calibration:
     """test.calibration_images of the training images, drawn by the seed, not augmented. train: that set, if open."""
-    test, task = recipe.test, tasks.of(recipe)
+    test, task = recipe.test, recipe.task
     if not test.calibration_images:
         return Calibration()
-    train = open_split(recipe.data, "train") if train is None else train
-    n = min(test.calibration_images, task.count(train))
-    if recipe.task == "cls" and n > test.batch_size and n % test.batch_size == 1:
+    train = open_split(recipe, "train") if train is None else train
+    n = min(test.calibration_images, task.sets.count(train))
+    if not task.network.norms_of_one and n > test.batch_size and n % test.batch_size == 1:
         n -= 1  # the last batch would be one image, which has no variance where a feature is 1 x 1
         log.warning(
             "test.calibration_images: %d are taken, since in batches of %d the last one would be a single image",
             n,
             test.batch_size,
         )
-    chosen = sorted(rng_of(seed, "calibration").sample(range(task.count(train)), n))
-    part, ids = task.subset(train, chosen)
+    chosen = sorted(rng_of(seed, "calibration").sample(range(task.sets.count(train)), n))
+    part, ids = task.sets.subset(train, chosen)
     try:
         batches, fault = _batches(recipe, part), None
     except UsageError as e:
         batches, fault = None, e
     if batches is None or not batches.keep:  # what is kept has been decoded
-        if faults := task.unusable(train, chosen):
-            part, ids = task.subset(train, _replaced(task, train, chosen, faults, seed))
+        if faults := task.sets.unusable(train, chosen):
+            part, ids = task.sets.subset(train, _replaced(task, train, chosen, faults, seed))
             batches = _batches(recipe, part)
         elif fault:
             raise fault
-    source, digest = task.source_of(recipe.data.train), task.digest(train)
-    return Calibration(batches, ids, source, digest, tasks.shown(train))
+    source, digest = task.sets.source_of(recipe.data.train), task.sets.digest(train)
+    return Calibration(batches, ids, source, digest, shown(train))
 
 
-def _replaced(task: Any, data: Any, chosen: list[int], faults: dict[int, UsageError], seed: int) -> list[int]:
+def _replaced(task: Task, data: Any, chosen: list[int], faults: dict[int, UsageError], seed: int) -> list[int]:
     """The images drawn, but for those with faults; others take their places, as far as there are any. Raises UsageError
     where none is left."""
     used = [i for i in chosen if i not in faults]
-    others = rng_of(seed, "calibration", "others").sample(range(task.count(data)), task.count(data))
+    others = rng_of(seed, "calibration", "others").sample(range(task.sets.count(data)), task.sets.count(data))
     for i in others:
         if len(used) == len(chosen):
             break
         if i not in chosen:
-            wrong = task.unusable(data, [i])
+            wrong = task.sets.unusable(data, [i])
             faults |= wrong
             used += [i] if not wrong else []
     if not used:
@@ -265,20 +263,20 @@ def _is_trained_on(recipe: Recipe, split: str, digest: str, calibration: Calibra
 
 def calibration_of(recipe: Recipe, ids: Sequence[int | str]) -> Calibration | None:
     """The training images of these ids; None where the training set lacks some of them."""
-    task, train = tasks.of(recipe), open_split(recipe.data, "train")
-    places = task.places(train, ids)
+    task, train = recipe.task, open_split(recipe, "train")
+    places = task.sets.places(train, ids)
     if places is None:
         return None
-    part, found = task.subset(train, places)
-    source, digest = task.source_of(recipe.data.train), task.digest(train)
-    return Calibration(_batches(recipe, part), found, source, digest, tasks.shown(train))
+    part, found = task.sets.subset(train, places)
+    source, digest = task.sets.source_of(recipe.data.train), task.sets.digest(train)
+    return Calibration(_batches(recipe, part), found, source, digest, shown(train))
 
 
 def _batches(recipe: Recipe, data: Any) -> Batches:
     """A set for scoring, decoded once if it fits into data.cache_mb."""
-    task = tasks.of(recipe)
-    shapes = {task.kept_shape(shape): shape for shape in recipe.scales}.values()  # kept for each of them
-    keep = sum(task.decoded_mb(data, shape) for shape in shapes) <= recipe.data.cache_mb
+    task = recipe.task
+    shapes = {task.sets.kept_shape(shape): shape for shape in recipe.scales}.values()  # kept for each of them
+    keep = sum(task.sets.decoded_mb(data, shape) for shape in shapes) <= recipe.data.cache_mb
     batches = Batches(task, data, recipe.test.batch_size, recipe.data.workers, keep)
     if keep:
         batches.at(recipe.scales[0])  # what can't be decoded is said now, not after hours of training

@@ -7,12 +7,14 @@ learn from the labels and from its scores (Cai et al., "Once-for-All", ICLR 2020
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from searchkit.nas.train.recipe import Recipe
 from searchkit.nas.train.schedules import value_at
 from searchkit.nas.train.sections import Distill
 from searchkit.nas.train.steps import Soft
@@ -46,3 +48,7 @@ class Teaching:
         d = self.settings
         labels = label_weight if d.label_weight is None else float(value_at(d.label_weight, epoch))
         return Soft(scores, float(value_at(d.weight, epoch)), labels, float(value_at(d.temperature, epoch)), dropout)
+
+
+# (recipe of a training, names of its classes, device, seed) -> what its config asks for
+OpenTeaching = Callable[[Recipe, Sequence[str], torch.device, int], Teaching | None]

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from searchkit.nas.train.steps import autocast
+from searchkit.nas.train.task import Task
 
 
 def calibrated_norms(net: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
@@ -19,14 +20,14 @@ def calibrated_norms(net: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
 
 
 def calibrate(
-    net: nn.Module, batches: Iterable[Any], device: torch.device, precision: str = "fp32", *, task: Any
+    net: nn.Module, batches: Iterable[Any], device: torch.device, precision: str = "fp32", *, task: Task
 ) -> int:
     """Replace a network's batch-norm statistics, in place, by the mean over `batches` of images (uint8; lists of (3, H,
     W), or tensors of (N, 3, H, W)), each batch weighed by its images.
 
     Statistics of a supernet fit no subnet: each has its own inputs to every layer (Yu & Huang, ICCV 2019, §3.2). Only
     what has such norms is run, and no weight changes. Give it a private copy. Without batches nothing changes.
-    task: a module of searchkit.nas.tasks.table. Returns how many images were seen.
+    Returns how many images were seen.
     """
     norms, batches = calibrated_norms(net), iter(batches)
     first = next(batches, None) if norms else None
@@ -43,7 +44,7 @@ def calibrate(
             seen += len(images)
             for m in norms:
                 m.momentum = len(images) / seen  # so that what is kept is the mean over all images so far
-            task.statistics(net, images, device)
+            task.network.statistics(net, images, device)
     for m, momentum in zip(norms, momenta, strict=True):
         m.momentum = momentum
     net.train(was)

@@ -21,6 +21,7 @@ from searchkit.nas.train.distributed import Ranks
 from searchkit.nas.train.schedules import value_at
 from searchkit.nas.train.sections import Data, LabelData, Optimisation
 from searchkit.nas.train.steps import Batch, autocast, scale_at
+from searchkit.nas.train.task import Task
 from searchkit.records.arch import Arch
 
 
@@ -82,7 +83,7 @@ def fit(
     archs: Callable[[int], list[Arch]] | None,
     o: Optimisation,
     *,
-    task: Any,
+    task: Task,
     section: Data | LabelData,
     steps: int,
     steps_per_epoch: int,
@@ -94,7 +95,7 @@ def fit(
 ) -> Iterator[StepReport]:
     """Train until `steps` are done, yielding after each; `run` is whole whenever this yields.
 
-    archs: None for a static network. task: a module of nas/tasks; section: the config's `data`. Gradients of a step's
+    archs: None for a static network. section: the config's `data`. Gradients of a step's
     archs are averaged. Schedules count epochs, from 1. Raises SearchkitError for a loss that is not finite, with the
     batch's image ids.
     """
@@ -102,7 +103,7 @@ def fit(
     net.train()
     last = time.monotonic()
     for step, images, targets in batches:
-        task.set_scale(net, scale_at(scales, seed, step), section)
+        task.network.set_scale(net, scale_at(scales, seed, step), section)
         lr_factor = schedules.factor_at(o, step, steps)
         for group in run.optimizer.param_groups:
             group["lr"] = group["base_lr"] * lr_factor
@@ -140,13 +141,13 @@ def _gradients(
     targets: Any,
     archs: list[Arch] | list[None],
     o: Optimisation,
-    task: Any,
+    task: Task,
     at: _Where,
     teaching: Teaching | None,
 ) -> dict[str, float]:
     """Accumulate the mean gradient of the archs over one batch; return losses by name, each the mean over those
     archs that have it."""
-    inputs = task.inputs_of(images, at.device)
+    inputs = task.network.inputs_of(images, at.device)
     total: dict[str, list[Tensor]] = {}
     with autocast(at.device, o.precision):
         soft = teaching.before(inputs, at.epoch) if teaching else None
@@ -156,8 +157,8 @@ def _gradients(
         # torchvision samples anchors and proposals from the global generator, and dropout draws from it.
         torch.manual_seed(seeded(at.seed, "sampling", at.step, i, at.rank))
         with autocast(at.device, o.precision):
-            parts, outputs = task.losses(net, inputs, targets, o, at.epoch, soft)
-        loss = sum(_loss_weight(o, name, at.epoch) * value for name, value in parts.items())
+            parts, outputs = task.objective.losses(net, inputs, targets, o, at.epoch, soft)
+        loss: Any = sum(_loss_weight(o, name, at.epoch) * value for name, value in parts.items())
         for name, value in {**parts, "loss": loss}.items():
             total.setdefault(name, []).append(value.detach())
         (loss / len(archs)).backward()
@@ -167,7 +168,7 @@ def _gradients(
     if not math.isfinite(losses["loss"]):
         parts_text = ", ".join(f"{name} {value:g}" for name, value in losses.items())
         raise SearchkitError(
-            f"step {at.step}: the loss is not finite ({parts_text}); images {task.ids_of(targets)}, "
+            f"step {at.step}: the loss is not finite ({parts_text}); images {task.sets.ids_of(targets)}, "
             f"archs {[a.text() for a in archs if a]}",
             "Lower train.lr, set train.clip_norm, lengthen train.warmup_steps, or look at these images and their "
             "labels; with --accept-changes training goes on so from the last checkpoint. If that is too late, begin in "

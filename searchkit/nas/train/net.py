@@ -12,9 +12,9 @@ from searchkit.errors import UsageError
 from searchkit.nas.models import network
 from searchkit.nas.models.elastic import Held
 from searchkit.nas.models.network import NetConfig
-from searchkit.nas.tasks import table as tasks
 from searchkit.nas.train.checkpoint import Checkpoint
 from searchkit.nas.train.recipe import Recipe
+from searchkit.nas.train.task import UNNAMED
 from searchkit.records.arch import Arch
 
 
@@ -53,7 +53,7 @@ def build(recipe: Recipe, categories: Sequence[str], seed: int) -> nn.Module:
     Where model.num_classes is more than the data has, the classes that it doesn't have are never predicted.
     """
     net = build_at(recipe, sized(recipe, categories), recipe.space.maximum(), seed, recipe.space.held())
-    tasks.of(recipe).silence(net, len(categories))
+    recipe.task.network.silence(net, len(categories))
     return net
 
 
@@ -62,7 +62,7 @@ def build_at(recipe: Recipe, config: NetConfig, arch: Arch, seed: int, held: Hel
 
     held: the choices of a supernet's space; None: a static network, see searchkit.nas.models.elastic.make_backbone.
     """
-    options = tasks.of(recipe).build_options(recipe.data)
+    options = recipe.task.network.build_options(recipe.data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return network.build(config, arch, held, **options)
@@ -80,7 +80,7 @@ def load(
     net = build(recipe, categories, seed)
     theirs = checkpoint.meta["categories"]
     match = HeadMatch(tuple(n for n in categories if n in theirs), tuple(n for n in categories if n not in theirs))
-    state = tasks.of(recipe).adapt_head(checkpoint.net, net.state_dict(), theirs, categories, to_train)
+    state = recipe.task.network.adapt_head(checkpoint.net, net.state_dict(), theirs, categories, to_train)
     if not match.matched and not to_train:
         raise UsageError(
             f"none of the data's classes ({', '.join(categories[:8])}) is one of the checkpoint's "
@@ -93,10 +93,10 @@ def load(
 
 def check_task(recipe: Recipe, checkpoint: Checkpoint, where: str) -> None:
     """UsageError for a checkpoint of another task."""
-    task = checkpoint.meta.get("task", "det")
-    if task != recipe.task:
+    theirs, ours = checkpoint.meta.get("task", UNNAMED), recipe.task.name
+    if theirs != ours:
         hint = "Use the config that it was trained with"
-        raise UsageError(f"{where} is the checkpoint of task {task}, but the config's is {recipe.task}", hint)
+        raise UsageError(f"{where} is the checkpoint of task {theirs}, but the config's is {ours}", hint)
 
 
 def check_model(recipe: Recipe, checkpoint: Checkpoint, where: str) -> None:

@@ -21,18 +21,18 @@ from searchkit.nas.models.network import NetConfig
 from searchkit.nas.models.subnet import subnet
 from searchkit.nas.space.shapes import InputShape
 from searchkit.nas.space.space import Space
-from searchkit.nas.tasks import table as tasks
-from searchkit.nas.tasks.table import open_split
-from searchkit.nas.tasks.teacher import open_teaching
 from searchkit.nas.train import checkpoint, distributed, kept, schedules
 from searchkit.nas.train import net as nets
 from searchkit.nas.train.bench import Bench, open_bench
 from searchkit.nas.train.checkpoint import Checkpoint
+from searchkit.nas.train.distill import OpenTeaching
 from searchkit.nas.train.loop import Run, StepReport, fit, load_optimizer, make_optimizer
 from searchkit.nas.train.policies import Policy, policy
 from searchkit.nas.train.recipe import Recipe
 from searchkit.nas.train.sections import Optimisation, path_of
+from searchkit.nas.train.splits import open_split, range_entry
 from searchkit.nas.train.steps import Batch
+from searchkit.nas.train.task import UNNAMED
 from searchkit.records.arch import Arch
 
 
@@ -46,23 +46,30 @@ class Watch:
 
 
 def train_supernet(
-    recipe: Recipe, work_dir: str, *, seed: int, device: torch.device, watch: Watch, accept: bool = False
+    recipe: Recipe,
+    work_dir: str,
+    *,
+    seed: int,
+    device: torch.device,
+    watch: Watch,
+    teach: OpenTeaching,
+    accept: bool = False,
 ) -> tuple[str, int]:
     """Train, or go on training, the supernet of a recipe; returns (path of the last checkpoint, its steps).
 
     In `work_dir`: latest.pth, best.pth (where data.val is given). A run that was killed goes on from its last
     checkpoint and ends with the tensors of an unbroken one; one that came to its end goes on where there are more steps
-    now. accept: it also goes on where the config trains something else by now. Raises ConflictError for that without
-    `accept`, and where another process trains there.
+    now. teach: opens the teacher that the config asks for. accept: it also goes on where the config trains something
+    else by now. Raises ConflictError for that without `accept`, and where another process trains there.
     """
     ranks = distributed.join(device)
     keep = checkpoint.keep_folder(work_dir)
-    data = open_split(recipe.data, "train")
-    tasks.of(recipe).require_labels(data, recipe.data)
+    data = open_split(recipe, "train")
+    recipe.task.sets.require_labels(data, recipe.data)
     for line in data.report.lines:
         watch.say(line)
     with checkpoint.held(keep) if ranks.first else nullcontext():
-        steps = _train(recipe, data, keep, work_dir, seed, device, ranks, watch, accept)
+        steps = _train(recipe, data, keep, work_dir, seed, device, ranks, watch, teach, accept)
     distributed.leave(ranks)
     return os.path.join(keep, checkpoint.LATEST), steps
 
@@ -76,21 +83,22 @@ def _train(
     device: torch.device,
     ranks: distributed.Ranks,
     watch: Watch,
+    teach: OpenTeaching,
     accept: bool,
 ) -> int:
     """Returns the steps that are done in the end."""
-    o, task = recipe.train, tasks.of(recipe)
+    o, task = recipe.train, recipe.task
     net = nets.build(recipe, data.names, seed).to(device)
     if o.channels_last:
         net = net.to(memory_format=torch.channels_last)
-    images, batch = task.count(data), o.batch_size * ranks.world
+    images, batch = task.sets.count(data), o.batch_size * ranks.world
     steps, epoch = o.total_steps(images, ranks.world), o.epoch_steps(images, ranks.world)
     _check_reached(recipe.space, steps, epoch)
     choose = policy_of(recipe, nets.sized(recipe, data.names), seed, epoch)
-    teaching = open_teaching(recipe, data.names, device, seed)
+    teaching = teach(recipe, data.names, device, seed)
     run = Run(net, make_optimizer(net, o, batch))
-    saver = Saver(recipe, keep, work_dir, list(data.names), task.digest(data), seed, steps, ranks)
-    saver.meta |= tasks.range_entry(data)
+    saver = Saver(recipe, keep, work_dir, list(data.names), task.sets.digest(data), seed, steps, ranks)
+    saver.meta |= range_entry(data)
     latest = os.path.join(keep, checkpoint.LATEST)
     if os.path.exists(latest):
         begun = saver.restore(run, checkpoint.load(latest, device), latest, accept)
@@ -194,7 +202,7 @@ def batches_of(
     """Training batches from step `start` on; `seen` counts what was left out."""
     if start >= steps:
         return iter(())
-    batches: Iterator[Batch] = tasks.of(recipe).train_batches(
+    batches: Iterator[Batch] = recipe.task.sets.train_batches(
         data, recipe.data, o, seed, start, steps, scales, ranks, seen
     )
     return batches
@@ -223,7 +231,7 @@ class Saver:
             "steps": steps,
             "num_classes": nets.sized(recipe, names).num_classes,
             "data": recipe.data.name,
-            "task": recipe.task,
+            "task": recipe.task.name,
             "model": network.unseen(recipe.model),
             "images": digest[:16],
             "config": kept.deciding(recipe, ranks.world),
@@ -294,7 +302,7 @@ class Saver:
         keys = ["task", "space", "categories", "num_classes", "images", "seed", "steps"]
         if "config" not in there:
             keys.insert(1, "model")
-        was = {**dict.fromkeys(keys), "task": "det", **{k: self.meta[k] for k in ("model", "images")}, **there}
+        was = {**dict.fromkeys(keys), "task": UNNAMED, **{k: self.meta[k] for k in ("model", "images")}, **there}
         found = {k: f"{k} {was[k]} there, {self.meta[k]} here" for k in keys if was[k] != self.meta[k]}
         if "config" in there:
             found |= kept.differences(there["config"], self.recipe, self.world)

@@ -256,9 +256,9 @@ def test_absent_images_are_not_drawn_for_calibration(
 
 
 def nas_train(recipe: Recipe) -> Any:
-    from searchkit.nas.tasks.table import open_split
+    from searchkit.nas.train.splits import open_split
 
-    return open_split(recipe.data, "train")
+    return open_split(recipe, "train")
 
 
 def test_undecodable_images_of_classes_are_not_drawn_for_calibration(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from searchkit.nas.data.pixels import Reading, header, range_of, scaled, upright
 from searchkit.nas.subnet.extract import open_again, scored_again
 from searchkit.nas.subnet.statistics import Statistics, score_of
 from searchkit.nas.tasks import read as config
-from searchkit.nas.tasks.table import open_split
+from searchkit.nas.train.splits import open_split
 from tests.nas.data.test_coco import box, dump
 from tests.support import cls, nas
 from tests.support.nas import Trained, good, write
@@ -125,7 +125,7 @@ def test_turned_photos_train_calibrate_and_score_as_upright_ones(trained: Traine
         body["data"][split]["images"] = str(tmp_path / "images")
     turned = write(tmp_path / "turned.yaml", body)
     for name in ("train", "val"):
-        a, b = (open_split(config.load(path).data, name) for path in (trained.config, turned))
+        a, b = (open_split(config.load(path), name) for path in (trained.config, turned))
         assert b.report.count("turned") and not a.report.count("turned")
         assert all(torch.equal(DetectionData(a)[i][0], DetectionData(b)[i][0]) for i in range(len(a.images)))
     common = ("--checkpoint", trained.checkpoint, "--arch", "MAX", "--json", "--out")
@@ -245,11 +245,11 @@ def test_all_splits_are_scaled_as_the_training_images(trained: Trained, tmp_path
             Image.fromarray(grey * np.uint16(top // 255) + np.uint16(i)).save(path)
         body["data"][split]["images"] = str(folder)
     path = write(tmp_path / "c.yaml", body)
-    data = config.load(path).data
-    train, val = (open_split(data, name) for name in ("train", "val"))
+    recipe = config.load(path)
+    train, val = (open_split(recipe, name) for name in ("train", "val"))
     assert train.reading.range == val.reading.range == (0, 4096)
     assert any("as data.train: 12 bits" in line for line in val.report.lines)
-    given = config.load(path, ["data.range=[0, 2000]"]).data
+    given = config.load(path, ["data.range=[0, 2000]"])
     assert open_split(given, "val").reading.range == (0, 2000)
     assert "range must be two ascending numbers" in nas.bad(
         "train", path, "--work-dir", "w", "--set", "data.range=[2, 1]"

@@ -16,9 +16,9 @@ from searchkit.nas.subnet import extract as extraction
 from searchkit.nas.subnet.extract import load_folder
 from searchkit.nas.subnet.sweep import as_recorded
 from searchkit.nas.tasks import read as config
-from searchkit.nas.tasks import table as tasks
 from searchkit.nas.train import bench
 from searchkit.nas.train.recipe import Recipe
+from searchkit.nas.train.splits import open_split
 from searchkit.records.arch import Arch
 from tests.support import cls, nas
 from tests.support.nas import CPU, Trained, good, lines, write
@@ -59,10 +59,11 @@ def scored(
 
 def by_hand(folder: Path, recipe: Recipe) -> dict[str, float]:
     """The score of an extracted folder on the validation images, as its user would measure it."""
-    task, net = tasks.of(recipe), load_folder(str(folder))
-    data = tasks.open_split(recipe.data, "val")
-    batches = task.eval_batches(data, recipe.test.batch_size, 0, recipe.scales[0])
-    return as_recorded(recipe, task.score(net, batches, task.evaluator(data), CPU))
+    task, net = recipe.task, load_folder(str(folder))
+    data = open_split(recipe, "val")
+    batches = task.sets.eval_batches(data, recipe.test.batch_size, 0, recipe.scales[0])
+    evaluator = task.objective.evaluator(data, recipe.test)
+    return as_recorded(recipe, task.objective.evaluate(net, batches, evaluator, CPU, "fp32").metrics)
 
 
 def test_the_folder_scores_what_its_record_says(scored: Scored, tmp_path: Path) -> None:
@@ -186,8 +187,8 @@ def test_a_tuned_subnet_keeps_its_own_statistics(scored: Scored, tmp_path: Path)
 
 def test_predict_shows_the_network_that_was_scored(scored: Scored, tmp_path: Path) -> None:
     recipe = config.load(scored.config)
-    data = tasks.open_split(recipe.data, "val")
-    image = data.images[0].path if recipe.task == "det" else data.where(0)
+    data = open_split(recipe, "val")
+    image = data.images[0].path if recipe.task.name == "det" else data.where(0)
     good("extract", *scored.common, "--arch", scored.results, "--out", tmp_path / "m", "--no-score")
     argv = (image, "--out", tmp_path / "o", "--threshold", "0.02", "--device", "cpu", "--json")
     (folder,) = json.loads(good("predict", tmp_path / "m", *argv))
@@ -195,7 +196,7 @@ def test_predict_shows_the_network_that_was_scored(scored: Scored, tmp_path: Pat
     done = nas.call("predict", *of_checkpoint)
     assert done.code == 0 and "as for the record's metric.direct" in done.err
     (direct,) = json.loads(done.out)
-    key = "boxes" if recipe.task == "det" else "classes"
+    key = recipe.task.pictures.key
     assert direct[key] == folder[key] and direct[key]
     done = nas.call("predict", *of_checkpoint, "--raw")
     assert "raw, as the checkpoint has them" in done.err and json.loads(done.out)[0][key] != direct[key]

@@ -18,9 +18,9 @@ from searchkit.nas.models.subnet import subnet
 from searchkit.nas.subnet import sweep
 from searchkit.nas.tasks import detection
 from searchkit.nas.tasks import read as config
-from searchkit.nas.tasks import table as tasks
-from searchkit.nas.tasks.detection import set_scale
+from searchkit.nas.tasks.detection import DETECTION, set_scale
 from searchkit.nas.train import bench, checkpoint, evaluate
+from searchkit.nas.train.splits import open_split
 from searchkit.records.modelspace import dumps
 from tests.support import nas, suite
 from tests.support.nas import CPU, Trained, archs_file, equal, good, lines, open_session, scores, some, write
@@ -151,14 +151,14 @@ def test_raw_scores_are_those_of_the_supernet_itself(session: sweep.Session) -> 
     for arch in (space.maximum(), space.minimum(), space.named("MIDDLE")):
         set_arch(net, arch)
         set_scale(net, 48, session.recipe.data)
-        itself = detection.score(net, b.batches.at(48), b.evaluator, CPU)
+        itself = detection.evaluate(net, b.batches.at(48), b.evaluator, CPU).metrics
         raw = scores(session, arch, calibrated=False)
         assert raw == {f"toy_{k}": round(v, 6) for k, v in itself.items() if k != "images_per_s"}
         assert raw != scores(session, arch)
 
 
 def test_statistics_are_of_training_images_alone(trained: Trained, session: sweep.Session) -> None:
-    training = tasks.open_split(trained.recipe.data, "train")
+    training = open_split(trained.recipe, "train")
     paths = {info.id: info for info in training.images}
     evaluated = {info.path for info in session.bench.evaluated.images}
     ids = session.bench.calibration.ids
@@ -175,7 +175,7 @@ def test_statistics_are_of_training_images_alone(trained: Trained, session: swee
     arch = trained.recipe.space.named("MIDDLE")
     static: Any = subnet(session.net, arch, session.config)
     set_scale(static, 48, trained.recipe.data)
-    assert evaluate.calibrate(static, session.bench.calibration.batches(48), CPU, task=detection) == 6
+    assert evaluate.calibrate(static, session.bench.calibration.batches(48), CPU, task=DETECTION) == 6
     means, variances, shares = [], [], []
     for batch in session.bench.calibration.batches(48):
         x = static.transform([image.float() / 255 for image in batch])[0].tensors

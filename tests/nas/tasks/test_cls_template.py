@@ -105,7 +105,7 @@ def test_the_small_ones_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     assert config.load(str(CLS / "spos.yaml"))[0] is not None
     for name, count in SMALL.items():
         recipe = nas_config.load(str(CLS / f"{name}.yaml"))
-        assert (recipe.task, recipe.space.count()) == ("cls", count)
+        assert (recipe.task.name, recipe.space.count()) == ("cls", count)
     for path in CLS.glob("*.yaml"):
         named = re.findall(r"\b\w+\.yaml", path.read_text())
         assert named and all((CLS / name).is_file() for name in named)

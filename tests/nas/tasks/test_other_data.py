@@ -14,9 +14,9 @@ from searchkit.nas.models.subnet import subnet
 from searchkit.nas.subnet.results import open_results
 from searchkit.nas.tasks import detection
 from searchkit.nas.tasks import read as config
-from searchkit.nas.tasks import table as tasks
 from searchkit.nas.train import checkpoint
 from searchkit.nas.train import net as nets
+from searchkit.nas.train.splits import open_split
 from tests.support import nas
 from tests.support.nas import Trained, bad, good, lines, write
 
@@ -129,7 +129,7 @@ def test_a_file_with_fewer_categories_is_matched_by_name(trained: Trained, tmp_p
     wanted = (whole["triangle"] + whole["circle"]) / 2
     assert record["metric"]["direct"]["toy_bbox_mAP"] == pytest.approx(wanted, abs=1e-6) and wanted > 0
     # the official evaluation of that file says the same
-    data = tasks.open_split(config.load(path).data, "val", ("circle", "square", "triangle"))
+    data = open_split(config.load(path), "val", ("circle", "square", "triangle"))
     assert data.names == ("circle", "square", "triangle") and {n: i for i, n in data.categories}["triangle"] == 4
     # with data.classes it is no dead end either
     named = ("--set", "data.classes=[circle, square, triangle]")

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from searchkit.nas.models.elastic import set_arch
 from searchkit.nas.models.subnet import subnet
 from searchkit.nas.tasks import classification
 from searchkit.nas.tasks import read as config
-from searchkit.nas.tasks.table import open_split
+from searchkit.nas.tasks.classification import CLASSIFICATION
+from searchkit.nas.tasks.table import TASKS
 from searchkit.nas.tasks.teacher import open_teaching
 from searchkit.nas.train import checkpoint, supernet
 from searchkit.nas.train import net as nets
@@ -27,6 +29,7 @@ from searchkit.nas.train.bench import open_calibration
 from searchkit.nas.train.distributed import Ranks
 from searchkit.nas.train.evaluate import calibrate
 from searchkit.nas.train.loop import Run, fit, make_optimizer
+from searchkit.nas.train.splits import open_split
 from searchkit.records.arch import Arch
 from tests.support import cls, nas
 from tests.support.nas import CPU, bad, equal, tensors, train, write
@@ -49,12 +52,12 @@ def teacher(toy_cls: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[st
 def moved(path: str, archs: list[Arch], *sets: str) -> tuple[dict[str, Tensor], dict[str, float]]:
     """How a step of SGD with lr 1 moves the weights of a new net, and its losses."""
     recipe = config.load(path, (*sets, "train.lr=1", "train.momentum=0", "train.weight_decay=0"))
-    data = open_split(recipe.data, "train")
+    data = open_split(recipe, "train")
     net = nets.build(recipe, data.names, 0)
     before = {k: v.detach().clone() for k, v in net.named_parameters()}
     batches = supernet.batches_of(data, recipe, recipe.train, 0, 0, 1, (32,), Ranks())
     options: dict[str, Any] = {"steps": 1, "steps_per_epoch": 4, "scales": (32,), "seed": 0, "device": CPU}
-    options |= {"task": classification, "section": recipe.data, "ranks": Ranks()}
+    options |= {"task": recipe.task, "section": recipe.data, "ranks": Ranks()}
     options["teaching"] = open_teaching(recipe, data.names, CPU, 0)
     (report,) = fit(Run(net, make_optimizer(net, recipe.train, 8)), batches, lambda _: archs, recipe.train, **options)
     return {k: v.detach() - before[k] for k, v in net.named_parameters()}, dict(report.losses)
@@ -63,7 +66,7 @@ def moved(path: str, archs: list[Arch], *sets: str) -> tuple[dict[str, Tensor], 
 def by_hand(path: str, archs: list[Arch], losses: Callable[[list[Tensor], Tensor, Tensor], list[Tensor]]) -> Any:
     """(minus the gradient of the mean of the losses of these archs, the losses): (scores, labels, images) -> losses."""
     recipe = config.load(path)
-    data = open_split(recipe.data, "train")
+    data = open_split(recipe, "train")
     net = nets.build(recipe, data.names, 0).train()
     ((_, images, (labels, _, _)),) = supernet.batches_of(data, recipe, recipe.train, 0, 0, 1, (32,), Ranks())
     scores = []
@@ -131,7 +134,7 @@ def test_a_teacher_teaches_all_by_names(toy_cls: Path, teacher: tuple[str, str],
     net, _ = nets.load(theirs, found, found.meta["categories"], 0, to_train=False, where="it")
     static = subnet(net, theirs.space.minimum(), nets.sized(theirs, cls.CLASSES)).eval()
     raw = static(x := torch.rand(4, 3, 32, 32))
-    calibrate(static, open_calibration(recipe, 0).batches(32), CPU, task=classification)  # it was never trained alone
+    calibrate(static, open_calibration(recipe, 0).batches(32), CPU, task=CLASSIFICATION)  # it was never trained alone
     assert not torch.equal(raw, static(x))
     soft = teaching.before(x, 1)
     assert soft is not None and (soft.weight, soft.label_weight, soft.temperature) == (0.5, 1.0, 2.0)
@@ -203,7 +206,8 @@ def test_schedules_change_with_their_epochs(toy_cls: Path, tmp_path: Path, monke
         smooth.append(more["label_smoothing"])
         return real_ce(*args, **more)
 
-    monkeypatch.setattr(classification, "losses", noted)
+    noting = replace(CLASSIFICATION, objective=replace(CLASSIFICATION.objective, losses=noted))
+    monkeypatch.setitem(TASKS, "cls", noting)
     monkeypatch.setattr(classification.F, "cross_entropy", cross_entropy)
     reports: list[dict[str, float]] = []
     for stop in (6, None):  # the sixth step, of the second epoch, is done when it stops, and saved only after
@@ -254,6 +258,7 @@ def test_killed_and_gone_on(kind: str, toy_cls: Path, teacher: tuple[str, str], 
 RANK = """
 import hashlib, json, sys
 from searchkit.nas.tasks import read as config
+from searchkit.nas.tasks.teacher import open_teaching
 from searchkit.nas.train import distributed, supernet
 from tests.support import nas
 
@@ -269,7 +274,7 @@ def watched(run, *args, **more):
         yield report
 
 supernet.fit = watched
-supernet.train_supernet(config.load(path), work, seed=0, device=nas.CPU, watch=nas.quiet())
+supernet.train_supernet(config.load(path), work, seed=0, device=nas.CPU, watch=nas.quiet(), teach=open_teaching)
 with open(f"{work}/{rank}.json", "w") as f:
     json.dump(digests, f)
 """

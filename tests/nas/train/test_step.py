@@ -14,11 +14,11 @@ from torch import nn
 from searchkit.errors import UsageError
 from searchkit.nas.tasks import detection
 from searchkit.nas.tasks import read as config
-from searchkit.nas.tasks.table import open_split
 from searchkit.nas.train import net as nets
 from searchkit.nas.train import supernet
 from searchkit.nas.train.distributed import Ranks
 from searchkit.nas.train.loop import Run, fit, make_optimizer
+from searchkit.nas.train.splits import open_split
 from searchkit.records.arch import Arch
 from tests.support import nas
 from tests.support.nas import CPU, space_of, tensors, tiny, train, write
@@ -29,13 +29,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def one_step(path: str, archs: list[Arch], *sets: str) -> dict[str, torch.Tensor]:
     """How a step of SGD with lr 1 at these archs, on one batch, moves the weights; norms keep fixed statistics."""
     recipe = config.load(path, (*sets, "train.lr=1", "train.momentum=0", "train.weight_decay=0"))
-    data = open_split(recipe.data, "train")
+    data = open_split(recipe, "train")
     net = nets.build(recipe, data.names, 0)
     before = {k: v.detach().clone() for k, v in net.named_parameters()}
     run = Run(net, make_optimizer(net, recipe.train, 1))
     batches = supernet.batches_of(data, recipe, recipe.train, 0, 0, 1, (64,), Ranks())
     options: dict[str, Any] = {"steps": 1, "steps_per_epoch": 1, "scales": (64,), "seed": 0, "device": CPU}
-    options |= {"task": detection, "section": recipe.data, "ranks": Ranks()}
+    options |= {"task": recipe.task, "section": recipe.data, "ranks": Ranks()}
     (report,) = fit(run, batches, lambda _: archs, recipe.train, **options)
     assert math.isfinite(report.losses["loss"])
     return {k: v.detach() - before[k] for k, v in net.named_parameters()}
