@@ -35,6 +35,7 @@ TABLE = (
     ("suite.algorithms", SUITE),
     ("suite.config", SUITE),
     ("suite.store", SUITE),
+    ("suite.facts", SUITE),
     ("suite.backends", SUITE),
     ("suite.run", SUITE),
     ("suite.control", SUITE),
@@ -58,7 +59,7 @@ MEETS = {
     SUITE: {GROUND, SHARED, JOB, SUITE},
     NAS: {GROUND, SHARED, JOB, NAS},
 }
-OF_THE_SUITE = ("suite.workspace",)  # what nas may use of it: what a user of its public API would
+OF_THE_SUITE = ("suite.workspace", "suite.facts")  # what nas may use of it: what a user of its public API would
 ROW = {name: row for row, (name, _) in enumerate(TABLE)}
 WING = dict(TABLE)
 STDLIB_ONLY = ("errors", "fsio", "cpus", "job.report", "job.trials")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -33,6 +33,7 @@ def best(task_name: str, k: int | None, mode: str | None, as_json: bool) -> None
       search-ctl best --task lr-sweep -k 5 --json
     """
     from searchkit.suite.cli import tables
+    from searchkit.suite.facts import best_facts, objective_facts
     from searchkit.suite.store import ranking, tasks
 
     ws, task = open_task(task_name)
@@ -60,7 +61,7 @@ def best(task_name: str, k: int | None, mode: str | None, as_json: bool) -> None
         facts = {
             "task": task.name,
             "objectives": objective_facts(wanted),
-            "jobs": [_facts(task, row, wanted) for row in chosen],
+            "jobs": [best_facts(task, row, wanted) for row in chosen],
         }
         console.print_json(facts)
         return
@@ -78,12 +79,8 @@ def _said(wanted: Sequence[Objective]) -> str:
     return ", ".join(f"{o.name} ({o.mode})" for o in wanted)
 
 
-def objective_facts(wanted: Iterable[Objective]) -> list[dict[str, str | None]]:
-    return [{"name": o.name, "mode": o.mode, "value": o.value} for o in wanted]
-
-
 def _block(task: TaskPaths, row: Scored, wanted: Sequence[Objective]) -> str:
-    from searchkit.suite.cli import tables
+    from searchkit.suite.facts import command_text, run_path
 
     view = row.entry.view
     lines = [f"#Job Name: {row.entry.name}"]
@@ -92,21 +89,10 @@ def _block(task: TaskPaths, row: Scored, wanted: Sequence[Objective]) -> str:
     lines += [
         f"  status        : {view.state}",
         f"  args          : {args or '-'}",
-        f"  command       : {tables.command_text(view.job.command)}",
-        f"  run_path      : {tables.run_path(task, view)}",
+        f"  command       : {command_text(view.job.command)}",
+        f"  run_path      : {run_path(task, view)}",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _facts(task: TaskPaths, row: Scored, wanted: Sequence[Objective]) -> dict[str, Any]:
-    from searchkit.suite.cli import tables
-
-    return {
-        **row_facts(row, wanted),
-        "front": row.front,
-        "command": tables.command_text(row.entry.view.job.command),
-        "run_path": tables.run_path(task, row.entry.view),
-    }
 
 
 # --- the Pareto front ------------------------------------------------------------------------------------------------
@@ -139,42 +125,10 @@ def parse_reference(text: str | None, wanted: Sequence[Objective]) -> dict[str, 
     return found
 
 
-def pareto_facts(rows: Sequence[Scored], wanted: Sequence[Objective], given: dict[str, float]) -> dict[str, Any]:
-    """The front of these rows and its hypervolume, up to a reference point: the worst value of each objective among the
-    rows where none is given."""
-    from searchkit.records import pareto
-    from searchkit.suite.store import ranking
-
-    worst = ranking.worst(rows, wanted)
-    reference = [given.get(o.name, value) for o, value in zip(wanted, worst, strict=True)] if rows else []
-    front = [row for row in rows if row.front == 0]
-    modes = [o.mode for o in wanted]
-    # Exact, so its time grows with the power of one less than the objectives: beyond some ten seconds it is left out.
-    quick = len(front) ** (len(wanted) - 1) <= 10**9
-    volume = pareto.hypervolume([row.scores for row in front], reference, modes) if rows and quick else None
-    return {
-        "objectives": objective_facts(wanted),
-        "rows": len(rows),
-        "front": [row_facts(row, wanted) for row in front],
-        "reference": dict(zip((o.name for o in wanted), reference, strict=False)),
-        "hypervolume": volume,
-    }
-
-
-def row_facts(row: Scored, wanted: Sequence[Objective]) -> dict[str, Any]:
-    view = row.entry.view
-    return {
-        "row": row.entry.name,
-        "job": view.job.index,
-        "status": str(view.state),
-        "scores": dict(zip((o.name for o in wanted), row.scores, strict=True)),
-        "params": view.job.values,
-    }
-
-
 def pareto_text(rows: Sequence[Scored], wanted: Sequence[Objective], given: dict[str, float]) -> str:
     """The front as a table, with the arguments that differ among all rows, and its hypervolume."""
     from searchkit.suite.cli import tables
+    from searchkit.suite.facts import pareto_facts
 
     facts = pareto_facts(rows, wanted, given)
     if not rows:

@@ -49,6 +49,7 @@ def show(task_name: str | None, jobs: str | None, on_disk: bool, as_json: bool) 
       search-ctl show --task lr-sweep --jobs 0,1
     """
     from searchkit.suite.cli import tables
+    from searchkit.suite.facts import job_facts, stage_facts, task_facts
     from searchkit.suite.store import tasks
 
     if task_name is None:
@@ -60,7 +61,7 @@ def show(task_name: str | None, jobs: str | None, on_disk: bool, as_json: bool) 
             return
         views = [tasks.view(ws.task(name)) for name in ws.task_names()]
         if as_json:
-            facts = [{**tables.task_facts(v), "update_time_s": v.update_s} for v in views]
+            facts = [{**task_facts(v), "update_time_s": v.update_s} for v in views]
             console.print_json({"workspace": ws.root, "tasks": facts})
         else:
             click.echo(tables.all_tasks(views))
@@ -75,13 +76,13 @@ def show(task_name: str | None, jobs: str | None, on_disk: bool, as_json: bool) 
     if tasks.stage_names(task):
         stages = {stage.stage: tasks.view(stage) if tasks.exists(stage) else None for stage in tasks.stage_tasks(task)}
         if as_json:
-            console.print_json({**tables.task_facts(view), "stages": tables.stage_facts(task, stages)})
+            console.print_json({**task_facts(view), "stages": stage_facts(task, stages)})
         else:
             click.echo(tables.stages(task, stages))
         return
     if as_json:
-        facts = [tables.job_facts(task, j) for j in chosen]
-        console.print_json({**tables.task_facts(view), "jobs": facts})
+        facts = [job_facts(task, j) for j in chosen]
+        console.print_json({**task_facts(view), "jobs": facts})
         return
     counts = f"jobs       : {tables.counted(view.jobs)}"
     click.echo("\n".join([tables.header(task, counts), *(tables.job_block(task, j) for j in chosen)]))
@@ -130,6 +131,7 @@ def show_scalar(
       search-ctl show-scalar --task lr-sweep -rt -3 --metric Loss
     """
     from searchkit.suite.cli import tables
+    from searchkit.suite.facts import pareto_facts, row_facts, scalar_facts
     from searchkit.suite.store import ranking, tasks
 
     ws, task = open_task(task_name)
@@ -172,8 +174,8 @@ def show_scalar(
     )
     if as_json:
         found, rows = [j.only(shown) for j in found], [j.only(shown) for j in rows]
-        facts = {"jobs": [tables.scalar_facts(j) for j in found], "rows": [tables.row_facts(j) for j in rows]}
-        pareto = {} if front is None else {"pareto": best.pareto_facts(front, wanted, given)}
+        facts = {"jobs": [scalar_facts(j) for j in found], "rows": [row_facts(j) for j in rows]}
+        pareto = {} if front is None else {"pareto": pareto_facts(front, wanted, given)}
         console.print_json({"task": task.name, **facts, **pareto})
         return
     click.echo("\n".join([tables.header(task), *tables.scalar_blocks(task, found if rt is None else rows, shown)]))
@@ -215,7 +217,8 @@ def logs(task_name: str, jobs: str, follow: bool, attempt: int | None) -> None:
 @click.option("-o", "--out", help="A file (default: stdout).")
 def export(task_name: str, jobs: str | None, form: str, out: str | None) -> None:
     """One row a job: its state, its arguments, the last value of every scalar. A subnet that a job scored is a row."""
-    from searchkit.suite.cli.export import rows, to_csv
+    from searchkit.suite.cli.export import to_csv
+    from searchkit.suite.facts import flat_rows
     from searchkit.suite.store import tasks, trials
 
     if out:
@@ -229,7 +232,7 @@ def export(task_name: str, jobs: str | None, form: str, out: str | None) -> None
         found = scalars_of(ws, part, config, chosen_jobs(ws, part, tasks.view(part), jobs), light=True)
         wanted = config.objectives if config.search.objectives or trials.is_search(config) else ()
         prefix = f"{part.stage}/" if part != task else ""
-        table += rows(part, found, prefix, wanted=wanted, whole=form == "json")
+        table += flat_rows(part, found, prefix, wanted=wanted, whole=form == "json")
     text = console.to_json(table) + "\n" if form == "json" else to_csv(table)
     if out:
         from searchkit import fsio

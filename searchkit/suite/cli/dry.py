@@ -19,8 +19,8 @@ DRY_RUN_JOBS = 20
 def run(ws: Workspace, config: Config, task_name: str, slots_line: str, *, anew: bool) -> None:
     """Print what would run, of a task that exists what it would run further (unless `anew`); write nothing."""
     from searchkit.suite.cli.progress import judged_by
-    from searchkit.suite.cli.tables import command_text
     from searchkit.suite.config.read import STAGE_VARIABLE
+    from searchkit.suite.facts import command_text
     from searchkit.suite.space.expand import tree_path
     from searchkit.suite.store import best, subnets, trials
     from searchkit.suite.store.creation import check_points, describe, points_left, withdrawn_line
@@ -69,7 +69,7 @@ def _made(task: TaskPaths) -> TaskState:
 
 def _search(config: Config, task_name: str, slots_line: str) -> None:
     """Print what a search begins with."""
-    from searchkit.suite.cli.tables import command_text
+    from searchkit.suite.facts import command_text
     from searchkit.suite.run import search as searching
     from searchkit.suite.store import trials
     from searchkit.suite.store.creation import describe

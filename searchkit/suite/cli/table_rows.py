@@ -18,8 +18,8 @@ from searchkit import console
 from searchkit.errors import UsageError, did_you_mean
 from searchkit.reading import expression
 from searchkit.suite.cli.choose import begun_stages, chosen_jobs, objectives_of, open_task, refuse_stages, scalars_of
-from searchkit.suite.cli.tables import command_text, reason, run_path
 from searchkit.suite.config.settings import Config, Objective
+from searchkit.suite.facts import command_text, reason, run_path
 from searchkit.suite.store import ranking, tasks
 from searchkit.suite.store.ranking import JobScalars
 from searchkit.suite.store.tasks import JobView

@@ -1,14 +1,13 @@
-"""The texts of search-ctl, line by line those of the reference document."""
+"""The texts of search-ctl, line by line those of the reference document; what they say is of searchkit.suite.facts."""
 
 from __future__ import annotations
 
 import itertools
-import shlex
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from searchkit.suite.facts import command_text, reason, run_path
 from searchkit.suite.store.records import FLOPS, PARAMS, SHAPE, Row
-from searchkit.suite.store.state import State
 from searchkit.suite.store.tasks import JobView, TaskView, stamp
 from searchkit.suite.workspace import TaskPaths
 
@@ -35,11 +34,6 @@ def _header(task: TaskPaths, *more: str) -> str:
     return "\n".join(lines)
 
 
-def task_facts(view: TaskView) -> dict[str, Any]:
-    counts = dict(Counter(str(j.state) for j in view.jobs))
-    return {"task": view.paths.name, "status": view.status, "counts": counts, "config_file": view.paths.run_config}
-
-
 def stages(task: TaskPaths, views: dict[str, TaskView | None]) -> str:
     """A task of stages: how each is, then the jobs of all as `<stage>/<number>`."""
     lines = []
@@ -50,59 +44,9 @@ def stages(task: TaskPaths, views: dict[str, TaskView | None]) -> str:
     return "\n".join([_header(task, *lines), *blocks])
 
 
-def stage_facts(task: TaskPaths, views: dict[str, TaskView | None]) -> list[dict[str, Any]]:
-    """The stages in order, each with its jobs; one that has not begun has none."""
-    return [
-        {
-            "stage": name,
-            "task": f"{task.name}.{name}",
-            "status": view.status if view else "pending",
-            "jobs": [job_facts(view.paths, j) for j in view.jobs] if view else [],
-        }
-        for name, view in views.items()
-    ]
-
-
 def counted(jobs: list[JobView]) -> str:
     """`3 finished, 1 pruned`, in the order of the jobs."""
     return ", ".join(f"{n} {state}" for state, n in Counter(str(j.state) for j in jobs).items()) or "no job"
-
-
-def command_text(command: str | list[str]) -> str:
-    return command if isinstance(command, str) else shlex.join(command)
-
-
-def run_path(task: TaskPaths, view: JobView) -> str:
-    """The folder of a job's highest attempt."""
-    return task.job(view.job.index).attempt(max(1, view.job.attempt)).root
-
-
-def reason(view: JobView) -> str:
-    """Why a job is in its state, where there is something to say."""
-    if view.state is not State.PRUNED or not view.job.reports:
-        return view.reason
-    step, value = view.job.reports[-1]
-    return f"{'paused' if view.job.paused else 'ended'} by an early stopper, after {value:.6g} at step {step}"
-
-
-def job_facts(task: TaskPaths, view: JobView) -> dict[str, Any]:
-    """What is known of a job, by the reference's names; times in seconds since the epoch."""
-    paths = task.job(view.job.index).attempt(max(1, view.job.attempt))
-    return {
-        "job": view.job.index,
-        "status": str(view.state),
-        "command": command_text(view.job.command),
-        "params": view.job.values,
-        "run_path": paths.root,
-        "log_path": paths.log,
-        "start_time_s": view.start_s,
-        "end_time_s": view.end_s,
-        "callback_path": paths.callback,
-        "attempt": view.job.attempt,
-        "exit_code": view.exit_code,
-        "reason": reason(view),
-        "freed": bool(view.job.freed),
-    }
 
 
 def job_block(task: TaskPaths, view: JobView, prefix: str = "") -> str:
@@ -214,26 +158,3 @@ def aligned(lines: list[list[str]]) -> str:
 
 def _scaled(value: float | None, unit: float) -> str:
     return "-" if value is None else f"{value / unit:.2f}" if value >= unit else f"{value / unit:.3g}"
-
-
-def row_facts(entry: JobScalars) -> dict[str, Any]:
-    """One row of a ranking: its name, its job, and the last value of every scalar."""
-    facts: dict[str, Any] = {"row": entry.name, "job": entry.view.job.index}
-    if entry.row:
-        facts.update(arch=entry.row.arch, input_shape=entry.row.shape)
-    return {**facts, "scores": entry.scores, "scalars": entry.last()}
-
-
-def scalar_facts(job: JobScalars) -> dict[str, Any]:
-    return {
-        "job": job.view.job.index,
-        "status": str(job.view.state),
-        "params": job.view.job.values,
-        "scores": job.scores,
-        "scalars": {k: {str(s): v for s, v in series.items()} for k, series in job.series.items()},
-        "pre_callback_result": job.pre,
-        "after_callback_result": job.after,
-        "records": [{"row": row.name, "arch_id": row.arch, **row.record} for row in job.records],
-        "undecodable_lines": job.skipped,
-        "undecodable": list(job.faults),
-    }

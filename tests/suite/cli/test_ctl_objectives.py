@@ -133,11 +133,12 @@ def test_bad_reference(text: str) -> None:
 
 
 def test_too_large_a_front_has_no_volume() -> None:
+    from searchkit.suite import facts
     from searchkit.suite.cli import best
 
     wanted = tuple(Objective(name, "max") for name in "abcde")
     rows = [Scored(JobScalars(view(i, {}), {}, None, None, 0), (i, -i, 1, 1, 1)) for i in range(400)]
-    said = best.pareto_facts(rows, wanted, {})
+    said = facts.pareto_facts(rows, wanted, {})
     assert said["hypervolume"] is None and len(said["front"]) == 400
     assert "too large" in best.pareto_text(rows, wanted, {})
 
