@@ -49,6 +49,7 @@ TABLE = (
     ("nas.train", NAS),
     ("nas.tasks", NAS),
     ("nas.subnet", NAS),
+    ("nas.facts", NAS),
     ("nas.cli", NAS),
     ("nas_cli", NAS),
 )

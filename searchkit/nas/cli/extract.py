@@ -66,6 +66,7 @@ def extract_command(
       search-nas extract cfg.yaml --checkpoint finetune/best/latest.pth --out model
     """
     from searchkit.nas.cli.progress import memory_advice
+    from searchkit.nas.facts import extract_facts
     from searchkit.nas.subnet import extract as extraction
     from searchkit.nas.tasks import read as configs
 
@@ -102,7 +103,7 @@ def extract_command(
             device=where,
         )
     if as_json:
-        console.print_json({"out": out, "arch": chosen.arch.nested(), **proof})
+        console.print_json(extract_facts(out, chosen.arch, proof))
         return
     click.echo(f"arch: {chosen.arch.text()}  input {chosen.shape}")
     _print_proof(proof)

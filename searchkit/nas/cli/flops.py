@@ -52,6 +52,7 @@ def flops_command(
     from searchkit.nas.cli.priced import pricing
     from searchkit.nas.cli.records import read
     from searchkit.nas.cost.write import write_space
+    from searchkit.nas.facts import flops_facts
     from searchkit.nas.subnet.sweep import checked
     from searchkit.nas.tasks import read as configs
 
@@ -73,9 +74,7 @@ def flops_command(
         fresh = write_space(out, plan_of, heads, recipe.space, convention)
     seconds = time.monotonic() - began
     if as_json:
-        console.print_json(
-            {"out": out, "records": count, "written": fresh, "seconds": seconds, "convention": convention}
-        )
+        console.print_json(flops_facts(out, count, fresh, seconds, convention))
     else:
         kept = f" ({count - fresh:,} were there)" if fresh < count else ""
         click.echo(f"{out}: {count:,} records{kept}, convention {convention}, {seconds:.1f} s")

@@ -296,6 +296,7 @@ def _mirror(keep: str, tag: str) -> None:
 def _finish(folder: str, standing: Any, view: Any, end: Any, space: Any, total: int, as_json: bool) -> int:
     """Write the front, the best and their picture; say what was found."""
     from searchkit.nas.cli import search_view
+    from searchkit.nas.facts import search_facts
     from searchkit.nas.subnet import search
 
     rows = standing.ranked_front()
@@ -310,18 +311,9 @@ def _finish(folder: str, standing: Any, view: Any, end: Any, space: Any, total: 
             del paths[PICTURE]
             say("no picture: it needs matplotlib (pip install 'searchkit[nas]')")
     if as_json:
-        body = {
-            "evaluations": done,
-            "new": view.fresh,
-            "failed": end.failed,
-            "subnets_per_s": rate,
-            "objectives": [{"name": o.name, "mode": o.mode} for o in standing.wanted],
-            "front": [standing.records[i] for i in rows],
-            "best": standing.records[best] if best is not None else None,
-            "files": paths if done else {},
-            "exit": end.code,
-        }
-        console.print_json(body)
+        files = paths if done else {}
+        facts = search_facts(standing, new=view.fresh, failed=end.failed, rate=rate, files=files, code=end.code)
+        console.print_json(facts)
         return int(end.code)
     if done:
         several = len(standing.wanted) > 1

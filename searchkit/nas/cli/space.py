@@ -10,8 +10,6 @@ import click
 from searchkit import console
 from searchkit.nas.cli.options import save_picture, seed_of, shared
 
-WHOLE = 100_000  # points up to which the histogram is of the whole space
-SAMPLE = 20_000
 BINS = 24
 
 
@@ -29,38 +27,19 @@ def space_command(config: str, png: str | None, overrides: tuple[str, ...], seed
     """
     from searchkit.nas.cli.priced import pricing
     from searchkit.nas.cli.records import human
-    from searchkit.nas.cost.price import price
+    from searchkit.nas.facts import macs_of, space_facts
     from searchkit.nas.tasks import read as configs
 
     recipe = configs.load(config, overrides)
     space = recipe.space
     plan_of, heads = pricing(recipe)
-    scales = recipe.scales
-    named: list[dict[str, Any]] = [
-        {
-            "name": name,
-            "arch": space.named(name).nested(),
-            "input_shape": scale,
-            **_cost(price(plan_of, heads, space.named(name), scale)),
-        }
-        for name in space.names()
-        for scale in dict.fromkeys((scales[0], scales[-1]))
-    ]
-    macs, whole = _all_macs(recipe, plan_of, heads, seed_of(seed))
-    body: dict[str, Any] = {
-        "archs": space.count(),
-        "points": space.points(),
-        "input_shapes": list(scales),
-        "dimensions": {dim.key: [list(c) for c in dim.choices] for dim in space.dims},
-        "macs_min": min(macs),
-        "macs_max": max(macs),
-        "macs_of": "all points" if whole else f"{len(macs)} random points",
-        "named": named,
-    }
+    macs, whole = macs_of(recipe, plan_of, heads, seed_of(seed))
+    facts = space_facts(recipe, plan_of, heads, macs, whole)
+    scales, named = recipe.scales, facts["named"]
     if png:
         _picture(png, macs, named)
     if as_json:
-        console.print_json(body)
+        console.print_json(facts)
         return
     for dim in space.dims:
         each = " | ".join(f"{c[0]}..{c[-1]} ({len(c)})" if len(c) > 1 else str(c[0]) for c in dim.choices)
@@ -71,7 +50,7 @@ def space_command(config: str, png: str | None, overrides: tuple[str, ...], seed
     for row in named:
         cost = [human(row[k]) for k in ("macs", "params")]
         click.echo(f"{row['name']:8} {row['input_shape']!s:>12} {cost[0]:>9} {cost[1]:>9}")
-    click.echo(f"\nMACs of {body['macs_of']}:")
+    click.echo(f"\nMACs of {facts['macs_of']}:")
     for line in histogram(macs):
         click.echo(line)
     if png:
@@ -82,25 +61,6 @@ def _remarks(dim: Any) -> str:
     """What else is declared of a dimension."""
     words = ("ascending" if dim.ascending else "", dim.strategy or "", "scheduled" if dim.phases else "")
     return "".join(f"  {word}" for word in words if word)
-
-
-def _cost(cost: Any) -> dict[str, int]:
-    return {"macs": cost.flops, "params": cost.params}
-
-
-def _all_macs(recipe: Any, plan_of: Any, heads: Any, seed: int) -> tuple[list[int], bool]:
-    """(MACs of all points, or of a sample that includes MAX and MIN; whether it is all)."""
-    from searchkit.nas.cost.price import price_archs
-    from searchkit.nas.train.policies import rng_of
-
-    space, scales = recipe.space, recipe.scales
-    whole = space.count() * len(scales) <= WHOLE
-    if whole:
-        archs = space.enumerate()
-    else:
-        rng = rng_of(seed, "space")
-        archs = iter([space.minimum(), space.maximum(), *(space.sample(rng) for _ in range(SAMPLE // len(scales)))])
-    return [cost for _, flops, _ in price_archs(plan_of, heads, archs, scales, "macs") for cost in flops], whole
 
 
 def bins_of(values: Sequence[int]) -> tuple[list[int], float, float]:

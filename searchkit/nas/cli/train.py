@@ -34,6 +34,7 @@ def train_command(
       search-nas train cfg.yaml --work-dir work
       torchrun --nproc-per-node 4 -m searchkit.nas.cli train cfg.yaml --work-dir work
     """
+    from searchkit.nas.facts import train_facts
     from searchkit.nas.tasks import read as configs
     from searchkit.nas.tasks.teacher import open_teaching
     from searchkit.nas.train.supernet import Watch, train_supernet
@@ -54,6 +55,6 @@ def train_command(
     if not first:
         return
     if as_json:
-        console.print_json({"checkpoint": path, "step": steps, "losses": reporter.losses, "metrics": reporter.metrics})
+        console.print_json(train_facts(path, steps, reporter.losses, reporter.metrics))
     else:
         click.echo(f"checkpoint: {path}")

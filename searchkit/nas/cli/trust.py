@@ -74,6 +74,7 @@ def trust_command(
       search-nas trust cfg.yaml --checkpoint work/latest.pth --n 24 --epochs 5
       search-nas trust cfg.yaml --checkpoint other/latest.pth --out trust.jsonl   # own trainings are kept
     """
+    from searchkit.nas.facts import trust_facts
     from searchkit.nas.subnet import sweep, trust
     from searchkit.nas.subnet.results import open_results
     from searchkit.nas.tasks import read as configs
@@ -129,8 +130,7 @@ def trust_command(
     report = {"metric": metric, "steps": own.steps, "split": session.bench.split, **trust.report(rows)}
     pictured = png is not None and _picture(png, rows, report)
     if as_json:
-        files = {"results": out, "picture": png if pictured else None}
-        console.print_json({**report, "records": [r for _, r in there], "files": files})
+        console.print_json(trust_facts(report, [r for _, r in there], out, png if pictured else None))
         return
     _print(report, rows, [d.arch for d, _ in there], recipe)
     click.echo(f"results: {out}" + (f"  picture: {png}" if pictured else ""))
