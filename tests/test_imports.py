@@ -26,6 +26,7 @@ TABLE = (
     ("fsio", GROUND),
     ("cpus", GROUND),
     ("fonts", GROUND),
+    ("seeds", GROUND),
     ("console", GROUND),
     ("job", JOB),
     ("reading", SHARED),
@@ -63,7 +64,7 @@ MEETS = {
 OF_THE_SUITE = ("suite.workspace", "suite.facts")  # what nas may use of it: what a user of its public API would
 ROW = {name: row for row, (name, _) in enumerate(TABLE)}
 WING = dict(TABLE)
-STDLIB_ONLY = ("errors", "fsio", "cpus", "job.report", "job.trials")
+STDLIB_ONLY = ("errors", "fsio", "cpus", "seeds", "job.report", "job.trials")
 HEAVY = {"torch", "torchvision", "optuna", "pycocotools", "safetensors", "scipy", "sklearn", "tensorboard"}
 
 

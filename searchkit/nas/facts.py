@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from searchkit.nas.cost.price import Heads, PlanOf, price, price_archs
-from searchkit.nas.train.policies import rng_of
 from searchkit.records.arch import Arch
+from searchkit.seeds import rng_of
 
 if TYPE_CHECKING:  # these bring torch, which `search-nas --help` does without
     from searchkit.nas.subnet.standing import Standing

@@ -82,7 +82,7 @@ def flops_command(
 
 def _sampled(recipe: Any, n: int, seed: int) -> list[dict[str, Any]]:
     from searchkit.nas.space.shapes import plain_shape
-    from searchkit.nas.train.policies import rng_of
+    from searchkit.seeds import rng_of
 
     rng = rng_of(seed, "flops")
     scales = recipe.scales

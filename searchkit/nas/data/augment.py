@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -52,11 +51,6 @@ class Augment:
             wrong.append(f"min_box must be above 0 px (boxes without area can't be trained on); got {self.min_box}")
         if wrong:
             raise UsageError("augment: " + "; ".join(wrong))
-
-
-def sample_seed(*parts: int) -> int:
-    """A seed in [0, 2^63) that depends on all of `parts`; near parts give seeds that have nothing in common."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
 
 
 def least_box(augment: Augment | None) -> float:

@@ -17,8 +17,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from searchkit.errors import UsageError
-from searchkit.nas.data.augment import sample_seed
 from searchkit.nas.data.hashing import uniforms
+from searchkit.seeds import sample_seed
 
 CROP_RATIO = 0.875  # 224 / 256, what large images are tested with since AlexNet
 FILL = (124, 116, 104)  # RGB of what is cut out; ImageNet's mean

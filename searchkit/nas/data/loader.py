@@ -24,10 +24,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from searchkit.errors import SearchkitError, UsageError
-from searchkit.nas.data.augment import Augment, apply, least_box, sample_seed
+from searchkit.nas.data.augment import Augment, apply, least_box
 from searchkit.nas.data.coco import CocoSet, require_boxes
 from searchkit.nas.data.images import DetectionData, unreadable, unusable
 from searchkit.nas.data.processes import quiet_loader, share, watched
+from searchkit.seeds import sample_seed
 
 Targets = list[dict[str, Tensor]]
 TrainBatches = Generator[tuple[int, list[Tensor], Targets], None, None]  # close() ends the workers early

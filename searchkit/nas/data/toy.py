@@ -18,7 +18,7 @@ from PIL import Image
 
 from searchkit import fsio
 from searchkit.errors import UsageError
-from searchkit.nas.data.augment import sample_seed
+from searchkit.seeds import sample_seed
 
 SPLITS = {"train": 400, "val": 100, "test": 100}
 SHAPES = ("circle", "square", "triangle")

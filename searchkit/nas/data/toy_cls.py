@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from searchkit.errors import UsageError
-from searchkit.nas.data.augment import sample_seed
 from searchkit.nas.data.toy import made, scans, shape
+from searchkit.seeds import sample_seed
 
 FIGURES = ("checks", "circle", "cross", "dots", "ring", "square", "stripes", "triangle")
 TOY_SPLITS = {"train": 2400, "val": 400, "test": 400}

@@ -8,7 +8,6 @@ without talking, and a run that goes on has nothing to restore.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from searchkit.errors import UsageError, did_you_mean
 from searchkit.nas.space.dim import RANGE_KEYS, Dim, read_dim
 from searchkit.nas.space.space import Space
 from searchkit.records.arch import PREFIX, Arch, Width, is_int
+from searchkit.seeds import rng_of
 
 MAX_TIMES = 10_000
 KEYS = {
@@ -72,7 +72,7 @@ Values = dict[str, Width]
 
 def cycle(sampler: Sampler, space: Space, step: int, seed: int) -> Arch:
     """The architecture of a global step (from 0). Raises UsageError where it does not fit into the space."""
-    rng = random.Random(f"{seed}/{step}")
+    rng = rng_of(seed, step)
     return _fitting(_pick(sampler, step, space, lambda dim: dim.at(rng.randrange(dim.count()))), space)
 
 

@@ -24,13 +24,13 @@ from searchkit.nas.train import checkpoint
 from searchkit.nas.train import net as nets
 from searchkit.nas.train.bench import short_digest
 from searchkit.nas.train.loop import StepReport
-from searchkit.nas.train.policies import rng_of
 from searchkit.nas.train.recipe import Recipe
 from searchkit.nas.train.sections import Optimisation
 from searchkit.nas.train.splits import open_split
 from searchkit.records import modelspace
 from searchkit.records.arch import Arch
 from searchkit.records.kendall import Pairs, least_p, p_value, tau_b
+from searchkit.seeds import rng_of
 
 RAW, CALIBRATED, OWN = "direct_raw", "direct", "own"  # metric.<tag>; the first two as of search-nas test --raw
 POOL = 2000  # archs that are priced to draw from

@@ -18,11 +18,11 @@ from searchkit.nas.data.images import unusable
 from searchkit.nas.models.network import NetConfig
 from searchkit.nas.space.shapes import InputShape, plain_shape
 from searchkit.nas.train.evaluate import calibrate
-from searchkit.nas.train.policies import rng_of
 from searchkit.nas.train.recipe import Recipe
 from searchkit.nas.train.splits import open_split, shown
 from searchkit.nas.train.steps import Evaluation
 from searchkit.nas.train.task import Task
+from searchkit.seeds import rng_of
 
 log = logging.getLogger(__name__)
 NOTHING = Evaluation({})

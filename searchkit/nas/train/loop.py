@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,6 +22,7 @@ from searchkit.nas.train.sections import Data, LabelData, Optimisation
 from searchkit.nas.train.steps import Batch, autocast, scale_at
 from searchkit.nas.train.task import Task
 from searchkit.records.arch import Arch
+from searchkit.seeds import step_seed
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,6 @@ class Run:
     step: int = 0  # steps done
     best: float = -math.inf
     scored: int = 0  # the step of the last evaluation
-
-
-def seeded(*parts: object) -> int:
-    """A seed of 63 bits that is a function of the parts."""
-    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big") >> 1
 
 
 def make_optimizer(net: nn.Module, o: Optimisation, batch: int) -> torch.optim.Optimizer:
@@ -95,9 +90,8 @@ def fit(
 ) -> Iterator[StepReport]:
     """Train until `steps` are done, yielding after each; `run` is whole whenever this yields.
 
-    archs: None for a static network. section: the config's `data`. Gradients of a step's
-    archs are averaged. Schedules count epochs, from 1. Raises SearchkitError for a loss that is not finite, with the
-    batch's image ids.
+    archs: None for a static network. section: the config's `data`. Gradients of a step's archs are averaged.
+    Schedules count epochs, from 1. Raises SearchkitError for a loss that is not finite, with the batch's image ids.
     """
     net = run.net
     net.train()
@@ -155,7 +149,7 @@ def _gradients(
         if arch is not None:
             set_arch(net, arch)
         # torchvision samples anchors and proposals from the global generator, and dropout draws from it.
-        torch.manual_seed(seeded(at.seed, "sampling", at.step, i, at.rank))
+        torch.manual_seed(step_seed(at.seed, "sampling", at.step, i, at.rank))
         with autocast(at.device, o.precision):
             parts, outputs = task.objective.losses(net, inputs, targets, o, at.epoch, soft)
         loss: Any = sum(_loss_weight(o, name, at.epoch) * value for name, value in parts.items())

@@ -23,16 +23,12 @@ from searchkit.errors import SearchkitError, UsageError, did_you_mean
 from searchkit.nas.space import samplers as sample
 from searchkit.nas.space.space import Space
 from searchkit.records.arch import Arch
+from searchkit.seeds import rng_of
 
 Policy = Callable[[int], list[Arch]]
 POLICIES = ("sandwich", "anchors", "single_path", "fixed")
 WORDS = ("max", "min", "middle", "random")  # of a sample_strategy, beside the names of anchors
 TRIES = 500  # archs drawn for one bin of MACs
-
-
-def rng_of(*parts: object) -> random.Random:
-    """A generator that is a function of its parts alone."""
-    return random.Random("/".join(map(str, parts)))
 
 
 def policy(

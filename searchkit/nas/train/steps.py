@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from searchkit.nas.space.shapes import InputShape
-from searchkit.nas.train.policies import rng_of
+from searchkit.seeds import rng_of
 
 NEVER = -100.0  # the score of a class that a checkpoint doesn't know: it is never predicted
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,6 +13,7 @@ from searchkit.reading.closures import Function, as_list
 from searchkit.reading.expression import function
 from searchkit.records.modelspace import CONVENTION, INPUT, Record, convention, convention_of, edge, flatten, image_size
 from searchkit.records.rules.declare import SIZES, Eval, Merge, Parallel, Rule, Sample, Sequential, Sliced
+from searchkit.seeds import rng_of
 
 MAX_GROUPS = 100_000
 LOOK = 200  # records whose names a message chooses from
@@ -183,7 +183,7 @@ class _Run:
             if rule.operation == "random":
                 place = "/".join(map(str, group.trail))
                 seed = self.seed if rule.seed is None else rule.seed
-                order = sorted(random.Random(f"{seed}/{rule.path}/{place}").sample(range(total), wanted))
+                order = sorted(rng_of(seed, rule.path, place).sample(range(total), wanted))
             else:  # stable: of equal ones, the first in the file
                 order = sorted(range(total), key=values.__getitem__, reverse=rule.operation == "top")[:wanted]
             out.append(replace(group, records=[records[i] for i in order]))

@@ -12,7 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from searchkit.errors import UsageError
-from searchkit.suite.algorithms.history import Trial, ask_seed, asks, changed
+from searchkit.seeds import ask_seed, rng_within
+from searchkit.suite.algorithms.history import Trial, asks, changed
 from searchkit.suite.space.space import Dim, Genes, Space
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ class Fresh:
         do not find any more is rare, and lies near what was found. None: there is none among DRAWS."""
         for retry in range(DRAWS):
             seed = ask_seed(self._seed, i, DRAWS + retry)
-            rng = random.Random(f"near {seed}")
+            rng = rng_within(seed, "near")
             parent = rng.choice(self._trials).genes
             genes = self.mutated(parent, [rng.choice([*parent])], seed)
             if self._space.feasible(genes) and self._space.key(genes) not in seen:

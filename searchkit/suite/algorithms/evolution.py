@@ -14,9 +14,10 @@ from itertools import islice
 
 from searchkit.records import pareto
 from searchkit.records.objective import Objective
+from searchkit.seeds import ask_seed, rng_within
 from searchkit.suite.algorithms.checks import whole
 from searchkit.suite.algorithms.drawing import Fresh
-from searchkit.suite.algorithms.history import Trial, ask_seed
+from searchkit.suite.algorithms.history import Trial
 from searchkit.suite.space.space import Genes, Space
 
 _TRIES = 100  # children that may be rejected (for a constraint, or because they are there) before a random point
@@ -68,6 +69,6 @@ class Evolution:
 
     def _child(self, parent: Genes, seed: int) -> Genes:
         """`parent` with another value for one gene."""
-        rng = random.Random(f"mutate {seed}")
+        rng = rng_within(seed, "mutate")
         names = [name for name in parent if name in self._dims]
         return self._fresh.mutated(parent, [rng.choice(names)] if names else [], seed)

@@ -1,8 +1,8 @@
 """What samplers and stoppers see: the trials so far, in the order they were made, and nothing else.
 
 A sampler is asked `suggest(history, n)`, a stopper `judge(history, trial)`. Neither knows of stores, clocks or
-networks; the randomness of the i-th ask comes from `ask_seed(seed, i)`, so that an interrupted search needs no saved
-state.
+networks; the randomness of the i-th ask comes from `searchkit.seeds.ask_seed(seed, i)`, so that an interrupted search
+needs no saved state.
 """
 
 from __future__ import annotations
@@ -84,13 +84,6 @@ class Stopper(Protocol):
     def promote(self, history: Sequence[Trial]) -> int | None:
         """The index of the paused trial to go on with first, or None."""
         ...
-
-
-def ask_seed(seed: int, i: int, retry: int = 0) -> int:
-    """A number of 32 bits for the i-th ask of a search, and for its `retry`-th repetition."""
-    import hashlib  # only here: it loads OpenSSL, which costs a start-up
-
-    return int.from_bytes(hashlib.blake2b(f"{seed} {i} {retry}".encode(), digest_size=4).digest(), "big")
 
 
 def asks(history: Sequence[Trial]) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from searchkit.records.objective import Objective
+from searchkit.seeds import ask_seed
 from searchkit.suite.algorithms.drawing import TRIES, Fresh
-from searchkit.suite.algorithms.history import Trial, ask_seed
+from searchkit.suite.algorithms.history import Trial
 from searchkit.suite.space.space import Genes, Space
 
 

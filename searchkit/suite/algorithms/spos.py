@@ -8,14 +8,14 @@ is asked for, so that no worker waits for the end of a generation.
 from __future__ import annotations
 
 import heapq
-import random
 from collections.abc import Sequence
 
 from searchkit.records import pareto
 from searchkit.records.objective import Objective, loss
+from searchkit.seeds import ask_seed, rng_within
 from searchkit.suite.algorithms.checks import number, whole
 from searchkit.suite.algorithms.drawing import Fresh
-from searchkit.suite.algorithms.history import Trial, ask_seed
+from searchkit.suite.algorithms.history import Trial
 from searchkit.suite.space.space import Dim, Genes, Space
 
 
@@ -80,7 +80,7 @@ class Spos:
 
     def _child(self, parents: Sequence[Genes], seed: int) -> Genes:
         """Each gene from either of two parents; one that only one of them has is taken from it, or else drawn."""
-        stream, rng = self._fresh.stream(seed), random.Random(f"cross {seed}")
+        stream, rng = self._fresh.stream(seed), rng_within(seed, "cross")
         pair = rng.sample(parents, min(2, len(parents)))
 
         def choose(dim: Dim) -> float | int:
@@ -91,7 +91,7 @@ class Spos:
 
     def _mutant(self, parents: Sequence[Genes], seed: int) -> Genes:
         """A parent with other values for some genes."""
-        rng = random.Random(f"mutate {seed}")
+        rng = rng_within(seed, "mutate")
         parent = rng.choice(parents)
         names = [name for name in parent if name in self._dims]
         changed = {name for name in names if rng.random() < self._mutation}

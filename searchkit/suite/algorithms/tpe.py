@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from searchkit.errors import UsageError
 from searchkit.records.objective import Objective
+from searchkit.seeds import ask_seed
 from searchkit.suite.algorithms.checks import flag, whole
 from searchkit.suite.algorithms.drawing import Fresh
-from searchkit.suite.algorithms.history import Trial, ask_seed, asked
+from searchkit.suite.algorithms.history import Trial, asked
 from searchkit.suite.space.space import Genes, Space
 
 if TYPE_CHECKING:

@@ -17,9 +17,10 @@ from typing import Any
 
 from searchkit.errors import NotFoundError, SearchkitError, UsageError
 from searchkit.records.objective import loss
+from searchkit.seeds import ask_seed
 from searchkit.suite import algorithms
 from searchkit.suite.algorithms import drawing
-from searchkit.suite.algorithms.history import Trial, ask_seed, asked
+from searchkit.suite.algorithms.history import Trial, asked
 from searchkit.suite.config.settings import Config, Objective
 from searchkit.suite.space.args import Range
 from searchkit.suite.space.expand import shared_level

@@ -15,9 +15,10 @@ import pytest
 
 from searchkit.errors import UsageError
 from searchkit.records.objective import Objective
+from searchkit.seeds import ask_seed
 from searchkit.suite import algorithms
 from searchkit.suite.algorithms.drawing import Stream
-from searchkit.suite.algorithms.history import Trial, ask_seed
+from searchkit.suite.algorithms.history import Trial
 from searchkit.suite.space.args import Categorical, Nested, Range, Value
 from searchkit.suite.space.space import Dim, Genes, Space
 

@@ -12,8 +12,9 @@ import pytest
 
 from searchkit.records import pareto
 from searchkit.records.objective import Objective
+from searchkit.seeds import ask_seed
 from searchkit.suite.algorithms.drawing import Stream
-from searchkit.suite.algorithms.history import Trial, ask_seed
+from searchkit.suite.algorithms.history import Trial
 from searchkit.suite.algorithms.random_search import Random
 from searchkit.suite.algorithms.spos import Spos
 from searchkit.suite.space.args import Categorical, Range, Value

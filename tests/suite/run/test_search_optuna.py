@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from searchkit.suite.algorithms.history import ask_seed
+from searchkit.seeds import ask_seed
 from tests.suite.run.test_search import SPACE, begin, story
 from tests.support.suite import HARNESS, ok, run, show, wait_for
 
