@@ -192,6 +192,18 @@ def test_stdlib_only(name: str) -> None:
     assert not outside, f"{module} is for the standard library alone, but imports {', '.join(sorted(outside))}"
 
 
+def test_backends_are_named_by_their_table_alone() -> None:
+    """Who runs or ends jobs knows where they run by base.py; a folder beside local/ is one row of the table more."""
+    engine = "searchkit.suite.backends.local"
+    known = {
+        module
+        for module, path in MODULES.items()
+        for _, target in imports(module, path, MODULES)
+        if target.startswith(engine) and not module.startswith(engine)
+    }
+    assert known == {"searchkit.suite.backends.table"}
+
+
 def test_a_forbidden_import_is_found(tmp_path: Path) -> None:
     def write(name: str, text: str) -> Path:
         (tmp_path / f"{name}.py").write_text(text)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -14,18 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from searchkit import fsio
 from searchkit.errors import ConflictError, SearchkitError, UsageError
-from searchkit.suite.backends.local import procs, workers
-from searchkit.suite.backends.local.procs import GRACE_S, Target
+from searchkit.suite.backends import workers
+from searchkit.suite.backends.base import GRACE_S, NO_JOB, Handle
+from searchkit.suite.backends.table import Backends
 from searchkit.suite.run import points
 from searchkit.suite.store import best, creation, disk, intents, journal, snapshot, status, subnets, tasks
 from searchkit.suite.store.state import Job, State, outcome
 from searchkit.suite.store.tasks import OpenTask
-from searchkit.suite.workspace import TaskPaths, Workspace
+from searchkit.suite.workspace import AttemptPaths, TaskPaths, Workspace
 
 if TYPE_CHECKING:
     from searchkit.suite.config.read import Config
-
-SWEEPS = 100  # looks at the process table, 20 ms apart, before what is left counts as a survivor
 
 
 @dataclass(frozen=True)
@@ -84,25 +82,25 @@ def stop(task: TaskPaths, jobs: list[int] | None, grace_s: float = GRACE_S, gone
     """
 
     def act(open_task: OpenTask) -> Answer:
-        state = open_task.state
+        state, backends = open_task.state, Backends()
         chosen = sorted(state.jobs if jobs is None else {n for n in jobs if n in state.jobs})
         _settle_unseen(open_task, chosen)
         running = [n for n in chosen if state.jobs[n].state is State.RUNNING]
-        hosts = {n: tasks.read_status(task, state.jobs[n]).elsewhere for n in running}
+        hosts = {n: _elsewhere(backends, open_task, state.jobs[n]) for n in running}
         refused = [n for n, host in hosts.items() if host and host != gone_host]
         running = [n for n in running if n not in refused]
         asked = running if jobs is None else sorted(set(chosen).difference(refused))
         open_task.record("stop", time=time.time(), jobs=asked, why="task" if jobs is None else "stop")
         open_task.journal.commit()
         names = [workers.trial_name(n, state.jobs[n].attempt) for n in running]
-        workers.stop_trials(task, state.token, names, grace_s)  # those left are ended as any job
+        workers.stop_trials(backends, task, state.token, names, grace_s)  # those left are ended as any job
         if jobs is None:
-            workers.end_all(task, state.token, grace_s)
-        targets = {n: _target(open_task, state.jobs[n]) for n in running}
-        left = procs.end_all(targets.values(), grace_s)
+            workers.end_all(backends, task, state.token, grace_s)
+        handles = {n: _handle(backends, open_task, state.jobs[n]) for n in running}
+        left = backends.end(handles.values(), grace_s)
         for n in running:
             _accept(open_task, state.jobs[n])
-        return Answer(refused, {n: left[t.token] for n, t in targets.items() if t.token in left})
+        return Answer(refused, {n: left[h.token] for n, h in handles.items() if h.token in left})
 
     answer = ask_or_act(task, "stop", act, grace_s=grace_s, whole_task=jobs is None, jobs=jobs or [])
     for _ in range(200 if jobs is None else 0):  # its scheduler has said its last word, and is about to let go
@@ -110,31 +108,25 @@ def stop(task: TaskPaths, jobs: list[int] | None, grace_s: float = GRACE_S, gone
             break
         time.sleep(0.02)
     # Whoever acted: look once more, at every process that carries a token of these jobs, whatever attempt it was of.
-    survivors = {**answer.survivors, **_sweep(task, None if jobs is None else set(jobs), leave=set(answer.refused))}
-    return Answer(answer.refused, survivors, answer.draining)
+    left = Backends().sweep(tasks.view(task).state.token, None if jobs is None else set(jobs), set(answer.refused))
+    return Answer(answer.refused, {**answer.survivors, **left}, answer.draining)
 
 
-def _sweep(task: TaskPaths, jobs: set[int] | None, leave: set[int]) -> dict[int, list[int]]:
-    """SIGKILL what still carries a token of these jobs; return what survives that."""
-    token = tasks.view(task).state.token
-    found: dict[int, list[int]] = {}
-    for _ in range(SWEEPS):
-        found = {n: pids for n, pids in procs.carriers(token, jobs).items() if n not in leave}
-        if not found:
-            break
-        procs.send([pid for pids in found.values() for pid in pids], signal.SIGKILL)
-        time.sleep(0.02)
-    return found
-
-
-def _target(open_task: OpenTask, job: Job) -> Target:
+def _handle(backends: Backends, open_task: OpenTask, job: Job) -> Handle:
     token = f"{open_task.state.token}/{job.index}/{job.attempt}"
+    return backends.handle(token, _paths(open_task, job), tasks.read_status(open_task.paths, job))
+
+
+def _paths(open_task: OpenTask, job: Job) -> AttemptPaths:
+    return open_task.paths.job(job.index).attempt(job.attempt)
+
+
+def _elsewhere(backends: Backends, open_task: OpenTask, job: Job) -> str:
+    """The machine that an attempt runs on, where it can't be asked or ended from here; else empty."""
     s = tasks.read_status(open_task.paths, job)
-    if workers.is_trial(s):
-        return Target(token)
-    if s.start and s.start.boot_id == status.boot_id():
-        return Target(token, s.start.pid, s.start.start_ticks)
-    return Target(token)
+    if s.exit_code is not None or s.start is None:
+        return ""
+    return s.start.host if backends.alive(_handle(backends, open_task, job), s) is None else ""
 
 
 def _accept(open_task: OpenTask, job: Job, behind: Sequence[str] = ()) -> None:
@@ -146,7 +138,7 @@ def _accept(open_task: OpenTask, job: Job, behind: Sequence[str] = ()) -> None:
 
     config = tasks.config_of(open_task.paths)
     s = tasks.read_status(open_task.paths, job)
-    last_line = status.last_line(open_task.paths.job(job.index).attempt(job.attempt), s)
+    last_line = status.last_line(_paths(open_task, job), s)
     fields = outcome(job, s, config.run.retries, config.run.timeout_s, behind, last_line)
     reader = trials.reader_of(open_task.paths, open_task.paths.workspace.project_name, config, job)
     with fsio.storage():
@@ -170,18 +162,20 @@ def _accept(open_task: OpenTask, job: Job, behind: Sequence[str] = ()) -> None:
 
 def _settle_unseen(open_task: OpenTask, jobs: list[int]) -> None:
     """Accept what ended while no scheduler looked. What such an attempt left behind is ended first."""
+    backends = Backends()
     for n in jobs:
         job = open_task.state.jobs[n]
-        if job.state is State.RUNNING and not _is_live(open_task.paths, open_task.state.token, job):
-            behind = procs.kill_now(_target(open_task, job))
-            _accept(open_task, job, behind)
+        if job.state is State.RUNNING and not _is_live(backends, open_task, job):
+            s = tasks.read_status(open_task.paths, job)
+            _accept(open_task, job, backends.clear(_handle(backends, open_task, job), s, look=True))
 
 
-def _is_live(task: TaskPaths, token: str, job: Job) -> bool:
-    s = tasks.read_status(task, job)
+def _is_live(backends: Backends, open_task: OpenTask, job: Job) -> bool:
+    task, s = open_task.paths, tasks.read_status(open_task.paths, job)
     if s.exists:
-        return s.alive and s.exit_code is None
-    return workers.trial_name(job.index, job.attempt) in workers.serving(task, token)  # it may begin at any moment
+        return s.exit_code is None and backends.alive(_handle(backends, open_task, job), s) is not False
+    serving = workers.serving(backends, task, open_task.state.token)  # it may begin at any moment
+    return workers.trial_name(job.index, job.attempt) in serving
 
 
 def restart(ws: Workspace, task: TaskPaths, jobs: list[int], *, same_code: bool) -> Answer:
@@ -279,7 +273,7 @@ def live_jobs(task: TaskPaths) -> list[int]:
     """The jobs that have a live attempt now, or processes that one left behind. Workers that wait are no job."""
     seen = tasks.view(task)
     running = {j.job.index for j in seen.jobs if j.state is State.RUNNING}
-    return sorted(running.union(procs.carriers(seen.state.token)) - {procs.NO_JOB})
+    return sorted(running.union(Backends().living(seen.state.token)) - {NO_JOB})
 
 
 def move_away(task: TaskPaths, to: str) -> None:
@@ -291,7 +285,7 @@ def move_away(task: TaskPaths, to: str) -> None:
                 f"task {task.name!r} has running jobs: {', '.join(map(str, live))}",
                 f"Stop them first: search-ctl stop --task {task.name}",
             )
-        workers.end_all(task, tasks.view(task).state.token, GRACE_S)
+        workers.end_all(Backends(), task, tasks.view(task).state.token, GRACE_S)
         with fsio.storage():
             os.makedirs(os.path.dirname(to), exist_ok=True)
             os.rename(task.root, to)

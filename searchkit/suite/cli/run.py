@@ -17,7 +17,7 @@ from searchkit.suite.config import shells
 from searchkit.suite.workspace import TaskPaths, Workspace, check_task_name, find
 
 if TYPE_CHECKING:
-    from searchkit.suite.backends.local.slots import Slots
+    from searchkit.suite.backends.base import Capacity
     from searchkit.suite.cli.progress import Reward
     from searchkit.suite.config.read import Config
     from searchkit.suite.config.shells import Shell
@@ -139,7 +139,7 @@ class How:
             click.echo(f"note: {text}", err=True)
 
 
-def _run_stages(how: How, group: TaskPaths, config: Config, slots: list[tuple[Slots, str]]) -> int:
+def _run_stages(how: How, group: TaskPaths, config: Config, slots: list[tuple[Capacity, str]]) -> int:
     """One stage after the other; returns at the first that does not finish. The same command goes on there."""
     from searchkit.suite.cli.progress import listed
     from searchkit.suite.run import stages
@@ -200,21 +200,22 @@ def _say_where_it_stopped(config: Config, k: int, task: TaskPaths, state: TaskSt
         click.echo(f"  go on: search-ctl restart --task {task.name}")
 
 
-def _slots(config: Config, gpus: str, jobs_per_gpu: int, max_parallel: int | None) -> tuple[Slots, str]:
-    from searchkit.suite.backends.local import gpus as gpu_module
-    from searchkit.suite.backends.local import slots
+def _slots(config: Config, gpus: str, jobs_per_gpu: int, max_parallel: int | None) -> tuple[Capacity, str]:
+    from searchkit.suite.backends.base import Request
+    from searchkit.suite.backends.table import Backends
 
     resources = config.resources
-    found = [] if resources.gpus == 0 else gpu_module.find(gpus, os.environ)
-    return slots.plan(
+    request = Request(
         config.template.program,
-        found,
+        os.environ,
+        gpus,
         resources.gpus,
         jobs_per_gpu,
         resources.cpus,
         resources.gpu_mem_bytes,
         max_parallel or config.run.max_parallel,
     )
+    return Backends().main.capacity(request)
 
 
 def _begun(task: TaskPaths) -> Shell | None:
@@ -342,8 +343,9 @@ def _check_direction(old: Config, new: Config, given: str) -> None:
 
 
 def _schedule(
-    how: How, task: TaskPaths, config: Config, slots: Slots, slots_line: str, stage_env: dict[str, str]
+    how: How, task: TaskPaths, config: Config, slots: Capacity, slots_line: str, stage_env: dict[str, str]
 ) -> int:
+    from searchkit.suite.backends.table import Backends
     from searchkit.suite.cli import pythons
     from searchkit.suite.cli.progress import Progress
     from searchkit.suite.run.launcher import Launcher, Plan
@@ -363,7 +365,7 @@ def _schedule(
     hide = how.hide_gpus or config.resources.gpus == 0
     installed = imports.installed(python, how.ws.project) if python else imports.Installed()
     shell = shells.located(config.run.shell, env.get("PATH"))
-    plan = Plan(how.ws, config, slots, hide, env, tuple(sys.argv), shell, python, installed)
+    plan = Plan(how.ws, config, Backends(), slots, hide, env, tuple(sys.argv), shell, python, installed)
     launcher = Launcher(plan, open_task)
     try:
         for text in pythons.notes(launcher):

@@ -10,11 +10,9 @@ from typing import Protocol
 
 from searchkit import fsio
 from searchkit.errors import StorageError
-from searchkit.suite.backends.local import procs, workers
-from searchkit.suite.backends.local.procs import GRACE_S, Killer, Target
-from searchkit.suite.backends.local.slots import Grant
-from searchkit.suite.backends.local.start import Launch
-from searchkit.suite.backends.local.workers import Crew
+from searchkit.suite.backends.base import GRACE_S, Grant, Handle, Launch
+from searchkit.suite.backends.table import Backends
+from searchkit.suite.backends.workers import Crew
 from searchkit.suite.run import judging
 from searchkit.suite.run.launcher import Launcher, Plan
 from searchkit.suite.run.search import Search
@@ -48,14 +46,12 @@ class Live:
     launch: Launch
     job: int
     grant: Grant
-    deadline: float | None
+    handle: Handle | None = None  # None: it is decided, and about to start
+    deadline: float | None = None
     grace_s: float = GRACE_S  # between SIGTERM and SIGKILL, if it is stopped
-    pid: int | None = None  # of our child; None: adopted, or reaped
-    adopted: bool = False
     slot_freed: bool = False
-    port: int = 0
     elsewhere: bool = False  # on a machine that we can't ask, and so can't stop
-    target: Target | None = None  # set while it is being ended
+    ending: Handle | None = None  # what is being ended with it: itself, or the worker that runs it
     worker: int | None = None  # the number of the worker that runs it; None: it is a process of its own
     asked_s: float | None = None  # when its worker was told to end it (monotonic)
     command_ended: bool = False  # by itself: no verdict reaches it any more
@@ -69,10 +65,8 @@ class Attempts:
     launcher: Launcher
     observer: Observer
     live: dict[int, Live] = field(default_factory=dict)
-    by_pid: dict[int, int] = field(default_factory=dict)
     ready: list[int] = field(default_factory=list)  # pending jobs, next one last
     waiting: list[intents.Waiting] = field(default_factory=list)
-    killer: Killer = field(default_factory=Killer)
     crew: Crew = field(default_factory=Crew)
     search: Search | None = None  # None: all jobs are known from the start
     interrupts: int = 0
@@ -95,6 +89,10 @@ class Attempts:
     def task(self) -> OpenTask:
         return self.launcher.task
 
+    @property
+    def backends(self) -> Backends:
+        return self.launcher.plan.backends
+
     def remaining_points(self) -> Iterator[Point]:
         """The points of a grid that no job has, in order."""
         if self.task.state.complete or self.search:
@@ -111,29 +109,11 @@ class Attempts:
     def settle(self, n: int) -> None:
         """Turn the end of an attempt into a result event."""
         live = self.live.pop(n)
-        if live.pid is not None:
-            self.by_pid.pop(live.pid, None)  # its zombie may be reaped after the killer saw that it is gone
         self.free_slot(live)
         s = status.read(live.launch.paths)
-        behind: list[str] = []
-        if s.exit_code is None or live.adopted or live.left or self._left_something():
-            # Nothing of an attempt outlives it, least of all beside its successor.
-            linger_s = procs.LINGER_S if s.exit_code is not None else 0.0
-            behind = procs.kill_now(self.target(live.launch, s), linger_s)
+        # Nothing of an attempt outlives it, least of all beside its successor.
+        behind = self.backends.clear(live.handle, s, look=live.left) if live.handle else []
         self.result(n, s, behind)
-
-    def _left_something(self) -> bool:
-        """Whether a child of ours is none of the wrappers: an orphan of some job, since we are the subreaper."""
-        raw = fsio.read_bytes("/proc/thread-self/children")
-        ours = self.by_pid.keys() | self.launcher.helpers
-        return raw is None or any(int(pid) not in ours for pid in raw.split())
-
-    def target(self, launch: Launch, s: Status) -> Target:
-        if workers.is_trial(s):
-            return Target(launch.token)  # what it started; its process has other trials to serve
-        if s.start and s.start.boot_id == self.launcher.machine.boot_id:
-            return Target(launch.token, s.start.pid, s.start.start_ticks)
-        return Target(launch.token)
 
     def result(self, n: int, s: Status, behind: Sequence[str] = ()) -> None:
         """Accept how an attempt ended. `behind`: the command lines of what it left running."""
@@ -230,14 +210,20 @@ class Attempts:
     def end_stopped(self) -> None:
         if self.interrupts >= 3:
             return  # leave them running
-        targets = {}
+        graces_s = {}
         for n, live in self.live.items():
-            if self.task.state.jobs[n].stop and live.target is None and live.worker is None and not live.elsewhere:
+            asked = self.task.state.jobs[n].stop and not live.elsewhere
+            if asked and live.ending is None and live.worker is None and live.handle:
                 s = status.read(live.launch.paths)
                 if self.came_too_late(live, s):
                     continue
-                live.target = self.target(live.launch, s)
-                if live.target.wrapper is None and live.pid:
-                    live.target = Target(live.launch.token, live.pid, status.start_ticks(live.pid))
-                targets[live.target] = live.grace_s
-        self.killer.add(targets)
+                live.ending = live.handle
+                graces_s[live.handle] = live.grace_s
+        self.backends.cancel(graces_s)
+
+
+def watch(attempts: Attempts, live: Live, s: Status) -> None:
+    """Take over an attempt that somebody else started, by what its status file says."""
+    live.handle = attempts.backends.handle(live.launch.token, live.launch.paths, s)
+    attempts.backends.adopt(live.handle)
+    live.elsewhere = s.exit_code is None and attempts.backends.alive(live.handle, s) is None

@@ -13,13 +13,10 @@ import time
 
 from searchkit import fsio
 from searchkit.errors import SearchkitError, StorageError
-from searchkit.suite.backends.local import procs, workers
-from searchkit.suite.backends.local import start as local
-from searchkit.suite.backends.local.procs import GRACE_S
-from searchkit.suite.backends.local.slots import Grant
-from searchkit.suite.backends.local.start import Launch
-from searchkit.suite.backends.local.workers import Worker
-from searchkit.suite.run.attempts import Attempts, Live
+from searchkit.suite.backends import contract, workers
+from searchkit.suite.backends.base import GRACE_S, CannotStart, Grant, Handle, Launch
+from searchkit.suite.backends.workers import Worker
+from searchkit.suite.run.attempts import Attempts, Live, watch
 from searchkit.suite.store import snapshot, status
 from searchkit.suite.store.state import Job
 from searchkit.suite.store.status import Status
@@ -46,13 +43,16 @@ def muster(attempts: Attempts) -> None:
             if worker is None:  # half-made
                 workers.mark_gone(task.paths.worker(k))
                 continue
+            worker.handle = workers.handle(attempts.backends, task.paths, task.state.token, k)
             s = status.read(worker.paths.process)
-            if s.elsewhere:  # it can't be asked, or judged, from here; its trial is found as any attempt is
+            alive = attempts.backends.alive(worker.handle, s)
+            if alive is None:  # it can't be asked, or judged, from here; its trial is found as any attempt is
                 workers.close(worker)
                 continue
             attempts.plan.slots.adopt(worker.grant.gpus)
+            attempts.backends.adopt(worker.handle, worker.port)
             crew.workers[k] = worker
-            if not s.alive or s.exit_code is not None:
+            if not alive or s.exit_code is not None:
                 worker.busy = ""  # its trial is found as any attempt is
                 _bury(attempts, worker)
 
@@ -73,17 +73,18 @@ def adopt_trial(attempts: Attempts, job: Job, launch: Launch, s: Status) -> bool
 
 
 def _go_on(attempts: Attempts, n: int, launch: Launch, worker: Worker, since_s: float) -> None:
-    live = assign(worker, launch, n)
+    live = assign(attempts, worker, launch, n)
     if timeout_s := attempts.plan.config.run.timeout_s:
         live.deadline = since_s + timeout_s
     attempts.live[n] = live
 
 
-def assign(worker: Worker, launch: Launch, n: int) -> Live:
-    """Give a trial to a worker, which holds the slot and the port for it. Nothing is said yet."""
+def assign(attempts: Attempts, worker: Worker, launch: Launch, n: int) -> Live:
+    """Give a trial to a worker that runs, which holds the slot and the port for it. Nothing is said yet."""
+    assert worker.handle is not None
     worker.busy = workers.trial_name(n, launch.attempt)
-    adopted = worker.pid is None  # its orphans are not our children: they have to be looked for
-    return Live(launch, n, Grant(()), None, adopted=adopted, slot_freed=True, worker=worker.number, left=True)
+    handle = attempts.backends.within(worker.handle, launch.token, launch.paths)
+    return Live(launch, n, Grant(()), handle, slot_freed=True, worker=worker.number, left=True)
 
 
 # ---- a trial begins
@@ -101,19 +102,18 @@ def hand_over(attempts: Attempts, n: int) -> None:
         worker.busy = ""
         raise FileExistsError(launch.paths.status)
     attempts.launcher.lay_out(n, launch)
-    call, shell = [attempts.launcher.machine.python, "-I", "-S", local.HELPER], "\n".join(launch.shell)
     with fsio.storage():
         workers.say(
             worker,
             trial=worker.busy,
-            env=local.job_variables(launch, n),
+            env=contract.job_variables(launch, n),
             work=launch.work,
             status=launch.paths.status,
             log=launch.paths.log,
             next=launch.job.attempt(launch.attempt + 1).root,
             judged=bool(attempts.search and attempts.search.stoppers),
-            pre=[*call, f"{launch.paths.callback}/pre.json", launch.pre, shell] if launch.pre else [],
-            after=[*call, f"{launch.paths.callback}/after.json", launch.after, shell] if launch.after else [],
+            pre=contract.callback_command(launch, "pre", launch.pre),
+            after=contract.callback_command(launch, "after", launch.after),
         )
     if config.run.timeout_s:
         live.deadline = time.time() + config.run.timeout_s
@@ -123,15 +123,15 @@ def hand_over(attempts: Attempts, n: int) -> None:
 # ---- what workers say, and how they end
 
 
-def collect(attempts: Attempts) -> set[int]:
-    """Hear what workers have said, and find those that are gone. Returns the jobs whose trials ended."""
+def collect(attempts: Attempts, gone: set[Handle]) -> set[int]:
+    """Hear what workers have said, and settle those that are gone. Returns the jobs whose trials ended."""
     over: set[int] = set()
     attempts.crew.hush()
     for worker in list(attempts.crew.workers.values()):
         with fsio.storage():
             for message in workers.news(worker):
                 _heed(attempts, worker, message, over)
-        if _is_gone(attempts, worker):
+        if worker.handle is None or worker.handle in gone:
             _bury(attempts, worker, over)
     return over
 
@@ -151,12 +151,12 @@ def _heed(attempts: Attempts, worker: Worker, message: dict[str, object], over: 
                 "Run the same command again when that is mended",
             )
         # It was begun before, by somebody else: whose it is, its status file says.
-        worker.busy, live.worker, live.adopted = "", None, True
-        live.elsewhere = bool(status.read(live.launch.paths).elsewhere)
+        worker.busy, live.worker = "", None
+        watch(attempts, live, status.read(live.launch.paths))
     elif message.get("done", "") == worker.busy != "":
         attempts.crew.failures = attempts.crew.deaths = 0
         worker.served += 1
-        if worker.target is not None:
+        if worker.killed:
             return  # it is being killed; its trial is over when nothing is left of it
         worker.busy = ""
         if live:
@@ -184,18 +184,10 @@ def _take_back(attempts: Attempts, worker: Worker, live: Live) -> None:
         attempts.ready.append(live.job)
 
 
-def _is_gone(attempts: Attempts, worker: Worker) -> bool:
-    if worker.target is not None:
-        return worker.target not in attempts.killer.since
-    if worker.pid is not None:
-        return worker.pid not in attempts.launcher.helpers
-    return not workers.is_alive(worker.paths)
-
-
 def _bury(attempts: Attempts, worker: Worker, over: set[int] | None = None) -> None:
     """Settle the end of a worker: nothing of it may live on, its slot is free, and its trial is judged."""
-    if worker.target is None:
-        workers.kill_now(worker.paths, worker.token)
+    if worker.handle and not worker.killed:
+        attempts.backends.clear(worker.handle, status.read(worker.paths.process), look=True)
     with fsio.storage():
         for message in workers.news(worker):  # its last words
             _heed(attempts, worker, message, over if over is not None else set())
@@ -206,7 +198,8 @@ def _bury(attempts: Attempts, worker: Worker, over: set[int] | None = None) -> N
         over.add(live.job)
     elif live:
         _take_back(attempts, worker, live)
-    if not began and not worker.served and worker.ending_s is None and worker.target is None and worker.pid:
+    began_itself = worker.handle is not None and not worker.adopted
+    if not began and not worker.served and worker.ending_s is None and not worker.killed and began_itself:
         _count_failure(attempts, worker)
     attempts.plan.slots.give_back(worker.grant)
     workers.close(worker)
@@ -258,7 +251,8 @@ def keep(attempts: Attempts) -> None:
     hurry = attempts.stopping_all or attempts.draining == "task"
     for worker in crew.workers.values():
         patience_s = 0.0 if not worker.ready else 1.0 if hurry else GRACE_S
-        if worker.ending_s is not None and worker.target is None and now - worker.ending_s >= patience_s:
+        can_be_killed = worker.handle is not None and not worker.killed
+        if worker.ending_s is not None and can_be_killed and now - worker.ending_s >= patience_s:
             kill(attempts, worker, GRACE_S)
 
 
@@ -300,30 +294,29 @@ def _recruit(attempts: Attempts) -> None:
 def _start(attempts: Attempts, job: Job, grant: Grant) -> bool:
     """Start a worker; False where its command can never start."""
     task, plan, launcher = attempts.task, attempts.plan, attempts.launcher
-    ports = {w.port for w in attempts.crew.workers.values()}
     with fsio.storage():
-        port = local.free_port(f"{task.state.token}/{workers.HANDLE}{len(ports)}", ports)
-        worker = workers.make(task.paths, task.state.token, job.snapshot, grant, port)
+        worker = workers.make(task.paths, task.state.token, job.snapshot, grant, attempts.backends.main.port)
         work = f"{worker.paths.root}/{plan.ws.project_name}"
         snapshot.materialise(launcher.manifest(job.snapshot), task.paths.snapshot(job.snapshot), plan.ws.project, work)
     paths = JobPaths(worker.paths.root)
-    launch = Launch(paths, 1, work, job.command, worker.token, shell=plan.shell)
-    env = launcher.environment(job.index, launch, grant, port)
-    for variable in local.job_variables(launch, job.index):
+    name = f"worker-{worker.number}"
+    launch = Launch(paths, 1, work, job.command, worker.token, task.paths.tmp, name, shell=plan.shell)
+    env = launcher.environment(job.index, launch)
+    for variable in contract.job_variables(launch, job.index):
         del env[variable]
-    env |= {"SEARCHKIT_WORKER": paths.root, procs.TOKEN: worker.token}
+    env |= {"SEARCHKIT_WORKER": paths.root, contract.TOKEN: worker.token}
     attempts.crew.workers[worker.number] = worker
     try:
-        parked = launcher.spawn(launch, env, grant, f"worker-{worker.number}")
-        local.release(parked)
-    except OSError as e:
+        backend = attempts.backends.main
+        worker.handle = backend.start(backend.prepare(launch, env, grant))
+    except CannotStart as e:
         worker.ending_s = time.monotonic()
-        if not local.cannot_ever_start(e):
-            raise StorageError(f"cannot start a worker: {e}", "Run the same command again when that is mended") from e
-        attempts.crew.fault = SearchkitError(f"a worker cannot be started: {e.strerror}", "Mend the template")
+        attempts.crew.fault = SearchkitError(f"a worker cannot be started: {e}", "Mend the template")
         attempts.draining = attempts.draining or "error"
         return False
-    worker.pid = parked.pid
+    except OSError as e:
+        worker.ending_s = time.monotonic()
+        raise StorageError(f"cannot start a worker: {e}", "Run the same command again when that is mended") from e
     return True
 
 
@@ -336,7 +329,7 @@ def end_stopped(attempts: Attempts) -> None:
         return  # leave them running
     now = time.monotonic()
     for n, live in attempts.live.items():
-        if live.worker is None or live.target is not None or not attempts.task.state.jobs[n].stop:
+        if live.worker is None or live.ending is not None or not attempts.task.state.jobs[n].stop:
             continue
         worker = attempts.crew.workers[live.worker]
         if attempts.came_too_late(live, status.read(live.launch.paths)):
@@ -347,22 +340,21 @@ def end_stopped(attempts: Attempts) -> None:
                 workers.say(worker, stop=worker.busy)
         if now - live.asked_s >= live.grace_s:
             kill(attempts, worker, live.grace_s)
-            live.target = worker.target
+            live.ending = worker.handle
 
 
 def kill(attempts: Attempts, worker: Worker, grace_s: float) -> None:
     """SIGTERM to all processes of a worker, SIGKILL after the grace. One that catches it to save what its trial has
     done takes no other trial."""
-    worker.target = workers.target(worker.paths, worker.token)
-    if worker.target.wrapper is None and worker.pid:
-        worker.target = procs.Target(worker.token, worker.pid, status.start_ticks(worker.pid))
-    targets = {worker.target: grace_s}
-    if live := _trial_of(attempts, worker):
-        targets[procs.Target(live.launch.token)] = grace_s  # what it started may have left the session
+    assert worker.handle is not None
+    worker.killed = True
+    graces_s = {worker.handle: grace_s}
+    if (live := _trial_of(attempts, worker)) and live.handle:
+        graces_s[live.handle] = grace_s  # what it started may have left the session
         with fsio.storage():  # its wrapper lives on, to write the trial's exit line
             fsio.atomic_write(worker.paths.open_trial, f"{live.launch.paths.status}\n", durable=False)
             workers.say(worker, end=True)
-    attempts.killer.add(targets)
+    attempts.backends.cancel(graces_s)
 
 
 def let_go(attempts: Attempts) -> None:

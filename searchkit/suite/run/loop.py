@@ -18,20 +18,21 @@ from itertools import islice
 
 from searchkit import fsio
 from searchkit.errors import UsageError
-from searchkit.suite.backends.local import start as local
+from searchkit.suite.backends.base import CannotStart, Handle
+from searchkit.suite.backends.children import become_subreaper
 from searchkit.suite.run import crew as working
 from searchkit.suite.run import judging, orders, recovery, rereading
 from searchkit.suite.run import search as searching
 from searchkit.suite.run.attempts import Attempts, Live
-from searchkit.suite.run.launcher import CannotStart
 from searchkit.suite.run.search import Search
-from searchkit.suite.store import creation, status
+from searchkit.suite.store import creation
 from searchkit.suite.store.state import State
 from searchkit.suite.store.status import Status
 
 CREATE_AT_ONCE = 64  # jobs whose folders are made in one go
 CREATE_BESIDE = 8  # the same, while others run and may end at any moment
 PREPARE_AHEAD = 4  # jobs whose working folders are laid out before a slot is free
+HELPERS_S = 20.0  # at the end, for programs of ours that run beside the jobs
 TICK_S = 0.2  # how often adopted jobs, timeouts and intents are looked at
 
 
@@ -41,7 +42,7 @@ class Scheduler(Attempts):
 
     def run(self) -> int:
         """Run until all jobs ended, or until told to stop. Returns the exit code; raises StorageError."""
-        local.become_subreaper()
+        become_subreaper()
         with _signals(self._on_signal) as wake_fd:
             rereading.read_again(self.task, self.plan.config, self.observer.message)
             self.search = searching.begin(self.plan.config, self.plan.ws, self.task, self.observer.message)
@@ -80,7 +81,7 @@ class Scheduler(Attempts):
                 if self.interrupts >= 3 or self._done():
                     break
                 if self.live and not self.draining:
-                    ahead |= self.launcher.prepare(self._next_up(), self._ports())
+                    ahead |= self.launcher.prepare(self._next_up())
                 select.select([wake_fd, *self.crew.fds], [], [], 0 if ahead else TICK_S)
                 with contextlib.suppress(BlockingIOError):
                     os.read(wake_fd, 4096)
@@ -88,7 +89,7 @@ class Scheduler(Attempts):
         working.let_go(self)
         self.launcher.discard_prepared()
         if self.interrupts < 3:
-            self.launcher.wait_for_helpers()
+            self.backends.children.wait(HELPERS_S)
         if fault := self.crew.fault or (self.search and self.search.fault):
             raise fault
         return self._exit_code()
@@ -101,28 +102,10 @@ class Scheduler(Attempts):
         The ended ones give their slots back here and are settled after the next launches, but for two kinds that are
         settled at once: those with a GPU, which must be free for sure, and all where a failure is to stop the rest.
         """
-        over = set()
-        while True:
-            try:
-                pid, _ = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                break
-            if pid == 0:
-                break
-            self.launcher.helpers.discard(pid)
-            n = self.by_pid.pop(pid, None)
-            if n is not None and n in self.live and self.live[n].pid == pid:
-                self.live[n].pid = None
-                if self.live[n].target is None:  # those being ended are over when the killer says so
-                    over.add(n)
-        for n, live in self.live.items():
-            if live.pid is None and live.target is None and live.worker is None and n not in over:
-                s = status.read(live.launch.paths)
-                if not s.alive:
-                    over.add(n)
-        gone = set(self.killer.step())
-        over |= working.collect(self)
-        over.update(n for n, live in self.live.items() if live.target in gone)
+        self.backends.children.reap()
+        gone = self.backends.ended()
+        over = working.collect(self, gone)
+        over.update(n for n, live in self.live.items() if gone and _is_over(live, gone))
         ended = [self.live[n] for n in sorted(over)]
         for live in ended:
             if live.grant.gpus or self.plan.config.run.on_error == "stop":
@@ -130,7 +113,7 @@ class Scheduler(Attempts):
             else:
                 self.free_slot(live)
         now = time.time()
-        late = [n for n, x in self.live.items() if x.deadline and now > x.deadline and not x.target and n not in over]
+        late = [n for n, x in self.live.items() if x.deadline and now > x.deadline and not x.ending and n not in over]
         if late:
             self.stop(late, "timeout")
         return ended
@@ -171,7 +154,7 @@ class Scheduler(Attempts):
     def _judge(self) -> None:
         """Have the early stoppers look at the running jobs."""
         if self.search and not self.interrupts:
-            free = (n for n, live in self.live.items() if not (live.target or live.elsewhere or live.command_ended))
+            free = (n for n, live in self.live.items() if not (live.ending or live.elsewhere or live.command_ended))
             judging.judge(self.search, [n for n in free if n in self.task.state.jobs])
 
     def _create_folder(self, n: int) -> None:
@@ -205,7 +188,7 @@ class Scheduler(Attempts):
             self.unstarted.discard(n)
             self.task.record("launch", time=time.time(), job=n, attempt=attempt, gpus=grant.gpus, snapshot=job.snapshot)
             launch = self.launcher.describe(n)
-            self.live[n] = working.assign(worker, launch, n) if worker else Live(launch, n, grant, None)
+            self.live[n] = working.assign(self, worker, launch, n) if worker else Live(launch, n, grant)
             chosen.append(n)
         return chosen
 
@@ -216,22 +199,17 @@ class Scheduler(Attempts):
             if live.worker is not None:
                 working.hand_over(self, n)
                 return
-            parked = self.launcher.start(n, live.launch, live.grant, self._ports())
+            live.handle = self.launcher.start(n, live.launch, live.grant)
         except CannotStart as e:
-            self._refuse(n, str(e))
+            self._refuse(n, f"cannot be started: {e}")
             return
         except FileExistsError:  # begun before a power loss that took its launch event: the next number is free
             self.free_slot(self.live.pop(n))
             self.result(n, Status(exists=True))
             return
-        live.pid, live.port = parked.pid, parked.port
-        self.by_pid[parked.pid] = n
         if self.plan.config.run.timeout_s:
             live.deadline = time.time() + self.plan.config.run.timeout_s
         self.observer.job(self.task.state.jobs[n])
-
-    def _ports(self) -> set[int]:
-        return {live.port for live in self.live.values()}
 
     def _refuse(self, n: int, reason: str) -> None:
         self.free_slot(self.live.pop(n))
@@ -263,6 +241,11 @@ class Scheduler(Attempts):
         if self.interrupts or self.draining in ("interrupt", "task"):
             return 130
         return 1 if self.task.state.counts()[State.ERROR] else 0
+
+
+def _is_over(live: Live, gone: set[Handle]) -> bool:
+    """Whether an attempt has ended; one that is being ended, when nothing of it lives."""
+    return (live.ending or live.handle) in gone and (live.worker is None or live.ending is not None)
 
 
 @contextlib.contextmanager

@@ -107,8 +107,8 @@ def _set_grace(attempts: Attempts, jobs: list[int], grace_s: float) -> set[str]:
     lives = [attempts.live[n] for n in jobs if n in attempts.live]
     for live in lives:
         live.grace_s = grace_s
-        if live.target is not None:
-            attempts.killer.add({live.target: grace_s})
+        if live.ending is not None:
+            attempts.backends.cancel({live.ending: grace_s})
     return {live.launch.token for live in lives}
 
 
@@ -119,8 +119,8 @@ def answer(attempts: Attempts) -> None:
         if left and time.monotonic() - w.since < 2 * w.intent.grace_s + 20:
             continue
         tokens = {attempts.live[n].launch.token: n for n in left}
-        tokens |= {target.token: n for n in left if (target := attempts.live[n].target)}  # of a worker, its own
-        survivors = {tokens[t]: pids for t, pids in attempts.killer.survivors().items() if t in tokens and pids}
+        tokens |= {target.token: n for n in left if (target := attempts.live[n].ending)}  # of a worker, its own
+        survivors = {tokens[t]: pids for t, pids in attempts.backends.survivors().items() if t in tokens and pids}
         attempts.task.record(
             "answer",
             time=time.time(),

@@ -8,7 +8,7 @@ from itertools import islice
 from searchkit import fsio
 from searchkit.suite.run import crew as working
 from searchkit.suite.run import search as searching
-from searchkit.suite.run.attempts import Attempts, Live
+from searchkit.suite.run.attempts import Attempts, Live, watch
 from searchkit.suite.store import creation, disk, status, trials
 from searchkit.suite.store.state import State
 
@@ -82,10 +82,10 @@ def _recover_attempt(attempts: Attempts, n: int) -> None:
         return
     timeout_s = attempts.plan.config.run.timeout_s
     deadline = (s.start.time_s if s.start else job.launched_s) + timeout_s if timeout_s else None
-    attempts.live[n] = Live(launch, n, attempts.plan.slots.adopt(job.gpus), deadline, adopted=True)
-    if s.exit_code is None and s.alive:
-        attempts.live[n].elsewhere = bool(s.elsewhere)
-        where = f" on {s.elsewhere}, by its status file" if s.elsewhere else ""
+    live = attempts.live[n] = Live(launch, n, attempts.plan.slots.adopt(job.gpus), deadline=deadline)
+    watch(attempts, live, s)
+    if s.exit_code is None and (s.alive or live.elsewhere):
+        where = f" on {s.start.host}, by its status file" if live.elsewhere and s.start else ""
         attempts.observer.message(f"job {n} still runs{where}: adopted")
         if job.stop in ("interrupt", "task"):
             attempts.task.record("adopt", time=time.time(), job=n)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from searchkit.errors import ConflictError
 from searchkit.suite import control
-from searchkit.suite.backends.local import workers
-from searchkit.suite.backends.local.procs import GRACE_S
+from searchkit.suite.backends import workers
+from searchkit.suite.backends.base import GRACE_S
 from searchkit.suite.config.read import Config, Stage, stage_variable
 from searchkit.suite.control import Answer
 from searchkit.suite.run import search as searching

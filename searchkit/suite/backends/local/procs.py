@@ -13,22 +13,23 @@ import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
+from searchkit.suite.backends.base import NO_JOB, Handle
+from searchkit.suite.backends.contract import TOKEN
 from searchkit.suite.store.status import is_alive, start_ticks
 
 LINGER_S = 0.2  # for what a command that ended has left: a `tee` that writes its last lines, Python's resource tracker
-GRACE_S = 10.0  # between SIGTERM and SIGKILL, where nobody says otherwise
-TOKEN = "SEARCHKIT_TOKEN"
-NO_JOB = -1  # what stands for the job where a process belongs to none: a worker
+GIVE_UP = 200  # looks at what SIGKILL does not end: a process in the kernel may not die
 _NEEDLE = TOKEN.encode() + b"="
 
 
 @dataclass(frozen=True)
-class Target:
-    """An attempt whose processes are to end: its token, and its wrapper (number and start time, of this boot)."""
+class Process(Handle):
+    """An attempt or worker on this machine: its token, and its wrapper's number and start time (of this boot)."""
 
-    token: str
-    wrapper: int | None = None
-    wrapper_ticks: int | None = None
+    pid: int | None = field(default=None, compare=False)
+    ticks: int | None = field(default=None, compare=False)  # None: not looked for yet, as a child of ours is no other
+    adopted: bool = field(default=False, compare=False)  # its orphans are not our children: they have to be looked for
+    part: bool = field(default=False, compare=False)  # a trial: no wrapper is its own
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def _token(pid: str) -> str | None:
     return env[at + len(_NEEDLE) :].split(b"\0", 1)[0].decode("utf-8", "replace")
 
 
-def members(targets: Iterable[Target]) -> dict[str, list[int]]:
+def members(targets: Iterable[Process]) -> dict[str, list[int]]:
     """The live processes of each target by token, its wrapper left out."""
     targets = list(targets)
     procs = scan(mine=(os.getpid(),))
@@ -86,15 +87,15 @@ def members(targets: Iterable[Target]) -> dict[str, list[int]]:
         found = set(by_token.get(t.token, ()))
         todo = list(found)
         # The kernel does not reuse a number while a session carries it: if another process has it, the session is gone.
-        if t.wrapper is not None and start_ticks(t.wrapper) in (None, t.wrapper_ticks):
-            found.update(by_session.get(t.wrapper, ()))
-            todo = [*found, t.wrapper]
+        if t.pid is not None and start_ticks(t.pid) in (None, t.ticks):
+            found.update(by_session.get(t.pid, ()))
+            todo = [*found, t.pid]
         while todo:
             for child in children.get(todo.pop(), ()):
                 if child not in found:
                     found.add(child)
                     todo.append(child)
-        found.discard(t.wrapper or 0)
+        found.discard(t.pid or 0)
         out[t.token] = sorted(found)
     return out
 
@@ -125,10 +126,10 @@ class Killer:
     its exit line, is killed only if it still stands `grace_s` after that.
     """
 
-    since: dict[Target, tuple[float, float]] = field(default_factory=dict)  # (SIGTERM at, grace)
-    known: dict[Target, dict[int, int]] = field(default_factory=dict)  # every process ever seen: number -> start ticks
+    since: dict[Process, tuple[float, float]] = field(default_factory=dict)  # (SIGTERM at, grace)
+    known: dict[Process, dict[int, int]] = field(default_factory=dict)  # every process ever seen: number -> start ticks
 
-    def add(self, targets: dict[Target, float]) -> None:
+    def add(self, targets: dict[Process, float]) -> None:
         """Begin to end targets, each with its grace in seconds. Asked again with less grace, a target gets less."""
         now = time.monotonic()
         fresh = [t for t in targets if t not in self.since]
@@ -140,11 +141,11 @@ class Killer:
             found = self._look()
             for t in fresh:
                 # What catches SIGTERM may exit with any code. The wrapper first: so it can say which came first.
-                if any(map(_will_catch, found[t])) and is_alive(t.wrapper or 0, t.wrapper_ticks):
-                    send([t.wrapper or 0], signal.SIGTERM)
+                if any(map(_will_catch, found[t])) and is_alive(t.pid or 0, t.ticks):
+                    send([t.pid or 0], signal.SIGTERM)
                 send(found[t], signal.SIGTERM)
 
-    def _look(self) -> dict[Target, list[int]]:
+    def _look(self) -> dict[Process, list[int]]:
         """The live processes of each target; one that was seen once stays ours, even if its parent died since."""
         found = members(self.since)
         for target, known in self.known.items():
@@ -153,7 +154,7 @@ class Killer:
                     known[pid] = ticks
         return {t: [pid for pid, ticks in known.items() if is_alive(pid, ticks)] for t, known in self.known.items()}
 
-    def step(self) -> list[Target]:
+    def step(self) -> list[Process]:
         """Signal what is still there; return (and forget) the targets of which nothing is left."""
         if not self.since:
             return []
@@ -164,12 +165,12 @@ class Killer:
             pids, age = found[target], now - since
             if age > grace_s:
                 send(pids, signal.SIGKILL)
-            wrapper_lives = target.wrapper is not None and is_alive(target.wrapper, target.wrapper_ticks)
+            wrapper_lives = target.pid is not None and is_alive(target.pid, target.ticks)
             if not pids and not wrapper_lives:
                 done.append(target)
                 del self.since[target], self.known[target]
-            elif not pids and age > 2 * grace_s + 2 and target.wrapper is not None:
-                send([target.wrapper], signal.SIGKILL)
+            elif not pids and age > 2 * grace_s + 2 and target.pid is not None:
+                send([target.pid], signal.SIGKILL)
         return done
 
     def survivors(self) -> dict[str, list[int]]:
@@ -177,14 +178,14 @@ class Killer:
         return {target.token: pids for target, pids in self._look().items()}
 
 
-def kill_now(target: Target, linger_s: float = 0.0) -> list[str]:
-    """SIGKILL everything of a target until nothing is left (bounded: a process in the kernel may not die).
+def kill_now(target: Process, linger_s: float = 0.0) -> list[str]:
+    """SIGKILL everything of a target until nothing is left.
 
     What ends by itself within `linger_s` is left alone. Returns the command lines of the others.
     """
     names: dict[int, str] = {}
     until = time.monotonic() + linger_s
-    for _ in range(200):
+    for _ in range(GIVE_UP):
         pids = members([target])[target.token]
         while pids and time.monotonic() < until:
             time.sleep(0.01)
@@ -214,15 +215,3 @@ def carriers(task_token: str, jobs: Collection[int] | None = None) -> dict[int, 
         if task == task_token and (jobs is None or job in jobs):
             found.setdefault(job, []).append(p.pid)
     return found
-
-
-def end_all(targets: Iterable[Target], grace_s: float, give_up_s: float = 20.0) -> dict[str, list[int]]:
-    """Blocking form: end every target and return the processes that survived SIGKILL, by token."""
-    killer = Killer()
-    killer.add(dict.fromkeys(targets, grace_s))
-    deadline = time.monotonic() + 2 * grace_s + give_up_s
-    while killer.since and time.monotonic() < deadline:
-        killer.step()
-        if killer.since:
-            time.sleep(0.02)
-    return {t: pids for t, pids in killer.survivors().items() if pids}

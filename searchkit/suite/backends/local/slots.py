@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from searchkit.cpus import usable
 from searchkit.errors import UsageError
+from searchkit.suite.backends.base import Grant
 from searchkit.suite.backends.local import gpus as gpu_module
 from searchkit.suite.backends.local.gpus import Gpu
 
@@ -19,10 +20,10 @@ REMOTE_MAX = 32  # of those at once, without -j
 
 
 @dataclass(frozen=True)
-class Grant:
-    """What one running job holds."""
+class Place(Grant):
+    """A grant of this machine, with our open leases of its GPUs."""
 
-    gpus: tuple[int, ...]
+    leases: tuple[int, ...] = ()
 
 
 @dataclass
@@ -41,6 +42,14 @@ class Slots:
     free_before: dict[int, int] = field(default_factory=dict)  # GPU -> bytes, when its first job started
     cooling: dict[int, float] = field(default_factory=dict)  # GPU -> until when its memory may take to be free
     waits_for: str = ""  # why the last `take` found no place though nothing of ours runs
+
+    @property
+    def alike(self) -> Grant | None:
+        return None if self.per_job else Place(())
+
+    @property
+    def devices(self) -> list[str]:
+        return [f"{gpu.index}: {gpu.name}" for gpu in self.gpus]
 
     def take(self) -> Grant | None:
         """A place for one more job, or None."""
@@ -68,14 +77,14 @@ class Slots:
                 self.free_before[index] = free
         self.used.update(chosen)
         self.running += 1
-        return Grant(tuple(sorted(chosen)))
+        return Place(tuple(sorted(chosen)), tuple(self.leases[index] for index in sorted(chosen)))
 
     def adopt(self, gpus: tuple[int, ...]) -> Grant:
         """Count a job that an earlier scheduler started; its wrapper holds the lease, not we."""
         self.used.update(gpus)
         self.adopted.update(gpus)
         self.running += 1
-        return Grant(gpus)
+        return Place(gpus)
 
     def give_back(self, grant: Grant) -> None:
         self.running -= 1
@@ -86,9 +95,6 @@ class Slots:
             if self.adopted[index]:
                 self.adopted[index] -= 1
         self._drop_idle()
-
-    def lease_fds(self, grant: Grant) -> list[int]:
-        return [self.leases[i] for i in grant.gpus if i in self.leases]
 
     def close(self) -> None:
         """Let go of our own hold; wrappers that still run keep theirs."""

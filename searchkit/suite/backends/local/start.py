@@ -8,18 +8,20 @@ import fcntl
 import os
 import signal
 import socket
+import sys
 import time
 import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from searchkit import cpus, fsio
-from searchkit.suite.backends.local.procs import TOKEN
-from searchkit.suite.config.shells import SH, Shell, direct
-from searchkit.suite.workspace import AttemptPaths, JobPaths
+from searchkit import fsio
+from searchkit.suite.backends.base import Grant, Launch, Prepared
+from searchkit.suite.backends.contract import CALLBACK
+from searchkit.suite.backends.local.slots import Place
+from searchkit.suite.config.shells import direct
+from searchkit.suite.store.status import boot_id
 
 WRAPPER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "wrapper.sh")
-HELPER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "callback.py")
 STATUS_FD = 9  # the one the wrapper writes to
 GATE_FD = 8  # where the wrapper waits for the word to go
 FIRST_LEASE_FD = 20  # above the numbers a shell uses for itself
@@ -39,22 +41,9 @@ class Machine:
     python: str
 
 
-@dataclass(frozen=True)
-class Launch:
-    """One attempt, ready to start."""
-
-    job: JobPaths
-    attempt: int
-    work: str  # the command's working folder
-    command: str | list[str]  # a string for the shell, a list for no shell
-    token: str
-    pre: str = ""
-    after: str = ""
-    shell: Shell = SH
-
-    @property
-    def paths(self) -> AttemptPaths:
-        return self.job.attempt(self.attempt)
+def this_machine() -> Machine:
+    """This host, as wrappers are told."""
+    return Machine(socket.gethostname(), boot_id(), sys.executable)
 
 
 def free_port(token: str, taken: Collection[int]) -> int:
@@ -70,72 +59,44 @@ def free_port(token: str, taken: Collection[int]) -> int:
     return 0
 
 
-def job_variables(launch: Launch, job: int) -> dict[str, str]:
-    """What tells a process which attempt of which job it runs."""
-    return {
-        "SEARCHKIT_JOB": str(job),
-        "SEARCHKIT_ATTEMPT": str(launch.attempt),
-        "SEARCHKIT_JOB_DIR": launch.job.root,
-        "SEARCHKIT_PARAMS": launch.job.params,
-        "SEARCHKIT_CALLBACK": launch.paths.callback,
-        "SEARCHKIT_CHECKPOINT": launch.job.checkpoint,
-        TOKEN: launch.token,
-    }
-
-
-def environment(
-    base: Mapping[str, str],
-    launch: Launch,
-    *,
-    task: str,
-    job: int,
-    seed: int,
-    threads: int,
-    gpus: tuple[int, ...] | None,
-    port: int,
-) -> dict[str, str]:
-    """The environment of an attempt (DESIGN: the job contract). `gpus` None leaves CUDA_VISIBLE_DEVICES alone."""
-    env = dict(base)
-    env.setdefault("OMP_NUM_THREADS", str(threads))
-    cpus.let_waiting_threads_sleep(env)
-    env.setdefault("PYTHONUNBUFFERED", "1")  # what a script prints is in its log at once, whatever ends it
-    env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-    if gpus is not None:
-        env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+def placed(env: Mapping[str, str], grant: Grant, port: int) -> dict[str, str]:
+    """The environment of an attempt with what it has of this machine."""
+    env = dict(env)
+    if grant.gpus:
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, grant.gpus))
     # torchrun reads its default for --master-port from the PET_ name, scripts and torch.distributed from the other.
     env["MASTER_PORT"] = env["PET_MASTER_PORT"] = str(port)
-    env.pop("SEARCHKIT_WORKER", None)  # of a search-run that itself runs in a worker
-    return {**env, "SEARCHKIT_TASK": task, "SEARCHKIT_SEED": str(seed), **job_variables(launch, job)}
+    return env
 
 
 @dataclass(frozen=True)
-class Parked:
+class Parked(Prepared):
     """A wrapper that has not begun: it waits for one line on its gate, and leaves without a trace when that closes.
 
     Its `status` and `log` are still under tmp/; from the moment the status file stands in the attempt's folder, its
     lock says that the attempt lives.
     """
 
-    launch: Launch
+    env: Mapping[str, str]
+    grant: Grant
     pid: int
     gate: int  # our end
     status: str
     log: str
-    port: int
 
 
-def park(
-    launch: Launch, env: dict[str, str], machine: Machine, lease_fds: Collection[int], status: str, log: str
-) -> Parked:
-    """Start the wrapper in a session of its own, up to its gate. `status`, `log`: where its files wait, under tmp/.
+def park(launch: Launch, env: Mapping[str, str], grant: Grant, machine: Machine) -> Parked:
+    """Start the wrapper in a session of its own, up to its gate.
 
     Raises OSError where it can't be started.
     """
+    leases = grant.leases if isinstance(grant, Place) else ()
+    status, log = (f"{launch.tmp}/{fsio.half_name(f'{what}-{launch.name}')}" for what in ("status", "log"))
     words = direct(launch.command) if isinstance(launch.command, str) else launch.command
     command = words or [*launch.shell, "-c", str(launch.command)]
     argv = ["/bin/sh", WRAPPER, machine.host, machine.boot_id]
     argv += [launch.job.attempt(launch.attempt + 1).root, launch.work, launch.paths.callback, launch.pre, launch.after]
-    argv += ["\n".join(launch.shell), machine.python, HELPER, *command]
+    argv += ["\n".join(launch.shell), machine.python, CALLBACK, *command]
     fd = fsio.out_of_the_way(os.open(status, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666))
     r, gate = map(fsio.out_of_the_way, os.pipe())
     try:
@@ -147,7 +108,7 @@ def park(
             (os.POSIX_SPAWN_DUP2, fd, STATUS_FD),
             (os.POSIX_SPAWN_DUP2, r, GATE_FD),
         ]
-        actions += [(os.POSIX_SPAWN_DUP2, f, FIRST_LEASE_FD + i) for i, f in enumerate(lease_fds)]
+        actions += [(os.POSIX_SPAWN_DUP2, f, FIRST_LEASE_FD + i) for i, f in enumerate(leases)]
         pid = os.posix_spawn(
             "/bin/sh", argv, env, file_actions=actions, setsid=True, setsigmask=[], setsigdef=_DEFAULT_SIGNALS
         )
@@ -158,7 +119,7 @@ def park(
     finally:
         os.close(fd)
         os.close(r)
-    return Parked(launch, pid, gate, status, log, int(env["MASTER_PORT"]))
+    return Parked(launch, env, grant, pid, gate, status, log)
 
 
 def release(parked: Parked) -> None:
@@ -190,12 +151,3 @@ def dismiss(parked: Parked) -> None:
 def cannot_ever_start(e: OSError) -> bool:
     """Whether a failed spawn is the fault of this command alone (too long), not of the machine."""
     return e.errno in (errno.E2BIG, errno.EINVAL)
-
-
-def become_subreaper() -> None:
-    """Let orphans of jobs become our children, so that what a job leaves behind is seen at no cost."""
-    import ctypes
-
-    PR_SET_CHILD_SUBREAPER = 36
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

@@ -12,30 +12,21 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from searchkit import fsio
 from searchkit.errors import SearchkitError
-from searchkit.suite.backends.local import procs
-from searchkit.suite.backends.local.procs import Target
-from searchkit.suite.backends.local.slots import Grant
+from searchkit.suite.backends.base import WORKER, Grant, Handle
+from searchkit.suite.backends.table import Backends
 from searchkit.suite.store import status
-from searchkit.suite.store.status import Status
 from searchkit.suite.workspace import TaskPaths, WorkerPaths
-
-HANDLE = "worker-"  # what the `start` line of a trial names as its handle, before the number of its worker
 
 
 def trial_name(job: int, attempt: int) -> str:
     """How both sides call a trial."""
     return f"{job}/{attempt}"
-
-
-def is_trial(s: Status) -> bool:
-    """Whether an attempt was run by a worker."""
-    return bool(s.start and s.start.handle.startswith(HANDLE))
 
 
 @dataclass
@@ -51,19 +42,20 @@ class Worker:
     inbox: int  # open files
     outbox: int
     wake: int
-    pid: int | None = None  # of its wrapper, if that is our child
+    handle: Handle | None = None  # None: it is not started yet, or never will be
     rest: bytes = b""  # of the outbox: a line that has no end yet
+    adopted: bool = False  # an earlier scheduler started it
     ready: bool = False  # it has asked for trials
     busy: str = ""  # the trial that it was handed, until it says that it has ended
 
     served: int = 0
     ending_s: float | None = None  # since when it is to end, or is ending by itself (monotonic)
-    target: Target | None = None  # set while it is being killed
+    killed: bool = False  # it is being ended by force
     maybe_torn: bool = False  # another scheduler wrote to the inbox, and may have been killed within a line
 
     @property
     def is_idle(self) -> bool:
-        return self.ready and not self.busy and self.ending_s is None and self.target is None
+        return self.ready and not self.busy and self.ending_s is None and not self.killed
 
 
 @dataclass
@@ -131,10 +123,12 @@ def _open_fifo(path: str) -> int:
         return -1
 
 
-def make(task: TaskPaths, token: str, snapshot: int, grant: Grant, port: int) -> Worker:
-    """The folder of a new worker, without its working folder, and without a process. Raises OSError."""
+def make(task: TaskPaths, token: str, snapshot: int, grant: Grant, port_of: Callable[[str], int]) -> Worker:
+    """The folder of a new worker, without its working folder, and without a process. `token`: of the task; `port_of`
+    gives the port for that of the worker. Raises OSError."""
     taken = [int(n) for n in os.listdir(task.workers) if n.isdecimal()]
-    paths = task.worker(max(taken, default=0) + 1)
+    number = max(taken, default=0) + 1
+    paths, port = task.worker(number), port_of(_token(token, number))
     os.mkdir(paths.root)
     facts = {"snapshot": snapshot, "gpus": grant.gpus, "port": port}
     for path in (paths.inbox, paths.outbox):
@@ -152,7 +146,7 @@ def load(task: TaskPaths, token: str, k: int) -> Worker | None:
         worker = _open(paths, token, facts["snapshot"], grant, facts["port"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    worker.maybe_torn = True
+    worker.adopted = worker.maybe_torn = True
     said, heard = _said(paths)
     worker.busy = _unfinished(said, heard)
     if any("end" in m for m in said):
@@ -170,7 +164,7 @@ def _open(paths: WorkerPaths, token: str, snapshot: int, grant: Grant, port: int
 
 def _token(task_token: str, number: int) -> str:
     """The mark of a worker's processes. What a trial starts as a program carries the trial's instead."""
-    return f"{task_token}/{HANDLE}{number}"
+    return f"{task_token}/{WORKER}{number}"
 
 
 def close(worker: Worker) -> None:
@@ -228,53 +222,55 @@ def _unfinished(said: list[dict[str, Any]], heard: list[dict[str, Any]]) -> str:
 # ---- their processes
 
 
-def is_alive(paths: WorkerPaths) -> bool:
-    """Whether the wrapper of a worker lives (its lock says so, or on another machine, nothing to the contrary)."""
-    s = status.read(paths.process)
-    return s.alive and s.exit_code is None
+def handle(backends: Backends, task: TaskPaths, token: str, k: int) -> Handle:
+    """A worker's processes, those of its trials included. `token`: of the task."""
+    paths = task.worker(k).process
+    return backends.handle(_token(token, k), paths, status.read(paths))
 
 
-def target(paths: WorkerPaths, token: str) -> Target:
-    """A worker's processes, those of its trials included."""
-    s = status.read(paths.process)
-    if s.start and s.start.boot_id == status.boot_id():
-        return Target(token, s.start.pid, s.start.start_ticks)
-    return Target(token)
-
-
-def serving(task: TaskPaths, token: str) -> dict[str, int]:
+def serving(backends: Backends, task: TaskPaths, token: str) -> dict[str, int]:
     """The trials that live workers run or were handed: name -> the worker's number. `token`: of the task."""
-    found = {}
+    busy = {}
     for k in numbers(task):
         name = _unfinished(*_said(task.worker(k)))
-        # Its wrapper may have been killed alone.
-        if name and (is_alive(task.worker(k)) or any(procs.members([Target(_token(token, k))]).values())):
-            found[name] = k
-    return found
+        if name and _lives(backends, handle(backends, task, token, k)):
+            busy[name] = k
+    return busy
 
 
-def stop_trials(task: TaskPaths, token: str, trials: Iterable[str], grace_s: float) -> None:
+def _lives(backends: Backends, worker: Handle) -> bool:
+    s = status.read(worker.paths)
+    if s.exit_code is None and backends.alive(worker, s) is not False:
+        return True
+    return bool(backends.remains(worker))  # its wrapper may have been killed alone
+
+
+def stop_trials(backends: Backends, task: TaskPaths, token: str, trials: Iterable[str], grace_s: float) -> None:
     """Have workers end these trials, without a scheduler: asked first, and after the grace killed. Raises OSError."""
-    wanted = set(trials)
+    chosen = set(trials)
     asked: set[str] = set()
     deadline = time.monotonic() + grace_s
-    while left := {name: k for name, k in serving(task, token).items() if name in wanted}:
+    while left := {name: k for name, k in serving(backends, task, token).items() if name in chosen}:
         for name in left.keys() - asked:
             asked.add(name)
             if worker := load(task, token, left[name]):
                 say(worker, stop=name)
                 close(worker)
         if time.monotonic() >= deadline:
-            procs.end_all([target(task.worker(k), _token(token, k)) for k in left.values()], grace_s)
+            backends.end([handle(backends, task, token, k) for k in left.values()], grace_s)
             return
         time.sleep(0.02)
 
 
-def end_all(task: TaskPaths, token: str, grace_s: float) -> None:
+def end_all(backends: Backends, task: TaskPaths, token: str, grace_s: float) -> None:
     """End every process of every worker of a task that has no scheduler."""
-    left = [k for k in numbers(task) if not status.read(task.worker(k).process).elsewhere]
-    procs.end_all([target(task.worker(k), _token(token, k)) for k in left], grace_s)
-    for k in left:
+    mine = {}
+    for k in numbers(task):
+        worker = handle(backends, task, token, k)
+        if backends.alive(worker, status.read(worker.paths)) is not None:
+            mine[k] = worker
+    backends.end(mine.values(), grace_s)
+    for k in mine:
         mark_gone(task.worker(k))
 
 
@@ -283,8 +279,3 @@ def mark_gone(paths: WorkerPaths) -> None:
         os.unlink(paths.wake)
     with contextlib.suppress(FileExistsError):
         fsio.write_new(paths.gone, b"{}\n", durable=False)
-
-
-def kill_now(paths: WorkerPaths, token: str) -> None:
-    """SIGKILL what is left of a worker whose wrapper is gone."""
-    procs.kill_now(target(paths, token))

@@ -1,0 +1,219 @@
+"""What a backend is: where the attempts of a task run, and who answers for them.
+
+The scheduler and search-ctl know where jobs run by these functions alone. `local/` is the backend of this machine's
+processes. Another one (pilots in the jobs of a cluster, say) is a folder beside it and a row of `table.BACKENDS`; the
+promises that it must keep stand here, one with each function.
+
+Truth stays in files: an attempt's wrapper writes `start` and `exit` to the attempt's status file, wherever it runs, and
+what became of an attempt is read there and nowhere else. A backend is asked for what files can't say: where there is
+room, whether what wrote no `exit` still lives, and that nothing is left of what ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from searchkit.suite.config.shells import SH, Shell
+from searchkit.suite.store.status import Status
+from searchkit.suite.workspace import AttemptPaths, JobPaths
+
+GRACE_S = 10.0  # between SIGTERM and SIGKILL, where nobody says otherwise
+NO_JOB = -1  # what stands for the job where something belongs to none: a worker
+WORKER = "worker-"  # before a worker's number: in its token, and as the handle in the `start` lines of its trials
+
+# ---- what is asked of a backend
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run asks a backend for, of the config and of the command line."""
+
+    program: str  # the template's first word
+    env: Mapping[str, str]  # of search-run
+    gpus: str  # auto | none | indices like 0,1
+    per_job: int | None  # GPUs of a job; None: one where there are GPUs
+    per_gpu: int  # jobs that share a GPU
+    cpus: int  # of a job
+    mem_bytes: int | None  # of GPU memory that a job needs free
+    most: int | None  # jobs at once
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What one running job, or worker, holds. A backend may give more than it says here, in a class of its own."""
+
+    gpus: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One attempt of a job, or a worker, ready to start. All its folders are there when it starts."""
+
+    job: JobPaths
+    attempt: int
+    work: str  # the command's working folder
+    command: str | list[str]  # a string for the shell, a list for no shell
+    token: str  # the mark of its processes, and of no others
+    tmp: str  # the task's folder for what is half-made
+    name: str  # of its files there
+    pre: str = ""
+    after: str = ""
+    shell: Shell = SH
+
+    @property
+    def paths(self) -> AttemptPaths:
+        return self.job.attempt(self.attempt)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A launch that is ready to start, and has not begun: a backend keeps what it needs in a class of its own."""
+
+    launch: Launch
+
+
+@dataclass(frozen=True)
+class Handle:
+    """An attempt or a worker that was started, as its backend knows it. Two of one token are the same one.
+
+    A backend adds what it needs to find it again (the number and start time of a process, the id of a cluster's job),
+    all of which it can also read from the status file.
+    """
+
+    token: str
+    backend: str = field(compare=False)  # its row in table.BACKENDS
+    paths: AttemptPaths = field(compare=False)
+
+
+class CannotStart(Exception):
+    """This command alone can't be started, whatever the machine is like; the reason is its text."""
+
+
+# ---- what it answers
+
+
+class Capacity(Protocol):
+    """How many jobs may run at once, and on what: one place grants, one takes back."""
+
+    limit: int  # jobs at once; a cluster's: pilots times the jobs of each
+    waits_for: str  # why the last `take` found no place though nothing of ours runs; empty: it did, or ours hold all
+
+    @property
+    def alike(self) -> Grant | None:
+        """What every job gets, where all get the same: such a job can be prepared before its turn. Else None."""
+
+    @property
+    def devices(self) -> list[str]:
+        """What jobs run on, for the record of a run."""
+
+    def take(self) -> Grant | None:
+        """A place for one more job, or None. Asked again and again while there is none, so it must not wait."""
+
+    def adopt(self, gpus: tuple[int, ...]) -> Grant:
+        """Count a job that an earlier scheduler started on these GPUs; what it holds there is its own."""
+
+    def give_back(self, grant: Grant) -> None:
+        """The job of this grant, once per grant, is over or was never started."""
+
+    def close(self) -> None:
+        """The run is over: let go of what we hold ourselves. What still runs keeps its own."""
+
+
+class Backend(Protocol):
+    """Where attempts run. One object serves one scheduler, or one act of search-ctl; nothing that it knows is lost with
+    it, as the files of the attempts say all again.
+
+    A worker is started, ended and looked for as an attempt is.
+    """
+
+    name: str
+
+    def capacity(self, request: Request) -> tuple[Capacity, str]:
+        """The places of a run, and one line for people that says where they come from.
+
+        Raises UsageError where one job needs more than there is.
+        """
+
+    # -- starting
+
+    def port(self, token: str) -> int:
+        """A TCP port for an attempt or a worker, the same whenever it is asked for before that is cleared; 0 where it
+        is chosen where the job runs."""
+
+    def prepare(self, launch: Launch, env: Mapping[str, str], grant: Grant) -> Prepared:
+        """Do what can be done for a start before it is decided. Nothing of the job runs, nothing is written but below
+        `launch.tmp`, and where we die, it comes to nothing by itself. `env`: of the contract, but for the devices of
+        the grant and the port, which are added here.
+
+        Raises CannotStart, and OSError for what is no fault of the command.
+        """
+
+    def start(self, prepared: Prepared) -> Handle:
+        """Let it begin, without waiting until it has. The decision is an event by now, and may be acted on twice: by us
+        and, after our death, by the next scheduler. So an attempt begins by the making of its status file, and only
+        where there is none. From then on `alive` says that it lives, though its first line may be long in coming.
+
+        Raises FileExistsError for an attempt that was begun before, CannotStart, and OSError for anything else.
+        """
+
+    def discard(self, prepared: Prepared) -> None:
+        """Undo `prepare`; nothing of it is left."""
+
+    # -- finding
+
+    def handle(self, token: str, paths: AttemptPaths, s: Status) -> Handle:
+        """The handle of an attempt that somebody else started, by its status file, which may lack its first line or not
+        be there yet: then all that is known of it is its token."""
+
+    def within(self, outer: Handle, token: str, paths: AttemptPaths) -> Handle:
+        """The handle of a trial that a worker runs: its processes have the trial's token, and no wrapper."""
+
+    def alive(self, handle: Handle, s: Status) -> bool | None:
+        """Whether an attempt without an exit line may still write to its folder; an attempt with one is not asked for.
+        `s`: what its files say now, by the lock of its wrapper first of all.
+
+        None where that can't be known from here: the attempt is never judged dead, nor ended, by us. A process number
+        says something on its own boot of its own machine only; for another host a backend needs a witness there (a
+        lock that holds between hosts, a heartbeat, the word of the cluster's queue), and the queue alone is none: what
+        it calls dead may still write, and what it calls running may be gone.
+        """
+
+    def adopt(self, handle: Handle, port: int = 0) -> None:
+        """Watch what an earlier scheduler started as if we had: `ended` tells of its end."""
+
+    # -- ending
+
+    def ended(self) -> list[Handle]:
+        """What ended since the last call, each once: of what we started or adopted, what has an exit line or is dead;
+        of what is being cancelled, by us or for good, that of which nothing lives any more. Never waits: called five
+        times a second, so what is dear to ask (a cluster's queue) is asked at its own pace, and until it answers
+        nothing has ended."""
+
+    def cancel(self, graces_s: Mapping[Handle, float]) -> None:
+        """Begin to end these, each with its grace in seconds: all its processes are asked (SIGTERM), and killed after
+        the grace; only its wrapper is left until it has written the exit line. Asked again with less grace, it gets
+        less. Does not wait: `ended` tells when nothing of it lives, and before that nobody may say that it was stopped.
+        """
+
+    def survivors(self) -> dict[str, list[int]]:
+        """What still lives of all that is being cancelled, by token: numbers that a person can look for."""
+
+    def remains(self, handle: Handle) -> list[int]:
+        """What lives of an attempt or worker now, by its numbers; its wrapper does not count."""
+
+    def clear(self, handle: Handle, s: Status, *, look: bool = False) -> list[str]:
+        """End at once what is left of an attempt or worker that has ended, and forget it: nothing of an attempt lives
+        beside its successor. Returns the command lines of what had to be killed; what ends by itself in a moment after
+        an exit line is none of that. `s`: what its status file says. `look`: something was left, for all we know.
+        """
+
+    # -- a whole task
+
+    def living(self, task_token: str) -> dict[int, list[int]]:
+        """All that lives of a task, of whatever attempt, by job and number; NO_JOB: of workers."""
+
+    def sweep(self, task_token: str, jobs: Collection[int] | None, leave: Collection[int]) -> dict[int, list[int]]:
+        """Kill all that lives of these jobs of a task (None: of all, workers too), but for those to `leave`, until
+        nothing is left; returns what survives that, by job."""
