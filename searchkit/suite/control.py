@@ -171,10 +171,12 @@ def _settle_unseen(open_task: OpenTask, jobs: list[int]) -> None:
 
 
 def _is_live(backends: Backends, open_task: OpenTask, job: Job) -> bool:
-    task, s = open_task.paths, tasks.read_status(open_task.paths, job)
+    s = tasks.read_status(open_task.paths, job)
+    if s.exit_code is None and backends.alive(_handle(backends, open_task, job), s) is not False:
+        return True
     if s.exists:
-        return s.exit_code is None and backends.alive(_handle(backends, open_task, job), s) is not False
-    serving = workers.serving(backends, task, open_task.state.token)  # it may begin at any moment
+        return False
+    serving = workers.serving(backends, open_task.paths, open_task.state.token)  # it may begin at any moment
     return workers.trial_name(job.index, job.attempt) in serving
 
 

@@ -13,11 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from searchkit.suite.config.shells import SH, Shell
 from searchkit.suite.store.status import Status
 from searchkit.suite.workspace import AttemptPaths, JobPaths
+
+if TYPE_CHECKING:
+    from searchkit.suite.config.read import Config
+    from searchkit.suite.store.tasks import OpenTask
 
 GRACE_S = 10.0  # between SIGTERM and SIGKILL, where nobody says otherwise
 NO_JOB = -1  # what stands for the job where something belongs to none: a worker
@@ -136,6 +140,15 @@ class Backend(Protocol):
         Raises UsageError where one job needs more than there is.
         """
 
+    def open(self, task: OpenTask, config: Config) -> None:
+        """A scheduler begins, which alone writes to this task: what a backend asks of others (a job of a cluster, say)
+        is an event before it is asked, and what an earlier scheduler asked is found again here. search-ctl opens
+        nothing."""
+
+    def close(self, *, leave: bool) -> None:
+        """The scheduler ends. `leave`: what runs goes on, for the next one; else nothing runs any more that it could
+        end, and what was held for later jobs is given up."""
+
     # -- starting
 
     def port(self, token: str) -> int:
@@ -172,7 +185,8 @@ class Backend(Protocol):
 
     def alive(self, handle: Handle, s: Status) -> bool | None:
         """Whether an attempt without an exit line may still write to its folder; an attempt with one is not asked for.
-        `s`: what its files say now, by the lock of its wrapper first of all.
+        `s`: what its files say now, by the lock of its wrapper first of all. Where there is no status file yet: whether
+        somebody lives who was told to begin it, and still may.
 
         None where that can't be known from here: the attempt is never judged dead, nor ended, by us. A process number
         says something on its own boot of its own machine only; for another host a backend needs a witness there (a

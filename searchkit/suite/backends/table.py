@@ -5,12 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from searchkit.suite.backends.base import Backend, Handle
 from searchkit.suite.backends.children import Children
 from searchkit.suite.backends.local.backend import Local
 from searchkit.suite.store.status import Status
 from searchkit.suite.workspace import AttemptPaths
+
+if TYPE_CHECKING:
+    from searchkit.suite.config.read import Config
+    from searchkit.suite.store.tasks import OpenTask
 
 # What stands second in the `start` line of a status file -> that backend.
 BACKENDS: dict[str, Callable[[Children], Backend]] = {
@@ -41,6 +46,13 @@ class Backends:
         if name not in self.opened:
             self.opened[name] = BACKENDS[name](self.children)
         return self.opened[name]
+
+    def open(self, task: OpenTask, config: Config) -> None:
+        self.main.open(task, config)
+
+    def close(self, *, leave: bool) -> None:
+        for backend in self.opened.values():
+            backend.close(leave=leave)
 
     def handle(self, token: str, paths: AttemptPaths, s: Status) -> Handle:
         return self.of(s.start.backend if s.start else self.name).handle(token, paths, s)

@@ -18,6 +18,7 @@ from searchkit.suite.workspace import TaskPaths, Workspace, check_task_name, fin
 
 if TYPE_CHECKING:
     from searchkit.suite.backends.base import Capacity
+    from searchkit.suite.backends.table import Backends
     from searchkit.suite.cli.progress import Reward
     from searchkit.suite.config.read import Config
     from searchkit.suite.config.shells import Shell
@@ -79,7 +80,7 @@ def main_command(
     if n_trials is not None:
         limited = replace(config, search=replace(config.search, n_trials=n_trials))
     parts = {f"{task_name}.{stage.name}": stage.config for stage in config.stages} or {task_name: limited}
-    slots = [_slots(part, gpus, jobs_per_gpu, max_parallel) for part in parts.values()]
+    places = [_places(part, gpus, jobs_per_gpu, max_parallel) for part in parts.values()]
     for part in parts.values():
         programs.check(part, ws)
     for note in config.notes:
@@ -91,8 +92,8 @@ def main_command(
 
         if os.path.exists(ws.task(task_name).run_config) and not overwrite:
             _change_config(ws.task(task_name), config_file, config, raw, dry=True)
-        for (name, part), (_, slots_line) in zip(parts.items(), slots, strict=True):
-            dry.run(ws, part, name, slots_line, anew=overwrite)
+        for (name, part), place in zip(parts.items(), places, strict=True):
+            dry.run(ws, part, name, place.line, anew=overwrite)
         return 0
     options = {"gpus": gpus, "jobs_per_gpu": jobs_per_gpu, "max_parallel": max_parallel, "n_trials": n_trials}
     asked = pythons.ask(() if detach else parts.values())
@@ -113,12 +114,21 @@ def main_command(
     live = sys.stdout.isatty() and not no_progress
     how = How(ws, options, gpus == "none", live, asked)
     if config.stages:
-        return _run_stages(how, task, config, slots)
+        return _run_stages(how, task, config, places)
     from searchkit.suite.store import subnets
 
     for path in subnets.check_inputs(config, task, ws.project, {}):
         click.echo(f"note: {path} is gone; the jobs that were picked from it are kept", err=True)
-    return _schedule(how, task, subnets.kept(limited, task), *slots[0], {})
+    return _schedule(how, task, subnets.kept(limited, task), places[0], {})
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the jobs of a task or stage run, and how many at once."""
+
+    backends: Backends
+    slots: Capacity
+    line: str  # where the slots come from
 
 
 @dataclass(frozen=True)
@@ -139,7 +149,7 @@ class How:
             click.echo(f"note: {text}", err=True)
 
 
-def _run_stages(how: How, group: TaskPaths, config: Config, slots: list[tuple[Capacity, str]]) -> int:
+def _run_stages(how: How, group: TaskPaths, config: Config, places: list[Places]) -> int:
     """One stage after the other; returns at the first that does not finish. The same command goes on there."""
     from searchkit.suite.cli.progress import listed
     from searchkit.suite.run import stages
@@ -165,7 +175,7 @@ def _run_stages(how: How, group: TaskPaths, config: Config, slots: list[tuple[Ca
                 failed += stages.failed(state)
                 continue
             click.echo(title)
-            code = _schedule(how, turn.task, turn.config, *slots[k], turn.env)
+            code = _schedule(how, turn.task, turn.config, places[k], turn.env)
             tasks.refresh_views(how.ws, group)
             state = stages.state_of(turn.task)
             if code in (0, 1) and stages.is_over(turn.config, state):
@@ -200,7 +210,7 @@ def _say_where_it_stopped(config: Config, k: int, task: TaskPaths, state: TaskSt
         click.echo(f"  go on: search-ctl restart --task {task.name}")
 
 
-def _slots(config: Config, gpus: str, jobs_per_gpu: int, max_parallel: int | None) -> tuple[Capacity, str]:
+def _places(config: Config, gpus: str, jobs_per_gpu: int, max_parallel: int | None) -> Places:
     from searchkit.suite.backends.base import Request
     from searchkit.suite.backends.table import Backends
 
@@ -215,7 +225,8 @@ def _slots(config: Config, gpus: str, jobs_per_gpu: int, max_parallel: int | Non
         resources.gpu_mem_bytes,
         max_parallel or config.run.max_parallel,
     )
-    return Backends().main.capacity(request)
+    backends = Backends()
+    return Places(backends, *backends.main.capacity(request))
 
 
 def _begun(task: TaskPaths) -> Shell | None:
@@ -342,10 +353,7 @@ def _check_direction(old: Config, new: Config, given: str) -> None:
             raise UsageError(what, "Say it again: `mode: min` or `mode: max`")
 
 
-def _schedule(
-    how: How, task: TaskPaths, config: Config, slots: Capacity, slots_line: str, stage_env: dict[str, str]
-) -> int:
-    from searchkit.suite.backends.table import Backends
+def _schedule(how: How, task: TaskPaths, config: Config, places: Places, stage_env: dict[str, str]) -> int:
     from searchkit.suite.cli import pythons
     from searchkit.suite.cli.progress import Progress
     from searchkit.suite.run.launcher import Launcher, Plan
@@ -361,11 +369,11 @@ def _schedule(
     if python:
         kept["python"] = python.facts()
     open_task = tasks.take(task, journal.acquire(task, me), me, **kept)
-    progress = Progress(how.ws, open_task, config, slots_line, live=how.live)
+    progress = Progress(how.ws, open_task, config, places.line, live=how.live)
     hide = how.hide_gpus or config.resources.gpus == 0
     installed = imports.installed(python, how.ws.project) if python else imports.Installed()
     shell = shells.located(config.run.shell, env.get("PATH"))
-    plan = Plan(how.ws, config, Backends(), slots, hide, env, tuple(sys.argv), shell, python, installed)
+    plan = Plan(how.ws, config, places.backends, places.slots, hide, env, tuple(sys.argv), shell, python, installed)
     launcher = Launcher(plan, open_task)
     try:
         for text in pythons.notes(launcher):
@@ -373,7 +381,7 @@ def _schedule(
         with progress:
             code = Scheduler(launcher, progress).run()
     finally:
-        slots.close()
+        places.slots.close()
         open_task.close()
     progress.summary(code)
     how.rewards.append(progress.reward)

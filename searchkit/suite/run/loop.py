@@ -19,7 +19,6 @@ from itertools import islice
 from searchkit import fsio
 from searchkit.errors import UsageError
 from searchkit.suite.backends.base import CannotStart, Handle
-from searchkit.suite.backends.children import become_subreaper
 from searchkit.suite.run import crew as working
 from searchkit.suite.run import judging, orders, recovery, rereading
 from searchkit.suite.run import search as searching
@@ -32,7 +31,6 @@ from searchkit.suite.store.status import Status
 CREATE_AT_ONCE = 64  # jobs whose folders are made in one go
 CREATE_BESIDE = 8  # the same, while others run and may end at any moment
 PREPARE_AHEAD = 4  # jobs whose working folders are laid out before a slot is free
-HELPERS_S = 20.0  # at the end, for programs of ours that run beside the jobs
 TICK_S = 0.2  # how often adopted jobs, timeouts and intents are looked at
 
 
@@ -42,7 +40,7 @@ class Scheduler(Attempts):
 
     def run(self) -> int:
         """Run until all jobs ended, or until told to stop. Returns the exit code; raises StorageError."""
-        become_subreaper()
+        self.backends.open(self.task, self.plan.config)
         with _signals(self._on_signal) as wake_fd:
             rereading.read_again(self.task, self.plan.config, self.observer.message)
             self.search = searching.begin(self.plan.config, self.plan.ws, self.task, self.observer.message)
@@ -88,8 +86,7 @@ class Scheduler(Attempts):
         self.task.journal.commit()
         working.let_go(self)
         self.launcher.discard_prepared()
-        if self.interrupts < 3:
-            self.backends.children.wait(HELPERS_S)
+        self.backends.close(leave=self.interrupts >= 3)
         if fault := self.crew.fault or (self.search and self.search.fault):
             raise fault
         return self._exit_code()

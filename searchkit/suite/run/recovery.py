@@ -73,7 +73,9 @@ def _recover_attempt(attempts: Attempts, n: int) -> None:
     s = status.read(launch.paths)
     if working.adopt_trial(attempts, job, launch, s):
         return
-    if not s.exists:  # decided, never started: that same attempt starts when its turn comes
+    handle = attempts.backends.handle(launch.token, launch.paths, s)
+    lives = s.exit_code is None and attempts.backends.alive(handle, s) is not False
+    if not s.exists and not lives:  # decided, never started: that same attempt starts when its turn comes
         if job.stop:
             attempts.result(n, s)
         else:
@@ -84,7 +86,7 @@ def _recover_attempt(attempts: Attempts, n: int) -> None:
     deadline = (s.start.time_s if s.start else job.launched_s) + timeout_s if timeout_s else None
     live = attempts.live[n] = Live(launch, n, attempts.plan.slots.adopt(job.gpus), deadline=deadline)
     watch(attempts, live, s)
-    if s.exit_code is None and (s.alive or live.elsewhere):
+    if lives:
         where = f" on {s.start.host}, by its status file" if live.elsewhere and s.start else ""
         attempts.observer.message(f"job {n} still runs{where}: adopted")
         if job.stop in ("interrupt", "task"):

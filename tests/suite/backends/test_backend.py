@@ -85,7 +85,8 @@ def test_an_attempt_begins_once(backends: Backends, tmp_path: Path) -> None:
 def test_what_is_prepared_has_not_begun_and_can_be_undone(backends: Backends, tmp_path: Path) -> None:
     one = launch(tmp_path, "touch ran")
     prepared = backends.main.prepare(one, {**os.environ, "SEARCHKIT_TOKEN": one.token}, GRANT)
-    assert not status.read(one.paths).exists
+    s = status.read(one.paths)
+    assert not s.exists and backends.alive(backends.handle(one.token, one.paths, s), s) is False
     backends.main.discard(prepared)
     wait_for(lambda: not backends.living(TOKEN))
     assert os.listdir(one.tmp) == [] and os.listdir(one.job.root) == ["work"] and os.listdir(one.work) == []

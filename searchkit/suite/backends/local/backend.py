@@ -7,10 +7,11 @@ import signal
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from searchkit.suite.backends import base
 from searchkit.suite.backends.base import CannotStart, Grant, Handle, Launch, Prepared, Request
-from searchkit.suite.backends.children import Children
+from searchkit.suite.backends.children import Children, become_subreaper
 from searchkit.suite.backends.local import gpus, procs, slots, start
 from searchkit.suite.backends.local.procs import Killer, Process
 from searchkit.suite.backends.local.slots import Slots
@@ -19,6 +20,11 @@ from searchkit.suite.store import status
 from searchkit.suite.store.status import Status
 from searchkit.suite.workspace import AttemptPaths
 
+if TYPE_CHECKING:
+    from searchkit.suite.config.read import Config
+    from searchkit.suite.store.tasks import OpenTask
+
+HELPERS_S = 20.0  # at the end, for programs of ours that run beside the jobs
 SWEEPS, SWEEP_S = 100, 0.02  # looks at the process table, so far apart, before what is left counts as a survivor
 
 
@@ -45,6 +51,13 @@ class Local:
             request.mem_bytes,
             request.most,
         )
+
+    def open(self, task: OpenTask, config: Config) -> None:
+        become_subreaper()
+
+    def close(self, *, leave: bool) -> None:
+        if not leave:
+            self.children.wait(HELPERS_S)
 
     # ---- starting
 
