@@ -259,9 +259,10 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
 def test_files_that_are_named_exist(path: Path) -> None:
-    tops = "searchkit|tests|templates|docs|benchmarks"
-    for named in re.findall(rf"`((?:{tops})/[\w./*-]*)`", path.read_text(encoding="utf-8")):
-        assert list(ROOT.glob(named.rstrip("/"))), f"{path.name} names {named}, which is not there"
+    tops = {ROOT: "searchkit|tests|templates|docs|benchmarks", ROOT / "searchkit": "suite|nas|job|reading|records"}
+    for top, folders in tops.items():
+        for named in re.findall(rf"`((?:{folders})/[\w./*-]*)`", path.read_text(encoding="utf-8")):
+            assert list(top.glob(named.rstrip("/"))), f"{path.name} names {named}, which is not there"
 
 
 def test_the_map_has_the_rows_of_the_law() -> None:
