@@ -1,19 +1,23 @@
 """searchkit runs a training command over a search space and ranks what it reports.
 
 A training script needs at most two names of it: `searchkit.report(acc=0.9, step=3)` and `searchkit.params(lr=0.1)`; one
-that serves many trials in one process, `for trial in searchkit.trials():`, too. They load on first use, so that
-importing the package costs nothing.
+that serves many trials in one process, `for trial in searchkit.trials():`, too. A notebook takes `searchkit.open` to
+look at tasks, `searchkit.run` to start one, and `searchkit.nas` for supernets. All load on first use, so that importing
+the package costs nothing.
 """
 
 from __future__ import annotations
 
 TYPE_CHECKING = False  # type checkers know the name; importing typing would cost more than all the rest of this package
 if TYPE_CHECKING:
+    from searchkit import nas
+    from searchkit.errors import SearchkitError
     from searchkit.job.report import params, report
     from searchkit.job.trials import TrialStopped, trials
+    from searchkit.suite.api import open, run
 
 __version__ = "0.1.0"
-__all__ = ["TrialStopped", "__version__", "params", "report", "trials"]
+__all__ = ["SearchkitError", "TrialStopped", "__version__", "nas", "open", "params", "report", "run", "trials"]
 
 
 def __getattr__(name: str) -> object:
@@ -25,6 +29,18 @@ def __getattr__(name: str) -> object:
         from searchkit.job import trials as trial
 
         return getattr(trial, name)
+    if name in ("open", "run"):
+        from searchkit.suite import api
+
+        return getattr(api, name)
+    if name == "nas":
+        import searchkit.nas as found
+
+        return found
+    if name == "SearchkitError":
+        from searchkit.errors import SearchkitError as error
+
+        return error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

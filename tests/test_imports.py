@@ -41,6 +41,7 @@ TABLE = (
     ("suite.run", SUITE),
     ("suite.control", SUITE),
     ("suite.run.stages", SUITE),
+    ("suite.api", SUITE),
     ("suite.cli", SUITE),
     ("nas.space", NAS),
     ("nas.nn", NAS),
