@@ -126,8 +126,8 @@ class Capacity(Protocol):
 
 
 class Backend(Protocol):
-    """Where attempts run. One object serves one scheduler, or one act of search-ctl; nothing that it knows is lost with
-    it, as the files of the attempts say all again.
+    """Where attempts run. One object serves one scheduler, or one act of search-ctl. Whatever it knows can be learnt
+    anew from the files of the attempts, so it may die with its process at any moment.
 
     A worker is started, ended and looked for as an attempt is.
     """
@@ -165,8 +165,8 @@ class Backend(Protocol):
 
     def start(self, prepared: Prepared) -> Handle:
         """Let it begin, without waiting until it has. The decision is an event by now, and may be acted on twice: by us
-        and, after our death, by the next scheduler. So an attempt begins by the making of its status file, and only
-        where there is none. From then on `alive` says that it lives, though its first line may be long in coming.
+        and, after our death, by the next scheduler. So an attempt begins when its status file is made, here or where it
+        runs, and only if there is none yet. From now on `alive` says that it lives, however long its first line takes.
 
         Raises FileExistsError for an attempt that was begun before, CannotStart, and OSError for anything else.
         """
@@ -177,50 +177,58 @@ class Backend(Protocol):
     # -- finding
 
     def handle(self, token: str, paths: AttemptPaths, s: Status) -> Handle:
-        """The handle of an attempt that somebody else started, by its status file, which may lack its first line or not
-        be there yet: then all that is known of it is its token."""
+        """The handle of an attempt that somebody else started, from its status file. Where that has no first line yet,
+        or is not there, all that is known of the attempt is its token. Watches nothing: see `adopt`."""
 
     def within(self, outer: Handle, token: str, paths: AttemptPaths) -> Handle:
         """The handle of a trial that a worker runs: its processes have the trial's token, and no wrapper."""
 
     def alive(self, handle: Handle, s: Status) -> bool | None:
-        """Whether an attempt without an exit line may still write to its folder; an attempt with one is not asked for.
-        `s`: what its files say now, by the lock of its wrapper first of all. Where there is no status file yet: whether
-        somebody lives who was told to begin it, and still may.
+        """Whether an attempt without an exit line may still write to its folder. `s`: what its status file says now,
+        including whether the wrapper's lock is held. Without a status file: whether whoever was told to begin the
+        attempt lives, and may still do so.
 
-        None where that can't be known from here: the attempt is never judged dead, nor ended, by us. A process number
-        says something on its own boot of its own machine only; for another host a backend needs a witness there (a
-        lock that holds between hosts, a heartbeat, the word of the cluster's queue), and the queue alone is none: what
-        it calls dead may still write, and what it calls running may be gone.
+        None where that can't be known from here; then nobody here judges the attempt dead, or ends it. The liveness of
+        another host is never judged by a process number, which means something only on its own machine and boot. A
+        backend that reaches other hosts needs a witness there, such as a lock that holds between hosts or a heartbeat.
+        The queue of a cluster is no such witness: what it calls dead may still write, and what it calls running may be
+        gone.
         """
 
     def adopt(self, handle: Handle, port: int = 0) -> None:
-        """Watch what an earlier scheduler started as if we had: `ended` tells of its end."""
+        """Watch what an earlier scheduler started as if we had started it: `ended` tells of its end. `port`: what it
+        has, and nobody else gets."""
 
     # -- ending
 
     def ended(self) -> list[Handle]:
-        """What ended since the last call, each once: of what we started or adopted, what has an exit line or is dead;
-        of what is being cancelled, by us or for good, that of which nothing lives any more. Never waits: called five
-        times a second, so what is dear to ask (a cluster's queue) is asked at its own pace, and until it answers
-        nothing has ended."""
+        """What ended since the last call, each once. Of what we started or adopted: what has an exit line or is dead.
+        Of what is being cancelled: only that of which nothing lives any more.
+
+        Never waits. It is called five times a second, so a backend asks what is expensive to ask (a cluster's queue) at
+        a pace of its own; until there is an answer, nothing has ended.
+        """
 
     def cancel(self, graces_s: Mapping[Handle, float]) -> None:
-        """Begin to end these, each with its grace in seconds: all its processes are asked (SIGTERM), and killed after
-        the grace; only its wrapper is left until it has written the exit line. Asked again with less grace, it gets
-        less. Does not wait: `ended` tells when nothing of it lives, and before that nobody may say that it was stopped.
+        """Begin to end these, each with its grace in seconds: SIGTERM to all its processes, SIGKILL to what is left
+        after the grace; its wrapper is spared, so that it can write the exit line. Called again with less grace, it
+        gets less.
+
+        Does not wait. That it is over is said by `ended`, when nothing of it lives, wherever it ran; before that nobody
+        may say that it was stopped. `Backends.end` is the form that waits, and returns when nothing of it lives.
         """
 
     def survivors(self) -> dict[str, list[int]]:
-        """What still lives of all that is being cancelled, by token: numbers that a person can look for."""
+        """What still lives of all that is being cancelled, by token: process numbers, or what the engine calls them."""
 
     def remains(self, handle: Handle) -> list[int]:
-        """What lives of an attempt or worker now, by its numbers; its wrapper does not count."""
+        """What lives of an attempt or worker now, its wrapper apart; the same numbers."""
 
     def clear(self, handle: Handle, s: Status, *, look: bool = False) -> list[str]:
-        """End at once what is left of an attempt or worker that has ended, and forget it: nothing of an attempt lives
-        beside its successor. Returns the command lines of what had to be killed; what ends by itself in a moment after
-        an exit line is none of that. `s`: what its status file says. `look`: something was left, for all we know.
+        """End at once what is left of an attempt or worker that has ended, and forget it, so that nothing of it lives
+        beside its successor. Returns the command lines of what had to be killed; what ends by itself within a moment
+        after the exit line is not counted. `s`: what its status file says. `look`: it is known to have left something,
+        or not known to have left nothing.
         """
 
     # -- a whole task
