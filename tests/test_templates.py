@@ -170,7 +170,7 @@ def test_the_wheel_holds_recipes_and_wrapper(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(unpacked)
-    assert (unpacked / "searchkit" / "backends" / "wrapper.sh").is_file()
+    assert (unpacked / "searchkit" / "suite" / "backends" / "local" / "wrapper.sh").is_file()
     shipped = sorted(
         str(path.relative_to(unpacked / "searchkit" / "_templates"))
         for path in (unpacked / "searchkit" / "_templates").rglob("*")

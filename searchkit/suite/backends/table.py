@@ -55,7 +55,13 @@ class Backends:
             backend.close(leave=leave)
 
     def handle(self, token: str, paths: AttemptPaths, s: Status) -> Handle:
-        return self.of(s.start.backend if s.start else self.name).handle(token, paths, s)
+        if s.start:
+            return self.of(s.start.backend).handle(token, paths, s)
+        for name in sorted(BACKENDS, key=DEFAULT.__eq__):  # without a first line, it is whose who knows of it
+            handle = self.of(name).handle(token, paths, s)
+            if self.of(name).alive(handle, s) is not False:
+                return handle
+        return self.main.handle(token, paths, s)
 
     def within(self, outer: Handle, token: str, paths: AttemptPaths) -> Handle:
         return self.of(outer.backend).within(outer, token, paths)

@@ -1,6 +1,6 @@
 """The status file of an attempt: its wrapper's `start` and `exit` lines, and whether that wrapper still lives.
 
-    start local <host> <boot id> <pid> <start ticks> <handle> <unix time>
+    start <backend> <host> <boot id> <pid> <start ticks> <handle> <unix time>
     ended <exit code> [stopped]                         (of the command; `stopped`: it may have caught a stop)
     after <exit code of the after callback>             (only where it failed)
     exit <exit code> [pre]                              (`pre`: the pre callback failed, the command never ran)

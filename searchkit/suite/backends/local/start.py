@@ -34,11 +34,13 @@ _DEFAULT_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 
 @dataclass(frozen=True)
 class Machine:
-    """What every wrapper of a scheduler is told about where it runs."""
+    """What every wrapper is told about where it runs, and who answers for it."""
 
     host: str
     boot_id: str
     python: str
+    backend: str = "local"  # another, where that starts processes of this machine too
+    handle: str = "-"  # what it calls them, beside the number of the wrapper
 
 
 def this_machine() -> Machine:
@@ -94,7 +96,7 @@ def park(launch: Launch, env: Mapping[str, str], grant: Grant, machine: Machine)
     status, log = (f"{launch.tmp}/{fsio.half_name(f'{what}-{launch.name}')}" for what in ("status", "log"))
     words = direct(launch.command) if isinstance(launch.command, str) else launch.command
     command = words or [*launch.shell, "-c", str(launch.command)]
-    argv = ["/bin/sh", WRAPPER, machine.host, machine.boot_id]
+    argv = ["/bin/sh", WRAPPER, machine.backend, machine.handle, machine.host, machine.boot_id]
     argv += [launch.job.attempt(launch.attempt + 1).root, launch.work, launch.paths.callback, launch.pre, launch.after]
     argv += ["\n".join(launch.shell), machine.python, CALLBACK, *command]
     fd = fsio.out_of_the_way(os.open(status, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666))

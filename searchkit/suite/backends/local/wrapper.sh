@@ -5,8 +5,9 @@
 # start. Before that line nothing has happened, and where it never comes nothing will.
 # The scheduler may die at any moment; this goes on, and the next scheduler reads what it wrote.
 #
-#   wrapper.sh HOST BOOT_ID NEXT_ATTEMPT WORK_FOLDER CALLBACK PRE AFTER SHELL PYTHON HELPER COMMAND...
+#   wrapper.sh BACKEND HANDLE HOST BOOT_ID NEXT_ATTEMPT WORK_FOLDER CALLBACK PRE AFTER SHELL PYTHON HELPER COMMAND...
 #
+# BACKEND and HANDLE are who answers for the attempt, and what it is called there (`-`: nothing but its process number).
 # COMMAND is the words of a program, those of a shell for what needs one; PRE and AFTER are empty where there is no such
 # callback; SHELL is the words of the shell that runs these, one a line.
 
@@ -30,7 +31,8 @@ main() {
     start_ticks $stat
     read -r now <&8 || exit 0
     exec 8<&-
-    printf 'start local %s %s %s %s - %s\n' "$1" "$2" "$$" "$ticks" "$now" >&9 || exit 74
+    printf 'start %s %s %s %s %s %s %s\n' "$1" "$3" "$4" "$$" "$ticks" "$2" "$now" >&9 || exit 74
+    shift 2
     # The attempt's number is the fencing token: where a later attempt exists, this one was given up for lost.
     [ -e "$3" ] && { echo "exit 125" >&9; exit 125; }
     work=$4 callback=$5 pre=$6 after=$7 shell=$8 python=$9
