@@ -34,14 +34,12 @@ class Arch:
     @staticmethod
     def of(mapping: Mapping[str, Any]) -> Arch:
         """From a nested or dotted mapping (or both); a leading `arch.` is dropped. UsageError for all but ints."""
-        found: dict[str, Width] = {}
-        _collect(mapping, "", found)
-        names = sorted(found)
-        for name in names:
-            inside = next((other for other in names if other.startswith(name + ".")), None)
-            if inside:
-                raise UsageError(f"an architecture can't have both {name!r} and {inside!r}")
-        return Arch(tuple((name, found[name]) for name in names))
+        if not isinstance(mapping, Mapping):
+            raise UsageError(f"an architecture must be a mapping of names to ints, not {mapping!r}")
+        values, wrong = collect(mapping)
+        if wrong:
+            raise UsageError("\n".join(what for _, what in wrong))
+        return Arch(tuple(sorted(values.items())))
 
     def __getitem__(self, name: str) -> Width:
         for key, value in self.items:
@@ -95,22 +93,34 @@ class Arch:
         return " ".join(f"{name[cut:]}={plain(value)}" for name, value in self.items)
 
 
-def _collect(mapping: Any, path: str, found: dict[str, Width]) -> None:
-    if not isinstance(mapping, Mapping):
-        raise UsageError(f"an architecture must be a mapping of names to ints, not {mapping!r}")
+def collect(mapping: Mapping[str, Any]) -> tuple[dict[str, Width], list[tuple[str, str]]]:
+    """The values of an architecture by name; and what is wrong with them, each with the name that it is about."""
+    values: dict[str, Width] = {}
+    wrong: list[tuple[str, str]] = []
+    _collect(mapping, "", values, wrong)
+    names = sorted(values)
+    for name in names:
+        inside = next((other for other in names if other.startswith(name + ".")), None)
+        if inside:
+            wrong.append((inside, f"an architecture can't have both {name!r} and {inside!r}"))
+    return values, wrong
+
+
+def _collect(mapping: Mapping[str, Any], path: str, values: dict[str, Width], wrong: list[tuple[str, str]]) -> None:
     for key, value in mapping.items():
         full = f"{path}.{key}" if path else key
         if not isinstance(key, str) or not all(key.split(".")):
-            raise UsageError(f"the name {full!r} of an architecture must be words joined by dots")
+            wrong.append((str(full), f"the name {full!r} of an architecture must be words joined by dots"))
+            continue
         if isinstance(value, Mapping):
-            _collect(value, full, found)
+            _collect(value, full, values, wrong)
             continue
         name = full.removeprefix(PREFIX)
-        if name in found:
-            raise UsageError(f"an architecture can't have {name!r} twice")
-        if isinstance(value, (list, tuple)) and value and all(map(is_int, value)):
-            found[name] = tuple(value)
+        if name in values:
+            wrong.append((name, f"an architecture can't have {name!r} twice"))
+        elif isinstance(value, (list, tuple)) and value and all(map(is_int, value)):
+            values[name] = tuple(value)
         elif is_int(value):
-            found[name] = value
+            values[name] = value
         else:
-            raise UsageError(f"{name} of an architecture must be an int or a list of ints, not {value!r}")
+            wrong.append((name, f"{name} of an architecture must be an int or a list of ints, not {value!r}"))

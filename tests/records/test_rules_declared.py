@@ -19,7 +19,7 @@ FAULTS: dict[str, list[str]] = {
         "rules: rule: unknown key 'whre' (did you mean where?)",
         "rules: rule: must have where or func_str, or a type, but has whre",
     ],
-    "[{type: paralel, rules: []}]": ["rules: rules[0]: unknown type 'paralel' (did you mean parallel?)"],
+    "[{type: paralel, rules: []}]": ["rules: rules[0].type: unknown type 'paralel' (did you mean parallel?)"],
     "[{where: a >}, {where: b = 1}]": [
         "rules: rules[0].where: column 4 of 'a >': the expression can't go on like this",
         "    a >",
@@ -38,7 +38,7 @@ FAULTS: dict[str, list[str]] = {
     "{where: a.__class__ == 1}": ["rules: rule.where: no key of a record is called 'a.__class__'"],
     "{where: a, missing: drop}": ["rules: rule.missing: must be error or skip, not 'drop'"],
     "{where: a, name: [3]}": ["rules: rule.name: must be a text, not [3]"],
-    "{type: sample}": ["rules: rule.operation: must be one of top, last, random, not nothing"],
+    "{type: sample}": ["rules: rule: operation must be one of top, last, random, not nothing"],
     "{type: sample, operation: top}": ["rules: rule: missing key 'key': top of what?"],
     "{type: sample, operation: top, key: 3, mode: all, seed: x}": [
         "rules: rule.key: must be the name of a number, such as metric.direct.mAP, not 3",
@@ -72,7 +72,7 @@ def test_rules_without_end_are_refused_at_once() -> None:
     begin = time.monotonic()
     endless: list[Any] = []
     endless.append({"type": "parallel", "rules": endless})
-    assert "nested at most 50 deep" in fault(rules.parse, endless)
+    assert "must not be nested deeper" in fault(rules.parse, endless)
     laughs: Any = {"where": "a"}
     for _ in range(40):
         laughs = {"type": "parallel", "rules": [laughs] * 10}

@@ -39,8 +39,7 @@ def pick(path: str, rules_path: str | None, seed: int) -> list[dict[str, Any]]:
 def choose(rules_path: str, records: list[dict[str, Any]], seed: int) -> rules.Outcome:
     """Apply the rules of a YAML file."""
     document = nodes.load(rules_path, needs="`type: sequential` with `rules:`")
-    document.check()
-    return rules.apply(rules.parse(document.root.data, rules_path), records, seed)
+    return rules.apply(rules.read(document), records, seed)
 
 
 def human(value: float) -> str:

@@ -1,28 +1,18 @@
-"""One dimension of a space: its choices, its combinations in order, and how it is read from a declaration."""
+"""One dimension of a space: its choices, and its combinations in order."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
-from searchkit.errors import UsageError, did_you_mean
-from searchkit.records.arch import Width, is_int
+from searchkit.errors import UsageError
+from searchkit.records.arch import Width
 
-MAX_CHOICES = 10_000  # of one position: more is a slip of the pen, and would only eat memory
-RANGE_KEYS = ("start", "end", "step")
-BOUND_KEYS = ("min", "max", "stride")  # the same, where an int stands for all positions
-DIM_KEYS = ("choices", *RANGE_KEYS, *BOUND_KEYS, "ascending")
 NET_WISE, STAGE_WISE, TIED, BLOCK_WISE = STRATEGIES = ("net_wise", "stage_wise", "stage_wise_depth", "block_wise")
 
 Rows = tuple[tuple[int, ...], ...]  # the choices of each position
-
-
-def is_ints(value: Any) -> bool:
-    """Whether it is a list of ints that is not empty."""
-    return isinstance(value, (list, tuple)) and len(value) > 0 and all(map(is_int, value))
 
 
 @dataclass(frozen=True)
@@ -181,121 +171,19 @@ class Dim:
             out.append(min(free, key=lambda v: (abs(v - target), v)))
         return out
 
-    def faults(self, value: Width) -> list[str]:
-        """Why a value does not fit into the maximal model."""
+    def misfits(self, value: Width) -> list[tuple[int | None, str]]:
+        """Why a value does not fit into the maximal model, each with the position that it is about."""
         if isinstance(value, tuple) == self.scalar:
             wanted = "an int" if self.scalar else f"a list of {len(self.choices)} ints"
             shown = list(value) if isinstance(value, tuple) else value
-            return [f"{self.key} is {shown}, but must be {wanted}"]
+            return [(None, f"{self.key} is {shown}, but must be {wanted}")]
         found = self.unpack(value)
         if len(found) != len(self.choices):
-            return [f"{self.key} has {len(found)} values {list(found)}, but must have {len(self.choices)}"]
-        wrong = []
+            return [(None, f"{self.key} has {len(found)} values {list(found)}, but must have {len(self.choices)}")]
+        wrong: list[tuple[int | None, str]] = []
         for i, (v, choices) in enumerate(zip(found, self.choices, strict=True)):
             low = min(1, choices[0])  # 0 fits only where the space itself has it
             if not low <= v <= choices[-1]:
                 name = self.key if self.scalar else f"{self.key}[{i}]"
-                wrong.append(f"{name} is {v}, but must be from {low} to {choices[-1]}")
+                wrong.append((i, f"{name} is {v}, but must be from {low} to {choices[-1]}"))
         return wrong
-
-
-# --- declarations ----------------------------------------------------------------------------------------------------
-
-
-def read_dim(key: str, spec: Any) -> Dim:
-    """A dimension from `32`, `[64, 128]`, `{choices: …}`, `{start: …, end: …, step: …}` or `{min: …, max: …,
-    stride: …}`, `ascending: true` or not.
-
-    Raises UsageError that names every fault, one a line.
-    """
-    ascending = spec.get("ascending", False) if isinstance(spec, Mapping) else False
-    wrong = [] if isinstance(ascending, bool) else [f"{key}.ascending must be true or false, not {ascending!r}"]
-    choices, scalar = read_values(key, spec, wrong)
-    if ascending is True and scalar:
-        wrong.append(f"{key} can't be ascending: it has one value; only a list of values can")
-    wrong += [f"{key} must have values of at least 0, not {v}" for row in choices for v in row if v < 0]
-    if wrong:
-        raise UsageError("\n".join(wrong))
-    return Dim(key, tuple(map(tuple, choices)), scalar, ascending)
-
-
-def read_values(key: str, spec: Any, wrong: list[str]) -> tuple[list[list[int]], bool]:
-    """The choices of each position, in the order declared, and whether there is but one; faults go to `wrong`."""
-    if is_int(spec):
-        return [[spec]], True
-    if is_ints(spec):
-        return [[v] for v in spec], False
-    if not isinstance(spec, Mapping):
-        wrong.append(f"{key} must be an int, a list of ints, {{choices}} or {{start, end, step}}, not {spec!r}")
-        return [], False
-    unknown = [name for name in spec if name not in DIM_KEYS]
-    wrong += [f"{key} has the unknown key {name!r}{did_you_mean(str(name), DIM_KEYS)}" for name in unknown]
-    keys = BOUND_KEYS if any(name in spec for name in BOUND_KEYS) else RANGE_KEYS
-    ranged = [name for name in (*RANGE_KEYS, *BOUND_KEYS) if name in spec]
-    if "choices" in spec and ranged:
-        wrong.append(f"{key} must have choices, or {_words(keys)}; not both")
-    elif "choices" in spec:
-        return _choices(key, spec["choices"], wrong)
-    elif sorted(ranged) == sorted(keys):
-        bounds = [spec[name] for name in keys]
-        return _range(key, keys, _broadcast(bounds) if keys is BOUND_KEYS else bounds, wrong)
-    elif any(name not in keys for name in ranged):
-        wrong.append(f"{key} must have {_words(RANGE_KEYS)}, or {_words(BOUND_KEYS)}; not both")
-    elif ranged or not unknown:
-        missing = [name for name in keys if name not in spec]
-        lacks = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
-        wrong.append(f"{key} must have choices, or {_words(keys)}; {lacks}")
-    return [], False
-
-
-def _words(keys: Sequence[str]) -> str:
-    return f"{', '.join(keys[:-1])} and {keys[-1]}"
-
-
-def _broadcast(bounds: list[Any]) -> list[Any]:
-    """Ints beside lists stand for every position."""
-    lengths = [len(bound) for bound in bounds if is_ints(bound)]
-    return [[bound] * lengths[0] if lengths and is_int(bound) else bound for bound in bounds]
-
-
-def _choices(key: str, given: Any, wrong: list[str]) -> tuple[list[list[int]], bool]:
-    scalar = is_ints(given)
-    rows = [given] if scalar else given
-    if isinstance(rows, (list, tuple)):  # a bare int stands for a position that does not vary
-        rows = [[row] if is_int(row) else row for row in rows]
-    if not isinstance(rows, list) or not rows or not all(map(is_ints, rows)):
-        wrong.append(f"{key}.choices must be a list of ints, or a list of such lists for each position, not {given!r}")
-        return [], False
-    for i, row in enumerate(rows):
-        twice = sorted({v for v in row if row.count(v) > 1})
-        name = f"{key}.choices" if scalar else f"{key}.choices[{i}]"
-        wrong += [f"{name} lists {v} twice" for v in twice]
-    return [list(row) for row in rows], scalar
-
-
-def _range(key: str, keys: Sequence[str], bounds: list[Any], wrong: list[str]) -> tuple[list[list[int]], bool]:
-    first, last, by_name = keys
-    start, end, step = bounds
-    scalar = all(map(is_int, bounds))
-    rows = [(start, end, step)] if scalar else []
-    if not scalar and all(map(is_ints, bounds)):
-        if not len(start) == len(end) == len(step):
-            lengths = f"{len(start)}, {len(end)} and {len(step)}"
-            wrong.append(f"{key}: {_words(keys)} must be lists of one length, not of {lengths}")
-            return [], False
-        rows = list(zip(start, end, step, strict=True))
-    if not rows:
-        found = f"{start!r}, {end!r} and {step!r}"
-        wrong.append(f"{key}: {_words(keys)} must be three ints, or three lists of ints, not {found}")
-    out = []
-    for i, (low, high, by) in enumerate(rows):
-        name = key if scalar else f"{key}[{i}]"
-        if by < 1:
-            wrong.append(f"{name}: the {by_name} must be at least 1, not {by}")
-        elif low > high:
-            wrong.append(f"{name}: the {first} must not be above the {last}, but {low} > {high}")
-        elif (high - low) // by >= MAX_CHOICES:
-            wrong.append(f"{name}: a position must have at most {MAX_CHOICES} values, not {(high - low) // by + 1}")
-        else:
-            out.append(list(range(low, high + 1, by)))  # the end only where a step hits it
-    return out, scalar

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from searchkit.nas.space.dim import read_values
+from searchkit.nas.space.declare import read_choices
+from searchkit.reading.cursor import Cursor
 from searchkit.records.arch import is_int
 
 InputShape = int | tuple[int, int]  # the short edge, or (H, W), in pixels
@@ -28,27 +26,35 @@ def shape_text(shape: InputShape) -> str:
     return str(shape) if isinstance(shape, int) else "x".join(map(str, shape))
 
 
-def read_scales(spec: Any, wrong: list[str]) -> tuple[InputShape, ...]:
+def read_scales(at: Cursor) -> tuple[InputShape, ...]:
     """Input shapes, in the order declared: S, `[[H, W], …]`, `{choices: [S or [H, W], …]}` or `{start, end, step}`."""
-    shapes = spec.get("choices") if isinstance(spec, Mapping) and set(spec) == {"choices"} else spec
-    if isinstance(shapes, (list, tuple)) and shapes is spec and any(map(is_int, shapes)):
-        wrong.append(f"{INPUT} is {spec!r}: write {{choices: [480, 560]}} for short edges, [[480, 560]] for (H, W)")
+    given = at["choices"] if at.node.kind == "map" and set(at.node.entries) == {"choices"} else at
+    if given is at and any(is_int(item.data) for item in at.items):
+        at.fault(f"is {at.shown}: write {{choices: [480, 560]}} for short edges, [[480, 560]] for (H, W)")
         return ()
-    if not isinstance(shapes, (list, tuple)):
-        rows, scalar = read_values(INPUT, shapes, wrong)
-        shapes = rows[0] if scalar else []
-        if rows and not scalar:
-            wrong.append(f"{INPUT} must have one start, end and step, not lists")
+    if given.node.kind != "list":
+        return _edges(given)
     out: list[InputShape] = []
-    for shape in shapes:
-        pair = tuple(shape) if isinstance(shape, (list, tuple)) else (shape,)
-        if len(pair) > 2 or not pair or not all(is_int(v) and v > 0 for v in pair):
-            wrong.append(f"{INPUT} must be a short edge, or [H, W], in pixels; not {shape!r}")
+    for item in given.items:
+        values = [each.data for each in item.items] if item.node.kind == "list" else [item.data]
+        if len(values) > 2 or not values or not all(is_int(v) and v > 0 for v in values):
+            item.fault(f"must be a short edge, or [H, W], in pixels; not {item.shown}")
             continue
-        one = (pair[0], pair[1]) if len(pair) == 2 else pair[0]
-        if one in out:
-            wrong.append(f"{INPUT} lists {shape!r} twice")
-        out.append(one)
-    if not out and not wrong:
-        wrong.append(f"{INPUT} must have at least one shape")
+        shape = values[0] if len(values) == 1 else (values[0], values[1])
+        if shape in out:
+            item.fault(f"{item.shown} is listed twice")
+        out.append(shape)
+    if not given.items:
+        given.fault("must have at least one shape")
     return tuple(out)
+
+
+def _edges(at: Cursor) -> tuple[InputShape, ...]:
+    """Short edges: one, or a range."""
+    if at.node.kind != "map" and not (is_int(at.data) and at.data > 0):
+        at.fault(f"must be a short edge, or [H, W], in pixels; not {at.shown}")
+        return ()
+    choices = read_choices(at, 1)
+    if choices is not None and not choices.scalar:
+        at.fault("must have one start, end and step, not lists")
+    return choices.rows[0] if choices is not None else ()

@@ -10,17 +10,19 @@ from __future__ import annotations
 import random
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from searchkit.errors import UsageError, did_you_mean
+from searchkit.nas.space.anchors import place_of, read_arch
 from searchkit.nas.space.dim import Dim, Rows
 from searchkit.nas.space.grid import Grid
 from searchkit.nas.space.knobs import Knob, Knobs, knobs_of
 from searchkit.nas.space.phases import narrowed, needs_no_more
 from searchkit.nas.space.shapes import INPUT, InputShape, read_scales
 from searchkit.nas.space.strategy import read_dims
+from searchkit.reading.cursor import Cursor, read_plain
 from searchkit.records.arch import PREFIX, Arch, Width
 
 MAX, MIN = "MAX", "MIN"
@@ -96,12 +98,19 @@ class Space:
 
     def faults(self, arch: Arch) -> list[str]:
         """Why an architecture does not fit into the maximal model; off the grid but inside is no fault."""
+        return [what for _, _, what in self.misfits(arch)]
+
+    def misfits(self, arch: Arch) -> list[tuple[str, int | None, str]]:
+        """As `faults`, each with the name that it is about, and the position in its list."""
         keys = tuple(dim.key for dim in self.dims)
-        wrong = [f"{name} is no dimension{did_you_mean(name, keys)}" for name in arch if name not in keys]
+        wrong: list[tuple[str, int | None, str]] = [
+            (name, None, f"{name} is no dimension{did_you_mean(name, keys)}") for name in arch if name not in keys
+        ]
         arch = self.canonical(arch)
         for dim in self.dims:
             value = arch.get(dim.key)
-            wrong += [f"{dim.key} is missing"] if value is None else dim.faults(value)
+            found = [(None, f"{dim.key} is missing")] if value is None else dim.misfits(value)
+            wrong += [(dim.key, i, what) for i, what in found]
         return wrong
 
     def mutate(self, arch: Arch, rng: random.Random, p: float = 0.1) -> Arch:
@@ -207,53 +216,58 @@ class Space:
 # --- declarations ----------------------------------------------------------------------------------------------------
 
 ANCHORS = "anchors"
-
-
-def read_space(data: Mapping[str, Any], where: str = "space") -> Space:
-    """The space that a config declares: what stands below its key `space:`, as plain data.
-
-    Dotted names to dimensions (`read_dim`), `data.input_shape`, and `anchors`: names to architectures. Raises
-    UsageError with every fault, one a line; `where` begins each.
-    """
-    if not isinstance(data, Mapping):
-        raise UsageError(f"{where} must be a mapping of dotted names to their values, not {data!r}", _HINT)
-    wrong: list[str] = []
-    dims = _read_dims(data, wrong)
-    scales = read_scales(data[INPUT], wrong) if INPUT in data else ()
-    space = Space(dims, scales)
-    if not dims and not wrong:
-        wrong.append("must have at least one dimension")
-    anchors = _read_anchors(data.get(ANCHORS), space, bool(wrong), wrong)
-    if wrong:
-        raise UsageError("\n".join(f"{where}: {what}" for what in wrong), _HINT)
-    return Space(dims, scales, anchors)
-
-
-_HINT = (
+HINT = (
     "a dimension is `backbone.stem.width: 32`, `[64, 128]`, `{choices: [32, 48]}`, `{choices: [[3, 5], [3, 5, 7]]}` "
     "or `{start: 32, end: 64, step: 16}` (lists for several positions, with `ascending: true` or not); "
     "docs/nas-config.md lists all forms, strategies and schedules"
 )
 
 
-def _read_dims(data: Mapping[str, Any], wrong: list[str]) -> tuple[Dim, ...]:
-    specs: dict[str, Any] = {}
-    taken: list[str] = []
-    for given, spec in data.items():
+def read_space(data: Mapping[str, Any], where: str = "space") -> Space:
+    """The space that plain data declares: what stands below the key `space:` of a config.
+
+    Dotted names to dimensions, `data.input_shape`, and `anchors`: names to architectures. Raises UsageError with every
+    fault, one a line; `where` begins each.
+    """
+    space: Space = read_plain(space_of, data, where, HINT)
+    return space
+
+
+def space_of(at: Cursor) -> Space | None:
+    """The space that a config declares, as `read_space`; None where a fault was reported, at its place."""
+    if at.node.kind != "map":
+        at.fault(f"must be a mapping of dotted names to their values, not {at.shown}")
+        return None
+    faults = len(at.report.faults)
+    dims = read_dims(_dimensions(at))
+    scales = read_scales(at[INPUT]) if INPUT in at and not at[INPUT].is_broken else ()
+    whole = not at.is_broken and len(at.report.faults) == faults
+    if whole and not dims:
+        at.fault("must have at least one dimension")
+        return None
+    given = at[ANCHORS] if ANCHORS in at and not at[ANCHORS].node.is_null else None
+    anchors = () if given is None else _anchors(given, Space(dims, scales) if whole else None)
+    return Space(dims, scales, anchors) if whole and len(at.report.faults) == faults else None
+
+
+def _dimensions(at: Cursor) -> dict[str, Cursor]:
+    """The declarations of dimensions by their names."""
+    found: dict[str, Cursor] = {}
+    for given in at.node.entries:
         if given in (INPUT, ANCHORS):
             continue
-        key = str(given).removeprefix(PREFIX)
-        inside = [other for other in taken if other.startswith(key + ".") or key.startswith(other + ".")]
-        if not isinstance(given, str) or not all(part.strip() == part and part for part in key.split(".")):
-            wrong.append(f"the name {given!r} must be words joined by dots")
+        key = given.removeprefix(PREFIX)
+        inside = [other for other in found if other.startswith(key + ".") or key.startswith(other + ".")]
+        if not all(word.strip() == word and word for word in key.split(".")):
+            at.fault_of_key(given, f"the name {given!r} must be words joined by dots")
         elif key.startswith("data.") or _is_typo(key):
-            wrong.append(f"unknown key {key!r}{did_you_mean(key, (INPUT, ANCHORS))}")
-        elif key in taken or inside:
-            wrong.append(f"{key} is declared twice" if key in taken else f"{key} and {inside[0]} exclude each other")
+            at.fault_of_key(given, f"unknown key {key!r}{did_you_mean(key, (INPUT, ANCHORS))}")
+        elif key in found or inside:
+            what = f"{key} is declared twice" if key in found else f"{key} and {inside[0]} exclude each other"
+            at.fault_of_key(given, what)
         else:
-            taken.append(key)
-            specs[key] = spec
-    return read_dims(specs, wrong)
+            found[key] = replace(at[given], path=f"{at.path}.{key}")
+    return found
 
 
 def _is_typo(key: str) -> bool:
@@ -261,24 +275,23 @@ def _is_typo(key: str) -> bool:
     return "." not in key and did_you_mean(key, (ANCHORS,)).startswith(" (did")
 
 
-def _read_anchors(data: Any, space: Space, incomplete: bool, wrong: list[str]) -> tuple[tuple[str, Arch], ...]:
-    """Where the space itself is wrong (`incomplete`), an anchor's names and sizes can't be judged."""
-    if data is not None and not isinstance(data, Mapping):
-        wrong.append(f"{ANCHORS} must be a mapping of names to architectures, not {data!r}")
+def _anchors(at: Cursor, space: Space | None) -> tuple[tuple[str, Arch], ...]:
+    """The anchors of a space. Where that is itself wrong (None), an anchor's names and sizes can't be judged."""
+    if at.node.kind != "map":
+        at.fault(f"must be a mapping of names to architectures, not {at.shown}")
         return ()
-    out = []
-    for name, values in (data or {}).items():
-        if not isinstance(name, str) or not name.strip() or name in (MAX, MIN):
+    anchors = []
+    for name in at.node.entries:
+        if not name.strip() or name in (MAX, MIN):
             what = "is that of the grid itself" if name in (MAX, MIN) else "must be a text"
-            wrong.append(f"{ANCHORS}: the name {name!r} {what}")
+            at.fault_of_key(name, f"the name {name!r} {what}")
             continue
-        try:
-            arch = Arch.of(values)
-        except UsageError as e:
-            wrong.append(f"{ANCHORS}.{name}: {e.message}")
-            continue
-        if not incomplete:
-            wrong += [f"{ANCHORS}.{name}: {what}" for what in space.faults(arch)]
+        anchor = at[name]
+        arch = read_arch(anchor)
+        if arch is not None and space is not None:
+            for key, i, what in space.misfits(arch):
+                place_of(anchor, key, i).fault(what)
             arch = space.canonical(arch)
-        out.append((name, arch))
-    return tuple(out)
+        if arch is not None:
+            anchors.append((name, arch))
+    return tuple(anchors)

@@ -6,109 +6,143 @@ https://github.com/ModelTC/United-Perception, https://github.com/walkerning/aw_n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from searchkit.errors import UsageError, did_you_mean
-from searchkit.nas.space.dim import (
-    BLOCK_WISE,
+from searchkit.nas.space.declare import (
     BOUND_KEYS,
     DIM_KEYS,
-    NET_WISE,
-    STAGE_WISE,
-    STRATEGIES,
-    TIED,
-    Dim,
-    Rows,
-    is_ints,
-    read_dim,
+    Choices,
+    dim_of,
+    read_choices,
+    read_listed,
+    read_row,
 )
+from searchkit.nas.space.dim import BLOCK_WISE, NET_WISE, STAGE_WISE, STRATEGIES, TIED, Dim, Rows
+from searchkit.reading.cursor import Cursor
 from searchkit.records.arch import is_int
 
 STRATEGY, SCHEDULE, SPACE = "sample_strategy", "schedule", "space"
 SCHEDULE_KEYS = ("boundary", "value")
 KEYS = (*DIM_KEYS, STRATEGY, SCHEDULE, SPACE, *SCHEDULE_KEYS)
 
+Steps = tuple[tuple[int, Cursor], ...]  # of a schedule: the epoch that each value begins at, and the value
 
-def read_dims(specs: Mapping[str, Any], wrong: list[str]) -> tuple[Dim, ...]:
-    """The dimensions of a space in the order declared, by name; faults go to `wrong`, and leave their dimension out."""
-    plain: dict[str, tuple[Dim, str, Any]] = {}
-    for key, spec in specs.items():
-        try:
-            plain[key] = _plain(key, spec)
-        except UsageError as e:
-            wrong += e.message.split("\n")
+
+@dataclass(frozen=True)
+class _Declared:
+    """One dimension by its choices alone, and where what else is declared of it stands."""
+
+    dim: Dim
+    at: Cursor
+    places: tuple[Cursor, ...]  # of the choices of each position
+    strategy: Cursor | None = None
+    schedule: Cursor | None = None
+    steps: Steps = ()
+
+
+def read_dims(parts: Mapping[str, Cursor]) -> tuple[Dim, ...]:
+    """The dimensions of a space by name, in the order declared; one with a fault is left out."""
+    declared = {key: each for key, at in parts.items() if (each := _declared(key, at)) is not None}
     dims = []
-    for key, (dim, strategy, schedule) in plain.items():
+    for key, each in declared.items():
         sibling = f"{key.rpartition('.')[0]}.depth".removeprefix(".")
-        depth = plain[sibling][0] if sibling in plain and sibling != key else None
-        if depth is None and sibling in specs and sibling != key and strategy in (TIED, BLOCK_WISE):
+        depth = declared[sibling].dim if sibling in declared and sibling != key else None
+        strategy = each.strategy.node.text if each.strategy else ""
+        if depth is None and sibling in parts and sibling != key and strategy in (TIED, BLOCK_WISE):
             continue  # the fault is the depth's
-        try:
-            dims.append(_scheduled(_with(dim, strategy, depth, sibling), schedule, depth))
-        except UsageError as e:
-            wrong += e.message.split("\n")
+        dim = _with(each, strategy, depth, sibling)
+        if dim is not None and each.schedule is not None:
+            dim = _scheduled(dim, each.schedule, each.steps, depth)
+        if dim is not None:
+            dims.append(dim)
     return tuple(dims)
 
 
-def _plain(key: str, spec: Any) -> tuple[Dim, str, Any]:
-    """The choices as declared, the strategy, the schedule. Raises UsageError with every fault, one a line."""
-    if not isinstance(spec, Mapping):
-        return read_dim(key, spec), "", None
-    rest = {name: value for name, value in spec.items() if name in KEYS}
-    strategy, schedule = rest.pop(STRATEGY, ""), rest.pop(SCHEDULE, None)
-    wrong = [f"{key} has the unknown key {name!r}{did_you_mean(str(name), KEYS)}" for name in spec if name not in KEYS]
-    if STRATEGY in spec and strategy not in STRATEGIES:
-        wrong.append(f"{key} has the unknown {STRATEGY} {strategy!r}{did_you_mean(str(strategy), STRATEGIES)}")
-    if SPACE in rest:
-        inner = rest.pop(SPACE)
-        if isinstance(inner, Mapping) and not set(inner) & set(rest):
-            rest |= inner
-        else:
-            wrong.append(f"{key}.{SPACE} must be a mapping with {', '.join(BOUND_KEYS)}, not {inner!r}")
-    if any(name in rest for name in SCHEDULE_KEYS):
-        given = {name: rest.pop(name) for name in SCHEDULE_KEYS if name in rest}
-        if schedule is not None or set(rest) - {"ascending"}:
-            wrong.append(f"{key}: write boundary and value below `{SCHEDULE}:` where there are other keys")
-        schedule = given
-        if (faults := boundary_faults(given)) or not _is_choices(given["value"][-1]):
-            last = given.get("value")
-            wrong += [f"{key}: {what}" for what in faults or [f"value must be lists of ints, not {last!r}"]]
-        else:
-            rest["choices"] = _listed(given["value"][-1])
-    elif schedule is not None:
-        wrong += [f"{key}.{SCHEDULE}: {what}" for what in boundary_faults(schedule)]
-    if not wrong or set(rest) - {"ascending"}:
-        try:
-            dim = read_dim(key, rest)
-        except UsageError as e:
-            wrong.append(e.message)
-    if wrong:
-        raise UsageError("\n".join(wrong))
-    return dim, strategy, schedule
+def _declared(key: str, at: Cursor) -> _Declared | None:
+    if at.is_broken:
+        return None
+    if at.node.kind != "map":
+        choices = read_choices(at)
+        dim = None if choices is None else dim_of(key, choices, at)
+        return None if choices is None or dim is None else _Declared(dim, at, choices.places)
+    report = at.report
+    faults = len(report.faults)
+    at.check_keys(KEYS)
+    strategy = at.get(STRATEGY)
+    if strategy is not None and strategy.node.text not in STRATEGIES:
+        strategy.fault(f"unknown {STRATEGY} {strategy.shown}{did_you_mean(strategy.node.text, STRATEGIES)}")
+    plain = _with_inner(at)
+    schedule = at[SCHEDULE] if SCHEDULE in at and not at[SCHEDULE].node.is_null else None
+    choices, steps = None, None
+    beside = [name for name in SCHEDULE_KEYS if name in at]
+    given = [name for name in plain.node.entries if name != "ascending"]
+    if beside:
+        if schedule is not None or given:
+            at.fault_of_key(beside[0], f"write boundary and value below `{SCHEDULE}:` where there are other keys")
+        schedule = at.only(SCHEDULE_KEYS)
+    if schedule is not None:
+        steps = read_schedule(schedule)
+    if beside and steps:
+        choices = _last_choices(steps[-1][1])
+    elif given or len(report.faults) == faults:
+        choices = read_choices(plain)
+    dim = None if choices is None else dim_of(key, choices, plain)
+    if choices is None or dim is None or len(report.faults) > faults:
+        return None
+    return _Declared(dim, at, choices.places, strategy, schedule, steps or ())
+
+
+def _with_inner(at: Cursor) -> Cursor:
+    """The keys about choices, also those below `space:`."""
+    plain = at.only(DIM_KEYS)
+    if SPACE not in at:
+        return plain
+    inner = at[SPACE]
+    if inner.node.kind != "map" or set(inner.node.entries) & set(plain.node.entries):
+        twice = [name for name in inner.node.entries if name in plain]
+        inner.fault(
+            f"{twice[0]} is there twice"
+            if twice
+            else f"must be a mapping with {', '.join(BOUND_KEYS)}, not {inner.shown}"
+        )
+        return plain
+    return replace(plain, node=replace(plain.node, entries={**plain.node.entries, **inner.node.entries}))
+
+
+def _last_choices(value: Cursor) -> Choices | None:
+    """The choices of a dimension that only has a schedule: those of its last value."""
+    if is_int(value.data):
+        return Choices(((value.data,),), True, (value,))
+    return read_listed(value)
 
 
 # --- strategies ------------------------------------------------------------------------------------------------------
 
 
-def _with(dim: Dim, strategy: str, depth: Dim | None, sibling: str) -> Dim:
-    """A dimension with its strategy; `sibling` names the depth beside it, or itself."""
-    if not strategy:
+def _with(each: _Declared, strategy: str, depth: Dim | None, sibling: str) -> Dim | None:
+    """A dimension with its strategy; `sibling` names the depth beside it, or itself. None where there is a fault."""
+    dim = each.dim
+    if each.strategy is None:
         return dim
     is_depth = sibling == dim.key
     if reason := _impossible(dim, strategy, depth, sibling):
-        valid = [each for each in STRATEGIES if not _impossible(dim, each, depth, sibling)]
-        raise UsageError(f"{dim.key} can't have the {STRATEGY} {strategy}: {reason} (valid: {', '.join(valid)})")
+        valid = [other for other in STRATEGIES if not _impossible(dim, other, depth, sibling)]
+        each.strategy.fault(f"can't be {strategy}: {reason} (valid: {', '.join(valid)})")
+        return None
     if dim.ascending and (strategy in (NET_WISE, BLOCK_WISE) or (strategy == TIED and not is_depth)):
-        raise UsageError(f"{dim.key} can't be ascending with the {STRATEGY} {strategy}, only with {STAGE_WISE}")
+        each.strategy.fault(f"{dim.key} is ascending, which can't go with {strategy}, only with {STAGE_WISE}")
+        return None
     if strategy == NET_WISE:
-        _same(dim.key, dim.choices, "")
+        if (other := _unlike(dim.choices)) is not None:
+            each.places[other].fault(_unlike_text(dim.key, dim.choices, other))
+            return None
         return dim if dim.scalar else Dim(dim.key, dim.choices, strategy=strategy)
     if strategy == STAGE_WISE or is_depth:
         return dim
     assert depth is not None
-    return _tied(dim, depth) if strategy == TIED else _block_wise(dim, depth)
+    return _tied(each, depth) if strategy == TIED else _block_wise(each, depth)
 
 
 def _impossible(dim: Dim, strategy: str, depth: Dim | None, sibling: str) -> str:
@@ -125,26 +159,30 @@ def _impossible(dim: Dim, strategy: str, depth: Dim | None, sibling: str) -> str
     return ""
 
 
-def _same(key: str, rows: Rows, what: str) -> None:
-    other = next((i for i, row in enumerate(rows) if row != rows[0]), None)
-    if other is not None:
-        raise UsageError(
-            f"{key} is {NET_WISE}, so all positions must have the same choices, but{what} {key}[0] has "
-            f"{list(rows[0])} and {key}[{other}] has {list(rows[other])}"
+def _unlike(rows: Rows) -> int | None:
+    """The first position whose choices are not those of the first one."""
+    return next((i for i, row in enumerate(rows) if row != rows[0]), None)
+
+
+def _unlike_text(key: str, rows: Rows, i: int) -> str:
+    return (
+        f"{key} is {NET_WISE}, so all positions must have the same choices, but {key}[0] has {list(rows[0])} and "
+        f"{key}[{i}] has {list(rows[i])}"
+    )
+
+
+def _tied(each: _Declared, depth: Dim) -> Dim | None:
+    dim = each.dim
+    if not _fits(each, depth, len(dim.choices) == len(depth.choices)):
+        return None
+    uneven = [i for i, (row, of) in enumerate(zip(dim.choices, depth.choices, strict=True)) if len(row) != len(of)]
+    for i in uneven:
+        row, of = dim.choices[i], depth.choices[i]
+        each.places[i].fault(
+            f"{dim.key} is {TIED}, so it must have as many choices as {depth.key}, but {dim.key}[{i}] has {len(row)} "
+            f"{list(row)} and {depth.key}[{i}] has {len(of)} {list(of)}"
         )
-
-
-def _tied(dim: Dim, depth: Dim) -> Dim:
-    _stages(dim, depth, len(dim.choices) == len(depth.choices))
-    wrong = [
-        f"{dim.key} is {TIED}, so it must have as many choices as {depth.key}, but {dim.key}[{i}] has {len(row)} "
-        f"{list(row)} and {depth.key}[{i}] has {len(of)} {list(of)}"
-        for i, (row, of) in enumerate(zip(dim.choices, depth.choices, strict=True))
-        if len(row) != len(of)
-    ]
-    if wrong:
-        raise UsageError("\n".join(wrong))
-    return Dim(dim.key, dim.choices, strategy=TIED, depth=depth.key)
+    return None if uneven else Dim(dim.key, dim.choices, strategy=TIED, depth=depth.key)
 
 
 def _slots(depth: Dim) -> int:
@@ -152,10 +190,11 @@ def _slots(depth: Dim) -> int:
     return max(2, *(row[-1] for row in depth.choices))
 
 
-def _block_wise(dim: Dim, depth: Dim) -> Dim:
-    stages, slots = len(depth.choices), _slots(depth)
+def _block_wise(each: _Declared, depth: Dim) -> Dim | None:
+    dim, stages, slots = each.dim, len(depth.choices), _slots(depth)
     rows = dim.choices * stages if dim.scalar else dim.choices
-    _stages(dim, depth, len(rows) in (stages, stages * slots))
+    if not _fits(each, depth, len(rows) in (stages, stages * slots)):
+        return None
     if len(rows) == stages:
         rows = tuple(row for row in rows for _ in range(slots))
     rest = tuple(row[0] for row in rows)
@@ -169,76 +208,68 @@ def _without_blocks(rows: Rows, rest: tuple[int, ...], depth: Dim) -> Rows:
     return tuple(row if i % slots < depth.choices[i // slots][-1] else (rest[i],) for i, row in enumerate(rows))
 
 
-def _stages(dim: Dim, depth: Dim, fits: bool) -> None:
+def _fits(each: _Declared, depth: Dim, fits: bool) -> bool:
     if not fits:
-        raise UsageError(
-            f"{dim.key} must have a value for each stage of {depth.key}, which has {len(depth.choices)}, "
-            f"not {len(dim.choices)}"
-        )
+        stages, found = len(depth.choices), len(each.dim.choices)
+        each.at.fault(f"must have a value for each stage of {depth.key}, which has {stages}, not {found}")
+    return fits
 
 
 # --- schedules -------------------------------------------------------------------------------------------------------
 
 
-def boundary_faults(schedule: Any) -> list[str]:
-    """What is wrong with `{boundary: [1, 81], value: [a, b]}`, whatever the values are."""
-    if not isinstance(schedule, Mapping):
-        return [f"a schedule must be {{boundary, value}}, not {schedule!r}"]
-    if set(schedule) != set(SCHEDULE_KEYS):
-        return [f"a schedule has the keys boundary and value, not {', '.join(map(str, schedule)) or 'none'}"]
-    boundary, value = schedule["boundary"], schedule["value"]
-    if not all(isinstance(part, (list, tuple)) and part for part in (boundary, value)):
-        return [f"boundary and value of a schedule must be lists, not {boundary!r} and {value!r}"]
-    wrong = []
+def read_schedule(at: Cursor) -> Steps | None:
+    """The steps of `{boundary: [1, 81], value: [a, b]}`, whatever the values are; None where a fault was reported."""
+    node, faults = at.node, len(at.report.faults)
+    if node.kind != "map":
+        at.fault(f"a schedule must be {{boundary, value}}, not {at.shown}")
+        return None
+    at.check_keys(SCHEDULE_KEYS)
+    if missing := [name for name in SCHEDULE_KEYS if name not in at]:
+        at.fault(f"a schedule has the keys boundary and value, but lacks {' and '.join(missing)}")
+    lists = [at[name] for name in SCHEDULE_KEYS if name in at]
+    for each in lists:
+        if each.node.kind != "list" or not each.node.items:
+            each.fault(f"boundary and value of a schedule must be lists, not {each.shown}")
+    if len(at.report.faults) > faults:
+        return None
+    boundary, value = (at[name].items for name in SCHEDULE_KEYS)
     if len(boundary) != len(value):
-        wrong.append(f"boundary and value must be of one length, but have {len(boundary)} and {len(value)}")
-    if not is_ints(boundary):
-        return [*wrong, f"boundary must be epochs, whole numbers from 1 on, not {list(boundary)}"]
-    if boundary[0] != 1:
-        wrong.append(f"boundary must start at epoch 1, not {boundary[0]}")
-    if any(after <= before for before, after in pairwise(boundary)):
-        wrong.append(f"boundary must ascend, but is {list(boundary)}")
-    return wrong
+        at["value"].fault(f"boundary and value must be of one length, but have {len(boundary)} and {len(value)}")
+    before = 0
+    for epoch in boundary:
+        number = epoch.data
+        if not is_int(number):
+            epoch.fault(f"boundary must be epochs, whole numbers from 1 on, not {epoch.shown}")
+        elif epoch is boundary[0] and number != 1:
+            epoch.fault(f"boundary must start at epoch 1, not {number}")
+        elif number <= before:
+            epoch.fault(f"boundary must ascend, but {number} follows {before}")
+        before = number if is_int(number) else before
+    if len(at.report.faults) > faults:
+        return None
+    return tuple((epoch.data, each) for epoch, each in zip(boundary, value, strict=True))
 
 
-def _is_choices(value: Any) -> bool:
-    """An int, ints for all positions, or a list of these for each position."""
-    rows = value if isinstance(value, (list, tuple)) else [value]
-    return is_int(value) or is_ints(value) or (len(rows) > 0 and all(is_int(row) or is_ints(row) for row in rows))
-
-
-def _listed(value: Any) -> Any:
-    return [value] if is_int(value) else value
-
-
-def _scheduled(dim: Dim, schedule: Any, depth: Dim | None) -> Dim:
-    """A dimension with its phases."""
-    if schedule is None:
-        return dim
+def _scheduled(dim: Dim, schedule: Cursor, steps: Steps, depth: Dim | None) -> Dim | None:
+    """A dimension with its phases; None where a fault was reported."""
     if dim.tied:
-        raise UsageError(f"{dim.key} can't have a {SCHEDULE}: it follows {dim.depth}, whose {SCHEDULE} narrows both")
-    wrong: list[str] = []
-    phases = []
-    for epoch, value in zip(schedule["boundary"], schedule["value"], strict=True):
-        where = f"{dim.key}: the value from epoch {epoch} on"
-        found = len(wrong)
-        rows = _phase(dim, value, depth, where, wrong)
-        if len(wrong) == found:
-            try:
-                narrow = dim.with_choices(rows)
-                _same(dim.key, narrow.choices, f" from epoch {epoch} on") if dim.common else None
-                phases.append((epoch, rows))
-            except UsageError as e:
-                wrong.append(f"{where} leaves nothing: {e.message}" if dim.ascending else e.message)
-    if not wrong:
-        for i, (row, last) in enumerate(zip(dim.choices, phases[-1][1], strict=True)):
-            if never := [v for v in row if v not in last]:
-                wrong.append(
-                    f"{_place(dim, i)}: the last value narrows below the space: {', '.join(map(str, never))} would "
-                    "never be trained"
-                )
-    if wrong:
-        raise UsageError("\n".join(wrong))
+        schedule.fault(f"{dim.key} can't have a {SCHEDULE}: it follows {dim.depth}, whose {SCHEDULE} narrows both")
+        return None
+    read = [_narrow(dim, epoch, value, depth) for epoch, value in steps]
+    phases = [(epoch, rows) for (epoch, _), rows in zip(steps, read, strict=True) if rows is not None]
+    if len(phases) < len(steps):
+        return None
+    lost = False
+    for i, (row, last) in enumerate(zip(dim.choices, phases[-1][1], strict=True)):
+        if never := [v for v in row if v not in last]:
+            lost = True
+            steps[-1][1].fault(
+                f"the last value narrows below the space: {', '.join(map(str, never))} of {_place(dim, i)} would never "
+                "be trained"
+            )
+    if lost:
+        return None
     return Dim(dim.key, dim.choices, dim.scalar, dim.ascending, dim.strategy, dim.depth, dim.rest, tuple(phases))
 
 
@@ -246,32 +277,55 @@ def _place(dim: Dim, i: int) -> str:
     return dim.key if dim.scalar else f"{dim.key}[{i}]"
 
 
-def _phase(dim: Dim, value: Any, depth: Dim | None, where: str, wrong: list[str]) -> Rows:
-    """The choices of every position in a phase."""
-    n = len(dim.choices)
-    if not _is_choices(value):
-        wrong.append(f"{where} must be a list of ints, or of such lists for each stage, not {value!r}")
-        return ()
-    if is_int(value) or (is_ints(value) and isinstance(value, (list, tuple))):
-        given: list[Sequence[int]] = [_listed(value)] * n
-        outside = [v for v in given[0] if not any(v in row for row in dim.choices)]
-        wrong += [f"{where} widens above the space: {v} is no choice of {dim.key}" for v in outside]
-    else:
-        given = [_listed(row) for row in value]
-        if dim.rest and depth is not None and len(given) == len(depth.choices):
-            given = [row for row in given for _ in range(_slots(depth))]
-        if dim.scalar or len(given) != n:
-            wanted = "a list of ints" if dim.scalar else f"{n} lists, one for each position"
-            wrong.append(f"{where} must be {wanted}, not {value!r}")
-            return ()
-        outside = []
-        for i, (row, of) in enumerate(zip(given, dim.choices, strict=True)):
-            outside = [v for v in row if v not in of and not (dim.rest and of == (dim.rest[i],))]
-            wrong += [f"{where} widens above the space: {v} is no choice of {_place(dim, i)}" for v in outside]
-    rows = tuple(tuple(v for v in row if v in new) for row, new in zip(dim.choices, given, strict=True))
-    if dim.rest and depth is not None:
-        rows = _without_blocks(rows, dim.rest, depth)
-    if not outside:
-        empty = [_place(dim, i) for i, row in enumerate(rows) if not row]
-        wrong += [f"{where} leaves {name} without a choice" for name in empty]
+def _narrow(dim: Dim, epoch: int, value: Cursor, depth: Dim | None) -> Rows | None:
+    """The choices of every position from an epoch on."""
+    rows = _phase(dim, value, depth)
+    if rows is None:
+        return None
+    if empty := [_place(dim, i) for i, row in enumerate(rows) if not row]:
+        value.fault(f"the value from epoch {epoch} on leaves {', '.join(empty)} without a choice")
+        return None
+    try:
+        narrow = dim.with_choices(rows)
+    except UsageError as e:
+        value.fault(f"the value from epoch {epoch} on leaves nothing: {e.message}")
+        return None
+    if dim.common and (other := _unlike(narrow.choices)) is not None:
+        value.fault(f"from epoch {epoch} on {_unlike_text(dim.key, narrow.choices, other)}")
+        return None
     return rows
+
+
+def _phase(dim: Dim, value: Cursor, depth: Dim | None) -> Rows | None:
+    """What of the choices of every position is in a value: ints for all positions, or such a list for each."""
+    n, items = len(dim.choices), value.items or [value]
+    faults = len(value.report.faults)
+    if not any(item.node.kind == "list" for item in items):
+        row = read_row(value, None)
+        if row is None:
+            return None
+        given = [row] * n
+        for item in items:
+            if not any(item.data in of for of in dim.choices):
+                item.fault(f"widens above the space: {item.data} is no choice of {dim.key}")
+    else:
+        rows = [read_row(item, None) for item in items]
+        given = [row for row in rows if row is not None]
+        if len(given) < len(rows):
+            return None
+        times = _slots(depth) if dim.rest and depth is not None and len(given) == len(depth.choices) else 1
+        if dim.scalar or len(given) * times != n:
+            needed = "a list of ints" if dim.scalar else f"{n} lists, one for each position"
+            value.fault(f"must be {needed}, not {value.shown}")
+            return None
+        given = [row for row in given for _ in range(times)]
+        for i, of in enumerate(dim.choices):
+            position = items[i // times]
+            for item in position.items or [position]:
+                v = item.data
+                if v not in of and not (dim.rest and of == (dim.rest[i],)):
+                    item.fault(f"widens above the space: {v} is no choice of {_place(dim, i)}")
+    if len(value.report.faults) > faults:
+        return None
+    rows_left = tuple(tuple(v for v in row if v in new) for row, new in zip(dim.choices, given, strict=True))
+    return _without_blocks(rows_left, dim.rest, depth) if dim.rest and depth is not None else rows_left

@@ -12,14 +12,16 @@ from typing import Any
 from searchkit.errors import ConfigError, SearchkitError, UsageError, did_you_mean
 from searchkit.nas.models.elastic import backbone_class
 from searchkit.nas.models.heads.faster_rcnn import DetectorConfig
+from searchkit.nas.space.samplers import sampler_of
 from searchkit.nas.space.shapes import InputShape
-from searchkit.nas.space.space import Space, read_space
+from searchkit.nas.space.space import Space, space_of
 from searchkit.nas.tasks.table import TASKS
-from searchkit.nas.train.policies import policy
+from searchkit.nas.train.policies import check_word, sampler_faults
 from searchkit.nas.train.recipe import Recipe
 from searchkit.nas.train.sections import Finetune, Test, Train, path_of
 from searchkit.nas.train.task import UNNAMED, Task
 from searchkit.reading import nodes
+from searchkit.reading.cursor import Cursor
 from searchkit.reading.fill import fill
 from searchkit.reading.nodes import Document, Node
 from searchkit.records import modelspace
@@ -56,7 +58,8 @@ def _recipe(path: str, document: Document) -> Recipe:
     data: Any = fill(task.sets.section, top.get("data"), "data", report)
     train, test = fill(Train, top.get("train"), "train", report), fill(Test, top.get("test"), "test", report)
     finetune = fill(Finetune, top.get("finetune"), "finetune", report)
-    space = _space(top.get("space"), document)
+    declared = top.get("space")
+    space = None if declared is None else space_of(Cursor(declared, "space", report))
     init, subnet = top.word("init"), top.get("subnet")
     if node is not None:
         _check_backbone(path, node, document)
@@ -81,8 +84,7 @@ def _recipe(path: str, document: Document) -> Recipe:
         report.fault(where, f"train.best_metric: must be one of {known}{near}")
     if space is not None and subnet is not None and not subnet.is_null:
         space = _narrowed(space, subnet, document)
-    if space is not None:
-        _check_archs(space, top.get("train"), document)
+    _check_archs(space, top.get("train"), document)
     document.check()
     assert model and space and data and train and test and finetune  # what is None has a fault
     model = replace(model, backbone=_beside(path, model.backbone))
@@ -145,41 +147,23 @@ def _first_of(path: str) -> tuple[Arch, InputShape | None]:
     return Arch.of(first["arch"]), None if shape is None else modelspace.edge(shape)
 
 
-def _space(node: Node | None, document: Document) -> Space | None:
-    if node is None:
-        return None
-    try:
-        return read_space(node.data)
-    except UsageError as e:
-        for line in e.message.splitlines():
-            document.report.fault(node, line)
-        return None
-
-
-def _check_archs(space: Space, train: Node | None, document: Document) -> None:
-    """The archs that training names, and those that its sampler makes, must be of the space."""
-    given = {key: value for key, (_, value) in train.entries.items()} if train is not None else {}
-    keys = ("arch", "best_arch", "eval_archs")
-    named = [(key, node) for key in keys if key in given for node in _each(given[key])]
-    checks: list[tuple[Node, str, Callable[[], object]]] = [
-        (node, f"train.{key}: ", partial(space.named, node.text)) for key, node in named
-    ]
-    if "sample_strategy" in given and given["sample_strategy"].kind == "list":
-        words = tuple(node.text for node in given["sample_strategy"].items)
-        checks.append((given["sample_strategy"], "", partial(policy, "sandwich", space, 0, sample_strategy=words)))
-    if "sampler" in given and given["sampler"].kind == "map":
-        checks.append((given["sampler"], "", partial(policy, "anchors", space, 0, sampler=given["sampler"].data)))
-    for node, prefix, check in checks:
-        try:
-            check()
-        except UsageError as e:
-            for line in e.message.splitlines():
-                document.report.fault(node, prefix + line)
-
-
-def _each(node: Node) -> list[Node]:
-    """The texts of a list, or the one text."""
-    return [n for n in node.items or (node,) if n.kind == "scalar" and not n.is_null]
+def _check_archs(space: Space | None, train: Node | None, document: Document) -> None:
+    """The archs that training names, and those that its sampler makes, must be of the space, if that has no fault."""
+    at = Cursor(train or Node("map", 1, 1), "train", document.report)
+    cycle = sampler_of(at["sampler"]) if "sampler" in at and not at["sampler"].node.is_null else None
+    if space is None:
+        return
+    checks: dict[str, Callable[[str], object]] = dict.fromkeys(("arch", "best_arch", "eval_archs"), space.named)
+    checks["sample_strategy"] = partial(check_word, space=space)
+    for key in (key for key in checks if key in at):
+        for name in at[key].items or [at[key]]:
+            try:
+                if name.node.kind == "scalar" and not name.node.is_null:
+                    checks[key](name.node.text)
+            except UsageError as e:
+                name.fault(e.message)
+    for place, what in sampler_faults(cycle, space) if cycle else ():
+        (place or at["sampler"]).fault(what)
 
 
 def _check_backbone(config: str, model: Node, document: Document) -> None:
@@ -237,8 +221,15 @@ def _dimension(document: Document, name: str) -> list[str]:
 
 def _with(node: Node, keys: list[str], new: Node) -> Node:
     if not keys:
-        return replace(new, line=node.line, col=node.col)
+        return _moved(new, node)
     where, old = node.entries.get(keys[0], (node, Node("map", node.line, node.col, data={})))
     changed = _with(old, keys[1:], new)
     entries = {**node.entries, keys[0]: (where, changed)}
     return replace(node, kind="map", entries=entries, data={k: v.data for k, (_, v) in entries.items()})
+
+
+def _moved(node: Node, place: Node) -> Node:
+    """A value of another text, all of which stands at one place of a file."""
+    entries = {key: (_moved(where, place), _moved(value, place)) for key, (where, value) in node.entries.items()}
+    items = tuple(_moved(item, place) for item in node.items)
+    return replace(node, line=place.line, col=place.col, items=items, entries=entries)

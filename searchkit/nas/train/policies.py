@@ -17,11 +17,13 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from searchkit.errors import SearchkitError, UsageError, did_you_mean
 from searchkit.nas.space import samplers as sample
 from searchkit.nas.space.space import Space
+from searchkit.reading.cursor import Cursor
 from searchkit.records.arch import Arch
 from searchkit.seeds import rng_of
 
@@ -66,8 +68,8 @@ def policy(
     if name == "anchors":
         if sampler is not None:
             cycle = sample.read_sampler(sampler, "train.sampler")
-            for first, phase in space.phases:
-                _in_phase(space, first, lambda phase=phase: sample.check(cycle, phase))  # type: ignore[misc]
+            if wrong := sampler_faults(cycle, space):
+                raise UsageError("\n".join(what for _, what in wrong), sample.MISFIT_HINT)
             return lambda step: [space.canonical(sample.cycle(cycle, at(step), step, seed))]
         cycles = {phase: gaia_cycle(phase, random_archs) for phase in phases}
         return lambda step: [_cycle(cycles[at(step)], at(step), step, seed)]
@@ -78,7 +80,7 @@ def policy(
             return lambda step: [_binned(at(step), rng_of(seed, "arch", step), cost, bins)]
         return lambda step: [at(step).sample(rng_of(seed, "arch", step))]
     if name == "fixed":
-        _check_names((arch,), space)
+        check_name(arch, space)
         return lambda step: [at(step).named(arch)]
     raise UsageError(f"train.policy: unknown policy {name!r}", f"It is one of {', '.join(POLICIES)}")
 
@@ -127,26 +129,43 @@ def _strategy(words: Sequence[str], space: Space, rng: random.Random) -> list[Ar
 def _check_strategy(given: Any, space: Space) -> tuple[str, ...]:
     if not isinstance(given, (list, tuple)):
         raise UsageError(f"train.sample_strategy must be a list such as [max, random, random, min], not {given!r}")
-    wrong, hint = [], ""
+    wrong = []
     for word in given:
-        if isinstance(word, int) or (str(word).isdigit() and word not in space.names()):
-            wrong.append(f"train.sample_strategy: {word} is no name: give that arch a name below space.anchors")
-            hint = "numbers of archs would mean others as soon as the space changes"
-        elif word not in WORDS and word not in space.names():
-            known = (*WORDS, *space.names())
-            wrong.append(f"train.sample_strategy: there is no {word!r}{did_you_mean(str(word), known)}")
+        try:
+            check_word(word, space)
+        except UsageError as e:
+            wrong.append(e)
     if wrong:
-        raise UsageError("\n".join(wrong), hint)
-    _check_names([word for word in given if word not in WORDS], space)
+        raise UsageError("\n".join(f"train.sample_strategy: {e.message}" for e in wrong), wrong[0].hint)
     return tuple(given)
 
 
-def _check_names(names: Sequence[str], space: Space) -> None:
-    """Raises UsageError for an anchor that is not there in every phase."""
-    for name in names:
-        space.named(name)
-        for first, phase in space.phases:
-            _in_phase(space, first, lambda phase=phase, name=name: phase.named(name))  # type: ignore[misc]
+def check_word(word: str, space: Space) -> None:
+    """Raises UsageError for a word of a sample_strategy that a sandwich can't obey in every phase."""
+    if word in WORDS:
+        return
+    if word not in space.names() and str(word).isdigit():
+        hint = "numbers of archs would mean others as soon as the space changes"
+        raise UsageError(f"{word} is no name: give that arch a name below space.anchors", hint)
+    if word not in space.names():
+        raise UsageError(f"there is no {word!r}{did_you_mean(str(word), (*WORDS, *space.names()))}")
+    check_name(word, space)
+
+
+def check_name(name: str, space: Space) -> None:
+    """Raises UsageError for an arch that is not there in every phase."""
+    space.named(name)
+    for first, phase in space.phases:
+        _in_phase(space, first, partial(phase.named, name))
+
+
+def sampler_faults(cycle: sample.Sampler, space: Space) -> list[tuple[Cursor | None, str]]:
+    """What a sampler gives that does not fit into the space, in every phase of it; and where what gives it stands."""
+    return [
+        (place, f"from epoch {first} on: {what}" if space.scheduled else what)
+        for first, phase in space.phases
+        for place, what in sample.misfits(cycle, phase)
+    ]
 
 
 def _in_phase(space: Space, first: int, call: Callable[[], object]) -> None:

@@ -7,7 +7,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from searchkit.nas.space.strategy import boundary_faults
+from searchkit.errors import UsageError
+from searchkit.nas.space.strategy import read_schedule
+from searchkit.reading.cursor import read_plain
 
 SCHEDULES = ("constant", "step", "linear", "cosine", "one_cycle")
 
@@ -73,7 +75,13 @@ def scaled_lr(lr: float, policy: str, batch: int, base_batch: int) -> float:
 
 def check_schedule(spec: object) -> list[str]:
     """What is wrong with `{boundary: [1, 81], value: [a, b]}`; nothing for anything else."""
-    return boundary_faults(spec) if isinstance(spec, Mapping) else []
+    if not isinstance(spec, Mapping):
+        return []
+    try:
+        read_plain(read_schedule, spec, "")
+    except UsageError as e:
+        return e.message.splitlines()
+    return []
 
 
 def value_at(spec: Any, epoch: int) -> Any:

@@ -79,13 +79,12 @@ def _pick(arg: Subnet, seed: int, project: str, stages: Mapping[str, str]) -> Pi
     notes: tuple[str, ...] = ()
     if arg.rules is not None:
         from searchkit.reading import nodes
-        from searchkit.records.rules import apply, parse
+        from searchkit.records import rules
 
         path = _path(arg.rules, project, stages)
         inputs.append(_look(path, arg))
-        document = nodes.load(path)
-        document.check()
-        outcome = apply(parse(document.root.data, path), records, seed if arg.seed is None else arg.seed)
+        rule = rules.read(nodes.load(path))
+        outcome = rules.apply(rule, records, seed if arg.seed is None else arg.seed)
         records, notes = outcome.records, tuple(f"{arg.name}: {note}" for note in outcome.notes)
     if not records:
         by = f"the rules of {arg.rules} leave no record of" if arg.rules else "there is no record in"

@@ -204,34 +204,34 @@ FAULTS: dict[str, tuple[Any, list[str]]] = {
         {"key": "a.w"},
         ["sampler: missing key 'type' (valid: anchor, range, candidate, concat, composite, repeat)"],
     ),
-    "type": ({"type": "rnage"}, ["sampler: unknown type 'rnage' (did you mean range?)"]),
+    "type": ({"type": "rnage"}, ["sampler.type: unknown type 'rnage' (did you mean range?)"]),
     "key": ({"type": "range", "key": "a.w", "strat": 1}, ["sampler: unknown key 'strat' (did you mean start?)"]),
     "nested": (
         {"type": "concat", "model_samplers": [{"type": "anchor"}, {"type": "repeat", "times": 0, "model_sampler": 3}]},
         [
-            "sampler.model_samplers[0].anchors: must be a list of names or of architectures, not None",
+            "sampler.model_samplers[0]: missing key 'anchors'",
             "sampler.model_samplers[1].model_sampler: must be a mapping with a type, not 3",
             "sampler.model_samplers[1].times: must be a whole number from 1 to 10000, not 0",
         ],
     ),
     "range": (
         {"type": "range", "key": "a.w", "start": 3, "end": 1, "step": 1},
-        ["sampler: a.w: the start must not be above the end, but 3 > 1"],
+        ["sampler.start: must not be above the end, but 3 > 1"],
     ),
     "no name": (
         {"type": "candidate", "candidates": [1]},
-        ["sampler.key: must be the name of a dimension, such as backbone.body.depth, not None"],
+        ["sampler: missing key 'key': the name of a dimension, such as backbone.body.depth"],
     ),
     "no candidates": (
         {"type": "candidate", "key": "a.w"},
-        ["sampler: a.w.choices must be a list of ints, or a list of such lists for each position, not None"],
+        ["sampler: missing key 'candidates'"],
     ),
     "anchors": (
         {"type": "anchor", "anchors": ["R", {"name": "R", "a.w": 1}, 3, {"a.w": "x"}]},
         [
             "sampler.anchors[1]: the name 'R' is there twice",
             "sampler.anchors[2]: must be a name or an architecture, not 3",
-            "sampler.anchors[3]: a.w of an architecture must be an int or a list of ints, not 'x'",
+            "sampler.anchors[3].a.w: a.w of an architecture must be an int or a list of ints, not 'x'",
         ],
     ),
     "empty": (

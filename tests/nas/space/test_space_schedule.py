@@ -120,24 +120,33 @@ def scheduled(boundary: Any, value: Any, **more: Any) -> dict[str, Any]:
 
 
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
-    "start": (scheduled([2, 5], [[2], [1, 2, 3]]), "a.w.schedule: boundary must start at epoch 1, not 2"),
-    "ascend": (scheduled([1, 5, 5], [[2]] * 3), "a.w.schedule: boundary must ascend, but is [1, 5, 5]"),
-    "lengths": (scheduled([1, 5], [[2]]), "a.w.schedule: boundary and value must be of one length, but have 2 and 1"),
+    "start": (scheduled([2, 5], [[2], [1, 2, 3]]), "a.w.schedule.boundary[0]: boundary must start at epoch 1, not 2"),
+    "ascend": (scheduled([1, 5, 5], [[2]] * 3), "a.w.schedule.boundary[2]: boundary must ascend, but 5 follows 5"),
+    "lengths": (
+        scheduled([1, 5], [[2]]),
+        "a.w.schedule.value: boundary and value must be of one length, but have 2 and 1",
+    ),
     "keys": (
         {"a.w": {"choices": [1], "schedule": {"boundary": [1]}}},
-        "has the keys boundary and value, not boundary",
+        "a.w.schedule: a schedule has the keys boundary and value, but lacks value",
     ),
-    "epochs": (scheduled([1, "x"], [[2], [2]]), "a.w.schedule: boundary must be epochs, whole numbers from 1 on"),
+    "epochs": (
+        scheduled([1, "x"], [[2], [2]]),
+        "a.w.schedule.boundary[1]: boundary must be epochs, whole numbers from 1 on, not 'x'",
+    ),
     "wider": (
         scheduled([1, 5], [[2, 4], [1, 2, 3]]),
-        "a.w: the value from epoch 1 on widens above the space: 4 is no choice of a.w",
+        "a.w.schedule.value[0][1]: widens above the space: 4 is no choice of a.w",
     ),
     "wider there": (scheduled([1, 5], [[[2], [1, 2]], [1, 2, 3]]), "widens above the space: 1 is no choice of a.w[1]"),
     "narrower": (
         scheduled([1, 5], [[2], [2, 3]]),
-        "a.w[0]: the last value narrows below the space: 1 would never be trained",
+        "a.w.schedule.value[1]: the last value narrows below the space: 1 of a.w[0] would never be trained",
     ),
-    "nothing": (scheduled([1, 5], [[1], [1, 2, 3]]), "a.w: the value from epoch 1 on leaves a.w[1] without a choice"),
+    "nothing": (
+        scheduled([1, 5], [[1], [1, 2, 3]]),
+        "a.w.schedule.value[0]: the value from epoch 1 on leaves a.w[1] without a choice",
+    ),
     "ascending": (
         {
             "a.w": {
@@ -146,18 +155,18 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
                 "schedule": {"boundary": [1, 2], "value": [[[2], [1]], [1, 2]]},
             }
         },
-        "a.w: the value from epoch 1 on leaves nothing: the dimension a.w has no ascending combination",
+        "a.w.schedule.value[0]: the value from epoch 1 on leaves nothing: the dimension a.w has no ascending",
     ),
     "stages": (
         scheduled([1, 5], [[[2]], [1, 2, 3]]),
-        "a.w: the value from epoch 1 on must be 2 lists, one for each position",
+        "a.w.schedule.value[0]: must be 2 lists, one for each position, not [[2]]",
     ),
-    "what": (scheduled([1, 5], ["x", [1, 2, 3]]), "a.w: the value from epoch 1 on must be a list of ints"),
+    "what": (scheduled([1, 5], ["x", [1, 2, 3]]), "a.w.schedule.value[0]: must be an int, or a list of ints, not 'x'"),
     "beside": (
         {"a.w": {"choices": [1], "boundary": [1], "value": [[1]]}},
         "write boundary and value below `schedule:`",
     ),
-    "alone": ({"a.w": {"boundary": [3], "value": [[1]]}}, "a.w: boundary must start at epoch 1, not 3"),
+    "alone": ({"a.w": {"boundary": [3], "value": [[1]]}}, "a.w.boundary[0]: boundary must start at epoch 1, not 3"),
     "tied": (
         {
             "a.depth": {"choices": [[1, 2]]},
@@ -177,7 +186,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
                 "schedule": {"boundary": [1, 2], "value": [[[1], [2]], [1, 2]]},
             }
         },
-        "a.w is net_wise, so all positions must have the same choices, but from epoch 1 on a.w[0] has [1]",
+        "a.w.schedule.value[0]: from epoch 1 on a.w is net_wise, so all positions must have the same choices",
     ),
 }
 

@@ -252,7 +252,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no text": (
         {"a.w": {"choices": [1], "sample_strategy": {"name": "net_wise"}}},
-        "a.w has the unknown sample_strategy {",
+        "a.w.sample_strategy: unknown sample_strategy {",
     ),
     "typo": (
         {"a.w": {"choices": [1], "sample_stategy": "net_wise"}},
@@ -260,16 +260,15 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "stage_wise int": (
         {"a.w": {"min": 1, "max": 3, "stride": 1, "sample_strategy": "stage_wise"}},
-        "a.w can't have the sample_strategy stage_wise: it has one int, not a list with one for each "
-        "stage (valid: net_wise)",
+        "can't be stage_wise: it has one int, not a list with one for each stage (valid: net_wise)",
     ),
     "block depth": (
         {"a.depth": {"choices": [[1, 2]], "sample_strategy": "block_wise"}},
-        "a.depth can't have the sample_strategy block_wise: it is a depth itself, and has no blocks of its own",
+        "a.depth.sample_strategy: can't be block_wise: it is a depth itself, and has no blocks of its own",
     ),
     "no depth": (
         {"a.w": {"choices": [1, 2], "sample_strategy": "block_wise"}, "b.depth": [1, 2]},
-        "a.w can't have the sample_strategy block_wise: that needs a.depth, which is not declared (valid: net_wise)",
+        "a.w.sample_strategy: can't be block_wise: that needs a.depth, which is not declared (valid: net_wise)",
     ),
     "one depth": (
         {"a.w": {"choices": [1, 2], "sample_strategy": "block_wise"}, "a.depth": 2},
@@ -288,21 +287,21 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "stages": (
         {"a.depth": [1, 2], "a.w": {"choices": [[1]] * 3, "sample_strategy": "block_wise"}},
-        "a.w must have a value for each stage of a.depth, which has 2, not 3",
+        "a.w: must have a value for each stage of a.depth, which has 2, not 3",
     ),
     "ascending": (
         {"a.w": {"choices": [[1, 2], [1, 2]], "ascending": True, "sample_strategy": "net_wise"}},
-        "a.w can't be ascending with the sample_strategy net_wise, only with stage_wise",
+        "a.w.sample_strategy: a.w is ascending, which can't go with net_wise, only with stage_wise",
     ),
     "mixed": (
         {"a.w": {"min": 1, "end": 3, "step": 1}},
-        "a.w must have start, end and step, or min, max and stride; not both",
+        "a.w: must have start, end and step, or min, max and stride; not both",
     ),
-    "no stride": ({"a.w": {"min": 1, "max": 3}}, "a.w must have choices, or min, max and stride; stride is missing"),
-    "stride": ({"a.w": {"space": {"min": 1, "max": 3, "stride": 0}}}, "a.w: the stride must be at least 1, not 0"),
+    "no stride": ({"a.w": {"min": 1, "max": 3}}, "a.w: must have choices, or min, max and stride; stride is missing"),
+    "stride": ({"a.w": {"space": {"min": 1, "max": 3, "stride": 0}}}, "a.w.stride: must be at least 1, not 0"),
     "space": (
         {"a.w": {"space": 3, "sample_strategy": "net_wise"}},
-        "a.w.space must be a mapping with min, max, stride, not 3",
+        "a.w.space: must be a mapping with min, max, stride, not 3",
     ),
 }
 

@@ -152,9 +152,9 @@ def test_strategies_that_no_step_can_obey() -> None:
         assert error.message.startswith("train.sample_strategy: 3 is no name: give that arch a name") and error.hint
     assert "must be a list such as" in refused(sample_strategy="max").message
     late = refused(sample_strategy=["max", "LATE"])
-    assert late.message.startswith("from epoch 1 on: the space has no architecture named 'LATE'")
+    assert late.message.startswith("train.sample_strategy: from epoch 1 on: the space has no architecture named 'LATE'")
     assert "no choice that its schedules leave out" in late.hint
-    assert refused(name="fixed", arch="LATE").message == late.message
+    assert "train.sample_strategy: " + refused(name="fixed", arch="LATE").message == late.message
     cycle = {"type": "anchor", "anchors": ["EARLY", "LATE"]}
     assert "from epoch 1 on" in refused(name="anchors", sampler=cycle).message
     macs = {"name": "single_path", "macs": lambda arch: 10.0 * arch["a.stem"]}
