@@ -52,6 +52,7 @@ TABLE = (
     ("nas.tasks", NAS),
     ("nas.subnet", NAS),
     ("nas.facts", NAS),
+    ("nas.api", NAS),
     ("nas.cli", NAS),
     ("nas_cli", NAS),
 )
@@ -111,8 +112,10 @@ def row_of(module: str) -> str:
 
 
 def is_package(module: str, path: Path) -> bool:
-    """Whether it is a package above the rows, such as searchkit.suite: it holds nothing."""
-    return path.name == "__init__.py" and not row_of(module) and not path.read_text().strip()
+    """Whether it is a package above the rows, such as searchkit.suite: it holds nothing, or the names of its api."""
+    if path.name != "__init__.py" or row_of(module):
+        return False
+    return {target for _, target in imports(module, path, MODULES)} <= {"__future__", f"{module}.api"}
 
 
 def faults(known: dict[str, Path]) -> list[str]:
@@ -232,6 +235,8 @@ def test_a_forbidden_import_is_found(tmp_path: Path) -> None:
 def test_the_package_imports_nothing(tmp_path: Path) -> None:
     code = "import sys; before = set(sys.modules); import searchkit; print(*set(sys.modules) - before)"
     assert set(python(code, tmp_path).split()) <= {"searchkit", "__future__"}
+    more = "import sys, searchkit; names = dir(searchkit.nas); print('torch' in sys.modules, 'extract' in names)"
+    assert python(more, tmp_path) == "False True\n"
 
 
 def test_the_command_line_loads_nothing_heavy(tmp_path: Path) -> None:

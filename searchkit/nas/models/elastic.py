@@ -106,12 +106,13 @@ def _module_of_file(path: str) -> Any:
 
 
 def arch_of(net: nn.Module) -> Arch:
-    """The architecture that a network runs now."""
+    """The architecture that a supernet, or a static network of ours, runs now. TypeError for another module."""
     return Arch(tuple((f"{PART}.{name}", value) for name, value in _holder(net).body.arch.items))
 
 
 def set_arch(net: nn.Module, arch: Arch) -> None:
-    """Let a network run this architecture from now on. Raises UsageError where its weights don't hold it."""
+    """Let a supernet run this architecture from now on; its weights stay as they are. It may lie off the grid of the
+    space, but within the maximum. Raises UsageError, with all reasons, where its weights don't hold it."""
     check_arch(net, arch)
     _holder(net).body.arch = arch.part(PART)
 

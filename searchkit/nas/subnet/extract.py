@@ -71,6 +71,7 @@ class Source:
 def open_source(recipe: Recipe, path: str, seed: int) -> Source:
     """Load a supernet's checkpoint, or the one of a tuned subnet (its maximal arch is its own)."""
     found, sha256 = checkpoint.load_with_digest(path)
+    nets.check_task(recipe, found, path)
     names = tuple(found.meta["categories"])
     maximum = Arch.of(found.meta["space"])
     if faults := recipe.space.faults(maximum):
