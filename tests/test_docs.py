@@ -308,6 +308,13 @@ def test_the_page_of_the_supernet_config_is_up_to_date(monkeypatch: pytest.Monke
     )
 
 
+def test_every_file_of_the_page_on_python_is_run() -> None:
+    found = blocks((ROOT / "docs" / "python.md").read_text(encoding="utf-8"))
+    files = [block.lines[0].removeprefix("# file: ") for block in found if block.language == "python"]
+    run = "\n".join(line for block in found if block.language in ("console", "yaml") for line in block.lines)
+    assert files and all(f"python {file}" in run for file in files)
+
+
 def test_the_page_on_backbones_has_the_tested_one() -> None:
     page = (ROOT / "docs" / "extend.md").read_text(encoding="utf-8")
     assert (ROOT / "tests" / "assets" / "my_backbone.py").read_text(encoding="utf-8") in page

@@ -70,11 +70,23 @@ def price(
 
     `flops` is counted by the convention: `macs` are multiply-adds of convolutions and linear layers, of a detector with
     1,000 boxes; `gaia` counts as GAIA's tools do. `params` are those of the subnet alone. Where the config names no
-    number of classes, data.train is asked.
+    number of classes, data.train is asked; `prices` does so once for many archs.
     """
+    return prices(recipe, [arch], input_shape, convention=convention)[0]
+
+
+def prices(
+    recipe: Recipe,
+    archs: Iterable[ArchLike],
+    input_shape: InputShape | None = None,
+    *,
+    convention: Convention = "macs",
+) -> list[Cost]:
+    """`price` of each of these archs, in their order: the network is laid out, and the data asked, but once."""
     config = recipe.model if recipe.classes_given else nets.sized(recipe, _categories(recipe))
-    found, shape = _placed(recipe, arch, input_shape)
-    return price_arch(plans_of(config, recipe.space.maximum()), config.heads, found, shape, convention)
+    plans = plans_of(config, recipe.space.maximum())
+    placed = (_placed(recipe, arch, input_shape) for arch in archs)
+    return [price_arch(plans, config.heads, arch, shape, convention) for arch, shape in placed]
 
 
 def build_supernet(recipe: Recipe, categories: Sequence[str] | None = None, *, seed: int = 0) -> nn.Module:
