@@ -37,10 +37,11 @@ from functools import cache
 from typing import Annotated, Any, Generic, Literal, TypeVar, Union
 
 from searchkit.errors import UsageError, did_you_mean
-from searchkit.reading.kinds import Bad, Key, Reader, Some
+from searchkit.reading.kinds import Bad, Choice, Key, Reader, Some
 from searchkit.reading.nodes import Document, Node, Report
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 _NODES = {"list": "list", "mapping": "map"}
 _KINDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
@@ -58,34 +59,37 @@ def fill(cls: type[T], node: Node | None, path: str, report: Report, **given: An
 
     Unknown keys are faults that name the nearest key, or list the valid ones with defaults; a null is the default.
     """
-    values, failed = _fields(cls, node, path, report, given)
-    return None if failed else _make(cls, {**given, **values}, node, path, report)
+    values, failed, unknown = _fields(cls, node, path, report, given)
+    made = None if failed else _make(cls, {**given, **values}, node, path, report)
+    return None if unknown else made
 
 
 def fill_onto(base: T, node: Node | None, path: str, report: Report) -> T:
     """As `fill`, but what is not given is as in `base`, and so is what has a fault: the rest can still be checked."""
     cls: type[T] = type(base)
     held = {f.name: getattr(base, f.name) for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
-    values, _ = _fields(cls, node, path, report, held, onto=True)
+    values, _, _ = _fields(cls, node, path, report, held, onto=True)
     made = _make(cls, {**held, **values}, node, path, report)
     return base if made is None else made
 
 
-@dataclass(frozen=True)
-class Part(Generic[T]):
-    """A value of a file that is filled later, as what its type says; `node` is None where it is absent or null."""
+@dataclass(frozen=True, eq=False)
+class Part(Generic[T_co]):
+    """A value of a file that is filled later, as what its type says. node: None where it is absent or null. key: where
+    its key stands, None where it has none."""
 
     hint: Any
     node: Node | None
     path: str
     report: Report
+    key: Node | None = None
 
-    def fill(self) -> T | None:
+    def fill(self) -> T_co | None:
         """The value; None where it is absent, or has a fault, which is then in the report."""
         if self.node is None:
             return None
         try:
-            filled: T = _value(self.hint, self.node, self.path, self.report)
+            filled: T_co = _value(self.hint, self.node, self.path, self.report)
         except Bad:
             return None
         return filled
@@ -154,46 +158,48 @@ def is_required(f: dataclasses.Field[Any]) -> bool:
 
 def _fields(
     cls: type, node: Node | None, path: str, report: Report, held: Mapping[str, Any], onto: bool = False
-) -> tuple[dict[str, Any], bool]:
-    """The values of fields that are given and have no fault, and whether another one has a fault.
+) -> tuple[dict[str, Any], bool, bool]:
+    """The values of fields that are given and have no fault; whether another one has a fault; whether a key is unknown.
 
     held: values of fields that needn't be given, or with `onto`, are not to be lost.
     """
-    if node is not None and node.kind == "bad":
-        return {}, True
-    if node is not None and node.kind != "map" and not (node.is_null and path):
-        what = f"must be a mapping (key: value), not {node}"
-        report.fault(node, f"{path}: {what}" if path else f"the file {what}")
-        return {}, True
     keys = keys_of(cls)
     entries = node.entries if node is not None else {}
     values: dict[str, Any] = {}
-    failed = False
+    failed = node is not None and node.kind != "map" and not (node.is_null and path)
+    if node is not None and failed and node.kind != "bad":
+        what = f"must be a mapping (key: value), not {node}"
+        report.fault(node, f"{path}: {what}" if path else f"the file {what}")
+    is_mapping, unknown = not failed, False
     for name, (where, value) in entries.items():
         if name not in keys:
             instead = getattr(cls, "INSTEAD", {}).get(name)
-            what = f"{below(path, name)}: {instead}" if instead else f"{path}: unknown key {name!r}{_known(name, keys)}"
+            what = (
+                f"{below(path, name)}: {instead}"
+                if instead
+                else f"{path}: unknown key {name!r}{_known(name, keys, onto)}"
+            )
             report.fault(where, what.removeprefix(": "))
-            failed = True
+            unknown = True
         elif not value.is_null:
             f, hint = keys[name]
-            old = held.get(f.name) if onto else None
             try:
-                values[f.name] = _value(hint, value, below(path, name), report, old)
+                values[f.name] = _value(hint, value, below(path, name), report, held.get(f.name) if onto else None)
             except Bad as e:
                 failed = True
                 if onto and e.rest is not None:
                     values[f.name] = e.rest
     for name, (f, hint) in keys.items():
-        given = name in entries and not entries[name][1].is_null
-        if not given and is_required(f) and (onto or f.name not in held):
-            if node is not None:
-                place = entries[name][1] if name in entries else node
-                report.fault(place, f"{path}: missing key {name!r}".removeprefix(": "))
-            failed = True
-        if not given and typing.get_origin(hint) is Part:
-            values[f.name] = Part(typing.get_args(hint)[0], None, below(path, name), report)
-    return values, failed
+        at, given = entries.get(name, (None, None))
+        if given is None or given.is_null:
+            if is_required(f) and (onto or f.name not in held):
+                failed = True
+                if node is not None and is_mapping:
+                    report.fault(given or node, f"{path}: missing key {name!r}".removeprefix(": "))
+            given = None
+        if typing.get_origin(hint) is Part:
+            values[f.name] = Part(typing.get_args(hint)[0], given, below(path, name), report, at)
+    return values, failed, unknown
 
 
 def _make(cls: type[T], values: dict[str, Any], node: Node | None, path: str, report: Report) -> T | None:
@@ -207,21 +213,23 @@ def _make(cls: type[T], values: dict[str, Any], node: Node | None, path: str, re
         return None
 
 
-def _known(name: str, keys: Mapping[str, tuple[dataclasses.Field[Any], Any]]) -> str:
+def _known(name: str, keys: Mapping[str, tuple[dataclasses.Field[Any], Any]], onto: bool) -> str:
+    """The nearest key, else all of them: with their defaults, unless these say nothing, or are those of a base."""
     near = did_you_mean(name, tuple(keys))
-    listed = ", ".join(f"{each}{_default(f)}" for each, (f, _) in keys.items())
-    return near if "did you mean" in near else f" (valid: {listed})"
+    if "did you mean" in near or onto or all(f.default in (None, dataclasses.MISSING) for f, _ in keys.values()):
+        return near
+    return "; there are " + ", ".join(f"{each}{_default(f)}" for each, (f, _) in keys.items())
 
 
 def _default(f: dataclasses.Field[Any]) -> str:
-    """A field's default as YAML writes it; nothing where it has none, or one that says nothing."""
-    if f.default is dataclasses.MISSING or f.default in (None, "", ()):
+    """A field's default as YAML writes it; nothing where it has none."""
+    if f.default is dataclasses.MISSING:
         return ""
-    if isinstance(f.default, str):
-        return f": {f.default}"
+    if isinstance(f.default, str) and f.default:
+        return f" ({f.default})"
     import json  # kept off the start-up path
 
-    return f": {json.dumps(f.default, default=str)}"
+    return f" ({json.dumps(f.default, default=str)})"
 
 
 # --- values ----------------------------------------------------------------------------------------------------------
@@ -245,14 +253,7 @@ def _value(hint: Any, node: Node, path: str, report: Report, old: Any = None) ->
     if origin in (Union, types.UnionType):
         return _union(options, node, path, report, old)
     if origin is Literal:
-        if node.kind == "bad":
-            raise Bad
-        if node.kind != "scalar" or node.text not in options:
-            near = did_you_mean(node.text, options) if node.kind == "scalar" else ""
-            near = near if "did you mean" in near else ""
-            report.fault(node, f"{path}: must be one of {', '.join(options)}, not {node}{near}")
-            raise Bad
-        return node.text
+        return Choice(*options).read(node, path, report)
     if origin is tuple:
         return _tuple(options, node, path, report)
     if isinstance(origin, type) and issubclass(origin, Mapping):
@@ -403,9 +404,10 @@ def must(hint: Any) -> str:
     """What a value of a type must be, for messages."""
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        return next((m.must for m in options[1:] if isinstance(m, Reader)), must(options[0]))
+        some = next((f"a list of {m.what}s" for m in options[1:] if isinstance(m, Some)), must(options[0]))
+        return next((m.must for m in options[1:] if isinstance(m, Reader)), some)
     if origin is Literal:
-        return f"one of {', '.join(options)}" if len(options) > 1 else options[0]
+        return Choice(*options).must
     if origin is tuple:
         return "a list"
     if dataclasses.is_dataclass(hint) or (isinstance(origin, type) and issubclass(origin, Mapping)):

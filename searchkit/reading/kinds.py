@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any
 
-from searchkit.errors import UsageError
-from searchkit.reading.nodes import Node, Report
+from searchkit.errors import UsageError, did_you_mean
+from searchkit.reading.nodes import Node, Report, typed
 
 _BYTES = re.compile(r"([0-9]{1,20}(?:\.[0-9]+)?) ?([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _SECONDS = re.compile(r"([0-9]{1,20}(?:\.[0-9]+)?) ?([smhd]?)")
@@ -45,7 +44,6 @@ class Reader:
         raise NotImplementedError
 
 
-@dataclass(frozen=True, eq=False)  # a union of types needs their hashes
 class Kind(Reader):
     """A kind of value that a function tells.
 
@@ -53,10 +51,17 @@ class Kind(Reader):
     UsageError for a message of its own. schema: the same in JSON Schema. shapes: the kinds of nodes that it looks at.
     """
 
-    must: str
-    of: Callable[[Node], Any]
-    schema: Mapping[str, Any]
-    shapes: tuple[str, ...] = ("scalar",)
+    def __init__(
+        self,
+        must: str,
+        of: Callable[[Node], Any],
+        schema: Mapping[str, Any],
+        shapes: tuple[str, ...] = ("scalar",),
+    ) -> None:
+        self.must = must
+        self.of = of
+        self.schema = schema
+        self.shapes = shapes
 
     def to_schema(self) -> Mapping[str, Any]:
         """The same in JSON Schema."""
@@ -77,26 +82,50 @@ class Kind(Reader):
         raise Bad
 
 
-@dataclass(frozen=True)
+class Choice(Reader):
+    """One of several texts; `Literal` is the same, where the type of the field may be so narrow."""
+
+    shapes = ("scalar",)
+
+    def __init__(self, *options: str) -> None:
+        self.options = options
+        self.must = f"one of {', '.join(options)}" if len(options) > 1 else options[0]
+
+    def read(self, node: Node, path: str, report: Report) -> str:
+        """As of Reader: the text of a scalar, whatever it means to YAML."""
+        if node.kind == "scalar" and node.text in self.options:
+            return node.text
+        if node.kind != "bad":
+            near = did_you_mean(node.text, self.options) if node.kind == "scalar" else ""
+            near = near if "did you mean" in near else ""
+            report.fault(node, f"{path}: must be {self.must}, not {node}{near}")
+        raise Bad
+
+    def to_schema(self) -> Mapping[str, Any]:
+        """As of Reader."""
+        return {"enum": [*self.options, *(value for o in self.options if (value := typed(o)) != o)]}
+
+
 class Some:
     """Of a list or a mapping: it has at least one item, a `what`."""
 
-    what: str = "value"
+    def __init__(self, what: str = "value") -> None:
+        self.what = what
 
 
-@dataclass(frozen=True)
 class Key:
     """Of a field: its key in the file, where that is named otherwise than the field; empty: it is no key."""
 
-    name: str
+    def __init__(self, name: str) -> None:
+        self.name = name
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 
-def whole(least: int | None = None, most: int | None = None) -> Kind:
-    """An integer from `least` to `most`."""
-    return _limited("a whole number", int, least, most, None, None)
+def whole(least: int | None = None, most: int | None = None, must: str = "") -> Kind:
+    """An integer from `least` to `most`. must: what is said of others, where the numbers don't say it well."""
+    return _limited("a whole number", int, least, most, None, None, must)
 
 
 def number(
@@ -107,7 +136,13 @@ def number(
 
 
 def _limited(
-    noun: str, kind: type, least: float | None, most: float | None, above: float | None, below: float | None
+    noun: str,
+    kind: type,
+    least: float | None,
+    most: float | None,
+    above: float | None,
+    below: float | None,
+    must: str = "",
 ) -> Kind:
     types = int if kind is int else int | float
 
@@ -123,9 +158,8 @@ def _limited(
 
     keywords = {"minimum": least, "maximum": most, "exclusiveMinimum": above, "exclusiveMaximum": below}
     schema = {keyword: bound for keyword, bound in keywords.items() if bound is not None}
-    return Kind(
-        noun + _range_text(least, most, above, below), of, {"type": "integer" if kind is int else "number", **schema}
-    )
+    must = must or noun + _range_text(least, most, above, below)
+    return Kind(must, of, {"type": "integer" if kind is int else "number", **schema})
 
 
 def _range_text(least: float | None, most: float | None, above: float | None, below: float | None) -> str:
@@ -171,10 +205,9 @@ def _text(node: Node) -> str:
 
 def matching(pattern: str, must: str) -> Kind:
     """A text that matches `pattern` as a whole. It is of what Python's and ECMA's expressions have in common."""
-    whole_text = re.compile(pattern)
 
     def of(node: Node) -> str:
-        if not whole_text.fullmatch(node.text):
+        if not re.fullmatch(pattern, node.text):
             raise ValueError
         return node.text
 

@@ -16,8 +16,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Union
 
 from searchkit.reading.fill import Part, is_required, keys_of, tag_of, tags
-from searchkit.reading.kinds import SCALARS, Reader, Some
-from searchkit.reading.nodes import typed
+from searchkit.reading.kinds import SCALARS, Choice, Reader, Some
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 _TYPES: Mapping[Any, Mapping[str, Any]] = {
@@ -86,7 +85,7 @@ def _schema(hint: Any, definitions: dict[str, Schema]) -> Schema:
     if origin in (Union, types.UnionType):
         return _union([o for o in options if o is not type(None)], definitions)
     if origin is Literal:
-        return {"enum": [*options, *(value for o in options if (value := typed(o)) != o)]}
+        return dict(Choice(*options).to_schema())
     if origin is tuple:
         if options[-1] is Ellipsis:
             return {"type": "array", "items": _item(options[0], definitions)}

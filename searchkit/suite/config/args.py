@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from searchkit.errors import UsageError, did_you_mean
 from searchkit.reading import expression
-from searchkit.reading.nodes import Node, Report, Section
-from searchkit.suite.space.args import (
-    ARG_TYPES,
-    INTEGERS,
-    RANGES,
-    Arg,
-    Best,
-    Categorical,
-    Nested,
-    Range,
-    Subnet,
-    Value,
-    order,
-    range_faults,
-)
+from searchkit.reading.fill import Part
+from searchkit.reading.nodes import Node, Report
+from searchkit.suite.config import form
+from searchkit.suite.space.args import Arg, Best, Categorical, Nested, Range, Subnet, Value, order, range_faults
 
 _NAME_BYTES = 255  # of a folder's name
 
@@ -45,170 +34,119 @@ class ArgReader:
         self._groups: list[list[str]] = []  # the names of each argument
         self._whens: list[Node | None] = []
 
-    def read(self, items: Iterable[Node]) -> tuple[Arg, ...]:
+    def read(self, parts: Iterable[Part[form.AnyArg]]) -> tuple[Arg, ...]:
         """The arguments that could be read; every fault is in the report."""
         args: list[Arg] = []
-        for i, node in enumerate(items):
+        for i, given in enumerate(parts):
+            part = replace(given, path=f"{self.prefix}search_args[{i}]")  # shorter than the whole path, as plain
             self._groups.append([])
-            section = Section(self.report, node, f"{self.prefix}search_args[{i}]")
-            self._whens.append(section.get("when") if section.word("when") else None)
-            arg = self._arg(section)
+            when = part.get("when")
+            self._whens.append(when if when is not None and when.kind == "scalar" and when.text.strip() else None)
+            arg = self._arg(part)
             args += [arg] if arg else []
             self.complete = self.complete and bool(self._groups[-1])
         self._conditions()
         return tuple(args)
 
-    def _arg(self, section: Section) -> Arg | None:
-        kind = section.require("type")
-        if kind is None or kind.text == "Categorical":
-            return self._categorical(section.only(("type", "name", "value", "when")))
-        if kind.text == "Nested":
-            return self._nested(section)
-        if kind.text == "Subnet":
-            return self._subnet(section.only(("type", "name", "space", "rules", "per_job", "seed", "when")))
-        if kind.text in RANGES:
-            return self._range(section, kind.text)
-        if kind.text == "Best":
-            return self._best(section.only(("type", "stage", "number", "args", "folder", "checkpoint", "when")))
-        self.report.fault(kind, f"{section.path}: unknown type {kind}{did_you_mean(kind.text, ARG_TYPES)}")
-        if "name" in section.entries:
-            self._name(section)
+    def _arg(self, part: Part[form.AnyArg]) -> Arg | None:
+        filled = part.fill()
+        if isinstance(filled, form.BestArg):
+            return self._best(filled, part)
+        rows = self._rows(part)
+        if "name" in part.entries:
+            self._declare_by(part, "name")
+        match filled:
+            case form.CategoricalArg(name=name, value=values, when=when):
+                self._notes(part, [{"": value} for value in values])
+                return Categorical(name, values, when)
+            case form.NestedArg(value=values, when=when):
+                self._notes(part, values)
+                return Nested(values, when) if rows else None
+            case form.SubnetArg(name=name, space=space, rules=rules, per_job=per_job, seed=seed, when=when):
+                return Subnet(name, when=when, space=space, rules=rules, per_job=per_job, seed=seed)
+            case form.UniformArg() | form.LogUniformArg() | form.IntArg() | form.LogIntArg():
+                return self._range(filled, part)
         return None
 
-    def _when(self) -> str | None:
-        node = self._whens[-1]
-        return None if node is None else node.text
+    def _declare_by(self, part: Part[form.AnyArg], key: str) -> None:
+        """Declare the name that a key holds, if it can be one; else its fault is in the report."""
+        _, node = part.entries[key]
+        if node.kind == "scalar" and not form.name_fault(node.text) and not node.is_null:
+            self._declare(node.text, node, part.path)
 
-    def _name(self, section: Section) -> str | None:
-        node = section.require("name")
-        if node is None:
-            return None
-        name = node.text if node.kind == "scalar" else ""
-        self._declare(name, node, section.path)
-        return name
-
-    def _categorical(self, section: Section) -> Arg | None:
-        name = self._name(section)
-        nodes = self._values(section)
-        values = tuple(Value(node.data, node.text) for node in nodes)
-        self._notes(section.path, nodes, [{"": value} for value in values])
-        return Categorical(name, values, self._when()) if name and values else None
-
-    def _subnet(self, section: Section) -> Arg | None:
-        name = self._name(section)
-        space = section.word("space") if section.require("space") else None
-        if space is not None and not space.endswith((".json", ".jsonl")):
-            section.fault("space", section.entries["space"][1], f"must be a .json or .jsonl file, not {space!r}")
-        per_job, seed = section.whole("per_job", 1) or 1, section.whole("seed", 0)
-        rules, when = section.word("rules"), self._when()
-        return Subnet(name, when=when, space=space, rules=rules, per_job=per_job, seed=seed) if name and space else None
-
-    def _range(self, section: Section, kind: str) -> Arg | None:
-        steps = ("step",) if kind in ("Uniform", "Int") else ()
-        section.only(("type", "name", "low", "high", *steps, "when"))
-        name = self._name(section)
-        low, high = (self._number(section, key, kind) if section.require(key) else None for key in ("low", "high"))
-        step = self._number(section, "step", kind) if steps else None
-        if low is None or high is None or (steps and step is None and section.get("step") is not None):
-            return None
-        faults = range_faults(kind, low, high, step)
+    def _range(self, filled: form.RangeArg, part: Part[form.AnyArg]) -> Arg | None:
+        step = getattr(filled, "step", None)
+        faults = range_faults(filled.type, filled.low, filled.high, step)
         for key, what in faults:
-            section.fault(key, section.entries[key][1], what)
-        if faults or not name:
+            part.fault(key, what)
+        if faults:
             return None
-        arg = Range(name, kind, low, high, step, self._when())
-        if step is not None and arg.last != high:
+        arg = Range(filled.name, filled.type, filled.low, filled.high, step, filled.when)
+        if step is not None and arg.last != filled.high:
             what = f"no whole number of steps goes from low to high; the last value is {arg.last}"
-            self.report.note(section.entries["step"][1], f"{section.path}.step: {what}")
+            self.report.note(part.entries["step"][1], f"{part.at('step')}: {what}")
         return arg
 
-    def _number(self, section: Section, key: str, kind: str) -> Any:
-        node = section.get(key)
-        number: Any = None if node is None else node.data
-        good = isinstance(number, int if kind in INTEGERS else int | float) and not isinstance(number, bool)
-        if node is not None and not (good and math.isfinite(number)):
-            what = "whole number" if kind in INTEGERS else "number"
-            section.fault(key, node, f"must be a {what}, not {node}")
-            return None
-        return number
+    def _rows(self, part: Part[form.AnyArg]) -> bool:
+        """Declare the names of a Nested argument, also where it has faults. Returns whether all rows have the same."""
+        kind = part.get("type")
+        if kind is None or kind.text != "Nested":
+            return True
+        rows = [(path, row) for path, row in part.items("value") if row.kind == "map" and row.entries]
+        same = True
+        for path, row in rows:
+            if differs := row_faults(rows[0][1].entries, row.entries):
+                self.report.fault(row, f"{path}: {differs}; all rows must have the same keys")
+                same = False
+            for name, (place, _) in row.entries.items():
+                is_new = row is rows[0][1] or (differs and name not in self.names)
+                if is_new and not form.name_fault(name):
+                    self._declare(name, place, path)
+        return same
 
-    def _nested(self, section: Section) -> Arg | None:
-        known = ["type", "value", "when"]
-        if "name" in section.entries:
-            known.append("name")
-            what = "a Nested argument has no name of its own; the keys of its rows are the names"
-            section.fault("name", section.entries["name"][0], what)
-        rows: list[dict[str, Value]] = []
-        nodes: list[Node] = []
-        for i, node in enumerate(self._values(section.only(known))):
-            where = f"{section.path}.value[{i}]"
-            if node.kind != "map" or not node.entries:
-                found = "an empty one" if node.kind == "map" else node
-                self.report.fault(node, f"{where}: must be a mapping of names to values, not {found}")
-                continue
-            row = {key: Value(value.data, value.text) for key, (_, value) in node.entries.items()}
-            differs = row_faults(rows[0], row) if rows else ""
-            if differs:
-                self.report.fault(node, f"{where}: {differs}; all rows must have the same keys")
-            for key, (place, _) in node.entries.items():
-                if not rows or (differs and key not in self.names):
-                    self._declare(key, place, where)
-            rows.append(row)
-            nodes.append(node)
-        self._notes(section.path, nodes, rows)
-        return Nested(tuple(rows), self._when()) if rows else None
-
-    def _best(self, section: Section) -> Arg | None:
-        node, number = section.require("stage"), section.whole("number", 1) if section.require("number") else None
-        if node is None:
-            return None
+    def _best(self, filled: form.BestArg, part: Part[form.AnyArg]) -> Arg | None:
+        node = part.entries["stage"][1]
         if self.earlier is None:
-            section.fault("stage", node, "this config has no stages, whose best jobs could be taken")
+            part.fault("stage", "this config has no stages, whose best jobs could be taken")
             return None
-        stage = self.earlier.get(node.text)
+        stage = self.earlier.get(filled.stage)
         if stage is None:
-            near = did_you_mean(node.text, tuple(self.earlier)) or " (none does)"
-            section.fault("stage", node, f"{node} must be a stage that runs before{near}")
+            near = did_you_mean(filled.stage, tuple(self.earlier)) or " (none does)"
+            part.fault("stage", f"{node} must be a stage that runs before{near}")
             return None
-        folder, checkpoint = section.word("folder"), section.word("checkpoint")
-        listed = dict.fromkeys(item.text for _, item in section.words("args"))
-        given = section.get("args")
-        args = tuple(listed if given is not None and given.kind == "list" else stage.names)
-        if not (args or folder or checkpoint):
+        args = tuple(stage.names if filled.args is None else dict.fromkeys(filled.args))
+        if not (args or filled.folder or filled.checkpoint):
             what = f"the stage {node} has no arguments" if stage.complete and not stage.names else "takes no argument"
-            section.fault("stage", node, f"{what}; name one for what its jobs left: folder, or checkpoint")
-        places = {item.text: item for _, item in section.words("args")}
+            part.fault("stage", f"{what}; name one for what its jobs left: folder, or checkpoint")
+        places = {item.text: item for _, item in part.items("args")}
         for name in args:
             place = places.get(name, node)
             lacks = [need for need in stage.needs.get(name, ()) if need not in args]
             if name not in stage.names and stage.complete:
                 what = f"the stage {node} has no argument {name!r}{did_you_mean(name, tuple(stage.names))}"
-                section.fault("args", place, what)
+                part.fault("args", what, place)
             elif lacks:
                 what = f"{name!r} needs {', '.join(map(repr, lacks))} beside it, on which it depends in that stage"
-                section.fault("args", place, what)
-            self._declare(name, place, section.path)
+                part.fault("args", what, place)
+            self._declare(name, place, part.path)
             if name in stage.needs:
                 self.needs[name] = stage.needs[name]
-        for key, more in (("folder", folder), ("checkpoint", checkpoint)):
+        for key, more in (("folder", filled.folder), ("checkpoint", filled.checkpoint)):
             if more:
-                self._declare(more, section.entries[key][1], section.path)
-        found = Best(
-            when=self._when(), stage=node.text, number=number or 1, args=args, folder=folder, checkpoint=checkpoint
+                self._declare(more, part.entries[key][1], part.path)
+        best = Best(
+            when=filled.when,
+            stage=filled.stage,
+            number=filled.number,
+            args=args,
+            folder=filled.folder,
+            checkpoint=filled.checkpoint,
         )
-        return found if number and found.names else None
-
-    def _values(self, section: Section) -> tuple[Node, ...]:
-        node = section.require("value")
-        if node is not None and not node.items:
-            found = "an empty one" if node.kind == "list" else node
-            section.fault("value", node, f"must be a list of at least one value, not {found}")
-        return node.items if node is not None else ()
+        return best if best.names else None
 
     def _declare(self, name: str, node: Node, path: str) -> None:
         self._groups[-1].append(name)
-        what = name_fault(name)
-        if what:
+        if what := form.name_fault(name):
             self.report.fault(node, f"{path}: {what}")
         elif name in self.names:
             first = self.names[name].line
@@ -230,19 +168,19 @@ class ArgReader:
             assert node is not None  # what needs something has a condition
             self.report.fault(node, f"{self.prefix}search_args[{cycle[0]}].when: the conditions go round: {chain}")
 
-    def _notes(self, path: str, nodes: Sequence[Node], rows: Sequence[Mapping[str, Value]]) -> None:
+    def _notes(self, part: Part[form.AnyArg], rows: Sequence[Mapping[str, Value]]) -> None:
         """A value listed twice, by its text (the same command) or its meaning; a value too long for a folder's name."""
         seen: set[str] = set()
-        for node, row in zip(nodes, rows, strict=True):
+        for (_, node), row in zip(part.items("value"), rows, strict=True):
             by_text = "text " + repr([(key, row[key].text) for key in sorted(row)])
             by_data = "data " + repr([(key, row[key].data) for key in sorted(row)])
             if by_text in seen or by_data in seen:
                 which = node if node.kind == "scalar" else node.text
-                self.report.note(node, f"{path}: {which} is listed twice; each is a job of its own")
+                self.report.note(node, f"{part.path}: {which} is listed twice; each is a job of its own")
             seen |= {by_text, by_data}
             if any(len(value.text.encode("utf-8", "replace")) > _NAME_BYTES for value in row.values()):
                 what = f"a value is longer than {_NAME_BYTES} bytes, so its folder in jobs/tree has a shortened name"
-                self.report.note(node, f"{path}: {what}")
+                self.report.note(node, f"{part.path}: {what}")
 
 
 def names_in(node: Node, path: str, reader: ArgReader, measured: bool = False) -> tuple[str, ...]:
@@ -265,14 +203,6 @@ def names_in(node: Node, path: str, reader: ArgReader, measured: bool = False) -
 def near(name: str, reader: ArgReader) -> str:
     """` (did you mean …?)` for what is no argument."""
     return did_you_mean(name, tuple(reader.names)) or " (none is declared)"
-
-
-def name_fault(name: str) -> str:
-    """Why `name` can't be the name of an argument; empty when it can."""
-    if not name:
-        return "a name must be a text that is not empty"
-    bad = next((c for c in name if c in "{}/" or c.isspace() or not c.isprintable()), "")
-    return f"the name {name!r} must not contain {bad!r}" if bad else ""
 
 
 def row_faults(first: Mapping[str, Any], row: Mapping[str, Any]) -> str:

@@ -4,12 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from searchkit.errors import UsageError
+from searchkit.reading import expression
+from searchkit.reading.kinds import SCALARS, Bytes, Choice, Count, Key, Kind, Path, Seconds, Text, Whole
+from searchkit.reading.nodes import Node
 from searchkit.records import objective
+from searchkit.suite.config import shells
+from searchkit.suite.config.named import Function, StopRule
 from searchkit.suite.config.shells import BASH, Shell
 from searchkit.suite.config.template import Template
 from searchkit.suite.space.args import Arg
+
+__all__ = ["StopRule"]
+
+Mode = Annotated[str, Choice(*objective.MODES)]
+Score = Annotated[str, Choice("last", "best")]
+
+
+def _expression(node: Node) -> str:
+    if not node.text.strip():
+        raise ValueError
+    expression.parse(node.text)
+    return node.text
+
+
+def _workers(node: Node) -> int | str | None:
+    if isinstance(node.data, bool):
+        return "auto" if node.data else None
+    if not isinstance(node.data, int) or node.data < 1:
+        raise ValueError
+    return node.data
+
+
+def _shell(node: Node) -> Shell:
+    if node.kind == "list":
+        return shells.of_words(tuple(item.text for item in node.items if item.kind == "scalar"))
+    return shells.named(node.text)
+
+
+EXPRESSION = Kind("a text", _expression, {"type": SCALARS, "pattern": r"\S"})
+WORKERS = Kind("true, false, or a whole number of 1 or more", _workers, {"type": ["boolean", "integer"], "minimum": 1})
+SHELL = Kind(f"bash, sh, or words that begin with {shells.LIKE}", _shell, shells.SCHEMA, shapes=("scalar", "list"))
 
 
 @dataclass(frozen=True)
@@ -17,7 +54,7 @@ class Measures:
     """What gives numbers of a point that constraints may name: `module:function`, and the arguments it is called with
     (space/measures.py)."""
 
-    call: str
+    call: Function
     given: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -37,24 +74,22 @@ class Objective(objective.Objective):
     """What a search is judged by: a scalar that jobs report, or with `value`, an expression over those; by its last
     value or, where `score` is "best", by its best one."""
 
-    value: str | None = None
-    score: str = "last"
-
-
-@dataclass(frozen=True)
-class StopRule:
-    """A rule by which trials end early: the name of a stopper, and its options."""
-
-    type: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    name: Text
+    mode: Mode
+    value: Annotated[str, EXPRESSION] | None = None
+    score: Annotated[Score, Key("")] = "last"  # the monitor's
 
 
 @dataclass(frozen=True)
 class WarmStart:
     """Where a search finds finished trials: another task of the workspace, or a CSV file (relative to the project)."""
 
-    task: str | None = None
-    csv: str | None = None
+    task: Text | None = None
+    csv: Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.task is None) == (self.csv is None):
+            raise UsageError("must have either `task`, another task, or `csv`, a file of the project")
 
 
 @dataclass(frozen=True)
@@ -78,9 +113,9 @@ class Search:
 class Resources:
     """What one job needs; `gpus` and `gpu_mem_bytes` are None where the config is silent."""
 
-    gpus: int | None = None
-    gpu_mem_bytes: int | None = None
-    cpus: int = 1
+    gpus: Whole | None = None
+    gpu_mem_bytes: Annotated[Bytes | None, Key("gpu_mem")] = None
+    cpus: Count = 1
 
 
 @dataclass(frozen=True)
@@ -89,20 +124,20 @@ class Run:
     "auto" for as many as there are slots; None: each job is a process of its own. `shell`: the words before
     `-c COMMAND` of commands and callbacks."""
 
-    max_parallel: int | None = None
-    timeout_s: float | None = None
-    retries: int = 0
-    on_error: str = "continue"
-    workers: int | str | None = None
-    shell: Shell = BASH
+    max_parallel: Count | None = None
+    timeout_s: Seconds | None = None
+    retries: Whole = 0
+    on_error: Literal["continue", "stop"] = "continue"
+    workers: Annotated[int | str | None, WORKERS] = None
+    shell: Annotated[Shell, SHELL] = BASH
 
 
 @dataclass(frozen=True)
 class Callbacks:
     """Commands run before and after each job's own."""
 
-    pre: str | None = None
-    after: str | None = None
+    pre: Text | None = None
+    after: Text | None = None
 
 
 @dataclass(frozen=True)

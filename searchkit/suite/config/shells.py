@@ -11,6 +11,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Mapping
+from typing import Any
 
 from searchkit.errors import UsageError
 
@@ -22,7 +23,14 @@ _NAMED: Mapping[str, Shell] = {"bash": BASH, "sh": SH}
 SYNTAX_ERROR = 2  # the exit code of a shell that can't read its command
 READ_S = 10.0  # that a shell may take to read one
 _SH_LIKE = ("sh", "dash", "ash", "busybox")
-
+LIKE = f"one of bash, {', '.join(_SH_LIKE)}"  # what the words of a shell may begin with
+_FIRST = rf"(.*/)?(bash|{'|'.join(_SH_LIKE)})"
+SCHEMA: Mapping[str, Any] = {  # of what `named` and `of_words` take
+    "anyOf": [
+        {"type": "string", "pattern": rf"""^\s*["']?{_FIRST}["']?(\s|$)"""},
+        {"type": "array", "minItems": 1, "items": [{"type": "string", "pattern": f"^{_FIRST}$"}]},
+    ]
+}
 # Nothing but words: no expansion, no operator, no comment; quotes only around what they leave alone.
 _PLAIN = re.compile(r"""[ \t]*[\w./](?:[\w@%+:,./= \t-]|'[^']*'|"[^"$`\\!]*")*""", re.ASCII)
 _PROGRAM = re.compile(r"[\w./+-]+", re.ASCII)
@@ -56,7 +64,7 @@ def of_words(words: Shell) -> Shell:
         return _NAMED[words[0]]
     if not words or not (is_bash(words) or _name(words) in _SH_LIKE):
         said = " ".join(words)
-        what = f"must be bash, sh, or words that begin with one of bash, {', '.join(_SH_LIKE)}, not {said!r}"
+        what = f"must be bash, sh, or words that begin with {LIKE}, not {said!r}"
         other = _name(words) or "zsh"
         raise UsageError(what, f"values are quoted for these; call others in the template: {other} train.sh")
     if any("\n" in word for word in words):

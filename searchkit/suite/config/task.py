@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from searchkit.errors import UsageError
-from searchkit.reading.nodes import Node, Section, place
+from searchkit.reading.fill import Part
+from searchkit.reading.nodes import Node, place
 from searchkit.suite.config import shells
 from searchkit.suite.config import template as templates
 from searchkit.suite.config.args import ArgReader, near
@@ -16,39 +18,22 @@ from searchkit.suite.config.template import Template
 from searchkit.suite.space.args import Arg, Range
 
 
-def shell(run: Section, base: Shell) -> Shell:
-    """`run.shell`: `bash`, `sh`, or words of the user's own, as one text or a list; `base` where it is not given."""
-    node = run.get("shell")
-    if node is None:
-        return base
-    try:
-        if node.kind == "list":
-            return shells.of_words(tuple(item.text for item in node.items if item.kind == "scalar"))
-        return shells.named(node.text if node.kind == "scalar" else "")
-    except UsageError as e:
-        run.fault("shell", node, f"{e.message}; {e.hint}" if e.hint else e.message)
-        return base
-
-
-def read(section: Section, node: Node, shell: Shell) -> Template | None:
+def read(part: Part[str | tuple[str, ...]], shell: Shell) -> Template | None:
     """The template; None where it has a fault, which is in the report."""
-    parts = node.items if node.kind == "list" else (node,)
-    odd = next((part for part in parts if part.kind in ("list", "map")), None)
-    if odd is not None:
-        section.fault("template", odd, f"must be a command for the shell, or the list of its words, not {odd}")
+    given = part.fill()
+    if given is None or part.node is None:
         return None
     try:
-        texts = [part.text for part in parts] if node.kind == "list" else node.text
-        return templates.parse(texts, shells.is_bash(shell))
+        return templates.parse(given, shells.is_bash(shell))
     except UsageError as e:
-        section.fault("template", node, f"{e.message}; {e.hint}" if e.hint else e.message)
+        part.report.fault(part.node, f"{part.path}: {e.message}{f'; {e.hint}' if e.hint else ''}")
         return None
 
 
-def check(
-    template: Template, text: str, node: Node, section: Section, reader: ArgReader, args: tuple[Arg, ...]
-) -> None:
+def check(template: Template, text: str, section: Part[Any], reader: ArgReader, args: tuple[Arg, ...]) -> None:
     """What the template uses is declared, and all that is declared is used, in a form that fits."""
+    node = section.get("template")
+    assert node is not None  # it was parsed
     for slot in template.slots:
         what = ""
         if slot.name not in reader.names:
@@ -64,7 +49,7 @@ def check(
             other = templates.instead(slot) if odd == "null" else f"{{{slot.name}}}"
             what = f"needs a list, of which each element becomes a word, but may be {odd}; write {other}"
         if what:
-            section.fault("template", _at(text, node, slot), f"{slot} {what}")
+            section.fault("template", f"{slot} {what}", _at(text, node, slot))
     unused = [name for name in reader.names if name not in template.names]
     if unused and not template.names:
         section.report.note(node, "the template uses no argument: the script reads searchkit.params()")
@@ -90,26 +75,25 @@ def _unlike(slot: Slot, kind: type, args: tuple[Arg, ...]) -> str:
     return ""
 
 
-def check_workers(section: Section, text: str, config: Config) -> None:
+def check_workers(section: Part[Any], text: str, config: Config) -> None:
     """A worker is started before anybody knows what it will try: its command can't hold that."""
     node = section.get("template")
     if config.run.workers is not None and node is not None:
         for slot in config.template.slots:
             what = f"{slot} has no value where run.workers starts one process for many trials; read trial.params"
-            section.fault("template", _at(text, node, slot), what)
+            section.fault("template", what, _at(text, node, slot))
 
 
-def check_ends(section: Section, config: Config) -> None:
+def check_ends(section: Part[Any], config: Config) -> None:
     """Nothing of a new task's command may be meant to go on after its end. (Tasks that are begun go on as they are.)"""
     node = section.get("template")
     if node is not None and config.template.background and not section.report.begun:
-        section.fault("template", node, config.template.background)
+        section.fault("template", config.template.background)
 
 
-def note_shell(top: Section, configs: Sequence[Config]) -> None:
+def note_shell(top: Part[Any], run: Part[Any], configs: Sequence[Config]) -> None:
     """Say it where a new task has to do with less than bash."""
-    given = Section(top.report, top.get("run"), "run").get("shell")
-    if top.report.begun or given is not None or shells.default() != shells.SH:
+    if top.report.begun or run.get("shell") is not None or shells.default() != shells.SH:
         return
     commands = [c for each in configs for c in (each.task.template, each.callbacks.pre, each.callbacks.after)]
     if top.node is not None and any(isinstance(c, str) and c and not shells.direct(c) for c in commands):

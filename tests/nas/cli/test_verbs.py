@@ -236,9 +236,9 @@ def test_values_that_can_not_be(trained: Trained, section: str, change: dict[str
 
 def test_overrides(trained: Trained) -> None:
     for text, fault in (
-        ("train.qqqq=1", "steps, batch_size: 8, optimizer: sgd, lr: 0.02"),
-        ("train.qqqq=1", "nesterov: false, weight_decay: 0.0001"),
-        ("train.qqqq=1", "milestones: [0.75, 0.92]"),
+        ("train.qqqq=1", "steps (null), batch_size (8), optimizer (sgd), lr (0.02)"),
+        ("train.qqqq=1", "nesterov (false), weight_decay (0.0001)"),
+        ("train.qqqq=1", "milestones ([0.75, 0.92])"),
         ("train.lrr=1", "train: unknown key 'lrr' (did you mean lr?)"),
         ("trian.lr=1", "unknown key 'trian' (did you mean train?)"),
         ("train.lr", "must be section.key=value"),

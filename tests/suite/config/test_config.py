@@ -203,15 +203,11 @@ KEYS = {
     "task: {template: ' '}": [
         "1:18: task.template: the command is empty; write the command that trains once, with {name} for each argument"
     ],
-    "task: {template: []}": [
-        "1:18: task.template: the command is empty; write the command that trains once, with {name} for each argument"
-    ],
+    "task: {template: []}": ["1:18: task.template: must be a list of at least one word, not an empty one"],
     "task: {template: {a: b}}": [
-        "1:18: task.template: must be a command for the shell, or the list of its words, not a mapping"
+        "1:18: task.template: must be a command for the shell or a list of words, not a mapping"
     ],
-    "task: {template: [a, [b]]}": [
-        "1:22: task.template: must be a command for the shell, or the list of its words, not a list"
-    ],
+    "task: {template: [a, [b]]}": ["1:22: task.template[1]: must be a text, not a list"],
     "task: {template: x, search_args: 5}": ["1:34: task.search_args: must be a list, not '5'"],
     "task: {template: x, constraints: lr < 1}": ["1:34: task.constraints: must be a list, not 'lr < 1'"],
     "task: {template: x, constraints: [[1]]}": ["1:35: task.constraints[0]: must be a text, not a list"],
@@ -239,11 +235,11 @@ KEYS = {
     ],
     "search: {stop: medan}": ["1:16: search.stop: unknown stopper 'medan' (did you mean median?)"],
     "search: {stop: median}": ["1:16: search.stop: needs a score: give task.reward_attribute or search.objectives"],
-    "search: {objectives: []}": ["1:22: search.objectives: must be a list of at least one objective"],
-    "search: {objectives: acc}": ["1:22: search.objectives: must be a list, not 'acc'"],
+    "search: {objectives: []}": ["1:22: search.objectives: must be a list of at least one objective, not an empty one"],
+    "search: {objectives: acc}": ["1:22: search.objectives: must be a list of at least one objective, not 'acc'"],
     "search: {objectives: [{name: acc}]}": ["1:23: search.objectives[0]: missing key 'mode'"],
     "search: {objectives: [{name: a, mode: maxi, weight: 1}]}": [
-        "1:39: search.objectives[0].mode: unknown mode 'maxi' (did you mean max?)",
+        "1:39: search.objectives[0].mode: must be one of max, min, not 'maxi' (did you mean max?)",
         "1:45: search.objectives[0]: unknown key 'weight' (valid: name, mode, value)",
     ],
     "search: {objectives: [{name: a, mode: max}, {name: a, mode: min}]}": [
@@ -284,7 +280,7 @@ KEYS = {
     "run: {timeout_s: 0}": [
         "1:18: run.timeout_s: must be seconds above 0, or a time such as 30s, 10m, 2h or 1d, not '0'"
     ],
-    "run: {on_error: halt}": ["1:17: run.on_error: unknown on_error 'halt' (valid: continue, stop)"],
+    "run: {on_error: halt}": ["1:17: run.on_error: must be one of continue, stop, not 'halt'"],
     "run: {workers: 0}": ["1:16: run.workers: must be true, false, or a whole number of 1 or more, not '0'"],
     "run: {workers: 1.5}": ["1:16: run.workers: must be true, false, or a whole number of 1 or more, not '1.5'"],
     "run: {worker: 1}": ["1:7: run: unknown key 'worker' (did you mean workers?)"],
@@ -294,7 +290,7 @@ KEYS = {
     "env: {1A: x}": ["1:7: env.1A: must be the name of a variable: letters, digits and _"],
     "env: {A: {b: c}}": ["1:10: env.A: must be a text, not a mapping"],
     "env: {SEARCHKIT_JOB: 1}": ["1:7: env.SEARCHKIT_JOB: is reserved; every job is given its own SEARCHKIT_ variables"],
-    "monitor: {mode: maximum}": ["1:17: monitor.mode: unknown mode 'maximum' (did you mean max?)"],
+    "monitor: {mode: maximum}": ["1:17: monitor.mode: must be one of max, min, not 'maximum' (did you mean max?)"],
     "monitor: {scalars: acc}": ["1:20: monitor.scalars: must be a list, not 'acc'"],
     "monitor: {regex: ['(']}": [
         "1:19: monitor.regex[0]: '(' is no regular expression: missing ), unterminated subpattern at position 0"
@@ -304,7 +300,7 @@ KEYS = {
     ],
     "monitor: {compare: x}": ["1:20: monitor.compare: must be a mapping (key: value), not 'x'"],
     "monitor: {compare: {url: x}}": ["1:21: monitor.compare: unknown key 'url' (valid: name, id)"],
-    "monitor: {tensorboard: [a]}": ["1:24: monitor.tensorboard: must be a text, not a list"],
+    "monitor: {tensorboard: [a]}": ["1:24: monitor.tensorboard: must be true or false or a text, not a list"],
     "monitor: {}\npavi: {}": ["2:1: pavi: is another name for monitor; give one of the two"],
     "pavi: {scalar: [a]}": ["1:8: pavi: unknown key 'scalar' (did you mean scalars?)"],
 }
