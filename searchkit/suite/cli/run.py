@@ -356,8 +356,8 @@ def _check_direction(old: Config, new: Config, given: str) -> None:
 def _schedule(how: How, task: TaskPaths, config: Config, places: Places, stage_env: dict[str, str]) -> int:
     from searchkit.suite.cli import pythons
     from searchkit.suite.cli.progress import Progress
+    from searchkit.suite.run import loop
     from searchkit.suite.run.launcher import Launcher, Plan
-    from searchkit.suite.run.loop import Scheduler
     from searchkit.suite.store import imports, journal, snapshot, tasks
 
     env = {**os.environ, **config.env, **stage_env}
@@ -379,7 +379,7 @@ def _schedule(how: How, task: TaskPaths, config: Config, places: Places, stage_e
         for text in pythons.notes(launcher):
             how.note(text)
         with progress:
-            code = Scheduler(launcher, progress).run()
+            code = loop.run_task(launcher, progress)
     finally:
         places.slots.close()
         open_task.close()

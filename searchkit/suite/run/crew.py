@@ -16,7 +16,8 @@ from searchkit.errors import SearchkitError, StorageError
 from searchkit.suite.backends import contract, workers
 from searchkit.suite.backends.base import GRACE_S, CannotStart, Grant, Handle, Launch
 from searchkit.suite.backends.workers import Worker
-from searchkit.suite.run.attempts import Attempts, Live, watch
+from searchkit.suite.run import results
+from searchkit.suite.run.owners import Live, Run
 from searchkit.suite.store import snapshot, status
 from searchkit.suite.store.state import Job
 from searchkit.suite.store.status import Status
@@ -27,15 +28,15 @@ MAX_DEATHS = 10  # the same, ended by a signal
 LOG_TAIL = 5  # lines of the log in the error that such workers are
 
 
-def muster(attempts: Attempts) -> None:
+def muster(run: Run) -> None:
     """Say how many workers there may be, and find those that an earlier scheduler started. Raises StorageError."""
-    wanted = attempts.plan.config.run.workers
+    wanted = run.plan.config.run.workers
     if wanted is None:
         return
-    crew, task, most = attempts.crew, attempts.task, attempts.plan.slots.limit
+    crew, task, most = run.crew, run.task, run.plan.slots.limit
     crew.limit = most if wanted == "auto" else min(int(wanted), most)
     if crew.limit < most:
-        attempts.observer.message(f"at most {crew.limit} of them: run.workers")
+        run.news.say(f"at most {crew.limit} of them: run.workers")
     with fsio.storage():
         crew.bell = workers.open_bell(task.paths)
         for k in workers.numbers(task.paths):
@@ -43,65 +44,65 @@ def muster(attempts: Attempts) -> None:
             if worker is None:  # half-made
                 workers.mark_gone(task.paths.worker(k))
                 continue
-            worker.handle = workers.handle(attempts.backends, task.paths, task.state.token, k)
+            worker.handle = workers.handle(run.backends, task.paths, task.state.token, k)
             s = status.read(worker.paths.process)
-            alive = attempts.backends.alive(worker.handle, s)
+            alive = run.backends.alive(worker.handle, s)
             if alive is None:  # it can't be asked, or judged, from here; its trial is found as any attempt is
                 workers.close(worker)
                 continue
-            attempts.plan.slots.adopt(worker.grant.gpus)
-            attempts.backends.adopt(worker.handle, worker.port)
+            run.plan.slots.adopt(worker.grant.gpus)
+            run.backends.adopt(worker.handle, worker.port)
             crew.workers[k] = worker
             if not alive or s.exit_code is not None:
                 worker.busy = ""  # its trial is found as any attempt is
-                _bury(attempts, worker)
+                _bury(run, worker)
 
 
-def adopt_trial(attempts: Attempts, job: Job, launch: Launch, s: Status) -> bool:
+def adopt_trial(run: Run, job: Job, launch: Launch, s: Status) -> bool:
     """Take over a trial that a live worker runs, or has been handed; say whether one does."""
-    worker = attempts.crew.by_trial(workers.trial_name(job.index, job.attempt))
+    worker = run.crew.by_trial(workers.trial_name(job.index, job.attempt))
     if worker is None:
         return False
-    _go_on(attempts, job.index, launch, worker, s.start.time_s if s.start else job.launched_s)
+    _go_on(run, job.index, launch, worker, s.start.time_s if s.start else job.launched_s)
     if s.exit_code is None:
-        attempts.observer.message(f"job {job.index} still runs in worker {worker.number}: adopted")
+        run.news.say(f"job {job.index} still runs in worker {worker.number}: adopted")
         if job.stop in ("interrupt", "task"):
-            attempts.task.record("adopt", time=time.time(), job=job.index)
+            run.task.record("adopt", time=time.time(), job=job.index)
             with fsio.storage():
                 workers.say(worker, resume=worker.busy)
     return True
 
 
-def _go_on(attempts: Attempts, n: int, launch: Launch, worker: Worker, since_s: float) -> None:
-    live = assign(attempts, worker, launch, n)
-    if timeout_s := attempts.plan.config.run.timeout_s:
+def _go_on(run: Run, n: int, launch: Launch, worker: Worker, since_s: float) -> None:
+    live = assign(run, worker, launch, n)
+    if timeout_s := run.plan.config.run.timeout_s:
         live.deadline = since_s + timeout_s
-    attempts.live[n] = live
+    run.running.add(live)
 
 
-def assign(attempts: Attempts, worker: Worker, launch: Launch, n: int) -> Live:
+def assign(run: Run, worker: Worker, launch: Launch, n: int) -> Live:
     """Give a trial to a worker that runs, which holds the slot and the port for it. Nothing is said yet."""
     assert worker.handle is not None
     worker.busy = workers.trial_name(n, launch.attempt)
-    handle = attempts.backends.within(worker.handle, launch.token, launch.paths)
+    handle = run.backends.within(worker.handle, launch.token, launch.paths)
     return Live(launch, n, Grant(()), handle, slot_freed=True, worker=worker.number, left=True)
 
 
 # ---- a trial begins
 
 
-def hand_over(attempts: Attempts, n: int) -> None:
+def hand_over(run: Run, n: int) -> None:
     """Act on a launch event: lay out the trial's folders, and tell its worker.
 
     Raises FileExistsError for an attempt that was begun before, StorageError for everything else.
     """
-    live = attempts.live[n]
-    worker = attempts.crew.workers[live.worker or 0]
-    launch, config, task = live.launch, attempts.plan.config, attempts.task
+    live = run.running.live[n]
+    worker = run.crew.workers[live.worker or 0]
+    launch = live.launch
     if os.path.exists(launch.paths.status):
         worker.busy = ""
         raise FileExistsError(launch.paths.status)
-    attempts.launcher.lay_out(n, launch)
+    run.launcher.lay_out(n, launch)
     with fsio.storage():
         workers.say(
             worker,
@@ -111,39 +112,36 @@ def hand_over(attempts: Attempts, n: int) -> None:
             status=launch.paths.status,
             log=launch.paths.log,
             next=launch.job.attempt(launch.attempt + 1).root,
-            judged=bool(attempts.search and attempts.search.stoppers),
+            judged=bool(run.search and run.search.stoppers),
             pre=contract.callback_command(launch, "pre", launch.pre),
             after=contract.callback_command(launch, "after", launch.after),
         )
-    if config.run.timeout_s:
-        live.deadline = time.time() + config.run.timeout_s
-    attempts.observer.job(task.state.jobs[n])
 
 
 # ---- what workers say, and how they end
 
 
-def collect(attempts: Attempts, gone: set[Handle]) -> set[int]:
+def collect(run: Run, gone: set[Handle]) -> set[int]:
     """Hear what workers have said, and settle those that are gone. Returns the jobs whose trials ended."""
     over: set[int] = set()
-    attempts.crew.hush()
-    for worker in list(attempts.crew.workers.values()):
+    run.crew.hush()
+    for worker in list(run.crew.workers.values()):
         with fsio.storage():
             for message in workers.news(worker):
-                _heed(attempts, worker, message, over)
+                _heed(run, worker, message, over)
         if worker.handle is None or worker.handle in gone:
-            _bury(attempts, worker, over)
+            _bury(run, worker, over)
     return over
 
 
-def _heed(attempts: Attempts, worker: Worker, message: dict[str, object], over: set[int]) -> None:
-    live = _trial_of(attempts, worker)
+def _heed(run: Run, worker: Worker, message: dict[str, object], over: set[int]) -> None:
+    live = _trial_of(run, worker)
     if "ready" in message:
         worker.ready = True
     elif "bye" in message:  # it waited too long for a scheduler, and begins nothing any more
         worker.ending_s = worker.ending_s or time.monotonic()
         if live and not os.path.exists(live.launch.paths.status):
-            _take_back(attempts, worker, live)
+            _take_back(run, worker, live)
     elif message.get("refused", "") == worker.busy != "" and live:
         if not os.path.exists(live.launch.paths.status):
             raise StorageError(
@@ -152,9 +150,9 @@ def _heed(attempts: Attempts, worker: Worker, message: dict[str, object], over: 
             )
         # It was begun before, by somebody else: whose it is, its status file says.
         worker.busy, live.worker = "", None
-        watch(attempts, live, status.read(live.launch.paths))
+        results.watch(run, live, status.read(live.launch.paths))
     elif message.get("done", "") == worker.busy != "":
-        attempts.crew.failures = attempts.crew.deaths = 0
+        run.crew.failures = run.crew.deaths = 0
         worker.served += 1
         if worker.killed:
             return  # it is being killed; its trial is over when nothing is left of it
@@ -162,55 +160,54 @@ def _heed(attempts: Attempts, worker: Worker, message: dict[str, object], over: 
         if live:
             live.left = bool(message.get("left"))
             over.add(live.job)
-            if message.get("stopped") and not attempts.task.state.jobs[live.job].stop:
+            if message.get("stopped") and not run.task.state.jobs[live.job].stop:
                 # It obeyed an earlier scheduler before it heard that it may go on.
-                attempts.task.record("stop", time=time.time(), jobs=[live.job], why="interrupt")
+                run.task.record("stop", time=time.time(), jobs=[live.job], why="interrupt")
 
 
-def _trial_of(attempts: Attempts, worker: Worker) -> Live | None:
+def _trial_of(run: Run, worker: Worker) -> Live | None:
     job = worker.busy.partition("/")[0]
-    live = attempts.live.get(int(job)) if job else None
+    live = run.running.live.get(int(job)) if job else None
     return live if live and live.worker == worker.number else None
 
 
-def _take_back(attempts: Attempts, worker: Worker, live: Live) -> None:
+def _take_back(run: Run, worker: Worker, live: Live) -> None:
     """A trial that its worker never began, and never will: it starts elsewhere, under the same number."""
     worker.busy = ""
-    del attempts.live[live.job]
-    if attempts.task.state.jobs[live.job].stop:
-        attempts.result(live.job, Status(exists=False))
+    run.running.drop(live.job)
+    if run.task.state.jobs[live.job].stop:
+        results.accept(run, live.job, Status(exists=False))
     else:
-        attempts.unstarted.add(live.job)
-        attempts.ready.append(live.job)
+        run.queue.put_decided(live.job)
 
 
-def _bury(attempts: Attempts, worker: Worker, over: set[int] | None = None) -> None:
+def _bury(run: Run, worker: Worker, over: set[int] | None = None) -> None:
     """Settle the end of a worker: nothing of it may live on, its slot is free, and its trial is judged."""
-    if worker.handle and not worker.killed:
-        attempts.backends.clear(worker.handle, status.read(worker.paths.process), look=True)
+    if worker.handle:
+        run.backends.clear(worker.handle, status.read(worker.paths.process), look=not worker.killed)
     with fsio.storage():
         for message in workers.news(worker):  # its last words
-            _heed(attempts, worker, message, over if over is not None else set())
-    live = _trial_of(attempts, worker)
+            _heed(run, worker, message, over if over is not None else set())
+    live = _trial_of(run, worker)
     began = live is not None and os.path.exists(live.launch.paths.status)
     if live and began and over is not None:
         live.left = True
         over.add(live.job)
     elif live:
-        _take_back(attempts, worker, live)
+        _take_back(run, worker, live)
     began_itself = worker.handle is not None and not worker.adopted
     if not began and not worker.served and worker.ending_s is None and not worker.killed and began_itself:
-        _count_failure(attempts, worker)
-    attempts.plan.slots.give_back(worker.grant)
+        _count_failure(run, worker)
+    run.plan.slots.give_back(worker.grant)
     workers.close(worker)
     with fsio.storage():
         workers.mark_gone(worker.paths)
-    del attempts.crew.workers[worker.number]
+    del run.crew.workers[worker.number]
 
 
-def _count_failure(attempts: Attempts, worker: Worker) -> None:
+def _count_failure(run: Run, worker: Worker) -> None:
     """A worker ended before any trial, and nobody had asked it to: its script is at fault, or the machine is ill."""
-    crew, code = attempts.crew, status.read(worker.paths.process).exit_code
+    crew, code = run.crew, status.read(worker.paths.process).exit_code
     by_itself = code is not None and code <= 128
     crew.failures += by_itself
     crew.deaths += not by_itself
@@ -227,36 +224,36 @@ def _count_failure(attempts: Attempts, worker: Worker) -> None:
         how = f"the last with exit code {code}" if code is not None else "the last was killed"
         what = f"{n} workers in a row ended before they served a trial, {how}"
         hint = "Mend the script"
-    task = attempts.task.paths.name
+    task = run.task.paths.name
     crew.fault = SearchkitError(
         f"{what}; log: {log}{said}", f"{hint}. Take the mended one: search-ctl restart --task {task} --jobs @pending"
     )
-    attempts.draining = attempts.draining or "error"
+    run.asked.drain("error")
 
 
 # ---- how many there are
 
 
-def keep(attempts: Attempts) -> None:
+def keep(run: Run) -> None:
     """Start the workers that are wanted, and let go those that are not. Raises StorageError."""
-    crew = attempts.crew
+    crew = run.crew
     if not crew.limit:
         return
-    none_left = attempts.task.state.complete and not attempts.ready
-    if attempts.draining or attempts.interrupts or none_left:
-        _dismiss(attempts, [w for w in crew.workers.values() if not w.busy])
-    elif attempts.ready:
-        _recruit(attempts)
+    none_left = run.task.state.complete and not run.queue.ready
+    if not run.asked.launches or none_left:
+        _dismiss(run, [w for w in crew.workers.values() if not w.busy])
+    elif run.queue.ready:
+        _recruit(run)
     now = time.monotonic()
-    hurry = attempts.stopping_all or attempts.draining == "task"
+    hurry = run.asked.stopping_all or run.asked.draining == "task"
     for worker in crew.workers.values():
         patience_s = 0.0 if not worker.ready else 1.0 if hurry else GRACE_S
         can_be_killed = worker.handle is not None and not worker.killed
         if worker.ending_s is not None and can_be_killed and now - worker.ending_s >= patience_s:
-            kill(attempts, worker, GRACE_S)
+            kill(run, worker, GRACE_S)
 
 
-def _dismiss(attempts: Attempts, chosen: list[Worker]) -> None:
+def _dismiss(run: Run, chosen: list[Worker]) -> None:
     """Tell workers that no trial is left for them."""
     with fsio.storage():
         for worker in chosen:
@@ -265,37 +262,35 @@ def _dismiss(attempts: Attempts, chosen: list[Worker]) -> None:
                 workers.say(worker, end=True)
 
 
-def _recruit(attempts: Attempts) -> None:
+def _recruit(run: Run) -> None:
     """Start workers, one for each trial that is left at most; those with other code make room."""
-    crew, slots = attempts.crew, attempts.plan.slots
-    job = attempts.task.state.jobs.get(attempts.ready[-1])
+    crew, slots = run.crew, run.plan.slots
+    job = run.task.state.jobs.get(run.queue.ready[-1])
     if job is None:  # just deleted
         return
     staying = [w for w in crew.workers.values() if w.ending_s is None]
     fit = sum(w.snapshot == job.snapshot for w in staying)
-    wanted = min(crew.limit, len(attempts.ready) + len(attempts.live))
-    _dismiss(attempts, [w for w in staying if not w.busy][: max(0, len(staying) - crew.limit)])  # more were adopted
+    wanted = min(crew.limit, len(run.queue.ready) + len(run.running.live))
+    _dismiss(run, [w for w in staying if not w.busy][: max(0, len(staying) - crew.limit)])  # more were adopted
     missing = wanted - len(staying) if fit else 1
     while missing > 0:
         grant = slots.take() if len(crew.workers) < crew.limit else None
         if grant is None:
             if not fit:
-                _dismiss(attempts, [w for w in staying if not w.busy])
-            if slots.waits_for and not attempts.said_waiting:
-                attempts.said_waiting = True
-                attempts.observer.message(f"waiting for {slots.waits_for}")
+                _dismiss(run, [w for w in staying if not w.busy])
+            run.news.waits_for(slots.waits_for)
             return
-        attempts.said_waiting = False
+        run.news.has_place()
         missing -= 1
-        if not _start(attempts, job, grant):
+        if not _start(run, job, grant):
             return
 
 
-def _start(attempts: Attempts, job: Job, grant: Grant) -> bool:
+def _start(run: Run, job: Job, grant: Grant) -> bool:
     """Start a worker; False where its command can never start."""
-    task, plan, launcher = attempts.task, attempts.plan, attempts.launcher
+    task, plan, launcher = run.task, run.plan, run.launcher
     with fsio.storage():
-        worker = workers.make(task.paths, task.state.token, job.snapshot, grant, attempts.backends.main.port)
+        worker = workers.make(task.paths, task.state.token, job.snapshot, grant, run.backends.main.port)
         work = f"{worker.paths.root}/{plan.ws.project_name}"
         snapshot.materialise(launcher.manifest(job.snapshot), task.paths.snapshot(job.snapshot), plan.ws.project, work)
     paths = JobPaths(worker.paths.root)
@@ -305,14 +300,14 @@ def _start(attempts: Attempts, job: Job, grant: Grant) -> bool:
     for variable in contract.job_variables(launch, job.index):
         del env[variable]
     env |= {"SEARCHKIT_WORKER": paths.root, contract.TOKEN: worker.token}
-    attempts.crew.workers[worker.number] = worker
+    run.crew.workers[worker.number] = worker
     try:
-        backend = attempts.backends.main
+        backend = run.backends.main
         worker.handle = backend.start(backend.prepare(launch, env, grant))
     except CannotStart as e:
         worker.ending_s = time.monotonic()
-        attempts.crew.fault = SearchkitError(f"a worker cannot be started: {e}", "Mend the template")
-        attempts.draining = attempts.draining or "error"
+        run.crew.fault = SearchkitError(f"a worker cannot be started: {e}", "Mend the template")
+        run.asked.drain("error")
         return False
     except OSError as e:
         worker.ending_s = time.monotonic()
@@ -323,43 +318,43 @@ def _start(attempts: Attempts, job: Job, grant: Grant) -> bool:
 # ---- how a trial is ended
 
 
-def end_stopped(attempts: Attempts) -> None:
+def end_stopped(run: Run) -> None:
     """Ask the trials that are to end; where one has not ended within its grace, kill its worker."""
-    if attempts.interrupts >= 3:
+    if run.asked.leaves_jobs:
         return  # leave them running
     now = time.monotonic()
-    for n, live in attempts.live.items():
-        if live.worker is None or live.ending is not None or not attempts.task.state.jobs[n].stop:
+    for n, live in run.running.live.items():
+        if live.worker is None or live.ending is not None or not run.task.state.jobs[n].stop:
             continue
-        worker = attempts.crew.workers[live.worker]
-        if attempts.came_too_late(live, status.read(live.launch.paths)):
+        worker = run.crew.workers[live.worker]
+        if results.came_too_late(run, live, status.read(live.launch.paths)):
             continue
         if live.asked_s is None:
             live.asked_s, live.deadline = now, None
             with fsio.storage():
                 workers.say(worker, stop=worker.busy)
         if now - live.asked_s >= live.grace_s:
-            kill(attempts, worker, live.grace_s)
+            kill(run, worker, live.grace_s)
             live.ending = worker.handle
 
 
-def kill(attempts: Attempts, worker: Worker, grace_s: float) -> None:
+def kill(run: Run, worker: Worker, grace_s: float) -> None:
     """SIGTERM to all processes of a worker, SIGKILL after the grace. One that catches it to save what its trial has
     done takes no other trial."""
     assert worker.handle is not None
     worker.killed = True
     graces_s = {worker.handle: grace_s}
-    if (live := _trial_of(attempts, worker)) and live.handle:
+    if (live := _trial_of(run, worker)) and live.handle:
         graces_s[live.handle] = grace_s  # what it started may have left the session
         with fsio.storage():  # its wrapper lives on, to write the trial's exit line
             fsio.atomic_write(worker.paths.open_trial, f"{live.launch.paths.status}\n", durable=False)
             workers.say(worker, end=True)
-    attempts.backends.cancel(graces_s)
+    run.backends.cancel(graces_s)
 
 
-def let_go(attempts: Attempts) -> None:
+def let_go(run: Run) -> None:
     """Close our files of all workers, whatever becomes of them."""
     with contextlib.suppress(OSError):
-        if not attempts.crew.workers:
-            os.unlink(attempts.task.paths.bell)
-    attempts.crew.close()
+        if not run.crew.workers:
+            os.unlink(run.task.paths.bell)
+    run.crew.close()

@@ -3,133 +3,142 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from searchkit import fsio
 from searchkit.errors import UsageError
-from searchkit.suite.run import points
-from searchkit.suite.run.attempts import Attempts
+from searchkit.suite.run import attempts, creating, points, results
+from searchkit.suite.run.owners import Run
 from searchkit.suite.store import creation, disk, intents
 from searchkit.suite.store.status import Status
 
 
-def obey(attempts: Attempts) -> None:
+def obey(run: Run) -> None:
     """Act on signals, and on intents that search-ctl left."""
-    if attempts.interrupts and not attempts.said_interrupt:
-        attempts.said_interrupt = True
-        attempts.draining = attempts.draining or "interrupt"
-        n = len(attempts.live)
-        attempts.observer.message(f"Ctrl-C: nothing more is launched, {n} running job(s) may finish (again: stop them)")
-    if (attempts.interrupts >= 2 or attempts.terminated) and not attempts.stopping_all:
-        attempts.stopping_all = True
-        attempts.draining = attempts.draining or "interrupt"
-        attempts.stop([n for n, live in attempts.live.items() if not live.elsewhere], "interrupt")
-        if attempts.live:
-            hint = "" if attempts.terminated else " (Ctrl-C again: leave them running)"
-            attempts.observer.message(f"stopping {len(attempts.live)} running job(s){hint}")
-    for intent in intents.unanswered(attempts.task.paths, attempts.task.state):
-        if all(w.intent.id != intent.id for w in attempts.waiting):
-            _take_intent(attempts, intent)
+    live = run.running.live
+    if run.asked.heed_interrupt():
+        run.asked.drain("interrupt")
+        run.news.say(f"Ctrl-C: nothing more is launched, {len(live)} running job(s) may finish (again: stop them)")
+    if run.asked.heed_stop():
+        run.asked.drain("interrupt")
+        attempts.stop(run, run.running.here(), "interrupt")
+        if live:
+            hint = "" if run.asked.terminated else " (Ctrl-C again: leave them running)"
+            run.news.say(f"stopping {len(live)} running job(s){hint}")
+    for intent in intents.unanswered(run.task.paths, run.task.state):
+        if all(waiting.intent.id != intent.id for waiting in run.asked.intents):
+            waiting = intents.Waiting(intent, draining=run.asked.is_stopped)
+            if intent.op in OBEY:  # else of a later version, and answered as done
+                OBEY[intent.op](run, waiting)
+            run.asked.take(waiting)
 
 
-def _take_intent(attempts: Attempts, intent: intents.Intent) -> None:
-    state = attempts.task.state
-    waiting = intents.Waiting(intent, draining=attempts.draining in ("interrupt", "task"))
-    if intent.op == "stop" and intent.whole_task:
-        attempts.draining = "task"
-        waiting.refused = sorted(n for n, live in attempts.live.items() if live.elsewhere)
-        asked = sorted(set(attempts.live).difference(waiting.refused))
-        attempts.stop(asked, "task")
-        waiting.tokens = _set_grace(attempts, asked, intent.grace_s)
-    elif intent.op == "stop":
-        waiting.refused = sorted(n for n in intent.jobs if n in attempts.live and attempts.live[n].elsewhere)
-        asked = sorted(set(intent.jobs).difference(waiting.refused))
-        attempts.stop(asked, "stop")
-        waiting.tokens = _set_grace(attempts, asked, intent.grace_s)
-        for n in attempts.unstarted.intersection(intent.jobs):
-            attempts.unstarted.discard(n)
-            attempts.result(n, Status(exists=False))
-    elif intent.op == "restart":
-        attempts.settle_ended(intent.jobs)  # search-ctl sees an exit line as soon as we do
-        waiting.refused = sorted(n for n in intent.jobs if n in attempts.live)
-        jobs = [n for n in intent.jobs if n in state.jobs and n not in attempts.live]
-        for n in attempts.unstarted.intersection(jobs):  # a new attempt: the half-made folders may hold the old code
-            attempts.unstarted.discard(n)
-            attempts.result(n, Status(exists=True))
-        if attempts.draining == "error":
-            attempts.draining = ""
-        attempts.task.record("restart", time=time.time(), jobs=jobs, snapshot=intent.snapshot)
-        attempts.ready = sorted({*attempts.ready, *jobs}, reverse=True)
-    elif intent.op == "delete":
-        attempts.settle_ended(intent.jobs)
-        waiting.refused = sorted(n for n in intent.jobs if n in attempts.live)
-        jobs = [n for n in intent.jobs if n in state.jobs and n not in attempts.live]
-        attempts.task.record("delete", time=time.time(), jobs=jobs)
-        attempts.unstarted.difference_update(jobs)
-        attempts.task.journal.commit()
-        with fsio.storage():
-            creation.clean(attempts.task.paths, state)
-    elif intent.op == "free":
-        attempts.settle_ended(intent.jobs)
-        live = sorted(n for n in intent.jobs if n in attempts.live)
-        waiting.refused = sorted({*live, *disk.free(attempts.task, set(intent.jobs).difference(live), running=True)})
-    elif intent.op in ("add", "withdraw"):
-        waiting.draining = bool(attempts.draining)
+def _stop(run: Run, waiting: intents.Waiting) -> None:
+    intent, live = waiting.intent, run.running.live
+    if intent.whole_task:
+        run.asked.stop_task()
+    about = sorted(live if intent.whole_task else intent.jobs)
+    waiting.refused = [n for n in about if n in live and live[n].elsewhere]
+    asked = sorted(set(about).difference(waiting.refused))
+    attempts.stop(run, asked, "task" if intent.whole_task else "stop")
+    waiting.tokens = attempts.set_grace(run, asked, intent.grace_s)
+    for n in () if intent.whole_task else run.queue.take_decided(intent.jobs):
+        results.accept(run, n, Status(exists=False))
+
+
+def _restart(run: Run, waiting: intents.Waiting) -> None:
+    jobs = _ended(run, waiting)
+    for n in run.queue.take_decided(jobs):  # a new attempt: the half-made folders may hold the old code
+        results.accept(run, n, Status(exists=True))
+    run.asked.go_on_after_error()
+    run.task.record("restart", time=time.time(), jobs=jobs, snapshot=waiting.intent.snapshot)
+    run.queue.put_in_order(jobs)
+
+
+def _delete(run: Run, waiting: intents.Waiting) -> None:
+    jobs = _ended(run, waiting)
+    run.task.record("delete", time=time.time(), jobs=jobs)
+    run.queue.take_decided(jobs)
+    run.task.journal.commit()
+    with fsio.storage():
+        creation.clean(run.task.paths, run.task.state)
+
+
+def _free(run: Run, waiting: intents.Waiting) -> None:
+    jobs = waiting.intent.jobs
+    results.settle_ended(run, jobs)
+    live = sorted(n for n in jobs if n in run.running.live)
+    waiting.refused = sorted({*live, *disk.free(run.task, set(jobs).difference(live), running=True)})
+
+
+def _ended(run: Run, waiting: intents.Waiting) -> list[int]:
+    """Those jobs of an intent that do not run; the others are refused."""
+    jobs = waiting.intent.jobs
+    results.settle_ended(run, jobs)  # search-ctl sees an exit line as soon as we do
+    waiting.refused = sorted(n for n in jobs if n in run.running.live)
+    return [n for n in jobs if n in run.task.state.jobs and n not in run.running.live]
+
+
+def _steer(change: Callable[[Run, intents.Waiting], None]) -> Callable[[Run, intents.Waiting], None]:
+    """What changes the points of a task may be refused, by an error that search-ctl tells."""
+
+    def obey(run: Run, waiting: intents.Waiting) -> None:
+        waiting.draining = bool(run.asked.draining)
         try:
-            (_add if intent.op == "add" else _withdraw)(attempts, waiting)
+            change(run, waiting)
         except UsageError as e:
             waiting.fault = (e.message, e.hint)
-    attempts.waiting.append(waiting)
+
+    return obey
 
 
-def _add(attempts: Attempts, waiting: intents.Waiting) -> None:
-    config = attempts.plan.config
-    waiting.jobs, waiting.refused = points.add(attempts.task, config, waiting.intent.points)
-    attempts.task.journal.commit()
-    for n in waiting.jobs:
-        with fsio.storage():
-            creation.make_job(attempts.task.paths, attempts.task.state.jobs[n])
-        attempts.ready.insert(0, n)
-    attempts.points = attempts.remaining_points()
+def _add(run: Run, waiting: intents.Waiting) -> None:
+    waiting.jobs, waiting.refused = points.add(run.task, run.plan.config, waiting.intent.points)
+    run.task.journal.commit()
+    creating.make_folders(run, waiting.jobs)
+    run.queue.refill(creating.points_left(run))
 
 
-def _withdraw(attempts: Attempts, waiting: intents.Waiting) -> None:
-    intent, busy = waiting.intent, [*attempts.live, *attempts.unstarted]
-    done = points.withdraw(attempts.task, attempts.plan.config, intent.jobs, intent.points, busy)
+def _withdraw(run: Run, waiting: intents.Waiting) -> None:
+    intent, busy = waiting.intent, [*run.running.live, *run.queue.decided]
+    done = points.withdraw(run.task, run.plan.config, intent.jobs, intent.points, busy)
     waiting.jobs, waiting.refused = done
-    attempts.task.journal.commit()
+    run.task.journal.commit()
     with fsio.storage():
-        creation.clean(attempts.task.paths, attempts.task.state)
-    attempts.points = attempts.remaining_points()
+        creation.clean(run.task.paths, run.task.state)
+    run.queue.refill(creating.points_left(run))
 
 
-def _set_grace(attempts: Attempts, jobs: list[int], grace_s: float) -> set[str]:
-    """Give the live ones of `jobs` this grace; return the tokens of their attempts."""
-    lives = [attempts.live[n] for n in jobs if n in attempts.live]
-    for live in lives:
-        live.grace_s = grace_s
-        if live.ending is not None:
-            attempts.backends.cancel({live.ending: grace_s})
-    return {live.launch.token for live in lives}
+OBEY: dict[str, Callable[[Run, intents.Waiting], None]] = {
+    "stop": _stop,
+    "restart": _restart,
+    "delete": _delete,
+    "free": _free,
+    "add": _steer(_add),
+    "withdraw": _steer(_withdraw),
+}
 
 
-def answer(attempts: Attempts) -> None:
+def answer(run: Run) -> None:
     """Tell search-ctl what became of its intents once that is known."""
-    for w in list(attempts.waiting):
-        left = {n for n, live in attempts.live.items() if live.launch.token in w.tokens}
-        if left and time.monotonic() - w.since < 2 * w.intent.grace_s + 20:
+    live = run.running.live
+    for waiting in list(run.asked.intents):
+        intent = waiting.intent
+        left = {n for n, one in live.items() if one.launch.token in waiting.tokens}
+        if left and time.monotonic() - waiting.since < 2 * intent.grace_s + 20:
             continue
-        tokens = {attempts.live[n].launch.token: n for n in left}
-        tokens |= {target.token: n for n in left if (target := attempts.live[n].ending)}  # of a worker, its own
-        survivors = {tokens[t]: pids for t, pids in attempts.backends.survivors().items() if t in tokens and pids}
-        attempts.task.record(
+        tokens = {live[n].launch.token: n for n in left}
+        tokens |= {ending.token: n for n in left if (ending := live[n].ending)}  # of a worker, its own
+        survivors = {tokens[t]: pids for t, pids in run.backends.survivors().items() if t in tokens and pids}
+        run.task.record(
             "answer",
             time=time.time(),
-            id=w.intent.id,
-            refused=w.refused,
-            draining=w.draining,
+            id=intent.id,
+            refused=waiting.refused,
+            draining=waiting.draining,
             survivors={str(n): pids for n, pids in survivors.items()},
-            **({"jobs": w.jobs, "fault": w.fault} if w.intent.op in ("add", "withdraw") else {}),
+            **({"jobs": waiting.jobs, "fault": waiting.fault} if intent.op in ("add", "withdraw") else {}),
         )
-        attempts.waiting.remove(w)
-        attempts.task.journal.commit()
-        intents.discard(attempts.task.paths, w.intent)
+        run.asked.answered(waiting)
+        run.task.journal.commit()
+        intents.discard(run.task.paths, intent)
