@@ -51,7 +51,7 @@ def finished(folder: Path, n: int, log_bytes: int) -> TaskPaths:
     noise = line * max(1, log_bytes // EPOCHS // len(line))
     log = b"".join(noise + b"epoch %d: acc 0.%04d, loss %.4f,\n" % (k, k, 9 / k) for k in range(1, EPOCHS + 1))
     (folder / "log").write_bytes(log)
-    space = trials.space_of(config)
+    space = config.space
     with tasks.held(task) as to:
         to.record("warm", trials=[])
         for i in range(n):

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from searchkit.suite.config import read as configs
-from searchkit.suite.store import creation, numbers, snapshot, tasks, trials
+from searchkit.suite.store import creation, numbers, snapshot, tasks
 from searchkit.suite.store.scalars import Reading
 from searchkit.suite.workspace import TaskPaths, Workspace
 
@@ -44,7 +44,7 @@ def searched(folder: Path, n: int, objectives: str = TWO, *, stop: str = "", rep
     os.makedirs(ws.tmp)
     task = tasks.create(ws, "default", raw, snapshot.scan(ws.project))
     config = configs.parse(raw, "config.yaml")
-    space, wanted, rng = trials.space_of(config), config.objectives, random.Random(0)
+    space, wanted, rng = config.space, config.objectives, random.Random(0)
     kept = []
     with tasks.held(task) as to:
         to.record("warm", trials=[])

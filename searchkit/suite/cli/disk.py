@@ -185,7 +185,6 @@ def _with_a_copy(task: TaskPaths) -> int:
 
 def _how_many(config: Config) -> int:
     """How many jobs a config may make at most, as far as that is known now; else one."""
-    from searchkit.suite.space.space import Space
     from searchkit.suite.store import best, subnets, trials
 
     if trials.is_search(config) and config.search.n_trials is not None:
@@ -193,6 +192,6 @@ def _how_many(config: Config) -> int:
     if subnets.subnets(config) or best.bests(config):
         return 1
     try:
-        return Space(config.task.search_args).size() or 1
+        return config.space.size() or 1
     except UsageError:
         return 1

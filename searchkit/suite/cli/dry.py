@@ -36,7 +36,7 @@ def run(ws: Workspace, config: Config, task_name: str, slots_line: str, *, anew:
     if trials.is_search(config):
         _search(config, task_name, slots_line)
         return
-    space = trials.space_of(config)
+    space = config.space
     counted = check_points(config)  # none is an error
     n = counted or space.size() or 0
     jobs = f"{n} jobs" if counted else f"at most {n:,} jobs, which constraints make fewer"
@@ -71,10 +71,9 @@ def _search(config: Config, task_name: str, slots_line: str) -> None:
     """Print what a search begins with."""
     from searchkit.suite.facts import command_text
     from searchkit.suite.run import search as searching
-    from searchkit.suite.store import trials
     from searchkit.suite.store.creation import describe
 
-    s, space = config.search, trials.space_of(config)
+    s, space = config.search, config.space
     limits = [f"{s.n_trials} trials"] if s.n_trials is not None else []
     limits += [f"{s.time_budget_s:g} s"] if s.time_budget_s is not None else []
     limits += [f"{o.name} {s.target:g}" for o in config.objectives[:1] if s.target is not None]

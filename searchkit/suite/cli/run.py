@@ -293,7 +293,7 @@ def _say_size(config: Config) -> None:
     """Say at once how many points a large grid has."""
     from searchkit.suite.store import creation, trials
 
-    size = None if trials.is_search(config) else trials.space_of(config).size()
+    size = None if trials.is_search(config) else config.space.size()
     if size is not None and size > creation.COUNTED and (size <= creation.MOST_JOBS or config.task.constraints):
         how = " before constraints, which are looked at as the jobs are made" if config.task.constraints else ""
         click.echo(f"the grid has {size:,} points{how}")

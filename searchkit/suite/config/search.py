@@ -119,6 +119,9 @@ def _check_points(section: Part[Any], config: Config, reader: ArgReader) -> None
     arguments. (What its measures are is seen when they are taken.)"""
     from searchkit.suite.space.space import Space
 
+    points = section.items("enqueue")
+    if not points:
+        return
     args, constraints = config.task.search_args, config.task.constraints
     try:
         if config.task.measures:
@@ -128,7 +131,7 @@ def _check_points(section: Part[Any], config: Config, reader: ArgReader) -> None
     except UsageError:  # its faults are in the report
         return
     later = [name for arg in space.args if not arg.size and arg.size is not None for name in arg.names]
-    for path, point in section.items("enqueue"):
+    for path, point in points:
         known = {name: entry for name, entry in point.entries.items() if name not in later}
         unknown = [name for name in known if name not in reader.names]
         for name in unknown if reader.complete else ():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from searchkit.errors import UsageError
 from searchkit.reading import expression
@@ -16,6 +17,9 @@ from searchkit.suite.config.named import Function, StopRule
 from searchkit.suite.config.shells import BASH, Shell
 from searchkit.suite.config.template import Template
 from searchkit.suite.space.args import Arg
+
+if TYPE_CHECKING:  # `show` opens no space, and spares itself the import
+    from searchkit.suite.space.space import Space
 
 __all__ = ["StopRule"]
 
@@ -192,6 +196,17 @@ class Config:
         s = self.search
         limits = s.n_trials is not None or s.time_budget_s is not None or s.target is not None
         return s.sampler != "grid" or limits or bool(s.stop or s.enqueue or s.warm_start)
+
+    @cached_property
+    def space(self) -> Space:
+        """The space that the arguments and constraints declare, made once. Its measures are loaded, as samplers of the
+        user's own are. Raises UsageError where they can't be."""
+        from searchkit.suite.space import measures
+        from searchkit.suite.space.space import Space
+
+        task = self.task
+        measure = measures.load(task.measures.call, task.measures.given) if task.measures else None
+        return Space(task.search_args, task.constraints, measure)
 
     @property
     def unclear_reward(self) -> str:

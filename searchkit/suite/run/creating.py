@@ -10,7 +10,7 @@ from searchkit.suite.run import search as searching
 from searchkit.suite.run.owners import Run
 from searchkit.suite.run.search import Search
 from searchkit.suite.space.expand import Point
-from searchkit.suite.store import creation, trials
+from searchkit.suite.store import creation
 from searchkit.suite.store.state import State
 
 CREATE_AT_ONCE = 64  # jobs whose folders are made in one go
@@ -21,7 +21,7 @@ def points_left(run: Run) -> Iterator[Point]:
     """The points of a grid that no job has, in order."""
     if run.task.state.complete or run.search:
         return iter(())
-    return creation.points_left(trials.space_of(run.plan.config), run.task.state)
+    return creation.points_left(run.plan.config.space, run.task.state)
 
 
 def decide(run: Run) -> list[int]:

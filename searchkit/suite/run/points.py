@@ -80,7 +80,7 @@ def _values(config: Config, given: Texts) -> dict[str, Value]:
     stands. Raises UsageError."""
     listed = {
         (name, value.text): value
-        for arg in trials.space_of(config).args
+        for arg in config.space.args
         if not isinstance(arg, Range)
         for point in arg.points()
         for name, value in point.items()
@@ -143,7 +143,7 @@ def _key(text: Mapping[str, str], values: Mapping[str, Any]) -> tuple[tuple[str,
 
 
 def _of_search(config: Config, given: Mapping[str, Value], n: int) -> dict[str, Any]:
-    space = trials.space_of(config)
+    space = config.space
     known = _genes(space, given)
     genes = drawing.filled(space, known, config.search.seed, n)
     level = () if config.search.sampler == "grid" else shared_level(space)
@@ -152,7 +152,7 @@ def _of_search(config: Config, given: Mapping[str, Value], n: int) -> dict[str, 
 
 
 def _of_grid(config: Config, given: Mapping[str, Value], n: int) -> dict[str, Any]:
-    declared = trials.space_of(config)
+    declared = config.space
     given = {**{name: v for arg in declared.args if _is_set(arg) for name, v in arg.points()[0].items()}, **given}
     space = Space(tuple(_with_value(arg, given) for arg in declared.args), declared.constraints, declared.measure)
     genes = _genes(space, given)
@@ -228,7 +228,7 @@ def leaves_out(config: Config) -> bool:
 def _as_written(config: Config, state: TaskState, given: Texts) -> Texts:
     """Values as jobs have them as texts: 0.10 may be the 0.1 of a list."""
     values, found = _values(config, given), Texts()
-    for arg in trials.space_of(config).args:
+    for arg in config.space.args:
         for name in arg.names:
             if name not in values:
                 continue

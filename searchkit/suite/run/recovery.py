@@ -10,7 +10,7 @@ from searchkit.suite.run import creating, results
 from searchkit.suite.run import crew as working
 from searchkit.suite.run import search as searching
 from searchkit.suite.run.owners import Live, Run
-from searchkit.suite.store import creation, disk, status, trials
+from searchkit.suite.store import creation, disk, status
 from searchkit.suite.store.state import State
 
 
@@ -46,7 +46,7 @@ def _restore_damaged(run: Run) -> None:
     if not run.search and not state.in_order:
         _restore_from_folders(run)
         seen = 0
-    points = trials.space_of(config).points() if seen else ()
+    points = config.space.points() if seen else ()
     for n, point in enumerate(islice(points, seen)):
         if n not in state.jobs and n not in state.deleted:
             values, text, command = creation.describe(config, point)

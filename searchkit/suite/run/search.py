@@ -85,7 +85,7 @@ def _suggest(config: Config, sampler: Any, history: Sequence[Trial], n: int) -> 
 
 def preview(config: Config, n: int) -> list[Genes]:
     """The first points that are asked for, before any result. Raises UsageError where there is none."""
-    space, wanted = trials.space_of(config), config.objectives
+    space, wanted = config.space, config.objectives
     found: list[Genes] = []
     for k in range(min(n, len(config.search.enqueue))):
         found.append(_given(config, space, k))
@@ -102,7 +102,7 @@ def check_points(config: Config) -> None:
     if not trials.is_search(config):
         creation.check_points(config)
         return
-    space = trials.space_of(config)
+    space = config.space
     for k in range(len(config.search.enqueue)):
         _given(config, space, k)
     for genes in preview(config, 1):
@@ -180,7 +180,7 @@ def begin(config: Config, ws: Workspace, task: OpenTask, say: Callable[[str], No
         if left_out and not state.complete:
             say(left_out)
         return None
-    space, wanted = trials.space_of(config), config.objectives
+    space, wanted = config.space, config.objectives
     _as_trials(task, space)
     if state.warm is None:
         try:

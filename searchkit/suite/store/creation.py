@@ -54,7 +54,7 @@ def check_points(config: Config) -> int | None:
 
     Raises UsageError for such a fault, for more than MOST_JOBS jobs, and where there is no job.
     """
-    space = trials.space_of(config)
+    space = config.space
     size = space.size() or 0
     if size <= COUNTED:
         n: int | None = sum(1 for point in space.points() if describe(config, point))
@@ -103,7 +103,7 @@ def withdrawn_line(config: Config, state: TaskState) -> str:
     if not state.withdrawn or (trials.is_search(config) and config.search.sampler != "grid"):
         return ""
     rules = " or ".join(dict.fromkeys(named(rule) for rule in state.withdrawn))
-    space = trials.space_of(config)
+    space = config.space
     if (space.size() or 0) > COUNTED:
         return f"points with {rules} are withdrawn, and not made"
     there = {_texts(job.text) for job in state.jobs.values()}

@@ -44,16 +44,6 @@ def is_search(config: Config) -> bool:
     return config.is_search
 
 
-def space_of(config: Config) -> Space:
-    """The space that a config declares; its measures are loaded, as samplers of the user's own are. UsageError."""
-    from searchkit.suite.space import measures
-    from searchkit.suite.space.space import Space
-
-    task = config.task
-    measure = measures.load(task.measures.call, task.measures.given) if task.measures else None
-    return Space(task.search_args, task.constraints, measure)
-
-
 # --- what a job reported ---------------------------------------------------------------------------------------------
 
 

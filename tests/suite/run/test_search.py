@@ -74,7 +74,7 @@ def check_replay(folder: Path, search: str) -> int:
     """Give the events, one after the other, to a new sampler and a new stopper each time: they must say again what was
     recorded. Returns how many decisions were compared."""
     config = parse(f"{SPACE}\nsearch: {search}\n".encode(), "config.yaml")
-    space, wanted = trials.space_of(config), config.objectives
+    space, wanted = config.space, config.objectives
     s = config.search
     state, compared = TaskState(), 0
     for event in events(folder):

@@ -253,8 +253,12 @@ stages:
 # ---- as users run it
 
 SHOP = """
+import os
+
 def cost(unit=1):
     def measure(values):
+        with open(os.environ.get("ASKED", os.devnull), "a") as f:
+            print(values["width"], values["depth"], file=f)
         return {"macs": values["width"] ** 2 * values["depth"] * unit}
     return measure
 """
@@ -268,7 +272,9 @@ def points(folder: Path, task: str = "default") -> list[tuple[int, ...]]:
 def test_jobs_are_those_that_meet_it(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", CONFIG.replace("MACS", "macs <= 2M"), shop_py=SHOP)
     wanted = [(w, d) for w in (16, 32, 64) for d in (1, 2, 3) if w * w * d * 1000 <= 2_000_000]
-    said = ok(run(folder, "search-run", "--dry-run", "config.yaml"))
+    said = ok(run(folder, "search-run", "--dry-run", "config.yaml", env={"ASKED": str(tmp_path / "asked")}))
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert len(asked) == len(set(asked)) == 9  # the space is one, and remembers
     assert [line for line in said.splitlines() if line.startswith("#")] == [
         f"#{i} echo {w} {d}" for i, (w, d) in enumerate(wanted)
     ]

@@ -359,7 +359,7 @@ def replayed(folder: Path, configs: dict[int, str]) -> None:
     for event in events(folder):
         if event["type"] == "create" and not event.get("given"):
             config = parse(configs[state.config].encode(), "config.yaml")
-            sampler = make_sampler(config, trials.space_of(config), config.objectives, state.stream)
+            sampler = make_sampler(config, config.space, config.objectives, state.stream)
             history = trials.History(state, first=algorithms.replays(sampler)).trials
             assert sampler.suggest(history, 1) == [event["genes"]], event["job"]
         advance(state, event)
