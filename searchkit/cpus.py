@@ -6,8 +6,9 @@ import math
 import os
 from collections.abc import Iterator, MutableMapping
 
+from searchkit import proc
+
 CGROUPS = "/sys/fs/cgroup"
-OF_US = "/proc/self/cgroup"
 SPINS = "2000"  # rounds of a thread's loop while it waits for the others of its team, before it sleeps
 
 
@@ -28,7 +29,7 @@ def let_waiting_threads_sleep(env: MutableMapping[str, str]) -> None:
         env.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
-def quotas(of_us: str = OF_US, mounted: str = CGROUPS) -> Iterator[int]:
+def quotas(of_us: str = proc.OWN_CGROUPS, mounted: str = CGROUPS) -> Iterator[int]:
     """The quotas of a process' cgroup and of those above it, in CPUs rounded up, version 1 and 2. A quota that can't be
     read is none."""
     for folder in _folders(of_us, mounted):
@@ -43,8 +44,7 @@ def quotas(of_us: str = OF_US, mounted: str = CGROUPS) -> Iterator[int]:
 def _folders(of_us: str, mounted: str) -> Iterator[str]:
     """Where the limits of a process' CPU time may stand. In a container its own group is often the root of what is
     mounted, whatever path it has outside."""
-    for line in _read(of_us).splitlines():
-        number, controllers, path, *_ = [*line.split(":", 2), "", ""]
+    for number, controllers, path in proc.cgroups(of_us):
         if number == "0":
             tops = [mounted, f"{mounted}/unified"]
         elif "cpu" in controllers.split(","):

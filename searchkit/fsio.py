@@ -15,6 +15,7 @@ import stat
 import time
 from collections.abc import Iterator
 
+from searchkit import proc
 from searchkit.errors import StorageError
 
 FICLONE = 0x40049409  # ioctl_ficlone(2)
@@ -228,7 +229,7 @@ def sweep(folder: str) -> None:
     """Remove from a tmp folder what dead processes left half-made there."""
     for name in os.listdir(folder):
         pid = name.rpartition(".")[2]
-        if pid.isdecimal() and not os.path.exists(f"/proc/{pid}"):
+        if pid.isdecimal() and not proc.exists(pid):
             path = os.path.join(folder, name)
             if os.path.isdir(path) and not os.path.islink(path):
                 discard(path)

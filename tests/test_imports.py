@@ -23,6 +23,7 @@ GROUND, SHARED, JOB, SUITE, NAS = "ground", "shared", "job", "suite", "nas"
 # above its own; within one row, from any module, as long as there is no cycle; and of other wings what MEETS says.
 TABLE = (
     ("errors", GROUND),
+    ("proc", GROUND),
     ("fsio", GROUND),
     ("cpus", GROUND),
     ("fonts", GROUND),
@@ -66,7 +67,7 @@ MEETS = {
 OF_THE_SUITE = ("suite.workspace", "suite.facts")  # what nas may use of it: what a user of its public API would
 ROW = {name: row for row, (name, _) in enumerate(TABLE)}
 WING = dict(TABLE)
-STDLIB_ONLY = ("errors", "fsio", "cpus", "seeds", "job.report", "job.trials")
+STDLIB_ONLY = ("errors", "proc", "fsio", "cpus", "seeds", "job.report", "job.trials")
 HEAVY = {"torch", "torchvision", "optuna", "pycocotools", "safetensors", "scipy", "sklearn", "tensorboard"}
 
 

@@ -17,6 +17,7 @@ import select
 import sys
 import time
 
+from searchkit import proc
 from searchkit.job import report as worker
 
 TYPE_CHECKING = False  # as in worker.py: nothing is imported that the running script does not need
@@ -137,11 +138,8 @@ class _Worker:
             raise _usage_error("the command of a worker asked for trials in two processes")
         self.wake, self.bell = _fifo(f"{folder}/wake.fifo"), _fifo(f"{os.path.dirname(folder)}/bell.fifo")
         self.out = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in (1, 2)]
-        with open("/proc/sys/kernel/random/boot_id") as f:
-            boot_id = f.read().strip()
-        with open("/proc/self/stat", "rb") as g:
-            ticks = int(g.read().rpartition(b")")[2].split()[19])
-        self.start = f"start local {os.uname().nodename} {boot_id} {self.pid} {ticks} {self.name}"
+        ticks = proc.start_ticks("self")
+        self.start = f"start local {os.uname().nodename} {proc.boot_id()} {self.pid} {ticks} {self.name}"
         # What this process starts is no worker: within a trial it is part of a job.
         del os.environ["SEARCHKIT_WORKER"]
         os.register_at_fork(after_in_child=self._forget)
@@ -398,13 +396,9 @@ def _left_children(token: str) -> bool:
     except ChildProcessError:
         return False
     needle = f"{TOKEN}={token}\0".encode()
-    try:
-        for thread in os.listdir("/proc/self/task"):
-            with open(f"/proc/self/task/{thread}/children", "rb") as f:
-                for child in f.read().split():
-                    with contextlib.suppress(OSError), open(f"/proc/{int(child)}/environ", "rb") as g:
-                        if needle in g.read() + b"\0":
-                            return True
-    except OSError:  # this kernel does not tell: somebody has to look at all processes
-        return True
-    return False
+    threads = proc.threads()
+    for thread in threads:
+        children = proc.children(thread)
+        if children is None or any(needle in (proc.environment(child) or b"") + b"\0" for child in children):
+            return True  # or this kernel does not tell: somebody has to look at all processes
+    return not threads

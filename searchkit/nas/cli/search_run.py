@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from searchkit import fsio
+from searchkit import fsio, proc
 from searchkit.errors import ConflictError, SearchkitError, UsageError
 from searchkit.nas.cli.options import say
 from searchkit.nas.cli.search_view import View
@@ -89,11 +89,10 @@ def _check_over(keep: str) -> None:
 def _workers(keep: str) -> list[int]:
     """The workers of a search that live, those without a trial, too."""
     plan, found = os.path.realpath(os.path.join(keep, search.PLAN)), []
-    for name in filter(str.isdecimal, os.listdir("/proc")):
-        with contextlib.suppress(OSError):  # it is gone
-            words = (fsio.read_bytes(f"/proc/{name}/cmdline") or b"").split(b"\0")
-            if b"score" in words[:-1] and os.path.realpath(os.fsdecode(words[words.index(b"score") + 1])) == plan:
-                found.append(int(name))
+    for pid in proc.numbers():
+        words = proc.command(pid)
+        if b"score" in words[:-1] and os.path.realpath(os.fsdecode(words[words.index(b"score") + 1])) == plan:
+            found.append(pid)
     return found
 
 

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from searchkit import fsio
+from searchkit import fsio, proc
 from searchkit.errors import ConflictError, UsageError
 
 LATEST = "latest.pth"
@@ -111,7 +111,7 @@ def sweep(folder: str) -> None:
     for name in os.listdir(folder) if os.path.isdir(folder) else ():
         pid = name.rpartition(".")[2]
         ours = name.startswith((f".{LATEST}.", f".{BEST}."))
-        if ours and pid.isdecimal() and not os.path.exists(f"/proc/{pid}"):
+        if ours and pid.isdecimal() and not proc.exists(pid):
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(folder, name))
 

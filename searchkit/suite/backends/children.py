@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from searchkit import fsio
+from searchkit import proc
 
 
 @dataclass
@@ -37,8 +37,8 @@ class Children:
 
     def others(self) -> bool:
         """Whether a child of ours is none that we started: an orphan of some job, since we are the subreaper."""
-        raw = fsio.read_bytes("/proc/thread-self/children")
-        return raw is None or any(int(pid) not in self.pids for pid in raw.split())
+        children = proc.children()
+        return children is None or any(pid not in self.pids for pid in children)
 
     def wait(self, timeout_s: float) -> None:
         """Let all end; one that hangs is left alone."""

@@ -11,7 +11,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 
-from searchkit import fsio
+from searchkit import fsio, proc
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,7 @@ def copies_share(folder: str) -> bool:
 def _kind(folder: str) -> str:
     """The file system's type, by the longest mount point above `folder`."""
     best, kind = "", "unknown"
-    for line in (fsio.read_bytes("/proc/self/mounts") or b"").decode("utf-8", "replace").splitlines():
-        words = line.split(" ")
-        point = words[1].replace("\\040", " ")
+    for point, its_kind in proc.mounts():
         if len(point) >= len(best) and (folder + "/").startswith(point.rstrip("/") + "/"):
-            best, kind = point, words[2]
+            best, kind = point, its_kind
     return kind

@@ -16,7 +16,7 @@ import signal
 import socket
 from dataclasses import dataclass
 
-from searchkit import fsio
+from searchkit import fsio, proc
 from searchkit.suite.workspace import AttemptPaths
 
 LAST_BYTES = 4096  # of a log, in which its last line is looked for
@@ -70,30 +70,6 @@ def last_line(paths: AttemptPaths, s: Status) -> str:
     return lines[-1] if lines else ""
 
 
-def boot_id() -> str:
-    """The kernel's id of this boot, the same for every process of the machine until it restarts."""
-    return (fsio.read_bytes("/proc/sys/kernel/random/boot_id") or b"unknown").decode().strip()
-
-
-def start_ticks(pid: int) -> int | None:
-    """When a process began, in clock ticks since boot (proc(5), field 22); None where there is no such process."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as f:
-            return int(f.read().rpartition(b")")[2].split()[19])
-    except (OSError, IndexError, ValueError):
-        return None
-
-
-def is_alive(pid: int, ticks: int | None) -> bool:
-    """Whether the process that began at `ticks` still runs (a zombie does not, even if nobody reaps it)."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as f:
-            fields = f.read().rpartition(b")")[2].split()
-    except OSError:
-        return False
-    return fields[0] not in (b"Z", b"X") and (ticks is None or int(fields[19]) == ticks)
-
-
 def read(paths: AttemptPaths) -> Status:
     """Parse the status file of an attempt and look whether its wrapper lives. Undecodable lines are counted."""
     try:
@@ -127,9 +103,9 @@ def read(paths: AttemptPaths) -> Status:
             damaged += 1
     elsewhere = ""
     if not alive and exit_code is None and start:
-        if start.boot_id == boot_id():
+        if start.boot_id == proc.boot_id():
             # A file system without flock never says "alive": ask the process table as well.
-            alive = is_alive(start.pid, start.start_ticks)
+            alive = proc.is_alive(start.pid, start.start_ticks)
         elif start.host != socket.gethostname():
             alive, elsewhere = True, start.host
     ended = end_s if exit_code is not None else None

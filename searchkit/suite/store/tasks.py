@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from searchkit import fsio
+from searchkit import fsio, proc
 from searchkit.errors import ConflictError, StorageError
 from searchkit.suite.config.shells import BASH, SH, Shell
 from searchkit.suite.store import journal, snapshot, status
@@ -155,7 +155,7 @@ def exists(task: TaskPaths) -> bool:
 def myself() -> Holder:
     """This process as the holder of a lease."""
     pid = os.getpid()
-    return Holder(0, "local", socket.gethostname(), status.boot_id(), pid, status.start_ticks(pid) or 0, time.time())
+    return Holder(0, "local", socket.gethostname(), proc.boot_id(), pid, proc.start_ticks(pid) or 0, time.time())
 
 
 @dataclass

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from searchkit import proc
 from searchkit.suite.backends import base
 from searchkit.suite.backends.base import CannotStart, Grant, Handle, Launch, Prepared, Request
 from searchkit.suite.backends.children import Children, become_subreaper
@@ -116,7 +117,7 @@ class Local:
         if s.start and s.start.boot_id == self.machine.boot_id:
             return replace(process, pid=s.start.pid, ticks=s.start.start_ticks)
         if process.pid in self.children.pids:
-            return replace(process, ticks=status.start_ticks(process.pid or 0))
+            return replace(process, ticks=proc.start_ticks(process.pid or 0))
         return replace(process, pid=None, ticks=None)
 
     def alive(self, handle: Handle, s: Status) -> bool | None:

@@ -13,9 +13,10 @@ import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
+from searchkit import proc
+from searchkit.proc import is_alive, start_ticks
 from searchkit.suite.backends.base import NO_JOB, Handle
 from searchkit.suite.backends.contract import TOKEN
-from searchkit.suite.store.status import is_alive, start_ticks
 
 LINGER_S = 0.2  # for what a command that ended has left: a `tee` that writes its last lines, Python's resource tracker
 GIVE_UP = 200  # looks at what SIGKILL does not end: a process in the kernel may not die
@@ -43,26 +44,15 @@ class Proc:
 def scan(mine: Collection[int] = ()) -> list[Proc]:
     """Every process that is not a zombie, with its token where its environment can be read."""
     found = []
-    for name in os.listdir("/proc"):
-        if not name.isdigit() or int(name) in mine:
-            continue
-        try:
-            with open(f"/proc/{name}/stat", "rb") as f:
-                fields = f.read().rpartition(b")")[2].split()
-            if fields[0] in (b"Z", b"X"):
-                continue
-            token = _token(name)
-        except OSError:  # gone, or another user's
-            continue
-        found.append(Proc(int(name), int(fields[1]), int(fields[3]), token))
+    for pid in proc.numbers():
+        if pid not in mine and (p := proc.stat(pid)) is not None and p.state not in proc.ENDED:
+            found.append(Proc(pid, p.ppid, p.session, _token(pid)))
     return found
 
 
-def _token(pid: str) -> str | None:
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as f:
-            env = f.read()
-    except OSError:
+def _token(pid: int) -> str | None:
+    env = proc.environment(pid)
+    if env is None:
         return None
     at = 0 if env.startswith(_NEEDLE) else env.find(b"\0" + _NEEDLE) + 1
     if at == 0 and not env.startswith(_NEEDLE):
@@ -101,15 +91,8 @@ def members(targets: Iterable[Process]) -> dict[str, list[int]]:
 
 
 def _will_catch(pid: int) -> bool:
-    """Whether a process has a handler for SIGTERM, and is not exiting already (proc(5): `flags`, PF_EXITING)."""
-    try:
-        with open(f"/proc/{pid}/status", "rb") as f:
-            caught = next(line for line in f if line.startswith(b"SigCgt:"))
-        with open(f"/proc/{pid}/stat", "rb") as f:
-            flags = int(f.read().rpartition(b")")[2].split()[6])
-    except (OSError, StopIteration):
-        return False
-    return bool(int(caught.split()[1], 16) & 1 << signal.SIGTERM - 1) and not flags & 0x4
+    """Whether a process has a handler for SIGTERM, and is not exiting already."""
+    return proc.catches(pid, signal.SIGTERM) and (p := proc.stat(pid)) is not None and not p.flags & proc.EXITING
 
 
 def send(pids: Iterable[int], sig: signal.Signals) -> None:
@@ -200,9 +183,7 @@ def kill_now(target: Process, linger_s: float = 0.0) -> list[str]:
 
 def command_line(pid: int) -> str:
     """What a process was called with; empty where it is gone."""
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as f:
-        return f.read().rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace")
-    return ""
+    return b" ".join(proc.command(pid)).decode("utf-8", "replace")
 
 
 def carriers(task_token: str, jobs: Collection[int] | None = None) -> dict[int, list[int]]:

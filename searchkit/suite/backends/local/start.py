@@ -14,12 +14,11 @@ import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from searchkit import fsio
+from searchkit import fsio, proc
 from searchkit.suite.backends.base import Grant, Launch, Prepared
 from searchkit.suite.backends.contract import CALLBACK
 from searchkit.suite.backends.local.slots import Place
 from searchkit.suite.config.shells import direct
-from searchkit.suite.store.status import boot_id
 
 WRAPPER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "wrapper.sh")
 STATUS_FD = 9  # the one the wrapper writes to
@@ -45,7 +44,7 @@ class Machine:
 
 def this_machine() -> Machine:
     """This host, as wrappers are told."""
-    return Machine(socket.gethostname(), boot_id(), sys.executable)
+    return Machine(socket.gethostname(), proc.boot_id(), sys.executable)
 
 
 def free_port(token: str, taken: Collection[int]) -> int:

@@ -1,0 +1,57 @@
+"""What the kernel tells of processes: asked of real ones, and in one module alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from searchkit import proc
+from tests.support.suite import wait_for
+
+PACKAGE = Path(proc.__file__).parent
+
+
+def test_a_process() -> None:
+    child = subprocess.Popen(
+        ["sleep", "97"], env={"PATH": os.environ["PATH"], "COLOUR": "grün"}, start_new_session=True
+    )
+    try:
+        wait_for(lambda: proc.command(child.pid) == [b"sleep", b"97"])
+        found = proc.stat(child.pid)
+        assert found and (found.ppid, found.session) == (os.getpid(), child.pid) and not found.flags & proc.EXITING
+        assert proc.start_ticks(child.pid) == found.start_ticks >= (proc.start_ticks("self") or 0)
+        assert proc.is_alive(child.pid, found.start_ticks) and proc.is_alive(child.pid, None)
+        assert not proc.is_alive(child.pid, found.start_ticks + 1)  # the number is another process' by now
+        assert "COLOUR=grün\0".encode() in (proc.environment(child.pid) or b"")
+        assert child.pid in (proc.children() or ()) and child.pid in proc.numbers() and proc.threads()
+        assert not proc.catches(child.pid, signal.SIGTERM) and proc.catches(os.getpid(), signal.SIGINT)
+    finally:
+        child.kill()
+    wait_for(lambda: not proc.is_alive(child.pid, None), why="a zombie does not live")
+    assert proc.exists(child.pid) and proc.start_ticks(child.pid) == found.start_ticks and not proc.command(child.pid)
+    child.wait()
+    gone = proc.stat(child.pid), proc.start_ticks(child.pid), proc.environment(child.pid), proc.children("self/task/0")
+    assert gone == (None,) * 4 and not proc.exists(child.pid) and not proc.is_alive(child.pid, None)
+
+
+def test_names_may_hold_anything(tmp_path: Path) -> None:
+    odd = tmp_path / "a) Z 1 (b"
+    odd.symlink_to(sys.executable)
+    child = subprocess.Popen([odd, "-S", "-c", "import time; time.sleep(97)", ""])
+    try:
+        wait_for(lambda: proc.command(child.pid)[-1:] == [b""])
+        found = proc.stat(child.pid)
+        assert found and found.ppid == os.getpid() and found.state not in proc.ENDED
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_nobody_else_reads_proc() -> None:
+    """backends/local/callback.py is a program of its own, which imports nothing of the package."""
+    alone = {PACKAGE / "proc.py", PACKAGE / "suite" / "backends" / "local" / "callback.py"}
+    others = [path for path in PACKAGE.rglob("*.py") if path not in alone and "_templates" not in path.parts]
+    assert len(others) > 100 and not [path for path in others if '"/proc' in path.read_text()]
