@@ -1,11 +1,13 @@
-"""What all commands share: how errors and times are printed, and which code they end with."""
+"""What all commands share: how errors, times and JSON are printed, what a terminal gets that a pipe does not, and which
+code they end with."""
 
 from __future__ import annotations
 
 import math
 import os
+import shutil
 import sys
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import click
 
@@ -67,12 +69,36 @@ def _open_standard_files() -> None:
 
 def complain(e: SearchkitError) -> int:
     """Print an error and its hint to stderr; return its exit code."""
-    style = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-    head = click.style("error:", fg="red", bold=True) if style else "error:"
+    head = click.style("error:", fg="red", bold=True) if is_coloured("stderr") else "error:"
     click.echo(f"{head} {e.message}", err=True)
     if e.hint:
         click.echo(f"  {e.hint}", err=True)
     return e.exit_code
+
+
+def is_terminal(stream: Literal["stdin", "stdout", "stderr"] = "stdout") -> bool:
+    """Whether a person sits at a stream: gets a live display, can be asked."""
+    return bool(getattr(sys, stream).isatty())
+
+
+def is_coloured(stream: Literal["stdout", "stderr"] = "stdout") -> bool:
+    """Whether what is written to a stream may have colours (https://no-color.org)."""
+    return is_terminal(stream) and "NO_COLOR" not in os.environ
+
+
+def width() -> int | None:
+    """The columns of the terminal; None where the output goes elsewhere and nobody says how wide that is."""
+    if not is_terminal() and not os.environ.get("COLUMNS"):
+        return None
+    return shutil.get_terminal_size().columns
+
+
+def rich_console(in_pipe: int | None = None, *, stderr: bool = False) -> Any:
+    """rich's console on stdout or stderr; it knows itself which of them are coloured. in_pipe: how many columns it has
+    where that is no terminal, as a machine cuts none."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, width=None if is_terminal("stderr" if stderr else "stdout") else in_pipe)
 
 
 def print_json(body: Any) -> None:

@@ -153,16 +153,23 @@ def is_at(fd: int, path: str) -> bool:
 
 
 @contextlib.contextmanager
-def locked(path: str, timeout_s: float | None = None) -> Iterator[int]:
-    """Hold the flock of `path` (made if missing) for the length of the block.
+def locked(path: str, timeout_s: float | None = None, *, flags: int = 0) -> Iterator[int]:
+    """Hold the flock of `path` for the length of the block, as every short lock is held; leases and status files, whose
+    locks live as long as a process, have their own. The file is made if missing, and open for reading and writing, with
+    these further `flags` of os.open.
+
+    The package filelock takes the same flock. Its import would be a seventh of search-run's start; and where a file
+    system has no flock, it makes files that outlive whoever is killed.
 
     Raises TimeoutError where it is not free within `timeout_s` (None: waits).
     """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
     try:
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while not try_lock(fd):
-            if deadline is not None and time.monotonic() > deadline:
+        if timeout_s is None:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        deadline = time.monotonic() + (timeout_s or 0.0)
+        while timeout_s is not None and not try_lock(fd):
+            if time.monotonic() > deadline:
                 raise TimeoutError(errno.ETIMEDOUT, "another process holds the lock", path)
             time.sleep(0.01)
         yield fd

@@ -68,6 +68,14 @@ OF_THE_SUITE = ("suite.workspace", "suite.facts")  # what nas may use of it: wha
 ROW = {name: row for row, (name, _) in enumerate(TABLE)}
 WING = dict(TABLE)
 STDLIB_ONLY = ("errors", "proc", "fsio", "cpus", "seeds", "job.report", "job.trials")
+# What one module does for all: the text by which it is known, and the modules that may hold it.
+ALONE = {
+    '"/proc': {"proc", "suite.backends.local.callback"},  # this one is a program of its own, and imports nothing
+    ".isatty(": {"console"},
+    "NO_COLOR": {"console"},
+    'random.Random(f"': {"seeds"},
+    "blake2b": {"seeds"},
+}
 HEAVY = {"torch", "torchvision", "optuna", "pycocotools", "safetensors", "scipy", "sklearn", "tensorboard"}
 
 
@@ -207,6 +215,12 @@ def test_backends_are_named_by_their_table_alone() -> None:
         if target.startswith(engine) and not module.startswith(engine)
     }
     assert known == {"searchkit.suite.backends.table"}
+
+
+@pytest.mark.parametrize("text", ALONE)
+def test_one_of_each(text: str) -> None:
+    holders = {name.partition(".")[2] for name, path in MODULES.items() if text in path.read_text()}
+    assert holders == ALONE[text]
 
 
 def test_a_forbidden_import_is_found(tmp_path: Path) -> None:

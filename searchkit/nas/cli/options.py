@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -107,10 +106,6 @@ def show_kept(keep: str, work_dir: str) -> None:
         say(f"{work_dir} is a folder of its own: the checkpoints are in {keep}")
     elif os.path.isdir(keep):
         checkpoint.link(keep, work_dir)
-
-
-def is_terminal() -> bool:
-    return sys.stderr.isatty()
 
 
 def say(text: str) -> None:

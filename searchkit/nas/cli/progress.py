@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
+from searchkit import console
 from searchkit.errors import SearchkitError
-from searchkit.nas.cli.options import is_terminal, say
+from searchkit.nas.cli.options import say
 
 QUIET_S = 15.0  # between two lines in a pipe
 
@@ -24,13 +25,13 @@ class Progress:
         self._bar: Any = None
 
     def __enter__(self) -> Progress:
-        if is_terminal():
-            from rich.console import Console
+        if console.is_terminal("stderr"):
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = Bar(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True), transient=True)
+            shown = console.rich_console(stderr=True)
+            self._bar = Bar(*columns, TextColumn("{task.fields[note]}"), console=shown, transient=True)
             self._task = self._bar.add_task(self.what, total=self.total, completed=self.first, note="")
             self._bar.start()
         return self

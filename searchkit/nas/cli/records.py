@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
+from searchkit import console
 from searchkit.nas.cli.options import say
 from searchkit.nas.space.space import Space
 from searchkit.reading import nodes
@@ -64,7 +64,6 @@ def is_shown(metric: str) -> bool:
 
 def print_table(records: Sequence[Mapping[str, Any]], tag: str = "", limit: int = 30) -> None:
     """The records as a table that fits the terminal; best of `tag` first where there is one."""
-    from rich.console import Console
     from rich.table import Table
 
     if not records:
@@ -94,9 +93,7 @@ def print_table(records: Sequence[Mapping[str, Any]], tag: str = "", limit: int 
         table.add_row(
             *row, *(["  ".join(f"{key} {_brief(protocol.get(key))}" for key in differing)] if differing else [])
         )
-    # Wide enough for all in a pipe: a machine cuts no columns.
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    console.print(table)
+    console.rich_console(200).print(table)
     if len(order) > limit:
         click.echo(f"… and {len(order) - limit} more")
 
@@ -121,7 +118,6 @@ def _brief(value: Any) -> str:
 
 def print_classes(records: Sequence[Mapping[str, Any]], tag: str, recipe: Any, limit: int = 6) -> None:
     """The metrics of single classes as a table: a row for each class, a column for each of the first records."""
-    from rich.console import Console
     from rich.table import Table
 
     first = recipe.task.objective.record_name(recipe.data, recipe.task.objective.per_class)
@@ -135,7 +131,7 @@ def print_classes(records: Sequence[Mapping[str, Any]], tag: str, recipe: Any, l
         values = (found.get(name) for found in shown)
         table.add_row(name.removeprefix(first), *("" if v is None else "none" if v < 0 else f"{v:.3f}" for v in values))
     click.echo()
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    console.rich_console(200).print(table)
 
 
 def arch_text(record: Mapping[str, Any]) -> str:

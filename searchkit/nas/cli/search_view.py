@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Any
 import click
 
 from searchkit import console
-from searchkit.nas.cli.options import is_terminal, save_picture, say
+from searchkit.nas.cli.options import save_picture, say
 from searchkit.nas.cli.progress import QUIET_S
 from searchkit.nas.cli.records import human, short
 from searchkit.nas.space.space import Space
@@ -46,11 +45,10 @@ class View:
         self._drawn = 0.0
 
     def __enter__(self) -> View:
-        if is_terminal():
-            from rich.console import Console
+        if console.is_terminal("stderr"):
             from rich.live import Live
 
-            self._live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
+            self._live = Live(console=console.rich_console(stderr=True), auto_refresh=False, transient=True)
             self._live.start()
         return self
 
@@ -128,7 +126,6 @@ class View:
 
 def print_front(standing: Standing, rows: Sequence[int], space: Space) -> None:
     """Records as a table that fits the terminal: their objectives, their cost, their archs."""
-    from rich.console import Console
     from rich.table import Table
 
     names = list(dict.fromkeys((*(o.name for o in standing.wanted), "macs", "params")))
@@ -146,7 +143,7 @@ def print_front(standing: Standing, rows: Sequence[int], space: Space) -> None:
         taken += width + GAP
         table.add_column(head, justify="right", no_wrap=True, min_width=width)
     # Wide enough for all in a pipe: a machine cuts no columns. In a terminal the archs are cut, never a number.
-    shown = Console(width=None if sys.stdout.isatty() else 240)
+    shown = console.rich_console(240)
     shown.width = max(shown.width, taken + ARCH_WIDTH)
     table.add_column("arch", no_wrap=True, overflow="ellipsis", max_width=shown.width - taken)
     for row in body:

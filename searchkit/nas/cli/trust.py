@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -155,7 +154,6 @@ def _scores(record: Mapping[str, Any], recipe: Any) -> str:
 
 def _print(report: Mapping[str, Any], rows: Sequence[Any], archs: Sequence[Any], recipe: Any) -> None:
     """The archs, the taus and the verdict as tables that fit the terminal."""
-    from rich.console import Console
     from rich.table import Table
 
     from searchkit.nas.cli.records import human, short
@@ -166,8 +164,7 @@ def _print(report: Mapping[str, Any], rows: Sequence[Any], archs: Sequence[Any],
     for row, arch in zip(rows, archs, strict=True):
         scores = (f"{v:.3f}" for v in (row.raw, row.calibrated, row.own))
         table.add_row(short(arch, recipe.space), human(row.macs), str(row.bin + 1), *scores)
-    # Wide enough for all in a pipe: a machine cuts no columns.
-    shown = Console(width=None if sys.stdout.isatty() else 200)
+    shown = console.rich_console(200)
     shown.print(table)
     click.echo(f"\nKendall's tau-b with the own {report['metric']} (of {report['steps']} steps):")
     table = Table(box=None, pad_edge=False, header_style="bold")

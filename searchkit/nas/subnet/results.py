@@ -9,11 +9,10 @@ Beside it, calibration-<digest>.json lists the calibration images once; records 
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -118,15 +117,9 @@ def _mirror_old(kept: str, mirror: str) -> None:
         _append(fd, b"".join(line + b"\n" for line in lines))
 
 
-@contextlib.contextmanager
-def _held(path: str) -> Iterator[int]:
+def _held(path: str) -> AbstractContextManager[int]:
     """The file, made if missing, open for reading and appending by us alone."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield fd
-    finally:
-        os.close(fd)
+    return fsio.locked(path, flags=os.O_APPEND)
 
 
 def _append(fd: int, line: bytes) -> None:

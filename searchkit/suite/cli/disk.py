@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -66,7 +65,7 @@ def free(task_name: str, keep: str, jobs: str | None, dry_run: bool, yes: bool, 
     full = [n for n, each in before.items() if each.files]
     promised = sum(before.values(), Emptied())
     if full and not dry_run:
-        if not yes and not as_json and sys.stdin.isatty():
+        if not yes and not as_json and console.is_terminal("stdin"):
             click.confirm(f"Remove {console.size(promised.freed)} of jobs {ranges(full)}?", abort=True)
         with reserve.given_up(ws):
             refused = control.free(task, full).refused

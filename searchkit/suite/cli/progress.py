@@ -75,10 +75,9 @@ class Progress:
         tasks.refresh_views(self._ws, self._task.paths)
         self._over = {n for n, job in self._task.state.jobs.items() if job.state in ENDED}
         if self._wants_live:
-            from rich.console import Console
             from rich.live import Live
 
-            self._live = Live(console=Console(), auto_refresh=False, transient=True)
+            self._live = Live(console=console.rich_console(), auto_refresh=False, transient=True)
             self._live.start()
         self.message(f"task {self._task.paths.name}: {self._slots_line}{judged_by(self._config)}")
         return self

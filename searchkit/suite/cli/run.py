@@ -111,7 +111,7 @@ def main_command(
         click.echo(f"  follow: search-ctl show --task {task_name}    log: {task.scheduler_log}")
         click.echo(f"  stop:   search-ctl stop --task {task_name}")
         return 0
-    live = sys.stdout.isatty() and not no_progress
+    live = console.is_terminal() and not no_progress
     how = How(ws, options, gpus == "none", live, asked)
     if config.stages:
         return _run_stages(how, task, config, places)

@@ -98,7 +98,7 @@ def delete(task_name: str, jobs: str | None, yes: bool, stop_first: bool, as_jso
     chosen = None if jobs is None else [j.job.index for j in chosen_jobs(ws, task, tasks.view(task), jobs)]
     what = f"task {task_name!r} and all its jobs" if chosen is None else f"jobs {ranges(chosen)} of task {task_name!r}"
     if not yes:
-        if not sys.stdin.isatty():
+        if not console.is_terminal("stdin"):
             raise UsageError(f"this would delete {what}; nobody is here to ask", "Say --yes")
         click.confirm(f"Delete {what}?", abort=True)
     stages.check_idle(task)

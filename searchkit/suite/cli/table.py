@@ -68,7 +68,7 @@ def table(
         click.echo(table_rows.to_csv(rows, shown), nl=False)
         return
     fitted, notes = table_rows.fit(
-        [[name, *table_rows.texts(rows, name)] for name in shown], table_rows.width(), {"task", "job", key, *listed[:1]}
+        [[name, *table_rows.texts(rows, name)] for name in shown], console.width(), {"task", "job", key, *listed[:1]}
     )
     click.echo("\n".join(fitted))
     if len(rows) < whole:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
-import shutil
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -290,13 +287,6 @@ def to_csv(rows: Iterable[Row], columns: Sequence[str]) -> str:
     writer.writerow(columns)
     writer.writerows([cell(row, name) for name in columns] for row in rows)
     return text.getvalue()
-
-
-def width() -> int | None:
-    """The columns of the terminal; None where the output goes elsewhere and nobody says how wide that is."""
-    if not sys.stdout.isatty() and not os.environ.get("COLUMNS"):
-        return None
-    return shutil.get_terminal_size().columns
 
 
 def fit(columns: Sequence[Sequence[str]], width: int | None, kept: set[str]) -> tuple[list[str], list[str]]:
