@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 
 class SearchkitError(Exception):
-    """A fault the user can act on. The command line prints `message`, then `hint`, and exits with `exit_code`."""
+    """A fault the user can act on. The command line prints `message`, then `hint`, and exits with `exit_code`; programs
+    know it by its `kind`."""
 
+    kind = "failed"
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -19,25 +21,37 @@ class SearchkitError(Exception):
 class UsageError(SearchkitError):
     """A command line or a config that can't be obeyed."""
 
-    exit_code = 2
+    kind, exit_code = "usage", 2
 
 
 class NotFoundError(SearchkitError):
     """No such workspace, task or job."""
 
-    exit_code = 3
+    kind, exit_code = "not_found", 3
 
 
 class ConflictError(SearchkitError):
-    """The task exists with another config, or somebody else holds its lease."""
+    """What is asked for contradicts what is there, or what somebody else does."""
 
-    exit_code = 4
+    kind, exit_code = "conflict", 4
+
+
+class OtherConfigError(ConflictError):
+    """The task exists with another config."""
+
+    kind = "other_config"
+
+
+class HeldError(ConflictError):
+    """Another process holds the lease of the task."""
+
+    kind = "held"
 
 
 class StorageError(SearchkitError):
     """The disk is full, read-only, or holds something that can't be read."""
 
-    exit_code = 5
+    kind, exit_code = "storage", 5
 
 
 @dataclass(frozen=True, order=True)

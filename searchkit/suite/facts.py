@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from searchkit import fsio
 from searchkit.errors import SearchkitError
-from searchkit.suite.store.state import State
+from searchkit.suite.store.state import EXHAUSTED, Job, State
 from searchkit.suite.store.tasks import JobView, TaskView
 from searchkit.suite.workspace import NAME as WORKSPACE
 from searchkit.suite.workspace import TaskPaths
@@ -82,6 +82,44 @@ def job_facts(task: TaskPaths, view: JobView) -> dict[str, Any]:
         "exit_code": view.exit_code,
         "reason": reason(view),
         "freed": bool(view.job.freed),
+    }
+
+
+# --- how a run goes, and how it ends ---------------------------------------------------------------------------------
+
+
+def result_facts(job: Job) -> dict[str, Any]:
+    """How an attempt of a job ended, and whether the job will run again by itself."""
+    result = job.result
+    assert result is not None
+    return {
+        "job": job.index,
+        "attempt": job.attempt,
+        "status": str(result.state),
+        "exit_code": result.rc,
+        "reason": result.reason,
+        "runs_again": bool(result.retry) and result.state is not State.STOPPED,
+    }
+
+
+def end_facts(view: TaskView, code: int, why: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How the run of a task ended. code: of search-run, unless a later stage changes it; why: what the first jobs that
+    failed said last. `exhausted`: a search found no further point."""
+    failed = [view_.job.index for view_ in view.jobs if view_.state is State.ERROR]
+    exhausted = view.state.complete and view.state.ended == EXHAUSTED
+    return {"end": {**task_facts(view), "exit": code, "exhausted": exhausted, "failed": failed, "why": list(why)}}
+
+
+def explained(why: Mapping[str, Any]) -> str:
+    """One of `why` of `end_facts`, for people: the reason, and the end of the log."""
+    head = f"  job {why['job']}: {why['reason']}; log: {why['log_path']}"
+    return "\n".join([head, *(f"    | {line}" for line in why["log_tail"])])
+
+
+def fault_facts(fault: SearchkitError) -> dict[str, Any]:
+    """The fault that ended a command."""
+    return {
+        "error": {"kind": fault.kind, "message": fault.message, "hint": fault.hint, "exit": fault.exit_code},
     }
 
 

@@ -11,17 +11,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from searchkit import fsio, proc
-from searchkit.errors import ConflictError, SearchkitError, UsageError
+from searchkit.errors import ConflictError, HeldError, OtherConfigError, SearchkitError, UsageError
 from searchkit.nas.cli.options import say
 from searchkit.nas.cli.search_view import View
 from searchkit.nas.space.space import Space
 from searchkit.nas.subnet import search
 from searchkit.nas.subnet.standing import Standing, Tail
+from searchkit.suite.facts import explained
 from searchkit.suite.workspace import NAME, Workspace
 
 POLL_S = 0.1
@@ -29,10 +30,6 @@ WAIT_S = 60.0  # for the search-run of a killed search to end
 HOPELESS = 10  # trials that all failed, and none that did not: the rest would, too
 LOCK = ".lock"
 _OURS = re.compile(r"search\.(json|yaml|log)|results\.jsonl|calibration-\w+\.json|\.(lock|search-run|searchignore)")
-_FAILED = re.compile(rb"^\[\d+/\S+\] job (\d+) error", re.MULTILINE)
-_ERROR = re.compile(r"^error: ", re.MULTILINE)
-_HELD = re.compile(r"^error: task '\w+' is already being run by ", re.MULTILINE)
-_EXHAUSTED = re.compile(r"^  over: the space has no further point$", re.MULTILINE)
 # Become search-run, with SIGTERM when our parent dies, whatever kills it: workers are then stopped, and no GPU is held.
 _FOLLOW = """
 import ctypes, os, sys
@@ -147,19 +144,31 @@ def _failed(keep: str) -> set[int] | None:
 
 def fault_of(said: str, code: int) -> SearchkitError:
     """What a command of the suite said last, as an error of our own with its exit code."""
-    if code < 0:
-        return SearchkitError(f"search-run was killed by signal {-code}", "Run the same command again to go on")
-    last = said[max(said.rfind("error: "), 0) :].strip().removeprefix("error: ") or f"search-run ended with {code}"
-    message, _, hint = last.rpartition("\n  ")
-    if not message:
-        message, hint = last, ""
-    if message.startswith(f"task {search.TASK!r} exists with another config"):  # the plans are equal: it is the paths
+    message, _, hint = said.strip().removeprefix("error: ").rpartition("\n  ")
+    fault = SearchkitError(message or hint, hint if message else "")
+    fault.exit_code = code
+    return fault
+
+
+def fault_of_run(error: Mapping[str, Any]) -> SearchkitError:
+    """The fault that search-run told of (see searchkit.suite.facts), in the words of search-nas."""
+    message, hint = error["message"], error["hint"].replace("search.enqueue", "--enqueue")
+    if error["kind"] == OtherConfigError.kind:  # the plans are equal: it is the paths
         message = "the search was made at another place, or by another Python: it can't go on here"
         hint = "Move its folder back, take that Python; or begin anew (--overwrite), or in another --work-dir"
     elif "search-ctl restart" in hint:  # there is no script of the user's own
         hint = "Mend it and run the same command again"
     kinds = {2: UsageError, 4: ConflictError}
-    fault = kinds.get(code, SearchkitError)(message, hint.replace("search.enqueue", "--enqueue"))
+    fault = kinds.get(error["exit"], SearchkitError)(message, hint)
+    fault.exit_code = error["exit"]
+    return fault
+
+
+def fault_of_code(code: int, log: str) -> SearchkitError:
+    """What is known of a search-run that ended without a word on it."""
+    if code < 0:
+        return SearchkitError(f"search-run was killed by signal {-code}", "Run the same command again to go on")
+    fault = SearchkitError(f"search-run ended with {code}", f"What it said is in {log}")
     fault.exit_code = code
     return fault
 
@@ -168,12 +177,14 @@ def fault_of(said: str, code: int) -> SearchkitError:
 
 
 class Run:
-    """search-run as a child: signals are passed on to it, and it does not outlive us."""
+    """search-run as a child: signals are passed on to it, and it does not outlive us. What happens in it, it tells by
+    `--facts`, see searchkit.suite.facts."""
 
     def __init__(self, keep: str, options: Sequence[str]) -> None:
         self.keep, self.log = keep, os.path.join(keep, search.LOG)
+        self.told = os.path.join(Workspace(os.path.join(keep, NAME)).tmp, fsio.half_name("facts"))
         self.argv = [sys.executable, "-c", _FOLLOW, str(os.getpid()), "searchkit.suite.cli.run", search.CONFIG]
-        self.argv += ["--task", search.TASK, "--no-progress", *options]
+        self.argv += ["--task", search.TASK, "--no-progress", "--facts", self.told, *options]
         self.interrupts, self.ended = 0, False
         self.failures = _failed(keep) or set()  # those of earlier runs, too
         self.earlier = len(self.failures)
@@ -182,8 +193,11 @@ class Run:
 
     def start(self) -> None:
         """Start it, also once more where the one of a killed search still held the task."""
+        self.read = 0
+        self.end: dict[str, Any] | None = None  # how it ended
+        self.error: dict[str, Any] | None = None  # the fault that it ended with
         with fsio.storage(), open(self.log, "ab") as log:
-            self.at = self.read = log.tell()
+            self.forget()
             self.child = subprocess.Popen(
                 self.argv,
                 cwd=self.keep,
@@ -193,17 +207,20 @@ class Run:
                 start_new_session=True,  # Ctrl-C of the terminal reaches us alone; we pass it on
             )
 
-    def said(self) -> str:
-        """Its output so far."""
-        return (fsio.read_bytes(self.log, self.at) or b"").decode("utf-8", "replace")
-
-    def failed(self) -> int:
-        """How many trials have failed for good, as far as it has said."""
-        new = fsio.read_bytes(self.log, self.read) or b""
+    def look(self) -> None:
+        """Take in what it has told since the last time."""
+        new = fsio.read_bytes(self.told, self.read) or b""
         whole = new[: new.rfind(b"\n") + 1]
         self.read += len(whole)
-        self.failures.update(map(int, _FAILED.findall(whole)))
-        return len(self.failures)
+        for facts in map(json.loads, whole.splitlines()):
+            self.end, self.error = facts.get("end", self.end), facts.get("error", self.error)
+            if facts.get("status") == "error" and not facts["runs_again"]:
+                self.failures.add(facts["job"])
+
+    def forget(self) -> None:
+        """Remove what it has told."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.told)
 
     def pass_on(self, number: int, _: object) -> None:
         """The signal handler."""
@@ -226,6 +243,7 @@ class Run:
             if self.child is not None and self.child.poll() is None:  # an error of ours
                 self.child.terminate()
                 self.child.wait()
+            self.forget()
 
 
 @dataclass(frozen=True)
@@ -249,7 +267,8 @@ def watch(run: Run, standing: Standing, total: int, space: Space) -> tuple[End, 
             assert run.child is not None
             code = run.child.poll()
             view.update(standing.add(tail.new()))
-            view.failed = run.failed()
+            run.look()
+            view.failed = len(run.failures)
             if run.interrupts > told:
                 told = run.interrupts
                 view.note = _on_interrupt(told)
@@ -271,20 +290,20 @@ def watch(run: Run, standing: Standing, total: int, space: Space) -> tuple[End, 
 
 def _waits(run: Run) -> bool:
     """Whether the search-run of a killed search still holds the task: it is ending its workers."""
-    return not (run.interrupts or run.ended) and bool(_HELD.search(run.said()))
+    held = run.error is not None and run.error["kind"] == HeldError.kind
+    return held and not (run.interrupts or run.ended)
 
 
 def _ended(run: Run, code: int, real: int) -> End:
     """`real`: the exit code of search-run, which ends as interrupted where we interrupted it."""
-    said, failed = run.said(), _failed(run.keep)
+    failed = _failed(run.keep) if run.end is None else run.end["failed"]
     n = len(run.failures if failed is None else failed)
-    if real not in (0, 1, 130, 143) or (real == 1 and _ERROR.search(said)):
-        fault = fault_of(said, real)
+    if run.error is not None or real not in (0, 1, 130, 143):
+        fault = fault_of_code(real, run.log) if run.error is None else fault_of_run(run.error)
         return End(fault.exit_code, n, False, fault)
-    for line in said.splitlines():
-        if line.startswith(("  job ", "    | ")):  # why trials failed
-            say(line)
-    return End(code, n, real == 0 and bool(_EXHAUSTED.search(said)))
+    for job in run.end["why"] if run.end else ():
+        say(explained(job))
+    return End(code, n, run.end is not None and run.end["exhausted"])
 
 
 def _on_interrupt(n: int) -> str:

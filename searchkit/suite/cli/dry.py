@@ -72,6 +72,7 @@ def _search(config: Config, task_name: str, slots_line: str) -> None:
     from searchkit.suite.facts import command_text
     from searchkit.suite.run import search as searching
     from searchkit.suite.store.creation import describe
+    from searchkit.suite.store.state import EXHAUSTED
 
     s, space = config.search, config.space
     limits = [f"{s.n_trials} trials"] if s.n_trials is not None else []
@@ -79,7 +80,7 @@ def _search(config: Config, task_name: str, slots_line: str) -> None:
     limits += [f"{o.name} {s.target:g}" for o in config.objectives[:1] if s.target is not None]
     size = space.size()
     points = f"{size:,} points before constraints" if size is not None else "a continuum of points"
-    what = f"search by {s.sampler}, until {' or '.join(limits) or 'the space has no further point'}; {points}"
+    what = f"search by {s.sampler}, until {' or '.join(limits) or EXHAUSTED}; {points}"
     click.echo(f"task {task_name}: {what}; {slots_line} (dry run: nothing is written)")
     click.echo("the first points, before any result:")
     for i, genes in enumerate(searching.preview(config, min(DRY_RUN_JOBS, s.n_trials or DRY_RUN_JOBS))):

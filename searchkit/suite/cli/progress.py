@@ -17,6 +17,8 @@ import click
 
 from searchkit import console
 from searchkit.records.objective import loss
+from searchkit.suite.cli.told import Told
+from searchkit.suite.facts import end_facts, explained
 from searchkit.suite.run import search as searching
 from searchkit.suite.store import ranking, tasks, trials
 from searchkit.suite.store.state import ENDED, Job, State
@@ -31,6 +33,7 @@ PULSE_S = 60.0  # in a pipe, between two looks at the jobs that run
 PULSE_JOBS = 3  # at most so many of them get a line
 PULSE_WIDTH = 120  # characters of such a line
 LOG_TAIL_LINES = 5
+EXPLAINED = 3  # jobs that failed, of which the end of the log is shown
 SHOWN_RUNNING = 8  # rows of running jobs in the live display
 
 
@@ -59,8 +62,11 @@ def listed(rewards: Iterable[Reward]) -> str:
 class Progress:
     """An Observer that prints. Use as a context manager around the scheduler."""
 
-    def __init__(self, ws: Workspace, task: OpenTask, config: Config, slots_line: str, *, live: bool) -> None:
+    def __init__(
+        self, ws: Workspace, task: OpenTask, config: Config, slots_line: str, *, live: bool, told: Told
+    ) -> None:
         self._ws, self._task, self._config, self._slots_line = ws, task, config, slots_line
+        self._told = told
         self._live: Any = None
         self._wants_live = live
         self._began = time.monotonic()
@@ -108,6 +114,7 @@ class Progress:
         if result is None:
             self._over.discard(job.index)
             return  # launched: the live display shows it, a pipe is told when it ended
+        self._told.job(job)
         seconds = (result.end_s or 0) - (result.start_s or 0) if result.start_s else 0.0
         if result.state in (State.FINISHED, State.PRUNED):
             self._durations.append(seconds)
@@ -230,10 +237,11 @@ class Progress:
         for line in searching.rung_lines(self._config, view.state) if self._config.search.stop else ():
             self.message(f"  {line}")
         failed = [j for j in view.jobs if j.state is State.ERROR]
-        for job in failed[:3]:
-            self._explain(job)
-        if len(failed) > 3:
-            self.message(f"  … and {len(failed) - 3} more: search-ctl show --task {name} --jobs @failed")
+        why = [self._why(job) for job in failed[:EXPLAINED]]
+        for job in why:
+            self.message(explained(job))
+        if len(failed) > EXPLAINED:
+            self.message(f"  … and {len(failed) - EXPLAINED} more: search-ctl show --task {name} --jobs @failed")
         if failed:
             self.message(f"  run them again, with the code as it is then: search-ctl restart --task {name} --failed")
         if counts[State.PENDING] or not view.state.complete:
@@ -243,6 +251,7 @@ class Progress:
         if self._config.reward_attribute and counts[State.FINISHED] and not self._task.paths.stage:
             sign = "-" if self._config.monitor.mode == "min" or self._config.unclear_reward else "+"
             self.message(f"  rank them: search-ctl show-scalar --task {name} -rt {sign}5")
+        self._told.end(end_facts(view, code, why))
 
     def _never_scored(self, jobs: list[tasks.JobView]) -> list[str]:
         wanted = [o for o in self._config.objectives if o.value]
@@ -276,12 +285,10 @@ class Progress:
         if self.reward.ways:
             self.message(f"  it is in several folders of event files: name one, {' or '.join(self.reward.ways)}")
 
-    def _explain(self, view: tasks.JobView) -> None:
-        paths = self._task.paths.job(view.job.index).attempt(view.job.attempt)
-        why = view.reason or f"exit code {view.exit_code}"
-        self.message(f"  job {view.job.index}: {why}; log: {paths.log}")
-        for line in tail(paths.log, LOG_TAIL_LINES):
-            self.message(f"    | {line}")
+    def _why(self, view: tasks.JobView) -> dict[str, Any]:
+        log = self._task.paths.job(view.job.index).attempt(view.job.attempt).log
+        reason = view.reason or f"exit code {view.exit_code}"
+        return {"job": view.job.index, "reason": reason, "log_path": log, "log_tail": tail(log, LOG_TAIL_LINES)}
 
 
 def _ended(task: OpenTask) -> int:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from searchkit.suite.backends.base import Capacity
     from searchkit.suite.backends.table import Backends
     from searchkit.suite.cli.progress import Reward
+    from searchkit.suite.cli.told import Told
     from searchkit.suite.config.read import Config
     from searchkit.suite.config.shells import Shell
     from searchkit.suite.store.interpreter import Pythons
@@ -41,6 +42,7 @@ CODE = (".py", ".sh", ".ipynb", ".c", ".cc", ".cpp", ".cu", ".h", ".pyx", ".jl",
 @click.option("--dry-run", is_flag=True, help="Print the commands and the tree; write nothing.")
 @click.option("--detach", is_flag=True, help="Run in the background; say how to follow it.")
 @click.option("--no-progress", is_flag=True, help="Plain lines instead of a live display.")
+@click.option("--facts", "facts_file", metavar="FILE", help="Also tell programs what happens: JSON lines.")
 def main_command(
     config_file: str,
     task_name: str,
@@ -53,6 +55,7 @@ def main_command(
     dry_run: bool,
     detach: bool,
     no_progress: bool,
+    facts_file: str | None,
 ) -> int:
     """Run the search of CONFIG as a task. Run the same command again to go on where it was.
 
@@ -67,59 +70,63 @@ def main_command(
     130 or 143 (signals; run the same command again to go on).
     """
     from searchkit.suite.cli import disk, programs, pythons
+    from searchkit.suite.cli.told import Told
     from searchkit.suite.config import read as config_module
     from searchkit.suite.store import reserve
 
-    ws = find(os.getcwd())
-    check_task_name(task_name)
-    if ws.project not in sys.path:
-        sys.path.insert(0, ws.project)  # where samplers and stoppers of the user's own are found
-    begun = None if overwrite else _begun(ws.task(task_name))
-    config, raw = config_module.load(config_file, begun=begun)
-    limited = config
-    if n_trials is not None:
-        limited = replace(config, search=replace(config.search, n_trials=n_trials))
-    parts = {f"{task_name}.{stage.name}": stage.config for stage in config.stages} or {task_name: limited}
-    places = [_places(part, gpus, jobs_per_gpu, max_parallel) for part in parts.values()]
-    for part in parts.values():
-        programs.check(part, ws)
-    for note in config.notes:
-        click.echo(f"note: {note}", err=True)
-    if n_trials is not None and config.stages:
-        raise UsageError("--n-trials is for a task of one search", "Set search.n_trials of the stage in the config")
-    if dry_run:
-        from searchkit.suite.cli import dry
+    if detach and facts_file:
+        raise UsageError("--facts is of a run that is waited for", "Of one in the background: search-ctl show --json")
+    with Told(facts_file) as told:
+        ws = find(os.getcwd())
+        check_task_name(task_name)
+        if ws.project not in sys.path:
+            sys.path.insert(0, ws.project)  # where samplers and stoppers of the user's own are found
+        begun = None if overwrite else _begun(ws.task(task_name))
+        config, raw = config_module.load(config_file, begun=begun)
+        limited = config
+        if n_trials is not None:
+            limited = replace(config, search=replace(config.search, n_trials=n_trials))
+        parts = {f"{task_name}.{stage.name}": stage.config for stage in config.stages} or {task_name: limited}
+        places = [_places(part, gpus, jobs_per_gpu, max_parallel) for part in parts.values()]
+        for part in parts.values():
+            programs.check(part, ws)
+        for note in config.notes:
+            click.echo(f"note: {note}", err=True)
+        if n_trials is not None and config.stages:
+            raise UsageError("--n-trials is for a task of one search", "Set search.n_trials of the stage in the config")
+        if dry_run:
+            from searchkit.suite.cli import dry
 
-        if os.path.exists(ws.task(task_name).run_config) and not overwrite:
-            _change_config(ws.task(task_name), config_file, config, raw, dry=True)
-        for (name, part), place in zip(parts.items(), places, strict=True):
-            dry.run(ws, part, name, place.line, anew=overwrite)
-        return 0
-    options = {"gpus": gpus, "jobs_per_gpu": jobs_per_gpu, "max_parallel": max_parallel, "n_trials": n_trials}
-    asked = pythons.ask(() if detach else parts.values())
-    shell = begun or shells.default()
-    task = _open_or_create(
-        ws, task_name, config_file, config, raw, parts, shell, symlinks=symlinks, overwrite=overwrite
-    )
-    disk.say_need(ws, task, parts)
-    reserve.keep(ws)
-    if detach:
-        from searchkit.suite import control
+            if os.path.exists(ws.task(task_name).run_config) and not overwrite:
+                _change_config(ws.task(task_name), config_file, config, raw, dry=True)
+            for (name, part), place in zip(parts.items(), places, strict=True):
+                dry.run(ws, part, name, place.line, anew=overwrite)
+            return 0
+        options = {"gpus": gpus, "jobs_per_gpu": jobs_per_gpu, "max_parallel": max_parallel, "n_trials": n_trials}
+        asked = pythons.ask(() if detach else parts.values())
+        shell = begun or shells.default()
+        task = _open_or_create(
+            ws, task_name, config_file, config, raw, parts, shell, symlinks=symlinks, overwrite=overwrite
+        )
+        disk.say_need(ws, task, parts)
+        reserve.keep(ws)
+        if detach:
+            from searchkit.suite import control
 
-        pid = control.start_background(ws, task, options)
-        click.echo(f"task {task_name} runs in the background (process {pid})")
-        click.echo(f"  follow: search-ctl show --task {task_name}    log: {task.scheduler_log}")
-        click.echo(f"  stop:   search-ctl stop --task {task_name}")
-        return 0
-    live = console.is_terminal() and not no_progress
-    how = How(ws, options, gpus == "none", live, asked)
-    if config.stages:
-        return _run_stages(how, task, config, places)
-    from searchkit.suite.store import subnets
+            pid = control.start_background(ws, task, options)
+            click.echo(f"task {task_name} runs in the background (process {pid})")
+            click.echo(f"  follow: search-ctl show --task {task_name}    log: {task.scheduler_log}")
+            click.echo(f"  stop:   search-ctl stop --task {task_name}")
+            return 0
+        live = console.is_terminal() and not no_progress
+        how = How(ws, options, gpus == "none", live, asked, told)
+        if config.stages:
+            return _run_stages(how, task, config, places)
+        from searchkit.suite.store import subnets
 
-    for path in subnets.check_inputs(config, task, ws.project, {}):
-        click.echo(f"note: {path} is gone; the jobs that were picked from it are kept", err=True)
-    return _schedule(how, task, subnets.kept(limited, task), places[0], {})
+        for path in subnets.check_inputs(config, task, ws.project, {}):
+            click.echo(f"note: {path} is gone; the jobs that were picked from it are kept", err=True)
+        return _schedule(how, task, subnets.kept(limited, task), places[0], {})
 
 
 @dataclass(frozen=True)
@@ -140,6 +147,7 @@ class How:
     hide_gpus: bool
     live: bool
     pythons: Pythons
+    told: Told
     said: set[str] = field(default_factory=set)  # notes that hold for several stages
     rewards: list[Reward] = field(default_factory=list)  # of the stages that ran here
 
@@ -369,7 +377,7 @@ def _schedule(how: How, task: TaskPaths, config: Config, places: Places, stage_e
     if python:
         kept["python"] = python.facts()
     open_task = tasks.take(task, journal.acquire(task, me), me, **kept)
-    progress = Progress(how.ws, open_task, config, places.line, live=how.live)
+    progress = Progress(how.ws, open_task, config, places.line, live=how.live, told=how.told)
     hide = how.hide_gpus or config.resources.gpus == 0
     installed = imports.installed(python, how.ws.project) if python else imports.Installed()
     shell = shells.located(config.run.shell, env.get("PATH"))

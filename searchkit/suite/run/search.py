@@ -27,7 +27,7 @@ from searchkit.suite.space.expand import shared_level
 from searchkit.suite.space.genes import named
 from searchkit.suite.space.space import Genes, Space
 from searchkit.suite.store import creation, numbers, tasks, trials
-from searchkit.suite.store.state import DEFAULTS, State, TaskState
+from searchkit.suite.store.state import DEFAULTS, EXHAUSTED, State, TaskState
 from searchkit.suite.store.tasks import OpenTask
 from searchkit.suite.store.trials import History, Readers
 from searchkit.suite.workspace import Workspace
@@ -289,7 +289,7 @@ def create(search: Search, room: int, *, idle: bool) -> tuple[list[int], list[in
     if not points:
         search.asked_at = state.clock
         if idle and not promoted:
-            task.record("complete", why="the space has no further point", time=time.time())
+            task.record("complete", why=EXHAUSTED, time=time.time())
         return promoted, []
     first = state.next_job
     for n, (genes, is_given) in enumerate(points, first):

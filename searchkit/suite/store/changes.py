@@ -20,7 +20,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from searchkit import fsio
-from searchkit.errors import ConflictError
+from searchkit.errors import ConflictError, OtherConfigError
 from searchkit.suite.config.settings import Monitor, Objective, StopRule
 from searchkit.suite.space import widen
 from searchkit.suite.store import tasks, trials
@@ -272,7 +272,7 @@ def refusal(task: TaskPaths, given: str, raw: bytes, refused: Sequence[Part]) ->
     source = f"{task.group}.STAGE" if tasks.stage_names(task) else task.name
     ways = [f"search-ctl withdraw --task {_owner(task, part)} {shlex.join(part.lost)}" for part in refused if part.lost]
     kept = f"Keep values in their lists, and take out what has not run: {'; '.join(ways)}. Or t" if ways else "T"
-    return ConflictError(
+    return OtherConfigError(
         f"task {task.name!r} exists with another config, and this can't change in a task:\n{where}\n" + "\n".join(diff),
         f"{kept}ake another name (--task), which may learn from this task by search: {{warm_start: "
         f"{{task: {source}}}}}; or move the old task away (--overwrite)",

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from searchkit import fsio
-from searchkit.errors import ConflictError
+from searchkit.errors import HeldError
 from searchkit.suite.workspace import TaskPaths
 
 Event = dict[str, Any]
@@ -198,7 +198,7 @@ def acquire(task: TaskPaths, me: Holder) -> Lease:
     """Take the lease, or a ConflictError that names its holder."""
     lease = try_acquire(task, me)
     if lease is None:
-        raise ConflictError(
+        raise HeldError(
             f"task {task.name!r} is already being run by {holder(task) or 'another process'}",
             f"Look at it: search-ctl show --task {task.name}    Stop it: search-ctl stop --task {task.name}",
         )

@@ -30,6 +30,9 @@ PYTHON_BROKEN_PIPE = "BrokenPipeError"  # Python ignores SIGPIPE, and fails by t
 MAX_LOST = 3  # a lost attempt (no exit line, processes gone) is run again this often, whatever `retries` says
 
 
+EXHAUSTED = "the space has no further point"  # why a search is over: `ended`, and the event's `why`
+
+
 class State(str, enum.Enum):
     PENDING = "pending"
     RUNNING = "running"

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from searchkit.errors import UsageError
+from searchkit.errors import SearchkitError, UsageError
 from searchkit.nas.subnet import search, sweep
 from searchkit.nas.subnet.standing import Standing, Tail
 from searchkit.records.arch import Arch
@@ -328,14 +328,18 @@ def test_where_all_subnets_fail_the_search_ends(
 
 
 def test_what_search_run_says_is_passed_on() -> None:
-    from searchkit.nas.cli.search_run import fault_of
+    from searchkit.nas.cli.search_run import fault_of, fault_of_code, fault_of_run
 
-    said = "[1/3] job 0 finished\nerror: no worker could start\n    | Traceback\n    | KeyError\n  Mend it"
-    fault = fault_of(said, 1)
-    assert fault.message == "no worker could start\n    | Traceback\n    | KeyError" and fault.hint == "Mend it"
-    assert fault.exit_code == 1 and fault_of("error: a\n  b", 4).exit_code == 4
-    killed = fault_of("task search: 1 at once", -9)
+    message = "no worker could start\n    | Traceback\n    | KeyError"
+    fault = fault_of_run({"kind": "failed", "message": message, "hint": "Mend it", "exit": 1})
+    assert (fault.message, fault.hint, fault.exit_code) == (message, "Mend it", 1)
+    storage = fault_of_run({"kind": "storage", "message": "a", "hint": "b", "exit": 5})
+    assert storage.exit_code == 5 and type(storage) is SearchkitError
+    fault = fault_of(f"error: {message}\n  Mend it\n", 4)  # of search-ctl, as people read it
+    assert (fault.message, fault.hint, fault.exit_code) == (message, "Mend it", 4)
+    killed = fault_of_code(-9, "search.log")
     assert "killed by signal 9" in killed.message and "same command" in killed.hint and killed.exit_code == 1
+    assert "search.log" in fault_of_code(7, "search.log").hint and fault_of_code(7, "search.log").exit_code == 7
 
 
 # ---- the parts

@@ -163,7 +163,8 @@ def test_what_was_scored_before_a_fault_is_shown(small: tuple[Any, Path, str], m
 
 def test_hints_are_those_of_search_nas() -> None:
     script = "Mend the script. Take the mended one: search-ctl restart --task search --jobs @pending"
-    fault = search_run.fault_of(f"error: 3 workers in a row ended\n    | cannot decode x.jpg\n  {script}", 1)
+    message = "3 workers in a row ended\n    | cannot decode x.jpg"
+    fault = search_run.fault_of_run({"kind": "failed", "message": message, "hint": script, "exit": 1})
     assert fault.hint == "Mend it and run the same command again" and "cannot decode x.jpg" in fault.message
 
 
@@ -188,10 +189,30 @@ def test_a_copied_search_is_refused_in_our_words(
     assert len(starts) == 1  # it does not wait for anybody, and try again
 
 
-def test_a_held_task_is_waited_for() -> None:
-    held = "error: task 'search' is already being run by process 7 on here (since 1)\n  Look at it: …"
-    assert search_run._HELD.search(f"[1/3] job 0 finished\n{held}")
-    assert not search_run._HELD.search("error: task 'search' exists with another config:\n--- a")
+def test_a_held_task_is_waited_for(small: tuple[Any, Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the search-run of a killed search holds it, which ends its workers."""
+    command, folder, _ = small
+    lease = folder / ".search-run/tasks/search/lease"
+    starts: list[int] = []
+    real = search_run.Run.start
+
+    def start(run: search_run.Run) -> None:
+        starts.append(len(starts))
+        if len(starts) == 2:
+            holder.kill()
+            holder.wait()
+        real(run)
+
+    monkeypatch.setattr(search_run.Run, "start", start)
+    code = "import fcntl, sys, time; f = open(sys.argv[1]); fcntl.flock(f, 2); print(flush=True); time.sleep(99)"
+    holder = subprocess.Popen([sys.executable, "-c", code, lease], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout and holder.stdout.readline()
+        done = nas.call(*command)
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert done.code == 0 and len(starts) == 2, done.err
 
 
 def test_a_search_with_a_live_worker_is_not_moved_away(
