@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import keyword
 import operator
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -50,7 +50,7 @@ def straight_line(module: nn.Module) -> tuple[str, str]:
         ) from e
     layers = {str(n.target): _layer(module.get_submodule(str(n.target))) for n in graph.nodes if n.op == "call_module"}
     table = "".join(f"    {name!r}: lambda: {text},\n" for name, text in layers.items())
-    return table, "\n".join(f"        {line}" for line in _lines(graph))
+    return table, "\n".join(f"        {line}" for line in _lines(graph, _unindexed(layers)))
 
 
 def arguments(values: Mapping[str, Any]) -> str:
@@ -73,7 +73,17 @@ def _layer(module: nn.Module) -> str:
     raise UsageError(f"a layer {type(plain).__name__} of {home} can't be written as a layer of torch or torchvision")
 
 
-def _lines(graph: fx.Graph) -> list[str]:
+def _unindexed(layers: Iterable[str]) -> set[str]:
+    """The parts that ATTACH makes no ModuleDict for: those whose first child has no number for a name."""
+    first = {"": ""}
+    for name in layers:
+        parts = name.split(".")
+        for i in range(1, len(parts)):
+            first.setdefault(".".join(parts[:i]), parts[i])
+    return {part for part, child in first.items() if not child.isdecimal()}
+
+
+def _lines(graph: fx.Graph, unindexed: Container[str]) -> list[str]:
     names: dict[fx.Node, str] = {}
     lines = []
     for node in graph.nodes:
@@ -83,14 +93,14 @@ def _lines(graph: fx.Graph) -> list[str]:
         elif node.op == "output":
             lines.append(f"return {_text(node.args[0], names)}")
         else:
-            lines.append(f"{names[node]} = {_call(node, names)}")
+            lines.append(f"{names[node]} = {_call(node, names, unindexed)}")
     return lines
 
 
-def _call(node: fx.Node, names: Mapping[fx.Node, str]) -> str:
+def _call(node: fx.Node, names: Mapping[fx.Node, str], unindexed: Container[str]) -> str:
     args = [_text(a, names) for a in node.args]
     if node.op == "call_module":
-        return f"{_path(str(node.target))}({args[0]})"  # without the widths: a plain layer has one
+        return f"{_path(str(node.target), unindexed)}({args[0]})"  # without the widths: a plain layer has one
     if node.op == "get_attr":
         what = f"the backbone's forward uses the tensor {node.target!r} by itself"
         raise UsageError(f"{what}, but only layers can be written down", "Put it into a layer of torch.nn")
@@ -121,8 +131,14 @@ def _text(value: Any, names: Mapping[fx.Node, str]) -> str:
     return repr(value)
 
 
-def _path(target: str) -> str:
-    return "self" + "".join(f"[{part!r}]" if part.isdecimal() else f".{part}" for part in target.split("."))
+def _path(target: str, unindexed: Container[str]) -> str:
+    """A layer below `self` by its dotted name."""
+    path, parent = "self", ""
+    for part in target.split("."):
+        by_number = f".get_submodule({part!r})" if parent in unindexed else f"[{part!r}]"
+        path += by_number if part.isdecimal() else f".{part}"
+        parent = f"{parent}.{part}".lstrip(".")
+    return path
 
 
 ATTACH = '''def attach(root, name, layer):

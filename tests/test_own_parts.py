@@ -1,0 +1,113 @@
+"""Parts of one's own, each in one file outside of the package and named in a config alone: a sampler, a stopper and a
+measure in one search, a backbone from its space to an extracted model. tests/assets/own/ has them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import searchkit
+from searchkit.errors import UsageError
+from searchkit.suite.algorithms.conformance import check
+from tests.support import cls, nas, suite
+
+OWN = Path(__file__).parent / "assets" / "own"
+
+SEARCH = """
+task:
+  template: python train.py --lr {lr} --width {width} --layers {layers}
+  search_args:
+    - {type: LogUniform, name: lr, low: 1e-4, high: 1.0}
+    - {type: Categorical, name: width, value: [16, 32, 64, 128]}
+    - {type: Int, name: layers, low: 2, high: 6}
+  measures: {call: "roofline:latency", given: {device: edge.json, edge: 64}}
+  constraints: ["ms <= 4", "peak_kb < 5000"]
+monitor: {reward_attribute: loss, mode: min}
+search:
+  sampler: {type: "lattice:Lattice"}
+  n_trials: 10
+  seed: 1
+  stop: {type: "trend:Trend", last: 3, ahead: 4}
+"""
+TRAIN = """
+import argparse, math, time, searchkit
+parser = argparse.ArgumentParser()
+for name, kind in (("lr", float), ("width", int), ("layers", int)):
+    parser.add_argument(f"--{name}", type=kind)
+args = parser.parse_args()
+off = abs(math.log10(args.lr / 0.01))
+for epoch in range(1, 13):
+    if epoch == 8:
+        time.sleep(0.5)  # in which a stopper is heard
+    searchkit.report(loss=off + math.exp(-epoch / 3), step=epoch)
+"""
+
+
+@pytest.mark.parametrize("name", ["lattice:Lattice", "trend:Trend"])
+def test_they_keep_the_laws(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(OWN))
+    check(name)
+
+
+def test_a_search_by_a_sampler_a_stopper_and_a_measure_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = suite.project(tmp_path / "project", SEARCH, train_py=TRAIN)
+    for name in ("lattice.py", "trend.py", "roofline.py"):
+        shutil.copy(OWN / name, project)
+    (project / "edge.json").write_text('{"macs_per_s": 2e10, "bytes_per_s": 1e9}')
+    suite.ok(suite.run(project, "search-run", "config.yaml", "-j", "1", "--gpus", "none"))
+    task = searchkit.open(project).task()
+    assert task.status == "finished" and len(task.jobs) == 10
+    assert task.counts["pruned"] >= 2 and task.counts["finished"] >= 3
+    lrs = sorted(job.params["lr"] for job in task.jobs)
+    assert lrs[0] < 2e-3 and lrs[-1] > 5e-2 and len(set(lrs)) == 10  # all along its scale
+    monkeypatch.chdir(project)
+    monkeypatch.syspath_prepend(str(project))
+    from roofline import latency  # type: ignore[import-not-found]
+
+    measure = latency("edge.json", 64)
+    assert all(measure(job.params)["ms"] <= 4 for job in task.jobs)
+    assert any(measure({"width": 128, "layers": n})["ms"] > 4 for n in range(2, 7))  # and it left something out
+
+
+def test_a_backbone_of_ones_own_gets_all_verbs(toy_cls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(OWN / "mixer.py", tmp_path)
+    body = cls.tiny(toy_cls)
+    body["model"] = {"backbone": "mixer.py:Mixer", "backbone_options": {"patch": 2}}
+    body["space"] = {
+        "backbone.body.width": {"choices": [[4, 8], [8, 12], [12, 16]]},
+        "backbone.body.depth": {"choices": [[1, 2], [1, 2], [1]]},
+        "backbone.body.kernel": {"choices": [[3, 5], [3, 5], [3]]},
+        "data.input_shape": {"choices": [32]},
+    }
+    config = nas.write(tmp_path / "mine.yaml", body)
+    assert "128 archs x 1 input shapes = 128 points" in nas.good("space", config)
+    nas.good("train", config, "--work-dir", "work", "--set", "train.steps=4", "--device", "cpu")
+    common = (config, "--checkpoint", "work/latest.pth", "--device", "cpu")
+    nas.good("test", *common, "--arch", "MAX", "--arch", "MIN", "--out", "tested.jsonl")
+    proof = json.loads(nas.good("extract", *common, "--arch", "tested.jsonl", "--out", "model", "--json"))
+    assert proof["equal"]["bit_equal"] and proof["score"]["equal"]
+    assert proof["cost"]["macs"] == proof["cost"]["macs_measured"]
+
+
+def test_what_a_newcomer_gets_wrong_is_told(tmp_path: Path) -> None:
+    project = suite.project(tmp_path / "project", SEARCH.replace("Lattice", "Latice"), train_py=TRAIN)
+    for name in ("lattice.py", "trend.py", "roofline.py"):
+        shutil.copy(OWN / name, project)
+    (project / "edge.json").write_text('{"macs_per_s": 2e10}')
+    done = suite.run(project, "search-run", "config.yaml", "--dry-run")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "'Latice' (did you mean Lattice?)" in done.stderr
+    (project / "config.yaml").write_text(SEARCH.replace("last: 3", "lasst: 3"))
+    said = suite.run(project, "search-run", "config.yaml", "--dry-run").stderr
+    assert "lasst" in said and "last" in said
+    (project / "config.yaml").write_text(SEARCH)
+    said = suite.run(project, "search-run", "config.yaml", "--dry-run").stderr
+    assert "roofline:latency failed: KeyError: 'bytes_per_s' (at" in said
+    with pytest.raises(UsageError, match=r"other\.yaml: No such file"):
+        searchkit.run("other.yaml", cwd=project)
