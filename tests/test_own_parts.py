@@ -105,9 +105,27 @@ def test_what_a_newcomer_gets_wrong_is_told(tmp_path: Path) -> None:
     assert "'Latice' (did you mean Lattice?)" in done.stderr
     (project / "config.yaml").write_text(SEARCH.replace("last: 3", "lasst: 3"))
     said = suite.run(project, "search-run", "config.yaml", "--dry-run").stderr
-    assert "lasst" in said and "last" in said
+    assert said == "error: stopper 'trend:Trend' has no option 'lasst' (did you mean last?)\n"
     (project / "config.yaml").write_text(SEARCH)
     said = suite.run(project, "search-run", "config.yaml", "--dry-run").stderr
     assert "roofline:latency failed: KeyError: 'bytes_per_s' (at" in said
     with pytest.raises(UsageError, match=r"other\.yaml: No such file"):
         searchkit.run("other.yaml", cwd=project)
+
+
+def test_a_stopper_that_fails_ends_it_when_all_that_runs_has_ended(tmp_path: Path) -> None:
+    """As a sampler does; the same command goes on once it is mended."""
+    project = suite.project(tmp_path / "project", SEARCH, train_py=TRAIN)
+    for name in ("lattice.py", "roofline.py"):
+        shutil.copy(OWN / name, project)
+    (project / "edge.json").write_text('{"macs_per_s": 2e10, "bytes_per_s": 1e9}')
+    whole = (OWN / "trend.py").read_text()
+    (project / "trend.py").write_text(whole.replace("        points = [", "        1 / 0\n        points = [", 1))
+    done = suite.run(project, "search-run", "config.yaml", "-j", "2", "--gpus", "none")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    line = whole[: whole.index("        points = [")].count("\n") + 1
+    assert f"the stopper trend:Trend failed: ZeroDivisionError: division by zero (trend.py:{line})" in done.stderr
+    assert set(suite.states(project).values()) == {"finished"} and len(suite.states(project)) < 10
+    (project / "trend.py").write_text(whole)
+    suite.ok(suite.run(project, "search-run", "config.yaml", "-j", "2", "--gpus", "none"))
+    assert len(suite.states(project)) == 10

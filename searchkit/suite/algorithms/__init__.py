@@ -5,11 +5,20 @@ The tables name them; a user's own is a dotted path `module:Class`. Nothing is i
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from typing import Any
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from searchkit.errors import UsageError, did_you_mean
+from searchkit.errors import SearchkitError, UsageError, did_you_mean
 from searchkit.suite.space.own import find
+
+if TYPE_CHECKING:
+    from searchkit.suite.algorithms.history import Trial, Verdict
 
 SAMPLERS = {
     "grid": "searchkit.suite.algorithms.grid:Grid",
@@ -31,7 +40,18 @@ _KINDS = {  # kind: its table, the arguments that are no options, the methods a 
     "stopper": (STOPPERS, ("self", "objective"), ("wants", "judge", "promote")),
 }
 
-__all__ = ["REQUIRED", "SAMPLERS", "STOPPERS", "needs_results", "options", "replays", "sampler", "stopper"]
+__all__ = [
+    "REQUIRED",
+    "SAMPLERS",
+    "STOPPERS",
+    "explained",
+    "make",
+    "needs_results",
+    "options",
+    "replays",
+    "sampler",
+    "stopper",
+]
 
 
 def sampler(name: str) -> type[Any]:
@@ -42,6 +62,68 @@ def sampler(name: str) -> type[Any]:
 def stopper(name: str) -> type[Any]:
     """The class of the stopper of that name, or of `module:Class`. Raises UsageError."""
     return _load("stopper", name)
+
+
+def make(kind: str, name: str, *arguments: Any, **given: Any) -> Any:
+    """A "sampler" or "stopper" with its options. Raises UsageError, also for whatever one of the user's own raises."""
+    cls = _load(kind, name)
+    if ":" not in name:
+        return cls(*arguments, **given)  # its options were checked when the config was read
+    known = options(kind, name)
+    for option in given:
+        if option not in known and not _takes_any(cls):
+            raise UsageError(f"{kind} {name!r} has no option {option!r}{did_you_mean(option, list(known))}")
+    if lacking := [option for option, default in known.items() if default is REQUIRED and option not in given]:
+        raise UsageError(f"{kind} {name!r} needs {', '.join(lacking)}", f"{{type: {name!r}, {lacking[0]}: …}}")
+    with explained(kind, name):
+        made = cls(*arguments, **given)
+    return _Own(name, made) if kind == "stopper" else made
+
+
+@contextlib.contextmanager
+def explained(kind: str, name: str) -> Iterator[None]:
+    """Whatever a class of the user's own raises is a UsageError that names it, and the line of its file."""
+    try:
+        yield
+    except SearchkitError:
+        raise
+    except Exception as e:
+        if ":" not in name:
+            raise
+        file = getattr(sys.modules.get(name.partition(":")[0]), "__file__", None)
+        lines = [frame.lineno for frame in traceback.extract_tb(e.__traceback__) if frame.filename == file]
+        where = f" ({os.path.basename(file)}:{lines[-1]})" if file and lines else ""
+        raise UsageError(f"the {kind} {name} failed: {type(e).__name__}: {e}{where}") from e
+
+
+@dataclass(frozen=True)
+class _Own:
+    """A stopper of the user's own that was made; whatever it raises is a UsageError."""
+
+    name: str
+    stopper: Any
+
+    def wants(self, step: int, last: int | None = None) -> bool:
+        with explained("stopper", self.name):
+            return bool(self.stopper.wants(step, last))
+
+    def judge(self, history: Sequence[Trial], trial: Trial) -> Verdict:
+        with explained("stopper", self.name):
+            verdict: Verdict = self.stopper.judge(history, trial)
+            return verdict
+
+    def promote(self, history: Sequence[Trial]) -> int | None:
+        with explained("stopper", self.name):
+            index: int | None = self.stopper.promote(history)
+            return index
+
+    def __getattr__(self, name: str) -> Any:
+        """What a stopper may have beside these, such as `trust`."""
+        return getattr(self.stopper, name)
+
+
+def _takes_any(cls: type[Any]) -> bool:
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(cls.__init__).parameters.values())
 
 
 def needs_results(sampler: Any) -> bool:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from searchkit import fsio
+from searchkit.errors import UsageError
 from searchkit.suite.backends.base import CannotStart
 from searchkit.suite.run import crew as working
 from searchkit.suite.run import judging, results
@@ -57,7 +58,11 @@ def judge(run: Run) -> None:
     if run.search and not run.asked.interrupts:
         live = run.running.live.items()
         free = [n for n, one in live if not (one.ending or one.elsewhere or one.command_ended)]
-        judging.judge(run.search, [n for n in free if n in run.task.state.jobs])
+        try:
+            judging.judge(run.search, [n for n in free if n in run.task.state.jobs])
+        except UsageError as e:  # of a stopper: what runs may end, and the same command goes on once it is mended
+            run.search.fault = e
+            run.asked.drain("error")
 
 
 def read_ahead(run: Run) -> None:

@@ -46,7 +46,7 @@ def make_sampler(config: Config, space: Space, wanted: Sequence[Objective], stre
             "a class that looks at no score says so: needs_results = False",
         )
     seed = ask_seed(s.seed, stream) if stream and algorithms.replays(found) else s.seed
-    return found(space, tuple(wanted), seed, **s.sampler_options)
+    return algorithms.make("sampler", s.sampler, space, tuple(wanted), seed, **s.sampler_options)
 
 
 def make_stoppers(config: Config, wanted: Sequence[Objective], defaults: int = DEFAULTS) -> tuple[Any, ...]:
@@ -54,7 +54,7 @@ def make_stoppers(config: Config, wanted: Sequence[Objective], defaults: int = D
     UsageError."""
     older = {"asha": {"min": 1}} if defaults < 2 else {}
     return tuple(
-        algorithms.stopper(rule.type)(wanted[0], **{**older.get(rule.type, {}), **rule.options})
+        algorithms.make("stopper", rule.type, wanted[0], **{**older.get(rule.type, {}), **rule.options})
         for rule in config.search.stop
     )
 
@@ -74,12 +74,8 @@ def rung_lines(config: Config, state: TaskState) -> list[str]:
 
 def _suggest(config: Config, sampler: Any, history: Sequence[Trial], n: int) -> list[Genes]:
     """What a sampler says. Raises UsageError, also for whatever else one of the user's own raises."""
-    try:
+    with algorithms.explained("sampler", config.search.sampler):
         found: list[Genes] = sampler.suggest(history, n)
-    except Exception as e:
-        if isinstance(e, SearchkitError) or ":" not in config.search.sampler:
-            raise
-        raise UsageError(f"the sampler {config.search.sampler} failed: {type(e).__name__}: {e}") from e
     return found
 
 
