@@ -249,7 +249,7 @@ def _value(hint: Any, node: Node, path: str, report: Report, old: Any = None) ->
                 raise Bad
         return _value(options[0], node, path, report, old)
     if origin is Part:
-        return Part(options[0], node, path, report)
+        return Part(options[0], None if node.is_null else node, path, report)
     if origin in (Union, types.UnionType):
         return _union(options, node, path, report, old)
     if origin is Literal:

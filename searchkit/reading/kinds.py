@@ -203,21 +203,22 @@ def _text(node: Node) -> str:
     return node.text
 
 
-def matching(pattern: str, must: str) -> Kind:
-    """A text that matches `pattern` as a whole. It is of what Python's and ECMA's expressions have in common."""
+def matching(pattern: str, must: str, **schema: Any) -> Kind:
+    """A text that matches `pattern` as a whole. It is of what Python's and ECMA's expressions have in common. schema:
+    what it says further, such as which types can be written so."""
 
     def of(node: Node) -> str:
         if not re.fullmatch(pattern, node.text):
             raise ValueError
         return node.text
 
-    return Kind(must, of, {"type": SCALARS, "pattern": f"^(?:{pattern})$"})
+    return Kind(must, of, {"type": SCALARS, "pattern": f"^(?:{pattern})$", **schema})
 
 
 def file_of(*suffixes: str) -> Kind:
     """A path that ends in one of `suffixes`: .json, .yaml."""
     ends = "|".join(re.escape(suffix) for suffix in suffixes)
-    return matching(rf"[\s\S]*(?:{ends})", f"a {' or '.join(suffixes)} file")
+    return matching(rf"[\s\S]*(?:{ends})", f"a {' or '.join(suffixes)} file", type="string")
 
 
 Count = Annotated[int, whole(1)]

@@ -105,14 +105,12 @@ def _schema(hint: Any, definitions: dict[str, Schema]) -> Schema:
 
 
 def _item(hint: Any, definitions: dict[str, Schema]) -> Schema:
-    """What an item of a list or a value of a mapping may be: a null is none there, but it is a text, and an empty
-    mapping."""
+    """What an item of a list or a value of a mapping may be. A null there is a text, an empty mapping, or nothing."""
     schema = _schema(hint, definitions)
-    cls = typing.get_args(hint)[0] if typing.get_origin(hint) is Part else hint
-    empty = dataclasses.is_dataclass(cls) and not any(
-        is_required(f) for f, _ in keys_of(typing.cast(type, cls)).values()
-    )
-    takes_null = type(None) in typing.get_args(hint) or empty or schema.get("type") == SCALARS
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    is_class = dataclasses.is_dataclass(hint) and isinstance(hint, type)
+    empty = is_class and not any(is_required(f) for f, _ in keys_of(hint).values())
+    takes_null = type(None) in options or empty or schema.get("type") == SCALARS or origin in (Part, Mapping)
     return _or_null(schema) if takes_null else schema
 
 
@@ -149,6 +147,8 @@ def _or_null(schema: Schema) -> Schema:
     if "type" in schema and "allOf" not in schema:
         named = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
         return {**schema, "type": [*named, "null"]}
+    if set(schema) == {"anyOf"}:
+        return {"anyOf": [*schema["anyOf"], _NULL]}
     return {"anyOf": [schema, _NULL]} if schema else schema
 
 

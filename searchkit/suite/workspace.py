@@ -255,6 +255,11 @@ class Workspace:
         return f"{self.root}/summary.yaml"
 
     @property
+    def config_schema(self) -> str:
+        """The JSON Schema of configs, for editors."""
+        return f"{self.root}/config.schema.json"
+
+    @property
     def summary_lock(self) -> str:
         return f"{self.root}/tmp/summary.lock"
 

@@ -267,6 +267,20 @@ def fsck(task_name: str | None, repair: bool, as_json: bool) -> int:
     return 5 if left else 0
 
 
+@group.command()
+def schema() -> None:
+    """The JSON Schema of configs, by which editors complete and check them.
+
+    \b
+    search-init writes it to .search-run/config.schema.json. An editor with a YAML language server reads it where
+    a config says, in a line of its own:
+      # yaml-language-server: $schema=.search-run/config.schema.json
+    """
+    from searchkit.suite.config import schema as configs
+
+    click.echo(configs.text(), nl=False)
+
+
 for command in (
     best.best,
     diff.diff,

@@ -16,7 +16,8 @@ from searchkit.suite.workspace import NAME, Workspace
 @click.option("--list-templates", is_flag=True, help="List the recipes that --template copies, and end.")
 @click.option("--template", metavar="NAME", help="Copy a recipe into the project.")
 def main_command(path: str, list_templates: bool, template: str | None) -> None:
-    """Make a .search-run workspace in the project's root folder. Running it again changes nothing.
+    """Make a .search-run workspace in the project's root folder. Running it again changes nothing but the schema of
+    configs in it, which is that of the searchkit that is installed.
 
     \b
     Examples:
@@ -33,12 +34,16 @@ def main_command(path: str, list_templates: bool, template: str | None) -> None:
     if not os.path.isdir(project):
         raise UsageError(f"--path must be a folder, got {path}")
     ws = Workspace(os.path.join(project, NAME))
+    from searchkit.suite.config import schema
+
     existed = os.path.isdir(ws.tasks)
     with fsio.storage():
         os.makedirs(ws.tasks, exist_ok=True)
         os.makedirs(ws.tmp, exist_ok=True)
         if not os.path.exists(ws.summary):
             fsio.atomic_write(ws.summary, "{}\n", tmp=ws.tmp)
+        if fsio.read_bytes(ws.config_schema) != (text := schema.text()).encode():
+            fsio.atomic_write(ws.config_schema, text, tmp=ws.tmp)
     click.echo(f"{'Workspace is here already' if existed else 'Made the workspace'}: {ws.root}")
     click.echo(f"File system: {probe(ws.tmp)}")
     if ignored := _ignore(project):

@@ -38,7 +38,7 @@ class ArgReader:
         """The arguments that could be read; every fault is in the report."""
         args: list[Arg] = []
         for i, given in enumerate(parts):
-            part = replace(given, path=f"{self.prefix}search_args[{i}]")  # shorter than the whole path, as plain
+            part = replace(given, path=f"{self.prefix}search_args[{i}]")  # without `task`: shorter, and as clear
             self._groups.append([])
             when = part.get("when")
             self._whens.append(when if when is not None and when.kind == "scalar" and when.text.strip() else None)

@@ -239,7 +239,7 @@ def _pattern(node: Node) -> str:
     return node.text
 
 
-Pattern = Annotated[str, Kind("a text", _pattern, {"type": SCALARS, "pattern": r"\(\?P<"})]
+Pattern = Annotated[str, Kind("a text", _pattern, {"type": "string", "pattern": r"\(\?P<"})]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -268,11 +268,22 @@ Variable = Annotated[
 ]
 
 
+StageName = Annotated[
+    str,
+    matching(
+        "[A-Za-z0-9][A-Za-z0-9_-]{0,49}",
+        "letters, digits, '_' and '-' (at most 50)",
+        type=["string", "integer", "boolean"],
+        minimum=0,
+    ),
+]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Sections:
     """What a file may say, and a stage of its own."""
 
-    task: Part[Task | SharedTask] = ABSENT
+    task: Part[Task | SharedTask]
     search: Part[Search | SharedSearch] = ABSENT
     resources: Part[Resources] = ABSENT
     run: Part[Run] = ABSENT
@@ -286,7 +297,7 @@ class Sections:
 class Stage(Sections):
     """One of several steps of a task, in the order listed."""
 
-    name: Annotated[str, matching("[A-Za-z0-9][A-Za-z0-9_-]{0,49}", "letters, digits, '_' and '-' (at most 50)")]
+    name: StageName
     task: Part[Task]
     search: Part[Search] = ABSENT
 
@@ -295,6 +306,7 @@ class Stage(Sections):
 class File(Sections):
     """A config of search-run: a task, or the stages of one, and how its jobs are run."""
 
+    task: Part[Task | SharedTask] = ABSENT
     stages: Annotated[tuple[Part[Stage], ...], Some("stage")] = ()
     SCHEMA: ClassVar[Mapping[str, Any]] = {
         "if": {"required": ["stages"], "properties": {"stages": {"type": "array"}}},

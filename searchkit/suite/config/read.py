@@ -123,7 +123,7 @@ def _staged(top: Part[form.File], file: form.File, text: str, bare: Config) -> C
     stages: list[Stage] = []
     readers: dict[str, ArgReader] = {}
     for part in file.stages:
-        stage = _stage(part, text, base, tuple(stages), readers)
+        stage = _stage(part, text, base, tuple(stages), readers) if part.node is not None else None
         stages += [stage] if stage else []
     template_section.note_shell(top, file.run, [stage.config for stage in stages])
     return replace(base, stages=tuple(stages), notes=tuple(dict.fromkeys(top.report.notes)))
