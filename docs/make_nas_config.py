@@ -103,9 +103,9 @@ def default(f: dataclasses.Field[Any]) -> str:
 
 
 def kind(hint: Any, written: Any) -> str:
-    if written == "Scheduled":
+    if str(written).startswith("Scheduled"):
         return "number, or its schedule"
-    if typing.get_origin(hint) is Mapping:
+    if Mapping in {typing.get_origin(each) for each in (hint, *typing.get_args(hint))}:
         return "mapping"
     text = str(hint) if typing.get_origin(hint) else getattr(hint, "__name__", str(hint))
     options = re.findall(r"'(\w+)'", text) if "Literal" in text else []

@@ -38,7 +38,7 @@ FAULTS: dict[str, list[str]] = {
     "{where: a.__class__ == 1}": ["rules: rule.where: no key of a record is called 'a.__class__'"],
     "{where: a, missing: drop}": ["rules: rule.missing: must be error or skip, not 'drop'"],
     "{where: a, name: [3]}": ["rules: rule.name: must be a text, not [3]"],
-    "{type: sample}": ["rules: rule: operation must be one of top, last, random, not nothing"],
+    "{type: sample}": ["rules: rule: missing key 'operation': one of top, last, random"],
     "{type: sample, operation: top}": ["rules: rule: missing key 'key': top of what?"],
     "{type: sample, operation: top, key: 3, mode: all, seed: x}": [
         "rules: rule.key: must be the name of a number, such as metric.direct.mAP, not 3",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -12,6 +12,10 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from searchkit.errors import UsageError
+from searchkit.reading.kinds import Fraction, number
+
+Factor = Annotated[float, number(above=0)]
+Hue = Annotated[float, number(0, 0.5)]
 
 
 @dataclass(frozen=True)
@@ -22,18 +26,18 @@ class Augment:
     than `min_box` in width or height are dropped, with their labels.
     """
 
-    hflip: float = 0.5  # probability
-    scale: tuple[float, float] | None = None
+    hflip: Fraction = 0.5  # probability
+    scale: tuple[Factor, Factor] | None = None
     """Large-scale jitter (https://arxiv.org/abs/2012.07177): the content is scaled by a factor drawn uniformly from
     [lo, hi]; above 1 a random part is shown, below 1 the rest of the canvas is `fill`."""
-    crop: float = 0.0
+    crop: Fraction = 0.0
     """Probability of SSD's crop with a minimal IoU to some box (https://arxiv.org/abs/1512.02325, §2.2)."""
-    brightness: float = 0.0  # factor drawn from [1 - v, 1 + v]; the same for contrast and saturation
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0  # of the colour circle, up to 0.5; costs ten times as much time as the other three together
-    photometric: float = 0.5  # probability of the four above
-    min_box: float = 2.0  # px
+    brightness: Fraction = 0.0  # factor drawn from [1 - v, 1 + v]; the same for contrast and saturation
+    contrast: Fraction = 0.0
+    saturation: Fraction = 0.0
+    hue: Hue = 0.0  # of the colour circle, up to 0.5; costs ten times as much time as the other three together
+    photometric: Fraction = 0.5  # probability of the four above
+    min_box: Factor = 2.0  # px
     fill: tuple[int, int, int] = (124, 116, 104)  # RGB; ImageNet's mean
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -18,9 +18,12 @@ from torchvision.transforms import v2
 
 from searchkit.errors import UsageError
 from searchkit.nas.data.hashing import uniforms
+from searchkit.reading.kinds import Fraction, Whole, number
 from searchkit.seeds import sample_seed
 
 CROP_RATIO = 0.875  # 224 / 256, what large images are tested with since AlexNet
+Share = Annotated[float, number(most=1, above=0)]
+Ratio = Annotated[float, number(above=0)]
 FILL = (124, 116, 104)  # RGB of what is cut out; ImageNet's mean
 
 _AUGMENT = 2  # the stream of random numbers; 0 and 1 are those of loader.py
@@ -42,14 +45,14 @@ class LabelAugment:
     - center: as in evaluation, see `fit`.
     """
 
-    flip: float = 0.5  # probability, left to right
+    flip: Fraction = 0.5  # probability, left to right
     crop: Literal["none", "pad", "random_resized", "center"] = "none"
-    padding: int = 4  # px
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    color_jitter: float = 0.0
+    padding: Whole = 4  # px
+    scale: tuple[Share, Share] = (0.08, 1.0)
+    ratio: tuple[Ratio, Ratio] = (3 / 4, 4 / 3)
+    color_jitter: Annotated[float, number(0)] = 0.0
     """Brightness, contrast and saturation are each changed by a factor from [1 - v, 1 + v], in any order."""
-    cutout: int = 0
+    cutout: Whole = 0
     """Edge in px of a square at a random place that is made grey; it may reach beyond the image
     (https://arxiv.org/abs/1708.04552)."""
 

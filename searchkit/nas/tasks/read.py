@@ -64,8 +64,7 @@ def _recipe(path: str, document: Document) -> Recipe:
     if node is not None:
         _check_backbone(path, node, document)
     for name, section in (("train", train), ("finetune", finetune)):
-        if section is not None:
-            _check_losses(name, section, top.get(name), task, document)
+        _check_losses(name, section, top.get(name), task, document)
     if test is not None:
         for key, owner in _of_others(task, "test_keys"):
             if getattr(test, key) != getattr(Test, key):
@@ -97,11 +96,12 @@ def _recipe(path: str, document: Document) -> Recipe:
 
 def _check_losses(name: str, section: Any, node: Node | None, task: Task, document: Document) -> None:
     known = task.objective.loss_names
-    for loss in section.loss_weights or {}:
+    weights = _entry(node, "loss_weights").entries if node is not None and "loss_weights" in node.entries else {}
+    for loss, (where, _) in weights.items():
         if loss not in known:
             what = f"{name}.loss_weights: there is no loss {loss!r}{did_you_mean(loss, known)}"
-            document.report.fault(_entry(node, "loss_weights"), what)
-    for key, owner in _of_others(task, "train_keys"):
+            document.report.fault(where, what)
+    for key, owner in _of_others(task, "train_keys") if section is not None else ():
         if getattr(section, key, None):
             document.report.fault(_entry(node, key), f"{name}.{key}: is of task {owner}, but the task is {task.name}")
 

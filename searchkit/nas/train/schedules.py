@@ -5,11 +5,14 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
-from searchkit.errors import UsageError
+from searchkit.nas.space.schema import schedule_schema
 from searchkit.nas.space.strategy import read_schedule
-from searchkit.reading.cursor import read_plain
+from searchkit.reading.cursor import Cursor
+from searchkit.reading.kinds import Bad, Kind, Reader
+from searchkit.reading.nodes import Node, Report
 
 SCHEDULES = ("constant", "step", "linear", "cosine", "one_cycle")
 
@@ -73,15 +76,36 @@ def scaled_lr(lr: float, policy: str, batch: int, base_batch: int) -> float:
     return lr
 
 
-def check_schedule(spec: object) -> list[str]:
-    """What is wrong with `{boundary: [1, 81], value: [a, b]}`; nothing for anything else."""
-    if not isinstance(spec, Mapping):
-        return []
-    try:
-        read_plain(read_schedule, spec, "")
-    except UsageError as e:
-        return e.message.splitlines()
-    return []
+class Scheduled(Reader):
+    """Of a key: a number of a kind, or its schedule: {boundary: [1, 81], value: [a, b]}, the number from each of these
+    epochs (from 1) on. The value is plain data, as `value_at` takes it."""
+
+    shapes = ("scalar", "map")
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        self.must = f"{kind.must}, or {{boundary, value}}"
+
+    def read(self, node: Node, path: str, report: Report) -> Any:
+        """The value of `node`. Raises Bad where it has a fault."""
+        at = Cursor(node, path, report)
+        if node.kind != "map":
+            Kind(self.must, self.kind.of, self.kind.schema).read(node, path, report)
+            return node.data
+        steps = read_schedule(at)
+        if steps is None:
+            raise Bad
+        faults = len(report.faults)
+        for _, value in steps:
+            with suppress(Bad):
+                self.kind.read(value.node, value.path, report)
+        if at.is_broken or len(report.faults) > faults:
+            raise Bad
+        return node.data
+
+    def to_schema(self) -> Mapping[str, Any]:
+        """The same in JSON Schema."""
+        return {"anyOf": [self.kind.schema, schedule_schema(self.kind.schema)]}
 
 
 def value_at(spec: Any, epoch: int) -> Any:

@@ -5,61 +5,97 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from searchkit.errors import UsageError
 from searchkit.nas.data.augment import Augment
 from searchkit.nas.data.coco_eval import AREAS as COCO_AREAS
 from searchkit.nas.data.label_augment import LabelAugment
 from searchkit.nas.data.pixels import Reading
+from searchkit.nas.space.schema import sampler_schema
 from searchkit.nas.space.shapes import InputShape
-from searchkit.nas.train.schedules import check_schedule
-
-Scheduled = Any  # a number, or {boundary: [1, 81], value: [0, 1]}: the number from each of these epochs (from 1) on
-
-
-_LIMITS: dict[str, tuple[str, Callable[[float], bool]]] = {  # of numbers that may have a schedule
-    "weight": ("of at least 0", lambda v: v >= 0),
-    "label_weight": ("of at least 0", lambda v: v >= 0),
-    "temperature": ("above 0", lambda v: v > 0),
-    "label_smoothing": ("from 0 to 1", lambda v: 0 <= v <= 1),
-}
+from searchkit.nas.train.schedules import Scheduled
+from searchkit.reading.cursor import node_of
+from searchkit.reading.fill import At, keys_of
+from searchkit.reading.kinds import Bad, Count, Fraction, Kind, Number, Reader, Whole, number
+from searchkit.reading.nodes import Node, Report
 
 
-def _check_scheduled(given: Mapping[str, Any]) -> None:
-    """Raises UsageError with all that is wrong with numbers that may have a schedule, by name."""
-    wrong = []
-    for name, spec in given.items():
-        if faults := check_schedule(spec):
-            wrong += [f"{name}: {what}" for what in faults]
-            continue
-        text, holds = _LIMITS.get(name, ("", math.isfinite))
-        what = " ".join(("a number", text)).strip()
-        for v in spec["value"] if isinstance(spec, Mapping) else [spec]:
-            if isinstance(v, bool) or not isinstance(v, int | float) or not holds(v):
-                wrong.append(f"{name} must be {what}, or {{boundary, value}}, not {v!r}")
-    if wrong:
-        raise UsageError("; ".join(wrong))
+class AsDeclared(Reader):
+    """Of a key: what is read and checked elsewhere; here it is plain data."""
+
+    must = "a declaration"
+    shapes = ("scalar", "list", "map")
+
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        self.schema = schema
+
+    def read(self, node: Node, path: str, report: Report) -> Any:
+        """Whatever it is."""
+        return node.data
+
+    def to_schema(self) -> Mapping[str, Any]:
+        """What it is, in JSON Schema."""
+        return self.schema
 
 
-def _require(section: Any, least: Mapping[str, float], above: Iterable[str] = ()) -> None:
-    """Raises UsageError with every number of a section below its least, and those of `above` that are not above 0; nan
-    is neither."""
-    values = {name: value for name in (*least, *above) if (value := getattr(section, name)) is not None}
-    wrong = [
-        f"{k} must be at least {least[k]:g}, not {v:g}" for k, v in values.items() if k in least and not v >= least[k]
-    ]
-    wrong += [f"{k} must be above 0, not {v:g}" for k, v in values.items() if k in above and not v > 0]
-    if wrong:
-        raise UsageError("; ".join(wrong))
+def _above_0(node: Node) -> float:
+    if isinstance(node.data, bool) or not isinstance(node.data, int | float) or not node.data > 0:
+        raise ValueError
+    return float(node.data)
+
+
+Positive = Annotated[float, number(above=0)]
+NotNegative = Annotated[float, number(0)]
+Interval = Annotated[  # which may be infinite: never
+    float, Kind("a number above 0", _above_0, {"type": "number", "exclusiveMinimum": 0})
+]
+Milestone = Annotated[float, number(above=0, below=1)]
+ScheduledNumber = Annotated[Any, Scheduled(number())]
+ScheduledWeight = Annotated[Any, Scheduled(number(0))]
+ScheduledAbove0 = Annotated[Any, Scheduled(number(above=0))]
+ScheduledFraction = Annotated[Any, Scheduled(number(0, 1))]
+
+
+def _check(section: Any) -> None:
+    """Raises UsageError with every value of a section that its key can't have: one made in Python was not read."""
+    report = Report("")
+    cls: Any = type(section)
+    keys = keys_of(cls)
+    for name, (f, hint) in keys.items():
+        for reader, value, path in _readers(hint, getattr(section, f.name), name):
+            with suppress(Bad):
+                reader.read(node_of(value), path, report)
+    if report.faults:
+        raise UsageError("; ".join(fault.what for fault in report.faults))
+
+
+def _readers(hint: Any, value: Any, path: str) -> Iterator[tuple[Reader, Any, str]]:
+    """What reads each value of a type, and its path; nothing where the type alone says what it is."""
+    options = get_args(hint)
+    if value is None or is_dataclass(value):
+        return
+    if get_origin(hint) is Annotated:
+        yield from ((mark, value, path) for mark in options[1:] if isinstance(mark, Reader))
+    elif get_origin(hint) in (Union, UnionType):
+        for option in options:
+            yield from _readers(option, value, path)
+    elif get_origin(hint) is tuple and isinstance(value, tuple):
+        for i, each in enumerate(value):
+            yield from _readers(options[0], each, f"{path}[{i}]")
+    elif get_origin(hint) is Mapping and isinstance(value, Mapping):
+        for name, each in value.items():
+            yield from _readers(options[1], each, f"{path}.{name}")
 
 
 def _check_range(span: tuple[float, float] | None) -> None:
     if span is not None and not -math.inf < span[0] < span[1] < math.inf:
-        raise UsageError(f"range must be two ascending numbers, not {list(span)}")
+        raise At("range", f"must be two ascending numbers, not {list(span)}")
 
 
 LATER = {"later": True}  # of fields that came to a section when there were digests of it: see text_of
@@ -76,25 +112,31 @@ def text_of(section: Any) -> str:
     return f"{type(section).__qualname__}({', '.join(parts)})"
 
 
-def _check_areas(areas: Any) -> None:
-    """Raises UsageError for what is no mapping of names to ranges of areas, and for names that are taken."""
-    if areas is None:
-        return
-    if not isinstance(areas, Mapping):
-        raise UsageError(f"areas must be a mapping of names to [from, to] in px^2, not {areas!r}")
-    wrong = []
-    for name, span in areas.items():
-        if not isinstance(name, str) or not name.isidentifier() or name in COCO_AREAS:
-            taken = f"; {', '.join(COCO_AREAS)} are COCO's"
-            wrong.append(f"areas: a name must be a word of letters, digits and _, not {name!r}{taken}")
-        elif not isinstance(span, list | tuple) or len(span) != 2 or not all(map(_is_area, span)) or span[0] >= span[1]:
-            wrong.append(f"areas.{name} must be [from, to] in px^2, ascending, not {span!r}")
-    if wrong:
-        raise UsageError("; ".join(wrong))
+def _span(node: Node) -> list[float]:
+    values = [item.data for item in node.items]
+    if len(values) != 2 or not all(map(_is_area, values)) or values[0] >= values[1]:
+        raise ValueError
+    return values
 
 
 def _is_area(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+def _area_name(node: Node) -> str:
+    if not node.text.isidentifier() or node.text in COCO_AREAS:
+        raise UsageError(
+            f"a name must be a word of letters, digits and _, not {node.text!r}; {', '.join(COCO_AREAS)} are COCO's"
+        )
+    return node.text
+
+
+_AREA = {"type": "number", "minimum": 0}
+_PAIR = {"type": "array", "items": _AREA, "minItems": 2, "maxItems": 2}
+Areas = Mapping[
+    Annotated[str, Kind("a name", _area_name, {"type": "string", "not": {"enum": [*COCO_AREAS]}})],
+    Annotated[Any, Kind("[from, to] in px^2, ascending", _span, _PAIR, ("list",))],
+]
 
 
 @dataclass(frozen=True)
@@ -114,19 +156,19 @@ class Data:
     test: Split | None = None
     name: str = "coco"  # the prefix of its metrics: <name>_bbox_mAP
     classes: tuple[str, ...] = ()  # a choice of categories, by name; empty: all
-    max_edge: int = 1333  # of a resized image, in pixels, where the scale is a short edge
-    workers: int = 2  # processes for training images, threads for those of tests; 0 where they stay in memory
-    cache_mb: int = 1024  # of decoded images that are kept in memory
+    max_edge: Count = 1333  # of a resized image, in pixels, where the scale is a short edge
+    workers: Whole = 2  # processes for training images, threads for those of tests; 0 where they stay in memory
+    cache_mb: Whole = 1024  # of decoded images that are kept in memory
     exif: Literal["auto", "apply", "ignore"] = field(default="auto", metadata=LATER)
     """Whether the orientation that a photo's EXIF data names is applied; auto: unless the annotations have the width
     and height of the stored image."""
-    range: tuple[float, float] | None = field(default=None, metadata=LATER)
+    range: tuple[Number, Number] | None = field(default=None, metadata=LATER)
     """[low, high] of greys deeper than 8 bits, of which 256 equal steps are made; null: by the values in data.train
     ([supernets](supernets.md#data))."""
     augment: Augment = field(default_factory=Augment)
 
     def __post_init__(self) -> None:
-        _require(self, {"max_edge": 1, "workers": 0, "cache_mb": 0})
+        _check(self)
         _check_range(self.range)
 
 
@@ -136,13 +178,13 @@ class LabelSplit:
 
     path: str  # a folder of class folders, an idx file (MNIST), CIFAR-10's binary files, or .npz of JPEG bytes
     labels: str | None = None  # the idx file of labels, where it is not beside the images
-    portion: tuple[float, float] = (0.0, 1.0)  # of each class: [0, 0.9] and [0.9, 1] share no image
-    per_class: int | None = None  # at most so many of each class
+    portion: tuple[Fraction, Fraction] = (0.0, 1.0)  # of each class: [0, 0.9] and [0.9, 1] share no image
+    per_class: Count | None = None  # at most so many of each class
 
     def __post_init__(self) -> None:
-        _require(self, {"per_class": 1})
+        _check(self)
         if not 0 <= self.portion[0] < self.portion[1] <= 1:
-            raise UsageError(f"portion must be two ascending numbers from 0 to 1, not {list(self.portion)}")
+            raise At("portion", f"must be two ascending numbers from 0 to 1, not {list(self.portion)}")
 
 
 @dataclass(frozen=True)
@@ -154,18 +196,18 @@ class LabelData:
     test: LabelSplit | None = None
     name: str = "images"  # of the data, kept with a checkpoint
     classes: tuple[str, ...] = ()  # a choice of classes, by name; empty: all
-    workers: int = 0  # processes that load images; 0 where decoding is cheap
-    cache_mb: int = 1024  # of decoded images that are kept in memory
+    workers: Whole = 0  # processes that load images; 0 where decoding is cheap
+    cache_mb: Whole = 1024  # of decoded images that are kept in memory
     exif: Literal["auto", "apply", "ignore"] = field(default="auto", metadata=LATER)
     """Whether the orientation that a photo's EXIF data names is applied; auto: unless the annotations have the width
     and height of the stored image."""
-    range: tuple[float, float] | None = field(default=None, metadata=LATER)
+    range: tuple[Number, Number] | None = field(default=None, metadata=LATER)
     """[low, high] of greys deeper than 8 bits, of which 256 equal steps are made; null: by the values in data.train
     ([supernets](supernets.md#data))."""
     augment: LabelAugment = field(default_factory=LabelAugment)
 
     def __post_init__(self) -> None:
-        _require(self, {"workers": 0, "cache_mb": 0})
+        _check(self)
         _check_range(self.range)
 
 
@@ -181,13 +223,12 @@ class Distill:
     config: str | None = None  # of a teacher that is a network of its own
     checkpoint: str | None = None  # of that teacher
     arch: str = "MAX"  # that the teacher runs
-    weight: Scheduled = 1.0  # of the divergence
-    label_weight: Scheduled = None  # of the labels for archs with a teacher; null: 0 in place, 1 beside a teacher
-    temperature: Scheduled = 1.0  # of both softmaxes; the divergence is multiplied by its square
+    weight: ScheduledWeight = 1.0  # of the divergence
+    label_weight: ScheduledWeight = None  # of the labels for archs with a teacher; null: 0 in place, 1 beside a teacher
+    temperature: ScheduledAbove0 = 1.0  # of both softmaxes; the divergence is multiplied by its square
 
     def __post_init__(self) -> None:
-        given = ("weight", "temperature") + (() if self.label_weight is None else ("label_weight",))
-        _check_scheduled({name: getattr(self, name) for name in given})
+        _check(self)
         if (self.config is None) != (self.checkpoint is None):
             raise UsageError("a teacher needs both config and checkpoint; without both the largest arch is the teacher")
 
@@ -200,50 +241,37 @@ class Distill:
 class Optimisation:
     """How weights move. `lr` is for a batch of `base_batch` images over all ranks, and is scaled by `lr_scaling`."""
 
-    epochs: float = 12.0  # over the training images
-    steps: int | None = None  # instead of epochs
-    batch_size: int = 8  # on each rank
+    epochs: Positive = 12.0  # over the training images
+    steps: Count | None = None  # instead of epochs
+    batch_size: Count = 8  # on each rank
     optimizer: Literal["sgd", "adamw"] = "sgd"  # adamw has torch's default betas
-    lr: float = 0.02  # for a batch of base_batch images over all ranks
-    base_batch: int = 16
+    lr: Positive = 0.02  # for a batch of base_batch images over all ranks
+    base_batch: Count = 16
     lr_scaling: Literal["linear", "sqrt", "none"] = "linear"  # how lr grows with the batch
-    momentum: float = 0.9  # of sgd
+    momentum: Annotated[float, number(0, below=1)] = 0.9  # of sgd
     nesterov: bool = False
-    weight_decay: float = 1e-4
-    norm_weight_decay: float = 0.0  # of norms and biases
+    weight_decay: NotNegative = 1e-4
+    norm_weight_decay: NotNegative = 0.0  # of norms and biases
     schedule: Literal["constant", "step", "linear", "cosine", "one_cycle"] = "step"
-    milestones: tuple[float, ...] = (0.75, 0.92)  # of `step`, as fractions of all steps
-    gamma: float = 0.1  # of `step`: factor at each milestone
-    floor: float = 0.0  # of `linear`, `cosine` and `one_cycle`, as a fraction of lr
-    warmup_steps: int = 0  # linear, from warmup_factor; not with one_cycle
-    warmup_factor: float = 0.001
-    clip_norm: float | None = None  # largest norm of the gradient
+    milestones: tuple[Milestone, ...] = (0.75, 0.92)  # of `step`, as fractions of all steps
+    gamma: NotNegative = 0.1  # of `step`: factor at each milestone
+    floor: NotNegative = 0.0  # of `linear`, `cosine` and `one_cycle`, as a fraction of lr
+    warmup_steps: Whole = 0  # linear, from warmup_factor; not with one_cycle
+    warmup_factor: NotNegative = 0.001
+    clip_norm: Interval | None = None  # largest norm of the gradient
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
-    loss_weights: Any = None  # {loss name: factor, or its schedule}; 1 where not named
-    label_smoothing: Scheduled = 0.0  # of a classifier's labels
-    checkpoint_steps: int | None = None  # a checkpoint every so many steps
-    checkpoint_minutes: float = 10.0  # and every so many minutes
+    loss_weights: Mapping[str, ScheduledNumber] | None = None  # {loss name: factor, or its schedule}; 1 where not named
+    label_smoothing: ScheduledFraction = 0.0  # of a classifier's labels
+    checkpoint_steps: Count | None = None  # a checkpoint every so many steps
+    checkpoint_minutes: Interval = 10.0  # and every so many minutes
 
     def __post_init__(self) -> None:
-        least = {"batch_size": 1, "base_batch": 1, "steps": 1, "warmup_steps": 0, "checkpoint_steps": 1, "momentum": 0}
-        least |= dict.fromkeys(("weight_decay", "norm_weight_decay", "gamma", "floor", "warmup_factor"), 0)
-        _require(self, least, ("epochs", "lr", "clip_norm", "checkpoint_minutes"))
-        wrong = [f"{name} must be finite" for name in ("epochs", "lr") if not math.isfinite(getattr(self, name))]
-        if not self.momentum < 1 or (self.nesterov and not self.momentum):
-            wrong.append(f"momentum must be below 1{', and above 0 with nesterov' if self.nesterov else ''}")
-        ends = (0, *self.milestones, 1)
-        if not all(a < b for a, b in pairwise(ends)):
-            wrong.append(
-                f"milestones must be fractions of all steps, ascending, between 0 and 1: not {self.milestones}"
-            )
-        if wrong:
-            raise UsageError("; ".join(wrong))
-        given = {} if self.loss_weights is None else self.loss_weights
-        if not isinstance(given, Mapping):
-            raise UsageError(f"loss_weights must be a mapping of names to numbers, not {given!r}")
-        weights = {f"loss_weights.{name}": value for name, value in given.items()}
-        _check_scheduled({**weights, "label_smoothing": self.label_smoothing})
+        _check(self)
+        if self.nesterov and not self.momentum:
+            raise At("momentum", "must be above 0 with nesterov")
+        if not all(a < b for a, b in pairwise(self.milestones)):
+            raise At("milestones", f"must ascend, but are {list(self.milestones)}")
 
     def epoch_steps(self, images: int, world: int) -> int:
         """Optimiser steps of an epoch, whose last batch is filled up."""
@@ -259,33 +287,33 @@ class Train(Optimisation):
     """How the supernet is trained."""
 
     policy: Literal["sandwich", "anchors", "single_path", "fixed"] = "sandwich"
-    random_archs: int = 2  # in a sandwich, or at the end of the anchor cycle
+    random_archs: Whole = 2  # in a sandwich, or at the end of the anchor cycle
     sample_strategy: tuple[str, ...] = ()  # of a sandwich: max, min, middle, random or named archs, all in every step
     macs_bins: tuple[float, float, float] | None = None  # of single_path: from, to, width, in MACs of the first scale
     distill: Distill | None = None  # softer targets, of the largest arch or of a teacher
     arch: str = "MAX"  # of policy fixed
-    sampler: Any = None  # of policy anchors: the cycle as a record sampler
+    sampler: Annotated[Any, AsDeclared(sampler_schema())] = None  # of policy anchors: the cycle as a record sampler
     scales: tuple[InputShape, ...] = ()  # short edges or [H, W] that training draws from; empty: those of the space
-    eval_epochs: float | None = None  # evaluate `eval_archs` every so many epochs; null: at the end alone
+    eval_epochs: Interval | None = None  # evaluate `eval_archs` every so many epochs; null: at the end alone
     eval_archs: tuple[str, ...] = ("MAX", "MIN")  # named archs that are scored on data.val
     best_arch: str = "MAX"  # best.pth is the checkpoint where this arch
     best_metric: str = ""  # had most of this; empty: bbox_mAP, or top1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self, {"random_archs": 0}, ("eval_epochs",))
         if self.sampler is not None and self.policy != "anchors":
-            raise UsageError(f"sampler is of policy anchors, but policy is {self.policy}")
+            raise At("sampler", f"is of policy anchors, but policy is {self.policy}")
         if self.sample_strategy and self.policy != "sandwich":
-            raise UsageError(f"sample_strategy is of policy sandwich, but policy is {self.policy}")
+            raise At("sample_strategy", f"is of policy sandwich, but policy is {self.policy}")
         if self.macs_bins is not None and self.policy != "single_path":
-            raise UsageError(f"macs_bins is of policy single_path, but policy is {self.policy}")
+            raise At("macs_bins", f"is of policy single_path, but policy is {self.policy}")
         if self.distill and self.distill.in_place:
             words = self.sample_strategy or ("max",)
             if self.policy != "sandwich" or not {"max", "MAX"} & {*words}:
-                raise UsageError(
-                    "distill without a teacher needs the largest arch in every step: policy sandwich, whose "
-                    "sample_strategy, if given, has max"
+                raise At(
+                    "distill",
+                    "without a teacher it needs the largest arch in every step: policy sandwich, whose "
+                    "sample_strategy, if given, has max",
                 )
 
 
@@ -294,20 +322,19 @@ class Test:
     """How a subnet is scored."""
 
     split: Literal["val", "test", "train"] = "val"
-    calibration_images: int = 128  # of the training set, for the statistics of batch norm
-    batch_size: int = 8
+    calibration_images: Whole = 128  # of the training set, for the statistics of batch norm
+    batch_size: Count = 8
     raw: bool = False  # also with the supernet's own statistics
     per_class: bool = field(default=False, metadata=LATER)
     """Single classes among the metrics, too: bbox_AP/<class> of a detector, top1/<class>."""
-    max_dets: int = field(default=100, metadata=LATER)
+    max_dets: Count = field(default=100, metadata=LATER)
     """How many detections of one class in one image count, the best by score; an image has at most
     model.detections_per_image in all."""
-    areas: Any = field(default=None, metadata=LATER)
+    areas: Areas | None = field(default=None, metadata=LATER)
     """Further ranges of the areas of objects, {name: [from, to]} in px^2: bbox_mAP_<name>, bbox_AR_<name>."""
 
     def __post_init__(self) -> None:
-        _require(self, {"calibration_images": 0, "batch_size": 1, "max_dets": 1})
-        _check_areas(self.areas)
+        _check(self)
 
     @property
     def beyond(self) -> dict[str, Any]:
@@ -321,13 +348,13 @@ class Test:
 class Finetune(Optimisation):
     """How a subnet is tuned from the supernet's weights."""
 
-    epochs: float = 2.0  # over the images of train_on
+    epochs: Positive = 2.0  # over the images of train_on
     train_on: tuple[Literal["train", "val"], ...] = ("train",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.train_on or len(set(self.train_on)) < len(self.train_on):
-            raise UsageError("train_on must name train, val or both, each once")
+            raise At("train_on", "must name train, val or both, each once")
 
 
 def reading_of(data: Data | LabelData) -> Reading:

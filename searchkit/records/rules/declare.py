@@ -230,9 +230,10 @@ def _sample(at: Cursor) -> Rule:
     operation, key, seed = (at[name].data if name in at else None for name in ("operation", "key", "seed"))
     mode = at["mode"].data if "mode" in at else "number"
     if operation not in OPERATIONS:
-        place = at.get("operation")
-        shown = place.shown if place else "nothing"
-        (place or at).fault(f"operation must be one of {', '.join(OPERATIONS)}, not {shown}")
+        if "operation" in at:
+            at["operation"].fault(f"must be one of {', '.join(OPERATIONS)}, not {at['operation'].shown}")
+        else:
+            at.fault(f"missing key 'operation': one of {', '.join(OPERATIONS)}")
     if key is not None and (not isinstance(key, str) or not key):
         at["key"].fault(f"must be the name of a number, such as metric.direct.mAP, not {at['key'].shown}")
     if key is None and operation in ("top", "last"):

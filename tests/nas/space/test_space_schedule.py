@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from searchkit.nas.space.space import Space, read_space
-from searchkit.nas.train.schedules import check_schedule, value_at
+from searchkit.nas.train.schedules import Scheduled, value_at
+from searchkit.reading.cursor import node_of
+from searchkit.reading.kinds import Bad, number
+from searchkit.reading.nodes import Report
 from searchkit.records.arch import Arch
 from tests.nas.space.test_space import fault
 
@@ -202,7 +206,18 @@ def test_schedules_of_numbers() -> None:
     spec = {"boundary": [1, 81], "value": [0, 0.1]}
     assert [value_at(spec, epoch) for epoch in (1, 80, 81, 500)] == [0, 0, 0.1, 0.1]
     assert value_at(0.5, 3) == 0.5 and value_at(None, 1) is None
-    assert check_schedule(spec) == [] == check_schedule(0.3)
+
+
+def faults_of(spec: Any) -> str:
+    """What is said of a number between 0 and 1, or its schedule."""
+    report = Report("")
+    with suppress(Bad):
+        Scheduled(number(0, 1)).read(node_of(spec), "weight", report)
+    return " ".join(fault.what for fault in report.faults)
+
+
+def test_faults_of_a_number_s_schedule() -> None:
+    assert faults_of({"boundary": [1, 81], "value": [0, 0.1]}) == "" == faults_of(0.3)
     for boundary, value, words in (
         ([2, 3], [0, 1], "start at epoch 1"),
         ([1, 3, 3], [0, 1, 2], "must ascend"),
@@ -210,5 +225,7 @@ def test_schedules_of_numbers() -> None:
         ([1, 2.5], [0, 1], "whole numbers"),
         (1, 0, "must be lists"),
     ):
-        assert any(words in what for what in check_schedule({"boundary": boundary, "value": value}))
-    assert check_schedule({"boundary": [1]})
+        assert words in faults_of({"boundary": boundary, "value": value})
+    assert "lacks value" in faults_of({"boundary": [1]})
+    assert faults_of(2) == "weight: must be a number from 0 to 1, or {boundary, value}, not '2'"
+    assert faults_of({"boundary": [1, 2], "value": [0, "x"]}).startswith("weight.value[1]: must be a number from 0 to")

@@ -416,15 +416,15 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "loss of tuning": ({"finetune": {"loss_weights": {"ce": 2}}}, "finetune.loss_weights: there is no loss 'ce'"),
     "late boundary": (
         {"train": {"label_smoothing": {"boundary": [2], "value": [0.1]}}},
-        "label_smoothing: boundary must start at epoch 1, not 2",
+        "train.label_smoothing.boundary[0]: boundary must start at epoch 1, not 2",
     ),
     "boundaries that fall": (
         {"train": {"distill": {"weight": {"boundary": [1, 5, 3], "value": [1, 2, 3]}}}},
-        "weight: boundary must ascend, but is [1, 5, 3]",
+        "train.distill.weight.boundary[2]: boundary must ascend, but 3 follows 5",
     ),
     "fewer values": (
         {"train": {"loss_weights": {"loss_ce": {"boundary": [1, 5], "value": [1]}}}},
-        "loss_weights.loss_ce: boundary and value must be of one length, but have 2 and 1",
+        "train.loss_weights.loss_ce.value: boundary and value must be of one length, but have 2 and 1",
     ),
     "boundary of no epoch": (
         {"train": {"distill": {"temperature": {"boundary": [1, 2.5], "value": [1, 2]}}}},
@@ -433,27 +433,27 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no value": ({"train": {"label_smoothing": {"boundary": [1]}}}, "a schedule has the keys boundary and value"),
     "smoothing above 1": (
         {"train": {"label_smoothing": 1.5}},
-        "label_smoothing must be a number from 0 to 1, or {boundary, value}, not 1.5",
+        "train.label_smoothing: must be a number from 0 to 1, or {boundary, value}, not '1.5'",
     ),
     "smoothing to above 1": (
         {"train": {"label_smoothing": {"boundary": [1, 2], "value": [0, 2]}}},
-        "label_smoothing must be a number from 0 to 1, or {boundary, value}, not 2",
+        "train.label_smoothing.value[1]: must be a number from 0 to 1, not '2'",
     ),
-    "no temperature": ({"train": {"distill": {"temperature": 0}}}, "temperature must be a number above 0"),
-    "a text as weight": ({"train": {"loss_weights": {"loss_ce": "much"}}}, "loss_weights.loss_ce must be a number"),
+    "no temperature": ({"train": {"distill": {"temperature": 0}}}, "temperature: must be a number above 0"),
+    "a text as weight": ({"train": {"loss_weights": {"loss_ce": "much"}}}, "loss_weights.loss_ce: must be a number"),
     "a text as scheduled weight": (
         {"train": {"loss_weights": {"loss_ce": {"boundary": [1, 2], "value": [1, "much"]}}}},
-        "loss_weights.loss_ce must be a number",
+        "loss_weights.loss_ce.value[1]: must be a number",
     ),
     "teacher without checkpoint": ({"train": {"distill": {"config": "t.yaml"}}}, "needs both config and checkpoint"),
     "checkpoint without config": ({"train": {"distill": {"checkpoint": "t.pth"}}}, "needs both config and checkpoint"),
     "in place by single paths": (
         {"train": {"distill": {}, "policy": "single_path"}},
-        "distill without a teacher needs the largest arch in every step",
+        "train.distill: without a teacher it needs the largest arch in every step",
     ),
     "in place without max": (
         {"train": {"distill": {}, "sample_strategy": ["min", "random"]}},
-        "distill without a teacher needs the largest arch in every step",
+        "train.distill: without a teacher it needs the largest arch in every step",
     ),
     "boxes": ({"data": {"max_edge": 600}}, "data: unknown key 'max_edge'"),
     "another subnet": ({"subnet": "MIXT"}, "subnet: no file MIXT, and no such named arch"),

@@ -173,13 +173,22 @@ def test_in_place_the_largest_alone_has_dropout(toy_cls: Path, tmp_path: Path, m
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"milestones": (8, 11)}, "milestones must be fractions of all steps, ascending, between 0 and 1: not (8, 11)"),
-        ({"milestones": (0.9, 0.7)}, "milestones must be fractions"),
-        ({"momentum": 1.5}, "momentum must be below 1"),
-        ({"momentum": float("nan")}, "momentum must be at least 0, not nan"),
-        ({"momentum": 0, "nesterov": True}, "momentum must be below 1, and above 0 with nesterov"),
-        ({"weight_decay": -1, "gamma": -3, "floor": -2}, "weight_decay must be at least 0, not -1; gamma must be"),
-        ({"lr": float("inf"), "epochs": float("inf")}, "epochs must be finite; lr must be finite"),
+        (
+            {"milestones": (8, 11)},
+            "milestones[0]: must be a number above 0 and below 1, not '8'; milestones[1]: must be",
+        ),
+        ({"milestones": (0.9, 0.7)}, "must ascend, but are [0.9, 0.7]"),
+        ({"momentum": 1.5}, "momentum: must be a number of 0 or more and below 1, not '1.5'"),
+        ({"momentum": float("nan")}, "momentum: must be a number of 0 or more and below 1, not 'nan'"),
+        ({"momentum": 0, "nesterov": True}, "must be above 0 with nesterov"),
+        (
+            {"weight_decay": -1, "gamma": -3, "floor": -2},
+            "weight_decay: must be a number of 0 or more, not '-1'; gamma: must be",
+        ),
+        (
+            {"lr": float("inf"), "epochs": float("inf")},
+            "epochs: must be a number above 0, not 'inf'; lr: must be a number above 0, not 'inf'",
+        ),
     ],
 )
 def test_numbers_that_make_no_training(values: dict[str, Any], said: str) -> None:

@@ -22,6 +22,7 @@ from searchkit.errors import UsageError
 from searchkit.nas.models.elastic import PART, Held, make_backbone
 from searchkit.nas.models.heads.faster_rcnn_plan import HeadSizes
 from searchkit.nas.models.necks.fpn import FPN
+from searchkit.reading.kinds import Count
 from searchkit.records.arch import Arch
 
 
@@ -36,7 +37,7 @@ class DetectorConfig:
     features "0", "1", ...
     """
 
-    num_classes: int  # without background
+    num_classes: Count  # without background
     backbone: str = "resnet"
     backbone_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     fpn_channels: int = 256

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,10 @@ from searchkit.errors import UsageError
 from searchkit.nas.models.elastic import PART, Held, make_backbone
 from searchkit.nas.models.heads.linear_plan import LabelSizes
 from searchkit.nas.nn import Linear
+from searchkit.reading.kinds import Count, number
 from searchkit.records.arch import Arch
+
+Deviation = Annotated[float, number(above=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +28,12 @@ class ClassifierConfig:
     "package.module:Class"; see DetectorConfig. Its last feature is classified.
     """
 
-    num_classes: int  # left out: as many as the data has
+    num_classes: Count  # left out: as many as the data has
     backbone: str = "resnet"  # see space, or your own class as path/to/file.py:Class
     backbone_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    dropout: float = 0.0  # in front of the last layer, while training
+    dropout: Annotated[float, number(0, below=1)] = 0.0  # in front of the last layer, while training
     image_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of values in 0..1
-    image_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    image_std: tuple[Deviation, Deviation, Deviation] = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
         wrong = []

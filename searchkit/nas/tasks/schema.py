@@ -1,0 +1,102 @@
+"""JSON Schema (draft 7) of a search-nas config: of its sections as their dataclasses say, for each task."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+from searchkit.nas.data import coco_eval
+from searchkit.nas.models.elastic import BACKBONES, backbone_class
+from searchkit.nas.space.schema import definitions, space_schema
+from searchkit.nas.tasks.table import TASKS
+from searchkit.nas.train.sections import Finetune, Test, Train
+from searchkit.nas.train.task import UNNAMED, Task
+from searchkit.reading import schema
+from searchkit.reading.kinds import SCALARS
+
+Schema = dict[str, Any]
+_NULL = {"type": "null"}
+_TEXT = {"type": [*SCALARS, "null"]}
+
+
+def config_schema() -> Schema:
+    """The schema of a whole config."""
+    parts: dict[str, Schema] = definitions()
+    cases = [_case(task, parts) for task in TASKS.values()]
+    named = {"enum": [*TASKS, None], "description": "What the network does", "default": UNNAMED}
+    keys = ("model", "data", "train", "test", "finetune")
+    return {
+        "$schema": schema.DRAFT,
+        "title": "search-nas config",
+        "type": "object",
+        "properties": {
+            "task": named,
+            **{key: {} for key in keys},
+            "space": space_schema(),
+            "subnet": {**_TEXT, "description": "One arch instead of the space: its name, or a file of records"},
+            "init": {**_TEXT, "description": "Weights that training starts from: a file"},
+        },
+        "additionalProperties": False,
+        "required": ["model", "space"],
+        "allOf": cases,
+        "definitions": parts,
+    }
+
+
+def _case(task: Task, parts: dict[str, Schema]) -> Schema:
+    """What the sections may hold if the config is of a task."""
+    model = _section(task.network.config, parts)
+    model["properties"]["num_classes"] = {"type": ["integer", "null"], "minimum": 1}
+    model["properties"]["backbone"] = {"anyOf": [{"enum": [*BACKBONES, None]}, {"type": "string", "pattern": ":"}]}
+    model.pop("required", None)  # num_classes: else that of the data
+    model["allOf"] = [_options(name) for name in BACKBONES]
+    train, test, finetune = (_section(cls, parts) for cls in (Train, Test, Finetune))
+    for section, which, cls in (
+        (train, "train_keys", Train),
+        (finetune, "train_keys", Finetune),
+        (test, "test_keys", Test),
+    ):
+        for other in TASKS.values():
+            for key in getattr(other.objective, which) if other != task else ():
+                if key in section["properties"]:
+                    default = getattr(cls, key, None)
+                    section["properties"][key] = {"enum": list(dict.fromkeys((default, None)))}
+    for section in (train, finetune):
+        section["properties"]["loss_weights"]["propertyNames"] = {"enum": [*task.objective.loss_names]}
+    train["properties"]["best_metric"] = _metric(task)
+    sections = {"data": _section(task.sets.section, parts), "train": train, "test": test, "finetune": finetune}
+    properties = {"model": model, **{key: {"anyOf": [each, _NULL]} for key, each in sections.items()}}
+    of_task = {"properties": {"task": {"enum": [task.name] + ([None] if task.name == UNNAMED else [])}}}
+    return {
+        "if": of_task if task.name == UNNAMED else {**of_task, "required": ["task"]},
+        "then": {"properties": properties},
+    }
+
+
+def _section(cls: type, parts: dict[str, Schema]) -> Schema:
+    """The schema of a section, whose definitions go to `parts`."""
+    made = schema.of(cls, "")
+    parts |= made.pop("definitions")
+    return {key: value for key, value in made.items() if key not in ("$schema", "title")}
+
+
+def _options(backbone: str) -> Schema:
+    """What `backbone_options` has where the backbone is of that name; the first one is the default."""
+    _, *given = inspect.signature(backbone_class(backbone)).parameters.values()  # the first is the arch
+    names: Schema = {p.name: {} for p in given if p.name != "held"}
+    options: Schema = {"type": ["object", "null"], "properties": names, "additionalProperties": False}
+    chosen: Schema = {"properties": {"backbone": {"enum": [backbone]}}, "required": ["backbone"]}
+    if backbone == next(iter(BACKBONES)):
+        chosen = {"properties": {"backbone": {"enum": [backbone, None]}}}
+    return {"if": chosen, "then": {"properties": {"backbone_options": options}}}
+
+
+def _metric(task: Task) -> Schema:
+    """What `best_metric` may be: also of areas that the config names, and of single classes."""
+    named = [*task.objective.metrics(Test()), ""]
+    patterns = [f"^{re.escape(task.objective.per_class)}"]
+    if "areas" in task.objective.test_keys:
+        fewer = "|".join(map(re.escape, coco_eval.metric_names((), 10**6)))
+        patterns.append(rf"^(?:{fewer}|bbox_(?:mAP|AR)_[^\W\d]\w*)$")
+    return {"anyOf": [{"enum": [*named, None]}, *({"type": "string", "pattern": pattern} for pattern in patterns)]}
