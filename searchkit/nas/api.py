@@ -33,6 +33,7 @@ from searchkit.nas.tasks import read as configs
 from searchkit.nas.tasks.teacher import open_teaching
 from searchkit.nas.train import net as nets
 from searchkit.nas.train import supernet as training
+from searchkit.nas.train.memory import memory_advice
 from searchkit.nas.train.recipe import Recipe
 from searchkit.nas.train.splits import open_split
 from searchkit.records import modelspace
@@ -105,18 +106,23 @@ def train_supernet(
     *,
     seed: int = 0,
     device: str | None = None,
+    accept_changes: bool = False,
     on_step: Callable[[Any], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> str:
     """Train the supernet of a recipe in this process, or go on where it was; the path of its last checkpoint.
 
-    `work_dir` gets latest.pth, and best.pth where data.val is given. on_step: gets a StepReport (step, steps, losses,
+    `work_dir` gets latest.pth, and best.pth where data.val is given. accept_changes: go on although the config trains
+    something else by now. on_step: gets a StepReport (step, steps, losses,
     lr, images_per_s) after each step. say: gets the lines for people, without it they go to stderr. Raises
     ConflictError where the folder holds another training, or another process trains there.
     """
     watch = training.Watch(say or _say, on_step or (lambda _: None), lambda *_: None)
     where = _device(device)
-    path, _ = training.train_supernet(recipe, work_dir, seed=seed, device=where, watch=watch, teach=open_teaching)
+    with memory_advice("train"):
+        path, _ = training.train_supernet(
+            recipe, work_dir, seed=seed, device=where, watch=watch, teach=open_teaching, accept=accept_changes
+        )
     return path
 
 
@@ -136,7 +142,8 @@ def open_supernet(
     checkpoint, config and data do not fit together, and says how.
     """
     where = _device(device)
-    return sweep.open_session(recipe, checkpoint, split=split, device=where, seed=seed, tune=False, say=say or _say)
+    with memory_advice("test"):
+        return sweep.open_session(recipe, checkpoint, split=split, device=where, seed=seed, tune=False, say=say or _say)
 
 
 def calibrate(supernet: Session, arch: ArchLike, input_shape: InputShape | None = None) -> nn.Module:
@@ -145,7 +152,8 @@ def calibrate(supernet: Session, arch: ArchLike, input_shape: InputShape | None 
     supernet, which stays as it is; it takes and returns what `build_supernet` says."""
     found, shape = _placed(supernet.recipe, arch, input_shape)
     static: nn.Module = subnet(supernet.net, found, supernet.config)
-    supernet.bench.calibrate(static, shape, supernet.recipe.train.precision)
+    with memory_advice("test"):
+        supernet.bench.calibrate(static, shape, supernet.recipe.train.precision)
     return static.eval()
 
 
@@ -161,7 +169,8 @@ def score(
     """
     found, shape = _placed(supernet.recipe, arch, input_shape)
     record = {"arch": found.nested(), "data": {"input_shape": list(shape) if isinstance(shape, tuple) else shape}}
-    return sweep.test_record(supernet, record, found, TAG, calibrated)
+    with memory_advice("test"):
+        return sweep.test_record(supernet, record, found, TAG, calibrated)
 
 
 def extract(
@@ -186,32 +195,32 @@ def extract(
     source, where = extraction.open_source(recipe, checkpoint, seed), _device(device)
     found, shape = _placed(recipe, arch, input_shape)
     record = arch if isinstance(arch, Mapping) and "protocol" in arch else None
-    measured, why = None, "there is no record of a score"
+    measured, why, bench = None, "there is no record of a score", None
     if record is not None:
         measured, why = statistics.score_of(record, source.sha256, source.protocol, shape)
-    how = statistics.statistics_of(
-        recipe, measured, why, alone=source.alone, raw=False, again=False, seed=seed, records=None
-    )
-    bench = None
-    if measured is not None:
-        bench = extraction.open_again(how.recipe, where, seed)
-        source = extraction.for_classes(source, how.recipe, bench.categories, seed)
-    source = extraction.read_as_scored(source, how.recipe, how, bench)
-    shown, ids = extraction.sample_images(how.recipe, images, shape)
-    return extraction.extract(
-        source,
-        how.recipe,
-        found,
-        shape,
-        out,
-        images=shown,
-        image_ids=ids,
-        statistics=how,
-        score=measured,
-        bench=bench,
-        seed=seed,
-        device=where,
-    )
+    with memory_advice("extract"):
+        how = statistics.statistics_of(
+            recipe, measured, why, alone=source.alone, raw=False, again=False, seed=seed, records=None
+        )
+        if measured is not None:
+            bench = extraction.open_again(how.recipe, where, seed)
+            source = extraction.for_classes(source, how.recipe, bench.categories, seed)
+        source = extraction.read_as_scored(source, how.recipe, how, bench)
+        shown, ids = extraction.sample_images(how.recipe, images, shape)
+        return extraction.extract(
+            source,
+            how.recipe,
+            found,
+            shape,
+            out,
+            images=shown,
+            image_ids=ids,
+            statistics=how,
+            score=measured,
+            bench=bench,
+            seed=seed,
+            device=where,
+        )
 
 
 def load_extracted(folder: str) -> nn.Module:

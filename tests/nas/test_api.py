@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import searchkit
-from searchkit.errors import ConfigError, UsageError
+from searchkit.errors import ConfigError, ConflictError, UsageError
 from searchkit.nas import api
 from tests.support import nas, old
 
@@ -101,6 +101,9 @@ def test_errors_are_ours_and_say_what_to_do(folder: Path, tmp_path: Path) -> Non
     for arch in ("BEST", {"backbone.stem.width": 5}):
         with pytest.raises(UsageError):
             searchkit.nas.find_arch(recipe, arch)
+    with pytest.raises(ConflictError, match=r"another training: train\.lr"):
+        more = searchkit.nas.load_config("cls.yaml", ["train.lr=0.5", "train.steps=41"])
+        searchkit.nas.train_supernet(more, "cls", device="cpu", say=quiet)
     with pytest.raises(UsageError, match="no extracted model"):
         searchkit.nas.load_extracted("figures")
     with pytest.raises(UsageError, match="device 'gpu'"):

@@ -65,10 +65,10 @@ def extract_command(
       search-nas extract cfg.yaml --checkpoint work/latest.pth --arch t.jsonl --metric metric.direct.my_bbox_mAP --out m
       search-nas extract cfg.yaml --checkpoint finetune/best/latest.pth --out model
     """
-    from searchkit.nas.cli.progress import memory_advice
     from searchkit.nas.facts import extract_facts
     from searchkit.nas.subnet import extract as extraction
     from searchkit.nas.tasks import read as configs
+    from searchkit.nas.train.memory import memory_advice
 
     if raw and calibrate:
         raise UsageError("--raw and --calibrate exclude each other")

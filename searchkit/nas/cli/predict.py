@@ -12,7 +12,8 @@ from searchkit import console, fonts
 from searchkit.errors import UsageError
 from searchkit.nas.cli.chosen import choose, said_of, statistics_of
 from searchkit.nas.cli.options import device_of, say, seed_of, shared
-from searchkit.nas.cli.progress import Progress, memory_advice
+from searchkit.nas.cli.progress import Progress
+from searchkit.nas.train.memory import memory_advice
 
 
 @click.command("predict", context_settings=console.CONTEXT)

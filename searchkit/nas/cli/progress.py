@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
 from searchkit import console
-from searchkit.errors import SearchkitError
 from searchkit.nas.cli.options import say
 
 QUIET_S = 15.0  # between two lines in a pipe
@@ -113,37 +111,3 @@ class Reporter:
             self.board = SummaryWriter(os.path.join(self.log_dir, "tensorboard"))
         for name, value in numbers.items():
             self.board.add_scalar(name, value, step)
-
-
-@contextlib.contextmanager
-def memory_advice(verb: str) -> Iterator[None]:
-    """Turn a lack of memory, the GPU's or the machine's, into what to lower."""
-    import torch
-
-    try:
-        yield
-    except (MemoryError, RuntimeError) as e:
-        lacking = [line for line in str(e).splitlines() if any(mark in line for mark in _NO_MEMORY)]
-        if not lacking and not isinstance(e, MemoryError | torch.OutOfMemoryError):
-            raise
-        who = "this machine" if isinstance(e, MemoryError) or _CPU in "".join(lacking) else "the GPU"
-        what = "".join(lacking[:1]) or (str(e).splitlines() or [type(e).__name__])[0]
-        raise SearchkitError(f"{who} has not enough memory: {what.strip()}", f"Lower {LOWER[verb]}") from e
-
-
-_CPU = "DefaultCPUAllocator"
-
-
-_NO_MEMORY = (_CPU, "out of memory", "ALLOC_FAILED")  # torch's allocator, CUDA's refusal, that of cuBLAS and cuDNN
-
-
-LOWER = {
-    "train": "train.batch_size, train.scales, data.max_edge or data.cache_mb, or set train.precision=bf16; "
-    "with --accept-changes a training goes on so from its last checkpoint",
-    "test": "test.batch_size, test.calibration_images, data.max_edge or data.cache_mb, or pick smaller input shapes; "
-    "a sweep goes on where it was",
-    "finetune": "finetune.batch_size, test.batch_size, data.max_edge or data.cache_mb, or set finetune.precision=bf16; "
-    "a sweep goes on where it was",
-    "extract": "test.batch_size, test.calibration_images, data.max_edge or data.cache_mb, or give a smaller --input",
-    "predict": "the size of the images, of a supernet test.calibration_images too, or run with --device cpu",
-}

@@ -47,13 +47,13 @@ def score_command(path: str) -> None:
 def opened(plan: Any, here: Any, results_path: str) -> Callable[[Any], dict[str, Any]]:
     """All that scoring needs, loaded once: a function from a trial to the record of its subnet."""
     from searchkit.nas.cli.options import device_of
-    from searchkit.nas.cli.progress import memory_advice
     from searchkit.nas.cost import price
     from searchkit.nas.space.shapes import plain_shape
     from searchkit.nas.subnet import search, sweep
     from searchkit.nas.subnet.results import key_of, open_results
     from searchkit.nas.subnet.standing import Tail
     from searchkit.nas.tasks import read as configs
+    from searchkit.nas.train.memory import memory_advice
 
     recipe = configs.load(here.config, plan.overrides)
     proxy, tag = plan.tag == search.PROXY, plan.tag

@@ -12,7 +12,8 @@ import click
 from searchkit import console, fsio
 from searchkit.errors import UsageError
 from searchkit.nas.cli.options import device_of, ranks_of, say, seed_of, shared, show_kept
-from searchkit.nas.cli.progress import Progress, Reporter, memory_advice
+from searchkit.nas.cli.progress import Progress, Reporter
+from searchkit.nas.train.memory import memory_advice
 
 Record = dict[str, Any]
 

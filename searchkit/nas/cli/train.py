@@ -8,7 +8,8 @@ import click
 
 from searchkit import console
 from searchkit.nas.cli.options import device_of, say, seed_of, shared
-from searchkit.nas.cli.progress import Reporter, memory_advice, nothing
+from searchkit.nas.cli.progress import Reporter, nothing
+from searchkit.nas.train.memory import memory_advice
 
 
 @click.command("train", context_settings=console.CONTEXT)

@@ -11,7 +11,8 @@ import click
 from searchkit import console
 from searchkit.errors import UsageError
 from searchkit.nas.cli.options import device_of, ranks_of, save_picture, say, seed_of, shared, show_kept
-from searchkit.nas.cli.progress import Reporter, memory_advice
+from searchkit.nas.cli.progress import Reporter
+from searchkit.nas.train.memory import memory_advice
 
 # One hue from light to dark, told apart by form, too: for any colour vision, and in print.
 SHADES, FORMS = ("#9ecae1", "#4292c6", "#08519c", "#041f4a"), "os^Dv<>p"
