@@ -301,7 +301,7 @@ def main() -> None:
 
     # What a look at 10,000 jobs makes is all kept to the end: to search it for garbage is a tenth of the time.
     gc.set_threshold(1_000_000)
-    console.run(group, "search-ctl")
+    console.run(group, "search-ctl", console.leave_at_once)
 
 
 if __name__ == "__main__":

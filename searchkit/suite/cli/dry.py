@@ -62,7 +62,7 @@ def _made(task: TaskPaths) -> TaskState:
     from searchkit.suite.store import journal
     from searchkit.suite.store.state import replay
 
-    state = replay(journal.read(task)[0])
+    state = replay(journal.Events(task))
     state.in_order = False
     return state
 

@@ -26,7 +26,7 @@ def print_log(task: TaskPaths, job: int, attempt: int, *, follow: bool, title: b
         out.write(f"==> job {job} <==\n".encode())
     at = 0
     while True:
-        over = tasks.view_job(task, replay(journal.read(task)[0]).jobs[job]).state in ENDED if follow else True
+        over = tasks.view_job(task, replay(journal.Events(task)).jobs[job]).state in ENDED if follow else True
         at += _copy_from(paths.log, at)
         out.flush()
         if over:

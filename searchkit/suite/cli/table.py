@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from searchkit import console
 from searchkit.errors import UsageError
 from searchkit.suite.cli.choose import JOBS, JSON
+
+if TYPE_CHECKING:
+    from searchkit.suite.cli.table_rows import Part
 
 
 @click.command()
@@ -27,7 +32,7 @@ def table(
     top: int | None,
     as_csv: bool,
     as_json: bool,
-) -> None:
+) -> list[Part]:
     """Jobs as a table: state, the arguments that vary, objectives (else all scalars), time.
 
     Columns, keys and expressions name arguments and scalars (the last value), and: task, job, state, time (seconds),
@@ -61,12 +66,13 @@ def table(
     if key and key not in shown and not listed:
         shown.append(key)
     if as_json:
-        body = [{name: table_rows.cell(row, name) for name in shown} for row in rows]
+        by_name = {name: table_rows.column(rows, name) for name in shown}
+        body = [dict(zip(by_name, cells, strict=True)) for cells in zip(*by_name.values(), strict=True)]
         console.print_json({"tasks": task_names.split(","), "columns": shown, "rows": body})
-        return
+        return parts
     if as_csv:
         click.echo(table_rows.to_csv(rows, shown), nl=False)
-        return
+        return parts
     fitted, notes = table_rows.fit(
         [[name, *table_rows.texts(rows, name)] for name in shown], console.width(), {"task", "job", key, *listed[:1]}
     )
@@ -75,3 +81,4 @@ def table(
         click.echo(f"{len(rows)} of {whole} rows", err=True)
     for note in notes:
         click.echo(note, err=True)
+    return parts  # for console.run to keep: see leave_at_once

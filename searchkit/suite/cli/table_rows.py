@@ -33,6 +33,9 @@ class Row(NamedTuple):
     task: TaskPaths
     entry: JobScalars
     wanted: Mapping[str, Objective]  # of its task, by name
+    # Of its job, at hand for each of the columns.
+    values: Mapping[str, Any]
+    text: Mapping[str, str]
 
 
 class Missing(Exception):
@@ -81,7 +84,9 @@ def gather(parts: Iterable[Part], needed: Sequence[str], where: str = "") -> lis
         more = [bare(n) for n in needed if n not in FACTS and n.removeprefix("param.") not in given]
         names = [*more, *wanted] if wanted else []
         entries = scalars_of(part.ws, part.task, part.config, part.views, light=True, names=names)
-        rows += [Row(part.task, entry, wanted) for entry in ranking.split(entries)]
+        for entry in ranking.split(entries):
+            job = entry.view.job
+            rows.append(Row(part.task, entry, wanted, job.values, job.text))
     check_names(rows, needed, where)
     return rows
 
@@ -107,21 +112,23 @@ def check_names(rows: Sequence[Row], needed: Iterable[str], where: str = "") -> 
 
 
 def _has(row: Row, name: str) -> bool:
-    return name in row.entry.view.job.text or name in _names(row)
+    return name in row.text or name in _names(row)
 
 
 def _names(row: Row) -> set[str]:
     """What the row has a value of, beside the facts."""
-    return {*row.entry.view.job.text, *row.entry.names, *row.entry.scores}
+    return {*row.text, *row.entry.names, *row.entry.scores}
 
 
 def chosen(rows: Sequence[Row], test: expression.Expression) -> list[Row]:
     """The rows for which an expression holds; those that lack a value that it needs are left out, and counted."""
 
-    def reader(name: str) -> Callable[[Row], Any]:
-        def read(row: Row) -> Any:
-            value = cell(row, name)
-            if value is None and not (row.entry.view.job.text.keys() & {name, bare(name)}):
+    def reader(name: str) -> Callable[[int], Any]:
+        cells = column(rows, name)
+
+        def read(at: int) -> Any:
+            value = cells[at]
+            if value is None and not (rows[at].text.keys() & {name, bare(name)}):
                 raise Missing(name)
             return value
 
@@ -129,9 +136,9 @@ def chosen(rows: Sequence[Row], test: expression.Expression) -> list[Row]:
 
     holds = expression.function(test, reader)
     kept, lacking = [], 0
-    for row in rows:
+    for at, row in enumerate(rows):
         try:
-            if holds(row):
+            if holds(at):
                 kept.append(row)
         except Missing:
             lacking += 1
@@ -140,12 +147,11 @@ def chosen(rows: Sequence[Row], test: expression.Expression) -> list[Row]:
     return kept
 
 
-def ordered(rows: Iterable[Row], key: str, descending: bool) -> list[Row]:
+def ordered(rows: Sequence[Row], key: str, descending: bool) -> list[Row]:
     """By one column: finite numbers, then texts, then rows without a value, or with none that is finite, whichever way
     round."""
     ranked: dict[int, list[tuple[Any, Row]]] = {0: [], 1: [], 2: []}
-    for row in rows:
-        value = cell(row, key)
+    for value, row in zip(column(rows, key), rows, strict=True):
         if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
             ranked[0].append((value, row))
         else:
@@ -191,22 +197,28 @@ FACTS: Mapping[str, Callable[[Row], Any]] = {
 }
 
 
-def cell(row: Row, name: str) -> Any:
-    """The value of a column; None where a row has none."""
+def column(rows: Sequence[Row], name: str) -> list[Any]:
+    """The values of a column; None where a row has none."""
     if fact := FACTS.get(name):
-        return fact(row)
-    values = row.entry.view.job.values
-    if name in values:
-        return values[name]
-    score = row.entry.scores.get(name)
-    if score is not None and score == score:  # what most cells are: 10,000 of a column are listed at once
-        return score
+        return [fact(row) for row in rows]
+    cells: list[Any] = []
+    for row in rows:  # 10,000 at a time: what most cells are is found without a further call
+        if name in row.values:
+            cells.append(row.values[name])
+        else:
+            score = row.entry.scores.get(name)
+            cells.append(score if score is not None and score == score else _reported(row, name))
+    return cells
+
+
+def _reported(row: Row, name: str) -> Any:
+    """The value of a column that is neither a fact nor, by its bare name, an argument of the job."""
     for kind in ("score", "scalar"):
-        if (known := _number(row, name, kind)) is not None:
-            return known
+        if (number := _number(row, name, kind)) is not None:
+            return number
     prefix, _, rest = name.partition(".")
     if prefix == "param":
-        return values.get(rest)
+        return row.values.get(rest)
     return _number(row, rest, prefix) if prefix in PREFIXES else None
 
 
@@ -217,7 +229,7 @@ def _number(row: Row, name: str, kind: str) -> float | None:
         value = ranking.reward(row.entry, name, judged.mode, judged.score) if judged else math.nan
         return None if value != value else value
     known = row.entry.number(name)
-    if known is None or kind == "param":
+    if known is None:
         return None
     if kind == "scalar":
         return known.last
@@ -227,19 +239,13 @@ def _number(row: Row, name: str, kind: str) -> float | None:
 
 def default_columns(rows: Sequence[Row], several: bool) -> list[str]:
     """The columns that are shown where none are named."""
-    texts: dict[str, set[str | None]] = {}
-    for row in rows:
-        for name in row.entry.view.job.text:
-            texts.setdefault(name, set())
-    for row in rows:
-        text = row.entry.view.job.text
-        for name, seen in texts.items():
-            if len(seen) < 2:
-                seen.add(text.get(name))
-    varying = [name for name, seen in texts.items() if len(seen) > 1]
-    judged = list(dict.fromkeys(name for row in rows for name in row.wanted))
+    params = [row.text for row in rows]
+    names = list(dict.fromkeys(name for text in params for name in text))
+    varying = [name for name in names if any(text.get(name) != params[0].get(name) for text in params)]
+    objectives = {id(row.wanted): row.wanted for row in rows}  # one mapping for all rows of a task
+    judged = list(dict.fromkeys(name for each in objectives.values() for name in each))
     scalars = judged or list(dict.fromkeys(name for row in rows for name in row.entry.names))
-    scalars = [f"scalar.{name}" if name in FACTS or name in texts else name for name in scalars]
+    scalars = [f"scalar.{name}" if name in FACTS or name in names else name for name in scalars]
     varying = [f"param.{name}" if name in FACTS else name for name in varying]
     return [*(["task"] if several else []), "job", "state", *varying, *scalars, "time"]
 
@@ -249,24 +255,27 @@ def default_columns(rows: Sequence[Row], several: bool) -> list[str]:
 
 def texts(rows: Sequence[Row], name: str) -> list[str]:
     """A column as it is printed."""
-    if name not in FACTS:
-        bare, shown = name.removeprefix("param."), []
-        for row in rows:
-            text = row.entry.view.job.text.get(bare)
-            shown.append(_short(text) if text is not None else _shown(cell(row, name)))
-        return shown
-    cells = map(FACTS[name], rows)
     if name == "time":
-        return ["-" if s is None else console.span(s) for s in cells]
+        return ["-" if s is None else console.span(s) for s in column(rows, name)]
     if name in ("start", "end"):
+        cells = column(rows, name)
         return ["-" if s is None else time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(s)) for s in cells]
-    return [_shown(cell) for cell in cells]
+    if name in FACTS:
+        return _shown(column(rows, name))
+    arg = name.removeprefix("param.")
+    given = [row.text.get(arg) for row in rows]
+    short: dict[str | None, str] = {text: _short(text) for text in set(given) if text is not None}
+    if not short:
+        return _shown(column(rows, name))
+    if None not in given:
+        return [short[text] for text in given]
+    return [short.get(text, cell) for text, cell in zip(given, _shown(column(rows, name)), strict=True)]
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return "-" if value is None else _one_line(str(value))
+def _shown(cells: Iterable[Any]) -> list[str]:
+    return [
+        f"{cell:.6g}" if isinstance(cell, float) else "-" if cell is None else _one_line(str(cell)) for cell in cells
+    ]
 
 
 def _one_line(text: str) -> str:
@@ -281,11 +290,11 @@ def _short(text: str) -> str:
         return _one_line(text)
 
 
-def to_csv(rows: Iterable[Row], columns: Sequence[str]) -> str:
+def to_csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([cell(row, name) for name in columns] for row in rows)
+    writer.writerows(zip(*(column(rows, name) for name in columns), strict=True))
     return text.getvalue()
 
 
@@ -321,10 +330,12 @@ def _padded(cells: Sequence[str], width: int) -> list[str]:
     """Cells of one width, numbers to the right."""
     if max(map(len, cells)) > width:
         cells = [text if len(text) <= width else f"{text[: width - 1]}…" for text in cells]
-    if all(map(_is_number, cells[1:])):
+    if _are_numbers(cells[1:]):
         return [text.rjust(width) for text in cells]
     return [text.ljust(width) for text in cells]
 
 
-def _is_number(text: str) -> bool:
-    return text == "-" or text[:1].isdigit() or text[:1] in "+-." or text in ("nan", "inf")
+def _are_numbers(cells: Sequence[str]) -> bool:
+    """Whether each is a number, or "-" in its place, by how it begins."""
+    words = tuple(head for head in {text[:1] for text in cells} if head and not head.isdigit() and head not in "+-.")
+    return not words or {text for text in cells if text.startswith(words)} <= {"nan", "inf"}

@@ -129,7 +129,7 @@ class _Source:
 
     @cached_property
     def state(self) -> TaskState:
-        return replay(journal.read(self.task)[0])
+        return replay(journal.Events(self.task))
 
     @cached_property
     def wanted(self) -> tuple[Objective, ...]:

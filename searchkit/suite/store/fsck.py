@@ -33,11 +33,11 @@ def check(task: TaskPaths, *, repair: bool) -> list[Finding]:
 
 
 def _check(task: TaskPaths, *, repair: bool) -> list[Finding]:
-    events, damaged = journal.read(task)
+    events = journal.Events(task)
     state = replay(events)
     found: list[Finding] = []
-    if damaged:
-        found.append(Finding(task.events, f"{damaged} damaged line(s), skipped"))
+    if events.damaged:
+        found.append(Finding(task.events, f"{events.damaged} damaged line(s), skipped"))
     if not fsio.read_bytes(task.run_config):
         found.append(Finding(task.run_config, "missing or empty"))
     found += _check_configs(task, state)

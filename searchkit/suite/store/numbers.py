@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from searchkit.suite.store import trials
@@ -37,7 +37,7 @@ _ESCAPES = (("%", "%25"), (" ", "%20"), ("|", "%7C"))
 LEFT = {"records.jsonl": "records", "pre.json": "pre", "after.json": "after"}
 
 
-__all__ = ["LEFT", "MAX_BYTES", "Summary", "digest", "of", "points", "recorded", "series_of", "summary"]
+__all__ = ["LEFT", "MAX_BYTES", "Packed", "Summary", "digest", "of", "points", "recorded", "series_of", "summary"]
 
 
 class Summary(NamedTuple):
@@ -103,15 +103,39 @@ def _packed(name: str, s: Summary) -> str:
     return " ".join([name, *map(str, s[:2] if one_value or math.isnan(s.low) else s)])
 
 
-def of(job: Job, monitor: str, names: Collection[str] = ()) -> dict[str, Summary] | None:
+class Packed(Mapping[str, Summary]):
+    """The scalars of one event, unpacked once any is asked for: who ranks 10,000 jobs by their scores asks for none."""
+
+    __slots__ = ("_by_name", "_text")
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._by_name: dict[str, Summary] | None = None
+
+    def _unpack(self) -> dict[str, Summary]:
+        if self._by_name is None:
+            self._by_name = dict(map(_unpacked, self._text.split("|"))) if self._text else {}
+        return self._by_name
+
+    def __getitem__(self, name: str) -> Summary:
+        return self._unpack()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._unpack())
+
+    def __len__(self) -> int:
+        return len(self._unpack())
+
+
+def of(job: Job, monitor: str, names: Collection[str] = ()) -> Mapping[str, Summary] | None:
     """What the events say that the highest attempt of a job reported; None where its files must be read instead.
 
     monitor: the digest of the config by which it is to be read. names: those that are needed (empty: all).
     """
     if job.numbers is None or job.monitor != monitor:
         return None
-    found = dict(map(_unpacked, job.numbers.split("|"))) if job.numbers else {}
-    return None if job.more and (not names or not found.keys() >= set(names)) else found
+    numbers = Packed(job.numbers)
+    return None if job.more and (not names or not numbers.keys() >= set(names)) else numbers
 
 
 def _unpacked(entry: str) -> tuple[str, Summary]:
@@ -138,7 +162,7 @@ def series_of(
 
 def points(job: Job) -> dict[str, Series]:
     """Of each scalar that the events know of a job, by whatever config it was read: the last value and the best."""
-    return _points(dict(map(_unpacked, job.numbers.split("|"))) if job.numbers else {})
+    return _points(Packed(job.numbers or ""))
 
 
 def _points(known: Mapping[str, Summary]) -> dict[str, Series]:

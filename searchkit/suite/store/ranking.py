@@ -27,6 +27,8 @@ from searchkit.suite.workspace import TaskPaths
 if TYPE_CHECKING:
     from searchkit.suite.config.read import Config
 
+COUNTED = (State.FINISHED, State.PRUNED)  # the states of jobs whose scores rank them
+
 
 class JobScalars(NamedTuple):
     """What one job reported: `series[name][step] = value`, the results of its callbacks, the records of its subnets.
@@ -105,13 +107,14 @@ def read(
     """
     out = []
     wanted, monitor = config.objectives, numbers.digest(config)
+    objectives = [o.name for o in wanted]
     for view in jobs:
         job = view.job
         if job.attempt == 0:
             out.append(JobScalars(view, {}, None, None, 0))
             continue
-        accepted = job.scores if view.state in (State.FINISHED, State.PRUNED) else None
-        scores = dict(zip((o.name for o in wanted), accepted or (), strict=False))
+        accepted = job.scores if view.state in COUNTED else None
+        scores = dict(zip(objectives, accepted or (), strict=False))
         known = numbers.of(job, monitor, names) if light else None
         left = numbers.LEFT.values() if known is None else job.left
         if light and known is None and names and scored and scores.keys() >= set(names):
@@ -197,7 +200,7 @@ def reward(job: JobScalars, name: str, mode: str = "", score: str = "last", *, s
 def never_scored(rows: Iterable[JobScalars], wanted: Iterable[Objective]) -> list[str]:
     """What there is to say of objectives that are expressions, and give no number for any of the rows that ended: what
     these lack, and what they have instead."""
-    ended = [row for row in rows if row.row or row.view.state in (State.FINISHED, State.PRUNED)]
+    ended = [row for row in rows if row.row or row.view.state in COUNTED]
     said = []
     for o in wanted if ended else ():
         if o.value and not any(math.isfinite(reward(row, o.name, o.mode)) for row in ended):
@@ -246,7 +249,7 @@ def scored(rows: Iterable[JobScalars], wanted: Sequence[Objective], first: int =
     """
     found: list[tuple[tuple[float, ...], JobScalars]] = []
     for row in rows:
-        if row.row is None and row.view.state not in (State.FINISHED, State.PRUNED):
+        if row.row is None and row.view.state not in COUNTED:
             continue
         scores = tuple(reward(row, o.name, o.mode, o.score) for o in wanted)
         if all(map(math.isfinite, scores)):

@@ -11,24 +11,12 @@ pruned     ended by an early stopper; pending again where the stopper goes on wi
 from __future__ import annotations
 
 import enum
-import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from searchkit.suite.store.journal import Event
-from searchkit.suite.store.status import Status
-
-LOST = "lost: its processes are gone, and it left no exit line"
-SIGPIPE = 141  # 128 + 13
-BROKEN_PIPE = (
-    "a part of a pipe wrote on after the next one had ended (`| head`); write `| sed -n 1,5p`, "
-    "which reads to the end, or `run: {shell: sh}`"
-)
-PYTHON_BROKEN_PIPE = "BrokenPipeError"  # Python ignores SIGPIPE, and fails by this instead
-MAX_LOST = 3  # a lost attempt (no exit line, processes gone) is run again this often, whatever `retries` says
-
 
 EXHAUSTED = "the space has no further point"  # why a search is over: `ended`, and the event's `why`
 
@@ -48,6 +36,7 @@ class State(str, enum.Enum):
 DEFAULTS = 2  # the defaults that new tasks begin with; 1: before searchkit said which
 ENDED = (State.FINISHED, State.ERROR, State.STOPPED, State.PRUNED)
 BY_STOPPER = ("prune", "pause")  # why a stop was asked
+_STATES = {state.value: state for state in State}
 
 
 class Result(NamedTuple):
@@ -147,12 +136,14 @@ class TaskState:
 
 def _with(job: Job, **changes: Any) -> Job:
     """`dataclasses.replace`, ten times as fast: whoever looks at 10,000 trials makes 60,000 of these."""
+    fields = job.__dict__.copy()
+    fields.update(changes)
     new = object.__new__(Job)
-    new.__dict__.update(job.__dict__, **changes)
+    object.__setattr__(new, "__dict__", fields)  # as it stands: to fill the one that is there takes twice as long
     return new
 
 
-_NEW = Job(0, {}, {}, "")
+_NEW = _with(Job(0, {}, {}, ""))
 _LAUNCHED: dict[str, Any] = {  # what a launch sets, whichever it is
     "result": None,
     "stop": "",
@@ -172,58 +163,58 @@ def apply(job: Job, event: Event) -> Job:
 
 def changes(job: Job, event: Event) -> dict[str, Any]:
     """The fields of a job that an event sets."""
-    kind = event["type"]
-    if kind == "launch":
-        attempt, launched_s, gpus = event["attempt"], event["time"], tuple(event["gpus"])
-        return {**_LAUNCHED, "attempt": attempt, "launched_s": launched_s, "gpus": gpus}
-    if kind == "result":
-        result = Result(
-            event["attempt"],
-            State(event["state"]),
-            event["rc"],
-            event["start"],
-            event["end"],
-            event["retry"],
-            event.get("reason", ""),
-        )
-        scores = event.get("scores")
-        errors = job.errors + (event["spent"] == "error")
-        lost = job.lost + (event["spent"] == "lost")
-        attempt = max(job.attempt, result.attempt)  # the line of its launch may be damaged
-        return {
-            "attempt": attempt,
-            "result": result,
-            "errors": errors,
-            "lost": lost,
-            "held": job.held or (job.stop == "stop" and result.state is State.STOPPED),
-            "paused": result.state is State.PRUNED and job.stop == "pause",
-            "scores": None if scores is None else tuple(scores),
-            **_reported(event),
-        }
-    if kind == "numbers":
-        return _reported(event) if event["attempt"] == job.attempt else {}
-    if kind == "trial":
-        return _read_again(job, event)
-    if kind == "report":
-        stop = event.get("stop") if job.state is State.RUNNING and not job.stop else None
-        return {"reports": (*job.reports, (event["step"], event["value"])), "stop": stop or job.stop}
-    if kind == "late":
-        return {"stop": ""}
-    if kind == "promote":
-        return {"result": job.result and job.result._replace(retry=True), "stop": "", "paused": False}
-    if kind == "stop":
-        if job.state is State.RUNNING:
-            kept = job.stop == "stop" or (job.stop in BY_STOPPER and event["why"] != "stop")
-            return {} if kept else {"stop": event["why"]}
-        return {"held": True} if event["why"] == "stop" and job.state is State.PENDING else {}
-    if kind == "adopt":
-        # What was left running (a third Ctrl-C, a killed scheduler) counts again, whatever was once asked of it.
-        return {"stop": "" if job.stop in ("interrupt", "task") else job.stop}
-    if kind == "restart":
-        again = job.result and job.result._replace(retry=True)
-        fresh = {"errors": 0, "lost": 0, "reports": (), "paused": False, "held": False}
-        return {**fresh, "result": again, "snapshot": event["snapshot"]}
-    raise AssertionError(f"unknown event {kind!r}")
+    return _CHANGES[event["type"]](job, event)
+
+
+def _launched(_: Job, event: Event) -> dict[str, Any]:
+    gpus = tuple(event["gpus"])
+    return {**_LAUNCHED, "attempt": event["attempt"], "launched_s": event["time"], "gpus": gpus}
+
+
+def _ended(job: Job, event: Event) -> dict[str, Any]:
+    attempt, state, spent, scores = event["attempt"], _STATES[event["state"]], event["spent"], event.get("scores")
+    reason = event.get("reason", "")
+    return {
+        "attempt": max(job.attempt, attempt),  # the line of its launch may be damaged
+        "result": Result(attempt, state, event["rc"], event["start"], event["end"], event["retry"], reason),
+        "errors": job.errors + (spent == "error"),
+        "lost": job.lost + (spent == "lost"),
+        "held": job.held or (job.stop == "stop" and state is State.STOPPED),
+        "paused": job.stop == "pause" and state is State.PRUNED,
+        "scores": None if scores is None else tuple(scores),
+        **_reported(event),
+    }
+
+
+def _renumbered(job: Job, event: Event) -> dict[str, Any]:
+    return _reported(event) if event["attempt"] == job.attempt else {}
+
+
+def _judged(job: Job, event: Event) -> dict[str, Any]:
+    stop = event.get("stop") if not job.stop and job.state is State.RUNNING else None
+    return {"reports": (*job.reports, (event["step"], event["value"])), "stop": stop or job.stop}
+
+
+def _promoted(job: Job, _: Event) -> dict[str, Any]:
+    return {"result": job.result and job.result._replace(retry=True), "stop": "", "paused": False}
+
+
+def _stopped(job: Job, event: Event) -> dict[str, Any]:
+    if job.state is State.RUNNING:
+        kept = job.stop == "stop" or (job.stop in BY_STOPPER and event["why"] != "stop")
+        return {} if kept else {"stop": event["why"]}
+    return {"held": True} if event["why"] == "stop" and job.state is State.PENDING else {}
+
+
+def _adopted(job: Job, _: Event) -> dict[str, Any]:
+    # What was left running (a third Ctrl-C, a killed scheduler) counts again, whatever was once asked of it.
+    return {"stop": "" if job.stop in ("interrupt", "task") else job.stop}
+
+
+def _restarted(job: Job, event: Event) -> dict[str, Any]:
+    again = job.result and job.result._replace(retry=True)
+    fresh = {"errors": 0, "lost": 0, "reports": (), "paused": False, "held": False}
+    return {**fresh, "result": again, "snapshot": event["snapshot"]}
 
 
 def _reported(event: Event) -> dict[str, Any]:
@@ -252,63 +243,18 @@ def _read_again(job: Job, event: Event) -> dict[str, Any]:
     }
 
 
-def outcome(
-    job: Job, s: Status, retries: int, timeout_s: float | None, behind: Sequence[str] = (), last_line: str = ""
-) -> Event:
-    """The fields of the `result` event for the end of a job's highest attempt: pure, so that whoever finds it agrees.
-
-    A stop that reached the command wins over any exit code: a script may answer SIGTERM by saving its state and exiting
-    with 0. What had ended by itself before counts as what it ended as, whatever was asked meanwhile.
-    behind: the command lines of processes that outlived its command, and were ended. last_line: of its log.
-    """
-    stopped = job.stop if s.stop_came_first else ""
-    spent, reason = "", ""
-    if stopped in BY_STOPPER:
-        state, retry = State.PRUNED, False
-    elif stopped in ("stop", "task", "interrupt"):
-        state, retry = State.STOPPED, stopped != "stop"
-    elif s.exit_code is None:
-        state, reason = State.ERROR, LOST
-        # A wrapper that died before its first line cost the job nothing; without any status file, the job removed it.
-        spent = "" if s.exists and not s.start else "lost"
-        retry = job.lost + (spent == "lost") <= MAX_LOST
-    elif s.exit_code == 0 and not stopped:
-        state, retry = State.FINISHED, False
-        reason = f"the after callback failed with exit code {s.after_code}" if s.after_code else ""
-    else:
-        state, spent, retry = State.ERROR, "error", job.errors < retries and job.stop != "stop"
-        if stopped:
-            reason = f"timeout: ran longer than {timeout_s:g} s" if timeout_s else "timeout"
-        elif s.pre_failed:
-            reason = "the pre callback failed, the command was not run"
-        elif s.exit_code == SIGPIPE:
-            reason = f"exit code {SIGPIPE}, SIGPIPE: {BROKEN_PIPE}"
-        elif last_line.startswith(PYTHON_BROKEN_PIPE) and isinstance(job.command, str) and "|" in job.command:
-            reason = f"exit code {s.exit_code}, {PYTHON_BROKEN_PIPE}: {BROKEN_PIPE}"
-    if behind and s.exit_code is not None and not stopped:
-        code = f"exit code {s.exit_code}" if s.exit_code and not reason else ""
-        reason = "; ".join(filter(None, (reason, code, _left_running(behind))))
-    now = time.time()
-    return {
-        "time": now,
-        "job": job.index,
-        "attempt": job.attempt,
-        "state": state.value,
-        "rc": s.exit_code,
-        "start": s.start.time_s if s.start else None,
-        "end": s.end_s if s.end_s is not None else (now if s.start else None),
-        "retry": retry,
-        "reason": reason,
-        "spent": spent,
-    }
-
-
-def _left_running(behind: Sequence[str]) -> str:
-    """What a command left running, by name, those of one name together."""
-    counts = Counter(line if len(line) <= 80 else line[:77] + "..." for line in behind)
-    names = [f"`{line}`" + (f" ({n} times)" if n > 1 else "") for line, n in counts.items()]
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"left running at its end, and killed: {', '.join(names[:3])}{more}"
+_CHANGES: Mapping[str, Callable[[Job, Event], dict[str, Any]]] = {
+    "launch": _launched,
+    "result": _ended,
+    "numbers": _renumbered,
+    "trial": _read_again,
+    "report": _judged,
+    "late": lambda job, event: {"stop": ""},
+    "promote": _promoted,
+    "stop": _stopped,
+    "adopt": _adopted,
+    "restart": _restarted,
+}
 
 
 def advance(task: TaskState, event: Event, *, alone: bool = False) -> None:
@@ -317,99 +263,127 @@ def advance(task: TaskState, event: Event, *, alone: bool = False) -> None:
     alone: nobody else holds a job of it yet, so that they are changed where they are, at half the time.
     """
     kind = event["type"]
-    task.time_s = event.get("time", task.time_s)
-    if task.opened_s and kind != "open":
-        task.busy_s += max(0.0, task.time_s - task.opened_s)
-        task.opened_s = max(task.opened_s, task.time_s)
-    if kind == "create":
-        n = event["job"]
-        task.next_job = max(task.next_job, n + 1)
-        if n not in task.jobs and n not in task.deleted:
-            if event.get("added"):
-                task.added, task.in_order = task.added + 1, False
-            job = _with(
-                _NEW,
-                index=n,
-                values=event["values"],
-                text=event["text"],
-                command=event["command"],
-                snapshot=task.snapshot,
-                genes=event.get("genes"),
-                given=event.get("given", False),
-                added=event.get("added", False),
-                level=tuple(event.get("level", ())),
-                python=task.python,
-                asked=_tick(task, n),
-            )
-            for early in task.early.pop(n, ()):
-                job = apply(job, early)
-            task.jobs[n] = job
-    elif kind in ("launch", "result", "numbers", "adopt", "report", "late", "promote"):
-        n = event["job"]
-        if n in task.jobs:
-            job = task.jobs[n]
-            new = changes(job, event)
-            if kind == "launch":
-                new["python"] = task.python
-                if task.config:
-                    new["read_by"] = task.config
-            elif kind == "result":
-                new["told"], new["read_by"] = _tick(task, n), task.config
-                if job.first is None and not event["retry"]:
-                    new["first"] = (new["result"].state, new["scores"], new["told"])
-            if alone:
-                job.__dict__.update(new)
-            else:
-                task.jobs[n] = _with(job, **new)
-            task.changed.add(n)
-        elif n not in task.deleted:
+    time_s = event.get("time")
+    if time_s is not None:
+        task.time_s = time_s
+        if task.opened_s and kind != "open":
+            task.busy_s += max(0.0, time_s - task.opened_s)
+            task.opened_s = max(task.opened_s, time_s)
+    if step := _STEPS.get(kind):
+        step(task, event, alone)
+
+
+def _create(task: TaskState, event: Event, _: bool) -> None:
+    n = event["job"]
+    task.next_job = max(task.next_job, n + 1)
+    if n in task.jobs or n in task.deleted:
+        return
+    if event.get("added"):
+        task.added, task.in_order = task.added + 1, False
+    job = _with(
+        _NEW,
+        index=n,
+        values=event["values"],
+        text=event["text"],
+        command=event["command"],
+        snapshot=task.snapshot,
+        genes=event.get("genes"),
+        given=event.get("given", False),
+        added=event.get("added", False),
+        level=tuple(event.get("level", ())),
+        python=task.python,
+        asked=_tick(task, n),
+    )
+    for early in task.early.pop(n, ()):
+        job = apply(job, early)
+    task.jobs[n] = job
+
+
+def _change_job(task: TaskState, event: Event, alone: bool) -> None:
+    n, kind = event["job"], event["type"]
+    job = task.jobs.get(n)
+    if job is None:
+        if n not in task.deleted:
             task.early.setdefault(n, []).append(event)
-    elif kind in ("free", "freed"):
-        for n in event["jobs"]:
-            if n in task.jobs and (kind == "free" or task.jobs[n].freed):
-                task.jobs[n] = _with(task.jobs[n], freed="begun" if kind == "free" else "done")
-    elif kind in ("stop", "restart"):
-        if kind == "restart":
-            task.snapshot = event["snapshot"]
-        for n in event["jobs"]:
-            if n in task.jobs:
-                task.jobs[n] = apply(task.jobs[n], event)
-                task.changed.add(n)
-    elif kind in ("delete", "withdraw"):
-        for n in event["jobs"]:
-            if n in task.jobs:
-                task.deleted[n] = task.jobs.pop(n)
-                task.changed.add(n)
-        if points := event.get("points"):
-            task.withdrawn += points
-            task.in_order = False
-    elif kind == "trial":
-        for jobs in (task.jobs, task.deleted):
-            if event["job"] in jobs:
-                jobs[event["job"]] = apply(jobs[event["job"]], event)
-                task.changed.add(event["job"])
-    elif kind == "config":
-        _change_config(task, event)
-    elif kind == "open":
-        task.token = task.token or event["token"]
-        task.defaults = event.get("defaults", task.defaults)
-        task.generation = event["generation"]
-        task.options = event.get("options", task.options)
-        task.retries = event.get("retries", task.retries)
-        task.snapshot = event.get("snapshot", task.snapshot)
-        task.python = event.get("python", task.python)
-        task.opened_s = event["time"]
-    elif kind == "complete":
-        task.complete, task.ended = True, event.get("why", "")
-    elif kind == "reopen":
-        task.complete, task.ended = False, ""
-    elif kind == "warm":
-        task.warm = event["trials"]
-    elif kind == "answer":
-        task.answers[event["id"]] = event
+        return
+    new = changes(job, event)
+    if kind == "launch":
+        new["python"] = task.python
+        if task.config:
+            new["read_by"] = task.config
+    elif kind == "result":
+        new["told"], new["read_by"] = _tick(task, n), task.config
+        if job.first is None and not event["retry"]:
+            new["first"] = (new["result"].state, new["scores"], new["told"])
+    if alone:
+        job.__dict__.update(new)
+    else:
+        task.jobs[n] = _with(job, **new)
+    task.changed.add(n)
 
 
-def _change_config(task: TaskState, event: Event) -> None:
+def _change_jobs(task: TaskState, event: Event, _: bool) -> None:
+    if event["type"] == "restart":
+        task.snapshot = event["snapshot"]
+    for n in event["jobs"]:
+        if n in task.jobs:
+            task.jobs[n] = apply(task.jobs[n], event)
+            task.changed.add(n)
+
+
+def _free(task: TaskState, event: Event, _: bool) -> None:
+    begun = event["type"] == "free"
+    for n in event["jobs"]:
+        if n in task.jobs and (begun or task.jobs[n].freed):
+            task.jobs[n] = _with(task.jobs[n], freed="begun" if begun else "done")
+
+
+def _delete(task: TaskState, event: Event, _: bool) -> None:
+    for n in event["jobs"]:
+        if n in task.jobs:
+            task.deleted[n] = task.jobs.pop(n)
+            task.changed.add(n)
+    if points := event.get("points"):
+        task.withdrawn += points
+        task.in_order = False
+
+
+def _change_trial(task: TaskState, event: Event, _: bool) -> None:
+    n = event["job"]
+    for jobs in (task.jobs, task.deleted):
+        if n in jobs:
+            jobs[n] = apply(jobs[n], event)
+            task.changed.add(n)
+
+
+def _open(task: TaskState, event: Event, _: bool) -> None:
+    task.token = task.token or event["token"]
+    task.defaults = event.get("defaults", task.defaults)
+    task.generation = event["generation"]
+    task.options = event.get("options", task.options)
+    task.retries = event.get("retries", task.retries)
+    task.snapshot = event.get("snapshot", task.snapshot)
+    task.python = event.get("python", task.python)
+    task.opened_s = event["time"]
+
+
+def _complete(task: TaskState, event: Event, _: bool) -> None:
+    task.complete, task.ended = True, event.get("why", "")
+
+
+def _reopen(task: TaskState, _: Event, __: bool) -> None:
+    task.complete, task.ended = False, ""
+
+
+def _warm(task: TaskState, event: Event, _: bool) -> None:
+    task.warm = event["trials"]
+
+
+def _answer(task: TaskState, event: Event, _: bool) -> None:
+    task.answers[event["id"]] = event
+
+
+def _change_config(task: TaskState, event: Event, _: bool) -> None:
     """From here on another config holds. Genes stay those of the newest space: the index of a value may have moved."""
     task.config = event["number"]
     if moved := event.get("genes"):
@@ -439,6 +413,31 @@ def _tick(task: TaskState, n: int) -> int:
     task.clock += 1
     task.changed.add(n)
     return task.clock
+
+
+_STEPS: Mapping[str, Callable[[TaskState, Event, bool], None]] = {
+    "open": _open,
+    "create": _create,
+    "launch": _change_job,
+    "result": _change_job,
+    "numbers": _change_job,
+    "adopt": _change_job,
+    "report": _change_job,
+    "late": _change_job,
+    "promote": _change_job,
+    "stop": _change_jobs,
+    "restart": _change_jobs,
+    "free": _free,
+    "freed": _free,
+    "delete": _delete,
+    "withdraw": _delete,
+    "trial": _change_trial,
+    "config": _change_config,
+    "complete": _complete,
+    "reopen": _reopen,
+    "warm": _warm,
+    "answer": _answer,
+}
 
 
 def replay(events: Iterable[Event]) -> TaskState:

@@ -16,8 +16,9 @@ from searchkit.errors import ConflictError, StorageError
 from searchkit.suite.config.shells import BASH, SH, Shell
 from searchkit.suite.store import journal, snapshot, status
 from searchkit.suite.store.journal import Event, Holder, Journal, Lease
+from searchkit.suite.store.outcome import outcome
 from searchkit.suite.store.snapshot import Manifest
-from searchkit.suite.store.state import DEFAULTS, Job, State, TaskState, advance, outcome, replay
+from searchkit.suite.store.state import DEFAULTS, Job, State, TaskState, advance, replay
 from searchkit.suite.workspace import TaskPaths, Workspace
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def shell_of(task: TaskPaths) -> Shell:
 def newest_config(task: TaskPaths) -> bytes:
     """The config that a task is run by: the one that its events name, which `run_config.yaml` may not hold yet."""
     if os.path.exists(task.config(0)):
-        raw = fsio.read_bytes(task.config(replay(journal.read(task)[0]).config))
+        raw = fsio.read_bytes(task.config(replay(journal.Events(task)).config))
         if raw is not None:
             return raw
     return fsio.read_bytes(task.run_config) or b""
@@ -185,9 +186,9 @@ def take(task: TaskPaths, lease: Lease, me: Holder, **kept: object) -> OpenTask:
     `kept`: what a scheduler tells those after it: `options`, its flags, `retries`, and the `python` of its jobs.
     """
     with fsio.storage():
-        events, damaged = journal.read(task)
+        events = journal.Events(task)
         state = replay(events)
-        open_task = OpenTask(task, lease, Journal(task, lease.generation), state, damaged)
+        open_task = OpenTask(task, lease, Journal(task, lease.generation), state, events.damaged)
     token = state.token or os.urandom(8).hex()
     if not state.token:
         kept["defaults"] = DEFAULTS
@@ -259,17 +260,17 @@ class TaskView:
 def view(task: TaskPaths) -> TaskView:
     """Look at a task without deciding anything and without waiting for anybody."""
     with fsio.storage():
-        events, damaged = journal.read(task)
-        scheduled = journal.is_held(task)
-    state = replay(events)
+        scheduled = journal.is_held(task)  # before: a scheduler that ends meanwhile has left nothing half-told
+        events = journal.Events(task)
+        state = replay(events)
     jobs = [view_job(task, state.jobs[n], state.retries) for n in sorted(state.jobs)]
     if stages := stage_tasks(task):
         views = [view(stage) for stage in stages if exists(stage)]
         update_s = max([state.time_s, *(v.update_s for v in views)]) or os.path.getmtime(task.run_config)
         status_ = _group_status([v.status for v in views], scheduled, len(views) == len(stages))
-        return TaskView(task, state, [], status_, update_s, damaged)
+        return TaskView(task, state, [], status_, update_s, events.damaged)
     update_s = max([state.time_s, *(j.end_s for j in jobs if j.end_s)]) or os.path.getmtime(task.run_config)
-    return TaskView(task, state, jobs, task_status(jobs, scheduled, state.complete), update_s, damaged)
+    return TaskView(task, state, jobs, task_status(jobs, scheduled, state.complete), update_s, events.damaged)
 
 
 def task_status(jobs: list[JobView], scheduled: bool, complete: bool) -> str:

@@ -129,4 +129,5 @@ def test_summaries_survive_the_event(series: dict[int, float], found: Summary, n
     config = configs.parse(CONFIG.encode(), "config.yaml")
     said = json.loads(json.dumps(numbers.recorded(config, Reading({name: series, "y": {1: 1.0}}, 0), "nowhere")))
     job = apply(Job(0, {}, {}, "true", attempt=1), {"type": "numbers", "job": 0, "attempt": 1, **said})
-    assert str(numbers.of(job, said["monitor"])) == str({name: found, "y": Summary(1, 1.0, 1, 1.0, 1, 1.0)})
+    known = numbers.of(job, said["monitor"])
+    assert known is not None and str(dict(known)) == str({name: found, "y": Summary(1, 1.0, 1, 1.0, 1, 1.0)})
