@@ -53,7 +53,8 @@ class ArgReader:
         if isinstance(filled, form.BestArg):
             return self._best(filled, part)
         rows = self._rows(part)
-        if "name" in part.entries:
+        kind = part.get("type")
+        if "name" in part.entries and (kind is None or kind.text != "Nested"):
             self._declare_by(part, "name")
         match filled:
             case form.CategoricalArg(name=name, value=values, when=when):

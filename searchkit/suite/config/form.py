@@ -67,35 +67,33 @@ Integer = Annotated[int, whole(-LARGEST, LARGEST, "a whole number between -2**53
 Natural = Annotated[int, whole(1, LARGEST, "a whole number between 1 and 2**53, as every one on a log scale")]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Argument:
-    """What every argument may have: a condition over others. Where it does not hold, there is no such argument."""
-
-    when: Text | None = None
+# `when` is a condition over other arguments: where it does not hold, there is no such argument.
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class CategoricalArg(Argument):
+class CategoricalArg:
     """One argument, one of the values listed."""
 
     type: Literal["Categorical"]
     name: Name
     value: Annotated[tuple[Written, ...], Some()]
+    when: Text | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class NestedArg(Argument):
+class NestedArg:
     """Several arguments that vary together: one of the rows listed, which all have the same keys."""
 
     type: Literal["Nested"]
     value: Annotated[tuple[Annotated[Mapping[Name, Written], Some()], ...], Some()]
+    when: Text | None = None
     INSTEAD: ClassVar[Mapping[str, str]] = {
         "name": "a Nested argument has no name of its own; the keys of its rows are the names"
     }
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class UniformArg(Argument):
+class UniformArg:
     """Any number from low to high, both included; with a step, only every so many."""
 
     type: Literal["Uniform"]
@@ -103,20 +101,22 @@ class UniformArg(Argument):
     low: Real
     high: Real
     step: AboveZero | None = None
+    when: Text | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class LogUniformArg(Argument):
+class LogUniformArg:
     """Any number from low to high, both included, even on a log scale."""
 
     type: Literal["LogUniform"]
     name: Name
     low: AboveZero
     high: AboveZero
+    when: Text | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class IntArg(Argument):
+class IntArg:
     """A whole number from low to high, both included; with a step, only every so many."""
 
     type: Literal["Int"]
@@ -124,20 +124,22 @@ class IntArg(Argument):
     low: Integer
     high: Integer
     step: Count | None = None
+    when: Text | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class LogIntArg(Argument):
+class LogIntArg:
     """A whole number from low to high, both included, even on a log scale."""
 
     type: Literal["LogInt"]
     name: Name
     low: Natural
     high: Natural
+    when: Text | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class SubnetArg(Argument):
+class SubnetArg:
     """A file of records of a model space, those that the rules pick, `per_job` to a file."""
 
     type: Literal["Subnet"]
@@ -146,10 +148,11 @@ class SubnetArg(Argument):
     rules: Path | None = None
     per_job: Count = 1
     seed: Whole | None = None
+    when: Text | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class BestArg(Argument):
+class BestArg:
     """The arguments of the best jobs of a stage that runs before; all of them, or those that `args` names."""
 
     type: Literal["Best"]
@@ -158,6 +161,7 @@ class BestArg(Argument):
     args: tuple[Text, ...] | None = None
     folder: Name | None = None
     checkpoint: Name | None = None
+    when: Text | None = None
 
 
 RangeArg = UniformArg | LogUniformArg | IntArg | LogIntArg
