@@ -127,12 +127,12 @@ def _takes_any(cls: type[Any]) -> bool:
 
 
 def needs_results(sampler: Any) -> bool:
-    """Whether a sampler (its class, or one that was made) looks at what became of the points; see history.Sampler."""
+    """Whether a sampler (its class or an object) looks at the results of its points; see history.Sampler."""
     return bool(getattr(sampler, "needs_results", True))
 
 
 def replays(sampler: Any) -> bool:
-    """Whether a sampler (its class, or one that was made) repeats what it was told; see history.Sampler."""
+    """Whether a sampler (its class or an object) replays what it was told; see history.Sampler."""
     return bool(getattr(sampler, "replays", False))
 
 
@@ -149,9 +149,9 @@ def _load(kind: str, name: str) -> type[Any]:
     if ":" not in path:
         hint = f"a {kind} of your own is written module:Class, and is looked for in the project's folder"
         raise UsageError(f"unknown {kind} {name!r}{did_you_mean(name, list(table))}", hint)
-    found = find(f"{kind} {name!r}", path, type)
-    missing = [method for method in methods if not callable(getattr(found, method, None))]
-    if not isinstance(found, type) or missing:
-        what = f"it has no {', '.join(missing)}" if isinstance(found, type) else f"it is a {type(found).__name__}"
-        raise UsageError(f"{kind} {name!r}: must be a class with {', '.join(methods)}, but {what}")
-    return found
+    cls = find(f"{kind} {name!r}", path, type)
+    missing = [method for method in methods if not callable(getattr(cls, method, None))]
+    if not isinstance(cls, type) or missing:
+        fault = f"it has no {', '.join(missing)}" if isinstance(cls, type) else f"it is a {type(cls).__name__}"
+        raise UsageError(f"{kind} {name!r}: must be a class with {', '.join(methods)}, but {fault}")
+    return cls

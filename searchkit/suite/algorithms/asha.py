@@ -1,4 +1,4 @@
-"""Asynchronous successive halving: at each rung only the best 1 / eta of all that got there go on.
+"""Asynchronous successive halving: at each rung only the best 1 / eta of the trials that reached it go on.
 
 Source: Li, Jamieson, Rostamizadeh, Gonina, Hardt, Recht and Talwalkar, "A System for Massively Parallel Hyperparameter
 Tuning", MLSys 2020, arXiv:1810.05934. `promotion` is the paper's form: a trial pauses at each rung, and goes on once it
@@ -17,15 +17,15 @@ from searchkit.records.objective import Objective, loss
 from searchkit.suite.algorithms.checks import flag, whole
 from searchkit.suite.algorithms.history import Trial, Verdict
 
-FIRST = 9  # the first rung is at so much of `max`, where nobody says
+FIRST = 9  # without `min`, the first rung is at `max` divided by this
 COMPARED = 500  # finished trials, of the last, that a rank correlation is taken over: it looks at all pairs
 
 
 class Asha:
     """Rungs are at the steps `min`, `min * eta`, `min * eta**2` … below `max` (None: without end). A trial's value at
     a rung is that of its first report at or beyond the step, so scripts need not report at the very step. `min` None:
-    a ninth of `max`, rounded down, at least 1. First steps often say nothing of the last, so no other default is safe.
-    Raises UsageError where neither is given."""
+    a ninth of `max`, rounded down, at least 1. The first steps often say nothing about the last, so no other default is
+    safe. Raises UsageError where neither is given."""
 
     def __init__(
         self,
@@ -57,15 +57,16 @@ class Asha:
         """STOP (or PAUSE) at a rung, else CONTINUE. NaN stops there."""
         step, value = trial.reports[-1]
         before = self._rungs(trial.reports[-2][0]) if len(trial.reports) > 1 else 0
-        mine = loss(value, self._mode)
+        own_loss = loss(value, self._mode)
         for rung in range(before, self._rungs(step)):
             if math.isnan(value):
                 return Verdict.STOP
             if self._promotion:
                 return Verdict.PAUSE
-            there = [found for other in history if other.index != trial.index for found in self._at(other, rung)]
-            there.append(mine)
-            if mine > sorted(there)[max(1, len(there) // self._eta) - 1]:
+            others = [other for other in history if other.index != trial.index]
+            losses = [rung_loss for other in others for rung_loss in self._at(other, rung)]
+            losses.append(own_loss)
+            if own_loss > sorted(losses)[max(1, len(losses) // self._eta) - 1]:
                 return Verdict.STOP
         return Verdict.CONTINUE
 
@@ -75,34 +76,34 @@ class Asha:
             return None
         top = max((self._rungs(trial.reports[-1][0]) for trial in history if trial.reports), default=0)
         for rung in reversed(range(top)):
-            there = sorted(
-                (found, trial.index, self._pauses(trial, rung)) for trial in history for found in self._at(trial, rung)
+            ranked = sorted(
+                (rung_loss, t.index, self._pauses(t, rung)) for t in history for rung_loss in self._at(t, rung)
             )
-            for _, index, pauses in there[: len(there) // self._eta]:
+            for _, index, pauses in ranked[: len(ranked) // self._eta]:
                 if pauses:
                     return index
         return None
 
     def trust(self, history: Sequence[Trial]) -> list[tuple[int, int, float | None]]:
-        """(step, trials, Kendall's tau-b) of each rung: how well the order there is that of the final scores, over the
+        """(step, trials, Kendall's tau-b) of each rung: how well its order matches that of the final scores, over the
         trials that finished. None: fewer than two, or all equal."""
         ended = [t for t in history if t.state == "finished" and t.scores is not None and t.reports][-COMPARED:]
-        told = []
+        rungs = []
         for rung in range(self._rungs(max((t.reports[-1][0] for t in ended), default=0))):
             pairs = [(at, loss(t.scores[0], self._mode)) for t in ended if t.scores for at in self._at(t, rung)]
             tau = tau_b([early for early, _ in pairs], [final for _, final in pairs])
-            told.append((self._min * self._eta**rung, len(pairs), tau))
-        return told
+            rungs.append((self._min * self._eta**rung, len(pairs), tau))
+        return rungs
 
     def _rungs(self, step: int) -> int:
         """How many rungs are at or below `step`."""
-        found, at = 0, self._min
-        while at <= step and at < self._max:
-            found, at = found + 1, at * self._eta
-        return found
+        rungs, rung_step = 0, self._min
+        while rung_step <= step and rung_step < self._max:
+            rungs, rung_step = rungs + 1, rung_step * self._eta
+        return rungs
 
     def _at(self, trial: Trial, rung: int) -> list[float]:
-        """The loss of a trial at a rung, or nothing where it did not get there."""
+        """The loss of a trial at a rung, or nothing where it did not reach it."""
         step = self._min * self._eta**rung
         if not trial.reports or trial.reports[-1][0] < step:
             return []
@@ -111,5 +112,5 @@ class Asha:
     def _pauses(self, trial: Trial, rung: int) -> bool:
         """Whether a trial waits at that rung: it ended at its first report there, and nothing else ended it."""
         last, before = trial.reports[-1], trial.reports[-2:-1]
-        there = self._rungs(last[0]) == rung + 1 > (self._rungs(before[0][0]) if before else 0)
-        return there and trial.state == "pruned" and not math.isnan(last[1])
+        first_at_rung = self._rungs(last[0]) == rung + 1 > (self._rungs(before[0][0]) if before else 0)
+        return first_at_rung and trial.state == "pruned" and not math.isnan(last[1])

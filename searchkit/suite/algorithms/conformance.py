@@ -1,5 +1,5 @@
-"""The laws of samplers and stoppers, as checks that authors of their own can run: each raises AssertionError with what
-was asked and what came back.
+"""The laws of samplers and stoppers, as checks for authors of new ones: each raises AssertionError with what was asked
+and what came back.
 
     from searchkit.suite.algorithms.conformance import check
     check("my_sampler:Mine", n_startup=3)
@@ -103,19 +103,19 @@ def search(
 ) -> Iterator[Ask]:
     """A search by a few workers, each ask as it happens. Results come in another order than asked, some fail (all, if
     `failing`), some are pruned; one point is enqueued, and two (none, if `failing`) come from a warm start."""
-    points = [filled(space, {}, _SEED + 1, i) for i in range(9)]  # any will do that are no choice of the sampler's
-    given = list({space.key(genes): genes for genes in points}.values())[:3]
+    points = [filled(space, {}, _SEED + 1, i) for i in range(9)]  # any that the sampler did not choose
+    fixed = list({space.key(genes): genes for genes in points}.values())[:3]
     history = [
         Trial(i - 2, genes, "finished", _scores(space, genes, objectives), given=True)
-        for i, genes in enumerate([] if failing else given[1:])
+        for i, genes in enumerate([] if failing else fixed[1:])
     ]
-    history += [Trial(0, genes, "running", asked=1, given=True) for genes in given[:1]]
+    history += [Trial(0, genes, "running", asked=1, given=True) for genes in fixed[:1]]
     event = 1
     for step in range(rounds):
         n = 1 + step % 3
-        asked = tuple(history)
-        answer = sampler.suggest(list(asked), n)
-        yield Ask(asked, n, copy.deepcopy(answer))
+        before = tuple(history)
+        answer = sampler.suggest(list(before), n)
+        yield Ask(before, n, copy.deepcopy(answer))
         for genes in answer:
             event += 1
             history.append(Trial(max(history[-1].index + 1, 0), genes, "running", asked=event))
@@ -172,33 +172,35 @@ def points_lie_in_the_space(runs: Sequence[Run]) -> None:
 
 
 def no_point_comes_twice(runs: Sequence[Run]) -> None:
-    """Neither in one answer nor beside the history; and never are there more points than asked for."""
+    """Neither within one answer nor with the history; and never are there more points than asked for."""
     for run in runs:
         for ask in run.asks:
             _law(len(ask.answer) <= ask.n, f"asked for {ask.n} points, it gave {len(ask.answer)}")
             seen = {run.space.key(trial.genes) for trial in ask.history}
             for genes in ask.answer:
-                _law(run.space.key(genes) not in seen, f"suggested {genes}, which was there already")
+                _law(
+                    run.space.key(genes) not in seen, f"suggested {genes}, which the history or the answer had already"
+                )
                 seen.add(run.space.key(genes))
 
 
 def answers_are_a_function_of_the_history(make: Make, runs: Sequence[Run]) -> None:
-    """A new object that is given the history answers as the one that lived through it (so a search may be interrupted);
-    an object that is asked twice says the same twice; and the history is left as it was."""
+    """A new object with the history answers as the one that lived through it (so a search may be interrupted); an
+    object that is asked twice answers the same; and the history is left unchanged."""
     for run in runs:
         live = make(run.space, run.objectives)
         for i, ask in enumerate(run.asks):
             history = list(copy.deepcopy(ask.history))
             new = make(run.space, run.objectives) if i % 3 == 2 else live
-            for what, sampler in (("another object", live), ("asked again it", live), ("a new object", new)):
+            for asker, sampler in (("another object", live), ("asked again it", live), ("a new object", new)):
                 answer = sampler.suggest(history, ask.n)
                 before = f"after {len(history)} trials it suggested {ask.answer}, but"
-                _law(answer == ask.answer, f"{before} {what} suggests {answer}")
+                _law(answer == ask.answer, f"{before} {asker} suggests {answer}")
             _law(tuple(history) == ask.history, "it changed the history that it was given")
 
 
 def random_numbers_are_its_own(make: Make, runs: Sequence[Run]) -> None:
-    """It neither reads nor moves the generators that all of a program share."""
+    """It neither reads nor advances the generators that the whole program shares."""
     import numpy as np
 
     def look() -> tuple[Any, ...]:
@@ -221,22 +223,22 @@ def random_numbers_are_its_own(make: Make, runs: Sequence[Run]) -> None:
 def goes_on_when_all_trials_fail(make: Make) -> None:
     """A search in which no trial has a score still gets new points."""
     asks = list(search(make(FINITE, ONE), FINITE, ONE, 6, failing=True))
-    _law(all(ask.answer for ask in asks), "it stops suggesting when every trial fails")
+    _law(all(ask.answer for ask in asks), "it suggests nothing more when every trial fails")
 
 
 def a_finite_space_is_used_up(make: Make) -> None:
     """Every point comes once, then none."""
-    sampler, whole = make(FINITE, ONE), {FINITE.key(genes) for genes in FINITE.grid()}
+    sampler, keys = make(FINITE, ONE), {FINITE.key(genes) for genes in FINITE.grid()}
     history: list[Trial] = []
     while answer := sampler.suggest(history, 5):
         first = len(history)
-        _law(first + len(answer) <= len(whole), f"a space of {len(whole)} points gave more: {answer[-1]}")
+        _law(first + len(answer) <= len(keys), f"a space of {len(keys)} points gave more: {answer[-1]}")
         for i, genes in enumerate(answer, first):
             trial = Trial(i, genes, "running", asked=2 * first + i)
             history.append(_ended(FINITE, trial, ONE, 2 * first + i + len(answer), failing=False))
-    missing = len(whole - {FINITE.key(trial.genes) for trial in history})
-    _law(not missing, f"it ended while {missing} of {len(whole)} points were left")
-    _law(not sampler.suggest(history, 1), "it began anew after its end")
+    missing = len(keys - {FINITE.key(trial.genes) for trial in history})
+    _law(not missing, f"it ended while {missing} of {len(keys)} points were left")
+    _law(not sampler.suggest(history, 1), "it suggested points again after the space was used up")
 
 
 def a_constraint_that_is_never_met_is_named(make: Make) -> None:
@@ -265,7 +267,7 @@ class Judged:
 
 def curves(stopper: Stopper) -> Iterator[Judged]:
     """Twenty-four trials, four at a time, each with a noisy curve of 27 steps; some report NaN, some fail, some report
-    every third step only. A slot that is free goes to a paused trial that is promoted, else to a new one."""
+    every third step only. A free slot goes to a paused trial that is promoted, else to a new one."""
     rng = random.Random(_SEED)
     history: list[Trial] = []
     steps: dict[int, int] = {}  # of each trial, how far it got
@@ -276,7 +278,7 @@ def curves(stopper: Stopper) -> Iterator[Judged]:
             promoted = stopper.promote(list(before))
             yield Judged(before, None, promoted)
             if promoted is not None:
-                state = history[promoted].state if promoted in steps else "not there"
+                state = history[promoted].state if promoted in steps else "unknown"
                 _law(state == "pruned", f"it promotes trial {promoted}, which does not pause: it is {state}")
             elif len(history) < _TRIALS:
                 promoted = len(history)
@@ -320,14 +322,14 @@ def verdicts_are_verdicts(stopper: Stopper, calls: Sequence[Judged]) -> None:
 
 
 def verdicts_are_a_function_of_the_history(make: Callable[[], Stopper], calls: Sequence[Judged]) -> None:
-    """A new object says what the one that saw everything says, twice, and leaves the history as it was."""
+    """A new object answers as the one that saw everything, twice, and leaves the history unchanged."""
     for call in calls:
         history, stopper = list(call.history), make()
-        asked = "promote" if call.index is None else f"judge of trial {call.index}"
-        for what in ("a new object says", "asked again it says"):
+        call_text = "promote" if call.index is None else f"judge of trial {call.index}"
+        for asker in ("a new object says", "asked again it says"):
             if call.index is None:
                 answer: Any = stopper.promote(history)
             else:
                 answer = stopper.judge(history, history[call.index])
-            _law(answer == call.answer, f"{asked} said {call.answer}, but {what} {answer}")
+            _law(answer == call.answer, f"{call_text} said {call.answer}, but {asker} {answer}")
         _law(tuple(history) == call.history, "it changed the history that it was given")

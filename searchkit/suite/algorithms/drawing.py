@@ -1,4 +1,4 @@
-"""Random values of dimensions, points that are new, and what a finite space has left.
+"""Random values of dimensions, new points, and what is left of a finite space.
 
 The draws are those of Optuna's RandomSampler, bit for bit, without Optuna.
 """
@@ -65,22 +65,22 @@ class Stream:
         return float(min(max(round((drawn - low) / step) * step + low, low), high))
 
 
-def filled(space: Space, given: Mapping[str, float | int], seed: int, i: int) -> Genes:
-    """The point of the `given` genes, all others drawn for the i-th ask so that it meets the constraints. What its
+def filled(space: Space, fixed: Mapping[str, float | int], seed: int, i: int) -> Genes:
+    """The point of the `fixed` genes, all others drawn for the i-th ask so that it meets the constraints. What its
     conditions switch off is left out. Raises UsageError where there is none."""
     stream = Stream()
     for retry in range(TRIES):
         stream.seeded(ask_seed(seed, i, retry))
-        genes = space.complete(lambda dim: given[dim.name] if dim.name in given else stream.draw(dim))
+        genes = space.complete(lambda dim: fixed[dim.name] if dim.name in fixed else stream.draw(dim))
         if space.feasible(genes):
             return genes
     raise never_met(space, seed, f"point of {TRIES:,} drawn at random")
 
 
-def never_met(space: Space, seed: int, what: str) -> UsageError:
-    """The error of a space of which no `what` meets its constraints."""
+def never_met(space: Space, seed: int, kind: str) -> UsageError:
+    """The error of a space of which no `kind` (a "point of the grid") meets the constraints."""
     return UsageError(
-        f"no {what} meets the constraints: {space.reach(TRIES, random.Random(seed))}",
+        f"no {kind} meets the constraints: {space.reach(TRIES, random.Random(seed))}",
         "widen the ranges or the constraint; points that are hard to find can be given in search.enqueue",
     )
 
@@ -122,23 +122,23 @@ class Fresh:
     def batch(
         self, history: Sequence[Trial], n: int, propose: Callable[[list[Genes], int, int], Genes], tries: int
     ) -> list[Genes]:
-        """At most `n` points; fewer where a finite space has no more. `propose(found, i, retry)` is a proposal for the
-        i-th ask, `found` being the points before it in the batch; see `one` for `tries`."""
+        """At most `n` points; fewer where a finite space has no more. `propose(points, i, retry)` is a proposal for the
+        i-th ask, `points` being those before it in the batch; see `one` for `tries`."""
         seen = self.seen(history)
-        found: list[Genes] = []
+        points: list[Genes] = []
         keys: list[str] = []
         first = asks(history)
         try:
             for i in range(first, first + n):
-                genes = self.one(seen, i, partial(propose, found, i), tries)
+                genes = self.one(seen, i, partial(propose, points, i), tries)
                 if genes is None:
                     break
-                found.append(genes)
+                points.append(genes)
                 keys.append(self._space.key(genes))
                 seen.add(keys[-1])
         finally:
             seen.difference_update(keys)
-        return found
+        return points
 
     def one(self, seen: Collection[str], i: int, propose: Propose, tries: int) -> Genes | None:
         """The first of at most `tries` proposals that meets the constraints and has no key in `seen`.
@@ -147,8 +147,8 @@ class Fresh:
         are no more. Raises UsageError where no draw ever met the constraints, with the values that they took.
         """
         small = self._size is not None and self._size <= WALK
-        if small and len(seen) >= (len(self._grid) if self._grid else self._size or 0) and not self._left(seen):
-            return None  # as would come out below, only sooner
+        if small and len(seen) >= (len(self._grid) if self._grid else self._size or 0) and not self._unused(seen):
+            return None  # as the search below would find, only sooner
         met = False
         draws = TRIES if small else DRAWS
         for retry in range(draws):
@@ -157,9 +157,9 @@ class Fresh:
                 met = True
                 if self._space.key(genes) not in seen:
                     return genes
-        left = self._left(seen) if small else []
-        if left:
-            return left[ask_seed(self._seed, i, draws) % len(left)]
+        unused = self._unused(seen) if small else []
+        if unused:
+            return unused[ask_seed(self._seed, i, draws) % len(unused)]
         if met:
             return None
         if not self._trials:
@@ -168,7 +168,7 @@ class Fresh:
 
     def _near(self, seen: Collection[str], i: int) -> Genes | None:
         """A new point that meets the constraints and differs in one gene from a point of the history: what random draws
-        do not find any more is rare, and lies near what was found. None: there is none among DRAWS."""
+        no longer find is rare, and lies near what was found before. None: there is none among DRAWS."""
         for retry in range(DRAWS):
             seed = ask_seed(self._seed, i, DRAWS + retry)
             rng = rng_within(seed, "near")
@@ -178,7 +178,7 @@ class Fresh:
                 return genes
         return None
 
-    def _left(self, seen: Collection[str]) -> list[Genes]:
+    def _unused(self, seen: Collection[str]) -> list[Genes]:
         return [genes for key, genes in self._walk() if key not in seen]
 
     def _walk(self) -> list[tuple[str, Genes]]:

@@ -20,7 +20,7 @@ from searchkit.suite.algorithms.drawing import Fresh
 from searchkit.suite.algorithms.history import Trial
 from searchkit.suite.space.space import Genes, Space
 
-_TRIES = 100  # children that may be rejected (for a constraint, or because they are there) before a random point
+_TRIES = 100  # children that may be rejected (by a constraint, or as duplicates) before a random point
 
 
 class Evolution:
@@ -49,9 +49,9 @@ class Evolution:
         members = self._members(history)
         begun = sum(1 for _ in islice((trial for trial in history if trial.state != "failed"), self._population))
 
-        def propose(found: list[Genes], i: int, retry: int) -> Genes:
+        def propose(points: list[Genes], i: int, retry: int) -> Genes:
             seed = ask_seed(self._seed, i, retry)
-            if begun + len(found) < self._population or not members:
+            if begun + len(points) < self._population or not members:
                 return self._fresh.random(seed)
             return self._child(self._parent(members, random.Random(seed)), seed)
 
@@ -59,7 +59,7 @@ class Evolution:
 
     def _members(self, history: Sequence[Trial]) -> list[Trial]:
         """The `population` trials that finished last; those of a warm start are older than all others."""
-        finished = [trial for trial in reversed(history) if trial.state == "finished"]  # the last first: it is quicker
+        finished = [trial for trial in reversed(history) if trial.state == "finished"]  # last first: faster
         return heapq.nlargest(self._population, finished, key=lambda t: (-1 if t.told is None else t.told, t.index))
 
     def _parent(self, members: list[Trial], rng: random.Random) -> Genes:

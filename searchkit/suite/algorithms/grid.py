@@ -12,7 +12,7 @@ from searchkit.suite.space.space import Genes, Space
 
 
 class Grid:
-    """The points of `Space.grid` that are not there yet. A continuous argument needs a step."""
+    """The points of `Space.grid` that the history does not have yet. A continuous argument needs a step."""
 
     needs_results = False
 
@@ -22,7 +22,7 @@ class Grid:
         self._fresh = Fresh(space, seed)
         self._seen: set[str] | None = None
         self._points: Iterator[Genes] = iter(())
-        self._ahead: deque[tuple[str, Genes]] = deque()  # generated; all before the first of them are done
+        self._ahead: deque[tuple[str, Genes]] = deque()  # generated; all before the first of them are in the history
 
     def suggest(self, history: Sequence[Trial], n: int) -> list[Genes]:
         """The next `n` points; fewer where there are no more. Raises UsageError for a continuous argument, and where
@@ -31,9 +31,9 @@ class Grid:
         begins = seen is not self._seen  # the first history, or one that does not go on from the last
         if begins:
             self._seen, self._points, self._ahead = seen, self._space.grid(), deque()
-        found: list[Genes] = []
+        points: list[Genes] = []
         at = 0
-        while len(found) < n:
+        while len(points) < n:
             if at == len(self._ahead):
                 genes = next(self._points, None)
                 if genes is None:
@@ -42,7 +42,7 @@ class Grid:
             begins = False
             key, genes = self._ahead[at]
             if key not in seen:
-                found.append(genes)
+                points.append(genes)
                 at += 1
             elif at:
                 at += 1
@@ -51,4 +51,4 @@ class Grid:
         if begins and n and not self._space.withdrawn:
             self._seen = None
             raise never_met(self._space, self._seed, "point of the grid")
-        return found
+        return points

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trial:
-    """One point that was asked for, and what became of it.
+    """One point that was asked for, and its outcome.
 
     `index` is the job's number, negative for a warm start's. `state` is "running" (also pending), "finished", "pruned"
     (ended or paused by a stopper) or "failed". `scores` has a number for each objective, as reported; None while it
@@ -53,16 +53,15 @@ class Verdict(Enum):
 class Sampler(Protocol):
     """Chooses points. The options of a search are the keyword arguments after `seed`, with their defaults.
 
-    A class may say two things of itself. `needs_results` (True where it is silent): what became of the points may
-    change the next one. Without it no score is needed, and jobs are made before their turn. `replays` (False): it
-    repeats what it was told before it goes on, so a trial stays what it was when it first ended, whatever a restart
-    has made of it.
+    A class may declare two things. `needs_results` (True by default): the results of points may change the next one.
+    Without it no score is needed, and jobs are made before their turn. `replays` (False by default): it repeats what
+    it was told before it goes on, so a trial stays as it was when it first ended, whatever a restart makes of it.
     """
 
     def __init__(self, space: Space, objectives: tuple[Objective, ...], seed: int) -> None: ...
 
     def suggest(self, history: Sequence[Trial], n: int) -> list[Genes]:
-        """Up to `n` points that neither the history (ordered by index) nor the answer has twice. Fewer than `n`:
+        """Up to `n` new points: none is in the history (ordered by index) or twice in the answer. Fewer than `n`:
         nothing more for now; none while nothing runs: the space is exhausted. The same space, objectives, seed and
         history give the same answer, whatever this object was asked before."""
         ...
@@ -94,15 +93,15 @@ def asks(history: Sequence[Trial]) -> int:
 def changed(known: list[Trial], history: Sequence[Trial]) -> list[int]:
     """The positions at which a history has another trial than `known`, which is the history as it was seen before.
 
-    What changes is mostly young, so the old part is compared as a whole, which at 10,000 trials takes 0.1 ms.
+    Changes are mostly recent, so the old part is compared as a whole, which at 10,000 trials takes 0.1 ms.
     """
     old = max(0, len(known) - 64)
     start = old if list(history[:old]) == known[:old] else 0
     return list(compress(count(start), map(is_not, known[start:], history[start:])))
 
 
-def asked(history: Sequence[Trial], points: Sequence[Genes]) -> list[Trial]:
-    """`points` as the trials that they become when they are started now, after those of `history`."""
+def started(history: Sequence[Trial], points: Sequence[Genes]) -> list[Trial]:
+    """`points` as the trials that they become when started now, after those of `history`."""
     index = max(history[-1].index + 1, 0) if history else 0
     event = max((max(trial.asked, trial.told or 0) for trial in history), default=0) + 1
     return [Trial(index + i, genes, "running", asked=event + i) for i, genes in enumerate(points)]

@@ -1,8 +1,8 @@
 """NSGA-II, by Optuna: one seeded sampler that lives as long as the search, and is replayed when the search goes on.
 
 Source: Deb, Pratap, Agarwal and Meyarivan, "A fast and elitist multiobjective genetic algorithm: NSGA-II", IEEE TEVC
-2002. Its next point depends on the numbers drawn for all points before, so it can't be had from a history alone: what
-was asked and told is done again in the same order, and every point compared with the one recorded.
+2002. Its next point depends on the numbers drawn for all points before, so a history alone does not give it: all asks
+and tells are repeated in the same order, and every point is compared with the recorded one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from searchkit.suite.space.space import Genes, Space
 if TYPE_CHECKING:
     import optuna
 
-_TRIES = 50  # proposals of one ask that may be rejected (for a constraint, or as known) before a random point
+_TRIES = 50  # proposals of one ask that may be rejected (by a constraint, or as duplicates) before a random point
 _Event = tuple[int, int, int, Trial]  # its number in the order of all events, position, 0 asked or 1 told
 
 
@@ -28,9 +28,9 @@ class Nsga2:
     """The options are those of `optuna.samplers.NSGAIISampler`: size of the population, the probabilities of a
     crossover, of each gene to be swapped in it, and of each gene to mutate (None: one divided by their number).
 
-    Points that are given (enqueued, or of a warm start) are members of the population like any other. A proposal that
-    breaks a constraint is told as failed; one that is a repetition gets the scores of the first, as soon as that has
-    some; both are followed by another one.
+    Given points (enqueued, or of a warm start) are members of the population like any other. A proposal that breaks a
+    constraint is told as failed; a duplicate gets the scores of the first one as soon as there are some; after either,
+    another proposal is asked for.
     """
 
     replays = True
@@ -60,7 +60,7 @@ class Nsga2:
 
     def suggest(self, history: Sequence[Trial], n: int) -> list[Genes]:
         """The next `n` points; fewer where a finite space has no more. Raises UsageError where a recorded point is not
-        the one that comes out of the replay."""
+        the one that the replay gives."""
         begun, self._begun = self._begun, False  # so that a call that fails half-way makes the next one begin anew
         if not begun or not self._follows(history):
             self._begin()
@@ -128,7 +128,8 @@ class Nsga2:
                 raise UsageError(
                     f"nsga2: trial {trial.index} has {_named(trial.genes)}, but asked again it has "
                     f"{_named(genes or {})}: the arguments, options or objectives have changed since, or Optuna has",
-                    "go on with the config and the Optuna of then, or begin a task with this one as its warm_start",
+                    "go on with the config and the Optuna version that it began with, or begin a task with this one as "
+                    "its warm_start",
                 )
 
     # --- the study
@@ -187,7 +188,7 @@ class Nsga2:
 
 def _event(at: int, kind: int, trial: Trial) -> _Event:
     number = trial.told if kind and trial.told is not None else trial.asked
-    return (-1 if trial.index < 0 else number), at, kind, trial  # a warm start's came and ended before all others
+    return (-1 if trial.index < 0 else number), at, kind, trial  # those of a warm start come first
 
 
 def _named(genes: Genes) -> str:

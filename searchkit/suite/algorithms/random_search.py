@@ -1,4 +1,4 @@
-"""Random search: every point is drawn anew, and none twice."""
+"""Random search: every point is drawn independently, and none twice."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ class Random:
         """The next `n` points; fewer where a finite space has no more."""
         return self._fresh.batch(history, n, self._propose, TRIES)
 
-    def _propose(self, found: list[Genes], i: int, retry: int) -> Genes:
+    def _propose(self, points: list[Genes], i: int, retry: int) -> Genes:
         return self._fresh.random(ask_seed(self._seed, i, retry))

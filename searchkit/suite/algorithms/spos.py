@@ -54,7 +54,7 @@ class Spos:
         """The next `n` points; fewer where a finite space has no more."""
         parents = self._parents(history)
 
-        def propose(found: list[Genes], i: int, retry: int) -> Genes:
+        def propose(points: list[Genes], i: int, retry: int) -> Genes:
             seed = ask_seed(self._seed, i, retry)
             if i < self._population or not parents:
                 return self._fresh.random(seed)
@@ -66,16 +66,16 @@ class Spos:
         """The best trials, the best of them first; of equal ones the oldest."""
         finished = [trial for trial in history if trial.state == "finished"]
         rows = [trial.scores or () for trial in finished]
-        left = list(range(len(finished)))
+        remaining = list(range(len(finished)))
         if len(self._modes) == 1:
-            best = heapq.nsmallest(self._top_k, left, key=lambda at: (loss(rows[at][0], self._modes[0]), at))
+            best = heapq.nsmallest(self._top_k, remaining, key=lambda at: (loss(rows[at][0], self._modes[0]), at))
             return [finished[at].genes for at in best]
         best = []
-        while len(best) < self._top_k and (front := pareto.front([rows[at] for at in left], self._modes)):
-            members = [left[k] for k in front]
+        while len(best) < self._top_k and (front := pareto.front([rows[at] for at in remaining], self._modes)):
+            members = [remaining[k] for k in front]
             room = dict(zip(members, pareto.crowding([rows[at] for at in members]), strict=True))
             best += [at for _, at in sorted((-room[at], at) for at in members)]
-            left = [at for at in left if at not in room]
+            remaining = [at for at in remaining if at not in room]
         return [finished[at].genes for at in best[: self._top_k]]
 
     def _child(self, parents: Sequence[Genes], seed: int) -> Genes:

@@ -41,9 +41,9 @@ class Median:
         numbers = [value for _, value in trial.reports if not math.isnan(value)]
         if not numbers:
             return Verdict.STOP
-        there = [loss(value, self._mode) for other in others for value in _at(other, step) if not math.isnan(value)]
+        losses = [loss(value, self._mode) for other in others for value in _at(other, step) if not math.isnan(value)]
         best = min(loss(value, self._mode) for value in numbers)
-        return Verdict.STOP if there and best > median(there) else Verdict.CONTINUE
+        return Verdict.STOP if losses and best > median(losses) else Verdict.CONTINUE
 
     def promote(self, history: Sequence[Trial]) -> int | None:
         """None: nothing pauses."""

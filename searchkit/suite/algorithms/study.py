@@ -28,7 +28,7 @@ def load() -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Optuna says nothing of studies that are made and options that are experimental."""
+    """Silences Optuna's notes on new studies and experimental options."""
     logger = logging.getLogger("optuna")
     level = logger.level
     try:
@@ -69,14 +69,14 @@ def suggest(trial: optuna.Trial) -> Callable[[Dim], float | int]:
 def distribution(dim: Dim) -> optuna.distributions.BaseDistribution:
     """The distribution that `suggest` asks of Optuna."""
     of = load().distributions
-    found: optuna.distributions.BaseDistribution
+    chosen: optuna.distributions.BaseDistribution
     if dim.kind == "index":
-        found = of.CategoricalDistribution(tuple(range(int(dim.high) + 1)))
+        chosen = of.CategoricalDistribution(tuple(range(int(dim.high) + 1)))
     elif dim.kind == "int":
-        found = of.IntDistribution(int(dim.low), int(dim.high), log=dim.log, step=1 if dim.log else int(dim.step or 1))
+        chosen = of.IntDistribution(int(dim.low), int(dim.high), log=dim.log, step=1 if dim.log else int(dim.step or 1))
     else:
-        found = of.FloatDistribution(dim.low, dim.high, log=dim.log, step=None if dim.log else dim.step)
-    return found
+        chosen = of.FloatDistribution(dim.low, dim.high, log=dim.log, step=None if dim.log else dim.step)
+    return chosen
 
 
 def tell(study: optuna.Study, number: int, trial: Trial | None) -> None:
@@ -89,9 +89,9 @@ def tell(study: optuna.Study, number: int, trial: Trial | None) -> None:
 
 
 class Mirror:
-    """A study that holds the trials of a history, in its order, and is brought up to date instead of made anew.
+    """A study that holds the trials of a history, in its order, and is updated instead of rebuilt.
 
-    Points that are asked of it leave nothing behind but a failed trial, of which no sampler takes notice.
+    An ask leaves nothing behind but a failed trial, which no sampler looks at.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Mirror:
         self._count = 0  # trials of the study
 
     def follow(self, history: Sequence[Trial]) -> None:
-        """Have the study hold this history."""
+        """Make the study hold this history."""
         differ = changed(self._known, history)
         if len(history) < len(self._known) or not all(self._change(at, history[at]) for at in differ):
             self._begin()
@@ -132,13 +132,13 @@ class Mirror:
         return genes
 
     def _reseed(self, seed: int) -> None:
-        """As if the sampler were made anew with `seed`; but it keeps what it has worked out of the trials, which at
-        10,000 of them is half of the time of an ask."""
+        """As if the sampler were made anew with `seed`; but it keeps what it has computed from the trials, which at
+        10,000 of them takes half the time of an ask."""
         sampler: Any = self._study.sampler
         try:
             sampler._rng.rng.seed(seed)
             sampler._random_sampler._rng.rng.seed(seed)
-        except AttributeError:  # an Optuna that names these otherwise
+        except AttributeError:  # an Optuna version with other names for these
             self._study.sampler = self._sampler(seed)
 
     def _change(self, at: int, trial: Trial) -> bool:
@@ -150,8 +150,8 @@ class Mirror:
             number = self._numbers[at]
             if trial.state == "pruned":
                 for step, value in self._last(trial):
-                    found = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
-                    self._storage.set_trial_intermediate_value(found, step, value)
+                    trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+                    self._storage.set_trial_intermediate_value(trial_id, step, value)
             tell(self._study, number, trial)
         self._known[at] = trial
         return True
@@ -164,16 +164,16 @@ class Mirror:
         of = load().trial
         state = of.TrialState
         states = {"running": state.RUNNING, "finished": state.COMPLETE, "pruned": state.PRUNED, "failed": state.FAIL}
-        found: optuna.trial.FrozenTrial = of.create_trial(
+        frozen: optuna.trial.FrozenTrial = of.create_trial(
             state=states[trial.state],
             values=list(trial.scores or ()) if trial.state == "finished" else None,
             params=dict(trial.genes),
             distributions={name: self._distributions[name] for name in trial.genes},
             intermediate_values=dict(self._last(trial)) if trial.state == "pruned" else None,
         )
-        return found
+        return frozen
 
 
 def _content(trial: Trial) -> tuple[Any, ...]:
-    """What of a trial a study holds."""
+    """The part of a trial that a study holds."""
     return trial.genes, trial.state, trial.scores, trial.reports[-1:] if trial.state == "pruned" else ()

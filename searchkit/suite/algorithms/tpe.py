@@ -14,7 +14,7 @@ from searchkit.records.objective import Objective
 from searchkit.seeds import ask_seed
 from searchkit.suite.algorithms.checks import flag, whole
 from searchkit.suite.algorithms.drawing import Fresh
-from searchkit.suite.algorithms.history import Trial, asked
+from searchkit.suite.algorithms.history import Trial, started
 from searchkit.suite.space.space import Genes, Space
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from searchkit.suite.algorithms.study import Mirror
 
-_TRIES = 16  # proposals that may be rejected (for a constraint, or because they are there) before a random point
+_TRIES = 16  # proposals that may be rejected (by a constraint, or as duplicates) before a random point
 
 
 class Tpe:
@@ -54,7 +54,7 @@ class Tpe:
         }
         if group and multivariate is False:
             raise UsageError(
-                "tpe: group needs multivariate, which is false", "leave multivariate away, or make it true"
+                "tpe: group needs multivariate, which is false", "leave multivariate out, or set it to true"
             )
         if multivariate is not None or group:
             self._options["multivariate"] = group or flag("tpe: multivariate", multivariate)
@@ -67,9 +67,9 @@ class Tpe:
 
         mirror = self._mirror = self._mirror or Mirror(self._space, self._objectives, self._sampler)
 
-        def propose(found: list[Genes], i: int, retry: int) -> Genes:
+        def propose(points: list[Genes], i: int, retry: int) -> Genes:
             if not retry:
-                mirror.follow([*history, *asked(history, found)] if found else history)
+                mirror.follow([*history, *started(history, points)] if points else history)
             return mirror.ask(ask_seed(self._seed, i, retry))
 
         return self._fresh.batch(history, n, propose, _TRIES)

@@ -20,7 +20,7 @@ from searchkit.records.objective import loss
 from searchkit.seeds import ask_seed
 from searchkit.suite import algorithms
 from searchkit.suite.algorithms import drawing
-from searchkit.suite.algorithms.history import Trial, asked
+from searchkit.suite.algorithms.history import Trial, started
 from searchkit.suite.config.settings import Config, Objective
 from searchkit.suite.space.args import Range
 from searchkit.suite.space.expand import shared_level
@@ -310,7 +310,7 @@ def _checked(search: Search, genes: Genes) -> Genes:
 
 def _as_given(history: Sequence[Trial], points: Sequence[Genes]) -> list[Trial]:
     """Enqueued points as the trials that they are about to be."""
-    return [replace(trial, given=True) for trial in asked(history, points)] if points else []
+    return [replace(trial, given=True) for trial in started(history, points)] if points else []
 
 
 def _made(state: TaskState) -> int:

@@ -1,6 +1,6 @@
 """What a search varies: arguments and their values.
 
-A value keeps two forms. `text` is what the user wrote and what a command is rendered from (`1e-3`, `010`, `no`);
+A value has two forms. `text` is what the user wrote and what a command is rendered from (`1e-3`, `010`, `no`);
 `data` is what it means, for samplers, comparisons and constraints.
 
 A sampler knows neither: it chooses a *gene* for each argument, the index of a value or row, or the number itself where
@@ -173,8 +173,8 @@ class Range:
     when: str | None = None
 
     def __post_init__(self) -> None:
-        for key, what in range_faults(self.kind, self.low, self.high, self.step):
-            raise UsageError(f"the argument {self.name!r}: {key}: {what}")
+        for key, fault in range_faults(self.kind, self.low, self.high, self.step):
+            raise UsageError(f"the argument {self.name!r}: {key}: {fault}")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -221,10 +221,10 @@ class Range:
         """Every value, ascending. Raises UsageError for a continuum."""
         size = self.size
         if size is None:
-            how = "" if self.log else "give it a step, or "
+            hint = "" if self.log else "give it a step, or "
             raise UsageError(
                 f"the argument {self.name!r} is {self.kind}, which has no end of values",
-                f"{how}choose a sampler other than grid (search.sampler: random)",
+                f"{hint}choose a sampler other than grid (search.sampler: random)",
             )
         return map(self._nth, range(size))
 
@@ -250,26 +250,26 @@ Arg = Categorical | Nested | Subnet | Range | Best
 
 def range_faults(kind: str, low: float, high: float, step: float | None) -> list[tuple[str, str]]:
     """What is wrong with the bounds of a Range, each with the key at fault."""
-    found = []
+    faults = []
     integer, log = kind in INTEGERS, kind in LOGARITHMIC
     for key, bound in (("low", low), ("high", high)):
         if integer and not (abs(bound) <= LARGEST and bound == int(bound)):
-            found.append((key, f"must be a whole number between -2**53 and 2**53, not {bound}"))
+            faults.append((key, f"must be a whole number between -2**53 and 2**53, not {bound}"))
         if log and bound <= 0:
-            found.append((key, f"must be above 0, as every value on a log scale, not {bound}"))
+            faults.append((key, f"must be above 0, as every value on a log scale, not {bound}"))
     if kind not in RANGES:
-        found.append(("kind", f"must be one of {', '.join(RANGES)}, not {kind!r}"))
+        faults.append(("kind", f"must be one of {', '.join(RANGES)}, not {kind!r}"))
     if low >= high:
-        found.append(("high", f"must be above low, which is {low}, not {high}"))
+        faults.append(("high", f"must be above low, which is {low}, not {high}"))
     elif not math.isfinite(high - low):
-        found.append(("high", f"must be less than 1.8e308 above low, not {high}"))
+        faults.append(("high", f"must be less than 1.8e308 above low, not {high}"))
     if step is not None and log:
-        found.append(("step", f"is not for {kind}, whose values are even on a log scale"))
+        faults.append(("step", f"is not for {kind}, whose values are even on a log scale"))
     elif step is not None and step <= 0:
-        found.append(("step", f"must be above 0, not {step}"))
+        faults.append(("step", f"must be above 0, not {step}"))
     elif step is not None and 0 < high - low < math.inf and not _steps(low, high, step):
-        found.append(("step", f"must be at most high - low, which is {high - low:g}, not {step}"))
-    return found
+        faults.append(("step", f"must be at most high - low, which is {high - low:g}, not {step}"))
+    return faults
 
 
 def order(names: Sequence[Sequence[str]], needs: Sequence[Iterable[str]]) -> tuple[list[int], list[int]]:
@@ -279,24 +279,24 @@ def order(names: Sequence[Sequence[str]], needs: Sequence[Iterable[str]]) -> tup
     Returns the indices in order, and the indices of one cycle of conditions, empty where there is none.
     """
     owner = {name: i for i, group in enumerate(names) for name in group}
-    parents = [{owner[name] for name in each if name in owner} for each in needs]
-    found: list[int] = []
-    rest = list(range(len(names)))
-    while rest:
-        free = next((i for i in rest if parents[i].isdisjoint(rest)), None)
+    parents = [{owner[name] for name in needed if name in owner} for needed in needs]
+    ordered: list[int] = []
+    remaining = list(range(len(names)))
+    while remaining:
+        free = next((i for i in remaining if parents[i].isdisjoint(remaining)), None)
         if free is None:
             break
-        found.append(free)
-        rest.remove(free)
-    path: list[int] = rest[:1]
+        ordered.append(free)
+        remaining.remove(free)
+    path: list[int] = remaining[:1]
     while path and path[-1] not in path[:-1]:
-        path.append(min(parents[path[-1]].intersection(rest)))
-    return found, path[path.index(path[-1]) : -1] if path else []
+        path.append(min(parents[path[-1]].intersection(remaining)))
+    return ordered, path[path.index(path[-1]) : -1] if path else []
 
 
 def _steps(low: float, high: float, step: float) -> int:
     """How many whole steps lie between the bounds, in decimals as they are written: 0 to 0.3 by 0.1 are 3."""
     from decimal import Decimal
 
-    first, last, each = (Decimal(repr(float(x))) for x in (low, high, step))
-    return int((last - first) // each)
+    first, last, width = (Decimal(repr(float(x))) for x in (low, high, step))
+    return int((last - first) // width)

@@ -38,9 +38,9 @@ class Dim:
     @property
     def allowed(self) -> str:
         """Which genes there are, in words."""
-        what = {"float": "a number", "int": "a whole number", "index": "the index of a value,"}[self.kind]
+        kind = {"float": "a number", "int": "a whole number", "index": "the index of a value,"}[self.kind]
         steps = f" in steps of {self.step}" if self.step and self.step != 1 else ""
-        return f"{what} from {self.low} to {self.high}{steps}"
+        return f"{kind} from {self.low} to {self.high}{steps}"
 
     def holds(self, gene: Gene) -> bool:
         """Whether `gene` is one of this argument."""
@@ -66,51 +66,51 @@ def named(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
-def gene_of(dim: Dim, given: Mapping[str, Any]) -> Gene:
+def gene_of(dim: Dim, values: Mapping[str, Any]) -> Gene:
     """The gene of values, each given as what it means or as its text. Raises UsageError for what is none of them."""
     arg = dim.arg
     if isinstance(arg, Range):
-        return _number(dim, given[arg.name])
+        return _number(dim, values[arg.name])
     points = arg.points()
     for same in (_same, _equal, _written):
-        fits = [i for i, point in enumerate(points) if all(same(point.get(name), v) for name, v in given.items())]
+        fits = [i for i, point in enumerate(points) if all(same(point.get(name), v) for name, v in values.items())]
         rows = {tuple((name, value.text) for name, value in points[i].items()) for i in fits}
-        if len(rows) > 1 and len(given) < len(arg.names):
-            lack = [name for name in arg.names if name not in given]
-            raise UsageError(f"several rows have {named(given)}; give {', '.join(lack)} too")
+        if len(rows) > 1 and len(values) < len(arg.names):
+            lack = [name for name in arg.names if name not in values]
+            raise UsageError(f"several rows have {named(values)}; give {', '.join(lack)} too")
         if fits:
             return fits[0]
-    listed = [named({name: value.text for name, value in p.items() if name in given}) for p in points[:_MANY]]
+    listed = [named({name: value.text for name, value in p.items() if name in values}) for p in points[:_MANY]]
     more = f" … ({len(points)} in all)" if len(points) > _MANY else ""
-    raise UsageError(f"{named(given)} is none of: {'; '.join(listed)}{more}")
+    raise UsageError(f"{named(values)} is none of: {'; '.join(listed)}{more}")
 
 
-def _number(dim: Dim, given: Any) -> Gene:
-    number = typed(given.strip()) if isinstance(given, str) else given
+def _number(dim: Dim, value: Any) -> Gene:
+    number = typed(value.strip()) if isinstance(value, str) else value
     if isinstance(number, float) and dim.kind == "int" and number.is_integer():
         number = int(number)
     if type(number) is int and dim.kind == "float" and abs(number) <= dim.high + abs(dim.low):
         number = float(number)
     if not dim.holds(number):
-        raise UsageError(f"{dim.name} must be {dim.allowed}, not {given!r}")
+        raise UsageError(f"{dim.name} must be {dim.allowed}, not {value!r}")
     return dim.snap(number)
 
 
-def _same(value: Value | None, given: Any) -> bool:
+def _same(value: Value | None, entry: Any) -> bool:
     """Whether it means the same, type by type: 1 is neither 1.0 nor true."""
-    return given is None if value is None else _alike(value.data, given, True)
+    return entry is None if value is None else _alike(value.data, entry, True)
 
 
-def _equal(value: Value | None, given: Any) -> bool:
+def _equal(value: Value | None, entry: Any) -> bool:
     """Whether it means the same, where 1 is 1.0, but not true."""
-    return given in (None, "") if value is None else _alike(value.data, given, False)
+    return entry in (None, "") if value is None else _alike(value.data, entry, False)
 
 
-def _written(value: Value | None, given: Any) -> bool:
+def _written(value: Value | None, entry: Any) -> bool:
     """Whether it means the same, or is a text that does."""
-    if value is None or not isinstance(given, str):
-        return _equal(value, given)
-    return value.text == given or _alike(value.data, typed(given), False)
+    if value is None or not isinstance(entry, str):
+        return _equal(value, entry)
+    return value.text == entry or _alike(value.data, typed(entry), False)
 
 
 def _alike(a: Any, b: Any, strict: bool) -> bool:

@@ -17,8 +17,8 @@ class Rule:
     """A condition or constraint over arguments, or where it is `measured`, also over `measures`, which are all other
     names in it. Raises UsageError for what can't be read, and for other names where it is not measured."""
 
-    def __init__(self, what: str, text: str, names: Mapping[str, str], measured: bool = False) -> None:
-        self.what = what
+    def __init__(self, subject: str, text: str, names: Mapping[str, str], measured: bool = False) -> None:
+        self.subject = subject
         self.parsed = expression.parse(text, names)
         self.text = text
         self.names = tuple(name for name in self.parsed.names if name in names)
@@ -26,7 +26,7 @@ class Rule:
         self._run = expression.function(self.parsed, _value)
         if self.measures and not measured:
             near = expression.unquoted(text, names) or did_you_mean(self.measures[0], list(names))
-            raise UsageError(f"{what}: {self.measures[0]!r} in {text!r} is not a declared argument{near}")
+            raise UsageError(f"{subject}: {self.measures[0]!r} in {text!r} is not a declared argument{near}")
 
     def holds(self, point: Point, otherwise: bool) -> bool:
         """Whether it holds; `otherwise` where it names what does not exist at the point."""
@@ -37,7 +37,7 @@ class Rule:
             return bool(self._run(point))
         except UsageError as e:
             at = ", ".join(f"{name}={value.text}" for name, value in point.items())
-            raise UsageError(f"{self.what}: {e.message} (at {at})", e.hint) from e
+            raise UsageError(f"{self.subject}: {e.message} (at {at})", e.hint) from e
 
 
 def all_hold(rules: Sequence[Rule], point: Point) -> bool:
@@ -69,9 +69,9 @@ def unmet(rules: Sequence[Rule], points: Sequence[Point]) -> str:
 def _sides(rule: Rule, points: Sequence[Point]) -> str:
     """For each comparison in a constraint, the values that its sides take: `0.1 to 0.9 > 1`."""
     shown = []
-    for first, rest in _comparisons(rule.parsed.tree):
+    for first, operations in _comparisons(rule.parsed.tree):
         parts = [_range(rule, first, points)]
-        for op, tree in rest:
+        for op, tree in operations:
             parts += [op, _range(rule, tree, points)]
         shown.append(" ".join(parts))
     return "its sides are " + ", ".join(shown) if shown else f"it is {_range(rule, rule.parsed.tree, points)}"
@@ -81,16 +81,16 @@ def _comparisons(tree: Any) -> Iterator[tuple[Any, Sequence[tuple[str, Any]]]]:
     if tree[0] == "compare":
         yield tree[1], tree[2:]
     elif tree[0] in ("and", "or", "not"):
-        for each in tree[1:]:
-            yield from _comparisons(each)
+        for operand in tree[1:]:
+            yield from _comparisons(operand)
 
 
 def _range(rule: Rule, tree: Any, points: Sequence[Point]) -> str:
     run = expression.function(Expression(rule.text, rule.names, tree), _value)
-    found = [run(point) for point in points if all(name in point for name in rule.names)]
-    if found and all(isinstance(each, int | float) and not isinstance(each, bool) for each in found):
-        return span(found)
-    texts = list(dict.fromkeys(map(repr, found)))
+    results = [run(point) for point in points if all(name in point for name in rule.names)]
+    if results and all(isinstance(result, int | float) and not isinstance(result, bool) for result in results):
+        return span(results)
+    texts = list(dict.fromkeys(map(repr, results)))
     return " or ".join(texts[:3]) + (" …" if len(texts) > 3 else "")
 
 

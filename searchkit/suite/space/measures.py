@@ -1,4 +1,4 @@
-"""Measures: numbers that a function of the user's own tells of a point (its cost), for constraints to limit."""
+"""Measures: numbers that a user's function gives for a point (its cost), for constraints to limit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Measures = Callable[[Mapping[str, Any]], Mapping[str, float]]  # of a point's va
 
 @dataclass(frozen=True)
 class Measure:
-    """A function of the user's own, by its name in the config. Calling it raises UsageError, which names it and the
+    """A user's function, by its name in the config. Calling it raises UsageError, which names it and the
     point, for whatever it raises and for an answer that is no mapping of names to numbers."""
 
     name: str
@@ -25,19 +25,19 @@ class Measure:
 
     def __call__(self, values: Mapping[str, Any]) -> dict[str, float]:
         try:
-            found = self.function(values)
+            numbers = self.function(values)
         except Exception as e:  # whatever the user's code does
             raise _failed(self.name, e, values) from e
-        if not isinstance(found, Mapping):
+        if not isinstance(numbers, Mapping):
             raise UsageError(
-                f"task.measures: {self.name} must give a mapping of names to numbers, not {found!r} {_at(values)}"
+                f"task.measures: {self.name} must give a mapping of names to numbers, not {numbers!r} {_at(values)}"
             )
-        for name, value in found.items():
+        for name, value in numbers.items():
             if not isinstance(name, str) or not _is_number(value):
                 raise UsageError(
                     f"task.measures: {self.name} must give names with numbers, not {name!r}: {value!r} {_at(values)}"
                 )
-        return {name: int(value) if isinstance(value, Integral) else float(value) for name, value in found.items()}
+        return {name: int(value) if isinstance(value, Integral) else float(value) for name, value in numbers.items()}
 
 
 def load(call: str, given: Mapping[str, Any]) -> Measure:
@@ -53,13 +53,13 @@ def load(call: str, given: Mapping[str, Any]) -> Measure:
     if not callable(measure):
         raise UsageError(
             f"task.measures: {call}({named(given)}) must return a function of a point's values, not {measure!r}",
-            "the function that is named is called once, with what is `given`; what it returns is called at every point",
+            "the named function is called once, with the values of `given`; what it returns is called at every point",
         )
     return Measure(call, measure)
 
 
 def _is_number(value: object) -> bool:
-    """Also one of numpy; but neither a truth value nor NaN, of which no comparison says anything."""
+    """Numpy's numbers too; but neither a truth value nor NaN, which no comparison orders."""
     return not isinstance(value, bool) and isinstance(value, Real) and not math.isnan(value)
 
 

@@ -51,7 +51,7 @@ class Space:
     withdrawn: tuple[frozenset[tuple[str, str]], ...] = ()
 
     def __post_init__(self) -> None:
-        _ = self._parts  # a fault is one of the space, not of its first use
+        _ = self._parts  # so that faults are raised here, not at first use
 
     def dims(self) -> tuple[Dim, ...]:
         """The arguments, each after those that its condition names, else in the order of declaration."""
@@ -79,7 +79,7 @@ class Space:
 
     def feasible(self, genes: Mapping[str, Gene]) -> bool:
         """Whether all constraints hold. Raises UsageError for one that can't be evaluated, and for a name in it that is
-        neither an argument nor given by the measure."""
+        neither an argument nor a measure."""
         parts = self._parts
         if not (parts.rules or parts.measured):
             return True
@@ -109,21 +109,21 @@ class Space:
         point: Point = {}
         absent: set[str] = set()
         for dim in self._parts.dims:
-            given = {name: values[name] for name in dim.arg.names if name in values}
+            own_values = {name: values[name] for name in dim.arg.names if name in values}
             rule = self._parts.conditions[dim.name]
-            known = rule is None or all(name in point or name in absent for name in rule.names)
-            blank = all(value is None or value == "" for value in given.values())
-            if rule is not None and known and not rule.holds(point, False):
+            decidable = rule is None or all(name in point or name in absent for name in rule.names)
+            blank = all(value is None or value == "" for value in own_values.values())
+            if rule is not None and decidable and not rule.holds(point, False):
                 absent.update(dim.arg.names)
                 if not blank:
-                    raise UsageError(f"{named(given)} can't be given here, where {dim.when!r} does not hold")
-            elif given and (known or not blank):
-                genes[dim.name] = gene = gene_of(dim, given)
+                    raise UsageError(f"{named(own_values)} can't be given here, where {dim.when!r} does not hold")
+            elif own_values and (decidable or not blank):
+                genes[dim.name] = gene = gene_of(dim, own_values)
                 point |= dim.arg.at(gene)
         return self._declared(genes)
 
     def fault(self, genes: Mapping[str, Gene]) -> str:
-        """Why genes are no point of this space: what lacks, is too much, or out of its bounds. Empty where they are.
+        """Why genes are no point of this space: one is missing, unknown or out of bounds. Empty where they are one.
 
         Constraints are not looked at (see `feasible`).
         """
@@ -177,7 +177,7 @@ class Space:
     def is_withdrawn(self, point: Point) -> bool:
         """Whether `grid` leaves a point out that meets the constraints."""
         texts = {(name, value.text) for name, value in point.items()}
-        return any(each <= texts for each in self.withdrawn)
+        return any(pairs <= texts for pairs in self.withdrawn)
 
     def reach(self, tries: int, rng: Random) -> str:
         """Why no point meets the constraints, from `tries` points drawn at random: for one that none met, the values
@@ -210,7 +210,7 @@ class Space:
     def _grid(self) -> Iterator[tuple[Genes, Point]]:
         for arg in self.args:
             if arg.size is None:
-                arg.grid()  # it says what to do
+                arg.grid()  # raises, with a hint
         first = [rule for rule in self._parts.rules if not rule.names]
         return self._walk(0, {}, {}) if all_hold(first, {}) else iter(())
 
@@ -238,8 +238,8 @@ class Space:
             if condition is not None and not condition.holds(point, False):
                 continue
             if dim.name in self._parts.controls:
-                rest = dims[i + 1 :]
-                return total * sum(self._count(rest, {**point, **dim.arg.at(gene)}) for gene in dim.arg.grid())
+                following = dims[i + 1 :]
+                return total * sum(self._count(following, {**point, **dim.arg.at(gene)}) for gene in dim.arg.grid())
             total *= dim.arg.size or 0
         return total
 
@@ -267,12 +267,12 @@ class _Parts:
         self._owner, self._measure = owner, measure
         self._known: dict[str, Point] = {}  # the measures of points, the oldest first
         needs = {key: [owner[name] for name in rule.names] if rule else [] for key, rule in self.conditions.items()}
-        found, cycle = order([[arg.key] for arg in args], list(needs.values()))
+        ordered, cycle = order([[arg.key] for arg in args], list(needs.values()))
         if cycle:
             chain = " needs ".join(repr(args[i].key) for i in [*cycle, cycle[0]])
-            raise UsageError(f"the conditions go round: {chain}", "Take the condition of one of them away")
-        self.in_order = found == sorted(found)  # the dims are in the order of declaration
-        self.dims = tuple(dim_of(args[i]) for i in found)
+            raise UsageError(f"the conditions go round: {chain}", "Remove the condition of one of them")
+        self.in_order = ordered == sorted(ordered)  # the dims are in the order of declaration
+        self.dims = tuple(dim_of(args[i]) for i in ordered)
         self.by_name = {dim.name: dim for dim in self.dims}
         rank = {dim.name: i for i, dim in enumerate(self.dims)}
         self.decided: list[list[Rule]] = [[] for _ in self.dims]  # the constraints whose last name is that of each dim
@@ -289,26 +289,26 @@ class _Parts:
     def with_measures(self, point: Point) -> Point:
         """A point with the measures that constraints name. Raises UsageError for one that is not given."""
         key = repr(sorted((name, value.data) for name, value in point.items()))
-        found = self._known.get(key)
-        if found is None:
-            found = self._known[key] = self._take({name: value.data for name, value in point.items()})
+        measures = self._known.get(key)
+        if measures is None:
+            measures = self._known[key] = self._take({name: value.data for name, value in point.items()})
             if len(self._known) > _KEPT:
                 del self._known[next(iter(self._known))]
-        return point | found
+        return point | measures
 
     def _take(self, values: dict[str, Any]) -> Point:
         assert self._measure is not None  # else no constraint is over measures
-        taken = self._measure(values)
-        both = next((name for name in taken if name in self._owner), None)
+        measures = self._measure(values)
+        both = next((name for name in measures if name in self._owner), None)
         if both is not None:
             raise UsageError(f"the measure {both!r} has the name of an argument", "Give one of them another name")
         for rule in self.measured:
             for name in rule.measures:
-                if name not in taken:
-                    near = did_you_mean(name, [*taken, *self._owner])
-                    what = f"{name!r} in {rule.text!r} is neither an argument nor a measure{near}"
-                    raise UsageError(f"constraint: {what}", f"the measures are {', '.join(taken) or 'none'}")
-        return {name: Value(taken[name], repr(taken[name])) for name in self.measures}
+                if name not in measures:
+                    near = did_you_mean(name, [*measures, *self._owner])
+                    fault = f"{name!r} in {rule.text!r} is neither an argument nor a measure{near}"
+                    raise UsageError(f"constraint: {fault}", f"the measures are {', '.join(measures) or 'none'}")
+        return {name: Value(measures[name], repr(measures[name])) for name in self.measures}
 
 
 def _groups(dims: Sequence[Dim], needs: Mapping[str, Sequence[str]]) -> list[list[Dim]]:
@@ -316,9 +316,9 @@ def _groups(dims: Sequence[Dim], needs: Mapping[str, Sequence[str]]) -> list[lis
     group = {dim.name: dim.name for dim in dims}
     for key, others in needs.items():
         for other in others:
-            merged, kept = group[key], group[other]
-            group = {name: kept if its == merged else its for name, its in group.items()}
-    return [[dim for dim in dims if group[dim.name] == each] for each in dict.fromkeys(group.values())]
+            merged, target = group[key], group[other]
+            group = {name: target if its == merged else its for name, its in group.items()}
+    return [[dim for dim in dims if group[dim.name] == root] for root in dict.fromkeys(group.values())]
 
 
 def _draw(dim: Dim, rng: Random) -> Gene:

@@ -1,4 +1,4 @@
-"""What became of a search space: whether every point of the old one is still a point of the new one."""
+"""How a search space has changed: whether every point of the old one is still a point of the new one."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _SHOWN = 5  # more values than this are counted, not named
 
 @dataclass(frozen=True)
 class Widened:
-    """One argument that differs: what came to it, or why it may not differ so.
+    """One argument that differs: what was added to it, or why it may not change so.
 
-    moved: where the values of a list stand now, by where they stood before; None: where they stood. lost: values that
-    are gone, the first few, each as `name=value`.
+    moved: the new positions of a list's values, by their old ones; None: unchanged. lost: the first few of the values
+    that are gone, each as `name=value`.
     """
 
-    said: str = ""
+    summary: str = ""
     fault: str = ""
     moved: list[int] | None = None
     lost: tuple[str, ...] = ()
@@ -30,16 +30,16 @@ def compare(old: Arg, new: Arg) -> Widened | None:
     if old == new:
         return None
     if type(old) is not type(new) or old.names != new.names or isinstance(old, Subnet | Best):
-        return Widened(fault=_other(old, new))
+        return Widened(fault=_other_kind(old, new))
     if old.when != new.when:
-        return Widened(fault=f"exists {_when(new)}, and existed {_when(old)}: its jobs would be other ones")
+        return Widened(fault=f"exists {_when(new)}, and existed {_when(old)}: its jobs would be others")
     if isinstance(old, Range) and isinstance(new, Range):
         return _range(old, new)
     assert isinstance(old, Categorical | Nested) and isinstance(new, Categorical | Nested)
     return _values(old.points(), new.points())
 
 
-def _other(old: Arg, new: Arg) -> str:
+def _other_kind(old: Arg, new: Arg) -> str:
     if isinstance(old, Subnet | Best) and type(old) is type(new):
         return "its values were picked when the task began, and are kept"
     kinds = [arg.kind if isinstance(arg, Range) else type(arg).__name__ for arg in (old, new)]
@@ -58,8 +58,8 @@ def _range(old: Range, new: Range) -> Widened:
     if (old.step or None) != (new.step or None):
         return Widened(fault=f"its step is {new.step or 'none'}, and was {old.step or 'none'}: values would be lost")
     if new.low > old.low or new.last < old.last:
-        what = f"must reach from {old.low} to {old.last} at least, as it did; it reaches from {new.low} to {new.last}"
-        return Widened(fault=what)
+        fault = f"must reach from {old.low} to {old.last} at least, as it did; it reaches from {new.low} to {new.last}"
+        return Widened(fault=fault)
     if old.size is not None and (new.snap(old.low) != old.low or new.snap(old.last) != old.last):
         return Widened(fault=f"in steps of {new.step} from {new.low} it misses {old.low}, which was a value")
     return Widened(f"{old.low} to {old.high} is now {new.low} to {new.high}")
@@ -78,11 +78,15 @@ def _values(old: Sequence[Point], new: Sequence[Point]) -> Widened:
         else:
             lost.append(point)
     if lost:
-        what = f"{_listed(lost)} {'was a value' if len(lost) == 1 else 'were values'}, and must stay so"
-        return Widened(fault=what, lost=tuple(map(_assigned, lost[:_SHOWN])))
+        fault = f"{_listed(lost)} {'was a value' if len(lost) == 1 else 'were values'}, and must stay so"
+        return Widened(fault=fault, lost=tuple(map(_assigned, lost[:_SHOWN])))
     more = [new[i] for i in sorted(i for at in places.values() for i in at)]
-    said = f"{len(more)} value{'s'[: len(more) != 1]} added: {_listed(more)}" if more else "its values in another order"
-    return Widened(said, moved=moved if moved != list(range(len(old))) else None)
+    summary = (
+        f"{len(more)} value{'s'[: len(more) != 1]} added: {_listed(more)}"
+        if more
+        else "its values are in another order"
+    )
+    return Widened(summary, moved=moved if moved != list(range(len(old))) else None)
 
 
 def _exactly(point: Point) -> str:

@@ -174,7 +174,7 @@ def _space(old: Config, new: Config) -> tuple[list[Part], list[Part], dict[str, 
         found = widen.compare(was, arg)
         if found is None:
             continue
-        part = Part(f"task.search_args[{i}]", f"{arg.key}: {found.fault or found.said}", found.lost)
+        part = Part(f"task.search_args[{i}]", f"{arg.key}: {found.fault or found.summary}", found.lost)
         (refused if found.fault else grown).append(part)
         if found.moved is not None:
             moved[arg.key] = found.moved

@@ -20,7 +20,7 @@ from searchkit.seeds import ask_seed
 from searchkit.suite import algorithms
 from searchkit.suite.algorithms import conformance
 from searchkit.suite.algorithms.drawing import Fresh, filled
-from searchkit.suite.algorithms.history import Trial, asked, asks, changed
+from searchkit.suite.algorithms.history import Trial, asks, changed, started
 from searchkit.suite.space.args import Arg, Categorical, Nested, Range, Value
 from searchkit.suite.space.space import Genes, Space
 
@@ -332,8 +332,8 @@ def test_what_the_broken_ones_are_made_of_is_whole() -> None:
 def test_asks_do_not_count_a_warm_start() -> None:
     history = [finished(i, {}, 1.0) for i in range(-3, 5)]
     assert [asks(history[:n]) for n in (0, 2, 3, 4, 8)] == [0, 0, 0, 1, 5]
-    assert [trial.index for trial in asked(history, [{}, {}])] == [5, 6]
-    assert [trial.index for trial in asked(history[:2], [{}])] == [0]
+    assert [trial.index for trial in started(history, [{}, {}])] == [5, 6]
+    assert [trial.index for trial in started(history[:2], [{}])] == [0]
     sampler = algorithms.sampler("random")(letters(3, 9), ONE, 0)
     warm = [replace(trial, genes={"x0": 0, "x1": 0, "x2": i}) for i, trial in enumerate(history[:3])]
     assert sampler.suggest(warm, 3) == sampler.suggest([], 3)
