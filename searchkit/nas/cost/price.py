@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from searchkit.nas.models.network import NetConfig
 
 PlanOf = Callable[[Arch], Plan]  # from the part of an architecture below `backbone.`
-Heads = HeadSizes | LabelSizes  # all that stands behind the backbone
+Heads = HeadSizes | LabelSizes  # everything after the backbone
 BACKBONE = "backbone"
 
 
@@ -142,7 +142,7 @@ def _after(state: _State, row: Row, convention: Convention) -> _State:
 def _head_cost(
     heads: Heads, features: tuple[tuple[int, Sizes], ...], convention: Convention
 ) -> tuple[tuple[int, ...], int]:
-    """(flops at each input shape, parameters) of all that stands behind the backbone."""
+    """(flops at each input shape, parameters) of everything after the backbone."""
     if isinstance(heads, LabelSizes):
         width, sizes = features[-1]
         cost = row_cost(label_row(width, heads.num_classes), ((1, 1),) * len(sizes), convention)

@@ -32,9 +32,9 @@ class RowCost(NamedTuple):
 
 def check_convention(convention: str) -> None:
     """Raises UsageError for anything but the names of the conventions."""
-    known = get_args(Convention)
-    if convention not in known:
-        raise UsageError(f"there is no convention {convention!r} to count by{did_you_mean(convention, known)}")
+    names = get_args(Convention)
+    if convention not in names:
+        raise UsageError(f"there is no convention {convention!r} to count by{did_you_mean(convention, names)}")
 
 
 @lru_cache(CACHE)

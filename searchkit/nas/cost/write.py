@@ -1,4 +1,4 @@
-"""A whole priced space as a file of records, one JSON object a line; what a broken run left is kept."""
+"""A whole priced space as a file of records, one JSON object a line; what an interrupted run wrote is kept."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def space_lines(
     archs = islice(space.enumerate(), skip, None)
     ends = [json.dumps(shape) + "}}\n" for shape in scales]
     lines = (
-        f'{{"overhead": {{"flops": {flops}, {rest}{end}'
+        f'{{"overhead": {{"flops": {flops}, {middle}{end}'
         for arch, costs, params in price_archs(plan_of, heads, archs, scales, convention)
-        for rest in [_rest(arch, params, convention)]
+        for middle in [_rest(arch, params, convention)]
         for flops, end in zip(costs, ends, strict=True)
     )
     return islice(lines, first, None if stop is None else max(first, stop - skip * len(scales)))
@@ -81,10 +81,10 @@ def _rest(arch: Arch, params: int, convention: Convention) -> str:
 
 def _complete_lines(fd: int) -> tuple[int, int, bytes]:
     """(how many complete lines a file has, where the last one ends, that line)."""
-    count, end, last, rest = 0, 0, b"", b""
+    count, end, last, torn = 0, 0, b"", b""
     os.lseek(fd, 0, os.SEEK_SET)
     while part := os.read(fd, CHUNK):
-        *lines, rest = (rest + part).split(b"\n")
+        *lines, torn = (torn + part).split(b"\n")
         if lines:
             count += len(lines)
             end += sum(map(len, lines)) + len(lines)

@@ -1,4 +1,4 @@
-"""Read COCO detection annotations into a `CocoSet`: plain arrays, checked once, with a report of what was found wrong.
+"""Read COCO detection annotations into a `CocoSet`: plain arrays, checked once, with a report of the faults.
 
 Boxes become xyxy in absolute pixels; category ids become labels 1..C (0 is background, as torchvision has it).
 The file's own numbers are kept beside them (`Truth`), so that scores are those of the official evaluation.
@@ -102,11 +102,11 @@ def load_coco(
     partial: the file need not declare all of them; see `matched`.
     limit: use the first `limit` images of the file.
     reading: how image files are read; where its range is None and there are deep greys, their values tell it.
-    min_box: boxes with a side below, in px, are counted in the report: training will leave them out.
+    min_box: boxes with a side below this, in px, are counted in the report: training will leave them out.
 
-    Raises UsageError where the file can't be obeyed: unreadable, a used category that is not declared, an unknown
-    class, image ids that are neither whole numbers nor texts, no image at all, none of the image files there, boxes
-    that are plainly normalised, or corners. All else is mended as its line in `report` says.
+    Raises UsageError where the file can't be used: unreadable, a used category that is not declared, an unknown class,
+    image ids that are neither whole numbers nor texts, no image at all, none of the image files found, boxes that are
+    plainly normalised, or corners. All else is repaired as its line in `report` says.
     """
     if limit is not None and limit < 1:
         raise UsageError(f"limit must be at least 1, got {limit}")
@@ -141,8 +141,8 @@ def subset(data: CocoSet, indices: Sequence[int]) -> CocoSet:
 
 
 def matched(data: CocoSet, names: Sequence[str]) -> CocoSet:
-    """The set with these classes in this order, by name. One that its file does not declare has no examples in it; one
-    beyond them that has none is left out; the report says so. With examples of others it stays as it is: see
+    """The set with these classes in this order, by name. A class that its file does not declare has no examples; one
+    that is not among these is left out if it has none; the report says so. If it has some, the set stays as it is: see
     `same_classes`."""
     if data.names == tuple(names):
         return data
@@ -189,8 +189,8 @@ def joined_reading(first: Any, second: Any) -> Reading:
     """How the files of two sets are read. Raises UsageError where it isn't the same."""
     reading = both(first.reading, second.reading)
     if reading is None:
-        how = [f"exif {r.exif}, deep greys {r.text()}" for r in (first.reading, second.reading)]
-        raise UsageError(f"{first.source} and {second.source} are read differently: {how[0]}; {how[1]}")
+        texts = [f"exif {r.exif}, deep greys {r.text()}" for r in (first.reading, second.reading)]
+        raise UsageError(f"{first.source} and {second.source} are read differently: {texts[0]}; {texts[1]}")
     return reading
 
 
@@ -201,12 +201,12 @@ def require_boxes(data: CocoSet, min_box: float = 0) -> None:
         for image in data.images
     ):
         return
-    found = "; ".join(data.report.lines)
+    report_text = "; ".join(data.report.lines)
     least = f" of at least {min_box:g} px (augment.min_box)" if min_box and data.n_boxes else ""
     raise UsageError(
         f"training needs boxes{least}, but {data.source} has none in {len(data.images)} images of "
         f"{', '.join(data.names)}",
-        f"Found: {found}",
+        f"Found: {report_text}",
     )
 
 
@@ -217,8 +217,10 @@ def _read(path: str) -> dict[str, list[Any]]:
             raw = json.load(file)
     except FileNotFoundError:
         folder = os.path.dirname(path) or "."
-        there = [name for name in sorted(os.listdir(folder)) if name.endswith(".json")] if os.path.isdir(folder) else []
-        raise UsageError(f"no such annotation file: {path}{did_you_mean(os.path.basename(path), there)}") from None
+        json_files = (
+            [name for name in sorted(os.listdir(folder)) if name.endswith(".json")] if os.path.isdir(folder) else []
+        )
+        raise UsageError(f"no such annotation file: {path}{did_you_mean(os.path.basename(path), json_files)}") from None
     except OSError as e:
         raise UsageError(f"cannot read the annotation file {path}: {e.strerror}") from e
     except ValueError as e:
@@ -226,34 +228,34 @@ def _read(path: str) -> dict[str, list[Any]]:
     keys = ("images", "annotations", "categories")
     wrong = [key for key in keys if not isinstance(raw, dict) or not isinstance(raw.get(key), list)]
     if wrong:
-        found = ", ".join(map(str, raw)) if isinstance(raw, dict) else f"a {type(raw).__name__}"
+        keys_text = ", ".join(map(str, raw)) if isinstance(raw, dict) else f"a {type(raw).__name__}"
         hint = "A COCO file of object instances is an object with the lists images, annotations and categories."
-        raise UsageError(f"{path} has no list {', '.join(wrong)}; found: {found or 'nothing'}", hint)
+        raise UsageError(f"{path} has no list {', '.join(wrong)}; found: {keys_text or 'nothing'}", hint)
     return {key: raw[key] for key in keys}
 
 
 def _declared(raw: list[Any], source: str, faults: Faults) -> dict[int, str]:
     """Category id -> name, in the order of the ids; every name once."""
-    found: dict[int, str] = {}
+    names: dict[int, str] = {}
     for entry in raw:
         number = whole(entry.get("id")) if isinstance(entry, Mapping) else None
         if number is None:
             raise UsageError(f"{source}: a category must have a whole number as its id, got {entry!r:.80}")
-        if number in found:
-            faults.add("duplicate_category", f"{number} ({found[number]})")
+        if number in names:
+            faults.add("duplicate_category", f"{number} ({names[number]})")
         else:
-            found[number] = str(entry.get("name", f"category {number}"))
-    if not found:
+            names[number] = str(entry.get("name", f"category {number}"))
+    if not names:
         raise UsageError(f"{source} declares no categories")
-    counts = Counter(found.values())
-    for number, name in found.items():
+    counts = Counter(names.values())
+    for number, name in names.items():
         if counts[name] > 1:
             faults.add("duplicate_name", f"{name} (now: {name} [{number}])")
-            found[number] = f"{name} [{number}]"
-    low, high = min(found), max(found)
-    unused = high - low + 1 - len(found)
-    faults.add("gaps", f"{next((i for i in range(low, high) if i not in found), '')}", unused)
-    return dict(sorted(found.items()))
+            names[number] = f"{name} [{number}]"
+    low, high = min(names), max(names)
+    unused = high - low + 1 - len(names)
+    faults.add("gaps", f"{next((i for i in range(low, high) if i not in names), '')}", unused)
+    return dict(sorted(names.items()))
 
 
 def _selected(
@@ -282,5 +284,5 @@ def _report(
     shown = [f"{name} {n}" for (_, name), n in zip(categories[:10], counts, strict=False)]
     if len(categories) > 10:
         shown.append(f"{len(categories) - 10} more")
-    what = f"{len(infos)} images, {len(labels)} boxes in {len(categories)} classes ({', '.join(shown)})"
-    return DataReport(f"{source}: {what}", faults.lines())
+    summary = f"{len(infos)} images, {len(labels)} boxes in {len(categories)} classes ({', '.join(shown)})"
+    return DataReport(f"{source}: {summary}", faults.lines())

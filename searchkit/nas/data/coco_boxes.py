@@ -1,4 +1,4 @@
-"""The annotations of a COCO file: read, judged, and handed to their images."""
+"""The annotations of a COCO file: read, judged, and assigned to their images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from searchkit.nas.data.report import Faults
 
 _SLACK_PX = 0.01  # annotation tools write two decimals; a box beyond its image by less is no fault
 _SLACK = 1e-3  # of normalised numbers, likewise
-_FEW = 5  # boxes from which on it is told what they are instead of x, y, width, height
+_FEW = 5  # from this many boxes on, it is judged whether they are corners
 _NAN = float("nan")
 _OTHER_KIND = ", whose id is a text in one place and a number in the other"
 
@@ -100,9 +100,9 @@ def read_table(
 
 def _other_kind(owner: int | str | None, known: set[int | str]) -> str:
     """What to say of an image_id that is a text where the id of its image is a number, or the other way round."""
-    said = None if owner is None else _value(owner)
-    same = [i for i in known if isinstance(i, str) != isinstance(owner, str) and _value(i) == said]
-    return "" if said is None or not same else f"{_OTHER_KIND}: {owner!r} here, {same[0]!r} in images"
+    number = None if owner is None else _value(owner)
+    same = [i for i in known if isinstance(i, str) != isinstance(owner, str) and _value(i) == number]
+    return "" if number is None or not same else f"{_OTHER_KIND}: {owner!r} here, {same[0]!r} in images"
 
 
 def _value(number: int | str) -> int | None:
@@ -115,9 +115,9 @@ def _value(number: int | str) -> int | None:
 def _numbers(item: Mapping[str, Any], number: str, faults: Faults) -> tuple[float, float, float, float, float]:
     """x, y, width, height, area; NaN for what is no number."""
     area = _number(item.get("area"))
-    given = item.get("bbox")
-    zeros = isinstance(given, list) and not any(given)  # some tools write them where they have none
-    if (not given or zeros) and item.get("segmentation"):
+    bbox = item.get("bbox")
+    zeros = isinstance(bbox, list) and not any(bbox)  # some tools write them where they have none
+    if (not bbox or zeros) and item.get("segmentation"):
         box, covered = _around(item["segmentation"])
         if box[0] == box[0]:
             faults.add("from_mask", f"annotation {number}: [{', '.join(f'{value:g}' for value in box)}]")
@@ -167,13 +167,13 @@ def _undeclared(used: Counter[str], declared: dict[int, str], source: str) -> Us
             nearest = f" (the nearest declared one: {near}, {declared[near]})"
         lines.append(f"{source}: category {number} is used by {n} annotations, but not declared{nearest}")
     text = ", ".join(f"{number} {name}" for number, name in declared.items())
-    return UsageError("\n".join(lines), f"Add it to the list categories, or mend the annotations. Declared: {text}")
+    return UsageError("\n".join(lines), f"Add it to the list categories, or correct the annotations. Declared: {text}")
 
 
 def judge(entries: list[Entry], table: Table, source: str, min_box: float, faults: Faults) -> list[Boxes]:
-    """Judge and clip the boxes, then hand each image its own. min_box: see `coco.load_coco`.
+    """Judge and clip the boxes, then give each image its own. min_box: see `coco.load_coco`.
 
-    Raises UsageError where they are plainly something else than x, y, width, height in pixels.
+    Raises UsageError where they are plainly not x, y, width, height in pixels.
     """
     size = np.array([(entry.width, entry.height) for entry in entries], np.float64)[table.image].reshape(-1, 2)
     xywh, area = table.numbers[:, :4], table.numbers[:, 4]
@@ -198,14 +198,14 @@ def judge(entries: list[Entry], table: Table, source: str, min_box: float, fault
 
     area = np.where(no_area, xywh[:, 2] * xywh[:, 3], area)
     trained, scored = (_per_image(table.image, mask, len(entries)) for mask in (keep, finite))
-    found = []
+    judged = []
     for entry, rows, all_rows in zip(entries, trained, scored, strict=True):
         if not len(rows):
             faults.add("empty", entry.path)
         truth = (xywh[all_rows], area[all_rows], table.labels[all_rows], table.crowd[all_rows])
         parts = (boxes[rows], table.labels[rows], table.crowd[rows], area[rows].astype(np.float32))
-        found.append(Boxes(*parts, truth))
-    return found
+        judged.append(Boxes(*parts, truth))
+    return judged
 
 
 def _check_meaning(xywh: np.ndarray, size: np.ndarray, source: str) -> None:

@@ -1,6 +1,6 @@
 """Average precision of detections, as COCO defines it (https://cocodataset.org/#detection-eval).
 
-The numbers are those of pycocotools, or of faster-coco-eval, which has the same ones sooner; nothing is computed here
+The numbers are those of pycocotools, or of faster-coco-eval, which gives the same ones faster; nothing is computed here
 but means over the precision table that both return.
 """
 
@@ -20,7 +20,7 @@ from searchkit.errors import UsageError, did_you_mean
 from searchkit.nas.data.coco import CocoSet, ImageInfo, Truth
 
 MAX_DETS = 100  # of one class in one image, the best by score; COCO's number
-FEWER = (1, 10)  # of which the recall is told, too
+FEWER = (1, 10)  # numbers of detections whose recall is reported, too
 PER_CLASS = "bbox_AP/"  # and the name of a class
 
 # area ranges (px^2): suffix of the metrics -> (COCO's name, from, to)
@@ -37,14 +37,14 @@ Predictions = Mapping[int, Mapping[str, Any]]
 
 
 def metric_names(areas: Iterable[str] = (), max_dets: int = MAX_DETS) -> tuple[str, ...]:
-    """The metrics of an evaluation but for those of single classes; areas: names of further ones."""
+    """The metrics of an evaluation except those of single classes; areas: names of further ranges."""
     every = (*AREAS, *areas)
     recalls = ("bbox_AR", *(f"bbox_AR_{n}" for n in FEWER if n < max_dets))
     return ("bbox_mAP", *_IOUS, *(f"bbox_mAP_{a}" for a in every), *recalls, *(f"bbox_AR_{a}" for a in every))
 
 
 def evaluate(data: CocoSet, predictions: Predictions, backend: str = "auto") -> dict[str, Any]:
-    """Score predictions once; see `Evaluator`, which is the one to keep where many are scored on one set."""
+    """Score predictions once. To score many on one set, keep an `Evaluator`."""
     return Evaluator(data, backend).evaluate(predictions)
 
 
@@ -53,10 +53,10 @@ class Evaluator:
 
     backend: `pycocotools`, `faster` (faster-coco-eval), or `auto`: the latter where it is installed. max_dets: how many
     detections of one class in one image count, the best by score. areas: further ranges by name, px^2, beside COCO's
-    s, m, l; per_class: whether single classes are told among the metrics.
+    s, m, l; per_class: whether single classes are among the metrics.
 
-    Truth are all boxes of the file (`Truth`), so that scores equal those of pycocotools on that file, where it is one
-    that pycocotools can read right: its annotations have areas, and ids of their own, none of them 0.
+    The truth is all boxes of the file (`Truth`), so that scores equal those of pycocotools on that file, provided that
+    pycocotools reads it correctly: its annotations have areas and distinct ids, none of them 0.
     """
 
     def __init__(
@@ -79,8 +79,8 @@ class Evaluator:
         most = max(int(np.bincount(truth.labels[~truth.crowd], minlength=1).max()) for _, truth in truths)
         self.notes: tuple[str, ...] = ()  # about the set, whatever is predicted
         if most > max_dets:
-            what = f"an image has {most} boxes of one class: AP 1 is out of reach, {max_dets} detections count"
-            self.notes = (f"{what} (test.max_dets)",)
+            note = f"an image has {most} boxes of one class: AP 1 is out of reach, {max_dets} detections count"
+            self.notes = (f"{note} (test.max_dets)",)
         labels = np.concatenate([truth.labels[~truth.crowd] for _, truth in truths])
         self.examples = np.bincount(labels, minlength=len(data.names) + 1)[1:]  # boxes of each class
         self._solid = any(bool((truth.xywh[~truth.crowd, 2:] > 0).all(1).any()) for _, truth in truths)
@@ -98,9 +98,9 @@ class Evaluator:
         """
         rows, notes = self._rows(predictions)
         # The result object is made by hand, since loadRes of pycocotools fails where there is no detection.
-        found = self._index(rows)
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints, and can't be asked not to
-            run = self._cocoeval(self._truth, found, "bbox")
+        detections = self._index(rows)
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints, and has no option not to
+            run = self._cocoeval(self._truth, detections, "bbox")
             run.params.maxDets = [*(n for n in FEWER if n < self.max_dets), self.max_dets]
             run.params.areaRngLbl = ["all", *(label for label, _, _ in self.areas.values())]
             run.params.areaRng = [[0.0, _EVERYWHERE], *([low, high] for _, low, high in self.areas.values())]
@@ -110,7 +110,7 @@ class Evaluator:
 
     def without_value(self) -> dict[str, str]:
         """Metrics that have no value on this set, whatever is predicted, and why: there is no truth to find."""
-        found: dict[str, str] = {}
+        reasons: dict[str, str] = {}
         for suffix, (_, low, high) in self.areas.items():
             if not ((self._counted >= low) & (self._counted <= high)).any():
                 why = (
@@ -118,17 +118,17 @@ class Evaluator:
                     if high < _EVERYWHERE
                     else (f"no object has an area of {low:g} px^2 or more")
                 )
-                found |= {f"bbox_mAP_{suffix}": why, f"bbox_AR_{suffix}": why}
-        found |= {
+                reasons |= {f"bbox_mAP_{suffix}": why, f"bbox_AR_{suffix}": why}
+        reasons |= {
             f"{PER_CLASS}{name}": f"there is no object of class {name}"
             for name, n in zip(self.names, self.examples, strict=True)
             if not n
         }
         if not self.examples.any():
-            found |= dict.fromkeys(self._all_names(), "there is no object at all")
+            reasons |= dict.fromkeys(self._all_names(), "there is no object at all")
         elif not self._solid:
-            found |= dict.fromkeys(self._all_names(), "no box has a width and a height above 0")
-        return found
+            reasons |= dict.fromkeys(self._all_names(), "no box has a width and a height above 0")
+        return reasons
 
     def _all_names(self) -> tuple[str, ...]:
         return metric_names([name for name in self.areas if name not in AREAS], self.max_dets)
@@ -148,8 +148,10 @@ class Evaluator:
     def _rows(self, predictions: Predictions) -> tuple[list[dict[str, Any]], list[str]]:
         unknown = [number for number in predictions if number not in self._sizes]
         if unknown:
-            what = f"{len(unknown)} predictions are for images that the set does not have, e.g. image id {unknown[0]!r}"
-            raise UsageError(what, "Score them on the set they were made from.")
+            message = (
+                f"{len(unknown)} predictions are for images that the set does not have, e.g. image id {unknown[0]!r}"
+            )
+            raise UsageError(message, "Score them on the set they were made from.")
         rows: list[dict[str, Any]] = []
         dropped = 0
         for number, prediction in predictions.items():
@@ -161,14 +163,14 @@ class Evaluator:
 
 
 def _backend(name: str) -> str:
-    known = ("auto", *_PACKAGES)
-    if name not in known:
-        raise UsageError(f"unknown backend {name!r}{did_you_mean(name, known)}")
-    wanted = _PACKAGES if name == "auto" else {name: _PACKAGES[name]}
-    for backend, package in wanted.items():
+    names = ("auto", *_PACKAGES)
+    if name not in names:
+        raise UsageError(f"unknown backend {name!r}{did_you_mean(name, names)}")
+    packages = _PACKAGES if name == "auto" else {name: _PACKAGES[name]}
+    for backend, package in packages.items():
         if importlib.util.find_spec(package):
             return backend
-    needed = " or ".join(package.replace("_", "-") for package in wanted.values())
+    needed = " or ".join(package.replace("_", "-") for package in packages.values())
     raise UsageError(f"scoring detections needs {needed}", "pip install 'searchkit[nas]' installs pycocotools.")
 
 
@@ -217,8 +219,8 @@ def _arrays(number: int, prediction: Mapping[str, Any], n_classes: int) -> tuple
     boxes, scores, labels = (_array(prediction[key]) for key in ("boxes", "scores", "labels"))
     boxes = boxes.reshape(-1, 4) if boxes.size == 0 else boxes
     if boxes.ndim != 2 or boxes.shape[1] != 4 or scores.shape != labels.shape or scores.shape != boxes.shape[:1]:
-        found = f"boxes {boxes.shape}, scores {scores.shape}, labels {labels.shape}"
-        raise UsageError(f"image {number}: boxes (N, 4), scores (N,) and labels (N,) must fit together; got {found}")
+        shapes = f"boxes {boxes.shape}, scores {scores.shape}, labels {labels.shape}"
+        raise UsageError(f"image {number}: boxes (N, 4), scores (N,) and labels (N,) must fit together; got {shapes}")
     wrong = labels[(labels < 1) | (labels > n_classes)]
     if wrong.size:
         hint = "Labels count from 1; 0 is background. Was the model trained with other classes?"
@@ -237,15 +239,15 @@ def _summary(
     `recalls`); -1 is `no truth`."""
     at = run.params.maxDets.index(max_dets)
     precision, recall = np.asarray(run.eval["precision"])[..., at], np.asarray(run.eval["recall"])
-    whole = precision[..., 0]
-    result: dict[str, Any] = {"bbox_mAP": _mean(whole)}
+    all_areas = precision[..., 0]
+    result: dict[str, Any] = {"bbox_mAP": _mean(all_areas)}
     for metric, threshold in _IOUS.items():
-        result[metric] = _mean(whole[np.isclose(run.params.iouThrs, threshold)])
+        result[metric] = _mean(all_areas[np.isclose(run.params.iouThrs, threshold)])
     result |= {f"bbox_mAP_{suffix}": _mean(precision[..., k]) for k, suffix in enumerate(areas, 1)}
     result["bbox_AR"] = _mean(recall[..., 0, at])
     result |= {f"bbox_AR_{n}": _mean(recall[..., 0, k]) for k, n in enumerate(run.params.maxDets[:-1])}
     result |= {f"bbox_AR_{suffix}": _mean(recall[..., k, at]) for k, suffix in enumerate(areas, 1)}
-    result["per_class"] = {name: _mean(whole[:, :, k]) for k, name in enumerate(names)}
+    result["per_class"] = {name: _mean(all_areas[:, :, k]) for k, name in enumerate(names)}
     return result
 
 

@@ -21,7 +21,7 @@ _LISTED = 10  # files named in one error
 def decode(path: str, width: int, height: int, reading: Reading = AS_IS) -> Tensor:
     """The image as (3, H, W) uint8 RGB, contiguous; see pixels.py for what is shown of a file.
 
-    width, height: what the annotations say of it, px. Where the EXIF orientation swaps the sides, they tell whether
+    width, height: its size by the annotations, px. Where the EXIF orientation swaps the sides, they tell whether
     boxes are on the upright image, or on the stored one, which is then not turned (unless `reading` says otherwise).
 
     Raises UsageError naming the file where it can't be decoded whole, or has another size than the annotations say.
@@ -37,8 +37,8 @@ def decode(path: str, width: int, height: int, reading: Reading = AS_IS) -> Tens
         hint = "Boxes and image do not belong together."
         if turn != 1:
             hint += f" Its EXIF orientation is {turned_text(turn, reading)}"
-        found = f"{pixels.shape[1]} x {pixels.shape[0]}"
-        raise UsageError(f"the annotations say that {path} is {width} x {height}, but it is {found}", hint)
+        decoded_size = f"{pixels.shape[1]} x {pixels.shape[0]}"
+        raise UsageError(f"the annotations say that {path} is {width} x {height}, but it is {decoded_size}", hint)
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))  # which starts no threads
 
 
@@ -57,7 +57,7 @@ class DetectionData(Dataset):
     int64, image_id () int64.
 
     strict: an image that can't be decoded is an error; otherwise the next one of the set that can be takes its place.
-    crowd: hand out crowd regions too. A detector must not train on them as if they were objects.
+    crowd: include crowd regions. A detector must not train on them as if they were objects.
     cache_mb: keep the first decoded images of the set up to this many MB (10^6 bytes). Each process fills its own
     cache as it goes; processes forked after `warm()` share one.
     """
@@ -71,7 +71,7 @@ class DetectionData(Dataset):
         self._cache: dict[int, Tensor] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_cache": {}}  # a spawned process decodes anew: cheaper than to send it all
+        return self.__dict__ | {"_cache": {}}  # a spawned process decodes again: cheaper than sending it all
 
     def __len__(self) -> int:
         return len(self.data.images)
@@ -81,8 +81,8 @@ class DetectionData(Dataset):
         return image, target
 
     def load(self, index: int) -> tuple[Tensor, dict[str, Tensor], list[UsageError]]:
-        """Image and target of `index`, or of the first one after it (cyclically) that can be decoded, and what kept
-        the others from it. Raises UsageError where none can, or at once if strict."""
+        """Image and target of `index`, or of the first one after it (cyclically) that can be decoded, and the faults
+        of those that can't. Raises UsageError where none can, or at once if strict."""
         faults: list[UsageError] = []
         for step in range(len(self)):
             at = (index + step) % len(self)
@@ -96,7 +96,7 @@ class DetectionData(Dataset):
 
     def _image(self, index: int) -> Tensor:
         if index in self._cache:
-            return self._cache[index].clone()  # whoever gets it may write into it
+            return self._cache[index].clone()  # the caller may write into it
         info = self.data.images[index]
         image = decode(info.path, info.width, info.height, self.data.reading)
         if index < self.n_cached:
@@ -124,7 +124,7 @@ class DetectionData(Dataset):
 
 
 def unreadable(data: CocoSet) -> list[UsageError]:
-    """Decodes every image of the set: what is wrong with those that can't be used."""
+    """Decodes every image of the set; returns the faults of those that can't be used."""
     faults = []
     for info in data.images:
         try:

@@ -1,7 +1,7 @@
-"""Image sets with a label each, as they lie on disk: class folders, idx files, CIFAR-10's binary version, packed JPEGs.
+"""Image sets with one label per image, by format: class folders, idx files, CIFAR-10's binary version, packed JPEGs.
 
 Each reader checks all that can be checked without decoding, and gives a `Source`. Images that need decoding are decoded
-when they are asked for.
+on access.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def read_source(path: str, labels: str | None) -> Source:
     except FileNotFoundError as e:
         missing = e.filename if isinstance(e.filename, str) else where
         folder = os.path.dirname(missing) or "."
-        there = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-        near = did_you_mean(os.path.basename(missing), there)
+        siblings = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+        near = did_you_mean(os.path.basename(missing), siblings)
         raise UsageError(f"no such file or folder: {missing}{near if 'did you mean' in near else ''}") from None
     except OSError as e:
         raise UsageError(f"cannot read {e.filename or where}: {e.strerror or e}") from e
@@ -76,7 +76,7 @@ def read_source(path: str, labels: str | None) -> Source:
 
 
 def _folder(root: str) -> Source:
-    """A folder for each class, images somewhere below; or what else may be meant by a folder."""
+    """A folder for each class, images somewhere below; or another layout that a folder may have."""
     entries = sorted(os.listdir(root))
     batches = [name for name in entries if name.startswith("data_batch_") and _is_batch(os.path.join(root, name))]
     if batches:
@@ -107,12 +107,12 @@ def _folder(root: str) -> Source:
         labels += [label] * len(files)
     if not parts:
         raise UsageError(f"the class folders of {root} must hold images ({' '.join(ENDINGS)}), but there are none")
-    said = {
+    note_of = {
         "hidden": "hidden files and folders (left out)",
         "other": "files that are no images by their names (left out)",
         "loose": "images beside the class folders (left out)",
     }
-    notes = tuple((kind, n, f"{said[kind]}: {n}") for kind, n in counts.items() if n)
+    notes = tuple((kind, n, f"{note_of[kind]}: {n}") for kind, n in counts.items() if n)
     offsets = np.cumsum([0, *map(len, parts)])
     files_store = Files(root, b"".join(parts), offsets)
     return Source(root, files_store, tuple(names), np.array(labels, np.int64), digest.hexdigest(), notes)
@@ -122,9 +122,9 @@ def _no_other_layout(root: str, entries: Sequence[str], names: Sequence[str], lo
     """UsageError where the folders are not classes."""
     splits = [name for name in names if name.lower() in SPLITS]
     if len(splits) > 1 or (splits and len(splits) == len(names)):  # one among others may be a class: a train
-        found = "its folders are" if len(splits) == len(names) else "it has the splits"
+        contents = "its folders are" if len(splits) == len(names) else "it has the splits"
         raise UsageError(
-            f"{root} must hold a folder for each class, but {found} {', '.join(splits)}",
+            f"{root} must hold a folder for each class, but {contents} {', '.join(splits)}",
             f"Name one of them: {os.path.join(root, splits[0])}",
         )
     if names:
@@ -133,19 +133,19 @@ def _no_other_layout(root: str, entries: Sequence[str], names: Sequence[str], lo
     packed = [name for name in entries if name.endswith((".npz", "test_batch.bin"))]
     if idx or packed:
         raise UsageError(f"{root} holds no class folders", f"Name one of its files: {', '.join(idx + packed)}")
-    found = f"{loose} images without a class" if loose else "no folder"
+    contents = f"{loose} images without a class" if loose else "no folder"
     raise UsageError(
-        f"{root} must hold a folder for each class; found: {found}",
+        f"{root} must hold a folder for each class; found: {contents}",
         "FOLDER/cat/1.jpg is an image of the class cat.",
     )
 
 
 def _images(root: str, folder: str, counts: dict[str, int], above: tuple[Any, ...] = ()) -> Iterator[tuple[str, int]]:
     """(name relative to root, bytes) of all images below a folder; links are followed, but not in circles."""
-    here = os.stat(os.path.join(root, folder))
-    if (here.st_dev, here.st_ino) in above:
+    info = os.stat(os.path.join(root, folder))
+    if (info.st_dev, info.st_ino) in above:
         return
-    above = (*above, (here.st_dev, here.st_ino))
+    above = (*above, (info.st_dev, info.st_ino))
     with os.scandir(os.path.join(root, folder)) as entries:
         for entry in entries:
             name = f"{folder}/{entry.name}"
@@ -168,13 +168,15 @@ def _mnist(path: str, start: bytes, labels: str | None) -> Source:
     if not images.size:
         raise UsageError(f"{path} holds no pixels: {' x '.join(map(str, images.shape))}")
     beside = labels if labels is not None else _labels_beside(path)
-    found, raw_labels = _idx(beside, 1, "labels")
-    if len(found) != len(images):
-        raise UsageError(f"every image needs a label: {path} has {len(images)} images, {beside} {len(found)} labels")
-    names = tuple(map(str, range(int(found.max()) + 1)))
+    label_array, raw_labels = _idx(beside, 1, "labels")
+    if len(label_array) != len(images):
+        raise UsageError(
+            f"every image needs a label: {path} has {len(images)} images, {beside} {len(label_array)} labels"
+        )
+    names = tuple(map(str, range(int(label_array.max()) + 1)))
     grey = np.broadcast_to(images[:, None], (len(images), 3, *images.shape[1:]))
-    digest = hashlib.sha256(raw + raw_labels).hexdigest()  # of what is in them: another gzip run is no other data
-    return Source(path, Arrays(grey, path), names, found.astype(np.int64), digest)
+    digest = hashlib.sha256(raw + raw_labels).hexdigest()  # of the content: compressing again does not change the data
+    return Source(path, Arrays(grey, path), names, label_array.astype(np.int64), digest)
 
 
 def _labels_beside(path: str) -> str:
@@ -188,7 +190,7 @@ def _labels_beside(path: str) -> str:
     raise UsageError(f"the labels of {path} must lie beside it as {plain} or {plain}.gz", "Or name their file: labels.")
 
 
-def _idx(path: str, dims: int, what: str) -> tuple[np.ndarray, bytes]:
+def _idx(path: str, dims: int, content: str) -> tuple[np.ndarray, bytes]:
     """The uint8 array of an idx file of `dims` dimensions, and the content of the file."""
     with open(path, "rb") as file:
         raw = file.read()
@@ -196,22 +198,24 @@ def _idx(path: str, dims: int, what: str) -> tuple[np.ndarray, bytes]:
         try:
             raw = gzip.decompress(raw)
         except (OSError, EOFError, zlib.error) as e:
-            raise UsageError(f"{path} is a damaged gzip file: {e}", "Fetch it anew.") from e
-    wanted = bytes((0, 0, 8, dims))
-    if raw[:4] != wanted:
-        other = {3: " (these are images)", 1: " (these are labels: name the images)"} if raw[:3] == wanted[:3] else {}
+            raise UsageError(f"{path} is a damaged gzip file: {e}", "Download it again.") from e
+    magic = bytes((0, 0, 8, dims))
+    if raw[:4] != magic:
+        kinds = {3: " (these are images)", 1: " (these are labels: name the images)"} if raw[:3] == magic[:3] else {}
         hint = "Class folders, idx files, CIFAR-10's binary version (*.bin) and .npz of JPEGs can be read."
-        begins = f"an idx file of {what}, which begins with {wanted.hex(' ')}"
-        found = f"{raw[:4].hex(' ') or 'nothing'}{other.get(raw[3], '') if len(raw) > 3 else ''}"
-        raise UsageError(f"{path} must be {begins}; got {found}", hint)
+        begins = f"an idx file of {content}, which begins with {magic.hex(' ')}"
+        start = f"{raw[:4].hex(' ') or 'nothing'}{kinds.get(raw[3], '') if len(raw) > 3 else ''}"
+        raise UsageError(f"{path} must be {begins}; got {start}", hint)
     head = 4 + 4 * dims
     shape = struct.unpack(f">{dims}I", raw[4:head].ljust(4 * dims, b"\0"))
     size = head + int(np.prod(shape, dtype=object))
     if len(raw) != size:
-        said = " x ".join(map(str, shape))
-        raise UsageError(f"{path} says {said}: it must have {size} bytes, but has {len(raw)}", "Fetch it anew.")
+        shape_text = " x ".join(map(str, shape))
+        raise UsageError(
+            f"{path} says {shape_text}: it must have {size} bytes, but has {len(raw)}", "Download it again."
+        )
     if not shape[0]:
-        raise UsageError(f"{path} is empty: it has 0 {what}")
+        raise UsageError(f"{path} is empty: it has 0 {content}")
     return np.frombuffer(raw, np.uint8, offset=head).reshape(shape), raw
 
 
@@ -233,7 +237,7 @@ def _cifar(path: str, batches: Sequence[str]) -> Source:
             raise UsageError(
                 f"{batch} must be a batch of CIFAR-10's binary version, of {_CIFAR_RECORD} bytes for each image; "
                 f"it has {len(raw)} bytes",
-                "Fetch it anew.",
+                "Download it again.",
             )
         digest.update(raw)
         contents.append(np.frombuffer(raw, np.uint8).reshape(-1, _CIFAR_RECORD))
@@ -245,8 +249,8 @@ def _cifar(path: str, batches: Sequence[str]) -> Source:
         with open(meta, encoding="utf-8", errors="replace") as lines:
             names = tuple(line.strip() for line in lines if line.strip())
         if labels.max() >= len(names):
-            found = f"it has {len(names)} names, but {path} has label {labels.max()}"
-            raise UsageError(f"{meta} must name every class: {found}")
+            fault = f"it has {len(names)} names, but {path} has label {labels.max()}"
+            raise UsageError(f"{meta} must name every class: {fault}")
     else:
         names = tuple(map(str, range(10)))
         notes = (("unnamed", 1, f"no {os.path.basename(meta)} beside it: classes are called by their numbers"),)
@@ -300,11 +304,11 @@ def _unfit(part: str, content: np.ndarray, offsets: np.ndarray, labels: np.ndarr
     if any(a.ndim != 1 or a.dtype.kind not in "iu" for a in (offsets, labels)):
         return f"off_{part} and y_{part} must be whole numbers in one row"
     if len(offsets) != len(labels) + 1 or not len(labels):
-        found = f"{len(offsets)} and {len(labels)}"
-        return f"off_{part} must have one number more than y_{part} has labels; found {found}"
+        numbers = f"{len(offsets)} and {len(labels)}"
+        return f"off_{part} must have one number more than y_{part} has labels; found {numbers}"
     if offsets[0] < 0 or offsets[-1] > len(content) or (np.diff(offsets.astype(np.int64)) < 0).any():
         return f"off_{part} must ascend from 0 to the {len(content)} bytes of jpeg_{part}"
     if labels.min() < 0 or labels.max() >= len(classes):
-        found = f"{labels.min()}..{labels.max()}"
-        return f"y_{part} must lie in 0..{len(classes) - 1}, as there are classes; found {found}"
+        numbers = f"{labels.min()}..{labels.max()}"
+        return f"y_{part} must lie in 0..{len(classes) - 1}, as there are classes; found {numbers}"
     return ""

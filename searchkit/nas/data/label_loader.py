@@ -60,16 +60,16 @@ def train_loader(
     workers: processes that make batches, each on one thread; 0: this process does, which is best where images are kept
     decoded.
     size: of the images, or a function that gives it for a step; called in this process, step by step.
-    cache_mb: all images are kept decoded where they fit into so many MB (10^6 bytes), supposed that all are of the size
-    of the first; others are decoded each time. Workers share what was decoded before they start.
+    cache_mb: all images are kept decoded where they fit into so many MB (10^6 bytes), assuming that all have the size
+    of the first; otherwise they are decoded each time. Workers share what was decoded before they start.
     skipped: counts the messages of images that can't be decoded; the next one of the set takes the place of such an
     image, and each is logged once, too.
 
     Raises UsageError where no image can be decoded, or for senseless numbers.
     """
     if batch_size < 1 or not 0 <= rank < world or workers < 0 or start < 0:
-        found = f"batch_size {batch_size}, rank {rank}, world {world}, workers {workers}, start {start}"
-        raise UsageError(f"batch_size >= 1, 0 <= rank < world, workers >= 0 and start >= 0 must hold; got {found}")
+        arguments = f"batch_size {batch_size}, rank {rank}, world {world}, workers {workers}, start {start}"
+        raise UsageError(f"batch_size >= 1, 0 <= rank < world, workers >= 0 and start >= 0 must hold; got {arguments}")
     if not callable(size):
         _checked(size)
     pictures = Pictures(data, cache_mb)
@@ -126,7 +126,7 @@ def _evaluate(loader: DataLoader, data: LabelSet, chosen: list[int], pinned: boo
 
 
 def in_memory(data: LabelSet, cache_mb: float) -> LabelSet:
-    """The same set with all its images decoded now, for whoever goes through it many times: where they are of one size,
+    """The same set with all its images decoded now, for going through it many times: where they are of one size,
     fit into cache_mb MB (10^6 bytes) and can all be decoded. Otherwise the set as it is."""
     pictures = Pictures(data, cache_mb)
     pictures.warm()
@@ -137,7 +137,7 @@ def in_memory(data: LabelSet, cache_mb: float) -> LabelSet:
 
 
 def unreadable(data: LabelSet, indices: Sequence[int] | None = None) -> list[UsageError]:
-    """Decodes the images at `indices` (None: all): what is wrong with those that can't be."""
+    """Decodes the images at `indices` (None: all); returns the faults of those that can't be decoded."""
     faults = []
     for index in range(len(data)) if indices is None else indices:
         try:
@@ -157,7 +157,7 @@ class Pictures:
         self._there = np.zeros(len(data), bool)
         self._judged = isinstance(data.store, Arrays)  # in memory anyway
 
-    def __getstate__(self) -> dict[str, Any]:  # a spawned process decodes anew: cheaper than to send it all
+    def __getstate__(self) -> dict[str, Any]:  # a spawned process decodes again: cheaper than sending it all
         return self.__dict__ | {"_kept": None, "_there": np.zeros(len(self.data), bool), "_judged": False}
 
     def pixels(self, index: int) -> np.ndarray:
@@ -175,8 +175,8 @@ class Pictures:
         return image
 
     def load(self, index: int, strict: bool) -> tuple[np.ndarray | None, int, list[UsageError]]:
-        """The image, its index, and what kept earlier ones from being it: unless strict, the first one from `index` on
-        (cyclically) that can be decoded. None where none can; the last fault then says it all."""
+        """The image, its index, and the faults of earlier ones: unless strict, it is the first one from `index` on
+        (cyclically) that can be decoded. None where none can; the last fault then covers all."""
         faults: list[UsageError] = []
         n = len(self.data)
         for at in range(index, index + (1 if strict else n)):
@@ -224,14 +224,14 @@ class _Steps:
     def __iter__(self) -> Iterator[_Key]:
         length = steps_per_epoch(self.n, self.batch_size, self.world)
         current, plan = -1, np.empty(0)
-        mine = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
+        own_part = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
         for step in self.steps:
             epoch, at = divmod(step, length)
             if epoch != current:
                 plan = epoch_batches(np.ones(self.n), self.batch_size * self.world, self.seed, epoch)
                 current = epoch
             size = _checked(self.size(step) if callable(self.size) else self.size)
-            yield step, epoch, size, plan[at, mine].tolist()
+            yield step, epoch, size, plan[at, own_part].tolist()
 
 
 class _Batches(Dataset):
@@ -244,11 +244,11 @@ class _Batches(Dataset):
         self.crop_ratio, self.strict = crop_ratio, strict
 
     def __getitem__(self, key: _Key) -> tuple[int, Tensor | None, np.ndarray, np.ndarray, Sequence[SearchkitError]]:
-        step, epoch, size, wanted = key
+        step, epoch, size, indices_asked = key
         images, shown, faults = [], [], []
-        for index in wanted:
-            image, at, found = self.pictures.load(index, self.strict)
-            faults += found  # as values: raised in a worker, they would arrive wrapped in a traceback
+        for index in indices_asked:
+            image, at, load_faults = self.pictures.load(index, self.strict)
+            faults += load_faults  # as values: raised in a worker, they would arrive wrapped in a traceback
             if image is None:
                 return step, None, np.empty(0), np.empty(0), faults
             images.append(image)
@@ -256,7 +256,7 @@ class _Batches(Dataset):
         if self.augment is None:
             batch = torch.from_numpy(np.stack([fit(image, size, self.crop_ratio) for image in images]))
         else:
-            batch = augment_batch(images, self.augment, self.seed, epoch, wanted, size)
+            batch = augment_batch(images, self.augment, self.seed, epoch, indices_asked, size)
         no_room = share(batch)
         if no_room:
             return step, None, np.empty(0), np.empty(0), [no_room]

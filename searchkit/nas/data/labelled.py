@@ -1,4 +1,4 @@
-"""Image sets with one label for each image: opened whatever their format, and a choice of their images."""
+"""Image sets with one label for each image: opened in any of their formats, and subsets of them."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def open_labelled(
     greys, their values tell it.
 
     Raises UsageError where there is nothing to read, where files are damaged or do not fit together, for an unknown
-    class, and where no image is left. Whether images can be decoded shows when they are asked for.
+    class, and where no image is left. Whether images can be decoded is found out on access.
     """
     if len(portion) != 2 or not 0 <= portion[0] < portion[1] <= 1:
         raise UsageError(f"portion must be [a, b] with 0 <= a < b <= 1; got {list(portion)}")
@@ -108,20 +108,22 @@ def open_labelled(
     rows = np.sort(np.concatenate(chosen))
     unused = len(of_class) - left_out - len(rows)
     if unused:
-        what = f"images outside of portion {list(portion)}" + (f" or beyond {per_class} per class" if per_class else "")
-        notes.append(("portion", unused, f"{what} (left out): {unused}"))
+        reason = f"images outside of portion {list(portion)}" + (
+            f" or beyond {per_class} per class" if per_class else ""
+        )
+        notes.append(("portion", unused, f"{reason} (left out): {unused}"))
     if not len(rows):
         raise UsageError(f"no image of {source.path} is left: " + "; ".join(line for _, _, line in notes))
-    kept = of_class[rows]
-    empty = [name for name, n in zip(names, np.bincount(kept, minlength=len(names)), strict=True) if not n]
+    labels_left = of_class[rows]
+    empty = [name for name, n in zip(names, np.bincount(labels_left, minlength=len(names)), strict=True) if not n]
     if empty:
         notes.append(("empty_class", len(empty), f"classes without an image: {len(empty)}, e.g. {empty[0]}"))
     reading = _look(source.store, rows, reading, notes)
     digest = source.digest
     if left_out or unused or names != source.names:
-        digest = _digest(digest, names, rows, kept)
-    report = DataReport(f"{source.path}: {_summary(names, kept)}", tuple(notes))
-    return LabelSet(names, kept, source.path, digest, report, source.store.read_as(reading), rows, reading)
+        digest = _digest(digest, names, rows, labels_left)
+    report = DataReport(f"{source.path}: {_summary(names, labels_left)}", tuple(notes))
+    return LabelSet(names, labels_left, source.path, digest, report, source.store.read_as(reading), rows, reading)
 
 
 def _look(store: Store, rows: np.ndarray, reading: Reading, notes: list[tuple[str, int, str]]) -> Reading:
@@ -162,8 +164,9 @@ def joined(first: LabelSet, second: LabelSet) -> LabelSet:
 
 
 def matched(data: LabelSet, names: Sequence[str]) -> LabelSet:
-    """The set with these classes in this order, by name. One that it does not have has no images in it; one beyond them
-    that has none is left out; the report says so. With images of others it stays as it is: see `same_classes`."""
+    """The set with these classes in this order, by name. A class that it does not have has no images; one that is not
+    among these is left out if it has none; the report says so. If it has some, the set stays as it is: see
+    `same_classes`."""
     used = {name for name, n in zip(data.names, data.counts, strict=True) if n}
     if data.names == tuple(names) or not used <= {*names}:
         return data

@@ -1,9 +1,9 @@
-"""Batches of a detection set: a pure function of (seed, step), whoever asks, after whatever interruption.
+"""Batches of a detection set: a pure function of (seed, step), no matter who asks or what interrupted the run.
 
 An epoch is a permutation of all images, cut into batches of one shape: landscape images with landscape images (square
-ones included), portrait with portrait, since a detector pads the images of a batch to one size. What is left of both
-kinds fills the last batches of the cut, which may mix them; what is missing to a full last batch are images of the same
-epoch once more. So an epoch has ceil(n / global batch) steps, no image is lost, and fewer than one batch are repeated.
+ones included), portrait with portrait, since a detector pads the images of a batch to one size. The remainders of both
+kinds form the last batches, which may mix them; the very last one is filled up by repeating images of the same epoch.
+So an epoch has ceil(n / global batch) steps, no image is lost, and fewer than one batch are repeated.
 The batches of an epoch come in random order.
 """
 
@@ -48,11 +48,11 @@ class Seen:
 
     skipped: Counter[str] = field(default_factory=Counter)  # messages of images that can't be used and were replaced
     boxes: int = 0  # of the images shown, again each time
-    lost: int = 0  # of these, those that random changes left out: cut away, or a side below augment.min_box
+    lost: int = 0  # of these, those that random changes removed: cut away, or a side below augment.min_box
 
 
 def steps_per_epoch(n_images: int, batch_size: int, world: int = 1) -> int:
-    """Steps after which every image was seen; `batch_size` is that of one of `world` ranks."""
+    """Steps after which every image has been seen; `batch_size` is that of one of `world` ranks."""
     return -(-n_images // (batch_size * world))
 
 
@@ -65,12 +65,12 @@ def epoch_batches(aspect_ratios: Sequence[float] | np.ndarray, batch: int, seed:
     rng = np.random.Generator(np.random.PCG64(sample_seed(seed, _ORDER, epoch)))
     order = rng.permutation(len(portrait))
     full: list[np.ndarray] = []
-    rest: list[np.ndarray] = []
+    remainders: list[np.ndarray] = []
     for group in (order[~portrait[order]], order[portrait[order]]):
         cut = len(group) // batch * batch
         full.append(group[:cut])
-        rest.append(group[cut:])
-    tail = np.concatenate(rest)
+        remainders.append(group[cut:])
+    tail = np.concatenate(remainders)
     last = tail[len(tail) // batch * batch :]
     if len(last):
         others = order[~np.isin(order, last)]  # none twice in one batch, as long as there are enough images
@@ -130,8 +130,10 @@ def train_loader(
     Raises UsageError where no box can be learned from, where no image can be decoded, or for senseless numbers.
     """
     if batch_size < 1 or not 0 <= rank < world or workers < 0 or start_step < 0:
-        found = f"batch_size {batch_size}, rank {rank}, world {world}, workers {workers}, start_step {start_step}"
-        raise UsageError(f"batch_size >= 1, 0 <= rank < world, workers >= 0 and start_step >= 0 must hold; got {found}")
+        arguments = f"batch_size {batch_size}, rank {rank}, world {world}, workers {workers}, start_step {start_step}"
+        raise UsageError(
+            f"batch_size >= 1, 0 <= rank < world, workers >= 0 and start_step >= 0 must hold; got {arguments}"
+        )
     require_boxes(data, least_box(augment))
     images = DetectionData(data, strict=False, crowd=False, cache_mb=cache_mb)
     if workers and start_step < steps:
@@ -263,8 +265,8 @@ class _Samples(Dataset):
 
 
 def shrunk(image: Tensor, target: dict[str, Tensor], edges: Edges) -> tuple[Tensor, dict[str, Tensor]]:
-    """An image (3, H, W) uint8 and its boxes, made as small as torchvision's detectors make it, if they do: they would
-    then leave it as it is. Interpolated as they do it, but rounded to 8 bits."""
+    """An image (3, H, W) uint8 and its boxes, shrunk to the size that torchvision's detectors would shrink it to, so
+    that they leave it as it is. Interpolated as they do it, but rounded to 8 bits."""
     height, width = image.shape[-2:]
     short, long = edges[0] / min(height, width), edges[1] / max(height, width)
     factor = min(short, long)
@@ -275,7 +277,7 @@ def shrunk(image: Tensor, target: dict[str, Tensor], edges: Edges) -> tuple[Tens
     )
     size = (least, most) if height <= width else (most, least)
     resized = F.interpolate(image[None].float(), size=size, mode="bilinear", align_corners=False)[0]
-    resized = resized.round_().to(torch.uint8)  # that of torch for uint8 rounds otherwise
+    resized = resized.round_().to(torch.uint8)  # torch's own interpolation of uint8 rounds differently
     scale = torch.tensor([size[1] / width, size[0] / height] * 2)
     area = target["area"] * (scale[0] * scale[1])
     return resized, target | {"boxes": target["boxes"] * scale, "area": area}
@@ -308,8 +310,8 @@ class _Packed:
 
 def _collate(samples: list[Any]) -> tuple[int, _Packed | None, int, int, Sequence[SearchkitError]]:
     """(step, batch, boxes of its images, how many of them it lacks, faults); no batch where an image is missing."""
-    steps, images, targets, boxes, found = zip(*samples, strict=True)
-    faults = [fault for some in found for fault in some]
+    steps, images, targets, boxes, fault_lists = zip(*samples, strict=True)
+    faults = [fault for some in fault_lists for fault in some]
     if any(image is None for image in images):
         return steps[0], None, 0, 0, faults
     arrays = [{key: value.numpy() for key, value in target.items()} for target in targets]

@@ -21,7 +21,7 @@ from searchkit.errors import UsageError
 Exif = Literal["auto", "apply", "ignore"]
 Range = tuple[float, float]
 
-SIXTEEN: Range = (0, 65536)  # what deep greys are scaled from if nothing else is said
+SIXTEEN: Range = (0, 65536)  # what deep greys are scaled from by default
 BITS = (8, 10, 12, 14, 16)  # of sensors
 LOOKED_AT = 20_000  # files of a set whose heads are looked at, evenly spaced
 JUDGED = 1000  # deep images whose values tell the range of a set
@@ -53,7 +53,7 @@ class Header:
     """What the head of an image file says."""
 
     orientation: int = 1  # EXIF's, 1..8
-    size: tuple[int, int] | None = None  # (width, height) as stored, px; None where nothing hangs on it
+    size: tuple[int, int] | None = None  # (width, height) as stored, px; None where it does not matter
     deep: bool = False
 
     @property
@@ -69,22 +69,22 @@ def both(a: Reading, b: Reading) -> Reading | None:
     return a if a.range else b
 
 
-def is_applied(reading: Reading, orientation: int, size: tuple[int, int], said: tuple[int, int] | None) -> bool:
-    """Whether an image is turned upright. size: (width, height) as stored; said: that of the annotations, px, if they
-    say it."""
+def is_applied(reading: Reading, orientation: int, size: tuple[int, int], annotated: tuple[int, int] | None) -> bool:
+    """Whether an image is turned upright. size: (width, height) as stored; annotated: that of the annotations, px, if
+    they give it."""
     if reading.exif == "auto" and orientation > 4:
-        return said != size or size[0] == size[1]
+        return annotated != size or size[0] == size[1]
     return reading.exif != "ignore"
 
 
 def broken(where: str, e: Exception) -> UsageError:
     """What to say of an image file that Pillow does not decode."""
-    # Pillow names the object in memory, another one each time; faults are counted by what they say.
-    said = "it is no image that Pillow knows" if isinstance(e, UnidentifiedImageError) else e
+    # Pillow names the object in memory, which differs each time; faults are counted by their text.
+    reason = "it is no image that Pillow knows" if isinstance(e, UnidentifiedImageError) else e
     hint = "Replace it, or remove it from the set."
     if isinstance(e, Image.DecompressionBombError):
         hint = "Cut it into tiles, or shrink it: a file of that size may be made to fill the memory."
-    return UsageError(f"cannot decode the image {where}: {said}", hint)
+    return UsageError(f"cannot decode the image {where}: {reason}", hint)
 
 
 # ---- of one image; all of this is written into extracted models ----
@@ -151,13 +151,13 @@ def headers(n: int, file: Callable[[int], str | bytes]) -> dict[int, Header]:
     chosen = spread(n, LOOKED_AT)
     parts = [chosen[i::_THREADS] for i in range(_THREADS)]
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = pool.map(lambda part: [(i, header(file(i))) for i in part], parts)
-        return dict(sorted(pair for part in found for pair in part))
+        part_heads = pool.map(lambda part: [(i, header(file(i))) for i in part], parts)
+        return dict(sorted(pair for part in part_heads for pair in part))
 
 
 def header(file: str | bytes) -> Header:
-    """The head of one image file; an empty one where it can't be read: whoever decodes it says why. Most JPEGs have no
-    EXIF data, which is seen without Pillow in a fifth of the time."""
+    """The head of one image file; an empty one where it can't be read: decoding it will say why. Most JPEGs have no
+    EXIF data, which shows without Pillow in a fifth of the time."""
     try:
         if isinstance(file, bytes):
             return Header() if _is_plain_jpeg(file[:_HEAD]) else _header(io.BytesIO(file))

@@ -1,7 +1,7 @@
 """Processes that load batches: what they send goes through shared memory, and one that dies ends the run.
 
-Docker gives a container 64 MB of shared memory, unless told otherwise. A tensor that finds no room there must not be
-found out by the thread of the queue that sends it: it would drop the batch, and the training wait for it for ever.
+Docker gives a container 64 MB of shared memory by default. That a tensor has no room there must be found out before the
+queue's thread sends it: that thread would drop the batch, and the training would wait for it for ever.
 """
 
 from __future__ import annotations
@@ -23,40 +23,40 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from searchkit.errors import SearchkitError
 
 SHARED = "/dev/shm"
-_ROOM = 10**9  # bytes of shared memory with which its lack is not why a process died
-_ENDING_S = 5  # in which a process is dead that has closed its pipes
+_ROOM = 10**9  # with so many bytes of shared memory free, a process did not die for lack of it
+_ENDING_S = 5  # within which a process that has closed its pipes is dead
 
 
 class LoadingError(SearchkitError):
     """Batches can't be loaded as the machine is set up: a process died, or shared memory has no room."""
 
 
-def quiet_loader(samples: Dataset, workers: int, **how: Any) -> DataLoader:
+def quiet_loader(samples: Dataset, workers: int, **options: Any) -> DataLoader:
     """A DataLoader that touches no global generator, and whose workers leave cores and Ctrl-C to the training."""
     return DataLoader(
         samples,
         num_workers=workers,
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # otherwise it draws the seeds of its workers from the global one
-        **how,
+        **options,
     )
 
 
 def _start_worker(_: int) -> None:
-    torch.set_num_threads(1)  # as many workers as cores may run, and the training besides
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer; it ends the workers
+    torch.set_num_threads(1)  # there may be as many workers as cores, besides the training
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, and ends the workers
 
 
 def share(tensor: Tensor) -> LoadingError | None:
-    """Move a tensor that a worker is about to send to shared memory; what is wrong where there is no room for it."""
+    """Move a tensor that a worker is about to send to shared memory; returns the error where there is no room."""
     if get_worker_info() is None:
         return None
     try:
         tensor.share_memory_()
     except RuntimeError as e:
         size = _size(tensor.numel() * tensor.element_size())
-        said = str(e).splitlines()[0]
-        return LoadingError(f"shared memory has no room for a batch of {size} ({said})", _advice())
+        reason = str(e).splitlines()[0]
+        return LoadingError(f"shared memory has no room for a batch of {size} ({reason})", _advice())
     return None
 
 
@@ -65,7 +65,7 @@ def watched(loader: DataLoader) -> Iterator[Any]:
     it was doing, or found no room in shared memory."""
     others, handler = active_children(), signal.getsignal(signal.SIGCHLD)
     try:
-        # Torch begins with so many semaphores, which lie in shared memory too, and leaves half of them where it fails.
+        # Torch begins by making so many semaphores, which lie in shared memory too, and leaks half of them if it fails.
         semaphores = [Lock() for _ in range(4 * (loader.num_workers + 1) if loader.num_workers else 0)]
         del semaphores
         items = iter(loader)
@@ -73,7 +73,7 @@ def watched(loader: DataLoader) -> Iterator[Any]:
         raise LoadingError(f"processes can't load images: {e.strerror or e}", _advice()) from e
     workers = [process for process in active_children() if process not in others]
     if workers and current_thread() is main_thread():
-        signal.signal(signal.SIGCHLD, handler)  # torch's own would raise wherever the training is just then
+        signal.signal(signal.SIGCHLD, handler)  # torch's own would raise wherever the training happens to be
     try:
         while True:
             try:
@@ -85,13 +85,13 @@ def watched(loader: DataLoader) -> Iterator[Any]:
                 if isinstance(fault, LoadingError):
                     raise fault
             yield item
-    except (RuntimeError, OSError, EOFError, LoadingError) as e:  # of a pipe to a process that is no more, too
+    except (RuntimeError, OSError, EOFError, LoadingError) as e:  # of a pipe to a dead process, too
         if isinstance(e, OSError | EOFError) and not str(e).startswith(
             "Caught"
         ):  # a pipe closes before its process ends
             wait([process.sentinel for process in workers], _ENDING_S)
         fault = _death(workers) if _dead(workers) else e
-        for process in workers:  # one may wait for a lock that a dead one held
+        for process in workers:  # one may be waiting for a lock that a dead one held
             process.kill()
         raise fault from e
 
@@ -99,7 +99,7 @@ def watched(loader: DataLoader) -> Iterator[Any]:
 @contextlib.contextmanager
 def _alarm(workers: Sequence[BaseProcess]) -> Iterator[None]:
     """Raise LoadingError once a worker is dead. Torch looks every five seconds, but not while it reads what a worker
-    has sent, of which a dead one may have sent but the beginning."""
+    sends, and a dead one may have sent only the beginning."""
 
     def look(*_: object) -> None:
         if _dead(workers):
@@ -123,19 +123,19 @@ def _dead(workers: Sequence[BaseProcess]) -> list[tuple[int | None, int]]:
 
 
 def _death(workers: Sequence[BaseProcess]) -> LoadingError:
-    """What to say and do about workers that died."""
-    how = [(pid, signal.Signals(-code).name if code < 0 else f"exit code {code}") for pid, code in _dead(workers)]
-    what = ", ".join(f"process {pid}: {text}" for pid, text in how)
-    return LoadingError(f"a process that loads images has died ({what})", _advice(dead=how))
+    """The error about workers that died."""
+    deaths = [(pid, signal.Signals(-code).name if code < 0 else f"exit code {code}") for pid, code in _dead(workers)]
+    deaths_text = ", ".join(f"process {pid}: {text}" for pid, text in deaths)
+    return LoadingError(f"a process that loads images has died ({deaths_text})", _advice(dead=deaths))
 
 
 def _advice(dead: Sequence[tuple[int | None, str]] = ()) -> str:
     """What to do where processes died, of signals or with exit codes, or where shared memory had no room."""
     room, low = "", True
     try:
-        found = os.statvfs(SHARED)
-        room = f" ({SHARED} has {_size(found.f_blocks * found.f_frsize)})"
-        low = found.f_bavail * found.f_frsize < _ROOM
+        stats = os.statvfs(SHARED)
+        room = f" ({SHARED} has {_size(stats.f_blocks * stats.f_frsize)})"
+        low = stats.f_bavail * stats.f_frsize < _ROOM
     except OSError:
         pass
     ways = ["Lower data.workers (0 loads without processes), or the batch size"]

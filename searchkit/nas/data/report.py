@@ -1,4 +1,4 @@
-"""What was wrong in a data set: every kind of fault once, with its count and one example."""
+"""The faults of a data set: every kind once, with its count and one example."""
 
 from __future__ import annotations
 
@@ -55,18 +55,21 @@ class DataReport:
         return (self.summary, *(line for _, _, line in self.faults))
 
 
-def other_classes(source: str, names: Sequence[str], there: Sequence[str]) -> list[tuple[str, int, str]]:
-    """The faults of a set that has not just the classes of the training set: those that it lacks, and those beyond."""
+def other_classes(source: str, names: Sequence[str], set_names: Sequence[str]) -> list[tuple[str, int, str]]:
+    """The faults of a set whose classes differ from the training set's: those that it lacks, and its others."""
     kinds = {
-        "absent_class": ("without examples: they count in no score", [name for name in names if name not in there]),
-        "unused_class": ("not of the training set, without examples", [name for name in there if name not in names]),
+        "absent_class": ("without examples: they count in no score", [name for name in names if name not in set_names]),
+        "unused_class": (
+            "not of the training set, without examples",
+            [name for name in set_names if name not in names],
+        ),
     }
-    found = []
-    for kind, (what, some) in kinds.items():
+    faults = []
+    for kind, (note, some) in kinds.items():
         verb = "lacks" if kind == "absent_class" else "has"
         shown = ", ".join(some[:8]) + (f" and {len(some) - 8} more" if len(some) > 8 else "")
-        found.append((kind, len(some), f"classes that {source} {verb} ({what}): {len(some)}, {shown}"))
-    return [fault for fault in found if fault[1]]
+        faults.append((kind, len(some), f"classes that {source} {verb} ({note}): {len(some)}, {shown}"))
+    return [fault for fault in faults if fault[1]]
 
 
 class Faults:
@@ -83,7 +86,7 @@ class Faults:
 
     def lines(self) -> tuple[tuple[str, int, str], ...]:
         return tuple(
-            (kind, self.counts[kind], f"{what}: {self.counts[kind]}, e.g. {self.examples[kind]}")
-            for kind, what in FAULTS.items()
+            (kind, self.counts[kind], f"{meaning}: {self.counts[kind]}, e.g. {self.examples[kind]}")
+            for kind, meaning in FAULTS.items()
             if self.counts[kind]
         )

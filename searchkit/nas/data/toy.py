@@ -96,8 +96,8 @@ def make_digits_det(
 def _checked(images: Mapping[str, int] | None, size: tuple[int, int]) -> Mapping[str, int]:
     images = SPLITS if images is None else images
     if min(size) < 32 or not images or min(images.values()) < 1:
-        found = f"size {tuple(size)}, images {dict(images)}"
-        raise UsageError(f"edges of at least 32 px and at least one image per split are needed; got {found}")
+        arguments = f"size {tuple(size)}, images {dict(images)}"
+        raise UsageError(f"edges of at least 32 px and at least one image per split are needed; got {arguments}")
     return images
 
 
@@ -119,7 +119,7 @@ def shape(name: str, edge: float, angle: float) -> np.ndarray:
 
 
 def _texture(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """What of a disc is filled; u and v go from -0.5 to 0.5 in it."""
+    """The part of a disc that is filled; u and v go from -0.5 to 0.5 in it."""
     if name == "ring":
         return np.asarray(u**2 + v**2 >= 0.28**2)
     if name == "stripes":
@@ -171,7 +171,7 @@ def _make(
     seed: int,
     objects: tuple[int, int],
 ) -> str:
-    """Write the set into `out`, which appears when it is whole; one that is there already is kept."""
+    """Write the set into `out`, which appears only when complete; an existing one is kept."""
     text = f"{source}\nimages {dict(images)}, size (height, width) {tuple(size)}, seed {seed}\n"
 
     def fill(folder: str) -> None:
@@ -186,14 +186,14 @@ def _make(
 
 
 def made(out: str, text: str, fill: Callable[[str], None]) -> str:
-    """The folder `out`, filled by `fill` and with `text` as its SOURCE.txt; it appears when it is whole.
+    """The folder `out`, filled by `fill` and with `text` as its SOURCE.txt; it appears only when complete.
 
-    One that is there already with the same text is kept. Raises UsageError where `out` holds something else.
+    An existing one with the same text is kept. Raises UsageError where `out` holds something else.
     """
-    there = fsio.read_bytes(os.path.join(out, "SOURCE.txt"))
-    if there == text.encode():
+    source = fsio.read_bytes(os.path.join(out, "SOURCE.txt"))
+    if source == text.encode():
         return out
-    if there is not None or (os.path.isdir(out) and os.listdir(out)) or os.path.isfile(out):
+    if source is not None or (os.path.isdir(out) and os.listdir(out)) or os.path.isfile(out):
         raise UsageError(f"{out} holds something else", "Remove it, or name another folder.")
     half = fsio.half_name(os.path.abspath(out))
     shutil.rmtree(half, ignore_errors=True)
@@ -224,11 +224,11 @@ def _split(
     annotations: list[dict[str, object]] = []
     for i in range(1, n + 1):
         rng = np.random.Generator(np.random.PCG64(sample_seed(*seed, i)))
-        canvas, found = _image(size, objects, split, draw, rng)
+        canvas, objects_drawn = _image(size, objects, split, draw, rng)
         name = f"{split}_{i:05d}.png"
         Image.fromarray(canvas).save(os.path.join(folder, name), compress_level=4)
         entries.append({"id": i, "file_name": name, "width": width, "height": height})
-        for item, (x0, y0, x1, y1) in found:
+        for item, (x0, y0, x1, y1) in objects_drawn:
             box = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0), "iscrowd": 0}
             scan = {"scan": item.origin} if item.origin >= 0 else {}
             annotations.append({"id": len(annotations) + 1, "image_id": i, "category_id": item.label} | box | scan)
@@ -248,20 +248,20 @@ def _image(
     slope = rng.uniform(-30, 30, (2, 3))  # light that fades over the canvas
     y, x = np.mgrid[-0.5 : 0.5 : height * 1j, -0.5 : 0.5 : width * 1j][..., None]
     canvas = background + y * slope[0] + x * slope[1]
-    found: list[tuple[Object, Box]] = []
+    placed: list[tuple[Object, Box]] = []
     for _ in range(int(rng.integers(objects[0], objects[1] + 1))):
         item = draw(split, rng, background)
         rows, cols = (np.flatnonzero((item.alpha > _MIN_ALPHA).any(axis)) for axis in (1, 0))
         ink = item.alpha[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
-        box = _place(ink.shape, size, [box for _, box in found], rng)
+        box = _place(ink.shape, size, [box for _, box in placed], rng)
         if box is None:
             continue
         x0, y0, x1, y1 = box
         patch = canvas[y0:y1, x0:x1]
         canvas[y0:y1, x0:x1] = patch + ink[:, :, None] * (item.colour - patch)
-        found.append((item, box))
+        placed.append((item, box))
     noise = rng.normal(0, rng.uniform(4, 16), canvas.shape)
-    return np.clip(canvas + noise, 0, 255).astype(np.uint8), found
+    return np.clip(canvas + noise, 0, 255).astype(np.uint8), placed
 
 
 def _place(shape: tuple[int, ...], size: tuple[int, int], taken: list[Box], rng: np.random.Generator) -> Box | None:

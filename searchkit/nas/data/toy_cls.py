@@ -81,8 +81,8 @@ def make_digits_cls(
 
 def _checked(images: Mapping[str, int], size: tuple[int, int], classes: int) -> Mapping[str, int]:
     if min(size) < 32 or not images or min(images.values()) < classes:
-        found = f"size {tuple(size)}, images {dict(images)}"
-        raise UsageError(f"edges of at least 32 px and at least {classes} images per split are needed; got {found}")
+        arguments = f"size {tuple(size)}, images {dict(images)}"
+        raise UsageError(f"edges of at least 32 px and at least {classes} images per split are needed; got {arguments}")
     return images
 
 
@@ -116,8 +116,8 @@ def _canvas(name: str, size: tuple[int, int], rng: np.random.Generator) -> np.nd
     background = rng.uniform(0, 255, 3)
     slope = rng.uniform(-40, 40, (2, 3))  # light that fades over the canvas
     canvas = background + y * slope[0] + x * slope[1]
-    for other, edge in _figures(name, short, rng):
-        alpha = shape(other, edge, rng.uniform(0, 2 * math.pi))
+    for figure, edge in _figures(name, short, rng):
+        alpha = shape(figure, edge, rng.uniform(0, 2 * math.pi))
         away = rng.uniform(90, 127, 3) * np.where(background > 127, -1, 1)
         _paste(canvas, alpha, background + away * rng.permutation([1.0, rng.random(), rng.random()]), edge, rng)
     noise = rng.normal(0, rng.uniform(3, 12), canvas.shape)

@@ -46,7 +46,7 @@ from searchkit.nas.train.recipe import Recipe
 from searchkit.nas.train.splits import open_split, reading_as_scored, reading_of_checkpoint
 from searchkit.records.arch import Arch
 
-FORMS: dict[str, Any] = {"det": det_model, "cls": cls_model}  # what a task's extracted network looks like
+FORMS: dict[str, Any] = {"det": det_model, "cls": cls_model}  # by task: what its extracted network looks like
 AS_IS = Reading()
 CPU = torch.device("cpu")
 _NOTHING = "Nothing was written."
@@ -70,19 +70,19 @@ class Source:
 
 def open_source(recipe: Recipe, path: str, seed: int) -> Source:
     """Load a supernet's checkpoint, or the one of a tuned subnet (its maximal arch is its own)."""
-    found, sha256 = checkpoint.load_with_digest(path)
-    nets.check_task(recipe, found, path)
-    names = tuple(found.meta["categories"])
-    maximum = Arch.of(found.meta["space"])
+    loaded, sha256 = checkpoint.load_with_digest(path)
+    nets.check_task(recipe, loaded, path)
+    names = tuple(loaded.meta["categories"])
+    maximum = Arch.of(loaded.meta["space"])
     if faults := recipe.space.faults(maximum):
         raise UsageError(f"{path} is of another space: {'; '.join(faults)}", "Use the config that it was trained with")
-    nets.check_model(recipe, found, path)
-    config = replace(recipe.model, num_classes=found.meta["num_classes"])
-    held = None if found.meta.get("static") else recipe.space.held()
-    net = nets.build_at(recipe, config, maximum, seed, held)
-    nets.load_exactly(net, found.net, path, recipe.path)
-    shape = found.meta.get("input_shape")
-    protocol = found.meta.get("protocol")
+    nets.check_model(recipe, loaded, path)
+    config = replace(recipe.model, num_classes=loaded.meta["num_classes"])
+    choices = None if loaded.meta.get("static") else recipe.space.held()
+    net = nets.build_at(recipe, config, maximum, seed, choices)
+    nets.load_exactly(net, loaded.net, path, recipe.path)
+    shape = loaded.meta.get("input_shape")
+    protocol = loaded.meta.get("protocol")
     return Source(
         net.eval(),
         config,
@@ -91,8 +91,8 @@ def open_source(recipe: Recipe, path: str, seed: int) -> Source:
         path,
         sha256,
         tuple(shape) if isinstance(shape, list) else shape,
-        reading_of_checkpoint(recipe.data, found.meta),
-        bool(found.meta.get("static")) and "trained_steps" not in (protocol or {}),
+        reading_of_checkpoint(recipe.data, loaded.meta),
+        bool(loaded.meta.get("static")) and "trained_steps" not in (protocol or {}),
         protocol,
     )
 
@@ -101,10 +101,10 @@ def for_classes(source: Source, recipe: Recipe, names: Sequence[str], seed: int)
     """The source with a head of the data's classes, matched by name, as it was scored on that data."""
     if tuple(names) == source.categories:
         return source
-    found = checkpoint.load(source.path)
-    if found.meta.get("static"):  # the space is that arch alone
+    loaded = checkpoint.load(source.path)
+    if loaded.meta.get("static"):  # the space is that arch alone
         recipe = replace(recipe, space=recipe.space.only(source.maximum))
-    net, _ = nets.load(recipe, found, names, seed, to_train=False, where=source.path)
+    net, _ = nets.load(recipe, loaded, names, seed, to_train=False, where=source.path)
     return replace(source, net=net.eval(), config=nets.sized(recipe, names), categories=tuple(names))
 
 
@@ -124,9 +124,9 @@ def cut(
     net = _placed(source.net, device, recipe.train.channels_last)
     recipe.task.network.set_scale(net, shape, recipe.data)
     static = subnet(net, arch, source.config)
-    seen = 0 if statistics is None else statistics.give(static, shape, device)
+    n_images = 0 if statistics is None else statistics.give(static, shape, device)
     _placed(source.net, CPU, False)
-    return static, seen
+    return static, n_images
 
 
 def _placed(net: Any, device: torch.device, channels_last: bool) -> Any:
@@ -152,15 +152,15 @@ def extract(
 ) -> dict[str, Any]:
     """Write the subnet at `arch` into the new folder `out`, and return the proof.
 
-    It has the batch-norm statistics that `statistics` say; without it those of the source. It is compared to the source
+    It gets the batch-norm statistics of `statistics`, or without it those of the source. It is compared to the source
     at that arch with these statistics, bit for bit: its weights, and what it computes on random input and on `images`
     ((3, H, W) uint8). Raises SearchkitError, and writes nothing, where anything differs. With `score` and `bench` the
-    folder is scored as that was, and the proof has both numbers.
+    folder is scored in the same way, and the proof has both numbers.
     """
     if os.path.exists(out) and os.listdir(out):
-        raise UsageError(f"{out} is there already", "Name a new folder")
+        raise UsageError(f"{out} already exists", "Name a new folder")
     form = FORMS[recipe.task.name]
-    static, seen = cut(source, recipe, arch, shape, statistics, device)
+    static, n_images = cut(source, recipe, arch, shape, statistics, device)
     static = _placed(static, CPU, False)
     half = f"{os.path.normpath(os.path.abspath(out))}.{os.getpid()}.half"
     os.makedirs(half)
@@ -180,12 +180,12 @@ def extract(
             "equal": equal,
             "cost": costs(source, recipe, plain, arch, shape),
             "torch": torch.__version__,
-            "statistics": statistics_said(statistics, seen),
+            "statistics": statistics_said(statistics, n_images),
         }
         if statistics is not None and statistics.kind == CALIBRATED:
             calibration = statistics.calibration
             proof["calibrated"] = {
-                "images": seen,
+                "images": n_images,
                 "batch_size": statistics.recipe.test.batch_size,
                 "annotations": calibration.annotations,
                 "sha256": calibration.sha256,
@@ -206,18 +206,18 @@ def extract(
     return proof
 
 
-def statistics_said(statistics: Statistics | None, seen: int) -> dict[str, Any]:
+def statistics_said(statistics: Statistics | None, n_images: int) -> dict[str, Any]:
     """Which statistics the network has, for its proof."""
     if statistics is None:
         return {"kind": RAW, "why": "as they are"}
-    if statistics.kind == CALIBRATED and not seen:
+    if statistics.kind == CALIBRATED and not n_images:
         return {"kind": RAW, "why": "no norm has statistics of data"}
     note = {"note": statistics.note} if statistics.note else {}
     return {"kind": statistics.kind, "why": statistics.why, **note}
 
 
 def open_again(recipe: Recipe, device: torch.device, seed: int) -> Bench:
-    """What a folder is scored on again: it has its statistics already."""
+    """What a folder is scored on again, without calibration: it has its statistics already."""
     alone = replace(
         recipe,
         test=replace(recipe.test, calibration_images=0),
@@ -235,15 +235,17 @@ def scored_again(folder: str, statistics: Statistics, score: Score, bench: Bench
     if as_stored:  # turned upright they would not fit their boxes
         reading = replace(reading, exif=bench.evaluated.reading.exif)
     batches = replace(bench.batches, data=bench.evaluated.read_as(reading), keep=False).at(shape)
-    told = recipe.task.objective.evaluate(net, batches, bench.evaluator, bench.device, recipe.train.precision)
-    measured = as_recorded(recipe, told.metrics)
-    how = {k: v for k, v in bench.protocol(shape, False).items() if not k.startswith("calibration_")}
+    evaluation = recipe.task.objective.evaluate(net, batches, bench.evaluator, bench.device, recipe.train.precision)
+    measured = as_recorded(recipe, evaluation.metrics)
+    protocol = {k: v for k, v in bench.protocol(shape, False).items() if not k.startswith("calibration_")}
     if score.calibrated:
-        how |= statistics.calibration.protocol
-    here = measured_on(bench.device)
-    other = protocol_differences(score, how, model_said(recipe.model))
+        protocol |= statistics.calibration.protocol
+    environment = measured_on(bench.device)
+    differences = protocol_differences(score, protocol, model_said(recipe.model))
     if as_stored:
-        other.append(f"{as_stored} images of the set are scored as they are stored, but read() turns them upright")
+        differences.append(
+            f"{as_stored} images of the set are scored as they are stored, but read() turns them upright"
+        )
     common = [name for name in measured if name in score.metrics]
     return {
         "tag": score.tag,
@@ -251,8 +253,8 @@ def scored_again(folder: str, statistics: Statistics, score: Score, bench: Bench
         "record": dict(score.metrics),
         "measured": measured,
         "equal": bool(common) and not as_stored and all(score.metrics[name] == measured[name] for name in common),
-        "measured_on": here,
-        "differs": [*other, *environment_differences(score.measured, here)],
+        "measured_on": environment,
+        "differs": [*differences, *environment_differences(score.measured, environment)],
     }
 
 
@@ -291,17 +293,23 @@ def load_folder(folder: str) -> Any:
 def folder_reading(folder: str) -> Reading:
     """How the `read` of an extracted folder reads image files."""
     with open(os.path.join(folder, "config.json"), encoding="utf-8") as f:
-        said = json.load(f)
-    span = said.get("range")
-    return Reading(said.get("exif", "apply"), None if span is None else (span[0], span[1]), "of the extracted folder")
+        config = json.load(f)
+    span = config.get("range")
+    return Reading(config.get("exif", "apply"), None if span is None else (span[0], span[1]), "of the extracted folder")
 
 
 def same_weights(static: nn.Module, plain: nn.Module) -> None:
-    """SearchkitError where what was written and read again is not what was cut out, to the last bit."""
-    ours, theirs = static.state_dict(), plain.state_dict()
-    other = [k for k in {**ours, **theirs} if k not in ours or k not in theirs or not torch.equal(ours[k], theirs[k])]
-    if other:
-        raise SearchkitError(f"the extracted model has other weights than the source: {', '.join(other[:3])}", _NOTHING)
+    """SearchkitError where what was written and read back differs from what was cut out in any bit."""
+    cut_out, written = static.state_dict(), plain.state_dict()
+    unequal = [
+        k
+        for k in {**cut_out, **written}
+        if k not in cut_out or k not in written or not torch.equal(cut_out[k], written[k])
+    ]
+    if unequal:
+        raise SearchkitError(
+            f"the extracted model has other weights than the source: {', '.join(unequal[:3])}", _NOTHING
+        )
 
 
 def costs(source: Source, recipe: Recipe, plain: Any, arch: Arch, shape: InputShape) -> dict[str, Any]:
@@ -312,7 +320,7 @@ def costs(source: Source, recipe: Recipe, plain: Any, arch: Arch, shape: InputSh
     if (closed.flops, closed.params) != (measured, params):
         raise SearchkitError(
             f"the closed form says {closed.flops} MACs and {closed.params} parameters, "
-            f"measured are {measured} and {params}",
+            f"but {measured} and {params} were measured",
             f"{_NOTHING} Does the backbone's plan name every layer that its forward runs?",
         )
     return {
@@ -348,7 +356,7 @@ def _write_weights(folder: str, net: nn.Module) -> None:
 
 
 def _export(folder: str, net: Any, form: Any, shape: InputShape) -> dict[str, Any]:
-    """backbone.pt2: torch.export of backbone and FPN, or of a whole classifier; says how far its output is off."""
+    """backbone.pt2: torch.export of backbone and FPN, or of a whole classifier; returns how far its output is off."""
     h, w = height_width(shape)
     trunk = form.trunk(net)
     program = torch.export.export(trunk, (torch.zeros(1, 3, h, w),))

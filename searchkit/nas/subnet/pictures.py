@@ -19,10 +19,10 @@ def open_folder(path: str) -> tuple[Model, Pictures]:
     """The model of an extracted folder, and how what it finds is drawn."""
     net = load_folder(path)
     with open(os.path.join(path, "config.json"), encoding="utf-8") as f:
-        said = json.load(f)
-    size = tuple(said["size"]) if "size" in said else None
-    model = Model(net, tuple(said["categories"]), size, folder_reading(path))
-    return model, TASKS[said.get("task", UNNAMED)].pictures
+        config = json.load(f)
+    size = tuple(config["size"]) if "size" in config else None
+    model = Model(net, tuple(config["categories"]), size, folder_reading(path))
+    return model, TASKS[config.get("task", UNNAMED)].pictures
 
 
 def model_of(recipe: Recipe, net: nn.Module, source: Source, shape: InputShape) -> tuple[Model, Pictures]:

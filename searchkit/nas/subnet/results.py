@@ -1,6 +1,6 @@
 """Results of a sweep over subnets: an append-only file of records, each with the protocol of its numbers.
 
-A sweep that dies goes on where it was: what is in the file under the same key (arch, tag, protocol with checkpoint and
+A sweep that dies goes on where it was: what the file has under the same key (arch, tag, protocol with checkpoint and
 input shape) is not measured again. In a job the file lies in the folder that survives attempts, and every record goes
 to callback/records.jsonl as well, where search-ctl reads it. Several processes may append to one file.
 
@@ -49,7 +49,7 @@ class Results:
     records: dict[str, Record] = field(default_factory=dict)  # by key
 
     def find(self, record: Mapping[str, Any]) -> Record | None:
-        """What is there of the same arch, measured in the same way."""
+        """The record of the same arch, measured in the same way, if there is one."""
         return self.records.get(key_of(record, self.tag))
 
     def add(self, record: Record) -> None:
@@ -59,28 +59,28 @@ class Results:
         with fsio.storage(), _held(self.kept) as fd:
             _append(fd, line)
             if self.mirror:
-                with _held(self.mirror) as other:
-                    _append(other, line)
+                with _held(self.mirror) as mirror_fd:
+                    _append(mirror_fd, line)
 
     def keep_calibration(self, calibration: Calibration) -> None:
-        """Write down which images calibration uses, where they are not written down yet."""
+        """Write down which images calibration uses, unless they are written down already."""
         if not calibration.ids:
             return
-        kept, shown = (calibration_file(path, calibration.digest) for path in (self.kept, self.path))
+        path_kept, shown = (calibration_file(path, calibration.digest) for path in (self.kept, self.path))
         with fsio.storage():
-            if not os.path.exists(kept):
+            if not os.path.exists(path_kept):
                 content = {
                     "calibration_ids": calibration.digest,
                     "annotations": calibration.annotations,
                     "sha256": calibration.sha256,
                     "image_ids": list(calibration.ids),
                 }
-                fsio.atomic_write(kept, json.dumps(content) + "\n")
-            if os.path.abspath(kept) != os.path.abspath(shown):
-                checkpoint.link(kept, shown)
+                fsio.atomic_write(path_kept, json.dumps(content) + "\n")
+            if os.path.abspath(path_kept) != os.path.abspath(shown):
+                checkpoint.link(path_kept, shown)
 
     def read(self) -> None:
-        """Take in what is in the file, of other processes too; a record that a killed sweep wrote half is cut off."""
+        """Take in what is in the file, of other processes too; a half-written record of a killed sweep is cut off."""
         with fsio.storage(), _held(self.kept) as fd:
             _cut_torn_line(fd, self.kept)
             size = os.fstat(fd).st_size
@@ -91,7 +91,7 @@ class Results:
 
 
 def open_results(path: str, tag: str, first: bool = True) -> Results:
-    """The results at `path`, with what is there already. `first`: this is the rank that mirrors old records."""
+    """The results at `path`, with those that exist already. `first`: this is the rank that mirrors old records."""
     if not path.endswith((".json", ".jsonl")):
         raise UsageError(f"--out must be a .jsonl file, not {path}")
     keep = checkpoint.keep_folder(os.path.dirname(os.path.abspath(path)))
@@ -112,8 +112,8 @@ def open_results(path: str, tag: str, first: bool = True) -> Results:
 def _mirror_old(kept: str, mirror: str) -> None:
     """Append what older attempts measured; a job may have several results files, and one mirror."""
     with fsio.storage(), _held(kept), _held(mirror) as fd:
-        there = set((fsio.read_bytes(mirror) or b"").splitlines())
-        lines = [line for line in (fsio.read_bytes(kept) or b"").splitlines() if line not in there]
+        mirrored = set((fsio.read_bytes(mirror) or b"").splitlines())
+        lines = [line for line in (fsio.read_bytes(kept) or b"").splitlines() if line not in mirrored]
         _append(fd, b"".join(line + b"\n" for line in lines))
 
 

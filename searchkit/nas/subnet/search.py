@@ -80,8 +80,8 @@ class Plan:
 
     def shape_of(self, values: Mapping[str, Any]) -> InputShape:
         """The input shape of a trial's values."""
-        wanted = str(values.get(INPUT, shape_text(self.input_shapes[0])))
-        return next(shape for shape in self.input_shapes if shape_text(shape) == wanted)
+        text = str(values.get(INPUT, shape_text(self.input_shapes[0])))
+        return next(shape for shape in self.input_shapes if shape_text(shape) == text)
 
     def data(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -108,27 +108,27 @@ def digests(recipe: Recipe, proxy: bool) -> dict[str, str]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What tells one search from another, one line each."""
-    found = []
+    """What differs between two searches, one line each."""
+    lines = []
     for key in dict.fromkeys((*old, *new)):
         was, now = old.get(key, {}), new.get(key, {})
         if was == now:
             continue
         if key == "sections":
             names = [name for name in dict.fromkeys((*was, *now)) if was.get(name) != now.get(name)]
-            found.append(f"the config has another {', '.join(names)}")
+            lines.append(f"the config differs in {', '.join(names)}")
         elif key in ("checkpoint", "enqueue"):
-            found.append(f"{key} is another")
+            lines.append(f"{key} differs")
         else:
-            found.append(f"{key}: {_shown(was)} there, {_shown(now)} here")
-    return found
+            lines.append(f"{key}: {_shown(was)} there, {_shown(now)} here")
+    return lines
 
 
 def _shown(value: Any) -> str:
     return json.dumps(value)
 
 
-# --- what may be wanted and demanded ---------------------------------------------------------------------------------
+# --- what objectives and constraints may name -----------------------------------------------------------------------
 
 
 def objectives(texts: Sequence[str], algorithm: str, metrics: Sequence[str], sample: Mapping[str, Any]) -> list[Any]:
@@ -138,32 +138,32 @@ def objectives(texts: Sequence[str], algorithm: str, metrics: Sequence[str], sam
     UsageError for a name that none of them has, and for a mode that can't be told.
     """
     texts = texts or ([metrics[0], "macs"] if algorithm == "nsga2" else [metrics[0]])
-    found: list[tuple[str, str]] = []
+    chosen: list[tuple[str, str]] = []
     for text in texts:
-        known = [*metrics, *COSTS, *(n for n, v in modelspace.flatten(sample).items() if _is_number(v))]
-        name, _, mode = (text, "", "") if text in known else text.rpartition(":") if ":" in text else (text, "", "")
-        if name not in known:
-            raise UsageError(f"--objective {text}: the records of this search have no {name!r}{_near(name, known)}")
+        names = [*metrics, *COSTS, *(n for n, v in modelspace.flatten(sample).items() if _is_number(v))]
+        name, _, mode = (text, "", "") if text in names else text.rpartition(":") if ":" in text else (text, "", "")
+        if name not in names:
+            raise UsageError(f"--objective {text}: the records of this search have no {name!r}{_near(name, names)}")
         if not mode:
             is_cost = name in COSTS or name.startswith("overhead.")
             mode = "min" if is_cost else "max" if name in metrics or name.startswith("metric.") else ""
         if mode not in MODES:
-            what = f"must end in :max or :min, not {mode!r}" if mode else "give its end that is best, :max or :min"
-            raise UsageError(f"--objective {text}: {what}", f"Such as --objective {name}:max")
-        if name in [other for other, _ in found]:
+            fault = f"must end in :max or :min, not {mode!r}" if mode else "say which end is best, :max or :min"
+            raise UsageError(f"--objective {text}: {fault}", f"Such as --objective {name}:max")
+        if name in [other for other, _ in chosen]:
             raise UsageError(f"--objective {name} is given twice")
-        found.append((name, mode))
-    return found
+        chosen.append((name, mode))
+    return chosen
 
 
-def _near(name: str, known: Sequence[str]) -> str:
+def _near(name: str, names: Sequence[str]) -> str:
     first, slash, last = name.partition("/")
-    classes = [n.removeprefix(f"{first}/") for n in known if n.startswith(f"{first}/")] if slash else []
+    classes = [n.removeprefix(f"{first}/") for n in names if n.startswith(f"{first}/")] if slash else []
     if classes:  # of which the nearest is not that of all names
         near = did_you_mean(last, classes)
         return near if near.startswith(" (did") else f" (classes: {', '.join(classes)})"
-    near = did_you_mean(name, list(known))
-    return near if near.startswith(" (did") else f" (valid: {', '.join(n for n in known if not n.startswith(LONG))})"
+    near = did_you_mean(name, list(names))
+    return near if near.startswith(" (did") else f" (valid: {', '.join(n for n in names if not n.startswith(LONG))})"
 
 
 def _is_number(value: Any) -> bool:
@@ -183,15 +183,15 @@ def tells_classes(recipe: Recipe, texts: Sequence[str]) -> bool:
     return any(recipe.task.objective.per_class in text for text in texts)
 
 
-def check_values(recipe: Recipe, split: str, found: Iterable[tuple[str, str]], known: Mapping[str, str]) -> None:
+def check_values(recipe: Recipe, split: str, objectives: Iterable[tuple[str, str]], reasons: Mapping[str, str]) -> None:
     """Raises UsageError for an objective (name, mode) that can have no value, since the images have nothing of the kind
-    to find. known: the metrics, each with why it has none, see searchkit.nas.train.bench.metrics_on."""
-    by_name = {**known, **{prefixed(recipe, name): why for name, why in known.items()}}
-    for name, _ in found:
+    to find. reasons: the metrics, each with why it has none, see searchkit.nas.train.bench.metrics_on."""
+    by_name = {**reasons, **{prefixed(recipe, name): why for name, why in reasons.items()}}
+    for name, _ in objectives:
         if why := by_name.get(name.partition("metric.")[2].partition(".")[2] or name):
-            there = ", ".join(n for n, reason in known.items() if not reason)
+            with_value = ", ".join(n for n, reason in reasons.items() if not reason)
             raise UsageError(
-                f"--objective {name} has no value on data.{split}: {why}", f"With a value: {there or 'none'}"
+                f"--objective {name} has no value on data.{split}: {why}", f"With a value: {with_value or 'none'}"
             )
 
 
@@ -225,8 +225,8 @@ def prefixed(recipe: Recipe, metric: str) -> str:
 
 def value_of(record: Mapping[str, Any], name: str, tag: str) -> float:
     """The value of an objective in a record; NaN where it has none."""
-    found = record.get("metric", {}).get(tag, {})
-    for key, value in found.items():
+    metrics = record.get("metric", {}).get(tag, {})
+    for key, value in metrics.items():
         if key == name or key.endswith(f"_{name}"):
             return float(value)
     value = modelspace.flatten(record).get(COSTS.get(name, name))
@@ -236,25 +236,25 @@ def value_of(record: Mapping[str, Any], name: str, tag: str) -> float:
 def facts_of(arch: Arch, shape: Any, macs: int, params: int) -> dict[str, Any]:
     """What constraints may name beside the knobs: costs, and the names of records, those of an arch short or whole.
     Lists are there by position too: `backbone.body.depth.0`."""
-    found: dict[str, Any] = {"macs": macs, "params": params, "overhead.flops": macs, "overhead.params": params}
-    found["data.input_shape"] = shape
+    facts: dict[str, Any] = {"macs": macs, "params": params, "overhead.flops": macs, "overhead.params": params}
+    facts["data.input_shape"] = shape
     for name, value in arch.items:
-        found[name] = found[f"arch.{name}"] = value
-    for name, value in list(found.items()):
+        facts[name] = facts[f"arch.{name}"] = value
+    for name, value in list(facts.items()):
         if isinstance(value, list | tuple):
-            found.update({f"{name}.{i}": v for i, v in enumerate(value)})
-    return found
+            facts.update({f"{name}.{i}": v for i, v in enumerate(value)})
+    return facts
 
 
 def numeric(constraints: Iterable[str], knobs: Sequence[str], space: Space, shape: Any) -> tuple[list[str], list[str]]:
     """(the constraints over numbers alone, what they name beside the knobs): a list becomes `[name.0, name.1, …]`.
 
-    `input_shape` becomes what records call it. Raises UsageError for names that there are not, and for texts that are
-    no expressions.
+    `input_shape` becomes what records call it. Raises UsageError for unknown names, and for texts that are no
+    expressions.
     """
     facts = facts_of(space.maximum(), shape, 0, 0)
     texts: list[str] = []
-    found: dict[str, None] = {}
+    names_used: dict[str, None] = {}
     for text in constraints:
         text = re.sub(rf"(?<![\w.]){INPUT}(?![\w.])", shapes.INPUT, text)  # the argument is text, this one a number
         try:
@@ -269,9 +269,9 @@ def numeric(constraints: Iterable[str], knobs: Sequence[str], space: Space, shap
             parts = [f"{name}.{i}" for i in range(len(value))] if isinstance(value, list | tuple) else []
             if parts:
                 text = re.sub(rf"(?<![\w.]){re.escape(name)}(?![\w.])", f"[{', '.join(parts)}]", text)
-            found.update(dict.fromkeys(n for n in parts or [name] if n not in knobs))
+            names_used.update(dict.fromkeys(n for n in parts or [name] if n not in knobs))
         texts.append(text)
-    return texts, list(found)
+    return texts, list(names_used)
 
 
 # --- for search-run --------------------------------------------------------------------------------------------------
@@ -368,8 +368,8 @@ def check_same(folder: str, plan: Plan) -> None:
         if any(name in HIDDEN or not name.startswith((".", OLD)) for name in names):
             raise ConflictError(f"{folder} holds other files, and no search", "Name another --work-dir")
         return
-    if found := differences(load(path)[0].data(), plan.data()):
+    if lines := differences(load(path)[0].data(), plan.data()):
         raise ConflictError(
-            f"{folder} has another search: {'; '.join(found)}",
+            f"{folder} has another search: {'; '.join(lines)}",
             "Take another --work-dir, or move the old search away (--overwrite)",
         )

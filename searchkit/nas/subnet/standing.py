@@ -24,24 +24,24 @@ class Tail:
         self.path, self.at = path, 0
 
     def new(self) -> list[Record]:
-        """Those since the last time. A line without an end waits for it, one that is no record is passed over."""
+        """Those since the last call. An incomplete line is left for later; one that is no record is skipped."""
         try:
             if os.stat(self.path).st_size == self.at:
                 return []
         except FileNotFoundError:
             return []
         raw = fsio.read_bytes(self.path, self.at) or b""
-        whole = raw[: raw.rfind(b"\n") + 1]
-        self.at += len(whole)
-        found = []
-        for line in whole.splitlines():
+        complete = raw[: raw.rfind(b"\n") + 1]
+        self.at += len(complete)
+        records = []
+        for line in complete.splitlines():
             try:
                 record = json.loads(line)
             except ValueError:
                 continue
             if isinstance(record, dict) and isinstance(record.get("arch"), dict):
-                found.append(record)
-        return found
+                records.append(record)
+        return records
 
 
 @dataclass
@@ -64,18 +64,20 @@ class Standing:
             if key not in self.points and self.tag in record.get("metric", {}):
                 self.points.add(key)
                 self.records.append(record)
-                self.scores.append(tuple(value_of(record, o.name, self.tag) for o in self.wanted))
+                self.scores.append(tuple(value_of(record, objective.name, self.tag) for objective in self.wanted))
                 self._place(len(self.records) - 1)
         return len(self.records) - before
 
     def _place(self, i: int) -> None:
-        for k, o in enumerate(self.wanted):
+        for k, objective in enumerate(self.wanted):
             score = self.scores[i][k]
-            if score == score and (o.name not in self.best or self._loss(i, k) < self._loss(self.best[o.name], k)):
-                self.best[o.name] = i
-        rows = [*self.front, i]  # what is off the front of fewer records is off that of more
-        found = pareto.front([self.scores[n] for n in rows], [o.mode for o in self.wanted])
-        self.front = [rows[n] for n in found]
+            if score == score and (
+                objective.name not in self.best or self._loss(i, k) < self._loss(self.best[objective.name], k)
+            ):
+                self.best[objective.name] = i
+        rows = [*self.front, i]  # a record once off the front stays off it
+        on_front = pareto.front([self.scores[n] for n in rows], [objective.mode for objective in self.wanted])
+        self.front = [rows[n] for n in on_front]
 
     def _loss(self, i: int, k: int) -> float:
         return loss(self.scores[i][k], self.wanted[k].mode)

@@ -1,4 +1,4 @@
-"""Which batch-norm statistics a subnet has that leaves its supernet: those that its score was measured with."""
+"""Which batch-norm statistics a subnet takes along from its supernet: those that its score was measured with."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class Statistics:
     why: str  # in words
     recipe: Recipe  # with the batch, precision and image sizes of the score
     calibration: Calibration = NONE
-    note: str = ""  # what could not be done as for the score
+    note: str = ""  # what could not be done as it was for the score
 
     def give(self, net: nn.Module, shape: InputShape, device: torch.device) -> int:
-        """Let a private network have them, in place; how many images were seen."""
+        """Give them to a private network, in place; returns how many images were seen."""
         task = self.recipe.task
         task.network.set_scale(net, shape, self.recipe.data)
         batches = self.calibration.batches(shape)
@@ -65,18 +65,20 @@ def score_of(
     sha256: of the checkpoint; own: the protocol in it, where it is that of a subnet trained on its own. Of several
     scores that of `tag`, else the first calibrated one.
     """
-    protocols = {name: how for name, how in record.get("protocol", {}).items() if isinstance(how, Mapping)}
+    protocols = {
+        name: protocol for name, protocol in record.get("protocol", {}).items() if isinstance(protocol, Mapping)
+    }
     own_text = None if own is None else _text(own)
-    ours = [
-        Score(name, record.get("metric", {}).get(name, {}), how, record.get("measured", {}).get(name, {}))
-        for name, how in protocols.items()
-        if _text(how) == own_text or (how.get("checkpoint") == sha256 and "tuned_steps" not in how)
+    own_scores = [
+        Score(name, record.get("metric", {}).get(name, {}), protocol, record.get("measured", {}).get(name, {}))
+        for name, protocol in protocols.items()
+        if _text(protocol) == own_text or (protocol.get("checkpoint") == sha256 and "tuned_steps" not in protocol)
     ]
-    there = [score for score in ours if score.protocol.get("input_shape") == plain_shape(shape)]
-    if there:
-        return min(there, key=lambda score: (score.tag != tag, not score.calibrated)), ""
-    if ours:
-        return None, f"the record's scores are of another input shape ({ours[0].protocol.get('input_shape')})"
+    at_shape = [score for score in own_scores if score.protocol.get("input_shape") == plain_shape(shape)]
+    if at_shape:
+        return min(at_shape, key=lambda score: (score.tag != tag, not score.calibrated)), ""
+    if own_scores:
+        return None, f"the record's scores are of another input shape ({own_scores[0].protocol.get('input_shape')})"
     names = ", ".join(f"metric.{name}" for name in protocols)
     return None, f"the record's scores ({names}) are of other weights than this checkpoint's" if names else (
         "the record has no score that says how it was measured"
@@ -88,15 +90,15 @@ def _text(protocol: Mapping[str, Any]) -> str:
 
 
 def as_scored(recipe: Recipe, score: Score) -> Recipe:
-    """The recipe with what the protocol of a score says in place of what the config does."""
-    how = score.protocol
+    """The recipe with the settings of a score's protocol in place of the config's."""
+    protocol = score.protocol
     names = {"split": "split", "batch_size": "batch_size", "calibration_images": "calibration_images"}
     plain = Test()
-    beyond = {f.name: how.get(f.name, getattr(plain, f.name)) for f in fields(plain) if f.metadata == LATER}
-    test = replace(recipe.test, **{name: how[key] for name, key in names.items() if key in how}, **beyond)
-    of_data = [name for name in recipe.task.sets.protocol(recipe.data) if name in how]
-    data = replace(recipe.data, **{name: how[name] for name in of_data})
-    train = replace(recipe.train, precision=how.get("precision", recipe.train.precision))
+    beyond = {f.name: protocol.get(f.name, getattr(plain, f.name)) for f in fields(plain) if f.metadata == LATER}
+    test = replace(recipe.test, **{name: protocol[key] for name, key in names.items() if key in protocol}, **beyond)
+    of_data = [name for name in recipe.task.sets.protocol(recipe.data) if name in protocol]
+    data = replace(recipe.data, **{name: protocol[name] for name in of_data})
+    train = replace(recipe.train, precision=protocol.get("precision", recipe.train.precision))
     return replace(recipe, test=test, data=data, train=train)
 
 
@@ -117,21 +119,21 @@ def statistics_of(
     calibrate, whatever it is; records: the file of the score, beside which its calibration images may be listed.
     Raises UsageError where the config names no training images.
     """
-    kept = OWN if alone else RAW
+    kind = OWN if alone else RAW
     if raw:
-        return Statistics(kept, "--raw", recipe)
+        return Statistics(kind, "--raw", recipe)
     if score is not None and not again:
         recipe = as_scored(recipe, score)
         why = f"as for the record's metric.{score.tag}"
         if not score.calibrated:
-            return Statistics(kept, why, recipe)
+            return Statistics(kind, why, recipe)
         calibration, note = _found_again(recipe, score, seed, records)
         return Statistics(CALIBRATED, why, recipe, calibration, note)
     if alone and not again:
-        return Statistics(kept, "it was tuned on its own, and is scored so", recipe)
+        return Statistics(kind, "it was tuned on its own, and is scored so", recipe)
     why = f"by the config's test section: {'--calibrate' if again else why_none}"
     if not recipe.test.calibration_images:
-        return Statistics(kept, f"{why}; test.calibration_images is 0", recipe)
+        return Statistics(kind, f"{why}; test.calibration_images is 0", recipe)
     _require_train(recipe)
     return Statistics(CALIBRATED, why, recipe, open_calibration(recipe, seed))
 
@@ -170,7 +172,7 @@ def _listed(path: str) -> list[Any] | None:
 
 @contextlib.contextmanager
 def lent(source: nn.Module, static: nn.Module) -> Iterator[None]:
-    """Let a supernet have the statistics of a subnet of it, for a moment."""
+    """A context in which a supernet has the statistics of one of its subnets."""
     own = dict(source.named_buffers())
     modules = {id(module): name for name, module in static.named_modules()}
     pairs = []
@@ -178,30 +180,36 @@ def lent(source: nn.Module, static: nn.Module) -> Iterator[None]:
         for name in ("running_mean", "running_var"):
             value = getattr(norm, name)
             pairs.append((window(own[f"{modules[id(norm)]}.{name}"], value.shape), value))
-    before = [there.clone() for there, _ in pairs]
+    before = [buffer.clone() for buffer, _ in pairs]
     try:
-        for there, value in pairs:
-            there.copy_(value)
+        for buffer, value in pairs:
+            buffer.copy_(value)
         yield
     finally:
-        for (there, _), value in zip(pairs, before, strict=True):
-            there.copy_(value)
+        for (buffer, _), value in zip(pairs, before, strict=True):
+            buffer.copy_(value)
 
 
-def protocol_differences(score: Score, how: Mapping[str, Any], model: Mapping[str, Any]) -> list[str]:
+def protocol_differences(score: Score, protocol: Mapping[str, Any], model: Mapping[str, Any]) -> list[str]:
     """What differs between the protocol of a score and another one, in words; model: what `bench.model_said` says for
-    the other one, since the protocols have but digests of it."""
-    then = score.protocol
-    lines = {key: f"{key} {then[key]} there, {how[key]} here" for key in how if key in then and then[key] != how[key]}
-    there = score.measured.get("model")  # records of older versions don't say it
-    if "model" in lines and there is not None:
-        names = [name for name in {**there, **model} if there.get(name) != model.get(name)]
-        each = [f"model.{n} {there.get(n, 'by default')} there, {model.get(n, 'by default')} here" for n in names]
-        lines["model"] = "; ".join(each) or lines["model"]
+    the other one, since protocols have only digests of it."""
+    scored = score.protocol
+    lines = {
+        key: f"{key} {scored[key]} there, {protocol[key]} here"
+        for key in protocol
+        if key in scored and scored[key] != protocol[key]
+    }
+    scored_model = score.measured.get("model")  # records of older versions don't say it
+    if "model" in lines and scored_model is not None:
+        names = [name for name in {**scored_model, **model} if scored_model.get(name) != model.get(name)]
+        lines_of_model = [
+            f"model.{n} {scored_model.get(n, 'by default')} there, {model.get(n, 'by default')} here" for n in names
+        ]
+        lines["model"] = "; ".join(lines_of_model) or lines["model"]
     return list(lines.values())
 
 
-def environment_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+def environment_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between where two scores were measured, in words."""
-    names = [name for name in here if there.get(name) != here[name]]
-    return [f"{name} {there.get(name, 'not known')} there, {here[name]} here" for name in names]
+    names = [name for name in new if old.get(name) != new[name]]
+    return [f"{name} {old.get(name, 'not known')} there, {new[name]} here" for name in names]

@@ -44,7 +44,7 @@ class Session:
     device: torch.device
     seed: int
     tune_set: Any = None  # the images that subnets are tuned on, of the task's kind
-    notes: tuple[str, ...] = ()  # what is odd about scoring this network on that set, whichever subnet
+    notes: tuple[str, ...] = ()  # oddities of scoring this network on that set, for every subnet
 
 
 def open_session(
@@ -60,14 +60,14 @@ def open_session(
 ) -> Session:
     """Load checkpoint, supernet and data. Raises UsageError for what doesn't fit together, and with `needs_value` where
     the metric that ranks has no value, since there is nothing to find."""
-    found, sha256 = checkpoint.load_with_digest(path)
-    nets.check_space(recipe, found, path)
+    loaded, sha256 = checkpoint.load_with_digest(path)
+    nets.check_space(recipe, loaded, path)
     bench = open_bench(recipe, split or recipe.test.split, device, seed)
     for line in (*bench.evaluated.report.lines, *bench.notes):
         say(line)
-    net, match = nets.load(recipe, found, bench.categories, seed, to_train=tune, where=path)
+    net, match = nets.load(recipe, loaded, bench.categories, seed, to_train=tune, where=path)
     notes = () if tune else _unlearnt(recipe, bench, match.fresh)
-    if match.fresh or list(found.meta["categories"]) != list(bench.categories):
+    if match.fresh or list(loaded.meta["categories"]) != list(bench.categories):
         say(match.text())
     for line in notes:
         say(f"note: {line}")
@@ -89,12 +89,12 @@ def open_session(
 
 
 def _unlearnt(recipe: Recipe, bench: Bench, fresh: Sequence[str]) -> tuple[str, ...]:
-    """What to say of classes that count in the scores, though the network has not learnt them. Raises UsageError where
+    """Notes on classes that count in the scores, though the network has not learnt them. Raises UsageError where
     the config's training set has no such class either."""
     names = bench.with_examples(fresh)
     if not names:
         return ()
-    if recipe.data.train is not None and not recipe.test.calibration_images:  # else that was looked at for the bench
+    if recipe.data.train is not None and not recipe.test.calibration_images:  # else the bench has checked that
         train = open_split(recipe, "train")
         recipe.task.sets.same_classes(train, open_split(recipe, bench.split, train.names))
     shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
@@ -189,9 +189,11 @@ Protocols = Callable[[Record], Mapping[str, dict[str, Any]]]  # by tag, how the 
 def measured(record: Record, results: Results, protocols: Protocols) -> Record | None:
     """The result of a record, if it has one under all its protocols."""
     protocol = protocols(record)
-    found = results.find({"arch": record["arch"], "protocol": protocol})
-    whole = found is not None and all(found["protocol"].get(tag) == how for tag, how in protocol.items())
-    return found if whole else None
+    result = results.find({"arch": record["arch"], "protocol": protocol})
+    complete = result is not None and all(
+        result["protocol"].get(tag) == tag_protocol for tag, tag_protocol in protocol.items()
+    )
+    return result if complete else None
 
 
 def pending(
@@ -202,13 +204,13 @@ def pending(
     ranks: Ranks,
     again: bool = False,
 ) -> list[tuple[Record, Arch]]:
-    """This rank's records that have no result yet, each once; with `again` all. What is whose does not depend on the
-    results there."""
+    """This rank's records that have no result yet, each once; with `again` all. Which rank a record belongs to does not
+    depend on the results."""
     unique: dict[str, tuple[Record, Arch]] = {}
     for record, arch in zip(records, archs, strict=True):
         unique.setdefault(key_of({"arch": record["arch"], "protocol": protocols(record)}, results.tag), (record, arch))
-    ours = list(unique.values())[ranks.rank :: ranks.world]
-    return [(record, arch) for record, arch in ours if again or measured(record, results, protocols) is None]
+    own = list(unique.values())[ranks.rank :: ranks.world]
+    return [(record, arch) for record, arch in own if again or measured(record, results, protocols) is None]
 
 
 def tune_record(
@@ -237,13 +239,13 @@ def _tuned(
     on_step: Callable[[StepReport], None],
 ) -> nn.Module:
     """The subnet after its tuning, of which `folder` keeps the checkpoint."""
-    o = session.recipe.finetune
+    options = session.recipe.finetune
     static: nn.Module = subnet(session.net, arch, session.config).to(session.device)
 
     def begin() -> None:
-        session.bench.calibrate(static, shape, o.precision)
+        session.bench.calibrate(static, shape, options.precision)
 
-    train_static(session, static, arch, session.tune_set, o, shape, protocol, folder, on_step, begin)
+    train_static(session, static, arch, session.tune_set, options, shape, protocol, folder, on_step, begin)
     return static
 
 
@@ -252,7 +254,7 @@ def train_static(
     static: nn.Module,
     arch: Arch,
     images: Any,
-    o: Optimisation,
+    options: Optimisation,
     shape: InputShape,
     protocol: dict[str, Any],
     folder: str,
@@ -266,8 +268,8 @@ def train_static(
     """
     recipe, task = session.recipe, session.recipe.task
     count = task.sets.count(images)
-    steps = o.total_steps(count, 1)
-    run = Run(static, make_optimizer(static, o, o.batch_size))
+    steps = options.total_steps(count, 1)
+    run = Run(static, make_optimizer(static, options, options.batch_size))
     meta = {
         "categories": list(session.bench.categories),
         "space": arch.nested(),
@@ -285,17 +287,17 @@ def train_static(
         begin()
     if run.step >= steps:
         return
-    due = checkpoint.Due(o.checkpoint_steps, o.checkpoint_minutes)
-    batches = batches_of(images, recipe, o, session.seed, run.step, steps, (shape,), Ranks())
+    due = checkpoint.Due(options.checkpoint_steps, options.checkpoint_minutes)
+    batches = batches_of(images, recipe, options, session.seed, run.step, steps, (shape,), Ranks())
     for report in fit(
         run,
         batches,
         None,
-        o,
+        options,
         task=task,
         section=recipe.data,
         steps=steps,
-        steps_per_epoch=o.epoch_steps(count, 1),
+        steps_per_epoch=options.epoch_steps(count, 1),
         scales=(shape,),
         seed=session.seed,
         device=session.device,
@@ -309,39 +311,39 @@ def train_static(
 
 
 def _go_on(run: Run, folder: str, meta: dict[str, Any], device: torch.device) -> None:
-    """Let a training go on from its checkpoint, if there is one; that of another one is about to be replaced."""
+    """Let a training go on from its checkpoint, if there is one; another training's will be replaced."""
     checkpoint.sweep(folder)
     latest = os.path.join(folder, checkpoint.LATEST)
     if not os.path.exists(latest):
         return
-    found = checkpoint.load(latest, device)
-    if found.meta == meta:
-        run.net.load_state_dict(found.net)
-        if found.optimizer:
-            load_optimizer(run.optimizer, found.optimizer)
-        run.step = found.step
+    loaded = checkpoint.load(latest, device)
+    if loaded.meta == meta:
+        run.net.load_state_dict(loaded.net)
+        if loaded.optimizer:
+            load_optimizer(run.optimizer, loaded.optimizer)
+        run.step = loaded.step
 
 
 def tune_protocol(session: Session, record: Record) -> dict[str, Any]:
     """How a tuned score is measured: plain data."""
-    recipe, o = session.recipe, session.recipe.finetune
+    recipe, options = session.recipe, session.recipe.finetune
     shape = shape_of(record, recipe)
     images = recipe.task.sets.count(session.tune_set)
-    how = f"{replace(o, checkpoint_steps=None, checkpoint_minutes=1.0)} {recipe.data.augment}"
+    options_text = f"{replace(options, checkpoint_steps=None, checkpoint_minutes=1.0)} {recipe.data.augment}"
     return {
         "checkpoint": session.digest,
         **session.bench.protocol(shape, True),  # calibrated before the tuning
-        "tuned_on": list(o.train_on),
+        "tuned_on": list(options.train_on),
         "tuned_images": images,
         "tuned_data": recipe.task.sets.digest(session.tune_set)[:16],
-        "tuned_steps": o.total_steps(images, 1),
-        "tuned_lr": o.lr,
-        "tuned_with": short_digest(how),
+        "tuned_steps": options.total_steps(images, 1),
+        "tuned_lr": options.lr,
+        "tuned_with": short_digest(options_text),
         "seed": session.seed,
     }
 
 
 def best_of(records: Sequence[Record], tag: str, metric: str) -> Record | None:
-    """The record with most of `metric.<tag>.<metric>`, the first of equals; None where no record has it."""
+    """The record with the highest `metric.<tag>.<metric>`, the first of equals; None where no record has it."""
     scored = [r for r in records if metric in r.get("metric", {}).get(tag, {})]
     return max(scored, key=lambda r: float(r["metric"][tag][metric]), default=None)

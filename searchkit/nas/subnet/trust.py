@@ -34,8 +34,8 @@ from searchkit.seeds import rng_of
 
 RAW, CALIBRATED, OWN = "direct_raw", "direct", "own"  # metric.<tag>; the first two as of search-nas test --raw
 POOL = 2000  # archs that are priced to draw from
-SHARE = 4  # an arch on its own trains for one so-manieth of the supernet's steps
-SURE = 0.05  # p at which an order is no longer taken for chance
+SHARE = 4  # an arch on its own trains for the supernet's steps divided by this
+SURE = 0.05  # up to this p, an order is not taken for chance
 
 
 # --- which archs -----------------------------------------------------------------------------------------------------
@@ -58,24 +58,24 @@ def draw(recipe: Recipe, config: NetConfig, n: int, bins: int, seed: int) -> lis
     larger n the same archs are drawn, and further ones.
     """
     space, rng = recipe.space, rng_of(seed, "trust")
-    whole = space.count() <= POOL
-    archs = list(dict.fromkeys(space.enumerate() if whole else (space.sample(rng) for _ in range(POOL))))
+    all_archs = space.count() <= POOL
+    archs = list(dict.fromkeys(space.enumerate() if all_archs else (space.sample(rng) for _ in range(POOL))))
     rng.shuffle(archs)
     turn = {arch: i for i, arch in enumerate(archs)}
     plans = price.plans_of(config, space.maximum())
     priced = price.price_archs(plans, config.heads, archs, (recipe.scales[0],), "macs")
     pool = sorted(((flops[0], arch.id, arch, params) for arch, flops, params in priced), key=lambda p: p[:2])
-    found, first = [], 0
+    drawn, first = [], 0
     for b in range(bins):
         part = pool[first : first + _share(len(pool), bins, b)]
         first += len(part)
         part = sorted(part, key=lambda p: turn[p[2]])[: _share(n, bins, b)]
-        found += [Drawn(arch, macs, params, b) for macs, _, arch, params in sorted(part, key=lambda p: p[:2])]
-    return found
+        drawn += [Drawn(arch, macs, params, b) for macs, _, arch, params in sorted(part, key=lambda p: p[:2])]
+    return drawn
 
 
 def _share(n: int, bins: int, b: int) -> int:
-    """How many of n are bin b's; no bin has fewer of more."""
+    """How many of n are in bin b; with a larger n, no bin has fewer."""
     return n // bins + (b < n % bins)
 
 
@@ -99,32 +99,32 @@ def open_own(recipe: Recipe, epochs: float | None, steps: int | None) -> Own:
     """
     task, images = recipe.task, open_split(recipe, "train")
     task.sets.require_labels(images, recipe.data)
-    o = Optimisation(**{f.name: getattr(recipe.train, f.name) for f in fields(Optimisation)})
-    whole = o.total_steps(task.sets.count(images), 1)
+    options = Optimisation(**{f.name: getattr(recipe.train, f.name) for f in fields(Optimisation)})
+    full_steps = options.total_steps(task.sets.count(images), 1)
     if epochs is not None:
-        steps = replace(o, epochs=epochs, steps=None).total_steps(task.sets.count(images), 1)
+        steps = replace(options, epochs=epochs, steps=None).total_steps(task.sets.count(images), 1)
     elif steps is None:
-        steps = max(1, round(whole / SHARE))
-    warmup = min(o.warmup_steps, round(o.warmup_steps * steps / whole))
-    return Own(images, task.sets.digest(images), replace(o, steps=steps, warmup_steps=warmup), steps)
+        steps = max(1, round(full_steps / SHARE))
+    warmup = min(options.warmup_steps, round(options.warmup_steps * steps / full_steps))
+    return Own(images, task.sets.digest(images), replace(options, steps=steps, warmup_steps=warmup), steps)
 
 
 def protocols(session: Session, own: Own, record: Record) -> dict[str, dict[str, Any]]:
     """How the scores of a record are measured: plain data by tag. The own score has nothing of the checkpoint, so that
     several supernets can be compared to the same ones."""
-    found = {tag: sweep.test_protocol(session, record, tag == CALIBRATED) for tag in (RAW, CALIBRATED)}
-    o = replace(own.o, checkpoint_steps=None, checkpoint_minutes=1.0)
-    how = f"{o} {session.recipe.data.augment} {session.config} {session.recipe.train.channels_last}"
-    found[OWN] = {
+    by_tag = {tag: sweep.test_protocol(session, record, tag == CALIBRATED) for tag in (RAW, CALIBRATED)}
+    options = replace(own.o, checkpoint_steps=None, checkpoint_minutes=1.0)
+    options_text = f"{options} {session.recipe.data.augment} {session.config} {session.recipe.train.channels_last}"
+    by_tag[OWN] = {
         **session.bench.protocol(sweep.shape_of(record, session.recipe), True),
         "trained_images": session.recipe.task.sets.count(own.images),
         "trained_data": own.digest,
         "trained_steps": own.steps,
-        "trained_lr": o.lr,
-        "trained_with": short_digest(how),
+        "trained_lr": options.lr,
+        "trained_with": short_digest(options_text),
         "seed": session.seed,
     }
-    return found
+    return by_tag
 
 
 class Known:
@@ -138,22 +138,22 @@ class Known:
 
     def add(self, record: Record) -> None:
         """Take in a record."""
-        there = record.get("protocol", {})
-        for tag, how in there.items():
-            self.scores[self._key(record, {tag: how})] = record["metric"][tag]
-        self.records[self._key(record, there)] = record
+        by_tag = record.get("protocol", {})
+        for tag, protocol in by_tag.items():
+            self.scores[self._key(record, {tag: protocol})] = record["metric"][tag]
+        self.records[self._key(record, by_tag)] = record
 
-    def whole(self, record: Record, how: Mapping[str, Any]) -> Record | None:
+    def whole(self, record: Record, by_tag: Mapping[str, Any]) -> Record | None:
         """The record of the same arch that has all these scores."""
-        return self.records.get(self._key(record, how))
+        return self.records.get(self._key(record, by_tag))
 
-    def score(self, record: Record, tag: str, how: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    def score(self, record: Record, tag: str, protocol: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """The metrics of the same arch under a tag, measured in the same way."""
-        return self.scores.get(self._key(record, {tag: how}))
+        return self.scores.get(self._key(record, {tag: protocol}))
 
     @staticmethod
-    def _key(record: Record, how: Mapping[str, Any]) -> str:
-        return json.dumps([Arch.of(record["arch"]).id, how], sort_keys=True)
+    def _key(record: Record, by_tag: Mapping[str, Any]) -> str:
+        return json.dumps([Arch.of(record["arch"]).id, by_tag], sort_keys=True)
 
 
 def record_of(drawn: Drawn, shape: InputShape) -> Record:
@@ -179,15 +179,15 @@ def compare(
     A training that was killed goes on from its checkpoint in `folder`. Raises ConflictError where another process
     trains there.
     """
-    for tag, how in protocols(session, own, record).items():
-        there = known.score(record, tag, how)
-        if there is not None:
-            metric, protocol = record.get("metric", {}), record.get("protocol", {})
-            record = {**record, "metric": {**metric, tag: dict(there)}, "protocol": {**protocol, tag: how}}
+    for tag, protocol in protocols(session, own, record).items():
+        metrics_known = known.score(record, tag, protocol)
+        if metrics_known is not None:
+            metric, by_tag = record.get("metric", {}), record.get("protocol", {})
+            record = {**record, "metric": {**metric, tag: dict(metrics_known)}, "protocol": {**by_tag, tag: protocol}}
         elif tag == OWN:
             shape = sweep.shape_of(record, session.recipe)
-            metrics = _own_score(session, own, arch, shape, how, folder, on_step)
-            record = sweep.scored(session, record, arch, shape, tag, metrics, how)
+            metrics = _own_score(session, own, arch, shape, protocol, folder, on_step)
+            record = sweep.scored(session, record, arch, shape, tag, metrics, protocol)
         else:
             record = sweep.test_record(session, record, arch, tag, tag == CALIBRATED)
     return record
@@ -213,7 +213,7 @@ def _own_score(
     return session.bench.score(net, shape, calibrated=bool(session.bench.calibration.ids))
 
 
-# --- what they say ---------------------------------------------------------------------------------------------------
+# --- the verdict ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -236,19 +236,19 @@ def row_of(record: Record, drawn: Drawn, metric: str) -> Row:
 def report(rows: Sequence[Row]) -> dict[str, Any]:
     """Kendall's tau-b of raw and calibrated scores, and of MACs, with the own scores; and the verdict: plain data.
 
-    Each tau is null where all values of one side are equal. `p`: see algorithms/kendall.py; that of `within` is of
+    Each tau is null where all values of one side are equal. `p`: see records/kendall.py; that of `within` is of
     all bins together.
     """
     bins = sorted({row.bin for row in rows})
     parts = [[row for row in rows if row.bin == b] for b in bins]
-    found = {name: _correlation(rows, parts, name) for name in ("raw", "calibrated", "macs")}
-    word, text = verdict(found, [len(part) for part in parts])
+    correlations = {name: _correlation(rows, parts, name) for name in ("raw", "calibrated", "macs")}
+    word, text = verdict(correlations, [len(part) for part in parts])
     return {
         "archs": len(rows),
         "bins": [
             {"archs": len(p), "macs_min": min(r.macs for r in p), "macs_max": max(r.macs for r in p)} for p in parts
         ],
-        "tau": found,
+        "tau": correlations,
         "verdict": word,
         "why": text,
     }
@@ -259,24 +259,24 @@ def _correlation(rows: Sequence[Row], parts: Sequence[Sequence[Row]], name: str)
         return [float(getattr(row, name)) for row in some], [row.own for row in some]
 
     within = [tau_b(*pairs(part)) for part in parts]
-    there = [tau for tau in within if tau is not None]
+    known = [tau for tau in within if tau is not None]
     return {
         "all": tau_b(*pairs(rows)),
         "p": p_value([pairs(rows)]),
         "within": within,
-        "within_mean": sum(there) / len(there) if there else None,
+        "within_mean": sum(known) / len(known) if known else None,
         "within_p": p_value([pairs(part) for part in parts]),
     }
 
 
 def verdict(tau: Mapping[str, Mapping[str, Any]], sizes: Sequence[int]) -> tuple[str, str]:
     """(trust, between sizes, within sizes or no; why, in words) for the calibrated scores. sizes: archs of each bin."""
-    ours, plain = tau["calibrated"], tau["macs"]
-    over = _holds(ours["all"], ours["p"])
-    within = _holds(ours["within_mean"], ours["within_p"])
+    calibrated, plain = tau["calibrated"], tau["macs"]
+    over = _holds(calibrated["all"], calibrated["p"])
+    within = _holds(calibrated["within_mean"], calibrated["within_p"])
     few = least_p(sizes) > SURE
-    wide = f"tau {_number(ours['all'])} over all (p {_number(ours['p'])})"
-    narrow = f"{_number(ours['within_mean'])} among archs of about one size (p {_number(ours['within_p'])})"
+    wide = f"tau {_number(calibrated['all'])} over all (p {_number(calibrated['p'])})"
+    narrow = f"{_number(calibrated['within_mean'])} among archs of about one size (p {_number(calibrated['within_p'])})"
     if len(sizes) < 2:
         narrow, within, few = "one bin alone", over, False
     if over and within:
@@ -288,8 +288,8 @@ def verdict(tau: Mapping[str, Mapping[str, Any]], sizes: Sequence[int]) -> tuple
     else:
         word, text = "no", f"don't trust it: {wide}, {narrow}: that may be chance"
     if few and not within:
-        text += "; so few archs of a bin can't tell: raise --n, or lower --bins"
-    if over and plain["all"] is not None and plain["all"] >= ours["all"]:
+        text += "; too few archs per bin to tell: raise --n, or lower --bins"
+    if over and plain["all"] is not None and plain["all"] >= calibrated["all"]:
         text += f". Plain MACs rank as well over all ({_number(plain['all'])})"
     return word, text
 

@@ -127,7 +127,7 @@ def test_another_search_is_refused_with_the_difference(
     monkeypatch.chdir(unbroken)
     before = sorted(os.listdir("search"))
     said = bad(*evolution(trained)[1:], "--seed", "3", "--set", "test.batch_size=2", code=4)
-    assert "seed: 0 there, 3 here" in said and "the config has another test" in said and "overrides" in said
+    assert "seed: 0 there, 3 here" in said and "the config differs in test" in said and "overrides" in said
     assert sorted(os.listdir("search")) == before
     (tmp_path / "mine.txt").write_text("x")
     assert "holds other files" in bad(*evolution(trained)[1:], "--work-dir", tmp_path, code=4)
@@ -268,7 +268,7 @@ def test_a_constraint_that_nothing_meets_ends_at_once(trained: Trained, tmp_path
         (("--objective", "bbox_map"), "no 'bbox_map' (did you mean bbox_mAP?)"),
         (("--objective", "top1"), "no 'top1'"),
         (("--objective", "bbox_mAP:best"), ":max or :min, not 'best'"),
-        (("--objective", "arch.backbone.stem.width"), "give its end that is best"),
+        (("--objective", "arch.backbone.stem.width"), "say which end is best"),
         (("--objective", "macs", "--objective", "macs"), "given twice"),
         (("--constraint", "mac <= 3"), "there is no 'mac' (did you mean macs?)"),
         (("--constraint", "macs <= "), "column"),

@@ -158,4 +158,4 @@ def test_a_tuned_subnet_by_the_commands(toy_cls: Path, tmp_path: Path) -> None:
     good("extract", path, "--checkpoint", learnt, "--arch", tmp_path / "t.jsonl", "--out", tmp_path / "raw")
     raw = load_folder(str(tmp_path / "raw"))
     assert [*raw.state_dict()] == [*net.state_dict()]
-    assert "is there already" in bad("extract", path, "--checkpoint", learnt, "--arch", "MAX", "--out", tmp_path / "m")
+    assert "already exists" in bad("extract", path, "--checkpoint", learnt, "--arch", "MAX", "--out", tmp_path / "m")

@@ -251,7 +251,7 @@ def test_the_command(trained: Trained, tmp_path: Path) -> None:
     calibrated, raw = load_folder(str(tmp_path / "m")).state_dict(), load_folder(str(tmp_path / "raw")).state_dict()
     other = {k for k in raw if not torch.equal(raw[k], calibrated[k])}
     assert other and all("running_" in k or "num_batches" in k for k in other)
-    assert "is there already" in bad(*common, "--arch", "MIDDLE", "--out", tmp_path / "m")
+    assert "already exists" in bad(*common, "--arch", "MIDDLE", "--out", tmp_path / "m")
     assert "no arch given" in bad(*common, "--out", tmp_path / "n")
     wide = json.dumps(
         {"backbone.stem.width": 12, "backbone.body.width": [8, 8, 8, 8], "backbone.body.depth": [1, 1, 1, 1]}
