@@ -19,11 +19,11 @@ def usable() -> int:
 
 
 def let_waiting_threads_sleep(env: MutableMapping[str, str]) -> None:
-    """Have the threads of GNU's OpenMP, which PyTorch brings along, sleep soon while they wait, unless `env` says how
-    they are to wait. It counts when a process loads that library.
+    """Make waiting threads of GNU's OpenMP, which PyTorch ships, go to sleep soon, unless `env` says how they are to
+    wait. It takes effect when a process loads that library.
 
-    By itself each spins for milliseconds. Where the threads of two trainings are more than the CPUs, that takes the
-    time of those that are waited for, and both all but stand still. Alone, a training is no slower for it.
+    By default each spins for milliseconds. Where the threads of two trainings outnumber the CPUs, that takes the time
+    of those that are waited for, and both all but stand still. A training that runs alone is no slower for it.
     """
     if "OMP_WAIT_POLICY" not in env:
         env.setdefault("GOMP_SPINCOUNT", SPINS)

@@ -1,4 +1,4 @@
-"""Fonts for names that the usual one can't write: that of matplotlib, or one of the machine's that has their letters.
+"""Fonts for names: matplotlib's usual one, or for letters that it lacks one of the machine's that has them.
 
 Needs matplotlib, which is imported when it is used.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ENDINGS = (".ttf", ".otf", ".ttc")
-_LOOKING_S = 20  # that fontconfig may take, whose first answer after fonts were installed is slow
+_LOOKING_S = 20  # that fontconfig may take: its first answer after an installation of fonts is slow
 
 
 def font_for(text: str) -> tuple[str, str]:
@@ -33,7 +33,7 @@ def font_for(text: str) -> tuple[str, str]:
 
 
 def spell(figure: Figure) -> str:
-    """Let the texts of a figure be written in fonts that have their letters; those that no font has."""
+    """Set the texts of a figure in fonts that have their letters; returns the letters that no font has."""
     from matplotlib import font_manager
     from matplotlib.text import Text
 
@@ -42,12 +42,12 @@ def spell(figure: Figure) -> str:
     lacking: set[str] = set()
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
-        left = "".join(map(chr, sorted(_letters(text.get_text()) - _covered(usual_font()))))
-        if not left:
+        uncovered = "".join(map(chr, sorted(_letters(text.get_text()) - _covered(usual_font()))))
+        if not uncovered:
             continue
-        path, none_has = font_for(left)
+        path, none_has = font_for(uncovered)
         lacking |= set(none_has)
-        font_manager.fontManager.addfont(path)  # installed after matplotlib had looked, it would not be known
+        font_manager.fontManager.addfont(path)  # fonts installed since matplotlib looked are unknown to it
         family = font_manager.FontProperties(fname=path).get_name()
         text.set_fontfamily([*text.get_fontfamily(), family])
     return "".join(sorted(lacking))
@@ -55,14 +55,14 @@ def spell(figure: Figure) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """While a figure is written: no warnings of letters that no font has, which `note` tells once."""
+    """While a figure is written: no warnings about letters that no font has, which `note` reports once."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
         yield
 
 
 def note(lacking: Iterable[str]) -> str:
-    """What to say of letters that no font has; empty where there are none."""
+    """The note about letters that no font has; empty where there are none."""
     letters = sorted(set(lacking))
     if not letters:
         return ""
@@ -100,9 +100,9 @@ def _with_letter(letter: int) -> tuple[str, ...]:
     from matplotlib import font_manager
 
     if shutil.which("fc-list"):
-        asked = ["fc-list", f":charset={letter:x}", "file"]
+        command = ["fc-list", f":charset={letter:x}", "file"]
         try:
-            done = subprocess.run(asked, capture_output=True, timeout=_LOOKING_S, check=True, text=True)
+            done = subprocess.run(command, capture_output=True, timeout=_LOOKING_S, check=True, text=True)
         except (OSError, subprocess.SubprocessError, ValueError):
             pass
         else:

@@ -34,16 +34,16 @@ _STORAGE_ERRNOS = {
 
 
 def storage_error(e: OSError) -> StorageError:
-    """Say which law of the storage broke, at which path."""
-    what = _STORAGE_ERRNOS.get(e.errno or 0, os.strerror(e.errno) if e.errno else str(e))
+    """The StorageError that says what failed, and at which path."""
+    reason = _STORAGE_ERRNOS.get(e.errno or 0, os.strerror(e.errno) if e.errno else str(e))
     where = f" at {os.fsdecode(e.filename)}" if e.filename else ""
-    hint = "What could not be written does not count. Mend that, then run the same command again."
+    hint = "What could not be written does not count. Remove the cause, then run the same command again."
     if e.errno in (errno.ENOSPC, errno.EDQUOT):
         hint = (
             "What could not be written does not count. Make room, then run the same command again. Working copies and "
             "checkpoints of jobs that ended: search-ctl free"
         )
-    return StorageError(f"cannot use the workspace: {what}{where}", hint)
+    return StorageError(f"cannot use the workspace: {reason}{where}", hint)
 
 
 @contextlib.contextmanager
@@ -127,8 +127,8 @@ def read_bytes(path: str, start: int = 0) -> bytes | None:
 
 
 def out_of_the_way(fd: int) -> int:
-    """The same open file, closed on exec, under a number far above those that a child is given files under: these are
-    put in place one by one when it starts, and none must overwrite what a later one needs."""
+    """The same open file, closed on exec, under a number far above those of the files that a child gets: these are put
+    in place one by one when it starts, and none must overwrite what a later one needs."""
     try:
         return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_OWN_FD)
     finally:
@@ -145,7 +145,7 @@ def try_lock(fd: int, *, shared: bool = False) -> bool:
 
 
 def is_at(fd: int, path: str) -> bool:
-    """Whether an open file is still the one at `path`: a lock on one that was moved or removed locks nobody out."""
+    """Whether an open file is still the one at `path`: a lock on one that was moved or removed keeps nobody out."""
     try:
         return os.path.samestat(os.fstat(fd), os.stat(path))
     except FileNotFoundError:
@@ -222,7 +222,7 @@ def _copy_data(inp: int, out: int, info: os.stat_result) -> None:
 
 
 def discard(path: str) -> None:
-    """Delete a folder and all below it, if it is there; nobody may be looking at it."""
+    """Delete a folder and all below it, if it exists; nobody may be using it."""
     if os.path.lexists(path):
         shutil.rmtree(path)
 

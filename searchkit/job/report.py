@@ -1,4 +1,4 @@
-"""The job's side of searchkit: `report` what was measured, read `params`. (`trials` is in trial.py.)
+"""The job's side of searchkit: `report` what was measured, read `params`. (`trials` is in trials.py.)
 
 Every job imports this, so it uses little of the standard library and nothing else. All of that is imported here at the
 top: a function that imports, in a thread, while another thread forks, leaves the child waiting for an import for ever.
@@ -34,7 +34,7 @@ def report(mapping: Mapping[str, Any] | None = None, /, *, step: int | None = No
     printed.
 
     Raises TypeError for what is no number (it names the scalar) and ValueError for a name that can't be used. It never
-    raises for a full or broken disk: that is said once on stderr, and training goes on.
+    raises for a full or broken disk: that is reported once on stderr, and training goes on.
     """
     report_to(os.environ.get("SEARCHKIT_CALLBACK"), mapping, step, scalars)
 
@@ -75,8 +75,8 @@ def params(**defaults: Any) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as e:
         from searchkit.errors import StorageError
 
-        what = e.strerror if isinstance(e, OSError) else 'it must hold JSON with a mapping "values"'
-        raise StorageError(f"cannot read this job's arguments from SEARCHKIT_PARAMS={path}: {what}") from e
+        reason = e.strerror if isinstance(e, OSError) else 'it must hold JSON with a mapping "values"'
+        raise StorageError(f"cannot read this job's arguments from SEARCHKIT_PARAMS={path}: {reason}") from e
     spelled = {name.replace("-", "_"): value for name, value in values.items()}
     return {**{name: spelled.get(name, default) for name, default in defaults.items()}, **values}
 
@@ -124,8 +124,8 @@ def _as_step(step: Any) -> int:
     return int(number)
 
 
-def _as_number(what: str, value: Any) -> int | float:
-    """A plain int or float; TypeError where there is none in `value`. `what` names it in the message."""
+def _as_number(subject: str, value: Any) -> int | float:
+    """A plain int or float; TypeError where there is none in `value`. `subject` names it in the message."""
     plain = value
     if type(plain) not in (int, float):
         try:
@@ -135,12 +135,12 @@ def _as_number(what: str, value: Any) -> int | float:
                 plain = type(plain).__float__(plain)
         except (AttributeError, TypeError, ValueError, OverflowError, RuntimeError) as e:
             cause = e if isinstance(e, RuntimeError) else None  # torch's own words: several elements, a lost device, …
-            raise TypeError(f"{what} must be a number, got {value!r:.100} ({_type(value)})") from cause
+            raise TypeError(f"{subject} must be a number, got {value!r:.100} ({_type(value)})") from cause
     if isinstance(plain, int):
         try:
             float(plain)  # what readers make of it
         except OverflowError:
-            raise TypeError(f"{what} must fit into a float, got an int of {plain.bit_length()} bits") from None
+            raise TypeError(f"{subject} must fit into a float, got an int of {plain.bit_length()} bits") from None
         return int(plain)
     return float(plain)
 
@@ -186,8 +186,8 @@ class _Sink:
         self.fd = -1
 
     def _stat(self) -> os.stat_result | None:
-        """What the open file is like; None where there is none, or none of ours: a program that closes all its
-        descriptors, as daemons do, may since have got the same number for a file of its own."""
+        """The state of the open file; None where there is none, or it is not ours: a program that closes all its
+        descriptors, as daemons do, may have got the same number for a file of its own."""
         if self.fd < 0:
             return None
         try:
@@ -243,7 +243,7 @@ def _hook_fork() -> None:
 
 
 def _after_fork() -> None:
-    """A forked child opens a file of its own, with a new lock: the old one may be held by a thread it has not got."""
+    """A forked child opens a file of its own, with a new lock: the old one may be held by a thread that it lacks."""
     global _sink
     _sink.close()  # the parent keeps its flock: closing one copy of a descriptor doesn't give it back
     _sink = _Sink()

@@ -1,9 +1,9 @@
 """`trials()`: what a script is to try. In a plain job that is one trial, the job's own; in a warm worker many.
 
-A worker (`run.workers`) is one process that serves trial after trial. The scheduler appends to its `inbox.jsonl` which
-trial is next, the worker appends to its `outbox.jsonl` what became of it; FIFOs only spare both sides the waiting. The
-trial's own `status` file stays the truth: this process creates it, which no two processes can do, holds its lock while
-the trial runs, and writes its `exit` line. docs/contract.md#warm-workers has the user's side of it.
+A worker (`run.workers`) is one process that serves trial after trial. The scheduler appends the next trial to its
+`inbox.jsonl`, the worker appends the outcome to its `outbox.jsonl`; FIFOs only save both sides the waiting. The trial's
+own `status` file stays the truth: this process creates it, which no two processes can do, holds its lock while the
+trial runs, and writes its `exit` line. docs/contract.md#warm-workers has the user's side of it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import time
 from searchkit import proc
 from searchkit.job import report as worker
 
-TYPE_CHECKING = False  # as in worker.py: nothing is imported that the running script does not need
+TYPE_CHECKING = False  # as in report.py: nothing is imported that the running script does not need
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from types import TracebackType
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 WAIT_S = 60.0  # how long a worker without a scheduler waits for the next one
 LOOK_S = 1.0  # how often it looks whether there is one
-POLL_S = 0.1  # how often it reads its inbox where nobody wakes it
-RING_S = 0.05  # at most so often, reports are told to the scheduler at once
+POLL_S = 0.1  # how often it reads its inbox if nobody wakes it
+RING_S = 0.05  # reports reach the scheduler at once at most this often
 TOKEN = "SEARCHKIT_TOKEN"
 STOPPED = 143  # the exit code of a trial that was stopped: as if by SIGTERM
 
@@ -113,7 +113,7 @@ def trials(**defaults: Any) -> Iterator[Trial]:
 
 
 class _Worker:
-    """This process as a worker: the trial that it runs, and where it hears of the next one."""
+    """This process as a worker: the trial that it runs, and the files that tell it of the next one."""
 
     def __init__(self, folder: str) -> None:
         self.folder, self.name = folder, f"worker-{os.path.basename(folder)}"
@@ -124,9 +124,9 @@ class _Worker:
         self.status = -1  # its status file, locked
         self.queue: list[dict[str, Any]] = []  # trials that have not begun
         self.stops: set[str] = set()  # trials that are to end
-        self.stopped = False  # the trial that runs was told so, before it ended
-        self.ended = False  # no trial is left for this process: so the scheduler says,
-        self.left = False  # or so it was decided here, for good
+        self.stopped = False  # the running trial was told to stop before it ended
+        self.ended = False  # no trial is left for this process: the scheduler said so,
+        self.left = False  # or this process decided so, for good
         self.rung = 0.0
         self.rest = b""  # of the inbox: a line that has no end yet
         if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
@@ -209,8 +209,8 @@ class _Worker:
                 self.ended = True
 
     def is_stopped(self, *, ring: bool = False) -> bool:
-        """Whether the trial that runs is to end. `ring`: have the scheduler look at once at what was reported, where
-        that may end the trial."""
+        """Whether the running trial is to end. `ring`: make the scheduler look at the reports at once, where that may
+        end the trial."""
         if self.is_forked():
             return False
         if ring and self.message["judged"] and time.monotonic() - self.rung > RING_S:
@@ -244,7 +244,7 @@ class _Worker:
     # ---- one trial
 
     def _begin(self, message: dict[str, Any], defaults: dict[str, Any]) -> Trial | None:
-        """Begin a trial. None where that is not ours to do, or it ended before the script's turn."""
+        """Begin a trial. None where another process has it, or it ended before the script's turn."""
         name = message["trial"]
         try:
             # Whoever creates the status file runs the attempt. Where a later attempt exists, this one was given up.
@@ -279,17 +279,17 @@ class _Worker:
             self.finish(1)
             return None
 
-    def finish(self, code: int, what: str = "") -> None:
-        """Write how the trial that runs ended, and tell the scheduler."""
+    def finish(self, code: int, suffix: str = "") -> None:
+        """Write how the running trial ended, and tell the scheduler."""
         if not self.current or self.is_forked():
             return
         name, token = self.current, self.message["env"][TOKEN]
         self._hear()
-        self.stopped |= self.ended and name in self.stops  # it did not end when it was asked, so all of this was ended
-        if not what:
+        self.stopped |= self.ended and name in self.stops  # it did not end when asked to, so the whole worker was ended
+        if not suffix:
             with contextlib.suppress(OSError):
                 worker.append_line(self.status, f"ended {code}{' stopped' if self.stopped else ''}".encode())
-        after = 0 if what or not self.message["after"] else self._call(self.message["after"])
+        after = 0 if suffix or not self.message["after"] else self._call(self.message["after"])
         self._redirect(self.out)
         with contextlib.suppress(OSError):
             os.chdir(self.home)
@@ -300,8 +300,8 @@ class _Worker:
         self.current = ""
         # A full disk: no exit line, so the trial counts as lost.
         with contextlib.suppress(OSError):
-            said = f"after {after}\n" if after else ""
-            worker.append_line(self.status, f"{said}exit {code}{what}".encode())
+            after_line = f"after {after}\n" if after else ""
+            worker.append_line(self.status, f"{after_line}exit {code}{suffix}".encode())
         os.close(self.status)
         self.status = -1
         self.stops.discard(name)
@@ -336,7 +336,7 @@ class _Worker:
 
 
 class _Loop:
-    """An iterator, not a generator: when garbage is collected must mean nothing."""
+    """An iterator, not a generator: the moment of garbage collection must not matter."""
 
     def __init__(self, serving: _Worker, defaults: dict[str, Any]) -> None:
         self.serving, self.defaults = serving, defaults
@@ -355,10 +355,10 @@ class _Loop:
 _serving: _Worker | None = None
 
 
-def _usage_error(what: str) -> Exception:
+def _usage_error(message: str) -> Exception:
     from searchkit.errors import UsageError
 
-    return UsageError(what, "Leave run.workers out of the config: then every trial is a job, a process of its own")
+    return UsageError(message, "Leave run.workers out of the config: then every trial is a job, a process of its own")
 
 
 def _fifo(path: str) -> int:
@@ -380,7 +380,7 @@ def _flush() -> None:
 
 
 def _exit_code(e: SystemExit) -> int:
-    """What the process would have ended with."""
+    """The code that the process would have ended with."""
     if e.code is None:
         return 0
     if isinstance(e.code, int):

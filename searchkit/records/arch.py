@@ -27,7 +27,7 @@ PREFIX = "arch."  # of names in records and in rules; architectures drop it
 
 @dataclass(frozen=True)
 class Arch:
-    """One architecture: dotted names to an int or a tuple of ints, sorted by name; equal whatever the order given."""
+    """One architecture: dotted names to an int or a tuple of ints, sorted by name; equal in any order given."""
 
     items: tuple[tuple[str, Width], ...]
 

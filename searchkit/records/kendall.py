@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from itertools import permutations
 
-ENUMERATED = 7  # values up to which all orders are gone through where some are tied
+ENUMERATED = 7  # values up to which all orders are enumerated where some are tied
 EXACT = 40  # values up to which the distribution without ties is exact
 
 Pairs = tuple[Sequence[float], Sequence[float]]  # x and y, of equal length
@@ -28,7 +28,7 @@ def tau_b(x: Sequence[float], y: Sequence[float]) -> float | None:
 
 
 def p_value(groups: Sequence[Pairs]) -> float | None:
-    """How likely the values within groups would agree (or disagree) at least so well by chance, all groups together:
+    """How likely the values within groups agree (or disagree) at least so well by chance, all groups together:
     two-sided, of the sum of their `concordance`. One group: the test of its tau.
 
     Exact where no group has ties, or those that have are small; else by the normal distribution with the variance for
@@ -37,15 +37,15 @@ def p_value(groups: Sequence[Pairs]) -> float | None:
     groups = [(x, y) for x, y in groups if tau_b(x, y) is not None]
     if not groups:
         return None
-    found = abs(sum(concordance(x, y) for x, y in groups))
+    observed = abs(sum(concordance(x, y) for x, y in groups))
     if all(_is_exact(x, y) for x, y in groups):
-        whole: Mapping[int, int] = {0: 1}
+        distribution: Mapping[int, int] = {0: 1}
         for x, y in groups:
-            whole = _sum_of(whole, _chances(x, y))
-        beyond = sum(ways for s, ways in whole.items() if abs(s) >= found)
-        return float(Fraction(beyond, sum(whole.values())))
+            distribution = _sum_of(distribution, _chances(x, y))
+        beyond = sum(ways for s, ways in distribution.items() if abs(s) >= observed)
+        return float(Fraction(beyond, sum(distribution.values())))
     spread = math.sqrt(sum(_variance(x, y) for x, y in groups))
-    return min(1.0, math.erfc(max(0.0, found - 1) / spread / math.sqrt(2)))
+    return min(1.0, math.erfc(max(0.0, observed - 1) / spread / math.sqrt(2)))
 
 
 def least_p(sizes: Sequence[int]) -> float:
@@ -77,11 +77,11 @@ def _chances(x: Sequence[float], y: Sequence[float]) -> Mapping[int, int]:
 
 def _sum_of(a: Mapping[int, int], b: Mapping[int, int]) -> Mapping[int, int]:
     """The distribution of the sum of two independent values."""
-    found: Counter[int] = Counter()
+    total: Counter[int] = Counter()
     for s, ways in a.items():
         for t, more in b.items():
-            found[s + t] += ways * more
-    return found
+            total[s + t] += ways * more
+    return total
 
 
 def _variance(x: Sequence[float], y: Sequence[float]) -> float:

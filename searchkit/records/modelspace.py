@@ -44,8 +44,8 @@ def load(path: str) -> list[Record]:
         with open(path, encoding="utf-8-sig") as file, _no_collection():
             records = [record for line, record in _items(path, file, wrong) if _is_record(record, path, line, wrong)]
     except (OSError, UnicodeDecodeError) as e:
-        what = "it is not UTF-8" if isinstance(e, UnicodeDecodeError) else e.strerror
-        raise UsageError(f"can't read the model space {path}: {what}") from e
+        reason = "it is not UTF-8" if isinstance(e, UnicodeDecodeError) else e.strerror
+        raise UsageError(f"can't read the model space {path}: {reason}") from e
     if wrong:
         more = f"\n… and {len(wrong) - MAX_FAULTS} more" if len(wrong) > MAX_FAULTS else ""
         raise UsageError("\n".join(wrong[:MAX_FAULTS]) + more, _HINT)
@@ -59,8 +59,8 @@ _HINT = (
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """No garbage collection: with each record it would look again and again at all before it (14 s for 600,000
-    records, 3 s without), and parsing makes no cycles."""
+    """No garbage collection: as records are added it would go through all the earlier ones again and again (14 s for
+    600,000 records, 3 s without), and parsing makes no cycles."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -71,24 +71,24 @@ def _no_collection() -> Iterator[None]:
 
 
 def _is_record(record: Any, path: str, line: int, wrong: list[str]) -> bool:
-    what = _fault(record)
-    if what:
-        wrong.append(f"{path}:{line}: {what}")
-    return not what
+    fault = _fault(record)
+    if fault:
+        wrong.append(f"{path}:{line}: {fault}")
+    return not fault
 
 
 def _fault(record: Any) -> str:
     if not isinstance(record, dict):
         return f"a record must be a JSON object, not {json.dumps(record)[:60]}"
-    known = False
+    has_group = False
     for name, value in record.items():
         if name in GROUPS:
-            known = True
+            has_group = True
             if not isinstance(value, dict) and value is not None:
                 return f"{name} must be an object, not {json.dumps(value)[:60]}"
         elif "." in name:  # a record that is flat already
-            known = known or name.partition(".")[0] in GROUPS
-    if not known:
+            has_group = has_group or name.partition(".")[0] in GROUPS
+    if not has_group:
         return f"a record must have {', '.join(GROUPS[:-1])} or {GROUPS[-1]}; this one has none of them"
     return ""
 
@@ -105,7 +105,7 @@ def _items(path: str, file: TextIO, wrong: list[str]) -> Iterator[tuple[int, Any
             try:
                 yield number, json.loads(line.rstrip())  # a fault is then on line 1, at its column
             except (ValueError, RecursionError) as e:
-                wrong.append(f"{path}:{number}: this line is no JSON object: {_what(e)}")
+                wrong.append(f"{path}:{number}: this line is no JSON object: {_reason(e)}")
 
 
 def _array(path: str, text: str) -> list[tuple[int, Any]]:
@@ -133,7 +133,7 @@ def _array(path: str, text: str) -> list[tuple[int, Any]]:
     except (ValueError, RecursionError) as e:
         if isinstance(e, json.JSONDecodeError):
             line = e.lineno
-        raise UsageError(f"{path}:{line}: this is no JSON array of objects: {_what(e)}", _HINT) from e
+        raise UsageError(f"{path}:{line}: this is no JSON array of objects: {_reason(e)}", _HINT) from e
 
 
 def _skip(text: str, at: int) -> int:
@@ -141,7 +141,7 @@ def _skip(text: str, at: int) -> int:
     return m.end() if m else at
 
 
-def _what(e: Exception) -> str:
+def _reason(e: Exception) -> str:
     if isinstance(e, RecursionError):
         return "it is nested too deeply"
     return f"{e.msg} at column {e.colno}" if isinstance(e, json.JSONDecodeError) else str(e)
@@ -232,27 +232,27 @@ def for_rules(record: Mapping[str, Any]) -> dict[str, Any]:
 def convention_of(record: Mapping[str, Any]) -> str:
     """How the cost of a record was counted: `macs` or `gaia`. Raises UsageError for all else."""
     overhead = record.get("overhead")
-    found = overhead.get("convention") if isinstance(overhead, Mapping) else None
-    found = record.get(CONVENTION) if found is None else found
-    if found is None:
+    name = overhead.get("convention") if isinstance(overhead, Mapping) else None
+    name = record.get(CONVENTION) if name is None else name
+    if name is None:
         return DEFAULT_CONVENTION
-    if found not in CONVENTIONS:
-        raise UsageError(f"{CONVENTION} must be {' or '.join(CONVENTIONS)}, not {found!r}")
-    return str(found)
+    if name not in CONVENTIONS:
+        raise UsageError(f"{CONVENTION} must be {' or '.join(CONVENTIONS)}, not {name!r}")
+    return str(name)
 
 
 def convention(records: Iterable[Mapping[str, Any]]) -> str:
     """The one convention of all records; of none, `gaia`. Raises UsageError with the counts where they are mixed."""
     counts = Counter(map(convention_of, records))
     if len(counts) > 1:
-        found = " and ".join(f"{n} of {name}" for name, n in sorted(counts.items()))
+        mixture = " and ".join(f"{n} of {name}" for name, n in sorted(counts.items()))
         hint = f"keep one of them first, for example by the rule `where: {CONVENTION} == 'macs'`; none given means gaia"
-        raise UsageError(f"all costs must be counted by one convention, but there are {found}", hint)
+        raise UsageError(f"all costs must be counted by one convention, but there are {mixture}", hint)
     return next(iter(counts), DEFAULT_CONVENTION)
 
 
 def key(record: Mapping[str, Any]) -> Hashable:
-    """What a record is about: (id of its architecture, (H, W) or None). UsageError where it has no architecture."""
+    """The identity of a record: (id of its architecture, (H, W) or None). UsageError where it has no architecture."""
     if "data" not in record and "arch" not in record:
         record = fold(record)
     if not isinstance(record.get("arch"), Mapping):

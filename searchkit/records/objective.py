@@ -1,4 +1,4 @@
-"""What trials are judged by: a name, and which end of it is best. Every comparison of scores goes through `loss`."""
+"""What trials are judged by: a name, and which end is best. Every comparison of scores goes through `loss`."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def dominates(a: Row, b: Row, modes: Sequence[str]) -> bool:
 
 
 def front(scores: Sequence[Row | None], modes: Sequence[str]) -> list[int]:
-    """The indices, ascending, of the rows that no other dominates; equal rows are all there."""
+    """The indices, ascending, of the rows that no other dominates; equal rows are all included."""
     kept: list[tuple[_Losses, int]] = []
     for row, index in _sorted(scores, modes):  # none of those to come dominates one of those before
         rivals = kept[-1:] if len(modes) == 2 else reversed(kept)  # of two columns: the last is best in the second
@@ -40,14 +40,14 @@ def ranks(scores: Sequence[Row | None], modes: Sequence[str]) -> list[int]:
     Optimization", IEEE TEVC 2015: rows in sorted order, each put by bisection on the first front that has none better.
     """
     fronts: list[list[_Losses]] = []
-    found: dict[int, int] = {}
+    front_of: dict[int, int] = {}
     for row, index in _sorted(scores, modes):
         at = bisect_left(fronts, True, key=partial(_free, row))
         if at == len(fronts):
             fronts.append([])
         fronts[at].append(row)
-        found[index] = at
-    return [found.get(i, len(fronts)) for i in range(len(scores))]
+        front_of[index] = at
+    return [front_of.get(i, len(fronts)) for i in range(len(scores))]
 
 
 def crowding(rows: Sequence[Row]) -> list[float]:
@@ -57,22 +57,22 @@ def crowding(rows: Sequence[Row]) -> list[float]:
     Source: Deb, Pratap, Agarwal and Meyarivan, "A fast and elitist multiobjective genetic algorithm: NSGA-II", IEEE
     TEVC 2002. Of equal values the row of the lower index counts as the lesser.
     """
-    found = [0.0] * len(rows)
+    room = [0.0] * len(rows)
     for column in zip(*rows, strict=True):
         order = sorted(range(len(rows)), key=column.__getitem__)
         span = column[order[-1]] - column[order[0]]
-        found[order[0]] = found[order[-1]] = inf
+        room[order[0]] = room[order[-1]] = inf
         if 0 < span < inf:
             for before, at, after in zip(order, order[1:], order[2:], strict=False):
-                found[at] += (column[after] - column[before]) / span
-    return found
+                room[at] += (column[after] - column[before]) / span
+    return room
 
 
 def hypervolume(scores: Sequence[Row | None], reference: Row, modes: Sequence[str]) -> float:
     """The volume that the rows dominate and that dominates `reference`, in units of the product of the columns.
 
     Exact, by slicing along one column after another: n log n for two columns, n to the power of one less than the
-    columns beyond that, which is quick for fronts of some hundred rows and up to four columns. Rows that are not better
+    columns beyond that, which is fast for fronts of some hundred rows and up to four columns. Rows that are not better
     than the reference in every column add nothing. Infinite where a row is.
     """
     corner = _losses(reference, modes)

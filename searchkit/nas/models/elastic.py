@@ -36,10 +36,10 @@ def make_backbone(name: str, options: Mapping[str, Any], arch: Arch, held: Held 
     static network holds those of `arch` alone. For a plan without weights, call it within `torch.device("meta")`: no
     memory is taken, no random number drawn.
     """
-    other = [key for key in arch.names if not key.startswith(f"{PART}.")]
-    if other or not arch.names:
+    outside = [key for key in arch.names if not key.startswith(f"{PART}.")]
+    if outside or not arch.names:
         raise UsageError(
-            f"an architecture of this network must have names below {PART}., but has {', '.join(other) or 'none'}",
+            f"an architecture of this network must have names below {PART}., but has {', '.join(outside) or 'none'}",
             "The input's shape belongs to data.input_shape; necks and heads have no dimensions.",
         )
     cls = backbone_class(name)
@@ -66,16 +66,16 @@ def backbone_class(name: str) -> Any:
                 raise  # the module is there; what it imports is not
             hint = "Install it, or give the file: path/to/file.py:Class."
             raise UsageError(f"backbone {name!r}: there is no module {e.name!r}", hint) from e
-    found = getattr(module, cls, None)
-    if not isinstance(found, type):
+    backbone = getattr(module, cls, None)
+    if not isinstance(backbone, type):
         classes = [key for key, value in vars(module).items() if isinstance(value, type)]
         raise UsageError(f"backbone {name!r}: {place} has no class {cls!r}{did_you_mean(cls, classes)}")
-    return found
+    return backbone
 
 
 class FreshSource(SourceFileLoader):
-    """Imports a file as it is now, and leaves no bytecode beside it: where an edit follows within the same second and
-    leaves the length as it is, that of the file before would be taken."""
+    """Imports a file as it is now, and leaves no bytecode beside it: after an edit within the same second that keeps
+    the length, the bytecode of the old file would be used."""
 
     def path_stats(self, path: str) -> Any:
         """None: so bytecode is neither looked for nor written."""
@@ -89,7 +89,7 @@ def _module_of_file(path: str) -> Any:
         with open(full, "rb") as f:
             digest = hashlib.sha256(full.encode() + b"\0" + f.read()).hexdigest()[:16]
     except OSError as e:
-        raise UsageError(f"cannot read the backbone's file {path}: {e.strerror}", "Mend the path.") from e
+        raise UsageError(f"cannot read the backbone's file {path}: {e.strerror}", "Correct the path.") from e
     name = f"_searchkit_backbone_{digest}"
     if name in sys.modules:
         return sys.modules[name]
@@ -138,15 +138,16 @@ def misfits(arch: Arch, maximum: Arch, held: Held) -> list[str]:
         if isinstance(value, tuple) != isinstance(limit, tuple) or len(values) != len(limits):
             wrong.append(f"{name} must have the form of {limit}, but is {value}")
         elif name in held:
-            other = [i for i, (v, has) in enumerate(zip(values, held[name], strict=True)) if v not in has]
-            wrong += [f"{name}[{i}] is {values[i]}, but must be one of {held[name][i]}" for i in other]
+            misses = [i for i, (v, has) in enumerate(zip(values, held[name], strict=True)) if v not in has]
+            wrong += [f"{name}[{i}] is {values[i]}, but must be one of {held[name][i]}" for i in misses]
         elif any(not 1 <= v <= top for v, top in zip(values, limits, strict=True)):
             wrong.append(f"{name} is {value}, at most {limit} are there")
     return wrong
 
 
 def _holder(net: nn.Module) -> Any:
-    """What of a network has its backbone as `body`, and its `maximum`: a classifier itself, a detector's `backbone`."""
+    """The part of a network that has the backbone as `body`, and `maximum`: a classifier itself, a detector's
+    `backbone`."""
     for module in (net, getattr(net, "backbone", None)):
         if isinstance(getattr(module, "maximum", None), Arch):
             return module

@@ -102,8 +102,8 @@ def _call(node: fx.Node, names: Mapping[fx.Node, str], unindexed: Container[str]
     if node.op == "call_module":
         return f"{_path(str(node.target), unindexed)}({args[0]})"  # without the widths: a plain layer has one
     if node.op == "get_attr":
-        what = f"the backbone's forward uses the tensor {node.target!r} by itself"
-        raise UsageError(f"{what}, but only layers can be written down", "Put it into a layer of torch.nn")
+        fault = f"the backbone's forward uses the tensor {node.target!r} by itself"
+        raise UsageError(f"{fault}, but only layers can be written down", "Put it into a layer of torch.nn")
     keywords = [f"{k}={_text(v, names)}" for k, v in node.kwargs.items()]
     if node.op == "call_method":
         return f"{args[0]}.{node.target}({', '.join(args[1:] + keywords)})"

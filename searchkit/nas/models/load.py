@@ -14,7 +14,7 @@ from searchkit.errors import UsageError, did_you_mean
 from searchkit.nas.models.backbones import mobilenet_plan, shufflenet_plan
 from searchkit.nas.nn import window
 
-ELASTIC = "backbone."  # below it a tensor may be larger than the file's; rows of a head have each its own meaning
+ELASTIC = "backbone."  # below it a tensor may be larger than the file's; each row of a head has its own meaning
 TORCHVISION = "torchvision:"  # in front of a model's name, in place of a file
 WITH_WEIGHTS = ("resnet*", "mobilenet_v2", "shufflenet_v2*", "*fasterrcnn_resnet*")
 BODY = "backbone.body."  # of a detector; a classifier has its backbone's tensors right below ELASTIC
@@ -28,7 +28,7 @@ OLD_NAMES = (
 
 @dataclass(frozen=True)
 class Loaded:
-    """What became of the tensors of a file, and of those of the network: names, each in one of the four."""
+    """The outcome for the tensors of a file and of the network: names, each in one of four groups."""
 
     whole: tuple[str, ...]  # of the network, taken over as they are
     partly: tuple[str, ...]  # of the network, larger than in the file: the first channels and the centres are filled
@@ -53,9 +53,9 @@ def load_init(net: nn.Module, path: str) -> Loaded:
     Raises UsageError where the file can't be read or nothing in it fits.
     """
     own = dict(net.state_dict())
-    given = _placed({_name(name): value for name, value in read_tensors(path).items()}, own)
+    tensors = _placed({_name(name): value for name, value in read_tensors(path).items()}, own)
     whole, partly, unused = [], [], []
-    for name, value in given.items():
+    for name, value in tensors.items():
         into = own.get(name)
         if into is None:
             if not name.endswith("num_batches_tracked"):  # frozen norms have none
@@ -70,7 +70,7 @@ def load_init(net: nn.Module, path: str) -> Loaded:
             unused.append(f"{name} ({_size(value)} there, {_size(into)} here)")
     if not whole and not partly:
         hint = "It must hold a state dict of a network with this backbone, or of the backbone alone."
-        raise UsageError(f"{path}: none of its {len(given)} tensors fits into the network", hint)
+        raise UsageError(f"{path}: none of its {len(tensors)} tensors fits into the network", hint)
     filled = {*whole, *partly}
     kept = tuple(name for name in own if name not in filled and not name.endswith("num_batches_tracked"))
     return Loaded(tuple(whole), tuple(partly), kept, tuple(unused))
@@ -90,7 +90,7 @@ def read_tensors(path: str) -> dict[str, Tensor]:
             return load_file(path)
         data: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as e:
-        raise UsageError(f"cannot read {path}: {e.strerror or e}", "Mend the path.") from e
+        raise UsageError(f"cannot read {path}: {e.strerror or e}", "Correct the path.") from e
     except Exception as e:  # torch and safetensors raise many kinds for a file that is no such file
         hint = "Save a plain state dict: torch.save(net.state_dict(), path)."
         raise UsageError(f"{path} is no file of tensors: {str(e).splitlines()[0]}", hint) from e
@@ -107,10 +107,10 @@ def _of_torchvision(name: str) -> dict[str, Tensor]:
     """The weights that torchvision has by default for a model of that name; downloaded once, then kept by torch.hub."""
     from torchvision import models
 
-    known = models.list_models(include=WITH_WEIGHTS)
-    if name not in known:
-        hint = f"There are {', '.join(known)}"
-        raise UsageError(f"torchvision has no weights for a {name!r} that fit here{did_you_mean(name, known)}", hint)
+    names = models.list_models(include=WITH_WEIGHTS)
+    if name not in names:
+        hint = f"There are {', '.join(names)}"
+        raise UsageError(f"torchvision has no weights for a {name!r} that fit here{did_you_mean(name, names)}", hint)
     try:
         tensors: dict[str, Tensor] = models.get_model_weights(name).DEFAULT.get_state_dict(progress=False)
     except OSError as e:
@@ -128,16 +128,16 @@ def _name(name: str) -> str:
     return name
 
 
-def _placed(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _placed(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a file by the names that they would have in the network."""
     body = BODY if any(name.startswith(BODY) for name in own) else ELASTIC
-    if not any(name.startswith(ELASTIC) for name in given):  # a backbone's, perhaps with a last layer
-        if not any(body + name in own for name in given if not name.startswith(CLASSIFIER)):
-            new = mobilenet_plan.from_torchvision(given) or shufflenet_plan.from_torchvision(given)
-            given = {new.get(name, name): value for name, value in given.items()}
-        return {name if name in own else body + name: value for name, value in given.items()}
-    theirs = BODY if any(name.startswith(BODY) for name in given) else ELASTIC
-    return {body + name[len(theirs) :] if name.startswith(theirs) else name: value for name, value in given.items()}
+    if not any(name.startswith(ELASTIC) for name in tensors):  # a backbone's, perhaps with a last layer
+        if not any(body + name in own for name in tensors if not name.startswith(CLASSIFIER)):
+            new = mobilenet_plan.from_torchvision(tensors) or shufflenet_plan.from_torchvision(tensors)
+            tensors = {new.get(name, name): value for name, value in tensors.items()}
+        return {name if name in own else body + name: value for name, value in tensors.items()}
+    prefix = BODY if any(name.startswith(BODY) for name in tensors) else ELASTIC
+    return {body + name[len(prefix) :] if name.startswith(prefix) else name: value for name, value in tensors.items()}
 
 
 def _wider(name: str, value: Tensor, into: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""The networks of the tasks by their configs, and what differs between them when one is cut out of another."""
+"""The networks of the tasks, built from their configs, and how they differ when one is cut out of another."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def build(config: NetConfig, arch: Arch, held: Held | None = None, **options: An
 
 
 def unseen(config: NetConfig) -> dict[str, Any]:
-    """What of a network no name or shape of a tensor tells, as plain data: another one computes other numbers with the
-    same weights."""
+    """What the names and shapes of a network's tensors do not show, as plain data: where it differs, the same weights
+    compute other numbers."""
     options = {k: list(v) if isinstance(v, tuple) else v for k, v in sorted(config.backbone_options.items())}
     return {
         **{f"backbone_options.{k}": v for k, v in options.items()},
@@ -36,5 +36,5 @@ def unseen(config: NetConfig) -> dict[str, Any]:
 
 
 def sliced(config: NetConfig, name: str) -> bool:
-    """Whether a tensor of that name may be a slice of the supernet's: heads of detectors have each their own size."""
+    """Whether a tensor of that name may be a slice of the supernet's: each head of a detector has its own size."""
     return isinstance(config, ClassifierConfig) or name.startswith("backbone.")

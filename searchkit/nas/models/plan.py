@@ -114,11 +114,11 @@ def feature_rows(strides: tuple[int, ...]) -> tuple[bool, ...]:
 
     What is larger than a quarter of the image is none: strides of 2, five times, give features of 4, 8, 16 and 32.
     """
-    total, found = 1, []
+    total, ends = 1, []
     for stride, after in zip(strides, (*strides[1:], 0), strict=True):
         total *= stride
-        found.append(after == 0 or (after > 1 and total >= 4))
-    return tuple(found)
+        ends.append(after == 0 or (after > 1 and total >= 4))
+    return tuple(ends)
 
 
 @lru_cache(CACHE)
@@ -133,8 +133,8 @@ def per_block(name: str, value: Width, depths: tuple[int, ...]) -> tuple[tuple[i
         return tuple((value,) * depth for depth in depths)
     if len(value) == n:
         return tuple((v,) * depth for v, depth in zip(value, depths, strict=True))
-    slots, rest = divmod(len(value), n)
-    if rest or slots < max(2, *depths):
+    slots, remainder = divmod(len(value), n)
+    if remainder or slots < max(2, *depths):
         raise UsageError(
             f"{name} must have 1 number, one for each of the {n} stages, or {n} x D for blocks of depths up to D, "
             f"but it has {len(value)}, and body.depth is {depths}"

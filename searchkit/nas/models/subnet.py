@@ -28,14 +28,14 @@ def subnet(net: Any, arch: Arch, config: NetConfig) -> Any:
     if hasattr(net, "transform"):  # a detector's, with its input size
         twin.transform = copy.deepcopy(net.transform)
     source = {**dict(net.named_parameters()), **dict(net.named_buffers())}
-    wanted = {**dict(twin.named_parameters()), **dict(twin.named_buffers())}
+    targets = {**dict(twin.named_parameters()), **dict(twin.named_buffers())}
     # Where a tensor has no slices, a head of another size is another head; so is one with other classes.
-    whole = [k for k in wanted if not sliced(config, k)] + [k for k in wanted if k == "fc.bias"]
-    other = [k for k in wanted if k not in source] + [k for k in whole if wanted[k].shape != source[k].shape]
-    if other:
+    whole = [k for k in targets if not sliced(config, k)] + [k for k in targets if k == "fc.bias"]
+    unequal = [k for k in targets if k not in source] + [k for k in whole if targets[k].shape != source[k].shape]
+    if unequal:
         hint = "Give the config that the supernet was built with."
-        raise UsageError(f"the supernet was built with another config: it differs in {', '.join(other[:3])}", hint)
-    for name, tensor in wanted.items():
+        raise UsageError(f"the supernet was built with another config: it differs in {', '.join(unequal[:3])}", hint)
+    for name, tensor in targets.items():
         _put(twin, name, window(source[name].detach(), tensor.shape).clone(), source[name].requires_grad)
     modules = dict(net.named_modules())
     for name, module in twin.named_modules():

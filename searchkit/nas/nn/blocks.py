@@ -1,4 +1,4 @@
-"""From rows of a plan to modules and back: what builds the layers of a row, runs them, and adds the shortcut.
+"""From rows of a plan to modules: building the layers of a row, running them, and adding the shortcut.
 
 A row (Row of nas/models/plan.py) is used twice: the one of the maximal architecture says how large the layers are
 made, the one of the current architecture how much of them runs.
@@ -23,7 +23,7 @@ Norm = Callable[[int], nn.Module]  # channels -> the norm
 
 
 class LayerSpec(Protocol):
-    """What this module reads of searchkit.nas.models.plan.Layer, which stands above it."""
+    """What this module reads of searchkit.nas.models.plan.Layer, which is a layer above."""
 
     @property
     def kind(self) -> str: ...
@@ -90,7 +90,7 @@ def attach(root: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def add_layers(root: nn.Module, row: RowSpec, norm: Norm) -> None:
-    """Make the layers of a row below `root`, at their names; a relu has no module, nor have joints."""
+    """Make the layers of a row below `root`, at their names; relus and joints have no module."""
     for layer in row.layers:
         if layer.kind not in ("relu", "relu6", *JOINTS):
             attach(root, layer.name, _module(layer, norm))
@@ -182,8 +182,8 @@ class TwoPaths(nn.Module):
         """x: (N, row.cin, H, W) -> (N, row.cout, H', W')."""
         side, main = x.chunk(2, dim=1) if row.layers[0].kind == "split" else (x, x)
         side = run_layers(self, (layer for layer in row.layers if layer.branch), side)
-        rest = (layer for layer in row.layers if not layer.branch and layer.kind not in JOINTS)
-        y = torch.cat((side, run_layers(self, rest, main)), dim=1)
+        main_layers = (layer for layer in row.layers if not layer.branch and layer.kind not in JOINTS)
+        y = torch.cat((side, run_layers(self, main_layers, main)), dim=1)
         shuffled: Tensor = y.unflatten(1, (row.layers[-1].groups, -1)).transpose(1, 2).flatten(1, 2)
         return shuffled
 

@@ -143,8 +143,8 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def plain(self) -> nn.BatchNorm2d:
         """The equal torch module, with copies of all weights and statistics."""
-        rest = (self.eps, self.momentum, self.affine, self.track_running_stats)
-        return _copied(self, nn.BatchNorm2d, self.num_features, *rest)
+        options = (self.eps, self.momentum, self.affine, self.track_running_stats)
+        return _copied(self, nn.BatchNorm2d, self.num_features, *options)
 
 
 class GroupNorm(nn.GroupNorm):
@@ -198,7 +198,7 @@ def _affine(norm: nn.BatchNorm2d | nn.GroupNorm, c: int) -> tuple[Tensor | None,
 
 def _copied(layer: nn.Module, cls: Callable[..., M], *args: Any) -> M:
     """`cls(*args)` with a copy of each tensor of `layer`, its device, dtype and memory format, its flags."""
-    with torch.device("meta"):  # nothing is filled in vain, and no random number is drawn
+    with torch.device("meta"):  # nothing is filled only to be overwritten, and no random number is drawn
         twin = cls(*args)
     twin.load_state_dict({k: v.detach().clone() for k, v in layer.state_dict().items()}, assign=True)
     for name, parameter in layer.named_parameters():

@@ -61,10 +61,10 @@ def bests(config: Config) -> list[Best]:
 
 
 def working_folder(task: TaskPaths, job: Job) -> str:
-    """Where the last attempt of a job ran. Where the project was renamed since, it has the name of that time."""
+    """Where the last attempt of a job ran. Where the project was renamed since, the folder has the old name."""
     root = task.job(job.index).attempt(max(1, job.attempt)).root
-    here = f"{root}/{task.workspace.project_name}"
-    return here if os.path.isdir(here) else f"{root}/{snapshot.load(task.snapshot(job.snapshot)).name}"
+    folder = f"{root}/{task.workspace.project_name}"
+    return folder if os.path.isdir(folder) else f"{root}/{snapshot.load(task.snapshot(job.snapshot)).name}"
 
 
 # --- which jobs are best ---------------------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ def _pick(arg: Best, earlier: Mapping[str, Config], group: TaskPaths) -> Pick:
         raise UsageError(
             f"{_named(arg)}: stage {arg.stage!r} has no best job: none has finished with {source.wanted_names} as a "
             f"finite number ({source.said})",
-            f"Mend what its jobs report, then run them again: search-ctl restart --task {source.task.name}",
+            f"Correct what its jobs report, then run them again: search-ctl restart --task {source.task.name}",
         )
     gone = next((path for path in files.values() if not os.path.exists(path)), None)
     if gone:
@@ -137,7 +137,7 @@ class _Source:
 
     @property
     def wanted_names(self) -> str:
-        return " and ".join(o.name for o in self.wanted)
+        return " and ".join(objective.name for objective in self.wanted)
 
     @cached_property
     def scored(self) -> list[tuple[Job, tuple[float, ...]]]:
@@ -148,7 +148,7 @@ class _Source:
     @cached_property
     def best_first(self) -> list[tuple[Job, tuple[float, ...]]]:
         good = [(job, scores) for job, scores in self.scored if all(map(math.isfinite, scores))]
-        modes = [o.mode for o in self.wanted]
+        modes = [objective.mode for objective in self.wanted]
         ranks = pareto.ranks([scores for _, scores in good], modes)
         order = sorted(range(len(good)), key=lambda i: (ranks[i], loss(good[i][1][0], modes[0])))
         return [good[i] for i in order]
@@ -156,8 +156,10 @@ class _Source:
     def _read(self, job: Job) -> tuple[float, ...]:
         """The scores of a job whose result holds none: no search made it. That of one that scored subnets is the best
         of its records."""
-        (found,) = self._reported([job])
-        return tuple(ranking.reward(found, o.name, o.mode, o.score) for o in self.wanted)
+        (reported,) = self._reported([job])
+        return tuple(
+            ranking.reward(reported, objective.name, objective.mode, objective.score) for objective in self.wanted
+        )
 
     def _reported(self, jobs: Iterable[Job]) -> list[ranking.JobScalars]:
         views = [tasks.view_job(self.task, job) for job in jobs]
@@ -172,7 +174,9 @@ class _Source:
         parts += [f"{n} {state}" for state, n in counts.items()]
         if bad:
             names = {
-                n for each in self._reported(bad) for n in (*each.names, *(n for r in each.records for n in r.values))
+                n
+                for reported in self._reported(bad)
+                for n in (*reported.names, *(n for r in reported.records for n in r.values))
             }
             parts.append(f"{len(bad)} finished without, reported: {', '.join(sorted(names)) or 'nothing'}")
         return f"of {len(self.state.jobs)} jobs: {', '.join(parts)}"
@@ -180,14 +184,14 @@ class _Source:
 
 def _paths(config: Config, earlier: Mapping[str, Config]) -> set[str]:
     """The arguments of a stage that are a path relative to a working folder, and kept with its task."""
-    found: set[str] = set()
+    names: set[str] = set()
     for arg in config.task.search_args:
         if isinstance(arg, Subnet):
-            found.add(arg.name)
+            names.add(arg.name)
         if isinstance(arg, Best):
-            found.update(arg.folders)
-            found |= _paths(earlier[arg.stage], earlier) & set(arg.args)
-    return found
+            names.update(arg.folders)
+            names |= _paths(earlier[arg.stage], earlier) & set(arg.args)
+    return names
 
 
 def _row(
@@ -227,7 +231,7 @@ def keep(picks: Sequence[Pick], half: TaskPaths, final: TaskPaths) -> None:
         path = f"{half.best}/{place}"
         os.makedirs(os.path.dirname(path), exist_ok=True)
         folders.add(os.path.dirname(path))
-        if os.path.lexists(path):  # two arguments that take of the same stage
+        if os.path.lexists(path):  # two arguments that take from the same stage
             continue
         if os.path.isdir(source):
             os.symlink(os.path.relpath(source, os.path.dirname(f"{final.best}/{place}")), path)
@@ -275,9 +279,9 @@ def _row_of(body: Mapping[str, Any]) -> Row:
 
 def filled(config: Config, picks: Sequence[Pick]) -> Config:
     """The config of a stage with the rows of its Best arguments filled in, in their order."""
-    rest = iter(picks)
+    remaining = iter(picks)
     args = tuple(
-        replace(arg, rows=tuple(row.values for row in next(rest).rows)) if isinstance(arg, Best) else arg
+        replace(arg, rows=tuple(row.values for row in next(remaining).rows)) if isinstance(arg, Best) else arg
         for arg in config.task.search_args
     )
     return replace(config, task=replace(config.task, search_args=args))
@@ -285,17 +289,17 @@ def filled(config: Config, picks: Sequence[Pick]) -> Config:
 
 def kept(config: Config, task: TaskPaths) -> Config:
     """The config of a stage with what was decided when its task was made. Raises StorageError where that is damaged."""
-    wanted = [arg.stage for arg in bests(config)]
-    if not wanted:
+    stages = [arg.stage for arg in bests(config)]
+    if not stages:
         return config
     picks = _load(task)
-    if [one.stage for one in picks] != wanted:
+    if [one.stage for one in picks] != stages:
         raise StorageError(f"{task.best_rows} does not fit the config", f"See: search-ctl fsck --task {task.name}")
     return filled(config, picks)
 
 
 def missing(task: TaskPaths) -> list[str]:
-    """What is not there of that which was kept."""
+    """The kept files that are missing."""
     if not task.stage:
         return []
     try:
@@ -308,5 +312,5 @@ def missing(task: TaskPaths) -> list[str]:
         return []
     rows = [row for one in picks for row in one.rows]
     paths = {value.argument for row in rows for value in row.values.values() if value.argument is not None}
-    found = [f"{task.best}/{path.removeprefix(f'../{LINK}/')}" for path in sorted(paths)]
-    return [path for path in found if not os.path.exists(path)]
+    kept_paths = [f"{task.best}/{path.removeprefix(f'../{LINK}/')}" for path in sorted(paths)]
+    return [path for path in kept_paths if not os.path.exists(path)]

@@ -6,7 +6,7 @@ run, may not: results of two such configs in one task could not be compared.
     configs/<k>.yaml    each config of the task by its number, once there are two
     run_config.yaml     the newest
 
-The event `config` is what makes a config count. Whoever takes the lease of the task then mends `run_config.yaml`.
+The event `config` is what makes a config count. Whoever takes the lease of the task then updates `run_config.yaml`.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class Part:
 class Change:
     """All that differs between two configs. `refused` is what may not.
 
-    space: there may be further points. more: there may be further jobs. reread: scores are read otherwise; objectives:
-    they are others. moved: by argument, where the values of its list stand now, by where they stood before.
+    space: there may be further points. more: there may be further jobs. reread: scores are read differently;
+    objectives: they differ. moved: by argument, the new positions of its list's values, by their old ones.
     """
 
     parts: tuple[Part, ...] = ()
@@ -113,23 +113,27 @@ def _settings(old: Config, new: Config) -> tuple[list[Part], list[Part]]:
     if old.task.reward_attribute != new.task.reward_attribute:
         parts["task.reward_attribute"] = _to(old.task.reward_attribute, new.task.reward_attribute)
     for section in ("search", "resources", "run", "callbacks", "monitor"):
-        then, now = getattr(old, section), getattr(new, section)
-        for name in (field.name for field in fields(then)):
-            a, b = getattr(then, name), getattr(now, name)
+        old_section, new_section = getattr(old, section), getattr(new, section)
+        for name in (field.name for field in fields(old_section)):
+            a, b = getattr(old_section, name), getattr(new_section, name)
             key = _KEYS.get(f"{section}.{name}", f"{section}.{name}")
             if a != b and key in _FIXED:
                 refused[key] = _FIXED[key]
             elif key == "run.workers" and (a is None) != (b is None):
                 refused[key] = f"the jobs so far ran {'in workers' if a else 'as processes of their own'}"
             elif key == "monitor.mode_given":
-                if a != b and then.mode == now.mode:
-                    parts["monitor.mode"] = " -> ".join(_mode(each) for each in (then, now))
+                if a != b and old_section.mode == new_section.mode:
+                    parts["monitor.mode"] = " -> ".join(
+                        _mode(section_settings) for section_settings in (old_section, new_section)
+                    )
             elif a != b:
                 parts[key] = _to(a, b)
     if old.env != new.env:
         names = [name for name in {**old.env, **new.env} if old.env.get(name) != new.env.get(name)]
-        refused["env"] = f"the jobs so far ran with another {', '.join(names)}"
-    return [Part(*each) for each in parts.items()], [Part(*each) for each in refused.items()]
+        refused["env"] = f"the jobs so far ran with a different {', '.join(names)}"
+    return [Part(*section_settings) for section_settings in parts.items()], [
+        Part(*section_settings) for section_settings in refused.items()
+    ]
 
 
 def _mode(monitor: Monitor) -> str:
@@ -137,7 +141,7 @@ def _mode(monitor: Monitor) -> str:
 
 
 def _to(old: Any, new: Any) -> str:
-    """Both in a few words. Of two long texts that begin alike, what differs is shown."""
+    """Both in a few words. Of two long texts that begin alike, only what differs is shown."""
     texts = [_text(old), _text(new)]
     alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*texts, strict=False))) - _BEFORE
     if alike > 0 and max(map(len, texts)) > _WIDTH:
@@ -161,64 +165,64 @@ def _text(value: Any) -> str:
 
 
 def _space(old: Config, new: Config) -> tuple[list[Part], list[Part], dict[str, list[int]]]:
-    """What came to the space, why it may not be so, and which values moved."""
+    """What was added to the space, what may not change in it, and which values moved."""
     grown: list[Part] = []
     refused: list[Part] = []
     moved: dict[str, list[int]] = {}
-    then, now = old.task.search_args, new.task.search_args
-    if [arg.key for arg in then] != [arg.key for arg in now]:
-        a, b = (", ".join(arg.key for arg in args) or "none" for args in (then, now))
+    old_args, new_args = old.task.search_args, new.task.search_args
+    if [arg.key for arg in old_args] != [arg.key for arg in new_args]:
+        a, b = (", ".join(arg.key for arg in args) or "none" for args in (old_args, new_args))
         refused.append(Part("task.search_args", f"the arguments are {b}, and were {a}"))
-        then = now = ()
-    for i, (was, arg) in enumerate(zip(then, now, strict=True)):
-        found = widen.compare(was, arg)
-        if found is None:
+        old_args = new_args = ()
+    for i, (was, arg) in enumerate(zip(old_args, new_args, strict=True)):
+        widened = widen.compare(was, arg)
+        if widened is None:
             continue
-        part = Part(f"task.search_args[{i}]", f"{arg.key}: {found.fault or found.summary}", found.lost)
-        (refused if found.fault else grown).append(part)
-        if found.moved is not None:
-            moved[arg.key] = found.moved
+        part = Part(f"task.search_args[{i}]", f"{arg.key}: {widened.fault or widened.summary}", widened.lost)
+        (refused if widened.fault else grown).append(part)
+        if widened.moved is not None:
+            moved[arg.key] = widened.moved
     if lost := [text for text in old.task.constraints if text not in new.task.constraints]:
         grown.append(Part("task.constraints", f"without {'; '.join(lost)}"))
     if more := [text for text in new.task.constraints if text not in old.task.constraints]:
         refused.append(Part("task.constraints", f"{'; '.join(more)} is new, and jobs may break it already"))
     if old.task.measures != new.task.measures:
-        refused.append(Part("task.measures", "which points there are was told by other measures"))
+        refused.append(Part("task.measures", "the points so far were chosen by other measures"))
     return grown, refused, moved
 
 
 def steps(task: TaskPaths, new: Config) -> list[Step]:
     """What differs from the config that a task is run by, and from those of its stages that have begun; those first
-    that are to be recorded first. Raises ConflictError where a stage is another one."""
+    that are to be recorded first. Raises ConflictError where the stages differ."""
     old = _parsed(task)
     if [stage.name for stage in old.stages] != [stage.name for stage in new.stages]:
         names = [", ".join(stage.name for stage in config.stages) or "none" for config in (new, old)]
         return [Step(task, Change(refused=(Part("stages", f"the stages are {names[0]}, and were {names[1]}"),)))]
     if not new.stages:
         return [Step(task, compare(old, new))]
-    whole: list[Part] = []
+    parts: list[Part] = []
     refused: list[Part] = []
-    found: list[Step] = []
+    stage_steps: list[Step] = []
     paths = [task.workspace.task(f"{task.name}.{stage.name}") for stage in new.stages]
-    begun = [tasks.exists(each) for each in paths]
+    begun = [tasks.exists(path) for path in paths]
     for k, (stage, path) in enumerate(zip(new.stages, paths, strict=True)):
         before = compare(old.stages[k].config, stage.config)
         prefix = f"stages[{k}]."
         if not begun[k]:  # nothing was made by it yet
-            whole += [Part(prefix + part.key, "changed, before it began") for part in (*before.parts, *before.refused)]
+            parts += [Part(prefix + part.key, "changed, before it began") for part in (*before.parts, *before.refused)]
             continue
         change = compare(tasks.config_of(path), stage.config)
-        whole += [part.below(prefix) for part in before.parts]
+        parts += [part.below(prefix) for part in before.parts]
         refused += [part.below(prefix) for part in change.refused]
         if change.more and any(begun[k + 1 :]):
             later = next(new.stages[i].name for i in range(k + 1, len(begun)) if begun[i])
             why = f"stage {later!r} has begun with what this one left"
             refused += [Part(prefix + part.key, why) for part in change.parts if _makes_more(part.key)]
         if change.parts:
-            found.append(Step(path, replace(change, refused=())))  # those of the whole say it, by their places
+            stage_steps.append(Step(path, replace(change, refused=())))  # those of the whole say it, by their places
     if old.reward_attribute != new.reward_attribute:
-        whole.append(Part("task.reward_attribute", _to(old.reward_attribute, new.reward_attribute)))
-    return [Step(task, Change(tuple(whole), tuple(refused))), *found]
+        parts.append(Part("task.reward_attribute", _to(old.reward_attribute, new.reward_attribute)))
+    return [Step(task, Change(tuple(parts), tuple(refused))), *stage_steps]
 
 
 def _makes_more(key: str) -> bool:
@@ -235,10 +239,10 @@ def _parsed(task: TaskPaths) -> Config:
 
 
 def record(step: Step, raw: bytes) -> int:
-    """Make `raw` the config of a task; return its number. Raises ConflictError while somebody else decides for the
-    task, StorageError.
+    """Make `raw` the config of a task; return its number. Raises ConflictError while another process holds the task,
+    StorageError.
 
-    Killed at any instant, the task has either config, and the same call again has the same end.
+    Killed at any instant, the task has one of the two configs, and the same call again gives the same result.
     """
     task, change = step.task, step.change
     with tasks.held(task) as open_task:
@@ -256,25 +260,25 @@ def record(step: Step, raw: bytes) -> int:
         changed = [part.key for part in change.parts]
         open_task.record("config", time=time.time(), number=number, changed=changed, **more)
         open_task.journal.commit()
-        tasks.mend_config(open_task.paths, open_task.state)
+        tasks.restore_config(open_task.paths, open_task.state)
     return number
 
 
-def refusal(task: TaskPaths, given: str, raw: bytes, refused: Sequence[Part]) -> ConflictError:
+def refusal(task: TaskPaths, file: str, raw: bytes, refused: Sequence[Part]) -> ConflictError:
     """Why a task can't go on with the config `raw` of the file `given`, where that differs, and what to do instead."""
     import difflib
 
-    where = "\n".join(f"{_place(given, raw, part.key)}: {part.key}: {part.what}" for part in refused)
+    where = "\n".join(f"{_place(file, raw, part.key)}: {part.key}: {part.what}" for part in refused)
     old = tasks.newest_config(task).decode("utf-8", "replace").splitlines()
     diff = difflib.unified_diff(
-        old, raw.decode("utf-8", "replace").splitlines(), task.run_config, given, lineterm="", n=1
+        old, raw.decode("utf-8", "replace").splitlines(), task.run_config, file, lineterm="", n=1
     )
     source = f"{task.group}.STAGE" if tasks.stage_names(task) else task.name
     ways = [f"search-ctl withdraw --task {_owner(task, part)} {shlex.join(part.lost)}" for part in refused if part.lost]
-    kept = f"Keep values in their lists, and take out what has not run: {'; '.join(ways)}. Or t" if ways else "T"
+    advice = f"Keep values in their lists, and take out what has not run: {'; '.join(ways)}. Or t" if ways else "T"
     return OtherConfigError(
         f"task {task.name!r} exists with another config, and this can't change in a task:\n{where}\n" + "\n".join(diff),
-        f"{kept}ake another name (--task), which may learn from this task by search: {{warm_start: "
+        f"{advice}ake another name (--task), which may learn from this task by search: {{warm_start: "
         f"{{task: {source}}}}}; or move the old task away (--overwrite)",
     )
 
@@ -285,13 +289,13 @@ def _owner(task: TaskPaths, part: Part) -> str:
     return stages.get(part.key.partition(".")[0], task.name)
 
 
-def _place(given: str, raw: bytes, key: str) -> str:
+def _place(file: str, raw: bytes, key: str) -> str:
     """`file:line:col` of a key, or of what it would stand below."""
     import re
 
     from searchkit.reading import nodes
 
-    place = node = nodes.parse(raw, given).root
+    place = node = nodes.parse(raw, file).root
     for word in re.findall(r"[^.\[\]]+", key):
         if word.isdigit() and int(word) < len(node.items):
             place = node = node.items[int(word)]
@@ -299,4 +303,4 @@ def _place(given: str, raw: bytes, key: str) -> str:
             place, node = node.entries[word]
         elif word == "monitor" and "pavi" in node.entries:
             place, node = node.entries["pavi"]
-    return f"{given}:{place.line}:{place.col}"
+    return f"{file}:{place.line}:{place.col}"

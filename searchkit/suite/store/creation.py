@@ -48,9 +48,9 @@ def describe(config: Config, point: Point) -> tuple[dict[str, Any], dict[str, st
 
 
 def check_points(config: Config) -> int | None:
-    """How many jobs a grid makes; None where they are not counted before they are made, since too many would have to be
-    looked at (more than COUNTED, with constraints). Tried before anything is written: a fault of the last point is one
-    of the config. Of more than COUNTED points each value is tried instead.
+    """How many jobs a grid makes; None where they are not counted in advance, since too many would have to be looked at
+    (more than COUNTED, with constraints). Tried before anything is written: a fault of the last point is one of the
+    config. Of more than COUNTED points each value is tried instead.
 
     Raises UsageError for such a fault, for more than MOST_JOBS jobs, and where there is no job.
     """
@@ -63,7 +63,7 @@ def check_points(config: Config) -> int | None:
             raise UsageError(
                 f"the grid has {size:,} points, and a task makes {MOST_JOBS:,} jobs at most",
                 "Try some of them: search: {n_trials: 1000} (the first ones), or with sampler: random; or add "
-                "constraints, or take values away",
+                "constraints, or remove values",
             )
         for point in _each_value(space):
             describe(config, point)
@@ -71,12 +71,12 @@ def check_points(config: Config) -> int | None:
         if n is None and next(space.points(), None) is None:
             n = 0
     if n == 0:
-        what = "the constraints leave no point of the space"
+        fault = "the constraints leave no point of the space"
         if space.measure and space.args:
             from searchkit.suite.algorithms.drawing import TRIES
 
-            what += f": {space.reach(TRIES, random.Random(config.search.seed))}"
-        raise UsageError(what, f"task.constraints: {space.constraints}")
+            fault += f": {space.reach(TRIES, random.Random(config.search.seed))}"
+        raise UsageError(fault, f"task.constraints: {space.constraints}")
     return n
 
 
@@ -98,17 +98,19 @@ def without(space: Space, state: TaskState) -> Space:
 
 
 def withdrawn_line(config: Config, state: TaskState) -> str:
-    """How many points a task leaves out that a grid would make, for people; empty where it leaves none out. Of more
-    than COUNTED it is not counted."""
+    """How many points of its grid a task leaves out, for people; empty where it leaves none out. More than COUNTED
+    points are not counted."""
     if not state.withdrawn or (trials.is_search(config) and config.search.sampler != "grid"):
         return ""
     rules = " or ".join(dict.fromkeys(named(rule) for rule in state.withdrawn))
     space = config.space
     if (space.size() or 0) > COUNTED:
         return f"points with {rules} are withdrawn, and not made"
-    there = {_texts(job.text) for job in state.jobs.values()}
+    existing = {_texts(job.text) for job in state.jobs.values()}
     narrow = without(space, state)
-    n = sum(narrow.is_withdrawn(p) and _texts({k: v.text for k, v in p.items()}) not in there for p in space.points())
+    n = sum(
+        narrow.is_withdrawn(p) and _texts({k: v.text for k, v in p.items()}) not in existing for p in space.points()
+    )
     return f"{n} point{'s' * (n > 1)} with {rules} {'are' if n > 1 else 'is'} withdrawn, and not made" if n else ""
 
 
@@ -117,12 +119,12 @@ def points_left(space: Space, state: TaskState) -> Iterator[Point]:
     if state.in_order:
         yield from itertools.islice(space.points(), state.next_job, None)
         return
-    there = Counter(_texts(job.text) for jobs in (state.jobs, state.deleted) for job in jobs.values())
+    existing = Counter(_texts(job.text) for jobs in (state.jobs, state.deleted) for job in jobs.values())
     for point in without(space, state).points():
         text = {name: value.text for name, value in point.items()}
         key = _texts(text)
-        if there[key] > 0:
-            there[key] -= 1
+        if existing[key] > 0:
+            existing[key] -= 1
         else:
             yield point
 
@@ -253,7 +255,7 @@ def unlink(task: TaskPaths, job: Job) -> None:
             if os.readlink(path) != target:
                 continue
             os.unlink(path)
-        except OSError:  # none here: it has none, then
+        except OSError:  # there is no link
             return
         folder = os.path.dirname(path)
         while folder != task.jobs_tree:

@@ -67,20 +67,20 @@ def usage(task: TaskPaths, n: int, seen: set[tuple[int, int]]) -> Usage:
 
 
 def size_of(path: str, seen: set[tuple[int, int]]) -> int:
-    """The bytes of a file, or of a folder with all below it; what is gone meanwhile counts as nothing."""
+    """The bytes of a file, or of a folder with all below it; what disappears meanwhile counts as nothing."""
     total = 0
     waiting = [path]
     while waiting:
-        here = waiting.pop()
+        current = waiting.pop()
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            info = os.lstat(here)
-            if info.st_nlink > 1 and not os.path.isdir(here):
+            info = os.lstat(current)
+            if info.st_nlink > 1 and not os.path.isdir(current):
                 if (info.st_dev, info.st_ino) in seen:
                     continue
                 seen.add((info.st_dev, info.st_ino))
             total += info.st_blocks * BLOCK
-            if os.path.isdir(here) and not os.path.islink(here):
-                waiting += [entry.path for entry in os.scandir(here)]
+            if os.path.isdir(current) and not os.path.islink(current):
+                waiting += [entry.path for entry in os.scandir(current)]
     return total
 
 
@@ -114,26 +114,26 @@ def needed(
 ) -> dict[int, str]:
     """The jobs whose folders something still needs, each with what that is.
 
-    Those that failed or were stopped may go on from their checkpoints, so they are among them unless they are `named`;
-    so may paused ones, which nothing but more trials makes go on where the search is `over`.
+    Those that failed or were stopped may go on from their checkpoints, so they are included unless they are `named`; so
+    may paused ones, but where the search is `over`, only more trials make them go on.
     later: a later stage that is not over. linked: the jobs that later stages have taken.
     """
-    found: dict[int, str] = {}
+    reasons: dict[int, str] = {}
     for job, state in jobs:
         n = job.index
         if {state, job.state} & {State.RUNNING, State.PENDING}:
-            found[n] = "not ended"
+            reasons[n] = "not ended"
         elif state is State.PRUNED and job.paused:
             if over and n in named and not later and n not in linked:
                 continue
-            found[n] = "paused; the search is over: freed where --jobs names them" if over else "paused"
+            reasons[n] = "paused; the search is over: freed where --jobs names them" if over else "paused"
         elif later:
-            found[n] = f"needed by stage {later}"
+            reasons[n] = f"needed by stage {later}"
         elif n in linked:
-            found[n] = "taken by a later stage"
+            reasons[n] = "taken by a later stage"
         elif state not in DONE and n not in named:
-            found[n] = f"{state}: restart may go on from it"
-    return found
+            reasons[n] = f"{state}: restart may go on from it"
+    return reasons
 
 
 def is_over(state: TaskState) -> bool:
@@ -156,8 +156,8 @@ def free(open_task: OpenTask, jobs: Iterable[int], *, running: bool = False) -> 
 
 
 def finish(open_task: OpenTask) -> None:
-    """Remove what was decided to be removed, also by a process that was killed over it. A folder that can't be removed
-    holds nobody up: whoever asked looks at what is left."""
+    """Remove what was decided to be removed, also by a process that was killed meanwhile. A folder that can't be
+    removed is no error: the caller looks at what is left."""
     begun = [n for n, job in sorted(open_task.state.jobs.items()) if job.freed == "begun"]
     for n in begun:
         with contextlib.suppress(OSError):
@@ -168,12 +168,12 @@ def finish(open_task: OpenTask) -> None:
 
 
 def empty(task: TaskPaths, job: Job, *, dry: bool = False) -> Emptied:
-    """Remove the working copies and the checkpoint of a job; again and again with the same end. Raises OSError."""
-    given = _given(task, job)
+    """Remove the working copies and the checkpoint of a job; doing it again changes nothing. Raises OSError."""
+    project_files = _given(task, job)
     done = Emptied()
     for path, kind in list(_parts(task.job(job.index).root)):
         if kind in ("copy", "checkpoint"):
-            done += _empty(path, given if kind == "copy" else {}, dry)
+            done += _empty(path, project_files if kind == "copy" else {}, dry)
     return done
 
 
@@ -185,15 +185,15 @@ def _given(task: TaskPaths, job: Job) -> _Given:
     return {e.path: (e.size, e.mtime_ns) for e in manifest.entries if e.kind == "file"}
 
 
-def _empty(root: str, given: _Given, dry: bool) -> Emptied:
+def _empty(root: str, project_files: _Given, dry: bool) -> Emptied:
     """In place, from the leaves up: whatever ends it, the files that stay are where they were."""
     freed = files = kept = 0
     for folder, folders, names in os.walk(root, topdown=False):
-        for name in [*names, *(each for each in folders if os.path.islink(f"{folder}/{each}"))]:
+        for name in [*names, *(link for link in folders if os.path.islink(f"{folder}/{link}"))]:
             path = f"{folder}/{name}"
             info = os.lstat(path)
-            came = given.get(os.path.relpath(path, root)) == (info.st_size, info.st_mtime_ns)
-            if _KEPT.fullmatch(name) and not came:
+            from_project = project_files.get(os.path.relpath(path, root)) == (info.st_size, info.st_mtime_ns)
+            if _KEPT.fullmatch(name) and not from_project:
                 kept += 1
                 continue
             files += 1

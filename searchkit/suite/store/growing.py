@@ -1,8 +1,8 @@
 """Files that a job appends to, read as they grow: each part once, and each reading goes on where the last one stopped.
 
-What a file holds does not depend on how often it was read: in one go it gives the same. A file that was cut or written
-anew is read from its start again. Nothing that a job writes makes a reader fail: what can't be used is counted, and of
-the first few it is kept where they are and what is wrong with them.
+What a file gives does not depend on how often it was read: in one go it gives the same. A file that was truncated or
+rewritten is read from its start again. Nothing that a job writes makes a reader fail: what can't be used is counted,
+and the places and faults of the first few are kept.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Series = dict[int, float]  # step -> value
 
 CHUNK = 1 << 20  # bytes read at once
 MAX_LINE = 1 << 20  # bytes; a longer line is not looked at
-FAULTS = 3  # so many are kept in words
-BEFORE = 64  # bytes before the place where reading stopped, by which a file that was written anew is known
+FAULTS = 3  # this many are kept in words
+BEFORE = 64  # bytes before the place where reading stopped, by which a rewritten file is recognised
 QUOTED = 40  # characters of what a job wrote, in a fault
 
 # What follows a number in a sentence or a list, and is caught with it by groups such as \S+.
@@ -40,7 +40,7 @@ class File:
 
     path: str
     name: str  # how faults call it
-    at: int = 0  # the byte where reading goes on: the begin of a line, or of a record
+    at: int = 0  # the byte where reading goes on: the start of a line, or of a record
     line: int = 1  # the number of that line, as editors count
     stuck: bool = False  # it lies within a line that is too long, or past a corrupt record
     before: bytes = b""  # the last bytes before it
@@ -50,15 +50,15 @@ class File:
     skipped: int = 0
     faults: list[str] = field(default_factory=list)
 
-    def fault(self, where: str, what: str) -> None:
+    def fault(self, where: str, fault: str) -> None:
         self.skipped += 1
         if len(self.faults) < FAULTS:
-            self.faults.append(f"{self.name}{where}: {what}")
+            self.faults.append(f"{self.name}{where}: {fault}")
 
 
 @contextlib.contextmanager
 def odd_files() -> Iterator[None]:
-    """Pass over what a job made of its own files (removed, a folder, a loop); a failing disk stays an error."""
+    """Ignore what a job did to its own files (removed, a folder, a loop); a failing disk stays an error."""
     try:
         yield
     except OSError as e:
@@ -67,7 +67,7 @@ def odd_files() -> Iterator[None]:
 
 
 def read_json(file: File) -> tuple[File, File]:
-    """Go on with a file of JSON lines: (where to go on the next time, what it says by now). A line that has no end yet
+    """Go on with a file of JSON lines: (where to go on next time, what it has said so far). A line that has no end yet
     counts only if it is whole."""
     file = _go_on(file, b"\n", _take_json)
     return file, _with_rest(file, _take_json) if isinstance(_parse(file.rest), dict) else file
@@ -95,13 +95,13 @@ def _with_rest(file: File, take: Callable[[File, bytes], None]) -> File:
 
 def read_events(file: File) -> File:
     """Go on with an event file of TensorBoard."""
-    file, known = File(file.path, file.name), file
+    file, before = File(file.path, file.name), file
     with odd_files(), open(file.path, "rb") as f:
-        file = known if _goes_on(known, f) else file
+        file = before if _goes_on(before, f) else file
         if file.stuck:
             return file
-        found, file.at, corrupt = tfevents.read_scalars(f, file.at)
-        for tag, step, value in found:
+        scalars, file.at, corrupt = tfevents.read_scalars(f, file.at)
+        for tag, step, value in scalars:
             file.series.setdefault(tag, {})[step] = value
         if corrupt:
             file.stuck = True
@@ -114,7 +114,7 @@ def read_events(file: File) -> File:
 
 
 def _goes_on(file: File, f: BinaryIO) -> bool:
-    """Whether what was read of a file is still what it begins with."""
+    """Whether a file still begins with what was read of it."""
     f.seek(file.at - len(file.before))
     return f.read(len(file.before)) == file.before
 
@@ -126,13 +126,13 @@ def _remember(file: File, f: BinaryIO) -> None:
 
 
 def _go_on(file: File, ends: bytes, take: Callable[[File, bytes], None], most: float = math.inf) -> File:
-    """Give `take` the blocks of whole lines that came since the last time; the file as it is then.
+    """Give `take` the blocks of whole lines that were added since the last time; returns the file as it is then.
 
     ends: the bytes that end lines. A line past MAX_LINE counts as a fault as soon as it is that long.
     """
-    file, known = File(file.path, file.name), file
+    file, before = File(file.path, file.name), file
     with odd_files(), open(file.path, "rb") as f:
-        file = known if _goes_on(known, f) else file
+        file = before if _goes_on(before, f) else file
         f.seek(file.at)
         rest = b""
         while most > 0 and (chunk := f.read(CHUNK)):
@@ -173,25 +173,25 @@ def _take_json(file: File, block: bytes) -> None:
         if len(line) > MAX_LINE:
             _too_long(file, number)
         elif line and not line.isspace():
-            what = _take_record(file, _parse(line))
-            if what:
-                file.fault(f" line {number}", what)
+            fault = _take_record(file, _parse(line))
+            if fault:
+                file.fault(f" line {number}", fault)
 
 
 def _take_record(file: File, record: object) -> str:
-    """Add the scalars of one line; what is wrong with it."""
+    """Add the scalars of one line; returns what is wrong with it, if anything."""
     if not isinstance(record, dict):
         return "no JSON object"
-    given = record.pop("step", None)
-    step = file.top.get("", 0) + 1 if given is None else _whole(given)
+    reported_step = record.pop("step", None)
+    step = file.top.get("", 0) + 1 if reported_step is None else _whole(reported_step)
     if step is None:
-        return f"step {_quoted(given)} is no whole number"
+        return f"step {_quoted(reported_step)} is no whole number"
     fault = ""
     for name, value in record.items():
         number = _number(value)
         if number is None or not _is_name(name):
-            what = "is no name" if not _is_name(name) else f"{_quoted(value)} is no number"
-            fault = fault or f"{name.encode('ascii', 'backslashreplace').decode()[:QUOTED]}: {what}"
+            reason = "is no name" if not _is_name(name) else f"{_quoted(value)} is no number"
+            fault = fault or f"{name.encode('ascii', 'backslashreplace').decode()[:QUOTED]}: {reason}"
             continue
         file.series.setdefault(name, {})[step] = number
         file.top[""] = max(file.top.get("", 0), step)
@@ -205,19 +205,19 @@ def _take_log(file: File, block: bytes, patterns: Sequence[re.Pattern[str]]) -> 
                 _too_long(file, number)
                 continue
             text = part.decode("utf-8", "replace")
-            seen = _UNSEEN.sub("", text) if "\x1b" in text else text
+            shown = _UNSEEN.sub("", text) if "\x1b" in text else text
             for pattern in patterns:
                 # A pattern that names the colours themselves is looked for in what was written.
-                where = text if seen is not text and not pattern.search(seen) else seen
+                where = text if shown is not text and not pattern.search(shown) else shown
                 for match in pattern.finditer(where):
                     _take_match(file, number, match.groupdict())
 
 
 def _take_match(file: File, line: int, groups: dict[str, str | None]) -> None:
-    given = groups.pop("step", None)
-    step = None if given is None else text_number(given)
-    if given is not None and (step is None or not step.is_integer()):
-        file.fault(f" line {line}", f"step {_quoted(given)} is no whole number")
+    reported_step = groups.pop("step", None)
+    step = None if reported_step is None else text_number(reported_step)
+    if reported_step is not None and (step is None or not step.is_integer()):
+        file.fault(f" line {line}", f"step {_quoted(reported_step)} is no whole number")
         return
     for name, text in groups.items():
         if text is None:  # a group that took no part

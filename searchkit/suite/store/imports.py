@@ -18,7 +18,9 @@ from searchkit.suite.store.snapshot import Manifest
 
 _MAPPING = re.compile(r"^MAPPING\b[^=\n]*=\s*(\{.*\})\s*$", re.MULTILINE)
 _CODE = (".py", ".pyc", ".so")
-_ASIDE = frozenset(("tests", "test", "docs", "examples", "benchmarks", "scripts"))  # left by packages that nobody means
+_ASIDE = frozenset(
+    ("tests", "test", "docs", "examples", "benchmarks", "scripts")
+)  # left by packages, and meant by nobody
 _STARTED = frozenset(("sitecustomize", "usercustomize"))  # Python runs these where it finds them on its path
 
 
@@ -35,7 +37,7 @@ class Installed:
 @dataclass(frozen=True)
 class Redirected:
     """The folders that jobs import from their own copies, relative to them; those that a PYTHONPATH names and that stay
-    what they are; and why that is, also of what is installed."""
+    as they are; and the reasons, also for what is installed."""
 
     folders: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
@@ -55,16 +57,16 @@ def installed(python: Interpreter, project: str) -> Installed:
     environment = within(python.prefix, project)  # a virtual environment in the project is no part of its code
 
     def relative(path: str) -> str | None:
-        found = within(path, project)
-        is_theirs = found is not None and environment is not None and f"{found}/".startswith(f"{environment}/")
-        return None if is_theirs else found
+        place = within(path, project)
+        is_theirs = place is not None and environment is not None and f"{place}/".startswith(f"{environment}/")
+        return None if is_theirs else place
 
     folders: dict[str, None] = {}
-    others: list[tuple[str, str]] = []
-    known: list[str] = []  # where what we understand leads to
+    unmapped: list[tuple[str, str]] = []
+    sources: list[str] = []  # where what we understand leads to
     editable: list[tuple[str, str]] = []  # (package, where its source is), as pip keeps it
     names: set[str] = set()
-    for path, is_link in (found for site in python.sites for found in _names(site)):
+    for path, is_link in (entry for site in python.sites for entry in _names(site)):
         folder, name = os.path.split(path)
         modules: list[tuple[str, str]] = []
         if name.endswith(".pth"):
@@ -79,42 +81,42 @@ def installed(python: Interpreter, project: str) -> Installed:
             if url and (source := relative(url)) is not None:
                 editable.append((package, source))
             elif url and within(project, url) and package != "searchkit":  # of a demo in its source folder
-                others.append((package, f"its source is all of {url}"))
+                unmapped.append((package, f"its source is all of {url}"))
         elif name.endswith(_CODE) or "." not in name:
             names.add(name.split(".")[0])
         for module, target in modules:
             if (source := relative(target)) is None:
                 continue
-            known.append(source)
+            sources.append(source)
             if (parent := _folder_of(module, source)) is not None:
                 folders[parent] = None
             else:
-                others.append((module, f"it is {source}, which no path makes {module}"))
+                unmapped.append((module, f"it is {source}, which no path makes {module}"))
     for package, source in editable:
-        if not any(source == "." or f"{found}/".startswith(f"{source}/") for found in (*folders, *known)):
-            others.append((package, "it is installed by an import hook that searchkit does not know"))
-    return Installed(tuple(folders), tuple(others), frozenset(names))
+        if not any(source == "." or f"{place}/".startswith(f"{source}/") for place in (*folders, *sources)):
+            unmapped.append((package, "it is installed by an import hook that searchkit does not know"))
+    return Installed(tuple(folders), tuple(unmapped), frozenset(names))
 
 
 def redirected(
-    found: Installed, pythonpath: str, manifest: Manifest, project: str, stdlib: frozenset[str]
+    packages: Installed, pythonpath: str, manifest: Manifest, project: str, stdlib: frozenset[str]
 ) -> Redirected:
-    """What of that, and of a PYTHONPATH, a copy made by the manifest can stand for."""
-    others = list(found.others)
+    """What of the installed packages, and of a PYTHONPATH, a copy made by the manifest can stand for."""
+    unmapped = list(packages.others)
     folders, kept, named = [], [], []
     for entry in pythonpath.split(os.pathsep):
         folder = within(entry, project) if os.path.isabs(entry) else None
         if folder is not None:
             named.append(folder)
             if why := _unlike(manifest, folder, project):
-                others.append((folder, why))
+                unmapped.append((folder, why))
                 kept.append(folder)
-    for folder in found.folders:
+    for folder in packages.folders:
         if folder not in named:
-            why = _hides(manifest, folder, stdlib, found.names) or _unlike(manifest, folder, project)
-            others += [(folder, why)] if why else []
+            why = _hides(manifest, folder, stdlib, packages.names) or _unlike(manifest, folder, project)
+            unmapped += [(folder, why)] if why else []
             folders += [] if why else [folder]
-    return Redirected(tuple(folders), tuple(kept), tuple(dict.fromkeys(others)))
+    return Redirected(tuple(folders), tuple(kept), tuple(dict.fromkeys(unmapped)))
 
 
 def pythonpath(value: str, copied: Redirected, project: str, work: str) -> str:
@@ -130,8 +132,10 @@ def pythonpath(value: str, copied: Redirected, project: str, work: str) -> str:
 
 def told(copied: Redirected) -> str:
     """One line about what jobs can't import from their copies; empty where there is none."""
-    said = ", ".join(f"{name} ({why})" for name, why in copied.others)
-    return f"Python may import these as they are now, not from a job's copy of the project: {said}" if said else ""
+    reasons = ", ".join(f"{name} ({why})" for name, why in copied.others)
+    return (
+        f"Python may import these as they are now, not from a job's copy of the project: {reasons}" if reasons else ""
+    )
 
 
 # ---- what installers write
@@ -208,12 +212,12 @@ def _below(manifest: Manifest, folder: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _hides(manifest: Manifest, folder: str, stdlib: frozenset[str], names: frozenset[str]) -> str:
-    """What a folder of the copy would come before, on a PYTHONPATH, that it comes after as it is installed; empty where
-    that is nothing."""
+    """What a folder of the copy would hide on a PYTHONPATH, though it comes after it as installed; empty where there is
+    nothing."""
     for path, kind, _ in _below(manifest, folder):
-        top, _, rest = path.partition("/")
-        is_module = not rest and kind in ("file", "big", "link") and top.endswith(_CODE)
-        if is_module or rest == "__init__.py":
+        top, _, below = path.partition("/")
+        is_module = not below and kind in ("file", "big", "link") and top.endswith(_CODE)
+        if is_module or below == "__init__.py":
             name, full = top.split(".")[0], os.path.normpath(f"{folder}/{path}")
             if name in stdlib or name in _STARTED:
                 return f"{full} would hide the standard library's"

@@ -1,6 +1,6 @@
 """The Python that the jobs of a task find: where it is, what it is, and where packages are installed for it.
 
-Mostly it is the one that runs search-run, and knows that of itself. Another one is asked, once, and beside other work.
+Usually it is the one that runs search-run, and nothing has to be asked. Any other is asked once, beside other work.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ANSWER_S = 10.0  # how long it may take to say what it is
 _PROGRAM = re.compile(r"(python|pypy)[\d.]*")
-# Also run by Pythons that are older than what searchkit needs.
+# Must run on Pythons that are older than searchkit needs, too.
 _SAY = """
 import json, site, sys
 folders = site.getsitepackages() + ([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])
@@ -38,17 +38,17 @@ class Interpreter:
     stdlib: frozenset[str]  # the top-level names of its standard library
 
     def facts(self) -> dict[str, str]:
-        """What tells it from others."""
+        """What distinguishes it from others."""
         return {"path": self.path, "version": self.version, "prefix": self.prefix}
 
 
 def which(program: str, env: Mapping[str, str]) -> str | None:
     """The Python that a command finds: its program where that is one, else `python` on its PATH."""
     path = env.get("PATH")
-    if _PROGRAM.fullmatch(os.path.basename(program)) and (found := shutil.which(program, path=path)):
-        return os.path.abspath(found)
-    found = shutil.which("python", path=path) or shutil.which("python3", path=path)
-    return os.path.abspath(found) if found else None
+    if _PROGRAM.fullmatch(os.path.basename(program)) and (python := shutil.which(program, path=path)):
+        return os.path.abspath(python)
+    python = shutil.which("python", path=path) or shutil.which("python3", path=path)
+    return os.path.abspath(python) if python else None
 
 
 def own(path: str = sys.executable) -> Interpreter:
@@ -62,19 +62,19 @@ def own(path: str = sys.executable) -> Interpreter:
 
 def is_own(path: str) -> bool:
     """Whether a path leads to the Python that runs this, in the same environment."""
-    here, there = (os.path.realpath(os.path.dirname(p)) for p in (sys.executable, path))
-    return here == there and os.path.realpath(path) == os.path.realpath(sys.executable)
+    own_folder, folder = (os.path.realpath(os.path.dirname(p)) for p in (sys.executable, path))
+    return own_folder == folder and os.path.realpath(path) == os.path.realpath(sys.executable)
 
 
 @dataclass
 class Pythons:
-    """What Pythons said of themselves: each is asked once."""
+    """The answers of Pythons about themselves: each is asked once."""
 
     asked: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     answers: dict[str, Interpreter | None] = field(default_factory=dict)
 
     def ask(self, program: str, env: Mapping[str, str]) -> str | None:
-        """Begin to ask the one that a command with this program finds; nobody waits for the answer yet. Its path."""
+        """Begin to ask the one that a command with this program finds, without waiting; returns its path."""
         path = which(program, env)
         if path is None or path in self.asked or path in self.answers:
             return path
@@ -97,7 +97,7 @@ class Pythons:
         return path
 
     def answer(self, program: str, env: Mapping[str, str]) -> Interpreter | None:
-        """What it is; None where there is none, or it does not say."""
+        """What it is; None where there is none, or it does not answer."""
         path = self.ask(program, env)
         if path is None:
             return None
@@ -116,8 +116,8 @@ def _heard(path: str, process: subprocess.Popen[bytes]) -> Interpreter | None:
             process.kill()
             return None
     try:
-        said = json.loads(out.splitlines()[-1])  # whatever else a wrapper of `python` may print
-        stdlib = frozenset(said["stdlib"]) or frozenset(sys.stdlib_module_names)
-        return Interpreter(path, said["version"], said["prefix"], tuple(said["sites"]), stdlib)
+        answer = json.loads(out.splitlines()[-1])  # whatever else a wrapper of `python` may print
+        stdlib = frozenset(answer["stdlib"]) or frozenset(sys.stdlib_module_names)
+        return Interpreter(path, answer["version"], answer["prefix"], tuple(answer["sites"]), stdlib)
     except (ValueError, IndexError, KeyError, TypeError):
         return None

@@ -84,14 +84,14 @@ def read(task: TaskPaths) -> tuple[list[Event], int]:
 
 def _decode_all(lines: list[bytes]) -> list[Event]:
     """The events of the lines that are whole. They are parsed as one text: one by one they take half as long again."""
-    whole = [body for line in lines if line[-_CRC_TAIL:-2] == b',"crc":"%08x' % zlib.crc32(body := line[:-_CRC_TAIL])]
-    if not whole:
+    bodies = [body for line in lines if line[-_CRC_TAIL:-2] == b',"crc":"%08x' % zlib.crc32(body := line[:-_CRC_TAIL])]
+    if not bodies:
         return []
     try:
-        found = json.loads((b"[%s}]" % b"},".join(whole)).decode("utf-8", "surrogateescape"))
+        decoded = json.loads((b"[%s}]" % b"},".join(bodies)).decode("utf-8", "surrogateescape"))
     except ValueError:  # a line that is whole, and yet no JSON: not one of ours
-        found = map(decode, lines)
-    return [event for event in found if isinstance(event, dict)]
+        decoded = map(decode, lines)
+    return [event for event in decoded if isinstance(event, dict)]
 
 
 def follow(task: TaskPaths) -> Iterator[list[Event]]:

@@ -4,7 +4,7 @@ numbers/<job>.json is written by the holder of the lease when it accepts a resul
 which monitor they were read, and the size and the last change of each file that they were read from. It is one line
 that ends in its own CRC-32. A reader who finds any of this different from what it would read by now reads the files,
 and writes nothing. Where the working folder was removed, what came from event files in it is kept here alone, as is
-what came from other files that are gone when a job is read anew.
+what came from other files that are gone when a job is read again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def save(task: TaskPaths, job: Job, monitor: str, reader: Reader, reading: Readi
     files = [(os.path.relpath(path, root), *_stat(path)) for path in paths]
     if sum(size for _, size, _ in files) < FROM_BYTES and not reader.from_events and not always:
         return
-    said = {
+    record = {
         "attempt": job.attempt,
         "monitor": monitor,
         "workdir": os.path.relpath(reader.workdir or root, root),
@@ -45,20 +45,20 @@ def save(task: TaskPaths, job: Job, monitor: str, reader: Reader, reading: Readi
     }
     path = task.kept(job.index)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    fsio.atomic_write(path, journal.encode(said), tmp=task.tmp, durable=False)
+    fsio.atomic_write(path, journal.encode(record), tmp=task.tmp, durable=False)
 
 
 def load(task: TaskPaths, job: Job, monitor: str) -> Reading | None:
-    """What the highest attempt of a job reported in all; None where it is not kept, or other than its files are now."""
+    """What the highest attempt of a job reported in all; None where it is not kept, or differs from its files now."""
     paths, record = task.job(job.index).attempt(job.attempt), _record(task, job)
     if record is None or record["monitor"] != monitor:
         return None
     freed = not os.path.isdir(f"{paths.root}/{record['workdir']}")
-    known = {f"{paths.root}/{name}": (size, changed) for name, size, changed in record["files"]}
+    stats_of = {f"{paths.root}/{name}": (size, changed) for name, size, changed in record["files"]}
     inside = f"{paths.root}/{record['workdir']}/"
-    if any(now != known[path] for path, now in _stats(known) if not (freed and path.startswith(inside))):
+    if any(now != stats_of[path] for path, now in _stats(stats_of) if not (freed and path.startswith(inside))):
         return None
-    if any(path not in known for path, is_file in scalars.callback_files(paths.callback) if is_file):
+    if any(path not in stats_of for path, is_file in scalars.callback_files(paths.callback) if is_file):
         return None
     shared = {name: tuple(ways) for name, ways in record["shared"].items()}
     return Reading(_series(record, record["series"]), record["skipped"], tuple(record["faults"]), shared)
@@ -76,11 +76,11 @@ def gone(task: TaskPaths, job: Job, reader: Reader) -> str:
     """Which file of an attempt that `reader` would read is gone since it was written; empty where none is known to be.
     Every attempt has a log and a callback folder; what else it had is known where its series are kept."""
     paths, record = task.job(job.index).attempt(job.attempt), _record(task, job)
-    had = [paths.callback, *([reader.log] if reader.log else [])]
+    paths_read = [paths.callback, *([reader.log] if reader.log else [])]
     if record is not None:
         names = (name for name, size, _ in record["files"] if size >= 0)
-        had += [path for name in names if os.path.dirname(path := f"{paths.root}/{name}") == paths.callback]
-    return next((os.path.relpath(path, paths.root) for path in had if not os.path.lexists(path)), "")
+        paths_read += [path for name in names if os.path.dirname(path := f"{paths.root}/{name}") == paths.callback]
+    return next((os.path.relpath(path, paths.root) for path in paths_read if not os.path.lexists(path)), "")
 
 
 def before(task: TaskPaths, job: Job) -> dict[str, Series]:

@@ -64,7 +64,7 @@ def summary(series: Series) -> Summary:
     step = max(series)
     finite = [(value, at) for at, value in series.items() if math.isfinite(value)]
     low, low_step = min(finite, default=(math.nan, step))
-    high, high_step = max(finite, key=lambda each: each[0], default=(math.nan, step))
+    high, high_step = max(finite, key=lambda pair: pair[0], default=(math.nan, step))
     return Summary(step, series[step], low_step, low, high_step, high)
 
 
@@ -78,7 +78,7 @@ def recorded(config: Config, reading: Reading, callback: str) -> Event:
     needs = trials.scalars_needed(config.objectives)
     ends = tuple(f"/{name}" for name in needs)
     of_folders = (n for n in series if n.endswith(ends))  # to choose from, where a tag is in several
-    first = (*(o.name for o in config.objectives), *config.monitor.scalars, *of_folders)
+    first = (*(objective.name for objective in config.objectives), *config.monitor.scalars, *of_folders)
     packed: list[str] = []
     room = MAX_BYTES
     for name in dict.fromkeys((*(n for n in first if n in series), *series)):
@@ -87,13 +87,13 @@ def recorded(config: Config, reading: Reading, callback: str) -> Event:
         if room < 0:
             break
         packed.append(entry)
-    said: Event = {"numbers": "|".join(packed), "monitor": digest(config)}
+    fields: Event = {"numbers": "|".join(packed), "monitor": digest(config)}
     if len(series) > len(packed):
-        said["more"] = len(series) - len(packed)
+        fields["more"] = len(series) - len(packed)
     if reading.shared:
-        said["shared"] = sorted(reading.shared, key=lambda name: name not in needs)[:MAX_SHARED]
-    left = [what for file, what in LEFT.items() if os.path.lexists(f"{callback}/{file}")]
-    return {**said, "left": left} if left else said
+        fields["shared"] = sorted(reading.shared, key=lambda name: name not in needs)[:MAX_SHARED]
+    left = [label for file, label in LEFT.items() if os.path.lexists(f"{callback}/{file}")]
+    return {**fields, "left": left} if left else fields
 
 
 def _packed(name: str, s: Summary) -> str:
@@ -139,13 +139,13 @@ def of(job: Job, monitor: str, names: Collection[str] = ()) -> Mapping[str, Summ
 
 
 def _unpacked(entry: str) -> tuple[str, Summary]:
-    name, *said = entry.split(" ")
+    name, *values = entry.split(" ")
     if "%" in name:
         for char, code in reversed(_ESCAPES):
             name = name.replace(code, char)
-    step, last = int(said[0]), float(said[1])
-    if len(said) == 6:
-        return name, Summary(step, last, int(said[2]), float(said[3]), int(said[4]), float(said[5]))
+    step, last = int(values[0]), float(values[1])
+    if len(values) == 6:
+        return name, Summary(step, last, int(values[2]), float(values[3]), int(values[4]), float(values[5]))
     finite = last if math.isfinite(last) else math.nan
     return name, Summary(step, last, step, finite, step, finite)
 
@@ -154,10 +154,10 @@ def series_of(
     task: TaskPaths, project_name: str, config: Config, job: Job, names: Collection[str], monitor: str
 ) -> Mapping[str, Series]:
     """Series of a job that ended, with all steps or with those that the events know, the last and the best."""
-    known = of(job, monitor, names)
-    if known is None:
+    summaries = of(job, monitor, names)
+    if summaries is None:
         return trials.series_of(task, project_name, config, job, ended=True, names=names).series
-    return _points(known)
+    return _points(summaries)
 
 
 def points(job: Job) -> dict[str, Series]:
@@ -165,8 +165,8 @@ def points(job: Job) -> dict[str, Series]:
     return _points(Packed(job.numbers or ""))
 
 
-def _points(known: Mapping[str, Summary]) -> dict[str, Series]:
+def _points(summaries: Mapping[str, Summary]) -> dict[str, Series]:
     return {
         name: dict(sorted({s.low_step: s.low, s.high_step: s.high, s.step: s.last}.items()))
-        for name, s in known.items()
+        for name, s in summaries.items()
     }

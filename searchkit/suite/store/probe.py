@@ -24,12 +24,14 @@ class Facts:
 
 def probe(folder: str) -> Facts:
     """Try locks (across two processes), links, rename over a file, and fsync inside `folder`."""
-    with tempfile.TemporaryDirectory(dir=folder, prefix="probe-") as here:
-        a, b = os.path.join(here, "a"), os.path.join(here, "b")
+    with tempfile.TemporaryDirectory(dir=folder, prefix="probe-") as scratch:
+        a, b = os.path.join(scratch, "a"), os.path.join(scratch, "b")
         fsio.write_new(a, b"a")
         fsio.write_new(b, b"b")
-        needed = {"locks": _locks(a), "links": _links(here), "rename": _rename(a, b)}
-        return Facts(_kind(here), needed, _fsync_ms(os.path.join(here, "f")), _reflink(b, os.path.join(here, "r")))
+        needed = {"locks": _locks(a), "links": _links(scratch), "rename": _rename(a, b)}
+        return Facts(
+            _kind(scratch), needed, _fsync_ms(os.path.join(scratch, "f")), _reflink(b, os.path.join(scratch, "r"))
+        )
 
 
 def _locks(path: str) -> bool:
@@ -87,9 +89,9 @@ def _reflink(src: str, dst: str) -> bool:
 
 def copies_share(folder: str) -> bool:
     """Whether a copy of a file in `folder` shares its blocks with the file, and so takes no room."""
-    with tempfile.TemporaryDirectory(dir=folder, prefix="probe-") as here:
-        fsio.write_new(f"{here}/a", b"a", durable=False)
-        return _reflink(f"{here}/a", f"{here}/b")
+    with tempfile.TemporaryDirectory(dir=folder, prefix="probe-") as scratch:
+        fsio.write_new(f"{scratch}/a", b"a", durable=False)
+        return _reflink(f"{scratch}/a", f"{scratch}/b")
 
 
 def _kind(folder: str) -> str:

@@ -44,10 +44,10 @@ def _run(*argv: str, cwd: str, timeout_s: float = 60.0) -> bytes | None:
 def _last_object(out: bytes | None) -> dict[str, Any] | None:
     """The JSON object on the last line of a program's output, whatever else a wrapper of `python` may print."""
     try:
-        found = json.loads((out or b"").splitlines()[-1])
+        value = json.loads((out or b"").splitlines()[-1])
     except (ValueError, IndexError):
         return None
-    return found if isinstance(found, dict) else None
+    return value if isinstance(value, dict) else None
 
 
 def _git(project: str) -> dict[str, Any] | None:
@@ -72,8 +72,8 @@ def capture(
     """Write `provenance.json` (and `uncommitted.diff` where there is one) unless that is done already.
 
     python: the interpreter that jobs find, which need not be the one that runs this; the packages are those of it.
-    run: names a later run whose jobs find another one; a file of its own tells of it, but not of the code, which is
-    still that of the snapshot.
+    run: names a later run whose jobs find another one; a separate file describes it, but not the code, which is still
+    that of the snapshot.
     """
     to = snapshot.provenance_of(run) if run else snapshot.provenance
     if os.path.exists(to):
@@ -109,7 +109,7 @@ def main() -> None:
     snapshot = SnapshotPaths(facts.pop("snapshot"))
     try:
         capture(snapshot, facts.pop("tmp"), facts.pop("project"), **facts)
-    except OSError as e:  # whoever started this has no hand free to say it
+    except OSError as e:  # the process that started this can't report it
         print(f"note: what is needed to repeat this run is not kept: {storage_error(e).message}", file=sys.stderr)
 
 

@@ -69,7 +69,7 @@ class JobScalars(NamedTuple):
     def last(self) -> dict[str, float]:
         """The last value of each scalar."""
         if self.known is not None:
-            return {name: each.last for name, each in self.known.items()}
+            return {name: summary.last for name, summary in self.known.items()}
         return {name: scalars.last(series) for name, series in self.series.items() if series}
 
     def only(self, names: tuple[str, ...]) -> JobScalars:
@@ -106,15 +106,15 @@ def read(
     needed (empty: all). scored: a score stands for the number of that name.
     """
     out = []
-    wanted, monitor = config.objectives, numbers.digest(config)
-    objectives = [o.name for o in wanted]
+    objectives, monitor = config.objectives, numbers.digest(config)
+    objective_names = [objective.name for objective in objectives]
     for view in jobs:
         job = view.job
         if job.attempt == 0:
             out.append(JobScalars(view, {}, None, None, 0))
             continue
         accepted = job.scores if view.state in COUNTED else None
-        scores = dict(zip(objectives, accepted or (), strict=False))
+        scores = dict(zip(objective_names, accepted or (), strict=False))
         known = numbers.of(job, monitor, names) if light else None
         left = numbers.LEFT.values() if known is None else job.left
         if light and known is None and names and scored and scores.keys() >= set(names):
@@ -129,27 +129,29 @@ def read(
         faults: tuple[str, ...] = ()
         if known is None:
             reading = trials.series_of(task, project_name, config, job, ended=view.state is not State.RUNNING)
-            series = {**reading.series, **trials.derived(wanted, reading.series)}
+            series = {**reading.series, **trials.derived(objectives, reading.series)}
             skipped, faults, shared = reading.skipped, reading.faults, tuple(reading.shared)
         pre, after = (
             scalars.read_callback_result(paths.callback, which) if which in left else None for which in ("pre", "after")
         )
         rows, bad = records.read(paths, job.index) if "records" in left else ((), ())
-        rows = tuple(replace(row, values={**row.values, **_row_values(wanted, row)}) for row in rows)
+        rows = tuple(replace(row, values={**row.values, **_row_values(objectives, row)}) for row in rows)
         faults += tuple(f"records.jsonl line {line}: no record of an arch" for line in bad)
         skipped += len(bad)
         out.append(JobScalars(view, series, pre, after, skipped, rows, None, scores, known, faults, shared))
-    return _without(out, {tag for job in out for tag in job.shared}, wanted) if light else out
+    return _without(out, {tag for job in out for tag in job.shared}, objectives) if light else out
 
 
-def _without(jobs: list[JobScalars], tags: set[str], wanted: Iterable[Objective]) -> list[JobScalars]:
+def _without(jobs: list[JobScalars], tags: set[str], objectives: Iterable[Objective]) -> list[JobScalars]:
     """The jobs without these tags as scalars, and without the objectives that are made of them."""
     if not tags:
         return jobs
-    gone = tags.union(o.name for o in wanted if not tags.isdisjoint(trials.scalars_needed([o])))
+    gone = tags.union(
+        objective.name for objective in objectives if not tags.isdisjoint(trials.scalars_needed([objective]))
+    )
 
-    def left(found: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: each for name, each in found.items() if name not in gone}
+    def left(by_name: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in by_name.items() if name not in gone}
 
     return [
         job._replace(
@@ -159,8 +161,8 @@ def _without(jobs: list[JobScalars], tags: set[str], wanted: Iterable[Objective]
     ]
 
 
-def _row_values(wanted: Iterable[Objective], row: Row) -> dict[str, float]:
-    derived = trials.derived(wanted, {name: {0: value} for name, value in row.values.items()})
+def _row_values(objectives: Iterable[Objective], row: Row) -> dict[str, float]:
+    derived = trials.derived(objectives, {name: {0: value} for name, value in row.values.items()})
     return {name: series[0] for name, series in derived.items()}
 
 
@@ -179,10 +181,10 @@ def split(jobs: Iterable[JobScalars]) -> list[JobScalars]:
 def joined(rows: Iterable[JobScalars], jobs: Iterable[JobScalars]) -> list[JobScalars]:
     """The jobs of these rows in the order of their first one, each with those of its records that are among them."""
     by_index = {job.view.job.index: job for job in jobs}
-    found: dict[int, list[Row]] = {}
+    records_of: dict[int, list[Row]] = {}
     for row in rows:
-        found.setdefault(row.view.job.index, []).extend([row.row] if row.row else [])
-    return [by_index[n]._replace(records=tuple(kept)) for n, kept in found.items()]
+        records_of.setdefault(row.view.job.index, []).extend([row.row] if row.row else [])
+    return [by_index[n]._replace(records=tuple(kept)) for n, kept in records_of.items()]
 
 
 def reward(job: JobScalars, name: str, mode: str = "", score: str = "last", *, scored: bool = True) -> float:
@@ -197,32 +199,32 @@ def reward(job: JobScalars, name: str, mode: str = "", score: str = "last", *, s
     return number.value(score, mode or "max")
 
 
-def never_scored(rows: Iterable[JobScalars], wanted: Iterable[Objective]) -> list[str]:
-    """What there is to say of objectives that are expressions, and give no number for any of the rows that ended: what
-    these lack, and what they have instead."""
+def never_scored(rows: Iterable[JobScalars], objectives: Iterable[Objective]) -> list[str]:
+    """A line for each objective that is an expression and gives no number for any of the rows that ended: what these
+    lack, and what they have instead."""
     ended = [row for row in rows if row.row or row.view.state in COUNTED]
-    said = []
-    for o in wanted if ended else ():
-        if o.value and not any(math.isfinite(reward(row, o.name, o.mode)) for row in ended):
+    lines = []
+    for objective in objectives if ended else ():
+        if objective.value and not any(math.isfinite(reward(row, objective.name, objective.mode)) for row in ended):
             last = {name: value for row in reversed(ended) for name, value in row.last().items()}
-            folders = {name: ways(ended, name) for name in trials.scalars_needed([o])}
-            why = trials.why_unscored([o], last)
-            for name, found in folders.items():
-                if found:
-                    why = f"{name} {trials.IN_FOLDERS}: name one, {' or '.join(map(expression.quoted, found))}"
-            said.append(f"no job has a number for {o.name}, `{o.value}`: {why}")
-    return said
+            folders = {name: ways(ended, name) for name in trials.scalars_needed([objective])}
+            why = trials.why_unscored([objective], last)
+            for name, names in folders.items():
+                if names:
+                    why = f"{name} {trials.IN_FOLDERS}: name one, {' or '.join(map(expression.quoted, names))}"
+            lines.append(f"no job has a number for {objective.name}, `{objective.value}`: {why}")
+    return lines
 
 
 def reports(job: JobScalars, name: str) -> bool:
-    """Whether a job, or a record of it, has any value of that name, be it no number."""
+    """Whether a job, or a record of it, has any value of that name, even one that is no number."""
     return name in job.scores or name in job.names or any(name in row.values for row in job.records)
 
 
 def ways(rows: Iterable[JobScalars], name: str) -> tuple[str, ...]:
     """The names to choose from, where `name` alone is a tag of TensorBoard that several folders of a job hold."""
-    found = [[n for n in row.names if n.endswith(f"/{name}")] for row in rows if row.number(name) is None]
-    return tuple(dict.fromkeys(n for each in found if len(each) > 1 for n in each))
+    matches = [[n for n in row.names if n.endswith(f"/{name}")] for row in rows if row.number(name) is None]
+    return tuple(dict.fromkeys(n for names in matches if len(names) > 1 for n in names))
 
 
 def rank(
@@ -240,37 +242,40 @@ def rank(
 # --- by objectives ---------------------------------------------------------------------------------------------------
 
 
-def scored(rows: Iterable[JobScalars], wanted: Sequence[Objective], first: int = 1) -> list[Scored]:
+def scored(rows: Iterable[JobScalars], objectives: Sequence[Objective], first: int = 1) -> list[Scored]:
     """The rows that have every objective as a finite number, best first: by front, then by the first objective, then in
     order. A job counts once it ended by itself or by a stopper; a record counts as soon as it is there.
 
     first: how many rows are wanted in that order. Fronts are looked for until they have so many; what is left counts as
     one more front.
     """
-    found: list[tuple[tuple[float, ...], JobScalars]] = []
+    candidates: list[tuple[tuple[float, ...], JobScalars]] = []
     for row in rows:
         if row.row is None and row.view.state not in COUNTED:
             continue
-        scores = tuple(reward(row, o.name, o.mode, o.score) for o in wanted)
+        scores = tuple(reward(row, objective.name, objective.mode, objective.score) for objective in objectives)
         if all(map(math.isfinite, scores)):
-            found.append((scores, row))
+            candidates.append((scores, row))
     ordered: list[Scored] = []
-    modes, number = [o.mode for o in wanted], 0
+    modes, number = [objective.mode for objective in objectives], 0
 
     def add(rows: Iterable[tuple[tuple[float, ...], JobScalars]]) -> None:
-        in_order = sorted(rows, key=lambda each: losses(each[0], wanted))
+        in_order = sorted(rows, key=lambda candidate: losses(candidate[0], objectives))
         ordered.extend(Scored(row, scores, number) for scores, row in in_order)
 
-    while len(wanted) > 1 and found and len(ordered) < first:
-        front = set(pareto.front([scores for scores, _ in found], modes))
-        add(each for i, each in enumerate(found) if i in front)
-        found = [each for i, each in enumerate(found) if i not in front]
+    while len(objectives) > 1 and candidates and len(ordered) < first:
+        front = set(pareto.front([scores for scores, _ in candidates], modes))
+        add(candidate for i, candidate in enumerate(candidates) if i in front)
+        candidates = [candidate for i, candidate in enumerate(candidates) if i not in front]
         number += 1
-    add(found)
+    add(candidates)
     return ordered
 
 
-def worst(rows: Iterable[Scored], wanted: Sequence[Objective]) -> tuple[float, ...]:
+def worst(rows: Iterable[Scored], objectives: Sequence[Objective]) -> tuple[float, ...]:
     """The worst value of each objective among the rows; none where there is no row."""
-    columns = zip(*(each.scores for each in rows), strict=True)
-    return tuple(min(column) if o.mode == "max" else max(column) for o, column in zip(wanted, columns, strict=False))
+    columns = zip(*(row.scores for row in rows), strict=True)
+    return tuple(
+        min(column) if objective.mode == "max" else max(column)
+        for objective, column in zip(objectives, columns, strict=False)
+    )

@@ -1,7 +1,7 @@
 """Room on the disk that is kept for the commands that make room: a file of a workspace, given up while they work.
 
-A stop, a deletion and what `free` removes are recorded before they are done, and a full disk takes no record. What the
-file holds means nothing; a part of it is better than none, so it is filled as far as the disk lets it.
+A stop, a deletion and what `free` removes are recorded before they are done, and a full disk takes no record. The
+content of the file means nothing; a part of it is better than none, so it is filled as far as the disk allows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ RESERVE_BYTES = 1 << 18  # the events of 10,000 jobs that are stopped at once, a
 
 
 def keep(ws: Workspace) -> None:
-    """Have the reserve there, as far as the disk has room. Never fails: without it a full disk is harder to leave."""
+    """Make or fill the reserve, as far as the disk has room. Never fails: without it a full disk is only harder to
+    recover from."""
     with contextlib.suppress(OSError):
         fd = os.open(ws.reserve, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         try:

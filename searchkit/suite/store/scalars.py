@@ -54,7 +54,7 @@ class Reader:
         group `step`. Carriage returns end lines too, as progress bars write them.
     workdir, tensorboard: True for all event files below the folder, or a glob relative to it (of files or folders).
     newer_than_s: Unix time; older event files were not written by this attempt but copied with the project.
-    named: the names that the config says. One that is a tag after the end of its folder's path is called so always.
+    named: the names in the config. One that is a tag after the end of its folder's path always means that series.
     removed: what was read from event files, where the working folder is gone since.
     """
 
@@ -79,7 +79,7 @@ class Reader:
 
         Raises OSError for a failing disk, and re.error for a bad pattern.
         """
-        wanted = frozenset(names)
+        names_needed = frozenset(names)
         before, self.files, now = self.files, {}, []
         series: dict[str, Series] = {}
         shared: Mapping[str, tuple[str, ...]] = {}
@@ -88,10 +88,10 @@ class Reader:
         def known(path: str, name: str) -> File:
             return before.get(path) or File(path, name)
 
-        def keep(file: File, said: File) -> File:
+        def keep(file: File, current: File) -> File:
             self.files[file.path] = file
-            now.append(said)
-            return said
+            now.append(current)
+            return current
 
         for path, is_file in callback_files(self.callback):
             name = os.path.basename(path)
@@ -102,32 +102,34 @@ class Reader:
             for scalar, more in keep(*growing.read_json(known(path, name))).series.items():
                 series[scalar] = {**series[scalar], **more} if scalar in series else more
         self.events = None
-        if self.workdir and self.tensorboard and not (wanted and wanted <= series.keys()):
+        if self.workdir and self.tensorboard and not (names_needed and names_needed <= series.keys()):
             folders: dict[str, dict[str, Series]] = {}
             self.events = sorted(set(event_files(self.workdir, self.tensorboard, self.newer_than_s)))
             for path in self.events:
                 folder, name = os.path.split(os.path.relpath(path, self.workdir))
-                held = folders.setdefault(folder or ".", {})
+                folder_series = folders.setdefault(folder or ".", {})
                 file = growing.read_events(known(path, os.path.join(folder, name)))
                 for tag, more in keep(file, file).series.items():
-                    held[tag] = {**held[tag], **more} if tag in held else more
-            found, shared = tags.named(folders, self.named)
-            found = found or dict(self.removed)
-            self.from_events = found.keys() - series.keys()
-            series = {**found, **series}
-        if self.log and self.regex and not (wanted and wanted <= series.keys()):
+                    folder_series[tag] = {**folder_series[tag], **more} if tag in folder_series else more
+            from_events, shared = tags.named(folders, self.named)
+            from_events = from_events or dict(self.removed)
+            self.from_events = from_events.keys() - series.keys()
+            series = {**from_events, **series}
+        if self.log and self.regex and not (names_needed and names_needed <= series.keys()):
             patterns = [re.compile(pattern) for pattern in self.regex]
             log = keep(*growing.read_log(known(self.log, "log"), patterns, ended=ended))
             series = {**log.series, **series}
         self.files = {**before, **self.files}
         skipped += sum(file.skipped for file in now)
         faults = tuple(fault for file in now for fault in file.faults)[: growing.FAULTS]
-        ascending = {name: dict(sorted(s.items())) for name, s in series.items() if not wanted or name in wanted}
+        ascending = {
+            name: dict(sorted(s.items())) for name, s in series.items() if not names_needed or name in names_needed
+        }
         return Reading(ascending, skipped, faults, {n: ways for n, ways in shared.items() if n not in series})
 
     def read_ahead(self, most: int) -> int:
-        """Go on with the log by about so many bytes, so that a later `read` has less to do; how many it was. Raises as
-        `read`."""
+        """Go on with the log by about so many bytes, so that a later `read` has less to do; returns how many it was.
+        Raises as `read`."""
         if not (self.log and self.regex):
             return 0
         file = self.files.get(self.log) or File(self.log, "log")
@@ -145,9 +147,9 @@ def read(callback: str, *, names: Collection[str] = (), ended: bool = True, **pl
 def callback_files(folder: str) -> list[tuple[str, bool]]:
     """The files of scalars and whether they are regular ones. What is read later replaces: the pids ascending (as
     numbers: longer names last), then the main file."""
-    found = [e for e in _scan(folder) if e.name.startswith("scalars.") and e.name.endswith(".jsonl")]
-    found.sort(key=lambda e: (e.name == "scalars.jsonl", len(e.name), e.name))
-    return [(e.path, e.is_file()) for e in found]
+    entries = [e for e in _scan(folder) if e.name.startswith("scalars.") and e.name.endswith(".jsonl")]
+    entries.sort(key=lambda e: (e.name == "scalars.jsonl", len(e.name), e.name))
+    return [(e.path, e.is_file()) for e in entries]
 
 
 def make_durable(reader: Reader) -> None:
@@ -175,16 +177,16 @@ def _scan(folder: str) -> list[os.DirEntry[str]]:
 
 
 def mark(callback: str, log: str | None) -> object:
-    """What differs as soon as there is more to read in the callback folder, or in the log."""
-    found = []
+    """A value that changes as soon as there is more to read in the callback folder, or in the log."""
+    stats = []
     for entry in _scan(callback):
         if entry.name.startswith("scalars."):
             with contextlib.suppress(OSError):
                 info = entry.stat()
-                found.append((entry.name, info.st_size, info.st_mtime_ns))
+                stats.append((entry.name, info.st_size, info.st_mtime_ns))
     with contextlib.suppress(OSError):
-        found += [("", os.stat(log).st_size, 0)] if log else []
-    return sorted(found)
+        stats += [("", os.stat(log).st_size, 0)] if log else []
+    return sorted(stats)
 
 
 def last(series: Series) -> float:
@@ -219,19 +221,19 @@ def read_callback_result(callback: str, which: str) -> dict[str, Any] | None:
     return result if isinstance(result, dict) else None
 
 
-def event_files(workdir: str, which: bool | str, newer_than_s: float) -> Iterator[str]:
+def event_files(workdir: str, pattern: bool | str, newer_than_s: float) -> Iterator[str]:
     """The event files of TensorBoard that an attempt wrote; arguments as for `Reader`."""
-    for path in _all_event_files(workdir, which):
+    for path in _all_event_files(workdir, pattern):
         with odd_files():
             if os.stat(path).st_mtime >= newer_than_s:
                 yield path
 
 
-def _all_event_files(workdir: str, which: bool | str) -> Iterator[str]:
-    if which is True:
+def _all_event_files(workdir: str, pattern: bool | str) -> Iterator[str]:
+    if pattern is True:
         yield from _event_files_below(workdir)
         return
-    for path in glob.iglob(os.path.join(glob.escape(workdir), str(which)), recursive=True):
+    for path in glob.iglob(os.path.join(glob.escape(workdir), str(pattern)), recursive=True):
         if os.path.isdir(path):
             yield from _event_files_below(path)
         elif os.path.isfile(path) and "tfevents" in os.path.basename(path):

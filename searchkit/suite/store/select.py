@@ -32,30 +32,30 @@ def select(
     """The indices that a selector names, ascending and once each (`@best:k` alone: best first).
 
     `best(k)` ranks; `option` gave the text; `gone` were deleted or withdrawn. Raises UsageError for a selector that
-    can't be read, NotFoundError for a job that is not there.
+    can't be read, NotFoundError for a job that does not exist.
     """
-    have = {j.job.index for j in jobs}
+    existing = {j.job.index for j in jobs}
     chosen: list[int] = []
     for part in (p.strip() for p in text.split(",")):
         if m := re.fullmatch(r"(\d+)", part):
-            found = [int(part)]
+            indices = [int(part)]
         elif m := re.fullmatch(r"(\d+)-(\d+)", part):
             low, high = int(m[1]), int(m[2])
             if low > high:
                 raise UsageError(f"{option} {text}: in {part!r} the first number must not be above the second")
-            found = [n for n in range(low, min(high, max(have, default=-1)) + 1) if n in have]
-            if not found:
-                raise NotFoundError(f"{option} {text}: no job lies in {part}", _range_of(have))
+            indices = [n for n in range(low, min(high, max(existing, default=-1)) + 1) if n in existing]
+            if not indices:
+                raise NotFoundError(f"{option} {text}: no job lies in {part}", _range_of(existing))
         elif m := re.fullmatch(r"@best:(\d+)", part):
-            found = best(int(m[1]))
+            indices = best(int(m[1]))
         elif part.startswith("@") and part[1:] in WORDS:
-            found = [j.job.index for j in jobs if j.state in WORDS[part[1:]]]
+            indices = [j.job.index for j in jobs if j.state in WORDS[part[1:]]]
         else:
             near = did_you_mean(part[1:].partition(":")[0], (*WORDS, "best:5")) if part.startswith("@") else ""
             raise UsageError(f"{option} {text}: {part!r} names no jobs{near}", HELP)
-        if missing := [n for n in found if n not in have]:
-            raise NotFoundError(_absent(missing[0], gone or {}), _range_of(have))
-        chosen += found
+        if missing := [n for n in indices if n not in existing]:
+            raise NotFoundError(_absent(missing[0], gone or {}), _range_of(existing))
+        chosen += indices
     if re.fullmatch(r"@best:\d+", text.strip()):
         return chosen
     return sorted(set(chosen))
@@ -67,5 +67,5 @@ def _absent(n: int, gone: Mapping[int, Job]) -> str:
     return f"job {n} was deleted" if gone[n].attempt else f"job {n} was withdrawn before it ran, or deleted"
 
 
-def _range_of(have: set[int]) -> str:
-    return f"It has jobs {min(have)} to {max(have)}" if have else "It has no job yet"
+def _range_of(existing: set[int]) -> str:
+    return f"It has jobs {min(existing)} to {max(existing)}" if existing else "It has no job yet"

@@ -88,9 +88,9 @@ def scan(project: str, *, symlinks: bool = False) -> Manifest:
     skipped: list[str] = []
 
     def walk(folder: str, prefix: str) -> Iterator[Entry]:
-        with os.scandir(folder) as it:
-            found = sorted(it, key=lambda e: e.name)
-        for e in found:
+        with os.scandir(folder) as scanned:
+            entries = sorted(scanned, key=lambda e: e.name)
+        for e in entries:
             path = prefix + e.name
             is_dir = e.is_dir(follow_symlinks=False)
             if e.name in ALWAYS_IGNORED or (ignored and ignored(path + "/" * is_dir)):
@@ -118,7 +118,7 @@ def scan(project: str, *, symlinks: bool = False) -> Manifest:
         return Manifest(project, symlinks, tuple(walk(project, "")), skipped=tuple(skipped))
     except PermissionError as e:
         raise UsageError(
-            f"cannot read {e.filename}: permission denied", f"Mend it, or name it in {IGNORE_FILE} to leave it out"
+            f"cannot read {e.filename}: permission denied", f"Change that, or name it in {IGNORE_FILE} to leave it out"
         ) from e
 
 
@@ -132,8 +132,8 @@ def _absolute_target(project: str, folder: str, target: str) -> str:
 
 def _has_many_files(folder: str) -> bool:
     n = 0
-    with os.scandir(folder) as it:
-        for e in it:
+    with os.scandir(folder) as entries:
+        for e in entries:
             n += not e.is_dir(follow_symlinks=False)
             if n > SHARE_FROM_FILES:
                 return True
@@ -147,20 +147,20 @@ def build(manifest: Manifest, project_name: str, tmp: str, final: SnapshotPaths)
     fsio.discard(half)
     os.makedirs(os.path.join(half, project_name))
     try:
-        made = list(_copy(manifest, manifest.project, os.path.join(half, project_name), durable=True))
+        copied = list(_copy(manifest, manifest.project, os.path.join(half, project_name), durable=True))
     except PermissionError as e:
         fsio.discard(half)
         if e.filename and str(e.filename).startswith(tmp):
             raise
         raise UsageError(
-            f"cannot read {e.filename}: permission denied", f"Mend it, or name it in {IGNORE_FILE} to leave it out"
+            f"cannot read {e.filename}: permission denied", f"Change that, or name it in {IGNORE_FILE} to leave it out"
         ) from e
     body: dict[str, Any] = {
         "project": manifest.project,
         "name": project_name,
         "symlinks": manifest.symlinks,
         "skipped": manifest.skipped,
-        "entries": [[e.kind, e.path, e.size, e.mtime_ns, e.target] for e in made],
+        "entries": [[e.kind, e.path, e.size, e.mtime_ns, e.target] for e in copied],
     }
     fsio.write_new(os.path.join(half, "manifest.json"), json.dumps(body).encode())
     os.makedirs(os.path.dirname(final.root), exist_ok=True)

@@ -1,7 +1,7 @@
 """The records that a `Subnet` argument picks: decided once, when its task is made, and kept below the task's folder.
 
     subnets/<argument>/0000.jsonl …     the records of one job each
-    subnets/<argument>/index.json       which file is which value, and what the files were that they were picked from
+    subnets/<argument>/index.json       which file is which value, and digests of the files they were picked from
 
 A job's attempt folder has a link `subnets` to them beside its working folder, so that the path in its command stays
 true where the workspace is moved.
@@ -190,22 +190,22 @@ def check_inputs(config: Config, task: TaskPaths, project: str, stages: Mapping[
             if _look(path, arg).sha256 != then.sha256:
                 raise ConflictError(
                     f"{path} is not what it was when task {task.name!r} picked its jobs from it ({arg.name!r})",
-                    f"Put the old file back; or pick anew: search-ctl delete --task {task.name}, "
+                    f"Put the old file back; or pick again: search-ctl delete --task {task.name}, "
                     "then the same search-run again",
                 )
     return gone
 
 
 def link(task: TaskPaths, attempt_root: str) -> None:
-    """Make the links to what the task keeps for its arguments beside an attempt's working folder, where it has such."""
-    for kept in (task.subnets, task.best):
-        if os.path.isdir(kept):
+    """Link what the task keeps for its arguments, if anything, beside an attempt's working folder."""
+    for folder in (task.subnets, task.best):
+        if os.path.isdir(folder):
             with contextlib.suppress(FileExistsError):
-                os.symlink(os.path.relpath(kept, attempt_root), f"{attempt_root}/{os.path.basename(kept)}")
+                os.symlink(os.path.relpath(folder, attempt_root), f"{attempt_root}/{os.path.basename(folder)}")
 
 
 def missing(task: TaskPaths) -> list[str]:
-    """Files of kept records that are not there."""
+    """Files of kept records that are missing."""
     out = []
     for folder in sorted(os.listdir(task.subnets)) if os.path.isdir(task.subnets) else ():
         try:

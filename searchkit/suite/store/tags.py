@@ -3,8 +3,8 @@
 Such a tag is no one series. Each gets the end of its folder's path in front, as much of it as tells the folders apart:
 `train/epoch_accuracy`. The working folder itself is `.`. A tag that one folder alone holds keeps its name.
 
-The second folder may appear while the job runs, and not at all in another job. So a name that the config says, a tag
-after the end of a folder's path, means that series always.
+The second folder may appear while the job runs, and not at all in another job. So a name in the config that is a tag
+after the end of a folder's path always means that series.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ def named(
     folders: path below the working folder, `.` for itself -> tag -> series.
     """
     holders: dict[str, list[str]] = {}
-    for folder, held in folders.items():
-        for tag in held:
+    for folder, tags in folders.items():
+        for tag in tags:
             holders.setdefault(tag, []).append(folder)
-    several = {tag: found for tag, found in holders.items() if len(found) > 1}
-    names: dict[Place, str] = {(found[0], tag): tag for tag, found in holders.items() if len(found) == 1}
+    several = {tag: holding for tag, holding in holders.items() if len(holding) > 1}
+    names: dict[Place, str] = {(holding[0], tag): tag for tag, holding in holders.items() if len(holding) == 1}
     names |= _told_apart(several, set(names.values()))
-    fits = {tag: [(folder, tag) for folder in found] for tag, found in several.items()}
+    fits = {tag: [(folder, tag) for folder in holding] for tag, holding in several.items()}
     for name in config_names:
         if "/" not in name or name in holders:
             continue
@@ -43,12 +43,12 @@ def named(
     return {name: dict(folders[folder][tag]) for (folder, tag), name in names.items()}, shared
 
 
-def _told_apart(several: Mapping[str, list[str]], taken: Collection[str]) -> dict[Place, str]:
+def _told_apart(several: Mapping[str, list[str]], names_taken: Collection[str]) -> dict[Place, str]:
     """A name for each folder and tag that no other has."""
-    parts = {folder: folder.split("/") for found in several.values() for folder in found}
+    parts = {folder: folder.split("/") for holding in several.values() for folder in holding}
     for k in range(1, max(map(len, parts.values()), default=0) + 1):
         ends = {folder: "/".join(part[-k:]) for folder, part in parts.items()}
-        names = {(folder, tag): f"{ends[folder]}/{tag}" for tag, found in several.items() for folder in found}
-        if len({*names.values(), *taken}) == len(names) + len(taken):
+        names = {(folder, tag): f"{ends[folder]}/{tag}" for tag, holding in several.items() for folder in holding}
+        if len({*names.values(), *names_taken}) == len(names) + len(names_taken):
             return names
-    return {(folder, tag): f"./{folder}/{tag}" for tag, found in several.items() for folder in found}
+    return {(folder, tag): f"./{folder}/{tag}" for tag, holding in several.items() for folder in holding}

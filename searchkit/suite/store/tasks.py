@@ -97,8 +97,8 @@ def config_of(task: TaskPaths) -> Config:
     """The config that a task was made from; of a stage, that stage's part of it."""
     from searchkit.suite.config import read as configs  # with all of YAML behind it
 
-    whole = configs.parse(fsio.read_bytes(task.run_config) or b"", task.run_config, begun=shell_of(task))
-    return next((stage.config for stage in whole.stages if stage.name == task.stage), whole)
+    config = configs.parse(fsio.read_bytes(task.run_config) or b"", task.run_config, begun=shell_of(task))
+    return next((stage.config for stage in config.stages if stage.name == task.stage), config)
 
 
 def shell_of(task: TaskPaths) -> Shell:
@@ -110,8 +110,8 @@ def shell_of(task: TaskPaths) -> Shell:
     try:
         return tuple(map(str, json.loads(raw))) or SH
     except (ValueError, TypeError) as e:
-        what = f"{task.workspace.task(task.group).shell} is damaged"
-        raise StorageError(what, f"It must be a list of words, such as {json.dumps(BASH)} or {json.dumps(SH)}") from e
+        fault = f"{task.workspace.task(task.group).shell} is damaged"
+        raise StorageError(fault, f"It must be a list of words, such as {json.dumps(BASH)} or {json.dumps(SH)}") from e
 
 
 def newest_config(task: TaskPaths) -> bytes:
@@ -123,8 +123,8 @@ def newest_config(task: TaskPaths) -> bytes:
     return fsio.read_bytes(task.run_config) or b""
 
 
-def mend_config(task: TaskPaths, state: TaskState) -> None:
-    """Have `run_config.yaml` be the config that the events name. Raises StorageError."""
+def restore_config(task: TaskPaths, state: TaskState) -> None:
+    """Make `run_config.yaml` the config that the events name. Raises StorageError."""
     with fsio.storage():
         if not os.path.exists(task.config(0)):
             return
@@ -140,7 +140,7 @@ def stage_names(task: TaskPaths) -> tuple[str, ...]:
         return ()
     try:
         return tuple(map(str, json.loads(raw)))
-    except (ValueError, TypeError):  # damaged; it only spares a reader the config
+    except (ValueError, TypeError):  # damaged: it is only a shortcut past the config
         return tuple(stage.name for stage in config_of(task).stages)
 
 
@@ -195,7 +195,7 @@ def take(task: TaskPaths, lease: Lease, me: Holder, **kept: object) -> OpenTask:
     who = {"generation": lease.generation, "host": me.host, "pid": me.pid}
     open_task.record("open", time=time.time(), token=token, **who, **kept)
     open_task.journal.commit()
-    mend_config(task, state)
+    restore_config(task, state)
     return open_task
 
 
@@ -241,10 +241,10 @@ def view_job(task: TaskPaths, job: Job, retries: int = 0) -> JobView:
     if s.exit_code is None and s.alive:
         where = f"started on {s.elsewhere}, which can't be asked from here" if s.elsewhere else ""
         return JobView(job, State.RUNNING, start_s or job.launched_s, None, None, where)
-    said = outcome(job, s, retries, None)  # what the next scheduler will accept
-    lost = s.exit_code is None or said["retry"]
-    state = State.PENDING if lost else State(said["state"])
-    return JobView(job, state, start_s, s.end_s, s.exit_code, said["reason"])
+    result_fields = outcome(job, s, retries, None)  # what the next scheduler will accept
+    lost = s.exit_code is None or result_fields["retry"]
+    state = State.PENDING if lost else State(result_fields["state"])
+    return JobView(job, state, start_s, s.end_s, s.exit_code, result_fields["reason"])
 
 
 @dataclass(frozen=True)
@@ -296,39 +296,39 @@ def _group_status(stages: list[str], scheduled: bool, all_begun: bool) -> str:
 
 def stamp(time_s: float) -> str:
     """`2020/04/14 15:12:32.220510`, local time."""
-    whole, micro = divmod(round(time_s * 1_000_000), 1_000_000)
-    return time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(whole)) + f".{micro:06d}"
+    seconds, micro = divmod(round(time_s * 1_000_000), 1_000_000)
+    return time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(seconds)) + f".{micro:06d}"
 
 
 def refresh_views(ws: Workspace, task: TaskPaths) -> TaskView:
     """Rewrite task.yaml and this task's entry of summary.yaml. Views: nothing is ever decided from them."""
-    seen = view(task)
-    counts = {str(s): n for s in State if (n := sum(j.state is s for j in seen.jobs))}
+    task_view = view(task)
+    counts = {str(s): n for s in State if (n := sum(j.state is s for j in task_view.jobs))}
     stages = {stage.stage: view(stage).status if exists(stage) else "pending" for stage in stage_tasks(task)}
     body = {
         "task": task.name,
-        "status": seen.status,
+        "status": task_view.status,
         "config_file": task.run_config,
-        **({"stages": stages} if stages else {"jobs": {"total": len(seen.jobs), **counts}}),
-        "snapshot": task.snapshot(seen.state.snapshot).root,
-        "update_time": stamp(seen.update_s),
+        **({"stages": stages} if stages else {"jobs": {"total": len(task_view.jobs), **counts}}),
+        "snapshot": task.snapshot(task_view.state.snapshot).root,
+        "update_time": stamp(task_view.update_s),
     }
     with fsio.storage():
         fsio.atomic_write(task.view, _dump(body), tmp=task.tmp, durable=False)
-        update_summary(ws, {task.name: _entry(seen)})
-    return seen
+        update_summary(ws, {task.name: _entry(task_view)})
+    return task_view
 
 
-def _entry(seen: TaskView) -> dict[str, str]:
-    return {"status": seen.status, "update_time": stamp(seen.update_s)}
+def _entry(task_view: TaskView) -> dict[str, str]:
+    return {"status": task_view.status, "update_time": stamp(task_view.update_s)}
 
 
 def update_summary(ws: Workspace, entries: dict[str, dict[str, str]]) -> None:
-    """Set entries of summary.yaml and drop those of tasks that are gone; left alone while somebody sits on its lock."""
+    """Set entries of summary.yaml and drop those of tasks that are gone; skipped while its lock is held elsewhere."""
     with contextlib.suppress(TimeoutError), fsio.locked(ws.summary_lock, timeout_s=0.5):
         merged = {**_summary(ws), **entries}
-        kept = {name: merged[name] for name in ws.task_names() if name in merged}
-        fsio.atomic_write(ws.summary, _dump(kept), tmp=ws.tmp, durable=False)
+        entries_left = {name: merged[name] for name in ws.task_names() if name in merged}
+        fsio.atomic_write(ws.summary, _dump(entries_left), tmp=ws.tmp, durable=False)
 
 
 def heal_summary(ws: Workspace, views: list[TaskView]) -> None:
@@ -343,10 +343,10 @@ def _summary(ws: Workspace) -> dict[str, dict[str, str]]:
     import yaml  # kept off the start-up path
 
     try:
-        found = yaml.safe_load(fsio.read_bytes(ws.summary) or b"")
+        content = yaml.safe_load(fsio.read_bytes(ws.summary) or b"")
     except (yaml.YAMLError, UnicodeDecodeError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _dump(body: object) -> str:

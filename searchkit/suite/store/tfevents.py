@@ -55,12 +55,12 @@ def read_scalars(f: BinaryIO, start: int = 0) -> tuple[list[Scalar], int, bool]:
         else:
             data, footer = f.read(length), f.read(4)
             try:
-                found = _event_scalars(memoryview(data))
+                record_scalars = _event_scalars(memoryview(data))
             except ValueError:
                 return scalars, start, True
-            if (found or length <= CHECKED_BYTES) and masked_crc32c(data) != int.from_bytes(footer, "little"):
+            if (record_scalars or length <= CHECKED_BYTES) and masked_crc32c(data) != int.from_bytes(footer, "little"):
                 return scalars, start, True
-            scalars += found
+            scalars += record_scalars
         start = end
 
 
@@ -102,17 +102,17 @@ def _event_scalars(event: memoryview) -> list[Scalar]:
 
 def _value(value: memoryview) -> tuple[str, float | None]:
     """Tag and number of one Summary.Value; None where it is an image, a histogram, a text, …"""
-    tag, found = "", None
+    tag, number_value = "", None
     for number, field in _fields(value):
         if not isinstance(field, memoryview):
             continue
         if number == _VALUE_TAG:
             tag = str(field, "utf-8")
         elif number == _VALUE_SIMPLE and len(field) == 4:
-            found = float(struct.unpack("<f", field)[0])
+            number_value = float(struct.unpack("<f", field)[0])
         elif number == _VALUE_TENSOR:
-            found = _tensor_scalar(field)
-    return tag, found
+            number_value = _tensor_scalar(field)
+    return tag, number_value
 
 
 def _tensor_scalar(tensor: memoryview) -> float | None:

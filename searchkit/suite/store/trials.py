@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 NEVER, NOT_FINITE, IN_FOLDERS = "never reported", "is no finite number", "is in several folders of event files"
 _WHY = re.compile(rf"(?:\A|; )(?:{NEVER} |[^;]*(?:{NOT_FINITE}|{IN_FOLDERS})).*", re.DOTALL)
 NAMES_SHOWN = 12  # scalars that jobs reported in place of what was looked for
-# Counts up whenever the same files come to be read as other numbers; not where what could not be used at all can be
-# now: whoever looks at a task begun before would read all of its logs again, each time.
+# Increased whenever the same files come to be read as other numbers; not when merely more of them can be used: each
+# look at a task begun before would then read all of its logs again.
 READER = 1
 
 _STATES = {State.FINISHED: "finished", State.PRUNED: "pruned", State.ERROR: "failed", State.STOPPED: "failed"}
@@ -51,8 +51,8 @@ def series_of(
     task: TaskPaths, project_name: str, config: Config, job: Job, *, ended: bool, names: Collection[str] = ()
 ) -> Reading:
     """What the highest attempt of a job reported. `names`: those that are looked for; all where empty."""
-    known = kept.load(task, job, digest(config)) if ended and job.result is not None else None
-    return known or reader_of(task, project_name, config, job).read(names, ended=ended)
+    stored = kept.load(task, job, digest(config)) if ended and job.result is not None else None
+    return stored or reader_of(task, project_name, config, job).read(names, ended=ended)
 
 
 def reader_of(task: TaskPaths, project_name: str, config: Config, job: Job) -> Reader:
@@ -76,9 +76,9 @@ def reader_of(task: TaskPaths, project_name: str, config: Config, job: Job) -> R
 def digest(config: Config) -> str:
     """Eight hex digits of all in a config that says which numbers a job's files hold."""
     monitor = config.monitor
-    values = [[o.name, o.value] for o in config.objectives if o.value]
-    said = [READER, monitor.regex, monitor.tensorboard, values, _paths(config)]
-    return f"{zlib.crc32(json.dumps(said).encode('utf-8', 'surrogateescape')):08x}"
+    values = [[objective.name, objective.value] for objective in config.objectives if objective.value]
+    readings = [READER, monitor.regex, monitor.tensorboard, values, _paths(config)]
+    return f"{zlib.crc32(json.dumps(readings).encode('utf-8', 'surrogateescape')):08x}"
 
 
 def _paths(config: Config) -> tuple[str, ...]:
@@ -88,7 +88,7 @@ def _paths(config: Config) -> tuple[str, ...]:
 
 
 class Readers:
-    """What reads the reports of the attempts that run, each file on from where it was read last."""
+    """What reads the reports of the running attempts, each file from where it was last read."""
 
     def __init__(self, task: TaskPaths, project_name: str, config: Config) -> None:
         self._task, self._project_name, self._config = task, project_name, config
@@ -107,96 +107,99 @@ class Readers:
         self._open.pop(job.index, None)
 
 
-def scalars_needed(wanted: Sequence[Objective]) -> tuple[str, ...]:
+def scalars_needed(objectives: Sequence[Objective]) -> tuple[str, ...]:
     """The names of the scalars that objectives are made of."""
-    return tuple(dict.fromkeys(name for o in wanted for name in _names(o)))
+    return tuple(dict.fromkeys(name for objective in objectives for name in _names(objective)))
 
 
-def _names(o: Objective) -> tuple[str, ...]:
-    return expression.parse(o.value).names if o.value else (o.name,)
+def _names(objective: Objective) -> tuple[str, ...]:
+    return expression.parse(objective.value).names if objective.value else (objective.name,)
 
 
-def over_steps(o: Objective, series: Mapping[str, Series]) -> Series:
+def over_steps(objective: Objective, series: Mapping[str, Series]) -> Series:
     """An objective at every step that has all of its scalars."""
-    if not o.value:
-        return series.get(o.name, {})
-    parsed = expression.parse(o.value)
+    if not objective.value:
+        return series.get(objective.name, {})
+    parsed = expression.parse(objective.value)
     parts = [series.get(name, {}) for name in parsed.names]
     steps = sorted(set.intersection(*map(set, parts))) if parts else []
     return {
-        step: _value(o, {name: part[step] for name, part in zip(parsed.names, parts, strict=True)}) for step in steps
+        step: _value(objective, {name: part[step] for name, part in zip(parsed.names, parts, strict=True)})
+        for step in steps
     }
 
 
 def shared(jobs: Iterable[Job]) -> dict[str, tuple[str, ...]]:
     """Tags that several folders of event files of any of these jobs hold, and the names to choose from."""
-    found: dict[str, tuple[str, ...]] = {}
+    names_of: dict[str, tuple[str, ...]] = {}
     for job in jobs:
         for tag in job.shared:
-            if tag not in found:
+            if tag not in names_of:
                 names = (entry.split(" ", 1)[0] for entry in (job.numbers or "").split("|"))
-                found[tag] = tuple(name for name in names if name.endswith(f"/{tag}"))
-    return found
+                names_of[tag] = tuple(name for name in names if name.endswith(f"/{tag}"))
+    return names_of
 
 
-def at_the_end(o: Objective, series: Mapping[str, Series]) -> float:
+def at_the_end(objective: Objective, series: Mapping[str, Series]) -> float:
     """The value of an objective that ranks a job: made of the last value of each of its scalars, or the best over the
     steps; NaN where one was not reported, or no value is finite."""
-    if o.score == "best":
-        over = derived([o], series).get(o.name, {}) if o.value else series.get(o.name, {})
-        return scalars.best(over, o.mode) if over else math.nan
-    names = _names(o)
+    if objective.score == "best":
+        over = (
+            derived([objective], series).get(objective.name, {}) if objective.value else series.get(objective.name, {})
+        )
+        return scalars.best(over, objective.mode) if over else math.nan
+    names = _names(objective)
     if any(not series.get(name) for name in names):
         return math.nan
     last = {name: scalars.last(series[name]) for name in names}
-    return _value(o, last) if o.value else last[o.name]
+    return _value(objective, last) if objective.value else last[objective.name]
 
 
-def derived(wanted: Iterable[Objective], series: Mapping[str, Series]) -> dict[str, Series]:
+def derived(objectives: Iterable[Objective], series: Mapping[str, Series]) -> dict[str, Series]:
     """The objectives that are expressions, from the first step on that has all they need. What was reported once, at
     the first step, holds for all others, so their last value is that of the last values."""
-    found: dict[str, Series] = {}
-    for o in wanted:
-        needs = _names(o) if o.value else ()
+    derived_series: dict[str, Series] = {}
+    for objective in objectives:
+        needs = _names(objective) if objective.value else ()
         if not needs or not all(series.get(name) for name in needs):
             continue
         values: dict[str, float] = {}
-        over: Series = found.setdefault(o.name, {})
+        over: Series = derived_series.setdefault(objective.name, {})
         for step in sorted(set().union(*(series[name] for name in needs))):
             values.update((name, series[name][step]) for name in needs if step in series[name])
             if len(values) == len(needs):
-                over[step] = _value(o, values)
-    return found
+                over[step] = _value(objective, values)
+    return derived_series
 
 
-def _value(o: Objective, values: Mapping[str, float]) -> float:
+def _value(objective: Objective, values: Mapping[str, float]) -> float:
     try:
-        return _evaluated(o, values)
+        return _evaluated(objective, values)
     except (UsageError, OverflowError):  # a division by zero at this one point
         return math.nan
 
 
-def _evaluated(o: Objective, values: Mapping[str, float]) -> float:
-    value = expression.evaluate(expression.parse(o.value or o.name), values)
+def _evaluated(objective: Objective, values: Mapping[str, float]) -> float:
+    value = expression.evaluate(expression.parse(objective.value or objective.name), values)
     try:
         return float(value)
     except (TypeError, ValueError) as e:
         raise UsageError(f"it gives {value!r}, which is no number") from e
 
 
-def why_unscored(wanted: Iterable[Objective], last: Mapping[str, float]) -> str:
+def why_unscored(objectives: Iterable[Objective], last: Mapping[str, float]) -> str:
     """Why these objectives have no value where the last values are these; empty where all have one."""
-    wanted = tuple(wanted)
-    missing = [name for name in scalars_needed(wanted) if name not in last]
+    objectives = tuple(objectives)
+    missing = [name for name in scalars_needed(objectives) if name not in last]
     if missing:
-        instead = expression.unquoted(" ".join(o.value or "" for o in wanted), last)
-        names = sorted(set(last).difference(o.name for o in wanted))
+        instead = expression.unquoted(" ".join(objective.value or "" for objective in objectives), last)
+        names = sorted(set(last).difference(objective.name for objective in objectives))
         return f"{NEVER} {', '.join(missing)} (reported: {listed(names)}){instead}"
-    return "; ".join(filter(None, (_fault(o, last) for o in wanted)))
+    return "; ".join(filter(None, (_fault(objective, last) for objective in objectives)))
 
 
 def explained(reason: str, why: str) -> str:
-    """The reason of a result with why it has no scores, in place of what that was before."""
+    """The reason of a result with why it has no scores, in place of the one before."""
     return "; ".join(filter(None, (_WHY.sub("", reason), why)))
 
 
@@ -206,34 +209,34 @@ def listed(names: Sequence[str]) -> str:
     return (", ".join(names[:NAMES_SHOWN]) or "nothing") + more
 
 
-def _fault(o: Objective, last: Mapping[str, float]) -> str:
-    where = "at any step" if o.score == "best" else "at the last step"
+def _fault(objective: Objective, last: Mapping[str, float]) -> str:
+    where = "at any step" if objective.score == "best" else "at the last step"
     try:
-        value = _evaluated(o, last) if o.value else last[o.name]
+        value = _evaluated(objective, last) if objective.value else last[objective.name]
     except (UsageError, OverflowError) as e:
-        return f"{o.name} {NOT_FINITE} {where}: {e.message if isinstance(e, UsageError) else e}"
-    return "" if math.isfinite(value) else f"{o.name} {NOT_FINITE} {where}"
+        return f"{objective.name} {NOT_FINITE} {where}: {e.message if isinstance(e, UsageError) else e}"
+    return "" if math.isfinite(value) else f"{objective.name} {NOT_FINITE} {where}"
 
 
 def scores_of(
-    job: Job, wanted: Sequence[Objective], reading: Reading, *, pruned: bool
+    job: Job, objectives: Sequence[Objective], reading: Reading, *, pruned: bool
 ) -> tuple[list[float] | None, str]:
     """(scores in the order of `wanted`, why there are none) of a job that ended, and of all that it reported. All have
     to be numbers. `pruned`: a stopper ended it, so it is scored by the reports that it was judged by, whatever came
     after."""
     reported = reading.series
-    for name in scalars_needed(wanted):
+    for name in scalars_needed(objectives):
         if name in reading.shared:
             return None, f"{name} {IN_FOLDERS}: name one, {' or '.join(reading.shared[name])}"
-    scores = [at_the_end(o, reported) for o in wanted]
+    scores = [at_the_end(objective, reported) for objective in objectives]
     if pruned and job.reports and scores:
-        best = wanted[0].score == "best"
-        scores[0] = scalars.best(dict(job.reports), wanted[0].mode) if best else job.reports[-1][1]
-    bad = [o.name for o, score in zip(wanted, scores, strict=True) if not math.isfinite(score)]
+        best = objectives[0].score == "best"
+        scores[0] = scalars.best(dict(job.reports), objectives[0].mode) if best else job.reports[-1][1]
+    bad = [objective.name for objective, score in zip(objectives, scores, strict=True) if not math.isfinite(score)]
     if not bad:
         return scores, ""
     last = {name: scalars.last(series) for name, series in reported.items() if series}
-    lacking = [o for o in wanted if o.name in bad]
+    lacking = [objective for objective in objectives if objective.name in bad]
     return None, why_unscored(lacking, last) or f"{', '.join(bad)} {NOT_FINITE}"
 
 
@@ -244,7 +247,7 @@ class History:
     """The trials of a task, kept up to date with its state; `trials` is in the order in which they were made.
 
     `first`: each is what it was when it ended for the first time, whatever a restart has made of it; and those that
-    were there when a new stream began were given to it. For samplers that replay what they were told.
+    existed when a new stream began were given to it. For samplers that replay what they were told.
     """
 
     def __init__(self, state: TaskState, *, first: bool = False) -> None:
@@ -259,7 +262,7 @@ class History:
         self.update()
 
     def update(self) -> Sequence[Trial]:
-        """Take in what changed; the trials."""
+        """Take in what changed; returns the trials."""
         state = self._state
         for n in sorted(state.changed):
             deleted = n not in state.jobs
@@ -306,7 +309,7 @@ def trial_of(job: Job, deleted: bool = False, *, first: bool = False) -> Trial:
 # --- trials from elsewhere -------------------------------------------------------------------------------------------
 
 
-def warm_from_csv(path: str, space: Space, wanted: Sequence[Objective]) -> tuple[list[dict[str, Any]], int]:
+def warm_from_csv(path: str, space: Space, objectives: Sequence[Objective]) -> tuple[list[dict[str, Any]], int]:
     """(trials, rows left out) of a CSV with a column for each argument and objective. Raises UsageError."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as f:
@@ -314,31 +317,34 @@ def warm_from_csv(path: str, space: Space, wanted: Sequence[Objective]) -> tuple
     except (OSError, UnicodeDecodeError, csv.Error) as e:
         raise UsageError(f"search.warm_start: can't read {path}: {e}") from e
     columns = set(rows[0]) if rows else set()
-    lacking = [o.name for o in wanted if o.name not in columns]
+    lacking = [objective.name for objective in objectives if objective.name not in columns]
     if rows and lacking:
         hint = f"its columns: {', '.join(map(str, columns))}"
         raise UsageError(f"search.warm_start: {path} has no column {', '.join(lacking)}", hint)
     names = {name for arg in space.args for name in arg.names}
-    given = [({k: v for k, v in row.items() if k in names}, [row[o.name] for o in wanted]) for row in rows]
-    return _warm(space, given)
+    points = [
+        ({k: v for k, v in row.items() if k in names}, [row[objective.name] for objective in objectives])
+        for row in rows
+    ]
+    return _warm(space, points)
 
 
 def warm_from_jobs(
-    jobs: Iterable[tuple[Mapping[str, Any], Mapping[str, Series]]], space: Space, wanted: Sequence[Objective]
+    jobs: Iterable[tuple[Mapping[str, Any], Mapping[str, Series]]], space: Space, objectives: Sequence[Objective]
 ) -> tuple[list[dict[str, Any]], int]:
     """(trials, jobs left out) from the values of other jobs and what they reported."""
     names = {name for arg in space.args for name in arg.names}
-    given = [
-        ({k: v for k, v in values.items() if k in names}, [at_the_end(o, series) for o in wanted])
+    points = [
+        ({k: v for k, v in values.items() if k in names}, [at_the_end(objective, series) for objective in objectives])
         for values, series in jobs
     ]
-    return _warm(space, given)
+    return _warm(space, points)
 
 
-def _warm(space: Space, given: Iterable[tuple[Mapping[str, Any], Sequence[Any]]]) -> tuple[list[dict[str, Any]], int]:
-    found: dict[str, dict[str, Any]] = {}
+def _warm(space: Space, points: Iterable[tuple[Mapping[str, Any], Sequence[Any]]]) -> tuple[list[dict[str, Any]], int]:
+    trials: dict[str, dict[str, Any]] = {}
     left_out = 0
-    for values, scores in given:
+    for values, scores in points:
         try:
             numbers = [float(score) for score in scores]
             genes: Genes = space.genes(values)
@@ -348,5 +354,5 @@ def _warm(space: Space, given: Iterable[tuple[Mapping[str, Any], Sequence[Any]]]
         if space.fault(genes) or not all(map(math.isfinite, numbers)) or not space.feasible(genes):
             left_out += 1
             continue
-        found.setdefault(space.key(genes), {"genes": genes, "scores": numbers})
-    return list(found.values()), left_out
+        trials.setdefault(space.key(genes), {"genes": genes, "scores": numbers})
+    return list(trials.values()), left_out

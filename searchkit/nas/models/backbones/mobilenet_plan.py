@@ -156,7 +156,7 @@ def from_torchvision(names: Iterable[str]) -> Mapping[str, str]:
             "Give a file whose names are those of this network.",
         )
     start = {"features.0.": "stem.", f"{head}.": "head.", "classifier.1.": "fc."}
-    for theirs, (stage, i) in zip(block, place, strict=True):
-        parts = _EXPANDED if f"{theirs}.conv.3.weight" in names else _PLAIN
-        start |= {f"{theirs}.conv.{old}.": f"stages.{stage}.{i}.{new}." for old, new in parts.items()}
+    for prefix, (stage, i) in zip(block, place, strict=True):
+        parts = _EXPANDED if f"{prefix}.conv.3.weight" in names else _PLAIN
+        start |= {f"{prefix}.conv.{old}.": f"stages.{stage}.{i}.{new}." for old, new in parts.items()}
     return {name: own + name[len(old) :] for name in names for old, own in start.items() if name.startswith(old)}

@@ -55,7 +55,7 @@ class ShuffleNetV2(nn.Module):
             "frozen_norm": norm == "frozen",
         }
         own = choices_of(arch)
-        self.held: Held = {CHOICE: _held(held, own)}
+        self.held: Held = {CHOICE: _held_choices(held, own)}
         self._built = _sizes(arch)
         self.arch = arch
         make = norm_of(norm, norm_group, norm_eps)
@@ -66,8 +66,8 @@ class ShuffleNetV2(nn.Module):
                 continue
             for choice in next(position):
                 sizes = (row.stage, row.index, row.cin, row.cout, choice, row.output, norm == "frozen")
-                other = block_row(*sizes)
-                attach(self, other.name, TwoPaths(other, make))
+                choice_row = block_row(*sizes)
+                attach(self, choice_row.name, TwoPaths(choice_row, make))
 
     @property
     def arch(self) -> Arch:
@@ -76,11 +76,11 @@ class ShuffleNetV2(nn.Module):
     @arch.setter
     def arch(self, arch: Arch) -> None:
         rows = self.plan(arch)
-        for i, (choice, held) in enumerate(zip(choices_of(arch), self.held[CHOICE], strict=True)):
-            if choice not in held:
+        for i, (choice, choices) in enumerate(zip(choices_of(arch), self.held[CHOICE], strict=True)):
+            if choice not in choices:
                 raise UsageError(
                     f"body.choice is {choice} ({BLOCKS[choice]}) at position {i}, but the network holds "
-                    f"{', '.join(f'{c} ({BLOCKS[c]})' for c in held)} there"
+                    f"{', '.join(f'{c} ({BLOCKS[c]})' for c in choices)} there"
                 )
         self._rows = rows
         self._arch = arch
@@ -107,20 +107,20 @@ class ShuffleNetV2(nn.Module):
         return run_rows(self, self._rows, x)
 
 
-def _held(held: Held | None, own: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+def _held_choices(held: Held | None, own: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
     """The choices at each position, ascending."""
     if held is None:
         return tuple((choice,) for choice in own)
-    given = held.get(CHOICE, ())
-    if [*held] != [CHOICE] or len(given) != len(own):
+    rows = held.get(CHOICE, ())
+    if [*held] != [CHOICE] or len(rows) != len(own):
         raise UsageError(
             f"held must have the choices of {CHOICE} at each of {len(own)} positions, and nothing else, "
             f"but has {', '.join(f'{name} at {len(value)}' for name, value in held.items()) or 'nothing'}"
         )
-    wrong = [c for choices in given for c in choices if not 0 <= c < len(BLOCKS)]
-    if wrong or not all(given):
-        raise UsageError(f"each position must hold choices of 0 to {len(BLOCKS) - 1}, but the held ones are {given}")
-    return tuple(tuple(sorted(set(choices))) for choices in given)
+    wrong = [c for choices in rows for c in choices if not 0 <= c < len(BLOCKS)]
+    if wrong or not all(rows):
+        raise UsageError(f"each position must hold choices of 0 to {len(BLOCKS) - 1}, but the held ones are {rows}")
+    return tuple(tuple(sorted(set(choices))) for choices in rows)
 
 
 def _sizes(arch: Arch) -> tuple[tuple[str, Any], ...]:

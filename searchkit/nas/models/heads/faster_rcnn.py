@@ -72,7 +72,7 @@ class DetectorConfig:
 
     @property
     def heads(self) -> HeadSizes:
-        """What decides the cost of all behind the backbone."""
+        """What decides the cost of everything after the backbone."""
         return HeadSizes(
             num_classes=self.num_classes,
             fpn_channels=self.fpn_channels,

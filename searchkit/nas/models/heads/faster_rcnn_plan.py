@@ -11,7 +11,7 @@ from searchkit.nas.models.plan import CACHE, Layer, Row
 
 @dataclass(frozen=True)
 class HeadSizes:
-    """What decides the cost of a Faster R-CNN behind its backbone (https://arxiv.org/abs/1506.01497, with an FPN)."""
+    """What decides the cost of a Faster R-CNN after its backbone (https://arxiv.org/abs/1506.01497, with an FPN)."""
 
     num_classes: int  # without background
     fpn_channels: int = 256

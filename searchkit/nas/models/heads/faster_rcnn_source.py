@@ -94,8 +94,8 @@ def equality(
     pictures = [noise[0], *(image.float() / 255 for image in images)]
     checked = len(pairs)
     for picture in pictures:
-        ours, theirs = net([picture])[0], plain([picture])[0]
-        pairs += [(ours[key], theirs[key]) for key in ("boxes", "scores", "labels")]
+        expected, actual = net([picture])[0], plain([picture])[0]
+        pairs += [(expected[key], actual[key]) for key in ("boxes", "scores", "labels")]
     if not all(torch.equal(a, b) for a, b in pairs):
         gaps = [float((a.float() - b.float()).abs().max()) for a, b in pairs if a.shape == b.shape and a.numel()]
         worst = max(gaps, default=float("inf"))

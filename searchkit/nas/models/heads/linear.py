@@ -50,7 +50,7 @@ class ClassifierConfig:
 
     @property
     def heads(self) -> LabelSizes:
-        """What decides the cost of all behind the backbone."""
+        """What decides the cost of everything after the backbone."""
         return LabelSizes(self.num_classes)
 
 

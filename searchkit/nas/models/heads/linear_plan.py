@@ -10,7 +10,7 @@ from searchkit.nas.models.plan import CACHE, Layer, Row
 
 @dataclass(frozen=True)
 class LabelSizes:
-    """What decides the cost of a classifier behind its backbone: one linear layer on the mean of the last feature."""
+    """What decides the cost of a classifier after its backbone: one linear layer on the mean of the last feature."""
 
     num_classes: int
 
