@@ -12,7 +12,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops.misc import FrozenBatchNorm2d as TorchvisionFrozen
 
 from searchkit.errors import UsageError
-from searchkit.nas.models.backbones.resnet_plan import resnet_row
+from searchkit.nas.models.backbones.resnet_plan import Block, Style, resnet_row
 from searchkit.nas.models.plan import Layer, Row
 from searchkit.nas.nn import BatchNorm2d, Chain, Conv2d, FrozenBatchNorm2d, GroupNorm, Linear, Residual, window
 
@@ -190,8 +190,9 @@ def test_residual_is_torchvisions_block(block: str, index: int) -> None:
     """Built larger, run at the size of torchvision's: the same values and gradients."""
     grown, mid, cin = (4 if block == "bottleneck" else 1), 6, 8
     cin = cin if index == 0 else mid * grown
-    row = resnet_row(1, index, cin, mid, 3, 2 - index, block, False, index == 0, False, True)
-    big = resnet_row(1, index, 13 if index == 0 else 9 * grown, 9, 3, 2 - index, block, False, index == 0, False, True)
+    small = Block(1, index, cin, mid, stride=2 - index, shortcut=index == 0, output=True, style=Style(block))
+    row = resnet_row(small)
+    big = resnet_row(small._replace(cin=13 if index == 0 else 9 * grown, width=9))
     elastic = randomise(Residual(big, BatchNorm2d))
     cls = Bottleneck if block == "bottleneck" else BasicBlock
     down = nn.Sequential(nn.Conv2d(cin, mid * grown, 1, 2, bias=False), nn.BatchNorm2d(mid * grown))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from searchkit.errors import UsageError
 from searchkit.nas.models.plan import CACHE, Layer, Plan, Row, check_names, feature_rows, per_block, per_stage
@@ -19,6 +19,20 @@ NAMES = ("stem.width", "body.width", "body.depth", "body.kernel", "body.expand",
 _EXPANDED = {"0.0": "expand.0", "0.1": "expand.1", "1.0": "depthwise.0", "1.1": "depthwise.1"}
 _EXPANDED |= {"2": "project.0", "3": "project.1"}
 _PLAIN = {"0.0": "depthwise.0", "0.1": "depthwise.1", "1": "project.0", "2": "project.1"}
+
+
+class Block(NamedTuple):
+    """One block of a stage, both counted from 0; `output`: what it gives out is a feature."""
+
+    stage: int
+    number: int
+    cin: int
+    cout: int
+    kernel: int
+    expand: int
+    stride: int
+    output: bool
+    frozen_norm: bool
 
 
 def mobilenet_plan(
@@ -100,33 +114,25 @@ def _stage(
             f"stage {stage + 1}: widths, depth and expand must be at least 1 and kernels odd, but they are width "
             f"{width} after {cin}, depth {len(kernels)}, expand {expands}, kernels {kernels}"
         )
-    last = len(kernels) - 1
-    return tuple(
-        block_row(stage, i, width if i else cin, width, k, e, 1 if i else stride, output and i == last, frozen_norm)
-        for i, (k, e) in enumerate(zip(kernels, expands, strict=True))
+    blocks = (
+        Block(stage, i, width if i else cin, width, kernel, expand, 1 if i else stride, False, frozen_norm)
+        for i, (kernel, expand) in enumerate(zip(kernels, expands, strict=True))
     )
+    last = len(kernels) - 1
+    return tuple(block_row(each._replace(output=output and each.number == last)) for each in blocks)
 
 
 @lru_cache(CACHE)
-def block_row(
-    stage: int,
-    index: int,
-    cin: int,
-    cout: int,
-    kernel: int,
-    expand: int,
-    stride: int,
-    output: bool,
-    frozen_norm: bool,
-) -> Row:
+def block_row(block: Block) -> Row:
     """An inverted residual: 1x1 conv to `expand` times the channels, a kxk filter for each, 1x1 conv."""
-    mid = cin * expand
-    layers = _conv("expand.", cin, mid, frozen_norm) if expand > 1 else ()
-    layers += _conv("depthwise.", mid, mid, frozen_norm, kernel=kernel, stride=stride, groups=mid)
-    layers += _conv("project.", mid, cout, frozen_norm)[:-1]
+    cin, cout, stride, frozen = block.cin, block.cout, block.stride, block.frozen_norm
+    mid = cin * block.expand
+    layers = _conv("expand.", cin, mid, frozen) if block.expand > 1 else ()
+    layers += _conv("depthwise.", mid, mid, frozen, kernel=block.kernel, stride=stride, groups=mid)
+    layers += _conv("project.", mid, cout, frozen)[:-1]
     if stride == 1 and cin == cout:
         layers += (Layer("add", "add", cout, cout),)
-    return Row(f"stages.{stage}.{index}", stage, index, layers, output)
+    return Row(f"stages.{block.stage}.{block.number}", block.stage, block.number, layers, block.output)
 
 
 def _conv(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
 from searchkit.errors import UsageError
 from searchkit.nas.models.plan import CACHE, Layer, Plan, Row, per_stage
@@ -10,9 +11,34 @@ from searchkit.nas.models.plan import CACHE, Layer, Plan, Row, per_stage
 if TYPE_CHECKING:
     from searchkit.records.arch import Arch
 
-from functools import lru_cache
-
 EXPANSION = {"bottleneck": 4, "basic": 1}  # block -> output channels over `body.width`
+
+
+class Style(NamedTuple):
+    """What all blocks of a network have in common; see resnet_plan. A tuple, as Block: each arch that is priced asks
+    caches by it, and a tuple's hash takes no line of Python."""
+
+    block: str = "bottleneck"
+    avg_down: bool = False
+    frozen_norm: bool = False
+
+
+class Block(NamedTuple):
+    """One block of a stage, both counted from 0; `output`: what it gives out is a feature."""
+
+    stage: int
+    number: int
+    cin: int
+    width: int
+    kernel: int = 3
+    stride: int = 1
+    shortcut: bool = False
+    output: bool = False
+    style: Style = Style()
+
+    @property
+    def cout(self) -> int:
+        return self.width * EXPANSION[self.style.block]
 
 
 def resnet_plan(
@@ -53,11 +79,10 @@ def resnet_plan(
             f"{len(depths)} and {len(kernels)}"
         )
     rows: list[Row] = [stem_row(stem, deep_stem, frozen_norm)]
-    cin = stem
-    for stage, (mid, depth, kernel) in enumerate(zip(widths, depths, kernels, strict=True)):
-        shortcut = first_shortcut or stage > 0
-        rows += resnet_stage(stage, cin, mid, depth, kernel, block, avg_down, shortcut, frozen_norm)
-        cin = mid * EXPANSION[block]
+    cin, style = stem, Style(block, avg_down, frozen_norm)
+    for i, (width, depth, kernel) in enumerate(zip(widths, depths, kernels, strict=True)):
+        rows += resnet_stage(i, cin, width, depth, kernel, first_shortcut or i > 0, style)
+        cin = width * EXPANSION[block]
     return tuple(rows)
 
 
@@ -84,72 +109,49 @@ def stem_row(width: int, deep: bool, frozen_norm: bool) -> Row:
 
 @lru_cache(CACHE)
 def resnet_stage(
-    stage: int,
-    cin: int,
-    mid: int,
-    depth: int,
-    kernel: int,
-    block: str,
-    avg_down: bool,
-    shortcut: bool,
-    frozen_norm: bool,
+    stage: int, cin: int, width: int, depth: int, kernel: int, shortcut: bool, style: Style
 ) -> tuple[Row, ...]:
     """The blocks of one stage (from 0). All but the first stage halve the size, in their first block."""
-    cout = mid * EXPANSION[block]
-    if kernel % 2 == 0 or min(cin, mid, depth, kernel) < 1:
+    block = Block(stage, 0, width * EXPANSION[style.block], width, kernel, style=style)
+    if kernel % 2 == 0 or min(cin, width, depth, kernel) < 1:
         raise UsageError(
-            f"stage {stage + 1}: widths and depth must be at least 1 and the kernel odd, but they are width {mid} "
+            f"stage {stage + 1}: widths and depth must be at least 1 and the kernel odd, but they are width {width} "
             f"after {cin}, depth {depth}, kernel {kernel}"
         )
-    if not shortcut and cin != cout:
+    if not shortcut and cin != block.cout:
         raise UsageError(
             f"stage {stage + 1}: without a conv on the shortcut, the stem must be as wide as the stage gives out "
-            f"({cout}), but it is {cin} wide",
+            f"({block.cout}), but it is {cin} wide",
             "Set first_shortcut to true, or tie the two widths.",
         )
-    stride = 2 if stage else 1
-    first = resnet_row(stage, 0, cin, mid, kernel, stride, block, avg_down, shortcut, frozen_norm, depth == 1)
-    rest = (
-        resnet_row(stage, i, cout, mid, kernel, 1, block, False, False, frozen_norm, i == depth - 1)
-        for i in range(1, depth)
-    )
-    return (first, *rest)
+    first = block._replace(cin=cin, stride=2 if stage else 1, shortcut=shortcut)
+    blocks = (first, *(block._replace(number=i) for i in range(1, depth)))
+    return tuple(resnet_row(each._replace(output=each.number == depth - 1)) for each in blocks)
 
 
 @lru_cache(CACHE)
-def resnet_row(
-    stage: int,
-    index: int,
-    cin: int,
-    mid: int,
-    kernel: int,
-    stride: int,
-    block: str,
-    avg_down: bool,
-    shortcut: bool,
-    frozen_norm: bool,
-    output: bool,
-) -> Row:
+def resnet_row(block: Block) -> Row:
     """One residual block: bottleneck (1x1, kxk, 1x1) or basic (kxk, kxk), and the conv on its shortcut, if any."""
-    cout = mid * EXPANSION[block]
+    cin, mid, cout, kernel, stride = block.cin, block.width, block.cout, block.kernel, block.stride
+    frozen = block.style.frozen_norm
     convs: tuple[tuple[int, int, int, int], ...] = ((cin, mid, kernel, stride), (mid, cout, kernel, 1))
-    if block == "bottleneck":
+    if block.style.block == "bottleneck":
         convs = ((cin, mid, 1, 1), (mid, mid, kernel, stride), (mid, cout, 1, 1))
     layers: list[Layer] = []
     for i, (a, b, k, s) in enumerate(convs, 1):
         if i > 1:
             layers.append(Layer("relu", "relu", a, a))
         layers.append(Layer("conv", f"conv{i}", a, b, kernel=k, stride=s, padding=k // 2))
-        layers.append(_norm(f"bn{i}", b, frozen_norm))
-    if shortcut:
+        layers.append(_norm(f"bn{i}", b, frozen))
+    if block.shortcut:
         at = 0
-        if avg_down:  # mmdetection has the pool in every stage; at stride 1 it does nothing
+        if block.style.avg_down:  # mmdetection has the pool in every stage; at stride 1 it does nothing
             layers.append(Layer("avgpool", "downsample.0", cin, cin, kernel=stride, stride=stride, branch=True))
             at, stride = 1, 1
         layers.append(Layer("conv", f"downsample.{at}", cin, cout, stride=stride, branch=True))
-        layers.append(_norm(f"downsample.{at + 1}", cout, frozen_norm, branch=True))
+        layers.append(_norm(f"downsample.{at + 1}", cout, frozen, branch=True))
     layers.append(Layer("relu", "relu", cout, cout))
-    return Row(f"layer{stage + 1}.{index}", stage, index, tuple(layers), output)
+    return Row(f"layer{block.stage + 1}.{block.number}", block.stage, block.number, tuple(layers), block.output)
 
 
 def _norm(name: str, width: int, frozen: bool, branch: bool = False) -> Layer:
