@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -11,8 +12,23 @@ import click
 from searchkit import console
 from searchkit.errors import UsageError
 from searchkit.nas.cli.chosen import choose, said_of, statistics_of
-from searchkit.nas.cli.options import count_threads, device_of, say, seed_of, shared
+from searchkit.nas.cli.options import Options, count_threads, device_of, say, shared, takes
 from searchkit.nas.cli.records import is_shown
+
+
+@dataclass(frozen=True)
+class Extract(Options):
+    config: str
+    checkpoint: str
+    arch: str | None
+    metric: str | None
+    shape: str | None
+    out: str
+    raw: bool
+    calibrate: bool
+    again: bool
+    export: str | None
+    count: int
 
 
 @click.command("extract", context_settings=console.CONTEXT)
@@ -35,23 +51,8 @@ from searchkit.nas.cli.records import is_shown
 )
 @click.option("--images", "count", default=4, show_default=True, help="Real images that the proof compares on.")
 @shared("checkpoint", "set", "seed", "device", "json")
-def extract_command(
-    config: str,
-    arch: str | None,
-    metric: str | None,
-    shape: str | None,
-    out: str,
-    raw: bool,
-    calibrate: bool,
-    again: bool,
-    export: str | None,
-    count: int,
-    checkpoint: str,
-    overrides: tuple[str, ...],
-    seed: int | None,
-    device: str | None,
-    as_json: bool,
-) -> None:
+@takes(Extract)
+def extract_command(asked: Extract) -> None:
     """Make one subnet an ordinary model of torch in a folder of its own, which needs no searchkit.
 
     The checkpoint is a supernet's, or the one of a fine-tuned subnet (then --arch may be left out). Of a supernet the
@@ -70,44 +71,44 @@ def extract_command(
     from searchkit.nas.tasks import read as configs
     from searchkit.nas.train.memory import memory_advice
 
-    if raw and calibrate:
+    if asked.raw and asked.calibrate:
         raise UsageError("--raw and --calibrate exclude each other")
     count_threads()
-    recipe = configs.load(config, overrides)
-    source, where = extraction.open_source(recipe, checkpoint, seed_of(seed)), device_of(device)
-    chosen = choose(arch, metric, recipe, source, shape)
+    recipe, seed = configs.load(asked.config, asked.overrides), asked.seed_used
+    source, where = extraction.open_source(recipe, asked.checkpoint, seed), device_of(asked.device)
+    chosen = choose(asked.arch, asked.metric, recipe, source, asked.shape)
     with memory_advice("extract"):
-        statistics, score = statistics_of(recipe, source, chosen, raw=raw, calibrate=calibrate, seed=seed_of(seed))
+        statistics, score = statistics_of(recipe, source, chosen, raw=asked.raw, calibrate=asked.calibrate, seed=seed)
         recipe, bench = statistics.recipe, None
-        if score is not None and again:
-            bench = extraction.open_again(recipe, where, seed_of(seed))
-            source = extraction.for_classes(source, recipe, bench.categories, seed_of(seed))
+        if score is not None and asked.again:
+            bench = extraction.open_again(recipe, where, seed)
+            source = extraction.for_classes(source, recipe, bench.categories, seed)
         trained = source.reading
         source = extraction.read_as_scored(source, recipe, statistics, bench)
         if None not in (trained.range, source.reading.range) and trained.range != source.reading.range:
             say(f"note: deep greys are scaled from {source.reading.text()}; the network learnt from {trained.text()}")
-        images, ids = extraction.sample_images(recipe, count, chosen.shape)
+        images, ids = extraction.sample_images(recipe, asked.count, chosen.shape)
         proof = extraction.extract(
             source,
             recipe,
             chosen.arch,
             chosen.shape,
-            out,
+            asked.out,
             images=images,
             image_ids=ids,
             statistics=statistics,
             score=score,
             bench=bench,
-            export=export is not None,
-            seed=seed_of(seed),
+            export=asked.export is not None,
+            seed=seed,
             device=where,
         )
-    if as_json:
-        console.print_json(extract_facts(out, chosen.arch, proof))
+    if asked.as_json:
+        console.print_json(extract_facts(asked.out, chosen.arch, proof))
         return
     click.echo(f"arch: {chosen.arch.text()}  input {chosen.shape}")
     _print_proof(proof)
-    click.echo(f"{out}: " + ", ".join(sorted(os.listdir(out))))
+    click.echo(f"{asked.out}: " + ", ".join(sorted(os.listdir(asked.out))))
 
 
 def _print_proof(proof: dict[str, Any]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -34,6 +36,33 @@ OPTIONS: dict[str, Callable[[Command], Command]] = {
     "json": click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout instead."),
     "checkpoint": click.option("--checkpoint", required=True, metavar="FILE", help="The supernet's weights."),
 }
+
+
+@dataclass(frozen=True)
+class Options:
+    """What all verbs that run networks are given; each has a class of its own with the rest."""
+
+    overrides: tuple[str, ...]
+    seed: int | None
+    device: str | None
+    as_json: bool
+
+    @property
+    def seed_used(self) -> int:
+        return seed_of(self.seed)
+
+
+def takes(options: type[Options]) -> Callable[[Command], Command]:
+    """Decorate a verb that takes one value of these options, whose fields are named as click's parameters."""
+
+    def add(verb: Command) -> Command:
+        @functools.wraps(verb)
+        def command(**given: Any) -> Any:
+            return verb(options(**given))
+
+        return command
+
+    return add
 
 
 def seed_of(seed: int | None) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -11,9 +12,22 @@ import click
 from searchkit import console, fonts
 from searchkit.errors import UsageError
 from searchkit.nas.cli.chosen import choose, said_of, statistics_of
-from searchkit.nas.cli.options import device_of, say, seed_of, shared
+from searchkit.nas.cli.options import Options, device_of, say, shared, takes
 from searchkit.nas.cli.progress import Progress
 from searchkit.nas.train.memory import memory_advice
+
+
+@dataclass(frozen=True)
+class Predict(Options):
+    model: str
+    images: tuple[str, ...]
+    out: str
+    config: str | None
+    arch: str | None
+    metric: str | None
+    raw: bool
+    threshold: float
+    limit: int | None
 
 
 @click.command("predict", context_settings=console.CONTEXT)
@@ -33,21 +47,8 @@ from searchkit.nas.train.memory import memory_advice
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Of each folder, the first N images by name.")
 @shared("set", "seed", "device", "json")
-def predict_command(
-    model: str,
-    images: tuple[str, ...],
-    out: str,
-    config: str | None,
-    arch: str | None,
-    metric: str | None,
-    raw: bool,
-    threshold: float,
-    limit: int | None,
-    overrides: tuple[str, ...],
-    seed: int | None,
-    device: str | None,
-    as_json: bool,
-) -> None:
+@takes(Predict)
+def predict_command(asked: Predict) -> None:
     """Draw what MODEL (an extracted folder, or a checkpoint) finds on IMAGES (files or folders): the boxes of a
     detector; of a classifier the likeliest class, and five of them are told.
 
@@ -62,19 +63,21 @@ def predict_command(
     from searchkit.nas.subnet.pictures import open_folder
     from searchkit.nas.tasks import pictures
 
+    model, out = asked.model, asked.out
     if not os.path.exists(model):
         raise UsageError(f"there is no model at {model}", "Name an extracted folder, or a checkpoint")
-    where, files = device_of(device), _files(images, limit)
+    where, files = device_of(asked.device), _files(asked.images, asked.limit)
     if os.path.isdir(model):
-        if given := [name for name, value in (("--set", overrides), ("--arch", arch), ("--raw", raw)) if value]:
+        options = (("--set", asked.overrides), ("--arch", asked.arch), ("--raw", asked.raw))
+        if useless := " and ".join(name for name, value in options if value):
             raise UsageError(
-                f"{' and '.join(given)} go with a checkpoint and its config, but {model} is an extracted folder",
-                f"Leave {' and '.join(given)} out, or name the checkpoint and its --config",
+                f"{useless} go with a checkpoint and its config, but {model} is an extracted folder",
+                f"Leave {useless} out, or name the checkpoint and its --config",
             )
         opened, task = open_folder(model)
         opened.net.to(where)
     else:
-        opened, task = _of_checkpoint(model, config, arch, metric, raw, overrides, seed_of(seed), where, files)
+        opened, task = _of_checkpoint(asked, where, files)
     os.makedirs(out, exist_ok=True)
     taken = _not_ours(files, out)
     found: list[dict[str, Any]] = []
@@ -88,7 +91,7 @@ def predict_command(
                 continue
             target = _target(out, path, taken)
             unknown += pictures.of_unknown_range(path, opened.reading)
-            there = task.find(opened, picture, threshold)
+            there = task.find(opened, picture, asked.threshold)
             task.draw(opened, picture, there, target)
             found.append({"image": path, "picture": target, task.key: there})
             progress.update(done)
@@ -102,24 +105,14 @@ def predict_command(
     drawn = {name for item in found for name in task.names(item[task.key])}
     if said := fonts.note(pictures.lacking(drawn)):
         say(f"note: {said}")
-    if as_json:
+    if asked.as_json:
         console.print_json(found)
         return
     for item in found:
         click.echo(f"{item['picture']}: {task.text(item[task.key])}")
 
 
-def _of_checkpoint(
-    path: str,
-    config: str | None,
-    arch: str | None,
-    metric: str | None,
-    raw: bool,
-    overrides: tuple[str, ...],
-    seed: int,
-    device: Any,
-    files: list[str],
-) -> Any:
+def _of_checkpoint(asked: Predict, device: Any, files: list[str]) -> Any:
     """(the model of a checkpoint at an arch, with the statistics that it is scored with, and the range of deep greys,
     where some of the files are such; the Pictures of its task)."""
     from searchkit.nas.subnet import extract
@@ -127,14 +120,15 @@ def _of_checkpoint(
     from searchkit.nas.tasks import pictures
     from searchkit.nas.tasks import read as configs
 
-    if config is None:
+    path, seed = asked.model, asked.seed_used
+    if asked.config is None:
         raise UsageError(f"{path} is a checkpoint: its config is needed", "Give --config FILE, or an extracted folder")
-    recipe = configs.load(config, overrides)
+    recipe = configs.load(asked.config, asked.overrides)
     source = extract.open_source(recipe, path, seed)
     whole = source.maximum == recipe.space.maximum()
-    chosen = choose(arch or ("MAX" if whole else None), metric, recipe, source, None)
+    chosen = choose(asked.arch or ("MAX" if whole else None), asked.metric, recipe, source, None)
     with memory_advice("predict"):
-        statistics, _ = statistics_of(recipe, source, chosen, raw=raw, calibrate=False, seed=seed)
+        statistics, _ = statistics_of(recipe, source, chosen, raw=asked.raw, calibrate=False, seed=seed)
         if any(pictures.is_deep(file) for file in files):
             source = extract.read_as_scored(source, statistics.recipe, statistics, None)
         net, seen = extract.cut(source, statistics.recipe, chosen.arch, chosen.shape, statistics, device)

@@ -5,17 +5,44 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import click
 
 from searchkit import console, fsio
 from searchkit.errors import UsageError
-from searchkit.nas.cli.options import device_of, ranks_of, say, seed_of, shared, show_kept
+from searchkit.nas.cli.options import Options, device_of, ranks_of, say, shared, show_kept, takes
 from searchkit.nas.cli.progress import Progress, Reporter
 from searchkit.nas.train.memory import memory_advice
 
 Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sweep(Options):
+    """What both verbs are given."""
+
+    config: str
+    checkpoint: str
+    archs: str | None
+    names: tuple[str, ...]
+    rules: str | None
+    out: str
+    tag: str
+    split: str | None
+
+
+@dataclass(frozen=True)
+class Test(Sweep):
+    raw: bool
+    per_class: bool
+    detections: str | None
+
+
+@dataclass(frozen=True)
+class Finetune(Sweep):
+    work_dir: str
 
 
 def _sweep(command: Any) -> Any:
@@ -55,23 +82,8 @@ def _sweep(command: Any) -> Any:
     help="Also write what a detector finds, as COCO's results (json); of several subnets a file each.",
 )
 @shared("checkpoint", "set", "seed", "device", "json")
-def test_command(
-    config: str,
-    archs: str | None,
-    names: tuple[str, ...],
-    rules: str | None,
-    out: str,
-    tag: str,
-    split: str | None,
-    raw: bool,
-    per_class: bool,
-    detections: str | None,
-    checkpoint: str,
-    overrides: tuple[str, ...],
-    seed: int | None,
-    device: str | None,
-    as_json: bool,
-) -> None:
+@takes(Test)
+def test_command(asked: Test) -> None:
     """Score subnets with the weights of a supernet, batch-norm statistics re-calibrated on training images.
 
     \b
@@ -83,20 +95,19 @@ def test_command(
     from searchkit.nas.subnet import sweep
     from searchkit.nas.subnet.results import key_of, open_results
 
-    if per_class:
-        overrides = (*overrides, "test.per_class=true")
+    tag, detections = asked.tag, asked.detections
     if detections is not None and not detections.endswith(".json"):
         raise UsageError(f"--detections must be a .json file, not {detections}")
-    recipe, records, found = _opening(config, overrides, archs, names, rules, seed_of(seed))
-    ranks, where = ranks_of(), device_of(device)
-    raw_tag = (f"{tag}_raw",) if raw or recipe.test.raw else ()
+    recipe, records, archs = _opening(asked, *(["test.per_class=true"] if asked.per_class else []))
+    ranks, where = ranks_of(), device_of(asked.device)
+    raw_tag = (f"{tag}_raw",) if asked.raw or recipe.test.raw else ()
     with memory_advice("test"):
         session = sweep.open_session(
             recipe,
-            checkpoint,
-            split=split,
+            asked.checkpoint,
+            split=asked.split,
             device=where,
-            seed=seed_of(seed),
+            seed=asked.seed_used,
             tune=False,
             say=say,
             needs_value=detections is None,  # images without labels may be asked for detections
@@ -107,10 +118,10 @@ def test_command(
         def protocols(record: Record) -> dict[str, Any]:
             return {name: sweep.test_protocol(session, record, name == tag) for name in (*raw_tag, tag)}
 
-        results = open_results(out, tag, ranks.first)
+        results = open_results(asked.out, tag, ranks.first)
         results.keep_calibration(session.bench.calibration)
-        todo = sweep.pending(records, found, results, protocols, ranks, again=detections is not None)
-        _say_done(records, results, protocols, out, ranks, recipe)
+        todo = sweep.pending(records, archs, results, protocols, ranks, again=detections is not None)
+        _say_done(records, results, protocols, ranks, recipe)
         with Progress("test", len(todo)) as progress:
             for done, (record, arch) in enumerate(todo, 1):
                 how = protocols(record)
@@ -128,14 +139,8 @@ def test_command(
                     several = f"-{sweep.folder_name(record, arch, recipe)}" if len(records) > 1 else ""
                     _write_detections(f"{detections.removesuffix('.json')}{several}.json", session, record)
                 progress.update(done, _line(there, tag))
-    _finish(
-        results,
-        tag,
-        as_json,
-        ranks,
-        recipe,
-        {key_of({"arch": r["arch"], "protocol": protocols(r)}, tag) for r in records},
-    )
+    keys = {key_of({"arch": r["arch"], "protocol": protocols(r)}, tag) for r in records}
+    _finish(results, asked, ranks, recipe, keys)
 
 
 @click.command("finetune", context_settings=console.CONTEXT)
@@ -149,21 +154,8 @@ def test_command(
 )
 @click.option("--tag", default="finetune", show_default=True, help="The results are metric.<tag>.…")
 @shared("checkpoint", "set", "seed", "device", "json")
-def finetune_command(
-    config: str,
-    archs: str | None,
-    names: tuple[str, ...],
-    rules: str | None,
-    out: str,
-    work_dir: str,
-    tag: str,
-    split: str | None,
-    checkpoint: str,
-    overrides: tuple[str, ...],
-    seed: int | None,
-    device: str | None,
-    as_json: bool,
-) -> None:
+@takes(Finetune)
+def finetune_command(asked: Finetune) -> None:
     """Tune subnets, each from the supernet's weights, and score them.
 
     \b
@@ -175,21 +167,22 @@ def finetune_command(
     from searchkit.nas.subnet.results import open_results
     from searchkit.nas.train import checkpoint as checkpoints
 
-    recipe, records, found = _opening(config, overrides, archs, names, rules, seed_of(seed))
-    ranks, where = ranks_of(), device_of(device)
-    keep = checkpoints.keep_folder(work_dir)
+    tag = asked.tag
+    recipe, records, archs = _opening(asked)
+    ranks, where = ranks_of(), device_of(asked.device)
+    keep = checkpoints.keep_folder(asked.work_dir)
     with memory_advice("finetune"):
         session = sweep.open_session(
-            recipe, checkpoint, split=split, device=where, seed=seed_of(seed), tune=True, say=say
+            recipe, asked.checkpoint, split=asked.split, device=where, seed=asked.seed_used, tune=True, say=say
         )
 
         def protocols(record: Record) -> dict[str, Any]:
             return {tag: sweep.tune_protocol(session, record)}
 
-        results = open_results(out, tag, ranks.first)
+        results = open_results(asked.out, tag, ranks.first)
         results.keep_calibration(session.bench.calibration)
-        todo = sweep.pending(records, found, results, protocols, ranks)
-        _say_done(records, results, protocols, out, ranks, recipe)
+        todo = sweep.pending(records, archs, results, protocols, ranks)
+        _say_done(records, results, protocols, ranks, recipe)
         for i, (record, arch) in enumerate(todo, 1):
             folder = os.path.join(keep, sweep.folder_name(record, arch, recipe))
             with Reporter(f"finetune {i}/{len(todo)} {arch.id}", None) as reporter:
@@ -198,32 +191,31 @@ def finetune_command(
             say(f"{arch.id}: {_line(tuned, tag)}")
     results.read()  # what the other ranks have measured by now; the last one sees all
     ended = [sweep.measured(record, results, protocols) for record in records]
-    _link_best([record for record in ended if record], recipe, keep, work_dir, tag)
-    _finish(results, tag, as_json, ranks, recipe)
+    _link_best([record for record in ended if record], recipe, keep, asked)
+    _finish(results, asked, ranks, recipe)
 
 
-def _opening(
-    config: str, overrides: Sequence[str], path: str | None, names: Sequence[str], rules: str | None, seed: int
-) -> tuple[Any, list[dict[str, Any]], list[Any]]:
-    """(recipe, records, their archs), all checked before any data is read."""
+def _opening(asked: Sweep, *overrides: str) -> tuple[Any, list[Record], list[Any]]:
+    """(recipe, records, their archs), all checked before any data is read. `overrides`: further ones."""
     from searchkit.nas.cli.records import pick
     from searchkit.nas.subnet import sweep
     from searchkit.nas.tasks import read as configs
 
-    recipe = configs.load(config, overrides)
-    if not path and not names:
+    recipe = configs.load(asked.config, (*asked.overrides, *overrides))
+    if not asked.archs and not asked.names:
         raise UsageError("no subnets given", "Name a file of records (--archs FILE) or archs of the space (--arch MAX)")
-    records = pick(path, rules, seed) if path else []
-    records += [{"name": name, "arch": recipe.space.named(name).nested()} for name in names]
+    records = pick(asked.archs, asked.rules, asked.seed_used) if asked.archs else []
+    records += [{"name": name, "arch": recipe.space.named(name).nested()} for name in asked.names]
     return recipe, *sweep.checked(records, recipe)
 
 
-def _say_done(records: Sequence[Record], results: Any, protocols: Any, out: str, ranks: Any, recipe: Any) -> None:
+def _say_done(records: Sequence[Record], results: Any, protocols: Any, ranks: Any, recipe: Any) -> None:
     from searchkit.nas.subnet import sweep
 
     done = sum(sweep.measured(record, results, protocols) is not None for record in records)
     if done and ranks.first:
-        say(f"{done} of {len(records)} have their result in {out} already (of data, {recipe.task.sets.compared})")
+        where = f"in {results.path} already (of data, {recipe.task.sets.compared})"
+        say(f"{done} of {len(records)} have their result {where}")
 
 
 def _line(record: dict[str, Any], tag: str) -> str:
@@ -232,17 +224,17 @@ def _line(record: dict[str, Any], tag: str) -> str:
     return "  ".join(f"{k} {v:.3f}" for k, v in record["metric"][tag].items() if is_shown(k))
 
 
-def _link_best(records: Sequence[Record], recipe: Any, keep: str, work_dir: str, tag: str) -> None:
-    """Let `best` be the folder of the best of these records, and `work_dir` lead to where they are kept."""
+def _link_best(records: Sequence[Record], recipe: Any, keep: str, asked: Finetune) -> None:
+    """Let `best` be the folder of the best of these records, and --work-dir lead to where they are kept."""
     from searchkit.nas.subnet import sweep
     from searchkit.nas.train import checkpoint as checkpoints
     from searchkit.records.arch import Arch
 
-    best = sweep.best_of(records, tag, recipe.task.objective.record_name(recipe.data, recipe.metric))
+    best = sweep.best_of(records, asked.tag, recipe.task.objective.record_name(recipe.data, recipe.metric))
     if best is not None:
         folder = sweep.folder_name(best, Arch.of(best["arch"]), recipe)
         checkpoints.link(os.path.join(keep, folder), os.path.join(keep, "best"))
-    show_kept(keep, work_dir)
+    show_kept(keep, asked.work_dir)
 
 
 def _write_detections(path: str, session: Any, record: Record) -> None:
@@ -256,17 +248,17 @@ def _write_detections(path: str, session: Any, record: Record) -> None:
     say(f"{path}: {len(rows)} detections of {arch_text(record)}{why}")
 
 
-def _finish(results: Any, tag: str, as_json: bool, ranks: Any, recipe: Any, asked: set[str] | None = None) -> None:
-    """asked: keys of the records whose classes are shown, where these are told."""
+def _finish(results: Any, asked: Sweep, ranks: Any, recipe: Any, keys: set[str] | None = None) -> None:
+    """keys: those of the records whose classes are shown, where these are told."""
     if not ranks.first:
         return
     from searchkit.nas.cli.records import print_classes, print_table
 
     records = list(results.records.values())
-    if as_json:
+    if asked.as_json:
         console.print_json(records)
         return
-    print_table(records, tag)
-    if asked and recipe.test.per_class:
-        print_classes([record for key, record in results.records.items() if key in asked], tag, recipe)
+    print_table(records, asked.tag)
+    if keys and recipe.test.per_class:
+        print_classes([record for key, record in results.records.items() if key in keys], asked.tag, recipe)
     click.echo(f"results: {results.path}")

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import click
 
 from searchkit import console
 from searchkit.errors import UsageError
-from searchkit.nas.cli.options import device_of, ranks_of, save_picture, say, seed_of, shared, show_kept
+from searchkit.nas.cli.options import Options, device_of, ranks_of, save_picture, say, shared, show_kept, takes
 from searchkit.nas.cli.progress import Reporter
 from searchkit.nas.train.memory import memory_advice
 
 # One hue from light to dark, told apart by form, too: for any colour vision, and in print.
 SHADES, FORMS = ("#9ecae1", "#4292c6", "#08519c", "#041f4a"), "os^Dv<>p"
 NAMES = {"raw": "raw", "calibrated": "calibrated", "macs": "MACs"}
+
+
+@dataclass(frozen=True)
+class Trust(Options):
+    config: str
+    checkpoint: str
+    n: int
+    bins: int
+    epochs: float | None
+    steps: int | None
+    out: str
+    work_dir: str
+    split: str | None
+    png: str | None
 
 
 @click.command("trust", context_settings=console.CONTEXT)
@@ -46,22 +61,8 @@ NAMES = {"raw": "raw", "calibrated": "calibrated", "macs": "MACs"}
 @click.option("--split", type=click.Choice(["val", "test", "train"]), help="[default: test.split of the config]")
 @click.option("--png", metavar="FILE", help="Own score over calibrated score, as a picture.")
 @shared("checkpoint", "set", "seed", "device", "json")
-def trust_command(
-    config: str,
-    n: int,
-    bins: int,
-    epochs: float | None,
-    steps: int | None,
-    out: str,
-    work_dir: str,
-    split: str | None,
-    png: str | None,
-    checkpoint: str,
-    overrides: tuple[str, ...],
-    seed: int | None,
-    device: str | None,
-    as_json: bool,
-) -> None:
+@takes(Trust)
+def trust_command(asked: Trust) -> None:
     """How well a supernet's scores rank archs: n of them are trained on their own, from new weights, and compared.
 
     The archs are drawn at random, equally many of each bin of MACs. Kendall's tau-b with their own scores is told for
@@ -80,35 +81,35 @@ def trust_command(
     from searchkit.nas.tasks import read as configs
     from searchkit.nas.train import checkpoint as checkpoints
 
-    if epochs is not None and steps is not None:
+    if asked.epochs is not None and asked.steps is not None:
         raise UsageError("--epochs and --steps exclude each other")
-    if n < 2 * bins:
+    if asked.n < 2 * asked.bins:
         hint = "Take more archs, or fewer bins"
-        raise UsageError(f"--n must be at least two archs for each of the {bins} bins, not {n}", hint)
-    recipe = configs.load(config, overrides)
+        raise UsageError(f"--n must be at least two archs for each of the {asked.bins} bins, not {asked.n}", hint)
+    recipe = configs.load(asked.config, asked.overrides)
     ranks = ranks_of()
-    keep = checkpoints.keep_folder(work_dir)
+    keep = checkpoints.keep_folder(asked.work_dir)
     with memory_advice("train"):
         session = sweep.open_session(
             recipe,
-            checkpoint,
-            split=split,
-            device=device_of(device),
-            seed=seed_of(seed),
+            asked.checkpoint,
+            split=asked.split,
+            device=device_of(asked.device),
+            seed=asked.seed_used,
             tune=False,
             say=say if ranks.first else lambda _: None,
         )
-        own = trust.open_own(recipe, epochs, steps)
-        drawn = trust.draw(recipe, session.config, n, bins, seed_of(seed))
+        own = trust.open_own(recipe, asked.epochs, asked.steps)
+        drawn = trust.draw(recipe, session.config, asked.n, asked.bins, asked.seed_used)
         records = [trust.record_of(d, recipe.scales[0]) for d in drawn]
-        results = open_results(out, trust.CALIBRATED, ranks.first)
+        results = open_results(asked.out, trust.CALIBRATED, ranks.first)
         results.keep_calibration(session.bench.calibration)
         known = trust.Known(results)
         how = [trust.protocols(session, own, record) for record in records]
         ours = [i for i in range(len(drawn)) if i % ranks.world == ranks.rank]
         todo = [i for i in ours if known.whole(records[i], how[i]) is None]
         if ranks.first:
-            _say_plan(len(drawn), n, len(ours) - len(todo), own.steps, out)
+            _say_plan(len(drawn), asked, len(ours) - len(todo), own.steps)
         for k, i in enumerate(todo, 1):
             folder = os.path.join(keep, sweep.folder_name(records[i], drawn[i].arch, recipe))
             with Reporter(f"own {k}/{len(todo)} {drawn[i].arch.id}", None) as reporter:
@@ -118,7 +119,7 @@ def trust_command(
             say(f"{k}/{len(todo)} {drawn[i].arch.id}: {_scores(found, recipe)}")
     if not ranks.first:
         return
-    show_kept(keep, work_dir)
+    show_kept(keep, asked.work_dir)
     results.read()  # what the other ranks have measured by now; the last one is seen by running it again
     known = trust.Known(results)
     metric = recipe.task.objective.record_name(recipe.data, recipe.metric)
@@ -128,20 +129,19 @@ def trust_command(
         say(f"{len(there)} of {len(drawn)} archs are compared yet: run it again when the other processes have ended")
     rows = [trust.row_of(r, d, metric) for d, r in there]
     report = {"metric": metric, "steps": own.steps, "split": session.bench.split, **trust.report(rows)}
-    pictured = png is not None and _picture(png, rows, report)
-    if as_json:
-        console.print_json(trust_facts(report, [r for _, r in there], out, png if pictured else None))
+    picture = asked.png if asked.png and _picture(asked.png, rows, report) else None
+    if asked.as_json:
+        console.print_json(trust_facts(report, [r for _, r in there], asked.out, picture))
         return
     _print(report, rows, [d.arch for d, _ in there], recipe)
-    click.echo(f"results: {out}" + (f"  picture: {png}" if pictured else ""))
+    click.echo(f"results: {asked.out}" + (f"  picture: {picture}" if picture else ""))
 
 
-def _say_plan(drawn: int, n: int, done: int, steps: int, out: str) -> None:
-    if drawn < n:
-        say(f"the space has {drawn} archs, not {n}: all of them are compared")
-    say(
-        f"{drawn} archs, each trained on its own for {steps} steps" + (f"; {done} are in {out} already" if done else "")
-    )
+def _say_plan(drawn: int, asked: Trust, done: int, steps: int) -> None:
+    if drawn < asked.n:
+        say(f"the space has {drawn} archs, not {asked.n}: all of them are compared")
+    there = f"; {done} are in {asked.out} already" if done else ""
+    say(f"{drawn} archs, each trained on its own for {steps} steps{there}")
 
 
 def _scores(record: Mapping[str, Any], recipe: Any) -> str:
