@@ -32,7 +32,7 @@ from tests.test_imports import TABLE
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 DOCS = [README, *sorted((ROOT / "docs").glob("*.md"))]
-PAGES = [*DOCS, ROOT / "CHANGELOG.md", *sorted((ROOT / "benchmarks").glob("*.md"))]
+PAGES = [*DOCS, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "benchmarks").glob("*.md"))]
 FILES = ("yaml", "python", "sh")
 LANGUAGES = ("console", "text", *FILES)
 TIMEOUT_S = 120  # of a command; only a busy machine needs it
@@ -275,6 +275,11 @@ def test_every_document_can_be_reached_from_the_readme() -> None:
     text = README.read_text(encoding="utf-8")
     for path in DOCS[1:]:
         assert f"](docs/{path.name})" in text, f"README.md has no link to docs/{path.name}"
+
+
+def test_pre_commit_runs_the_ruff_of_the_constraints() -> None:
+    (pinned,) = re.findall(r"^ruff==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    assert f"rev: v{pinned} " in (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
 
 
 def test_no_document_names_this_machine() -> None:
