@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from tests.support.nas import Trained
 
 DATA = "SEARCHKIT_TEST_DATA"
+SLOWEST = 20  # files in the table at the end of a run of more than these
 
 
 def pytest_configure() -> None:
@@ -22,6 +24,25 @@ def pytest_configure() -> None:
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A table of the slowest files: seconds of their tests with the fixtures that these made, over all processes."""
+    seconds: Counter[str] = Counter()
+    tests: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                name = report.nodeid.partition("::")[0]
+                seconds[name] += report.duration
+                tests[name] += report.when == "setup"
+    if len(seconds) <= SLOWEST:
+        return
+    total = sum(seconds.values())
+    terminalreporter.section(f"slowest {SLOWEST} of {len(seconds)} files, {total:.0f} s in all")
+    terminalreporter.write_line(" seconds  share  tests  file")
+    for name, taken in seconds.most_common(SLOWEST):
+        terminalreporter.write_line(f"{taken:8.1f}  {taken / total:5.1%}  {tests[name]:5}  {name}")
 
 
 @pytest.fixture(autouse=True)

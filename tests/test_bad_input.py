@@ -63,6 +63,7 @@ def listing(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BAD_CONFIGS)
 def test_bad_config(tmp_path: Path, name: str) -> None:
     text, pattern = BAD_CONFIGS[name]
@@ -95,6 +96,7 @@ def test_a_value_of_300_characters_runs_and_is_noted(tmp_path: Path) -> None:
     assert len(names) == 2 and all(len(n) <= 255 for n in names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a/b", "..", ".", "a.b", "", "-x", "a b", "x" * 101])
 def test_bad_task_name(tmp_path: Path, name: str) -> None:
     folder = project(tmp_path / "p", task())
@@ -104,6 +106,7 @@ def test_bad_task_name(tmp_path: Path, name: str) -> None:
     assert listing(folder) == before
 
 
+@pytest.mark.slow
 def test_no_workspace_task_job_or_config(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(task())
     for command in (["search-run", "config.yaml"], ["search-ctl", "show"]):
@@ -156,6 +159,7 @@ def test_a_socket_and_a_link_loop_in_the_project(tmp_path: Path) -> None:
     assert "left out (no regular file): sock" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_corrupted_job_folder_loses_no_other(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", task("echo {lr}"))
     ok(run(folder, "search-run", "config.yaml"))
@@ -193,6 +197,7 @@ def run_as_user(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_permissions(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", task(), secret_txt="x")
     ok(run_as_user(folder, "search-run", "--task", "before", "config.yaml"))
@@ -244,6 +249,7 @@ echo "read-only run: $?"
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_and_one_that_is_read_only(tmp_path: Path) -> None:
     job = "head -c 150000 /dev/zero > out.bin; echo '{\"acc\": 1}' >> $SEARCHKIT_CALLBACK/scalars.jsonl; true {i}"
     values = ", ".join(map(str, range(12)))

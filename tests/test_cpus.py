@@ -63,6 +63,7 @@ def test_the_suite_and_search_nas_count_alike(monkeypatch: pytest.MonkeyPatch, o
     assert torch.get_num_threads() == 1  # no more than torch would take
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("user", "expected"),
     [
@@ -95,6 +96,7 @@ except SystemExit:
 """
 
 
+@pytest.mark.slow
 def test_waiting_threads_of_search_nas_sleep_soon() -> None:
     env = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     env["OMP_DISPLAY_ENV"] = "verbose"

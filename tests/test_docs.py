@@ -179,6 +179,7 @@ def run_page(page: str, folder: Path) -> None:
     assert not left, f"the document leaves processes behind: {left}"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # twenty commands that load torch, on a busy machine
 @pytest.mark.parametrize("path", DOCS, ids=name_of)
 def test_every_block_runs(path: Path, tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ def test_other_ranks_print_nothing_by_hand(rank: int) -> None:
     assert bool(run("searchkit.report(acc=0.5)", env={**os.environ, "RANK": str(rank)})[0]) == (rank == 0)
 
 
+@pytest.mark.slow
 def test_rank_of_a_process_group(callback: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed; a process group can't be tried")
     code = (

@@ -154,6 +154,7 @@ def test_frozen_norms_have_no_parameters() -> None:
     assert price(plan_of, HEADS[0], a, 224) == measured(net, HEADS[0], 224)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("plan_of", "block"), [(resnet_plan, Bottleneck), (BASIC, BasicBlock)])
 def test_random_archs_of_static_networks(plan_of: PlanOf, block: Any) -> None:
     space, rng, heads = read_space(SMALL), random.Random(0), replace(HEADS[1], levels=4)
@@ -172,6 +173,7 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_random_archs_of_the_supernet(options: dict[str, Any]) -> None:
     """What the supernet runs at an arch is what is priced, and its subnet holds as many parameters."""
@@ -267,6 +269,7 @@ def gaia_measured(net: Detector, heads: HeadSizes, size: InputShape) -> Cost:
     return Cost(total, sum(params.values()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heads", [*HEADS, GAIA], ids=["torchvision", "softmax-agnostic", "gaia"])
 def test_gaia_convention_on_random_archs(heads: HeadSizes) -> None:
     rng, space = random.Random(2), read_space(SMALL)
@@ -299,6 +302,7 @@ def test_a_space_is_its_points_in_order(convention: Any) -> None:
         assert list(price_space(resnet_plan, GAIA, space, convention, start=start)) == points[start:]
 
 
+@pytest.mark.slow
 def test_points_of_the_large_space_equal_their_own_price() -> None:
     space = read_space(AR50_101)
     assert (space.count(), space.points()) == (85_293, 597_051)

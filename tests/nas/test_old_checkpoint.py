@@ -36,6 +36,7 @@ def nets(unpacked: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return unpacked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["det", "cls"])
 def test_a_checkpoint_gives_the_numbers_of_then(nets: Path, task: str) -> None:
     common = (f"{task}.yaml", "--checkpoint", f"{task}/latest.pth", "--device", "cpu")
@@ -68,6 +69,7 @@ def test_a_training_goes_on(nets: Path) -> None:
     assert float(sum(tensor.double().sum() for tensor in found.net.values())) == near(then["sum"])
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_under_its_old_name(nets: Path) -> None:
     """Its workers are those of `-m searchkit.nas_cli`, as its template says, and it finds the archs of then."""
     assert len(nas.lines("search/results.jsonl")) == 3

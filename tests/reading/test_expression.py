@@ -298,6 +298,7 @@ def test_any_text_is_evaluated_or_refused(text: str) -> None:
     assert time.monotonic() - begin < 5
 
 
+@pytest.mark.slow
 @given(st.text(max_size=40))
 def test_arbitrary_text_raises_nothing_else(text: str) -> None:
     try:
@@ -306,6 +307,7 @@ def test_arbitrary_text_raises_nothing_else(text: str) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_nothing_is_ever_executed() -> None:
     """No `eval`, `exec`, `compile` or `__import__` anywhere in the package."""
     files = sorted(Path(searchkit.__file__).parent.rglob("*.py"))

@@ -144,6 +144,7 @@ records = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(records)
 def test_flatten_and_fold_are_inverse(record: dict[str, Any]) -> None:
     before = copy.deepcopy(record)

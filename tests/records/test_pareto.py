@@ -72,6 +72,7 @@ def test_the_edges_of_fronts() -> None:
         front([(1.0,)], modes)
 
 
+@pytest.mark.slow
 def test_many_rows_are_quick() -> None:
     """Also where all of them are the front; and ranks, where there are a hundred fronts."""
     rng = np.random.default_rng(0)

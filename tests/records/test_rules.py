@@ -107,6 +107,7 @@ def naive(rule: dict[str, Any], groups: list[list[Record]]) -> list[list[Record]
     return out
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(steps, rows)
 def test_any_pipeline(rule: dict[str, Any], records: list[Record]) -> None:

@@ -68,6 +68,7 @@ def test_no_amount(mode: str, value: Any) -> None:
     )
 
 
+@pytest.mark.slow
 def test_rules_without_end_are_refused_at_once() -> None:
     begin = time.monotonic()
     endless: list[Any] = []

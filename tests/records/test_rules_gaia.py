@@ -89,6 +89,7 @@ def cell(record: Record) -> tuple[int, int] | None:
     return (SCALES.index(scale), ranges[0]) if scale in SCALES and ranges else None
 
 
+@pytest.mark.slow
 def test_140gf(table: list[Record]) -> None:
     assert len(table) == 597_051
     rule = rules.parse(yaml.safe_load(RULES_140GF))
@@ -207,6 +208,7 @@ def hostile(canary: Path) -> list[str]:
     return [wrapper.format(payload) for payload in payloads for wrapper in wrappers]
 
 
+@pytest.mark.slow
 def test_hostile_texts_are_refused_and_run_nothing(tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     texts = hostile(canary)

@@ -15,6 +15,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return old.unpack("project", tmp_path_factory.mktemp("old"))
 
 
+@pytest.mark.slow
 def test_what_it_holds_is_told_as_it_was(project: Path) -> None:
     for argv, then in old.expected("project")["looks"]:
         now = json.loads(suite.ok(suite.run(project, *argv)))
@@ -22,6 +23,7 @@ def test_what_it_holds_is_told_as_it_was(project: Path) -> None:
     assert "6 task(s) checked: 0 fault(s)" in suite.ok(suite.run(project, "search-ctl", "fsck"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["grid", "tpe", "two", "stages"])
 def test_a_task_goes_on(project: Path, task: str) -> None:
     """What ended stays as it was, what was broken off runs again, and a search makes the points that it then made."""

@@ -72,6 +72,7 @@ def named(body: dict[str, Any], name: str) -> str:
     return write(Path(f"{name}.yaml"), {**body, "model": {**body["model"], "backbone": f"greedy.py:{name}"}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAID)
 def test_a_training_says_what_to_lower(greedy: dict[str, Any], name: str) -> None:
     path = named(greedy, name)
@@ -85,6 +86,7 @@ def test_a_training_says_what_to_lower(greedy: dict[str, Any], name: str) -> Non
     assert tensors("work/latest.pth")["step"] == 4 > done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAID)
 def test_a_sweep_says_what_to_lower(greedy: dict[str, Any], trained: Trained, name: str) -> None:
     body = json.loads(Path(trained.config).read_text())

@@ -48,6 +48,7 @@ def pictures(*argv: str | Path) -> list[str]:
 # ---- where it writes ----
 
 
+@pytest.mark.slow
 def test_no_image_is_written_over(model: Path, mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = contents(mine)
     assert pictures(model, "mine", "--out", "mine") == ["mine/a-2.png", "mine/a-3.png", "mine/b-2.png"]

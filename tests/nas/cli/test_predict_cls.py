@@ -21,6 +21,7 @@ SPACE = {
 }
 
 
+@pytest.mark.slow
 def test_classes_are_told_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from searchkit.nas.data.toy_cls import make_toy_cls
 

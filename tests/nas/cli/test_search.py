@@ -61,6 +61,7 @@ def evolution(trained: Trained) -> list[str]:
 # ---- what it finds
 
 
+@pytest.mark.slow
 def test_no_arch_is_scored_twice_and_all_keep_to_the_constraints(trained: Trained, unbroken: Path) -> None:
     records, space = lines(unbroken / "search/results.jsonl"), trained.recipe.space
     assert len(records) == N == len(set(ids(unbroken / "search")))
@@ -72,6 +73,7 @@ def test_no_arch_is_scored_twice_and_all_keep_to_the_constraints(trained: Traine
     assert [job["status"] for job in jobs] == ["finished"] * N
 
 
+@pytest.mark.slow
 def test_the_input_shape_is_a_choice_where_there_are_several(trained: Trained, tmp_path: Path) -> None:
     how = ("--algorithm", "random", "--evaluations", "8", "--input", "all", "--constraint", "macs <= 29.5M")
     good("search", trained.config, "--checkpoint", trained.checkpoint, *how, "--work-dir", tmp_path / "search")
@@ -86,6 +88,7 @@ def test_the_input_shape_is_a_choice_where_there_are_several(trained: Trained, t
     assert lines(tmp_path / "o.jsonl") == records and all(r["overhead"]["flops"] <= 29.5e6 for r in records)
 
 
+@pytest.mark.slow
 def test_its_scores_are_those_of_the_verb_test(trained: Trained, unbroken: Path, tmp_path: Path) -> None:
     records = lines(unbroken / "search/results.jsonl")
     bare = [{"arch": record["arch"], "data": record["data"]} for record in records]
@@ -137,6 +140,7 @@ def test_another_search_is_refused_with_the_difference(
 # ---- going on
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_killed_anywhere_it_ends_with_the_same_archs(trained: Trained, unbroken: Path, tmp_path: Path) -> None:
     """Three kills to a search, of its processes in turn. KILLS=30 makes more searches."""
@@ -201,6 +205,7 @@ def found(folder: Path, what: str) -> int:
     return 0
 
 
+@pytest.mark.slow
 def test_two_workers_drain_and_go_on_and_more_may_be_asked_for(trained: Trained, tmp_path: Path) -> None:
     command = argv(trained, *RANDOM, "--workers", "2", "--constraint", COSTLY)
     process = suite.start(tmp_path, *command, "--evaluations", "20", env=ONE)
@@ -230,6 +235,7 @@ def outboxes(folder: Path) -> list[str]:
     return [line for path in paths for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_proxy_mode_in_a_job_of_the_suite(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two attempts of one job: what the first one scored is kept, and both leave records that search-ctl sees."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -255,6 +261,7 @@ def test_proxy_mode_in_a_job_of_the_suite(trained: Trained, tmp_path: Path, monk
 # ---- what it refuses
 
 
+@pytest.mark.slow
 def test_a_constraint_that_nothing_meets_ends_at_once(trained: Trained, tmp_path: Path) -> None:
     done = suite.run(tmp_path, *argv(trained, "--constraint", "macs <= 20M"), env=ONE, timeout_s=SLOW)
     assert done.returncode == 2 and "'macs <= 20M'" in done.stderr, done.stderr
@@ -316,6 +323,7 @@ def test_data_that_is_not_there_is_said(trained: Trained, tmp_path: Path, monkey
     assert os.listdir(tmp_path) == ["cfg.yaml"]
 
 
+@pytest.mark.slow
 def test_where_all_subnets_fail_the_search_ends(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,7 @@ def small(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[t
 # ---- a search that can't begin
 
 
+@pytest.mark.slow
 def test_hidden_files_of_the_user_stay(trained: Trained, tmp_path: Path) -> None:
     proj = tmp_path / "proj"
     (proj / ".git").mkdir(parents=True)
@@ -71,6 +72,7 @@ def test_a_workspace_of_the_suite_is_no_folder_for_a_search(trained: Trained, tm
     assert os.listdir(tmp_path / "proj") == [name]
 
 
+@pytest.mark.slow
 def test_searches_that_were_moved_away_are_no_other_files(small: tuple[Any, Path, str], tmp_path: Path) -> None:
     plan, _ = search.load(str(small[1] / "search.json"))
     (tmp_path / "proj/old-20260101-000000-1").mkdir(parents=True)  # killed before the new one had its plan
@@ -136,12 +138,14 @@ def test_constraints_name_the_input_shape_as_records_have_it(trained: Trained) -
     assert texts == [f"{pair}[1] <= 64 and {pair}[0] > 2"] and names == ["data.input_shape.0", "data.input_shape.1"]
 
 
+@pytest.mark.slow
 def test_a_space_without_further_subnets_is_said_to_be_one(small: tuple[Any, Path, str]) -> None:
     command, _, said = small
     assert "no further subnet that meets the constraints (2 of 1000)" in said
     assert "no further subnet" not in nas.call(*command, "--evaluations", "2").err
 
 
+@pytest.mark.slow
 def test_failures_are_counted_in_all_runs(trained: Trained, tmp_path: Path) -> None:
     command = verb(trained, "--proxy-steps", "2", "--set", "finetune.lr=1e30", "--evaluations", "2")
     done = nas.call(*command, "--work-dir", tmp_path / "search")
@@ -150,6 +154,7 @@ def test_failures_are_counted_in_all_runs(trained: Trained, tmp_path: Path) -> N
     assert done.code == 1 and json.loads(done.out)["failed"] == 2 and json.loads(done.out)["evaluations"] == 0
 
 
+@pytest.mark.slow
 def test_what_was_scored_before_a_fault_is_shown(small: tuple[Any, Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     command, folder, _ = small
     fault = SearchkitError("no worker could start", "Mend it")

@@ -57,6 +57,7 @@ assert not found, found
     assert "did you mean train" in bad("trian")
 
 
+@pytest.mark.slow
 def test_every_verb_prints_one_document(trained: Trained) -> None:
     rules = {"type": "sequential", "rules": [{"type": "sample", "operation": "random", "value": 2}]}
     write(Path("rules.yaml"), rules)
@@ -89,6 +90,7 @@ def brute_force(body: dict[str, Any]) -> Iterator[Arch]:
         yield Arch.of({"backbone.stem.width": stem, "backbone.body.width": width, "backbone.body.depth": depth})
 
 
+@pytest.mark.slow
 def test_the_numbers_of_the_space_are_exact(trained: Trained) -> None:
     shown = json.loads(good("space", trained.config, "--json"))
     archs = list(brute_force(nas.TINY))

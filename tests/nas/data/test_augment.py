@@ -51,6 +51,7 @@ def test_flipping_twice_gives_the_same() -> None:
     assert torch.equal(back["boxes"], target["boxes"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "augment",
     [

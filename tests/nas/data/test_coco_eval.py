@@ -125,6 +125,7 @@ def truth_of(data: CocoSet) -> dict[int, dict[str, Any]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("seed", range(3))
 def test_scores_are_those_of_pycocotools_on_the_file(tmp_path: Path, backend: str, seed: int) -> None:
@@ -178,6 +179,7 @@ def test_the_truth_scores_one(tmp_path: Path, backend: str) -> None:
     assert found["notes"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_the_truth_of_bccd_scores_one(data_dir: Path, backend: str, split: str) -> None:
@@ -210,6 +212,7 @@ def test_a_set_without_boxes_has_no_score(tmp_path: Path, backend: str) -> None:
     assert {found[name] for name in METRICS} == {-1.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_one_evaluator_scores_any_number_of_models_in_silence(
     tmp_path: Path, backend: str, capfd: pytest.CaptureFixture[str]
@@ -366,6 +369,7 @@ def test_the_package_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         Evaluator(data)
 
 
+@pytest.mark.slow
 def test_neither_package_is_loaded_before_it_is_used() -> None:
     code = "import sys, searchkit.nas.data; print({'pycocotools', 'faster_coco_eval', 'sklearn'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

@@ -425,6 +425,7 @@ def test_one_class_may_be_called_as_a_split(tmp_path: Path) -> None:
 # ---- toys ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [toy_cls.make_toy_cls, toy_cls.make_digits_cls])
 def test_a_toy_set_is_a_function_of_its_arguments(tmp_path: Path, make: Any) -> None:
     images = {"train": 40, "val": 20}

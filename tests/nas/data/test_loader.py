@@ -100,6 +100,7 @@ def test_the_loader_shows_what_batch_ids_says(data: CocoSet) -> None:
         assert same(targets, [plain[i][1] for i in wanted])
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_an_unbroken_one_with_any_number_of_workers(data: CocoSet) -> None:
     whole: list[Batch] = list(train_loader(data, AUGMENT, 4, 3, 0, 10, 0))
     assert [step for step, _, _ in whole] == list(range(10))

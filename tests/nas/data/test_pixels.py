@@ -233,6 +233,7 @@ def test_tiffs_of_32_bits(tmp_path: Path, kind: type) -> None:
     assert np.array_equal(found, ((hounsfield[0] - low) * (256 / (high - low))).clip(0, 255).astype(np.uint8))
 
 
+@pytest.mark.slow
 def test_all_splits_are_scaled_as_the_training_images(trained: Trained, tmp_path: Path) -> None:
     """Dark validation images would fill fewer bits by themselves."""
     body = json.loads(Path(trained.config).read_text())
@@ -296,6 +297,7 @@ def deepened(source: Path, target: Path) -> str:
     return str(target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["det", "cls"])
 def test_a_network_of_other_images_states_the_range_of_its_score(
     trained: Trained, toy_cls: Path, tmp_path: Path, task: str

@@ -52,6 +52,7 @@ class _Dying(DetectionData):
         return super().load(index)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGBUS, signal.SIGTERM])
 @pytest.mark.parametrize("free_mb", [64, 25_000])
 def test_a_worker_that_dies_ends_the_run(
@@ -129,6 +130,7 @@ def mounting() -> str:
     return done.stderr.decode().strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["8k", "120k"])
 def test_a_training_in_a_small_shared_memory(folder: Path, tmp_path: Path, size: str) -> None:
     """8k: not even the semaphores of a queue have room; 120k: these do, but no batch of 147 kB."""
@@ -147,6 +149,7 @@ def test_a_training_in_a_small_shared_memory(folder: Path, tmp_path: Path, size:
     assert re.search(what, said) and re.search(r"/dev/shm has (8|12\d) kB", said), said
 
 
+@pytest.mark.slow
 def test_a_training_whose_worker_is_killed(folder: Path, tmp_path: Path) -> None:
     """By the kernel, for lack of memory, say; at whatever moment of a step."""
     path = write(tmp_path / "c.yaml", tiny(folder, train={"steps": 10**6, "checkpoint_steps": 1}, data={"workers": 1}))

@@ -55,6 +55,7 @@ def test_weights_of_a_backbone_fill_the_leading_slices(tmp_path: Path) -> None:
     assert "2 unused: backbone.body.fc.weight (no such tensor" in loaded.text()
 
 
+@pytest.mark.slow
 def test_weights_of_a_detector(tmp_path: Path) -> None:
     """Those of torchvision's detectors, with the names of today and of its old versions; other classes keep theirs."""
     back = resnet_fpn_backbone(backbone_name="resnet18", weights=None, trainable_layers=5)

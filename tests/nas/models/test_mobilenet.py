@@ -175,6 +175,7 @@ def draw(space: dict[str, Any], pick: Any) -> Arch:
     return Arch.of(out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPACES)
 def test_an_arch_of_the_supernet_is_the_static_network(name: str) -> None:
     space, rng = SPACES[name], random.Random(name)
@@ -237,6 +238,7 @@ def test_published_cost() -> None:
     assert params + 1281 * 1000 == sum(p.numel() for p in theirs.parameters()) == 3_504_872
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPACES)
 def test_costs_of_random_archs(name: str) -> None:
     space, rng = SPACES[name], random.Random(name)

@@ -40,6 +40,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 # --- the laws --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_subnet_is_the_supernet_at_its_architecture(family: str) -> None:
     net, sp, conf = make(family)
@@ -61,6 +62,7 @@ def test_a_subnet_is_the_supernet_at_its_architecture(family: str) -> None:
     assert equal(before, net.state_dict()), "a forward in eval mode wrote to the supernet"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_losses_gradients_and_statistics_are_those_of_the_subnet(family: str) -> None:
     net, sp, conf = make(family)

@@ -86,6 +86,7 @@ def test_it_is_torchvisions(twin: Callable[[], nn.Module], width: tuple[int, ...
     assert sizes == [(24, 18), (width[0], 9), (width[1], 5), (1024, 3)]
 
 
+@pytest.mark.slow
 def test_weights_of_torchvision_fill_the_first_choice(tmp_path: Path) -> None:
     theirs = trained(torchvision.models.shufflenet_v2_x0_5())
     sizes = {**X1, "body.width": (48, 96, 192)}
@@ -153,6 +154,7 @@ SPACES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[tuple[int, ...], .
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPACES)
 def test_an_arch_of_the_supernet_is_the_static_network(name: str) -> None:
     sizes, options, positions = SPACES[name]
@@ -237,6 +239,7 @@ def test_published_cost_of_spos() -> None:
     assert sum(found.values()) == 327_544_320
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPACES)
 def test_costs_of_random_archs(name: str) -> None:
     sizes, options, positions = SPACES[name]

@@ -33,6 +33,7 @@ from tests.support.detectors import (
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "options", "twin"),
     [
@@ -92,6 +93,7 @@ def test_fpn_is_torchvisions() -> None:
     assert [*more][3:] == ["pool", "pool2", "pool3"] and more["pool3"].shape[-2:] == (1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["bn", "frozen"])
 def test_the_detector_is_torchvisions(norm: str) -> None:
     theirs = trained(fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=5, box_score_thresh=0.0))
@@ -112,6 +114,7 @@ def test_the_detector_is_torchvisions(norm: str) -> None:
     torch.testing.assert_close(got[0]["boxes"], want[0]["boxes"], rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_detector_learns_as_torchvisions() -> None:
     """Softmax-free and with a box per class it is the same loss, to the bit."""
     back = resnet_fpn_backbone(backbone_name="resnet18", weights=None, norm_layer=nn.BatchNorm2d, trainable_layers=5)

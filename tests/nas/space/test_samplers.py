@@ -86,6 +86,7 @@ def test_a_step_has_no_past() -> None:
     assert [cycle(sampler, space, step, 8) for step in range(40)] != forward
 
 
+@pytest.mark.slow
 def test_every_process_agrees() -> None:
     """Hashes of strings differ from process to process; the seed of a step must not."""
     code = (
@@ -189,6 +190,7 @@ def test_traverse_gives_each_once() -> None:
     assert list(sample.traverse(read_sampler(both), space)) == [space.minimum(), space.maximum(), *found, *found]
 
 
+@pytest.mark.slow
 def test_traverse_of_ar50_101_is_the_space() -> None:
     space = ar50_101()
     flops = [{"type": "candidate", "key": "data.input_shape", "candidates": [480, 560]}, *RANGES]

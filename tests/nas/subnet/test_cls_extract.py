@@ -26,6 +26,7 @@ from tests.support.nas import bad, good, tensors, write
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", cls.FAMILIES)
 def test_the_extracted_net_is_the_supernet_at_its_arch(family: str, toy_cls: Path, tmp_path: Path) -> None:
     recipe = config.load(write(tmp_path / "cfg.yaml", cls.tiny(toy_cls, family)))
@@ -82,6 +83,7 @@ for folder in sys.argv[2:]:
 """
 
 
+@pytest.mark.slow
 def test_folders_stand_alone(toy_cls: Path, tmp_path: Path) -> None:
     images = torch.rand(4, 3, 32, 32)
     torch.save(images, tmp_path / "images.pth")
@@ -125,6 +127,7 @@ def test_what_differs_is_not_written(toy_cls: Path, tmp_path: Path, monkeypatch:
         assert {p.name for p in tmp_path.iterdir()} == {"cfg"}
 
 
+@pytest.mark.slow
 def test_a_tuned_subnet_by_the_commands(toy_cls: Path, tmp_path: Path) -> None:
     """Of a supernet with alternatives: train, tune one arch, extract its checkpoint, and the same arch raw."""
     path = write(tmp_path / "cfg.yaml", cls.tiny(toy_cls))

@@ -96,6 +96,7 @@ def detections(net: Any, images: list[torch.Tensor]) -> list[torch.Tensor]:
         return [value for image in images for value in net([image.float() / 255])[0].values()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_extracted_net_is_the_source_at_its_arch(kind: str, trained: Trained, tmp_path: Path) -> None:
     recipe = recipe_of(kind, trained.data, tmp_path / "cfg")
@@ -149,6 +150,7 @@ for folder in sys.argv[2:]:
 """
 
 
+@pytest.mark.slow
 def test_the_folder_stands_alone(trained: Trained, tmp_path: Path) -> None:
     recipes = {name: recipe_of(name, trained.data, tmp_path / "cfg") for name in ("basic, gn", "bottleneck, frozen")}
     recipes["trained"] = trained.recipe
@@ -226,6 +228,7 @@ def test_what_differs_is_not_written(trained: Trained, tmp_path: Path, monkeypat
         extraction.costs(wrong, recipe, source.net, arch, 64)
 
 
+@pytest.mark.slow
 def test_the_command(trained: Trained, tmp_path: Path) -> None:
     common = ("extract", trained.config, "--checkpoint", trained.checkpoint)
     out = good(
@@ -288,6 +291,7 @@ def test_a_tuned_subnet_needs_no_arch(trained: Trained, tmp_path: Path) -> None:
     assert state.keys() == found.keys() and all(torch.equal(state[k], found[k]) for k in state)
 
 
+@pytest.mark.slow
 def test_predict_draws(trained: Trained, tmp_path: Path) -> None:
     good("extract", trained.config, "--checkpoint", trained.checkpoint, "--arch", "MAX", "--out", tmp_path / "m")
     photos = tmp_path / "photos"

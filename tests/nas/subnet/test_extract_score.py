@@ -66,6 +66,7 @@ def by_hand(folder: Path, recipe: Recipe) -> dict[str, float]:
     return as_recorded(recipe, task.objective.evaluate(net, batches, evaluator, CPU, "fp32").metrics)
 
 
+@pytest.mark.slow
 def test_the_folder_scores_what_its_record_says(scored: Scored, tmp_path: Path) -> None:
     # whatever the config says of scoring by now: the protocol of the record counts
     other = ("--set", "test.batch_size=1", "--set", "test.calibration_images=3")
@@ -107,6 +108,7 @@ def test_it_is_the_supernet_with_these_statistics(scored: Scored, tmp_path: Path
     assert nas.equal(before, source.net.state_dict())
 
 
+@pytest.mark.slow
 def test_the_calibration_images_are_found_again(scored: Scored, tmp_path: Path) -> None:
     def extracted(name: str, *argv: str | Path) -> Any:
         return json.loads(good("extract", *scored.common, *argv, "--out", tmp_path / name, "--json"))
@@ -155,6 +157,7 @@ def test_keys_that_change_the_score_are_named(scored: Scored, tmp_path: Path) ->
     assert done.code == 0 and f"(model {body['protocol']['direct']['model']} there, " in done.err
 
 
+@pytest.mark.slow
 def test_without_a_record_the_test_section_says_how(scored: Scored, tmp_path: Path) -> None:
     said = good("extract", *scored.common, "--arch", "MIN", "--out", tmp_path / "m")
     assert "by the config's test section: there is no record of a score" in said
@@ -170,6 +173,7 @@ def test_without_a_record_the_test_section_says_how(scored: Scored, tmp_path: Pa
     assert "raw, as the checkpoint has them" in said
 
 
+@pytest.mark.slow
 def test_a_tuned_subnet_keeps_its_own_statistics(scored: Scored, tmp_path: Path) -> None:
     where = ("--out", tmp_path / "t.jsonl", "--work-dir", tmp_path / "w")
     good("finetune", *scored.common, "--arch", "MIN", "--set", "finetune.steps=2", *where)
@@ -185,6 +189,7 @@ def test_a_tuned_subnet_keeps_its_own_statistics(scored: Scored, tmp_path: Path)
     assert "the record's scores (metric.finetune) are of other weights than this checkpoint's" in said
 
 
+@pytest.mark.slow
 def test_predict_shows_the_network_that_was_scored(scored: Scored, tmp_path: Path) -> None:
     recipe = config.load(scored.config)
     data = open_split(recipe, "val")

@@ -20,6 +20,7 @@ from tests.support.nas import Trained, archs_file, equal, good, lines, open_sess
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 def test_a_killed_tuning_goes_on(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archs = archs_file(tmp_path / "archs.jsonl", some(trained, 3))
 

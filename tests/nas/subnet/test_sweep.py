@@ -36,6 +36,7 @@ def session(trained: Trained) -> sweep.Session:
 # ---- test ----
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     records = some(trained, 24)
     archs = archs_file(tmp_path / "archs.jsonl", [*records, records[0]])  # one is there twice
@@ -146,6 +147,7 @@ def test_scores_do_not_depend_on_what_was_scored_before(trained: Trained, sessio
     assert [scores(other, arch) for arch in reversed(archs)] == forward[::-1]
 
 
+@pytest.mark.slow
 def test_raw_scores_are_those_of_the_supernet_itself(session: sweep.Session) -> None:
     net, space, b = copy.deepcopy(session.net), session.recipe.space, session.bench
     for arch in (space.maximum(), space.minimum(), space.named("MIDDLE")):
@@ -191,6 +193,7 @@ def test_statistics_are_of_training_images_alone(trained: Trained, session: swee
     assert norm.momentum == 0.1
 
 
+@pytest.mark.slow
 def test_the_calibration_images_are_written_down(
     trained: Trained, session: sweep.Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

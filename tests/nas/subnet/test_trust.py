@@ -143,6 +143,7 @@ def command(figures: tuple[str, str], *more: str | Path) -> tuple[str | Path, ..
     return ("trust", figures[0], "--checkpoint", figures[1], "--device", "cpu", "--bins", "2", *more)
 
 
+@pytest.mark.slow
 def test_once_is_enough(figures: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     steps = counted(monkeypatch)
@@ -199,6 +200,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return steps
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_goes_on(figures: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(name: str) -> tuple[str | Path, ...]:
         more = ("--n", "4", "--steps", "12", "--out", tmp_path / f"{name}.jsonl", "--work-dir", tmp_path / name)
@@ -223,6 +225,7 @@ def test_a_killed_comparison_goes_on(figures: tuple[str, str], tmp_path: Path, m
         assert nas.equal(nas.tensors(path), nas.tensors(tmp_path / "unbroken" / path.parent.name / "latest.pth"))
 
 
+@pytest.mark.slow
 def test_processes_share_the_archs(figures: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     both = command(figures, "--n", "5", "--work-dir", "both", "--out", "both.jsonl")

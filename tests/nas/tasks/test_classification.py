@@ -80,6 +80,7 @@ def test_the_tasks_are_called_alike() -> None:
 # ---- torchvision's twins ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("twin", "arch", "options"),
     [
@@ -158,6 +159,7 @@ def unbroken(toy_cls: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[s
     return path, folder / "work"
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(unbroken: tuple[str, Path], tmp_path: Path) -> None:
     path, reference = unbroken
     work = tmp_path / "work"
@@ -259,6 +261,7 @@ def test_top1_and_top5_are_counted() -> None:
     assert brute_force(scores[:2], labels[:2], 5) == 0
 
 
+@pytest.mark.slow
 def test_scoring_leaves_the_supernet_alone(learnt: tuple[str, str]) -> None:
     path, weights = learnt
     recipe = config.load(path)
@@ -333,6 +336,7 @@ def test_a_lone_image_at_the_end_is_no_batch(toy_cls: Path, tmp_path: Path, capl
 # ---- tuning, and one arch alone ----
 
 
+@pytest.mark.slow
 def test_one_arch_alone_from_scratch(learnt: tuple[str, str], tmp_path: Path) -> None:
     """`subnet:` of a file or a name: train, test, tune and extract are then of that arch, which holds its own only."""
     path, weights = learnt
@@ -516,6 +520,7 @@ def test_class_folders_that_differ(learnt: tuple[str, str], toy_cls: Path, tmp_p
     assert not (tmp_path / "work" / "latest.pth").exists() and not (tmp_path / "o.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_the_checkpoint_of_another_task(learnt: tuple[str, str], tmp_path: Path) -> None:
     path, weights = learnt
     found = checkpoint.load(weights)

@@ -152,6 +152,7 @@ def test_objectives_without_a_value_are_refused(trained: Trained, tmp_path: Path
     assert isinstance(json.loads((tmp_path / "found.json").read_text()), list)
 
 
+@pytest.mark.slow
 def test_a_class_and_an_area_are_searched_for(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

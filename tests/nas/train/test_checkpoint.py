@@ -96,6 +96,7 @@ def running(script: str, folder: Path) -> Iterator[tuple[subprocess.Popen[bytes]
         process.stdout.close()
 
 
+@pytest.mark.slow
 def test_a_folder_has_one_holder_until_it_dies(tmp_path: Path) -> None:
     with running(HOLD, tmp_path) as (process, said):
         assert said == b"held\n"
@@ -110,6 +111,7 @@ def test_a_folder_has_one_holder_until_it_dies(tmp_path: Path) -> None:
             pass
 
 
+@pytest.mark.slow
 def test_a_worker_that_outlives_its_training_holds_nothing(tmp_path: Path) -> None:
     with running(ORPHAN, tmp_path) as (process, said):
         try:
@@ -122,6 +124,7 @@ def test_a_worker_that_outlives_its_training_holds_nothing(tmp_path: Path) -> No
             suite.kill(int(said))
 
 
+@pytest.mark.slow
 def test_two_trainings_in_one_folder(toy: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "cfg.yaml", tiny(toy, train={"steps": 3000}, data={"val": None}))
     work = tmp_path / "work"
@@ -139,6 +142,7 @@ def test_two_trainings_in_one_folder(toy: Path, tmp_path: Path) -> None:
     assert tensors(work / "latest.pth")["step"] > done  # whoever was killed is in nobody's way
 
 
+@pytest.mark.slow
 def test_two_tunings_of_one_arch(trained: Trained, tmp_path: Path) -> None:
     def command(name: str, arch: str) -> tuple[str | Path, ...]:
         first = ("finetune", trained.config, "--checkpoint", trained.checkpoint, "--device", "cpu", "--arch", arch)

@@ -182,6 +182,7 @@ def test_a_tuned_subnet_teaches_more_classes_than_the_data_has(
 # ---- schedules ----
 
 
+@pytest.mark.slow
 def test_schedules_change_with_their_epochs(toy_cls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """32 images in batches of 8: an epoch is four steps. A run that was broken off obeys them too."""
     distill = {
@@ -238,6 +239,7 @@ def test_schedules_change_with_their_epochs(toy_cls: Path, tmp_path: Path, monke
 # ---- killed and gone on, and over ranks ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["in place", "teacher"])
 def test_killed_and_gone_on(kind: str, toy_cls: Path, teacher: tuple[str, str], tmp_path: Path) -> None:
     distill: dict[str, Any] = {"temperature": {"boundary": [1, 3], "value": [1, 2]}}
@@ -280,6 +282,7 @@ with open(f"{work}/{rank}.json", "w") as f:
 """
 
 
+@pytest.mark.slow
 def test_ranks_stay_together(toy_cls: Path, tmp_path: Path) -> None:
     changes = {"steps": 4, "batch_size": 4, "distill": {"temperature": 2}, "label_smoothing": 0.1}
     path = write(tmp_path / "cfg.yaml", cls.tiny(toy_cls, train=changes, model={"dropout": 0.2}))

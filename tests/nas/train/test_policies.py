@@ -95,6 +95,7 @@ def visits(path: str, work: Path, monkeypatch: pytest.MonkeyPatch) -> list[Arch]
     return visited
 
 
+@pytest.mark.slow
 def test_training_runs_what_the_policy_says(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in policies.POLICIES:
         body = tiny(toy, train={"policy": name, "steps": 3}, data={"val": None})

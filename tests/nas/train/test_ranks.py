@@ -86,6 +86,7 @@ def torchrun(cwd: Path, *argv: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_ranks_stay_together(toy: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "cfg.yaml", tiny(toy, train={"policy": "single_path", "steps": 4}))
     (tmp_path / "rank.py").write_text(RANK)

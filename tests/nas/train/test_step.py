@@ -56,6 +56,7 @@ def test_the_gradient_of_a_sandwich_is_the_mean_of_its_archs(toy: Path, tmp_path
     assert alone[1]["backbone.body.layer1.1.conv1.weight"].abs().max() == 0 < outside.abs().max()
 
 
+@pytest.mark.slow
 def test_other_losses_and_formats_run(toy: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "cfg.yaml", tiny(toy, data={"val": None}))
     largest = [space_of(nas.TINY).maximum()]
@@ -85,6 +86,7 @@ def test_frozen_stages_stay(toy: Path, tmp_path: Path) -> None:
     assert not any(name.startswith("backbone.body.layer2.0.conv") for name in same)
 
 
+@pytest.mark.slow
 def test_images_are_seen_at_every_scale(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "cfg.yaml", tiny(toy, train={"scales": [32, 64, 96], "steps": 12}, data={"val": None}))
     seen: list[tuple[int, int]] = []

@@ -34,6 +34,7 @@ def unbroken(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, 
 # ---- resume ----
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(unbroken: tuple[str, Path], tmp_path: Path) -> None:
     path, reference = unbroken
     work = tmp_path / "work"
@@ -78,6 +79,7 @@ def test_killed_at_any_moment(unbroken: tuple[str, Path], tmp_path: Path) -> Non
     assert {p.name for p in work.iterdir()} == {".lock", "best.pth", "latest.pth", "tensorboard"}  # none half-made
 
 
+@pytest.mark.slow
 def test_broken_off_and_gone_on_with_workers(unbroken: tuple[str, Path], tmp_path: Path) -> None:
     path, reference = unbroken
     assert get_worker_info() is None
@@ -86,6 +88,7 @@ def test_broken_off_and_gone_on_with_workers(unbroken: tuple[str, Path], tmp_pat
     assert equal(tensors(tmp_path / "work" / "latest.pth"), tensors(reference / "latest.pth"))
 
 
+@pytest.mark.slow
 def test_attempts_of_a_job_go_on(unbroken: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, reference = unbroken
     job = tmp_path / "job"
@@ -101,6 +104,7 @@ def test_attempts_of_a_job_go_on(unbroken: tuple[str, Path], tmp_path: Path, mon
     assert tensors(second / "other" / "latest.pth")["step"] == 2
 
 
+@pytest.mark.slow
 def test_the_seed_decides(unbroken: tuple[str, Path], tmp_path: Path) -> None:
     path, reference = unbroken
     other = train(path, tmp_path / "other", "train.steps=2", seed=1)
@@ -113,6 +117,7 @@ def test_the_seed_decides(unbroken: tuple[str, Path], tmp_path: Path) -> None:
         train(path, tmp_path / "again", "train.steps=23")
 
 
+@pytest.mark.slow
 def test_a_lower_rate_counts_after_a_resume(toy: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "cfg.yaml", tiny(toy))
     train(path, tmp_path / "work", stop=3)
@@ -125,6 +130,7 @@ def test_a_lower_rate_counts_after_a_resume(toy: Path, tmp_path: Path) -> None:
 # ---- initial weights ----
 
 
+@pytest.mark.slow
 def test_training_starts_from_weights_of_torchvision(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +163,7 @@ def test_training_starts_from_weights_of_torchvision(
 # ---- what goes wrong ----
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite(toy: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "cfg.yaml", tiny(toy))
     train(path, tmp_path / "work", stop=3)
@@ -168,6 +175,7 @@ def test_a_loss_that_is_not_finite(toy: Path, tmp_path: Path) -> None:
     assert before["step"] == 2 and tensors(tmp_path / "work" / "latest.pth")["step"] == 3
 
 
+@pytest.mark.slow
 def test_images_that_can_not_be_decoded(toy: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
@@ -186,6 +194,7 @@ def test_images_that_can_not_be_decoded(toy: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "other" / "latest.pth").exists()
 
 
+@pytest.mark.slow
 def test_a_job_hears_of_steps_and_scores(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "callback").mkdir()
     monkeypatch.setenv("SEARCHKIT_CALLBACK", str(tmp_path / "callback"))

@@ -68,6 +68,7 @@ def test_every_key_is_one_or_the_other(toy: Path, toy_cls: Path, tmp_path: Path)
     assert {key for key in kept.FREE if key.startswith("train.")} <= fields
 
 
+@pytest.mark.slow
 def test_what_may_change_does(begun: tuple[str, Path]) -> None:
     path, work = begun
     changes = ("data.cache_mb=5", "data.workers=1", "train.checkpoint_steps=2", "train.eval_archs=[MIN]", "data.name=x")
@@ -95,6 +96,7 @@ def test_changes_may_be_accepted_and_are_kept(begun: tuple[str, Path]) -> None:
         train(path, work, "train.lr=0.02", "train.optimizer=adamw", accept=True)
 
 
+@pytest.mark.slow
 def test_one_at_its_end_goes_on(toy_cls: Path, tmp_path: Path) -> None:
     body = cls.tiny(toy_cls, "basic", train={"schedule": "linear", "lr": 0.08}, test={"calibration_images": 0})
     path, work = write(tmp_path / "cfg.yaml", body), tmp_path / "work"

@@ -154,11 +154,13 @@ def test_the_value_of_an_option_is_checked(name: str, options: dict[str, Any], s
 # ---- the conformance suite
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*algorithms.SAMPLERS, *algorithms.STOPPERS])
 def test_conformance(name: str) -> None:
     conformance.check(name, **({"max": 20} if name == "asha" else {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -296,6 +298,7 @@ class Refusing(_Sampler):
         raise UsageError("never mind")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("broken", "said"),
     [
@@ -401,6 +404,7 @@ def test_a_rare_constraint_is_met(name: str) -> None:
     assert {tuple(trial.genes.values()) for trial in history} == {(0, 0, 0), (19, 19, 19)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["random", "evolution", "spos"])
 def test_a_rare_constraint_is_met_again_and_again(name: str) -> None:
     """Three points in 100,000, of a space that is too large to go through: what was found leads to more."""
@@ -415,6 +419,7 @@ def test_a_rare_constraint_is_met_again_and_again(name: str) -> None:
     assert len({tuple(trial.genes.values()) for trial in history}) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("args", [(Range("a", "Uniform", 0.0, 1.0),), (Range("a", "Int", 0, 10**9),)])
 @pytest.mark.parametrize("name", ["random", "tpe", "nsga2", "evolution", "spos"])
 def test_a_constraint_that_nothing_meets_in_a_large_space(name: str, args: tuple[Arg, ...]) -> None:

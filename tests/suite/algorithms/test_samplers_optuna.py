@@ -203,6 +203,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "objectives"),
     [(option, objectives) for option in OPTIONS for objectives in (ONE, TWO)]
@@ -246,6 +247,7 @@ def test_tpe_is_optunas_with_trials_that_run_side_by_side() -> None:
     assert sum(trial.state == "running" for trial in history) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objectives", [ONE, TWO], ids=["one", "two"])
 @pytest.mark.parametrize("option", OPTIONS)
 def test_tpe_that_lives_says_what_a_new_one_says(option: str, objectives: tuple[Objective, ...]) -> None:

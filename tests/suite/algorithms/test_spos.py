@@ -188,6 +188,7 @@ def test_crowding_of_a_front_worked_by_hand() -> None:
         assert pareto.crowding(front) == pytest.approx(plain_room(front))
 
 
+@pytest.mark.slow
 def test_it_is_better_than_chance() -> None:
     """Twenty positions of four choices, the sum of what each is worth, seen with noise; 300 points, twenty seeds."""
     space = Space(tuple(choices(f"block{i}", 4) for i in range(20)))

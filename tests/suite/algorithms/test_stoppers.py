@@ -87,6 +87,7 @@ def test_asha_begins_at_a_ninth_of_the_end() -> None:
     assert "max" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_the_trust_of_asha() -> None:
     """Against scipy's tau-b, over the trials that finished."""
     from scipy import stats

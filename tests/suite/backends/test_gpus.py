@@ -31,12 +31,14 @@ def test_auto_takes_what_nvml_sees(tmp_path: Path) -> None:
     assert "2 at once: GPUs 0,1 (Fake 0), 1 a job" in line and set(devices) == {"0", "1"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("visible", "device"), [("1", "1"), ("GPU-111", "1"), ("GPU-0", "0")])
 def test_auto_stays_within_an_inherited_allocation(tmp_path: Path, visible: str, device: str) -> None:
     line, devices = seen(tmp_path / "p", FAKE_GPUS="16,16", CUDA_VISIBLE_DEVICES=visible)
     assert "1 at once" in line and set(devices) == {device}
 
 
+@pytest.mark.slow
 def test_no_gpu_when_hidden_asked_for_or_without_driver(tmp_path: Path) -> None:
     assert "no GPU" in seen(tmp_path / "a", FAKE_GPUS="16,16", CUDA_VISIBLE_DEVICES="")[0]
     line, devices = seen(tmp_path / "b", "--gpus", "none", FAKE_GPUS="16,16")

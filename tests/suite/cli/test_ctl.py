@@ -108,6 +108,7 @@ def test_show_scalar(reference: Path) -> None:
     assert re.findall("#Job Name: (.)", lowest) == [str(n) for n in range(8)]
 
 
+@pytest.mark.slow
 def test_show_tells_exit_codes_and_counts(tmp_path: Path) -> None:
     text = "task: {template: 'exit {i}', search_args: [{type: Categorical, name: i, value: [0, 0, 3]}]}"
     folder = project(tmp_path / "p", text)
@@ -121,6 +122,7 @@ def test_show_tells_exit_codes_and_counts(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_last_values_beside_the_result_of_the_after_callback(tmp_path: Path) -> None:
     """Line by line the reference's own transcript."""
     numbers = {"Loss": 0.028640544041991234, "Test Acc": 98.74, "Test Loss": 0.0369114351272583}
@@ -246,6 +248,7 @@ def many(folder: Path, n: int) -> None:
             open_task.record("result", time=i + 1.0, job=i, attempt=1, start=1.0 * i, end=i + 1.0, **result)
 
 
+@pytest.mark.slow
 def test_show_of_10_000_jobs_reads_no_job_folder(tmp_path: Path) -> None:
     """Speed itself is measured by benchmarks/overhead.py; what makes it possible is tested here."""
     many(tmp_path / "p", 10_000)
@@ -288,6 +291,7 @@ def test_logs_follow(tmp_path: Path) -> None:
     assert said == "==> job 0 <==\none\ntwo\n" or said == "one\ntwo\n"
 
 
+@pytest.mark.slow
 def test_fsck_repairs(tmp_path: Path) -> None:
     folder = project(
         tmp_path / "p", "task: {template: 'true {i}', search_args: [{type: Categorical, name: i, value: [a, b]}]}\n"

@@ -84,6 +84,7 @@ def better(a: tuple[float, int], b: tuple[float, int]) -> bool:
     return a != b and a[0] >= b[0] and a[1] <= b[1]
 
 
+@pytest.mark.slow
 def test_the_front_is_that_of_all_pairs(two: Path) -> None:
     ends = values(two)
     front = {n for n, v in ends.items() if not any(better(w, v) for w in ends.values())}
@@ -108,6 +109,7 @@ def test_the_front_as_a_table(two: Path) -> None:
     assert re.fullmatch(r"hypervolume: [\d.e+]+ \(reference point: acc=0, macs=10, trade=-1000, as given\)", volume)
 
 
+@pytest.mark.slow
 def test_hypervolume_of_two_objectives_is_the_area_of_the_steps(two: Path, tmp_path: Path) -> None:
     text = TWO.replace('    - {name: trade, value: "acc - 0.05 * macs", mode: max}\n', "")
     folder = project(tmp_path / "p", text, job_sh=JOB)
@@ -195,6 +197,7 @@ def reward(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_best_asks_which_end_of_a_loss_is_best(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", REWARD.replace(", mode: min", ""), job_sh=REWARD_JOB)
     done = run(folder, "search-run", "config.yaml")
@@ -209,6 +212,7 @@ def test_best_asks_which_end_of_a_loss_is_best(tmp_path: Path) -> None:
         assert f"#Job Name: {job}\n" in ok(run(folder, "search-ctl", "best", "--mode", mode))
 
 
+@pytest.mark.slow
 def test_a_search_that_began_without_a_direction_goes_on(tmp_path: Path) -> None:
     config = REWARD.replace(", mode: min}", "}\nsearch: {n_trials: 4}")
     folder = project(tmp_path / "p", config.replace("loss}", "loss, mode: max}"), job_sh=REWARD_JOB)
@@ -222,6 +226,7 @@ def test_a_search_that_began_without_a_direction_goes_on(tmp_path: Path) -> None
     assert "so this search took max" in said.stderr and "loss          : 0.01 (max)" in ok(said)
 
 
+@pytest.mark.slow
 def test_a_direction_that_was_given_is_not_dropped(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", REWARD.replace("min}", "min}\nsearch: {n_trials: 2}"), job_sh=REWARD_JOB)
     ok(run(folder, "search-run", "config.yaml"))
@@ -233,6 +238,7 @@ def test_a_direction_that_was_given_is_not_dropped(tmp_path: Path) -> None:
     assert "; loss (max)" in ok(run(folder, "search-run", "config.yaml"))  # said anew
 
 
+@pytest.mark.slow
 def test_of_stages_one_has_to_report_the_reward(tmp_path: Path) -> None:
     text = "task: {reward_attribute: acc}\nstages:\n- {name: a, task: {template: echo made}}\n"
     text += "- {name: b, task: {template: cp numbers.jsonl $SEARCHKIT_CALLBACK/scalars.jsonl}}\n"
@@ -307,6 +313,7 @@ def test_best_of_several_is_the_front_first(two: Path) -> None:
     assert [int(n) for n in re.findall(r"#Job Name: (\d+)", picked)] == order[:5]
 
 
+@pytest.mark.slow
 def test_best_of_nothing(tmp_path: Path) -> None:
     text = "task: {template: 'false', search_args: [{type: Categorical, name: a, value: [1]}]}\n"
     folder = project(tmp_path / "p", text.replace("'false'", "'false {a}'") + "monitor: {reward_attribute: acc}\n")
@@ -399,6 +406,7 @@ def test_bad_diff(reward: Path, words: tuple[str, ...], code: int) -> None:
     assert run(reward, "search-ctl", "diff", *words).returncode == code
 
 
+@pytest.mark.slow
 def test_diff_of_code(tmp_path: Path) -> None:
     text = "task: {template: 'sh job.sh {a}', search_args: [{type: Categorical, name: a, value: [1, 2]}]}\n"
     folder = project(tmp_path / "p", text, job_sh="echo", other_txt="same", third_txt="a")
@@ -489,6 +497,7 @@ def is_grey(picture: bytes) -> bool:
     return bool((abs(pixels - pixels[..., :1]) < 0.02).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [10, 1000])
 def test_pictures_are_without_colour(n: int) -> None:
     at = points(n)
@@ -526,6 +535,7 @@ def test_the_study_has_the_numbers_of_the_jobs() -> None:
     assert study.best_trial.value == min(map(loss, at))
 
 
+@pytest.mark.slow
 def test_importance_finds_what_matters() -> None:
     """40 texts and a range on a log scale are no obstacle: f-ANOVA itself would take hours for the one, and be blind to
     the other."""
@@ -557,6 +567,7 @@ def test_too_little_to_draw() -> None:
             pictures.draw(kind, given, ARGS, LOSS)
 
 
+@pytest.mark.slow
 def test_plot_command(two: Path, reward: Path, tmp_path: Path) -> None:
     said = asked(two, "plot", "pareto", "--metric", "acc", "--metric", "macs", "--out", str(tmp_path / "a.png"))
     assert said == f"wrote {tmp_path}/a.png: pareto of 12 jobs of task default, acc (max), macs (min)\n"
@@ -570,6 +581,7 @@ def test_plot_command(two: Path, reward: Path, tmp_path: Path) -> None:
     assert said.endswith("history of 6 jobs of task default, other (max)\n")
 
 
+@pytest.mark.slow
 def test_plot_curves(tmp_path: Path) -> None:
     job = """for s in 1 2 3 4; do echo '{"step": '$s', "val_loss": '$1.$s', "acc": '$s'}'; done"""
     text = "task: {template: 'sh job.sh {i}', search_args: [{type: Int, name: i, low: 1, high: 6}]}\n"
@@ -591,6 +603,7 @@ def test_plot_curves(tmp_path: Path) -> None:
     ok(run(folder, "search-ctl", "plot", "curves", "--metric", "acc", "-o", "b.png", env={"PYTHONPATH": str(tmp_path)}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "what"),
     [
@@ -624,6 +637,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_10_000_trials_are_ranked_by_their_events(many: Path) -> None:
     """Speed itself is measured by benchmarks/look.py. Here: the files of jobs are not what ranks them, so none but
     those that are shown needs to be opened; and nothing takes a time of another order."""
@@ -668,6 +682,7 @@ search: {{objectives: [{{name: score, mode: max, value: {json.dumps(value)}}}]{m
 """
 
 
+@pytest.mark.slow
 def test_names_that_need_quotes(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", quoted("name('val/acc') - name('AR@100') * name('val-f1')"))
     for task, more in (("grid", ""), ("search", ", sampler: random, n_trials: 2, seed: 1")):
@@ -681,6 +696,7 @@ def test_names_that_need_quotes(tmp_path: Path) -> None:
         assert found[0]["params"] == {"n": 7} and found[0]["scores"]["score"] == pytest.approx(0.65)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("value", "why"),
     [

@@ -57,6 +57,7 @@ def test_one_row_a_job(done: Path) -> None:
     assert len(lines) == 7 and len({len(line) for line in lines}) == 1
 
 
+@pytest.mark.slow
 def test_order_and_choice(done: Path) -> None:
     assert jobs(done, "--sort", "acc") == [0, 1, 2, 3, 4, 5]
     assert jobs(done, "--sort", "-acc") == [2, 3, 0, 1, 4, 5]  # what has no number comes last both ways
@@ -75,6 +76,7 @@ def test_order_and_choice(done: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_infinities_come_last_and_an_objective_without_numbers_is_a_column(tmp_path: Path) -> None:
     text = "task: {template: 'echo acc {v}', search_args: [{type: Categorical, name: v, value: [1, inf, 2, -inf]}]}\n"
     text += "monitor: {reward_attribute: acc, regex: ['acc (?P<acc>.*)']}\n"

@@ -34,6 +34,7 @@ def log(folder: Path) -> str:
     return (task_dir(folder) / "jobs/all/0/log").read_text()
 
 
+@pytest.mark.slow
 def test_what_a_command_hid(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", one("true"), job_sh="sleep 0.3; echo trained")
     done, _ = job(folder, "sh job.sh &> out.log", 0)
@@ -56,6 +57,7 @@ def test_what_a_command_hid(tmp_path: Path) -> None:
     assert done["reason"] == "the pre callback failed, the command was not run"
 
 
+@pytest.mark.slow
 def test_what_the_shell_cannot_read_is_told_before_the_start(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", one("true"))
     for template, more, said in (
@@ -73,6 +75,7 @@ def test_what_the_shell_cannot_read_is_told_before_the_start(tmp_path: Path) -> 
         job(folder, template, 0)
 
 
+@pytest.mark.slow
 def test_what_is_left_behind_is_ended_and_named(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", one("true"))
     done, said = job(folder, "sleep 97 & sleep 97 & setsid sleep 98 & echo > >(cat)", 0)
@@ -85,6 +88,7 @@ def test_what_is_left_behind_is_ended_and_named(tmp_path: Path) -> None:
     assert done["reason"] == f"exit code 3; {names}`sleep 97`"
 
 
+@pytest.mark.slow
 def test_the_shell_is_chosen(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", one("true"))
     job(folder, SAY, 0)
@@ -98,6 +102,7 @@ def test_the_shell_is_chosen(tmp_path: Path) -> None:
     assert log(folder) == "strict\n"
 
 
+@pytest.mark.slow
 def test_a_task_keeps_its_shell(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", one(SAY))
     ok(run(folder, "search-run", "config.yaml"))
@@ -110,6 +115,7 @@ def test_a_task_keeps_its_shell(tmp_path: Path) -> None:
     assert (task_dir(folder) / "jobs/all/0/attempt-2/log").read_text() == "\nno pipefail\n"
 
 
+@pytest.mark.slow
 def test_without_bash(tmp_path: Path) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()

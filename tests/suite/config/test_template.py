@@ -112,6 +112,7 @@ def argv(shell: str, command: str) -> list[bytes]:
     return done.stdout.split(b"\0")[:-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize("where", CONTEXTS)
 @settings(max_examples=40, deadline=None)
@@ -160,6 +161,7 @@ IN_BASH = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
 @pytest.mark.parametrize("where", IN_BASH)
 @settings(max_examples=40, deadline=None)
@@ -496,6 +498,7 @@ def test_what_is_no_list(form: str, values: str, what: str) -> None:
     assert fault.startswith(f"cfg.yaml:2:18: task.template: {what}")
 
 
+@pytest.mark.slow
 def test_a_list_in_a_task(tmp_path: Path) -> None:
     text = "task:\n  template: printf '<%s>' {x...} {y?--y=...}\n  search_args:\n"
     text += "  - {type: Categorical, name: x, value: [[1e-3, a b], []]}\n"

@@ -87,12 +87,14 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], dict[
     return log.read_text().split(), tree(folder)
 
 
+@pytest.mark.slow
 def test_without_the_harness_the_tree_is_the_same(unbroken: tuple[list[str], dict[str, str]], tmp_path: Path) -> None:
     folder = fresh(tmp_path / "w")
     ok(run(folder, "search-run", "-j", "1", "config.yaml", env={"RUNS": str(tmp_path / "runs")}))
     assert tree(folder) == unbroken[1]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("part", range(4))
 def test_every_kill_point(unbroken: tuple[list[str], dict[str, str]], tmp_path: Path, part: int) -> None:

@@ -12,6 +12,8 @@ from searchkit.suite.run.points import parse as point_of
 from tests.suite.store.test_changes import JOB, changed, grid, ran, replayed, search, told, values
 from tests.support.suite import HARNESS, events, ok, project, run, show, start, states, task_dir, wait_for
 
+pytestmark = pytest.mark.slow
+
 CONFIG = parse(
     b"""
 task:

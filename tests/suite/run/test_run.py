@@ -27,6 +27,8 @@ from tests.support.suite import (
     wait_for,
 )
 
+pytestmark = pytest.mark.slow
+
 GRID = """
 task:
   template: "sh job.sh {a} {b}"

@@ -22,6 +22,8 @@ from searchkit.suite.store import trials
 from searchkit.suite.store.state import TaskState, advance
 from tests.support.suite import HARNESS, events, ok, project, run, show, states, task_dir
 
+pytestmark = pytest.mark.slow
+
 SPACE = """
 task:
   template: "python3 job.py {lr} {opt} {momentum?--momentum}"

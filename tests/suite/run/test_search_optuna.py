@@ -68,6 +68,7 @@ def directly(make: Callable[[int], Any] | Any, n: int, directions: list[str]) ->
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tpe", "random"])
 def test_one_after_the_other_they_are_those_of_optuna(name: str, tmp_path: Path) -> None:
     n = 24
@@ -86,6 +87,7 @@ def test_one_after_the_other_they_are_those_of_optuna(name: str, tmp_path: Path)
     assert [job["values"] for job in story(folder)] == directly(sampler, n, ["maximize"])
 
 
+@pytest.mark.slow
 def test_nsga2_is_one_seeded_sampler_also_across_a_kill(tmp_path: Path) -> None:
     n, population = 24, 6
     search = (

@@ -30,6 +30,8 @@ from tests.support.suite import (
     wait_for,
 )
 
+pytestmark = pytest.mark.slow
+
 JOB = """
 echo "$SEARCHKIT_TASK/$SEARCHKIT_JOB start" >> "$RUNS"
 sleep ${2:-0}

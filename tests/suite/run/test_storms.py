@@ -57,6 +57,7 @@ def processes(folder: Path) -> dict[int, tuple[str, int]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_storm(tmp_path: Path) -> None:
     total: collections.Counter[str] = collections.Counter()
@@ -113,6 +114,7 @@ sleep 1000
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("scheduler", ["alive", "killed"])
 def test_stop_leaves_nothing_of_64_trees(tmp_path: Path, scheduler: str) -> None:

@@ -24,6 +24,8 @@ from tests.support.warm import (
     workers_of,
 )
 
+pytestmark = pytest.mark.slow
+
 # ---- stops
 
 

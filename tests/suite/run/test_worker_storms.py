@@ -79,6 +79,7 @@ def processes(folder: Path) -> dict[int, tuple[str, int]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_storm(tmp_path: Path) -> None:
     kills = int(os.environ.get("STORM_KILLS", "10"))
@@ -122,6 +123,7 @@ def check(folder: Path, runs: Path, jobs: int, what: str) -> None:
         assert (root if k == 1 else root / f"attempt-{k}").joinpath("p/out.txt").read_text() == str(n), what
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_kill_points(tmp_path: Path) -> None:
     """Only the scheduler is killed, so its worker's trials run exactly once, wherever that happens."""
@@ -178,6 +180,7 @@ for name in ("open", "write", "dup2", "close", "chdir"):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_every_point_of_a_worker(tmp_path: Path) -> None:
     """A worker dies after each of its changes: at most the trial that it runs is lost, and runs again."""

@@ -93,6 +93,7 @@ assert searchkit.params() == trial.params
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("keys", "own"), [("", None), ("workers: 1", None), ("", "")], ids=["plain", "warm", "own"])
 def test_what_python_prints_is_read_while_it_runs(keys: str, own: str | None, tmp_path: Path) -> None:
     """Nothing of the script flushes. `own`: what the user has set PYTHONUNBUFFERED to; Python buffers if empty."""
@@ -109,6 +110,7 @@ def test_what_python_prints_is_read_while_it_runs(keys: str, own: str | None, tm
     assert (told, scalars) == (("", {}) if own == "" else ("acc: 0.25\n", {"acc": {"1": 0.25}}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keys", ["", "workers: 1"], ids=["plain", "warm"])
 def test_a_run_in_the_background_of_a_script(keys: str, tmp_path: Path) -> None:
     """No signal is ignored in its jobs; it obeys Ctrl-C all the same, and survives the end of the terminal."""
@@ -128,6 +130,7 @@ def test_a_run_in_the_background_of_a_script(keys: str, tmp_path: Path) -> None:
     assert [mask & ~C_LIBRARY for mask in ignored] == [0] * (1 if keys else 3)
 
 
+@pytest.mark.slow
 def test_a_trial_is_to_others_what_a_job_is(tmp_path: Path) -> None:
     """The same script as plain jobs and in workers: the same states, numbers, logs and files."""
     found = {}
@@ -167,6 +170,7 @@ def test_few_processes_serve_many_trials(tmp_path: Path) -> None:
     assert workers_of(folder) == []
 
 
+@pytest.mark.slow
 def test_no_more_workers_than_trials_or_slots(tmp_path: Path) -> None:
     for n, slots, most in ((2, 8, 2), (9, 3, 3)):
         folder = project(tmp_path / str(n) / "p", config(n, "workers: true"), train_py=loop("time.sleep(0.2)"))
@@ -294,6 +298,7 @@ def fault(folder: Path, **env: str) -> str:
     return done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "said"),
     [
@@ -320,6 +325,7 @@ def test_ranks_cannot_serve_trials(tmp_path: Path) -> None:
     assert "WORLD_SIZE is 2" in fault(folder, WORLD_SIZE="2")
 
 
+@pytest.mark.slow
 def test_a_restart_with_new_code_gets_new_workers(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", config(3, "workers: 1"), train_py=loop("trial.report(acc=1)\nassert i != 1"))
     ok(run(folder, "search-run", "config.yaml", "-j", "1"), 1)
@@ -348,6 +354,7 @@ def test_a_template_with_arguments_has_no_workers(tmp_path: Path) -> None:
     assert "{i} has no value where run.workers" in done.stderr and "trial.params" in done.stderr
 
 
+@pytest.mark.slow
 def test_stoppers_end_trials_and_no_worker(tmp_path: Path) -> None:
     text = """
 task:
@@ -375,6 +382,7 @@ for step in range(begin + 1, 10):
     assert len({pid for ran in pids(tmp_path).values() for pid in ran}) == 2
 
 
+@pytest.mark.slow
 def test_a_trial_that_has_ended_reports_no_more_but_a_fork_of_it_does(tmp_path: Path) -> None:
     body = """
 if i == 0:
@@ -397,6 +405,7 @@ trial.report(acc=i)
     assert [s["scalars"] for s in scalars] == [{"acc": {"1": 0}}, {"forked": {"1": 1}, "acc": {"2": 1}}]
 
 
+@pytest.mark.slow
 def test_a_half_line_in_the_inbox_spoils_nothing(tmp_path: Path) -> None:
     """As a scheduler leaves it that is killed within a write; what it was about is handed over again."""
     folder = project(tmp_path / "p", config(4, "workers: 1"), train_py=loop(SAY_PID + POLITE))
@@ -410,6 +419,7 @@ def test_a_half_line_in_the_inbox_spoils_nothing(tmp_path: Path) -> None:
     assert set(states(folder).values()) == {"finished"} and len({p for (p,) in pids(tmp_path).values()}) == 1
 
 
+@pytest.mark.slow
 def test_a_verdict_that_a_trial_never_hears_of_does_not_count(tmp_path: Path) -> None:
     """Trial 1 reports once, which is too bad to go on, and ends. Trial 2 reports again, is told so, saves and ends."""
     text = """

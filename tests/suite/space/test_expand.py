@@ -419,6 +419,7 @@ texts = st.text(st.characters(exclude_categories=())) | st.text("./%~\0 empty25F
 texts |= st.builds(lambda text, n: text * n, texts, st.integers(1, 300))
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.lists(texts, unique=True))
 def test_escape_is_injective_and_valid(several: list[str]) -> None:

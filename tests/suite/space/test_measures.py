@@ -269,6 +269,7 @@ def points(folder: Path, task: str = "default") -> list[tuple[int, ...]]:
     return [tuple(json.loads(path.read_text())["values"].values()) for path in found]
 
 
+@pytest.mark.slow
 def test_jobs_are_those_that_meet_it(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", CONFIG.replace("MACS", "macs <= 2M"), shop_py=SHOP)
     wanted = [(w, d) for w in (16, 32, 64) for d in (1, 2, 3) if w * w * d * 1000 <= 2_000_000]
@@ -292,6 +293,7 @@ def test_jobs_are_those_that_meet_it(tmp_path: Path) -> None:
     assert sorted(points(folder, "spos")) == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("search", ["", "search: {sampler: random, n_trials: 3}\n"])
 def test_faults_are_told_before_anything_is_written(tmp_path: Path, search: str) -> None:
     folder = project(tmp_path / "p", CONFIG.replace("MACS", "macs <= 2k") + search, shop_py=SHOP)

@@ -177,6 +177,7 @@ def test_only_what_exists_is_asked_for(space: Space, rng: random.Random) -> None
     assert space.feasible(genes) == all(holds(rule, point, True) for rule in space.constraints)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(spaces(finite=False), st.lists(st.randoms(use_true_random=False), min_size=2, max_size=2))
 def test_different_points_have_different_keys(space: Space, rngs: list[random.Random]) -> None:

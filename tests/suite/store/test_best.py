@@ -14,6 +14,8 @@ from searchkit.errors import ConfigError
 from searchkit.suite.config import read as c
 from tests.support.suite import HARNESS, events, ok, project, run, show, start, task_dir, wait_for
 
+pytestmark = pytest.mark.slow
+
 # Reports its first word as acc and the second, where there is one, as macs; `none` is not reported.
 JOB = """
 echo "$SEARCHKIT_JOB" > out.txt

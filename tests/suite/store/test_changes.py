@@ -20,6 +20,8 @@ from searchkit.suite.store import changes, trials
 from searchkit.suite.store.state import TaskState, advance
 from tests.support.suite import HARNESS, events, ok, project, run, show, states, task_dir
 
+pytestmark = pytest.mark.slow
+
 GRID = """
 task:
   template: "sh job.sh {lr} {w}"

@@ -32,6 +32,8 @@ from tests.support.suite import (
     wait_for,
 )
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 CONFIG = r"""
 task:

@@ -78,6 +78,7 @@ def said(folder: Path) -> list[list[str]]:
     return [(task_dir(folder) / f"jobs/all/{n}/log").read_text().split() for n in (0, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["path", "hook", "new hook"])
 def test_an_editable_install_leads_to_the_copy(how: str, tmp_path: Path) -> None:
     programs, sites = environment(tmp_path / "env")
@@ -90,6 +91,7 @@ def test_an_editable_install_leads_to_the_copy(how: str, tmp_path: Path) -> None
     assert "note" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [False, True], ids=["plain", "warm"])
 def test_a_python_path_of_the_project_leads_to_the_copy(workers: bool, tmp_path: Path) -> None:
     folder = source(tmp_path)
@@ -229,6 +231,7 @@ def test_our_own_python_need_not_be_asked(monkeypatch: pytest.MonkeyPatch) -> No
     assert interpreter.Pythons().answer("train.sh", {"PATH": here}) == interpreter.own(f"{here}/python")
 
 
+@pytest.mark.slow
 def test_a_resume_from_another_environment_is_said(tmp_path: Path) -> None:
     first, second = (environment(tmp_path / f"an-environment-with-a-rather-long-name/{name}")[0] for name in "ab")
     folder = project(tmp_path / "p", CONFIG.replace("tools/train.py", "-c 'import time; time.sleep(0.2)'"))

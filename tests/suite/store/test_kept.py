@@ -62,6 +62,7 @@ def said(reading: Reading) -> str:
     return repr((sorted(reading.series.items()), reading.skipped, reading.faults, dict(reading.shared)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(25))
 def test_read_as_it_grows_is_read_in_one_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     rng = random.Random(seed)
@@ -210,6 +211,7 @@ monitor: {reward_attribute: acc, regex: ['acc=(?P<acc>\\S+)']}
 """
 
 
+@pytest.mark.slow
 def test_search_run_keeps_and_readers_do_not_write(tmp_path: Path) -> None:
     job = "for i in 1 2 3 4 5 6 7 8 9; do printf '%0800d\\n' $i; echo acc=0.$i; done\n"
     folder = project(tmp_path / "p", CONFIG, job_sh=job)
@@ -229,6 +231,7 @@ def test_search_run_keeps_and_readers_do_not_write(tmp_path: Path) -> None:
     assert json.loads(ok(run(folder, "search-ctl", "best", "--json")))["jobs"][0]["scores"] == {"acc": 0.9}
 
 
+@pytest.mark.slow
 def test_a_deleted_job_takes_what_was_kept_with_it(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", CONFIG, job_sh="printf '%09999d\\n' 0; echo acc=1\n")
     ok(run(folder, "search-run", "config.yaml"))
@@ -266,6 +269,7 @@ def test_colours_around_a_number_are_not_of_it(tmp_path: Path) -> None:
     assert reading.series == {"acc": {1: 0.82, 2: 0.9}, "loss": {1: 0.5}, "red": {1: 7.0}} and not reading.skipped
 
 
+@pytest.mark.slow
 def test_a_stopper_sees_event_files_grow(tmp_path: Path) -> None:
     """A threshold of 0.4: the first look finds 0.5, and 0.1 comes after it."""
     parts = [record(event(step, simple("acc", value))).hex() for step, value in ((1, 0.5), (2, 0.1))]

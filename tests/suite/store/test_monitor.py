@@ -96,6 +96,7 @@ monitor: {reward_attribute: epoch_accuracy}
 WAYS = "name one, train/epoch_accuracy or validation/epoch_accuracy"
 
 
+@pytest.mark.slow
 def test_the_reward_of_several_folders_must_be_named(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", GRID, job_py=KERAS)
     said = ok(run(folder, "search-run", "config.yaml"))
@@ -111,6 +112,7 @@ def test_the_reward_of_several_folders_must_be_named(tmp_path: Path) -> None:
     assert (best["jobs"][0]["job"], round(best["jobs"][0]["scores"]["validation/epoch_accuracy"], 3)) == (0, 0.6)
 
 
+@pytest.mark.slow
 def test_a_trial_of_a_search_whose_reward_is_in_several_folders_fails(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", f"{GRID}\nsearch: {{n_trials: 3}}\n", job_py=KERAS)
     said = ok(run(folder, "search-run", "config.yaml"))
@@ -118,6 +120,7 @@ def test_a_trial_of_a_search_whose_reward_is_in_several_folders_fails(tmp_path: 
     assert all(e["scores"] is None for e in events(folder) if e["type"] == "result")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", ["", "search: {sampler: grid, n_trials: 3}\n"])
 def test_one_folder_in_one_job_is_not_ranked_among_two_of_another(more: str, tmp_path: Path) -> None:
     """Job 2 has no validation: its curve of training, 0.9, was the best."""
@@ -156,6 +159,7 @@ monitor: {reward_attribute: acc, score: SCORE}
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("search", ["", "search: {n_trials: 3}\n"], ids=["grid", "search"])
 @pytest.mark.parametrize(("score", "job", "value"), [("last", 1, 5.0), ("best", 0, 9.0)])
 def test_the_last_or_the_best_value_ranks(tmp_path: Path, search: str, score: str, job: int, value: float) -> None:
@@ -186,6 +190,7 @@ monitor: {score: best}
 # --- what can't be used ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_lines_that_can_not_be_used_are_named(tmp_path: Path) -> None:
     job = """
 for i in 1 2 3 4; do echo noise; echo "loss=0.$i,"; done

@@ -45,6 +45,7 @@ def test_the_result_says_last_lowest_and_highest(finished: Path) -> None:
     assert len({e["monitor"] for e in said.values()}) == 1
 
 
+@pytest.mark.slow
 def test_tables_need_no_folder(finished: Path) -> None:
     ranked = json.loads(ok(run(finished, "search-ctl", "show-scalar", "-rt", "+1", "--metric", "loss", "--json")))
     assert [(row["job"], row["scalars"]["loss"]) for row in ranked["rows"]] == [(2, 0.03)]

@@ -100,6 +100,7 @@ def test_a_project_with_picked_records_may_move(tmp_path: Path) -> None:
     assert set(states(folder).values()) == {"finished"}
 
 
+@pytest.mark.slow
 def test_the_expansion_is_kept_and_a_changed_input_is_named(tmp_path: Path) -> None:
     folder = space_project(tmp_path / "p", config(", rules: rules.yaml, per_job: 2", '"cat {archs} && test -e $OPEN"'))
     env = {"OPEN": str(tmp_path / "open")}
@@ -158,6 +159,7 @@ stages:
 """
 
 
+@pytest.mark.slow
 def test_records_of_an_earlier_stage(tmp_path: Path) -> None:
     folder = space_project(tmp_path / "p", STAGED)
     env = {"SOURCE": str(folder / "space.jsonl")}
