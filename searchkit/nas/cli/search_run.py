@@ -157,7 +157,7 @@ def fault_of_run(error: Mapping[str, Any]) -> SearchkitError:
         message = "the search was made at another place, or by another Python: it can't go on here"
         hint = "Move its folder back, take that Python; or begin anew (--overwrite), or in another --work-dir"
     elif "search-ctl restart" in hint:  # there is no script of the user's own
-        hint = "Mend it and run the same command again"
+        hint = "Fix it and run the same command again"
     kinds = {2: UsageError, 4: ConflictError}
     fault = kinds.get(error["exit"], SearchkitError)(message, hint)
     fault.exit_code = error["exit"]

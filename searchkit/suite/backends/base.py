@@ -2,11 +2,11 @@
 
 The scheduler and search-ctl know where jobs run by these functions alone. `local/` is the backend of this machine's
 processes. Another one (pilots in the jobs of a cluster, say) is a folder beside it and a row of `table.BACKENDS`; the
-promises that it must keep stand here, one with each function.
+promises that it must keep stand here, with each function.
 
-Truth stays in files: an attempt's wrapper writes `start` and `exit` to the attempt's status file, wherever it runs, and
-what became of an attempt is read there and nowhere else. A backend is asked for what files can't say: where there is
-room, whether what wrote no `exit` still lives, and that nothing is left of what ended.
+The truth is in files: an attempt's wrapper writes `start` and `exit` to the attempt's status file, wherever it runs,
+and how an attempt ended is read there and nowhere else. A backend is asked what files can't say: where there is room,
+whether an attempt without an `exit` still lives, and whether anything is left of one that ended.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WORKER = "worker-"  # before a worker's number: in its token, and as the handle 
 
 @dataclass(frozen=True)
 class Request:
-    """What a run asks a backend for, of the config and of the command line."""
+    """What a run asks of a backend, from the config and the command line."""
 
     program: str  # the template's first word
     env: Mapping[str, str]  # of search-run
@@ -92,7 +92,7 @@ class Handle:
 
 
 class CannotStart(Exception):
-    """This command alone can't be started, whatever the machine is like; the reason is its text."""
+    """This command can't be started on any machine; the text says why."""
 
 
 # ---- what it answers
@@ -126,8 +126,8 @@ class Capacity(Protocol):
 
 
 class Backend(Protocol):
-    """Where attempts run. One object serves one scheduler, or one act of search-ctl. Whatever it knows can be learnt
-    anew from the files of the attempts, so it may die with its process at any moment.
+    """Where attempts run. One object serves one scheduler, or one act of search-ctl. All that it knows can be read
+    again from the files of the attempts, so it may die with its process at any moment.
 
     A worker is started, ended and looked for as an attempt is.
     """
@@ -141,31 +141,31 @@ class Backend(Protocol):
         """
 
     def open(self, task: OpenTask, config: Config) -> None:
-        """A scheduler begins, which alone writes to this task: what a backend asks of others (a job of a cluster, say)
-        is an event before it is asked, and what an earlier scheduler asked is found again here. search-ctl opens
-        nothing."""
+        """A scheduler begins, the only one that writes to this task. What a backend asks of others (a job of a cluster,
+        say) is an event before it is asked, and what an earlier scheduler asked is found again here. search-ctl does
+        not call this."""
 
     def close(self, *, leave: bool) -> None:
-        """The scheduler ends. `leave`: what runs goes on, for the next one; else nothing runs any more that it could
-        end, and what was held for later jobs is given up."""
+        """The scheduler ends. `leave`: what runs goes on, for the next scheduler; else nothing that it could end runs
+        any more, and what was held for later jobs is given up."""
 
     # -- starting
 
     def port(self, token: str) -> int:
-        """A TCP port for an attempt or a worker, the same whenever it is asked for before that is cleared; 0 where it
-        is chosen where the job runs."""
+        """A TCP port for an attempt or a worker, the same at each call until that attempt is cleared; 0 if the port is
+        chosen where the job runs."""
 
     def prepare(self, launch: Launch, env: Mapping[str, str], grant: Grant) -> Prepared:
-        """Do what can be done for a start before it is decided. Nothing of the job runs, nothing is written but below
-        `launch.tmp`, and where we die, it comes to nothing by itself. `env`: of the contract, but for the devices of
-        the grant and the port, which are added here.
+        """Do what can be done for a start before it is decided. Nothing of the job runs, nothing is written except
+        below `launch.tmp`, and if we die, it undoes itself. `env`: that of the contract, without the devices of the
+        grant and the port, which are added here.
 
         Raises CannotStart, and OSError for what is no fault of the command.
         """
 
     def start(self, prepared: Prepared) -> Handle:
-        """Let it begin, without waiting until it has. The decision is an event by now, and may be acted on twice: by us
-        and, after our death, by the next scheduler. So an attempt begins when its status file is made, here or where it
+        """Let it begin, without waiting until it has begun. The decision is an event by now, and may be acted on twice:
+        by us and, if we die, by the next scheduler. So an attempt begins when its status file is made, here or where it
         runs, and only if there is none yet. From now on `alive` says that it lives, however long its first line takes.
 
         Raises FileExistsError for an attempt that was begun before, CannotStart, and OSError for anything else.
@@ -177,8 +177,8 @@ class Backend(Protocol):
     # -- finding
 
     def handle(self, token: str, paths: AttemptPaths, s: Status) -> Handle:
-        """The handle of an attempt that somebody else started, from its status file. Where that has no first line yet,
-        or is not there, all that is known of the attempt is its token. Watches nothing: see `adopt`."""
+        """The handle of an attempt that somebody else started, from its status file. Where that file has no first line
+        yet, or is missing, only the attempt's token is known. This watches nothing: see `adopt`."""
 
     def within(self, outer: Handle, token: str, paths: AttemptPaths) -> Handle:
         """The handle of a trial that a worker runs: its processes have the trial's token, and no wrapper."""
@@ -196,33 +196,33 @@ class Backend(Protocol):
         """
 
     def adopt(self, handle: Handle, port: int = 0) -> None:
-        """Watch what an earlier scheduler started as if we had started it: `ended` tells of its end. `port`: what it
-        has, and nobody else gets."""
+        """Watch what an earlier scheduler started as if we had started it: `ended` reports its end. `port`: the one
+        that it has, which nobody else may get."""
 
     # -- ending
 
     def ended(self) -> list[Handle]:
-        """What ended since the last call, each once. Of what we started or adopted: what has an exit line or is dead.
-        Of what is being cancelled: only that of which nothing lives any more.
+        """What ended since the last call, each once. Of those that we started or adopted: any that has an exit line or
+        is dead. Of those being cancelled: only any of which nothing lives.
 
-        Never waits. It is called five times a second, so a backend asks what is expensive to ask (a cluster's queue) at
-        a pace of its own; until there is an answer, nothing has ended.
+        Never waits. It is called five times a second, so a backend makes expensive requests (to a cluster's queue) at
+        its own pace; until it has an answer, nothing has ended.
         """
 
     def cancel(self, graces_s: Mapping[Handle, float]) -> None:
         """Begin to end these, each with its grace in seconds: SIGTERM to all its processes, SIGKILL to what is left
-        after the grace; its wrapper is spared, so that it can write the exit line. Called again with less grace, it
-        gets less.
+        after the grace; its wrapper is spared, so that it can write the exit line. A second call may shorten the
+        grace.
 
-        Does not wait. That it is over is said by `ended`, when nothing of it lives, wherever it ran; before that nobody
-        may say that it was stopped. `Backends.end` is the form that waits, and returns when nothing of it lives.
+        Does not wait. `ended` reports the end, when nothing of it lives, wherever it ran; before that nobody may say
+        that it was stopped. `Backends.end` is the form that waits, and returns when nothing of it lives.
         """
 
     def survivors(self) -> dict[str, list[int]]:
-        """What still lives of all that is being cancelled, by token: process numbers, or what the engine calls them."""
+        """What still lives of all that is being cancelled, by token: process numbers, or the engine's own names."""
 
     def remains(self, handle: Handle) -> list[int]:
-        """What lives of an attempt or worker now, its wrapper apart; the same numbers."""
+        """What lives of an attempt or worker now, except its wrapper; the same numbers."""
 
     def clear(self, handle: Handle, s: Status, *, look: bool = False) -> list[str]:
         """End at once what is left of an attempt or worker that has ended, and forget it, so that nothing of it lives
@@ -237,5 +237,5 @@ class Backend(Protocol):
         """All that lives of a task, of whatever attempt, by job and number; NO_JOB: of workers."""
 
     def sweep(self, task_token: str, jobs: Collection[int] | None, leave: Collection[int]) -> dict[int, list[int]]:
-        """Kill all that lives of these jobs of a task (None: of all, workers too), but for those to `leave`, until
+        """Kill all that lives of these jobs of a task (None: of all, workers too), except those in `leave`, until
         nothing is left; returns what survives that, by job."""

@@ -1,4 +1,4 @@
-"""The processes that this one has started and not yet reaped, and the orphans of jobs that became its children."""
+"""The processes that this one started and has not reaped yet, and orphans of jobs that became its children."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Children:
     pids: set[int] = field(default_factory=set)
 
     def spawn(self, argv: list[str], env: Mapping[str, str]) -> int:
-        """Start a program of the suite beside the jobs, in a session of its own: Ctrl-C in the terminal is not meant
-        for it. Raises OSError."""
+        """Start a program of the suite beside the jobs, in a session of its own, so that Ctrl-C in the terminal does
+        not reach it. Raises OSError."""
         pid = os.posix_spawn(argv[0], argv, env, setsid=True, setsigmask=[])
         self.pids.add(pid)
         return pid
@@ -35,13 +35,13 @@ class Children:
                 break
             self.pids.discard(pid)
 
-    def others(self) -> bool:
-        """Whether a child of ours is none that we started: an orphan of some job, since we are the subreaper."""
+    def has_orphans(self) -> bool:
+        """Whether we have a child that we did not start: an orphan of some job, as we are the subreaper."""
         children = proc.children()
         return children is None or any(pid not in self.pids for pid in children)
 
     def wait(self, timeout_s: float) -> None:
-        """Let all end; one that hangs is left alone."""
+        """Wait until all have ended; one that hangs is left alone."""
         deadline = time.monotonic() + timeout_s
         while self.pids and time.monotonic() < deadline:
             for pid in list(self.pids):

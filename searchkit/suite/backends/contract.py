@@ -1,4 +1,4 @@
-"""What every job finds in its environment, wherever it runs: the part of the job contract that the backends share."""
+"""The environment of every job, wherever it runs: the part of the job contract that the backends share."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def job_variables(launch: Launch, job: int) -> dict[str, str]:
 def environment(
     base: Mapping[str, str], launch: Launch, *, task: str, job: int, seed: int, threads: int, hide_gpus: bool
 ) -> dict[str, str]:
-    """The environment of an attempt (docs/contract.md), but for what its backend adds: its GPUs and its port."""
+    """The environment of an attempt (docs/contract.md), without what its backend adds: its GPUs and its port."""
     env = dict(base)
     env.setdefault("OMP_NUM_THREADS", str(threads))
     cpus.let_waiting_threads_sleep(env)

@@ -1,4 +1,4 @@
-"""The backends by name, and all that a process needs of them as one."""
+"""The backends by name, and one object through which a process uses them all."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ GIVE_UP_S = 20.0  # after twice the grace: what lives then counts as a survivor
 
 @dataclass
 class Backends:
-    """The backends of one scheduler, or of one act of search-ctl: `main` starts, and those that started what is found
-    answer for it. Their functions are those of a Backend (base.py)."""
+    """The backends of one scheduler, or of one act of search-ctl. `main` starts jobs; for a job that was found, the
+    backend that started it answers. The functions are those of a Backend (base.py)."""
 
     name: str = DEFAULT
     children: Children = field(default_factory=Children)
@@ -40,7 +40,7 @@ class Backends:
         return self.of(self.name)
 
     def of(self, name: str) -> Backend:
-        """The backend of that name. One that this version has no row for is answered for by the local one, which judges
+        """The backend of that name. For one that this version has no row for, the local backend answers, which judges
         no attempt of another host."""
         name = name if name in BACKENDS else DEFAULT
         if name not in self.opened:
@@ -89,21 +89,21 @@ class Backends:
         return self.of(handle.backend).clear(handle, s, look=look)
 
     def living(self, task_token: str) -> dict[int, list[int]]:
-        found: dict[int, list[int]] = {}
+        pids: dict[int, list[int]] = {}
         for name in BACKENDS:
             for job, numbers in self.of(name).living(task_token).items():
-                found.setdefault(job, []).extend(numbers)
-        return found
+                pids.setdefault(job, []).extend(numbers)
+        return pids
 
     def sweep(self, task_token: str, jobs: Collection[int] | None, leave: Collection[int] = ()) -> dict[int, list[int]]:
-        found: dict[int, list[int]] = {}
+        pids: dict[int, list[int]] = {}
         for name in BACKENDS:
             for job, numbers in self.of(name).sweep(task_token, jobs, leave).items():
-                found.setdefault(job, []).extend(numbers)
-        return found
+                pids.setdefault(job, []).extend(numbers)
+        return pids
 
     def end(self, handles: Iterable[Handle], grace_s: float) -> dict[str, list[int]]:
-        """End these, and return when nothing of them lives; what survives all of that, by token."""
+        """End these, and return when nothing of them lives; what survives even SIGKILL is returned, by token."""
         left = set(handles)
         self.cancel(dict.fromkeys(left, grace_s))
         deadline = time.monotonic() + 2 * grace_s + GIVE_UP_S

@@ -1,9 +1,9 @@
-"""Warm workers as the suite sees them: their folders, what is said to them, and what they have said.
+"""Warm workers as the suite sees them: their folders, what they are told, and what they say.
 
 The other side is searchkit/job/trials.py. A worker is a process like that of a job, started by the same wrapper in a
-folder of its own, `workers/<k>/`. Its inbox and outbox are files that only grow, so whoever comes later reads all that
-was said; the FIFOs beside them only spare both sides the waiting. What became of a trial is never read from here: that
-is its status file, which the worker creates, locks and ends as a wrapper does.
+folder of its own, `workers/<k>/`. Its inbox and outbox are files that only grow, so that whoever comes later can read
+all that was said; the FIFOs beside them only spare both sides the wait. How a trial ended is never read from here: its
+status file says so, which the worker creates, locks and ends as a wrapper does.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from searchkit.suite.workspace import TaskPaths, WorkerPaths
 
 
 def trial_name(job: int, attempt: int) -> str:
-    """How both sides call a trial."""
+    """What both sides call a trial."""
     return f"{job}/{attempt}"
 
 
@@ -46,7 +46,7 @@ class Worker:
     rest: bytes = b""  # of the outbox: a line that has no end yet
     adopted: bool = False  # an earlier scheduler started it
     ready: bool = False  # it has asked for trials
-    busy: str = ""  # the trial that it was handed, until it says that it has ended
+    busy: str = ""  # the trial that it was given, until it says that the trial has ended
 
     served: int = 0
     ending_s: float | None = None  # since when it is to end, or is ending by itself (monotonic)
@@ -147,9 +147,9 @@ def load(task: TaskPaths, token: str, k: int) -> Worker | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     worker.adopted = worker.maybe_torn = True
-    said, heard = _said(paths)
-    worker.busy = _unfinished(said, heard)
-    if any("end" in m for m in said):
+    sent, heard = _messages_of(paths)
+    worker.busy = _unfinished(sent, heard)
+    if any("end" in m for m in sent):
         worker.ending_s = time.monotonic()
     return worker
 
@@ -163,7 +163,7 @@ def _open(paths: WorkerPaths, token: str, snapshot: int, grant: Grant, port: int
 
 
 def _token(task_token: str, number: int) -> str:
-    """The mark of a worker's processes. What a trial starts as a program carries the trial's instead."""
+    """The mark of a worker's processes. Programs that a trial starts carry the trial's mark instead."""
     return f"{task_token}/{WORKER}{number}"
 
 
@@ -192,29 +192,29 @@ def news(worker: Worker) -> list[dict[str, Any]]:
         worker.rest += part
     if b"\n" not in worker.rest:
         return []
-    whole, _, worker.rest = worker.rest.rpartition(b"\n")
-    return _messages(whole)
+    lines, _, worker.rest = worker.rest.rpartition(b"\n")
+    return _messages(lines)
 
 
 def _messages(raw: bytes) -> list[dict[str, Any]]:
-    found = []
+    messages = []
     for line in raw.split(b"\n"):
         with contextlib.suppress(ValueError):
             message = json.loads(line)
             if isinstance(message, dict):
-                found.append(message)
-    return found
+                messages.append(message)
+    return messages
 
 
-def _said(paths: WorkerPaths) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """All that was said to a worker, and by it. The outbox is read last: it may hold the answer to anything."""
-    said = _messages(fsio.read_bytes(paths.inbox) or b"")
-    return said, _messages(fsio.read_bytes(paths.outbox) or b"")
+def _messages_of(paths: WorkerPaths) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """All that a worker was told, and all that it said. The outbox is read last: it may hold the answer to anything."""
+    sent = _messages(fsio.read_bytes(paths.inbox) or b"")
+    return sent, _messages(fsio.read_bytes(paths.outbox) or b"")
 
 
-def _unfinished(said: list[dict[str, Any]], heard: list[dict[str, Any]]) -> str:
-    """The trial that a worker was handed and has not answered; empty where there is none."""
-    name = next((str(m["trial"]) for m in reversed(said) if "trial" in m), "")
+def _unfinished(sent: list[dict[str, Any]], heard: list[dict[str, Any]]) -> str:
+    """The trial that a worker was given and has not answered for; empty where there is none."""
+    name = next((str(m["trial"]) for m in reversed(sent) if "trial" in m), "")
     over = any("bye" in m or name in (m.get("done"), m.get("refused")) for m in heard)
     return "" if over else name
 
@@ -229,10 +229,10 @@ def handle(backends: Backends, task: TaskPaths, token: str, k: int) -> Handle:
 
 
 def serving(backends: Backends, task: TaskPaths, token: str) -> dict[str, int]:
-    """The trials that live workers run or were handed: name -> the worker's number. `token`: of the task."""
+    """The trials that live workers run or were given: name -> the worker's number. `token`: of the task."""
     busy = {}
     for k in numbers(task):
-        name = _unfinished(*_said(task.worker(k)))
+        name = _unfinished(*_messages_of(task.worker(k)))
         if name and _lives(backends, handle(backends, task, token, k)):
             busy[name] = k
     return busy
@@ -246,31 +246,31 @@ def _lives(backends: Backends, worker: Handle) -> bool:
 
 
 def stop_trials(backends: Backends, task: TaskPaths, token: str, trials: Iterable[str], grace_s: float) -> None:
-    """Have workers end these trials, without a scheduler: asked first, and after the grace killed. Raises OSError."""
+    """End these trials of workers without a scheduler: ask first, and kill after the grace. Raises OSError."""
     chosen = set(trials)
     asked: set[str] = set()
     deadline = time.monotonic() + grace_s
-    while left := {name: k for name, k in serving(backends, task, token).items() if name in chosen}:
-        for name in left.keys() - asked:
+    while running := {name: k for name, k in serving(backends, task, token).items() if name in chosen}:
+        for name in running.keys() - asked:
             asked.add(name)
-            if worker := load(task, token, left[name]):
+            if worker := load(task, token, running[name]):
                 say(worker, stop=name)
                 close(worker)
         if time.monotonic() >= deadline:
-            backends.end([handle(backends, task, token, k) for k in left.values()], grace_s)
+            backends.end([handle(backends, task, token, k) for k in running.values()], grace_s)
             return
         time.sleep(0.02)
 
 
 def end_all(backends: Backends, task: TaskPaths, token: str, grace_s: float) -> None:
     """End every process of every worker of a task that has no scheduler."""
-    mine = {}
+    reachable = {}
     for k in numbers(task):
         worker = handle(backends, task, token, k)
         if backends.alive(worker, status.read(worker.paths)) is not None:
-            mine[k] = worker
-    backends.end(mine.values(), grace_s)
-    for k in mine:
+            reachable[k] = worker
+    backends.end(reachable.values(), grace_s)
+    for k in reachable:
         mark_gone(task.worker(k))
 
 

@@ -25,8 +25,8 @@ READ_AHEAD_S, READ_AHEAD_BYTES = 0.2, 1 << 20  # so often, so much of all logs: 
 def collect(run: Run) -> list[Live]:
     """Find the attempts that ended, and those that have run too long.
 
-    The ended ones give their slots back here and are settled after the next launches, but for two kinds that are
-    settled at once: those with a GPU, which must be free for sure, and all where a failure is to stop the rest.
+    Attempts that ended free their slots here and are settled after the next launches. Two kinds are settled at once:
+    those with a GPU, which must be free for certain, and all of them where a failure is to stop the rest.
     """
     live = run.running.live
     run.backends.children.reap()
@@ -60,13 +60,13 @@ def judge(run: Run) -> None:
         free = [n for n, one in live if not (one.ending or one.elsewhere or one.command_ended)]
         try:
             judging.judge(run.search, [n for n in free if n in run.task.state.jobs])
-        except UsageError as e:  # of a stopper: what runs may end, and the same command goes on once it is mended
+        except UsageError as e:  # of a stopper: what runs may end, and the same command goes on once it is fixed
             run.search.fault = e
             run.asked.drain("error")
 
 
 def read_ahead(run: Run) -> None:
-    """Read a little of the logs that grow, so that the end of a job does not wait for a long one to be read. Those
+    """Read a little of the logs as they grow, so that a job that ends need not wait while a long log is read. The logs
     that are furthest behind come first."""
     if not run.plan.config.monitor.regex or not run.reports.is_due(time.monotonic(), READ_AHEAD_S):
         return
@@ -137,7 +137,7 @@ def _refuse(run: Run, n: int, reason: str) -> None:
 
 
 def prepare(run: Run) -> bool:
-    """Get one of the jobs that come next ready to start, while others run; whether there was one."""
+    """Make one of the next jobs ready to start while others run; return whether there was one."""
     if not run.running.live or run.asked.draining:
         return False
     return run.launcher.prepare(run.queue.upcoming(min(run.plan.slots.limit, PREPARE_AHEAD)))
@@ -147,8 +147,8 @@ def prepare(run: Run) -> bool:
 
 
 def stop(run: Run, jobs: Sequence[int], why: str) -> None:
-    """Record that jobs are to end; `end_stopped` acts after the commit. One that has just ended gets its result first:
-    only its next attempt can still be stopped."""
+    """Record that jobs are to end; `end_stopped` acts after the commit. A job that has just ended gets its result
+    first: only its next attempt can still be stopped."""
     results.settle_ended(run, jobs)
     asked = [n for n in jobs if n in run.running.live or why == "stop"]
     run.task.record("stop", time=time.time(), jobs=sorted(asked), why=why)
@@ -165,7 +165,7 @@ def set_grace(run: Run, jobs: Iterable[int], grace_s: float) -> set[str]:
 
 
 def end_stopped(run: Run) -> None:
-    """Begin to end the attempts that are to end, but for trials (crew.py)."""
+    """Begin to end the attempts that are to end, except trials (crew.py)."""
     if run.asked.leaves_jobs:
         return
     graces_s = {}

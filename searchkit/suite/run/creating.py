@@ -42,7 +42,7 @@ def decide(run: Run) -> list[int]:
 
 
 def _ask(run: Run, search: Search) -> list[int]:
-    """Have a search say what the free slots run next."""
+    """Ask the search what the free slots run next."""
     if not run.asked.launches:
         return []
     live = run.running.live
@@ -52,7 +52,7 @@ def _ask(run: Run, search: Search) -> list[int]:
     search.fault = None
     try:
         promoted, created = searching.create(search, room, idle=not live and not waiting)
-    except UsageError as e:  # of the sampler: what runs may end, and the same command goes on once it is mended
+    except UsageError as e:  # of the sampler: what runs may end, and the same command goes on once it is fixed
         search.fault = e
         run.asked.drain("error")
         return []

@@ -1,8 +1,8 @@
-"""Warm workers in a running scheduler: how many there are, which trial each gets, and what becomes of a dead one's.
+"""Warm workers in a running scheduler: how many there are, which trial each gets, and what happens when one dies.
 
-A worker holds a slot for as long as it lives; its trials hold none. A trial that was handed to a live worker stays with
-it until the worker says that it has ended, or is dead: only then is its status file judged, as that of any attempt. One
-that a dead worker never began (it has no status file) goes to another worker under the same number.
+A worker holds a slot for as long as it lives; its trials hold none. A trial that was given to a live worker stays with
+it until the worker says that the trial has ended, or dies. Only then is the trial's status file judged, as that of any
+attempt. A trial that a dead worker never began (it has no status file) goes to another worker under the same number.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from searchkit.suite.workspace import JobPaths
 
 MAX_FAILURES = 3  # workers in a row that end by themselves before they have served a trial
 MAX_DEATHS = 10  # the same, ended by a signal
-LOG_TAIL = 5  # lines of the log in the error that such workers are
+LOG_TAIL = 5  # lines of the log in the error that such workers cause
 
 
 def muster(run: Run) -> None:
     """Say how many workers there may be, and find those that an earlier scheduler started. Raises StorageError."""
-    wanted = run.plan.config.run.workers
-    if wanted is None:
+    setting = run.plan.config.run.workers
+    if setting is None:
         return
     crew, task, most = run.crew, run.task, run.plan.slots.limit
-    crew.limit = most if wanted == "auto" else min(int(wanted), most)
+    crew.limit = most if setting == "auto" else min(int(setting), most)
     if crew.limit < most:
         run.news.say(f"at most {crew.limit} of them: run.workers")
     with fsio.storage():
@@ -59,7 +59,7 @@ def muster(run: Run) -> None:
 
 
 def adopt_trial(run: Run, job: Job, launch: Launch, s: Status) -> bool:
-    """Take over a trial that a live worker runs, or has been handed; say whether one does."""
+    """Take over a trial that a live worker runs or was given; return whether there is such a worker."""
     worker = run.crew.by_trial(workers.trial_name(job.index, job.attempt))
     if worker is None:
         return False
@@ -81,7 +81,7 @@ def _go_on(run: Run, n: int, launch: Launch, worker: Worker, since_s: float) -> 
 
 
 def assign(run: Run, worker: Worker, launch: Launch, n: int) -> Live:
-    """Give a trial to a worker that runs, which holds the slot and the port for it. Nothing is said yet."""
+    """Give a trial to a worker that runs, which holds the slot and the port for it. The worker is not told yet."""
     assert worker.handle is not None
     worker.busy = workers.trial_name(n, launch.attempt)
     handle = run.backends.within(worker.handle, launch.token, launch.paths)
@@ -92,7 +92,7 @@ def assign(run: Run, worker: Worker, launch: Launch, n: int) -> Live:
 
 
 def hand_over(run: Run, n: int) -> None:
-    """Act on a launch event: lay out the trial's folders, and tell its worker.
+    """Act on a launch event: make the trial's folders, and tell its worker.
 
     Raises FileExistsError for an attempt that was begun before, StorageError for everything else.
     """
@@ -122,7 +122,7 @@ def hand_over(run: Run, n: int) -> None:
 
 
 def collect(run: Run, gone: set[Handle]) -> set[int]:
-    """Hear what workers have said, and settle those that are gone. Returns the jobs whose trials ended."""
+    """Read what workers have said, and settle those that are gone. Returns the jobs whose trials ended."""
     over: set[int] = set()
     run.crew.hush()
     for worker in list(run.crew.workers.values()):
@@ -146,9 +146,9 @@ def _heed(run: Run, worker: Worker, message: dict[str, object], over: set[int]) 
         if not os.path.exists(live.launch.paths.status):
             raise StorageError(
                 f"worker {worker.number} cannot begin job {live.job}: {message.get('why')}",
-                "Run the same command again when that is mended",
+                "Run the same command again when that is fixed",
             )
-        # It was begun before, by somebody else: whose it is, its status file says.
+        # It was begun before, by somebody else: its status file says by whom.
         worker.busy, live.worker = "", None
         results.watch(run, live, status.read(live.launch.paths))
     elif message.get("done", "") == worker.busy != "":
@@ -182,7 +182,7 @@ def _take_back(run: Run, worker: Worker, live: Live) -> None:
 
 
 def _bury(run: Run, worker: Worker, over: set[int] | None = None) -> None:
-    """Settle the end of a worker: nothing of it may live on, its slot is free, and its trial is judged."""
+    """Settle the end of a worker: end what is left of it, free its slot, and judge its trial."""
     if worker.handle:
         run.backends.clear(worker.handle, status.read(worker.paths.process), look=not worker.killed)
     with fsio.storage():
@@ -206,7 +206,7 @@ def _bury(run: Run, worker: Worker, over: set[int] | None = None) -> None:
 
 
 def _count_failure(run: Run, worker: Worker) -> None:
-    """A worker ended before any trial, and nobody had asked it to: its script is at fault, or the machine is ill."""
+    """A worker ended before any trial, and nobody had asked it to: its script is at fault, or the machine is."""
     crew, code = run.crew, status.read(worker.paths.process).exit_code
     by_itself = code is not None and code <= 128
     crew.failures += by_itself
@@ -215,18 +215,18 @@ def _count_failure(run: Run, worker: Worker) -> None:
         return
     log = worker.paths.process.log
     lines = (fsio.read_bytes(log) or b"")[-4096:].decode("utf-8", "replace").splitlines()[-LOG_TAIL:]
-    said = "".join(f"\n    | {line}" for line in lines)
+    tail = "".join(f"\n    | {line}" for line in lines)
     if code == 0:
-        what = "the script ended without asking for a trial" if not worker.ready else "the script served no trial"
+        message = "the script ended without asking for a trial" if not worker.ready else "the script served no trial"
         hint = "With run.workers it must loop: `for trial in searchkit.trials():`"
     else:
         n = crew.failures if by_itself else crew.deaths
         how = f"the last with exit code {code}" if code is not None else "the last was killed"
-        what = f"{n} workers in a row ended before they served a trial, {how}"
-        hint = "Mend the script"
+        message = f"{n} workers in a row ended before they served a trial, {how}"
+        hint = "Fix the script"
     task = run.task.paths.name
     crew.fault = SearchkitError(
-        f"{what}; log: {log}{said}", f"{hint}. Take the mended one: search-ctl restart --task {task} --jobs @pending"
+        f"{message}; log: {log}{tail}", f"{hint}. Then run with it: search-ctl restart --task {task} --jobs @pending"
     )
     run.asked.drain("error")
 
@@ -235,7 +235,7 @@ def _count_failure(run: Run, worker: Worker) -> None:
 
 
 def keep(run: Run) -> None:
-    """Start the workers that are wanted, and let go those that are not. Raises StorageError."""
+    """Start the workers that are needed, and let go of the others. Raises StorageError."""
     crew = run.crew
     if not crew.limit:
         return
@@ -254,7 +254,7 @@ def keep(run: Run) -> None:
 
 
 def _dismiss(run: Run, chosen: list[Worker]) -> None:
-    """Tell workers that no trial is left for them."""
+    """Tell workers that there is no trial left for them."""
     with fsio.storage():
         for worker in chosen:
             if worker.ending_s is None:
@@ -263,16 +263,16 @@ def _dismiss(run: Run, chosen: list[Worker]) -> None:
 
 
 def _recruit(run: Run) -> None:
-    """Start workers, one for each trial that is left at most; those with other code make room."""
+    """Start workers, at most one for each trial that is left; those with other code make room."""
     crew, slots = run.crew, run.plan.slots
     job = run.task.state.jobs.get(run.queue.ready[-1])
     if job is None:  # just deleted
         return
     staying = [w for w in crew.workers.values() if w.ending_s is None]
     fit = sum(w.snapshot == job.snapshot for w in staying)
-    wanted = min(crew.limit, len(run.queue.ready) + len(run.running.live))
+    target = min(crew.limit, len(run.queue.ready) + len(run.running.live))
     _dismiss(run, [w for w in staying if not w.busy][: max(0, len(staying) - crew.limit)])  # more were adopted
-    missing = wanted - len(staying) if fit else 1
+    missing = target - len(staying) if fit else 1
     while missing > 0:
         grant = slots.take() if len(crew.workers) < crew.limit else None
         if grant is None:
@@ -306,12 +306,12 @@ def _start(run: Run, job: Job, grant: Grant) -> bool:
         worker.handle = backend.start(backend.prepare(launch, env, grant))
     except CannotStart as e:
         worker.ending_s = time.monotonic()
-        run.crew.fault = SearchkitError(f"a worker cannot be started: {e}", "Mend the template")
+        run.crew.fault = SearchkitError(f"a worker cannot be started: {e}", "Fix the template")
         run.asked.drain("error")
         return False
     except OSError as e:
         worker.ending_s = time.monotonic()
-        raise StorageError(f"cannot start a worker: {e}", "Run the same command again when that is mended") from e
+        raise StorageError(f"cannot start a worker: {e}", "Run the same command again when that is fixed") from e
     return True
 
 
@@ -339,8 +339,8 @@ def end_stopped(run: Run) -> None:
 
 
 def kill(run: Run, worker: Worker, grace_s: float) -> None:
-    """SIGTERM to all processes of a worker, SIGKILL after the grace. One that catches it to save what its trial has
-    done takes no other trial."""
+    """SIGTERM to all processes of a worker, SIGKILL after the grace. A worker that catches SIGTERM to save what its
+    trial has done takes no other trial."""
     assert worker.handle is not None
     worker.killed = True
     graces_s = {worker.handle: grace_s}
@@ -353,7 +353,7 @@ def kill(run: Run, worker: Worker, grace_s: float) -> None:
 
 
 def let_go(run: Run) -> None:
-    """Close our files of all workers, whatever becomes of them."""
+    """Close our files of all workers, whatever happens to the workers."""
     with contextlib.suppress(OSError):
         if not run.crew.workers:
             os.unlink(run.task.paths.bell)

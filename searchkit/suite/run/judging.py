@@ -50,7 +50,7 @@ def _judge_reports(search: Search, n: int) -> None:
 def _new_reports(
     stoppers: Sequence[Any], judged: Sequence[tuple[int, float]], series: Series
 ) -> Iterator[tuple[int, float, list[Any]]]:
-    """(step, value, the stoppers that want to see it) of the reports that were not judged yet, ascending."""
+    """(step, value, the stoppers that want to see it) of the reports that are not judged yet, by step."""
     last = judged[-1][0] if judged else None
     for step, value in series.items():
         if last is None or step > last:
@@ -66,8 +66,8 @@ def wanted_reports(stoppers: Sequence[Any], series: Series) -> list[tuple[int, f
 
 
 def take_in(task: OpenTask, config: Config, stoppers: Sequence[Any], job: Job, reported: Mapping[str, Series]) -> None:
-    """Record what a job that finished by itself reported since it was judged last, after a verdict that came too late
-    too: no verdict counts any more, but others are compared with all of it."""
+    """Record what a job that finished by itself reported since it was last judged, even after a verdict that came too
+    late. No verdict counts any more, but other jobs are compared with all of its reports."""
     if not stoppers:
         return
     objective = config.objectives[0]
@@ -84,34 +84,34 @@ def _series(search: Search, job: Job) -> Series | None:
     before = search.read.get(job.index)
     if before and before.attempt != job.attempt:
         before = None
-    o, now = search.wanted[0], time.monotonic()
+    objective, now = search.objectives[0], time.monotonic()
     if before and before.mark == mark and not (before.in_events and now - before.at_s >= EVENT_FILES_S):
         return None
     reader = search.readers.of(job)
-    found = reader.read(trials.scalars_needed([o]), ended=False)
-    series = trials.over_steps(o, found.series)
+    reading = reader.read(trials.scalars_needed([objective]), ended=False)
+    series = trials.over_steps(objective, reading.series)
     old = before.steps if before else set()
     if old and (late := sorted(step for step in series if step not in old and step < max(old))):
-        what = f"job {job.index} reported step {late[0]} of {o.name} after step {max(old)}"
-        once(search, f"{what}: steps that go back are kept and shown, but not judged")
+        message = f"job {job.index} reported step {late[0]} of {objective.name} after step {max(old)}"
+        once(search, f"{message}: steps that go back are kept and shown, but not judged")
     search.read[job.index] = Read(job.attempt, mark, now, set(series), reader.events is not None)
     return series
 
 
 def scores(search: Search, n: int, outcome: Mapping[str, Any], reading: Reading) -> dict[str, Any]:
-    """What a search adds to the result of a job that reported that: its scores, or why it has none. Its last reports
-    are events first."""
+    """What a search adds to the result of a job with these reports: its scores, or why it has none. Its last reports
+    are recorded first."""
     if outcome["retry"] or outcome["state"] not in (State.FINISHED.value, State.PRUNED.value):
         return {}
     job = search.task.state.jobs[n]
     if outcome["state"] == State.FINISHED.value:
         take_in(search.task, search.config, search.stoppers, job, reading.series)
     pruned = outcome["state"] == State.PRUNED.value
-    # A tag that several folders of one job hold is no series of any job after it: which of them this one lacks is open.
+    # A tag that several folders of one job hold is no series of any later job: which folder that one lacks is unknown.
     search.shared.update(reading.shared)
     reading = replace(reading, shared={**search.shared, **reading.shared})
-    found, why = trials.scores_of(job, search.wanted, reading, pruned=pruned)
-    if found is None:
+    values, why = trials.scores_of(job, search.objectives, reading, pruned=pruned)
+    if values is None:
         once(search, f"{why.replace('never', 'a job never', 1)}; it counts as a failed trial")
         return {"scores": None, "reason": trials.explained(outcome["reason"], why)}
-    return {"scores": found}
+    return {"scores": values}

@@ -1,4 +1,4 @@
-"""Acting on a decided launch: the attempt's folders, its environment, its wrapper, and what is needed to repeat it."""
+"""Acting on a decided launch: the attempt's folders, environment and wrapper, and what is needed to repeat it."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Plan:
     base_env: dict[str, str]
     command_line: tuple[str, ...]
     shell: Shell  # that of the config, its program a path
-    python: Interpreter | None = None  # the one that jobs find; None: there is none, or it does not say what it is
-    installed: imports.Installed = NOTHING  # what that imports from the project itself
+    python: Interpreter | None = None  # the one that jobs run; None: there is none, or it does not say what it is
+    installed: imports.Installed = NOTHING  # what that Python imports from the project itself
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Launcher:
         except FileExistsError:
             raise
         except OSError as e:
-            hint = "Run the same command again when that is mended"
+            hint = "Run the same command again when that is fixed"
             raise StorageError(f"cannot start job {n}: {e}", hint) from e
 
     def lay_out(self, n: int, launch: Launch) -> base.Prepared | None:
@@ -97,7 +97,7 @@ class Launcher:
         return ready.parked if ready else None
 
     def environment(self, n: int, launch: Launch) -> dict[str, str]:
-        """The environment of an attempt of a job, but for what the backend adds."""
+        """The environment of an attempt of a job, without what the backend adds."""
         env, project = self.plan.base_env, self.plan.ws.project
         copied = self.copied(self.task.state.jobs[n].snapshot)
         if path := imports.pythonpath(env.get("PYTHONPATH", ""), copied, project, launch.work):
@@ -113,10 +113,10 @@ class Launcher:
         )
 
     def prepare(self, jobs: Iterable[int]) -> bool:
-        """Get the first of `jobs` for which that is not done ready to start; say whether there was one.
+        """Make the first of `jobs` that is not ready yet ready to start; return whether there was one.
 
-        Done while all slots are busy, so that a slot waits neither for the copying of a project nor, where no GPU has
-        to be granted first, for the start of a program.
+        Done while all slots are busy, so that a free slot need not wait while a project is copied or, where no GPU has
+        to be granted first, while a program starts.
         """
         for n in jobs:
             job = self.task.state.jobs.get(n)
@@ -145,8 +145,8 @@ class Launcher:
             self.plan.backends.main.discard(ready.parked)
 
     def keep_provenance(self, started: Iterable[int]) -> None:
-        """Have what is needed to repeat the run kept, once a snapshot and Python, by a process of its own: git and
-        python may take long to answer, and no slot waits for them."""
+        """Keep what is needed to repeat the run, once for each snapshot and Python. A process of its own does it: git
+        and python may take long to answer, and no slot waits for them."""
         for k in {self.task.state.jobs[n].snapshot for n in started} - self.kept:
             self.kept.add(k)
             is_kept = os.path.exists(self.task.paths.snapshot(k).provenance)
@@ -166,12 +166,12 @@ class Launcher:
             self.plan.backends.children.spawn(argv, os.environ)
 
     def pythons_before(self) -> list[dict[str, str]]:
-        """What each job of the task found that ran with another Python than those that run now."""
+        """The Pythons of jobs of the task that ran with another Python than jobs run with now."""
         if self.plan.python is None:
             return []
         now = self.plan.python.facts()
-        found = (job.python for job in self.task.state.jobs.values() if job.attempt and job.python)
-        return [python for python in found if python != now]
+        pythons = (job.python for job in self.task.state.jobs.values() if job.attempt and job.python)
+        return [python for python in pythons if python != now]
 
     def copied(self, k: int) -> imports.Redirected:
         """What jobs import from their copies of snapshot `k`, not from the project. Raises StorageError."""

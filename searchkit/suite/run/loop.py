@@ -9,12 +9,13 @@ One turn, up to five times a second, and at once when a child ends, a signal com
    might, and then nothing that was launched lives. So a free place need not wait for the disk.
 4. Settle what ended: end what it left behind, make its numbers durable, accept its result.
 5. Decide which jobs are made. **Sync** all of the above. Only now results are shown.
-6. Act on the rest: folders, what is to be stopped, workers, answers to search-ctl.
-7. Wait, with one of the jobs that come next made ready first, as long as there is one.
+6. Act on the rest: folders, jobs to stop, workers, answers to search-ctl.
+7. Make one of the next jobs ready, if there is one, and wait.
 
-Every decision is an event that is written before it is acted on, and synced before anybody is shown a result. What is
-killed half-way is found by the next scheduler (`recovery.recover`): an attempt without a status file never started, one
-whose wrapper lives is adopted, one with an exit line is accepted, and one with neither is lost and run again.
+Every decision is an event that is written before it is acted on, and synced before anybody is shown a result. If we are
+killed half-way, the next scheduler finds out how far we came (`recovery.recover`): an attempt without a status file
+never started, one whose wrapper lives is adopted, one with an exit line is accepted, and one with neither is lost and
+run again.
 
 What changes from turn to turn has its owners in owners.py.
 """
@@ -39,8 +40,8 @@ TICK_S = 0.2  # how often adopted jobs, timeouts and intents are looked at
 
 
 def run_task(launcher: Launcher, observer: Observer) -> int:
-    """Run until all jobs ended, or until told to stop. Returns the exit code; raises StorageError, and UsageError where
-    a search needs what it can't have."""
+    """Run until all jobs have ended, or until told to stop. Returns the exit code; raises StorageError, and UsageError
+    where a search lacks something that it needs."""
     asked = Asked()
     with _signals(asked.on_signal) as wake_fd:
         run = _begin(launcher, asked, News(observer))
@@ -58,7 +59,7 @@ def run_task(launcher: Launcher, observer: Observer) -> int:
 
 
 def _begin(launcher: Launcher, asked: Asked, news: News) -> Run:
-    """What is known of the task from its files, with what an earlier scheduler left."""
+    """What the files say of the task, and of what an earlier scheduler left running."""
     plan, task = launcher.plan, launcher.task
     plan.backends.open(task, plan.config)
     rereading.read_again(task, plan.config, news.say)
@@ -72,7 +73,7 @@ def _begin(launcher: Launcher, asked: Asked, news: News) -> Run:
 
 
 def _turn(run: Run) -> bool:
-    """One turn, up to the waiting; whether there is more to do that waits for nothing."""
+    """One turn, up to the wait; return whether there is more to do at once."""
     ended = attempts.collect(run)
     orders.obey(run)
     attempts.judge(run)
@@ -104,7 +105,7 @@ def _is_over(run: Run) -> bool:
     """Whether nothing is left to do, or nothing that we may do."""
     if run.asked.leaves_jobs:
         return True
-    if run.crew.workers or run.asked.intents or run.running.here():
+    if run.crew.workers or run.asked.intents or run.running.endable():
         return False
     if run.asked.draining:
         return True

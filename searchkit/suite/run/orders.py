@@ -1,4 +1,4 @@
-"""What a scheduler is told while it runs: signals, and the intents that search-ctl leaves."""
+"""What a scheduler is told while it runs: signals, and intents of search-ctl."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def obey(run: Run) -> None:
         run.news.say(f"Ctrl-C: nothing more is launched, {len(live)} running job(s) may finish (again: stop them)")
     if run.asked.heed_stop():
         run.asked.drain("interrupt")
-        attempts.stop(run, run.running.here(), "interrupt")
+        attempts.stop(run, run.running.endable(), "interrupt")
         if live:
             hint = "" if run.asked.terminated else " (Ctrl-C again: leave them running)"
             run.news.say(f"stopping {len(live)} running job(s){hint}")
@@ -39,9 +39,9 @@ def _stop(run: Run, waiting: intents.Waiting) -> None:
         run.asked.stop_task()
     about = sorted(live if intent.whole_task else intent.jobs)
     waiting.refused = [n for n in about if n in live and live[n].elsewhere]
-    asked = sorted(set(about).difference(waiting.refused))
-    attempts.stop(run, asked, "task" if intent.whole_task else "stop")
-    waiting.tokens = attempts.set_grace(run, asked, intent.grace_s)
+    stoppable = sorted(set(about).difference(waiting.refused))
+    attempts.stop(run, stoppable, "task" if intent.whole_task else "stop")
+    waiting.tokens = attempts.set_grace(run, stoppable, intent.grace_s)
     for n in () if intent.whole_task else run.queue.take_decided(intent.jobs):
         results.accept(run, n, Status(exists=False))
 
@@ -72,7 +72,7 @@ def _free(run: Run, waiting: intents.Waiting) -> None:
 
 
 def _ended(run: Run, waiting: intents.Waiting) -> list[int]:
-    """Those jobs of an intent that do not run; the others are refused."""
+    """The jobs of an intent that do not run; the others are refused."""
     jobs = waiting.intent.jobs
     results.settle_ended(run, jobs)  # search-ctl sees an exit line as soon as we do
     waiting.refused = sorted(n for n in jobs if n in run.running.live)
@@ -80,7 +80,7 @@ def _ended(run: Run, waiting: intents.Waiting) -> list[int]:
 
 
 def _steer(change: Callable[[Run, intents.Waiting], None]) -> Callable[[Run, intents.Waiting], None]:
-    """What changes the points of a task may be refused, by an error that search-ctl tells."""
+    """Wrap an order that changes the points of a task: it may be refused, with an error that search-ctl prints."""
 
     def obey(run: Run, waiting: intents.Waiting) -> None:
         waiting.draining = bool(run.asked.draining)
@@ -120,7 +120,7 @@ OBEY: dict[str, Callable[[Run, intents.Waiting], None]] = {
 
 
 def answer(run: Run) -> None:
-    """Tell search-ctl what became of its intents once that is known."""
+    """Tell search-ctl the outcome of its intents once it is known."""
     live = run.running.live
     for waiting in list(run.asked.intents):
         intent = waiting.intent

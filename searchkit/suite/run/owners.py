@@ -1,9 +1,9 @@
-"""What a scheduler knows beside the events and files of its task. Each kind of fact has one owner, and all of it can be
-made anew from the files (recovery.py):
+"""What a scheduler knows besides the events and files of its task. Each kind of fact has one owner, and all of it can
+be rebuilt from the files (recovery.py):
 
     Running   what runs: the attempts that were launched or adopted and have no accepted result yet
     Queue     what waits: jobs whose turn comes, launches that were decided and not acted on, the rest of a grid
-    Asked     what was asked of us, by signals and by search-ctl, and with that whether anything more is launched
+    Asked     what signals and search-ctl asked of us, and so whether anything more is launched
     News      what may be said, and when
     Reports   what is read of the files of running jobs
 
@@ -65,7 +65,7 @@ class Live:
     left: bool = False  # processes that it started may have outlived it
 
     def is_over(self, gone: Collection[Handle]) -> bool:
-        """Whether it is among what has ended. A trial ends with its worker's word, or with the worker."""
+        """Whether it is among what has ended. A trial ends when its worker says so, or with the worker."""
         return (self.ending or self.handle) in gone and (self.worker is None or self.ending is not None)
 
 
@@ -82,12 +82,12 @@ class Running:
     def drop(self, n: int) -> Live:
         return self.live.pop(n)
 
-    def here(self) -> list[int]:
+    def endable(self) -> list[int]:
         """The jobs that we can end."""
         return [n for n, live in self.live.items() if not live.elsewhere]
 
     def count_false_start(self, false: bool) -> int:
-        """How many there are in a row, with this one."""
+        """How many there are in a row, including this one."""
         self.false_starts = self.false_starts + 1 if false else 0
         return self.false_starts
 
@@ -119,7 +119,7 @@ class Queue:
         self.ready.insert(0, n)
 
     def put_in_order(self, jobs: Iterable[int]) -> None:
-        """With all that wait, by their numbers."""
+        """Among all that wait, by number."""
         self.ready = sorted({*self.ready, *jobs}, reverse=True)
 
     def sort(self) -> None:
@@ -214,7 +214,7 @@ class Asked:
 
 @dataclass
 class News:
-    """What may be said: results once they are durable, other things at once, and some of them once."""
+    """What may be said: results once they are durable, all else at once, and some of it only once."""
 
     observer: Observer
     results: list[Job] = field(default_factory=list)  # accepted, and not durable yet
@@ -235,11 +235,11 @@ class News:
             self.observer.job(job)
         self.results.clear()
 
-    def waits_for(self, thing: str) -> None:
-        """Said once, until something gets a place; empty: ours hold all there is."""
-        if thing and not self.waits:
+    def waits_for(self, resource: str) -> None:
+        """Said once, until something gets a place; empty: our jobs hold all there is."""
+        if resource and not self.waits:
             self.waits = True
-            self.say(f"waiting for {thing}")
+            self.say(f"waiting for {resource}")
 
     def has_place(self) -> None:
         self.waits = False

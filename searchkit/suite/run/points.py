@@ -1,7 +1,7 @@
 """Points that people add to a task by hand, and points that they take out of it.
 
-Both are done by whoever decides for the task, on what is there at that moment: the scheduler that runs it, or
-search-ctl with the lease in its hands.
+Both are done by whoever decides for the task at that moment: the scheduler that runs it, or search-ctl while it holds
+the lease.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def parse(config: Config, text: str) -> Texts:
     listed = f"the arguments are {', '.join(config.arg_names) or 'none'}"
     names = sorted(config.arg_names, key=len, reverse=True)
     head = re.compile(rf"\s*({'|'.join([*map(re.escape, names), _NAME])})=")
-    found: Texts = {}
+    texts: Texts = {}
     at = 0
     while at <= len(text):
         begin = head.match(text, at)
@@ -44,21 +44,21 @@ def parse(config: Config, text: str) -> Texts:
             raise UsageError(f"a point is NAME=VALUE,…, not {text!r}", listed)
         name, end = begin[1], _end(text, begin.end(), head)
         if name not in names:
-            quote = f"; a comma within a value needs quotes around it: {next(iter(found))}='a,b'" if found else ""
+            quote = f"; a comma within a value needs quotes around it: {next(iter(texts))}='a,b'" if texts else ""
             raise UsageError(f"no argument {name!r}", listed + quote)
-        if name in found:
+        if name in texts:
             raise UsageError(f"{text!r} names an argument twice")
-        found[name] = text[begin.end() : end].strip()
-        if not found[name]:
+        texts[name] = text[begin.end() : end].strip()
+        if not texts[name]:
             raise UsageError(f"{name} has no value in {text!r}", f"An empty text is {name}=''")
         at = end + 1
-    return found
+    return texts
 
 
 def _end(text: str, start: int, head: re.Pattern[str]) -> int:
     """Where the value that begins at `start` ends: at the end, or at a comma before the `head` of another."""
     start += len(text[start:]) - len(text[start:].lstrip())
-    whole = text[start : start + 1] in ("[", "{")
+    bracketed = text[start : start + 1] in ("[", "{")
     depth, quote = 0, ""
     for i in range(start, len(text)):
         c = text[i]
@@ -66,18 +66,18 @@ def _end(text: str, start: int, head: re.Pattern[str]) -> int:
             quote = "" if c == quote and not (quote == '"' and text[i - 1] == "\\") else quote
         elif c in "'\"" and (i == start or depth):
             quote = c
-        elif whole and c in "[{":
+        elif bracketed and c in "[{":
             depth += 1
-        elif whole and c in "]}":
+        elif bracketed and c in "]}":
             depth -= 1
         elif c == "," and depth <= 0 and head.match(text, i + 1):
             return i
     return len(text)
 
 
-def _values(config: Config, given: Texts) -> dict[str, Value]:
-    """What is given, each as a value. In quotes or brackets it is read as in a config, unless a list has it as it
-    stands. Raises UsageError."""
+def _values(config: Config, texts: Texts) -> dict[str, Value]:
+    """Each text as a value. In quotes or brackets it is read as in a config, unless a list has it as it stands. Raises
+    UsageError."""
     listed = {
         (name, value.text): value
         for arg in config.space.args
@@ -85,7 +85,7 @@ def _values(config: Config, given: Texts) -> dict[str, Value]:
         for point in arg.points()
         for name, value in point.items()
     }
-    return {name: listed.get((name, text)) or _value(name, text) for name, text in given.items()}
+    return {name: listed.get((name, text)) or _value(name, text) for name, text in texts.items()}
 
 
 def _value(name: str, text: str) -> Value:
@@ -112,23 +112,23 @@ def _texts(values: Mapping[str, Value]) -> Texts:
 
 
 def add(task: OpenTask, config: Config, points: Sequence[Texts]) -> tuple[list[int], list[int]]:
-    """Make jobs of points; returns (new jobs, jobs that had such a point already). Nothing is recorded where one of
-    them is wrong: UsageError.
+    """Make jobs of points; returns (new jobs, jobs that had such a point already). Raises UsageError where any point
+    is wrong; nothing is recorded then.
 
     A grid takes values that its lists do not have; a search only what its sampler can choose. What a point of a search
     leaves open is drawn.
     """
     is_search, state = trials.is_search(config), task.state
-    there = {_key(job.text, job.values): n for n, job in state.jobs.items()}
+    job_of = {_key(job.text, job.values): n for n, job in state.jobs.items()}
     fields: list[dict[str, Any]] = []
     old: list[int] = []
-    for given in points:
-        made = (_of_search if is_search else _of_grid)(config, _values(config, given), state.next_job + len(fields))
+    for texts in points:
+        made = (_of_search if is_search else _of_grid)(config, _values(config, texts), state.next_job + len(fields))
         key = _key(made["text"], made["values"])
-        if key in there:
-            old.append(there[key])
+        if key in job_of:
+            old.append(job_of[key])
         else:
-            there[key] = state.next_job + len(fields)
+            job_of[key] = state.next_job + len(fields)
             fields.append(made)
     new = list(range(state.next_job, state.next_job + len(fields)))
     for n, made in zip(new, fields, strict=True):
@@ -137,39 +137,39 @@ def add(task: OpenTask, config: Config, points: Sequence[Texts]) -> tuple[list[i
 
 
 def _key(text: Mapping[str, str], values: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """What makes two points one: their texts, and of lists and mappings what they mean."""
+    """What makes two points the same: their texts, and for lists and mappings their meaning."""
     meant = {name: repr(data) for name, data in values.items() if isinstance(data, list | dict)}
     return tuple(sorted({**text, **meant}.items()))
 
 
-def _of_search(config: Config, given: Mapping[str, Value], n: int) -> dict[str, Any]:
+def _of_search(config: Config, values: Mapping[str, Value], n: int) -> dict[str, Any]:
     space = config.space
-    known = _genes(space, given)
-    genes = drawing.filled(space, known, config.search.seed, n)
+    fixed = _genes(space, values)
+    genes = drawing.filled(space, fixed, config.search.seed, n)
     level = () if config.search.sampler == "grid" else shared_level(space)
     more = {"level": level} if level else {}
     return {**_described(config, space, genes), "genes": genes, "given": True, **more}
 
 
-def _of_grid(config: Config, given: Mapping[str, Value], n: int) -> dict[str, Any]:
+def _of_grid(config: Config, values: Mapping[str, Value], n: int) -> dict[str, Any]:
     declared = config.space
-    given = {**{name: v for arg in declared.args if _is_set(arg) for name, v in arg.points()[0].items()}, **given}
-    space = Space(tuple(_with_value(arg, given) for arg in declared.args), declared.constraints, declared.measure)
-    genes = _genes(space, given)
+    values = {**{name: v for arg in declared.args if _is_set(arg) for name, v in arg.points()[0].items()}, **values}
+    space = Space(tuple(_with_value(arg, values) for arg in declared.args), declared.constraints, declared.measure)
+    genes = _genes(space, values)
     if fault := space.fault(genes):
-        raise UsageError(f"{named(_texts(given))}: {fault}", "Give every argument that exists at the point")
+        raise UsageError(f"{named(_texts(values))}: {fault}", "Give every argument that exists at the point")
     if not space.feasible(genes):
         raise UsageError(
-            f"{named(_texts(given))} does not meet the constraints", f"task.constraints: {space.constraints}"
+            f"{named(_texts(values))} does not meet the constraints", f"task.constraints: {space.constraints}"
         )
     return _described(config, space, genes)
 
 
-def _genes(space: Space, given: Mapping[str, Value]) -> Genes:
+def _genes(space: Space, values: Mapping[str, Value]) -> Genes:
     try:
-        return space.genes(_plain(given))
+        return space.genes(_plain(values))
     except UsageError as e:
-        raise UsageError(f"{named(_texts(given))}: {e.message}", e.hint or "Add the value in the config first") from e
+        raise UsageError(f"{named(_texts(values))}: {e.message}", e.hint or "Add the value in the config first") from e
 
 
 def _is_set(arg: Arg) -> bool:
@@ -177,19 +177,19 @@ def _is_set(arg: Arg) -> bool:
     return arg.size == 1 and not arg.when
 
 
-def _with_value(arg: Arg, given: Mapping[str, Value]) -> Arg:
-    """The argument with what is given of it as one more value, where it does not have that."""
-    mine = {name: given[name] for name in arg.names if name in given}
-    if len(mine) < len(arg.names) or isinstance(arg, Subnet | Best):
+def _with_value(arg: Arg, values: Mapping[str, Value]) -> Arg:
+    """The argument with its value in `values` as one more choice, where it lacks it."""
+    row = {name: values[name] for name in arg.names if name in values}
+    if len(row) < len(arg.names) or isinstance(arg, Subnet | Best):
         return arg
     try:
-        gene_of(dim_of(arg), _plain(mine))
+        gene_of(dim_of(arg), _plain(row))
     except UsageError:
         if isinstance(arg, Range):
-            return Categorical(arg.name, (mine[arg.name],), arg.when)
+            return Categorical(arg.name, (row[arg.name],), arg.when)
         if isinstance(arg, Nested):
-            return replace(arg, rows=(*arg.rows, mine))
-        return replace(arg, values=(*arg.values, mine[arg.name]))
+            return replace(arg, rows=(*arg.rows, row))
+        return replace(arg, values=(*arg.values, row[arg.name]))
     return arg
 
 
@@ -204,13 +204,13 @@ def _described(config: Config, space: Space, genes: Genes) -> dict[str, Any]:
 def withdraw(
     task: OpenTask, config: Config, jobs: Sequence[int], points: Sequence[Texts], busy: Sequence[int] = ()
 ) -> tuple[list[int], list[int]]:
-    """Take jobs out that never ran: those of `jobs`, and all that have the values of one of `points`, which a grid does
-    not make later either. Returns (jobs that are gone, those of `jobs` that have run, or run). `busy`: that run now.
+    """Take out jobs that never ran: those of `jobs`, and all that have the values of one of `points`, which a grid does
+    not make later either. Returns (jobs that are gone, those of `jobs` that have run or run now). `busy`: run now.
 
     Raises UsageError for a value that no job can have.
     """
     state = task.state
-    rules = [_as_written(config, state, given) for given in points]
+    rules = [_as_written(config, state, texts) for texts in points]
     free = {n for n, job in state.jobs.items() if job.state is State.PENDING and not job.attempt}.difference(busy)
     chosen = free.intersection(jobs)
     chosen |= {n for n in free if any(rule.items() <= state.jobs[n].text.items() for rule in rules)}
@@ -225,19 +225,19 @@ def leaves_out(config: Config) -> bool:
     return not trials.is_search(config) or config.search.sampler == "grid"
 
 
-def _as_written(config: Config, state: TaskState, given: Texts) -> Texts:
+def _as_written(config: Config, state: TaskState, texts: Texts) -> Texts:
     """Values as jobs have them as texts: 0.10 may be the 0.1 of a list."""
-    values, found = _values(config, given), Texts()
+    values, written = _values(config, texts), Texts()
     for arg in config.space.args:
         for name in arg.names:
             if name not in values:
                 continue
             value = values[name]
-            mine = {job.text[name]: job.values[name] for job in state.jobs.values() if name in job.text}
-            meant = [text for text, data in mine.items() if isinstance(data, list | dict) and data == value.data]
-            if value.text in mine or meant:
-                found[name] = value.text if value.text in mine else meant[0]
+            in_jobs = {job.text[name]: job.values[name] for job in state.jobs.values() if name in job.text}
+            meant = [text for text, data in in_jobs.items() if isinstance(data, list | dict) and data == value.data]
+            if value.text in in_jobs or meant:
+                written[name] = value.text if value.text in in_jobs else meant[0]
                 continue
             point = arg.at(gene_of(dim_of(arg), _plain({name: value})))
-            found[name] = point[name].text
-    return found
+            written[name] = point[name].text
+    return written

@@ -21,9 +21,9 @@ def recover(run: Run) -> None:
         creation.clean(paths, state)
         disk.finish(run.task)
         _restore_damaged(run)
-        have = set(creation.listdir(paths.jobs_all))
+        present = set(creation.listdir(paths.jobs_all))
         for n, job in state.jobs.items():
-            if str(n) not in have:
+            if str(n) not in present:
                 creation.make_job(paths, job)
     run.queue.put_in_order(n for n, job in state.jobs.items() if job.state is State.PENDING)
     for n in [n for n, job in sorted(state.jobs.items()) if job.state is State.RUNNING]:
@@ -32,7 +32,7 @@ def recover(run: Run) -> None:
 
 
 def _restore_damaged(run: Run) -> None:
-    """Mend what damaged lines of the events took away: the expansion still knows every job, and the status files
+    """Restore what damaged lines of the events lost: the expansion still knows every job, and the status files know
     which attempts began."""
     if not run.task.damaged:
         return
@@ -65,8 +65,8 @@ def _restore_from_folders(run: Run) -> None:
     """Where the place of a point in the grid does not say which job it is, the jobs' folders do."""
     state, paths = run.task.state, run.task.paths
     for n in sorted(map(int, filter(str.isdigit, creation.listdir(paths.jobs_all)))):
-        if n not in state.jobs and n not in state.deleted and (found := creation.read_params(paths.job(n).params)):
-            run.task.record("create", job=n, **found)
+        if n not in state.jobs and n not in state.deleted and (params := creation.read_params(paths.job(n).params)):
+            run.task.record("create", job=n, **params)
 
 
 def _recover_attempt(run: Run, n: int) -> None:

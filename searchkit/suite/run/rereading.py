@@ -1,8 +1,8 @@
-"""Numbers of jobs read again from their files, where what the config says of reading them has changed since.
+"""Numbers of jobs read again from their files, where the config now says otherwise how to read them.
 
-Nothing is run for that: logs, callback and event files of every attempt are kept. What they say now is recorded as
-`numbers` and, of a search, as `trial` events. A kill leaves some jobs as they were read before; the next search-run
-reads those. Where files of a job are gone, what was read of them before stays.
+Nothing is run for that: the logs, callback files and event files of every attempt are kept. What they say now is
+recorded as `numbers` events and, in a search, as `trial` events. If we are killed, some jobs keep their old numbers
+until the next search-run reads them. Where files of a job are gone, what was read from them before stays.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ def read_again(task: OpenTask, config: Config, say: Callable[[str], None]) -> No
     if gone:
         n, lost = next(iter(gone.items()))
         say(f"note: files of {len(gone)} of them are gone (job {n}: {lost}); what was read of those before stays")
-    wanted = ", ".join(o.name for o in config.objectives)
+    names = ", ".join(objective.name for objective in config.objectives)
     if is_search:
         after = f"; from job {state.next_job} on the search goes by these numbers"
-        say(f"{scored} of them have {wanted or 'no objective'}{after}")
-    elif wanted:
+        say(f"{scored} of them have {names or 'no objective'}{after}")
+    elif names:
         say(_counted(task, config, old))
 
 
@@ -75,8 +75,8 @@ def _is_old(job: Job, state: TaskState, is_search: bool, monitor: str) -> bool:
 
 
 def _reading(task: OpenTask, config: Config, n: int) -> tuple[Reading, str]:
-    """(what a job reported, by the config of now; which of its files are gone). Of those the numbers are as they were
-    read before."""
+    """(what a job reported, by the present config; which of its files are gone). Numbers from files that are gone stay
+    as they were read before."""
     job, paths, monitor = task.state.jobs[n], task.paths, numbers.digest(config)
     reader = trials.reader_of(paths, paths.workspace.project_name, config, job)
     with fsio.storage():
@@ -94,22 +94,25 @@ def _reading(task: OpenTask, config: Config, n: int) -> tuple[Reading, str]:
 
 
 def _counted(task: OpenTask, config: Config, jobs: Sequence[int]) -> str:
-    """How many of these jobs of a grid have all objectives, in a record of theirs too; what is there where none has."""
-    wanted, paths = config.objectives, task.paths
+    """How many of these jobs of a grid have all objectives, be it in a record; what they reported where none has."""
+    objectives, paths = config.objectives, task.paths
     views = [tasks.view_job(paths, task.state.jobs[n]) for n in jobs]
-    needed = [o.name for o in wanted]
+    needed = [objective.name for objective in objectives]
     rows = ranking.split(ranking.read(paths, paths.workspace.project_name, config, views, light=True, names=needed))
-    has = {
+    complete = {
         row.view.job.index
         for row in rows
-        if all(math.isfinite(ranking.reward(row, o.name, o.mode, o.score)) for o in wanted)
+        if all(
+            math.isfinite(ranking.reward(row, objective.name, objective.mode, objective.score))
+            for objective in objectives
+        )
     }
-    instead = "" if has else f" (reported: {trials.listed(sorted({name for row in rows for name in row.names}))})"
-    return f"{len(has)} of them have {', '.join(needed)}{instead}"
+    instead = "" if complete else f" (reported: {trials.listed(sorted({name for row in rows for name in row.names}))})"
+    return f"{len(complete)} of them have {', '.join(needed)}{instead}"
 
 
 def _record_trial(task: OpenTask, config: Config, n: int, reading: Reading, stoppers: Sequence[Any]) -> bool:
-    """Record what a job of a search is as a trial; whether it has scores."""
+    """Record what a job of a search is as a trial; return whether it has scores."""
     fields = _as_trial(config, task.state.jobs[n], stoppers, reading)
     task.record("trial", job=n, config=task.state.config, **fields)
     return fields["scores"] is not None

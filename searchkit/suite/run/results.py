@@ -1,4 +1,4 @@
-"""How the end of an attempt becomes a result event: what it left behind is ended first, and its numbers are durable."""
+"""How the end of an attempt becomes a result event: what it left running is ended, and its numbers saved, first."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def settle(run: Run, n: int) -> None:
 
 
 def settle_ended(run: Run, jobs: Iterable[int]) -> None:
-    """Settle those of `jobs` that have an exit line, whether or not their end was noticed already."""
+    """Settle those of `jobs` that have an exit line, whether or not we had noticed their end."""
     for n in jobs:
         live = run.running.live.get(n)
         if live and status.read(live.launch.paths).exit_code is not None:
@@ -78,32 +78,32 @@ def _reported(run: Run, job: Job, fields: Event, reader: Reader, reading: Readin
 
 
 def record(run: Run, n: int, fields: Event) -> None:
-    """Record a result, and what follows of it: the next attempt, or with `on_error: stop` the end of the run."""
-    said = run.task.record("result", **fields)
+    """Record a result, and what follows from it: the next attempt, or with `on_error: stop` the end of the run."""
+    result = run.task.record("result", **fields)
     job = run.task.state.jobs[n]
     run.news.accepted(job)
     if job.state is State.PENDING:
         run.queue.put_next(n)
-    is_error = said["state"] == State.ERROR and not said["retry"]
+    is_error = result["state"] == State.ERROR and not result["retry"]
     if is_error and run.plan.config.run.on_error == "stop" and not run.asked.draining:
         run.asked.drain("error")
         run.news.say(f"job {n} failed and run.on_error is stop: nothing more is launched")
 
 
 def _count_false_starts(run: Run, n: int, s: Status) -> None:
-    """Wrappers that die before their first line mean that the disk or the machine is ill, not the job."""
+    """Wrappers that die before their first line mean a fault of the disk or the machine, not of the job."""
     in_a_row = run.running.count_false_start(s.exists and not s.start)
     if in_a_row >= MAX_FALSE_STARTS:
         raise StorageError(
             f"{in_a_row} jobs in a row died before their first line could be written "
             f"(last: {run.task.paths.job(n).root})",
-            "Is the disk full? Run the same command again when that is mended",
+            "Is the disk full? Run the same command again when that is fixed",
         )
 
 
 def came_too_late(run: Run, live: Live, s: Status) -> bool:
-    """Whether a stopper gave up a job whose command had ended by then: it does not count. One that caught the stop may
-    end before we look again."""
+    """Whether a stopper gave up a job whose command had already ended; the verdict then does not count. A job that
+    caught the stop may end before we look again."""
     if run.task.state.jobs[live.job].stop not in BY_STOPPER or s.command_code is None or s.stopped:
         return False
     run.task.record("late", job=live.job)

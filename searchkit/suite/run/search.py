@@ -1,8 +1,8 @@
 """A search: which jobs are made next, and when it is over.
 
-Samplers and stoppers decide, and see only the trials (store/trials.py). What they decide is an event before it is
-acted on, as all is; so are the reports that a stopper judged (judging.py). A search that is picked up again knows what
-the one before it knew.
+Samplers and stoppers decide, and see only the trials (store/trials.py). Like every decision, theirs is an event before
+it is acted on; so are the reports that a stopper judged (judging.py). A search that is picked up again knows all that
+it knew before.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ ENOUGH, LITTLE = 8, 0.4  # finished trials from which on a tau below this is wor
 AHEAD = 8  # jobs made before their turn, where no result can change what they are
 
 
-def make_sampler(config: Config, space: Space, wanted: Sequence[Objective], stream: int = 0) -> Any:
-    """The sampler of a config; one with a stream of its own draws the `stream`-th. Raises UsageError."""
+def make_sampler(config: Config, space: Space, objectives: Sequence[Objective], stream: int = 0) -> Any:
+    """The sampler of a config; `stream` numbers the seeds of one that replays its history. Raises UsageError."""
     s = config.search
-    found = algorithms.sampler(s.sampler)
-    if algorithms.needs_results(found) and not wanted:
+    kind = algorithms.sampler(s.sampler)
+    if algorithms.needs_results(kind) and not objectives:
         raise UsageError(
             f"search.sampler: {s.sampler} needs a score: give task.reward_attribute or search.objectives",
             "a class that looks at no score says so: needs_results = False",
         )
-    seed = ask_seed(s.seed, stream) if stream and algorithms.replays(found) else s.seed
-    return algorithms.make("sampler", s.sampler, space, tuple(wanted), seed, **s.sampler_options)
+    seed = ask_seed(s.seed, stream) if stream and algorithms.replays(kind) else s.seed
+    return algorithms.make("sampler", s.sampler, space, tuple(objectives), seed, **s.sampler_options)
 
 
-def make_stoppers(config: Config, wanted: Sequence[Objective], defaults: int = DEFAULTS) -> tuple[Any, ...]:
-    """The stoppers of a config; all judge the first objective. `defaults`: those that the task began with. Raises
-    UsageError."""
+def make_stoppers(config: Config, objectives: Sequence[Objective], defaults: int = DEFAULTS) -> tuple[Any, ...]:
+    """The stoppers of a config; all judge the first objective. `defaults`: the version of the defaults that the task
+    began with. Raises UsageError."""
     older = {"asha": {"min": 1}} if defaults < 2 else {}
     return tuple(
-        algorithms.make("stopper", rule.type, wanted[0], **{**older.get(rule.type, {}), **rule.options})
+        algorithms.make("stopper", rule.type, objectives[0], **{**older.get(rule.type, {}), **rule.options})
         for rule in config.search.stop
     )
 
@@ -64,33 +64,33 @@ def rung_lines(config: Config, state: TaskState) -> list[str]:
     lines = []
     for rule, stopper in zip(config.search.stop, make_stoppers(config, config.objectives, state.defaults), strict=True):
         rungs = stopper.trust(History(state).trials) if hasattr(stopper, "trust") else []
-        said = [f"step {step}: {'-' if tau is None else f'{tau:.2f}'} of {n}" for step, n, tau in rungs]
-        if said:
-            lines.append(f"{rule.type}: Kendall's tau of rung and final score, finished trials: {', '.join(said)}")
+        taus = [f"step {step}: {'-' if tau is None else f'{tau:.2f}'} of {n}" for step, n, tau in rungs]
+        if taus:
+            lines.append(f"{rule.type}: Kendall's tau of rung and final score, finished trials: {', '.join(taus)}")
         if any(n >= ENOUGH and tau is not None and tau < LITTLE for _, n, tau in rungs):
             lines.append("  early steps say little of the last here: a larger `min` ends fewer good trials")
     return lines
 
 
 def _suggest(config: Config, sampler: Any, history: Sequence[Trial], n: int) -> list[Genes]:
-    """What a sampler says. Raises UsageError, also for whatever else one of the user's own raises."""
+    """What a sampler suggests. Raises UsageError, also for any other error of a sampler of the user's own."""
     with algorithms.explained("sampler", config.search.sampler):
-        found: list[Genes] = sampler.suggest(history, n)
-    return found
+        points: list[Genes] = sampler.suggest(history, n)
+    return points
 
 
 def preview(config: Config, n: int) -> list[Genes]:
     """The first points that are asked for, before any result. Raises UsageError where there is none."""
-    space, wanted = config.space, config.objectives
-    found: list[Genes] = []
+    space, objectives = config.space, config.objectives
+    points: list[Genes] = []
     for k in range(min(n, len(config.search.enqueue))):
-        found.append(_given(config, space, k))
-    sampler = make_sampler(config, space, wanted)
-    make_stoppers(config, wanted)  # their options are checked when they are made
-    found += _suggest(config, sampler, _as_given((), found), n - len(found)) if n > len(found) else []
-    if not found:
+        points.append(_enqueued(config, space, k))
+    sampler = make_sampler(config, space, objectives)
+    make_stoppers(config, objectives)  # their options are checked when they are made
+    points += _suggest(config, sampler, _as_enqueued((), points), n - len(points)) if n > len(points) else []
+    if not points:
         raise UsageError("the space has no point", f"task.constraints: {config.task.constraints}")
-    return found
+    return points
 
 
 def check_points(config: Config) -> None:
@@ -100,18 +100,18 @@ def check_points(config: Config) -> None:
         return
     space = config.space
     for k in range(len(config.search.enqueue)):
-        _given(config, space, k)
+        _enqueued(config, space, k)
     for genes in preview(config, 1):
         creation.describe(config, space.point(genes))
 
 
-def _given(config: Config, space: Space, k: int) -> Genes:
-    """The k-th enqueued point, with what it leaves open drawn."""
+def _enqueued(config: Config, space: Space, k: int) -> Genes:
+    """The k-th enqueued point; what it leaves open is drawn."""
     try:
-        known = space.genes(config.search.enqueue[k])
-        if space.measure and not space.fault(known) and not space.feasible(known):  # nothing is left to draw
-            raise UsageError(f"does not meet the constraints ({named(space.measured(known))})")
-        genes = drawing.filled(space, known, config.search.seed, k)
+        fixed = space.genes(config.search.enqueue[k])
+        if space.measure and not space.fault(fixed) and not space.feasible(fixed):  # nothing is left to draw
+            raise UsageError(f"does not meet the constraints ({named(space.measured(fixed))})")
+        genes = drawing.filled(space, fixed, config.search.seed, k)
     except UsageError as e:
         raise UsageError(f"search.enqueue[{k}]: {e.message}", e.hint) from e
     return genes
@@ -137,7 +137,7 @@ class Search:
     project_name: str
     say: Callable[[str], None]
     space: Space
-    wanted: tuple[Objective, ...]
+    objectives: tuple[Objective, ...]
     sampler: Any
     stoppers: tuple[Any, ...]
     history: History
@@ -166,7 +166,7 @@ class Search:
 def begin(config: Config, ws: Workspace, task: OpenTask, say: Callable[[str], None]) -> Search | None:
     """The search of a task, as its events left it; None for a task whose jobs are all known from the start.
 
-    Raises UsageError for what it needs and can't have.
+    Raises UsageError where it lacks something that it needs.
     """
     state = task.state
     left_out = creation.withdrawn_line(config, state)
@@ -176,23 +176,23 @@ def begin(config: Config, ws: Workspace, task: OpenTask, say: Callable[[str], No
         if left_out and not state.complete:
             say(left_out)
         return None
-    space, wanted = config.space, config.objectives
+    space, objectives = config.space, config.objectives
     _as_trials(task, space)
     if state.warm is None:
         try:
-            found, line = _warm(config, space, wanted, ws)
+            warm, line = _warm(config, space, objectives, ws)
         except SearchkitError as e:
             if not state.reread:
                 raise
-            found, line = [], f"note: the trials of the warm start are left out, as they can't be read again: {e}"
-        task.record("warm", trials=found)
+            warm, line = [], f"note: the trials of the warm start are left out, as they can't be read again: {e}"
+        task.record("warm", trials=warm)
         if line:
             say(line)
     level = () if config.search.sampler == "grid" else shared_level(space)
-    sampler = make_sampler(config, creation.without(space, state), wanted, state.stream)
-    stoppers = make_stoppers(config, wanted, state.defaults)
+    sampler = make_sampler(config, creation.without(space, state), objectives, state.stream)
+    stoppers = make_stoppers(config, objectives, state.defaults)
     history = History(state, first=algorithms.replays(sampler))
-    search = Search(config, task, ws.project_name, say, space, wanted, sampler, stoppers, history, level)
+    search = Search(config, task, ws.project_name, say, space, objectives, sampler, stoppers, history, level)
     if state.complete and not _why_over(search):
         task.record("reopen")
     if left_out and not state.complete:
@@ -201,56 +201,61 @@ def begin(config: Config, ws: Workspace, task: OpenTask, say: Callable[[str], No
 
 
 def _as_trials(task: OpenTask, space: Space) -> None:
-    """Have the jobs of a grid that was no search be trials of the search that it is now."""
+    """Make trials of the jobs of a grid that has become a search."""
     state = task.state
     every = [*state.jobs.items(), *state.deleted.items()]
-    there = {space.key(job.genes) for _, job in every if job.genes is not None}
+    taken = {space.key(job.genes) for _, job in every if job.genes is not None}
     for n, job in every:
         if job.genes is None:
             with contextlib.suppress(UsageError):  # added by hand, with values that the space does not have
-                genes = _one_of_its_own(space, space.genes(job.values), there)
-                there.add(space.key(genes))
+                genes = _one_of_its_own(space, space.genes(job.values), taken)
+                taken.add(space.key(genes))
                 task.record("trial", job=n, genes=genes)
 
 
-def _one_of_its_own(space: Space, genes: Genes, there: Collection[str]) -> Genes:
-    """A point of the same values that is not `there` yet, where one is: a value that a list has twice has two genes."""
+def _one_of_its_own(space: Space, genes: Genes, taken: Collection[str]) -> Genes:
+    """A point of the same values whose key is not `taken`, if there is one: a value listed twice has two genes."""
     same = []
     for arg in space.args:
         if arg.key in genes and not isinstance(arg, Range):
             point = arg.at(genes[arg.key])
             same.append([(arg.key, i) for i, other in enumerate(arg.points()) if other == point])
-    others = ({**genes, **dict(each)} for each in itertools.product(*same))
-    return next((each for each in others if space.key(each) not in there), genes)
+    candidates = ({**genes, **dict(candidate)} for candidate in itertools.product(*same))
+    return next((candidate for candidate in candidates if space.key(candidate) not in taken), genes)
 
 
-def _warm(config: Config, space: Space, wanted: Sequence[Objective], ws: Workspace) -> tuple[list[dict[str, Any]], str]:
+def _warm(
+    config: Config, space: Space, objectives: Sequence[Objective], ws: Workspace
+) -> tuple[list[dict[str, Any]], str]:
     """(finished trials of another task or a CSV, what to say of them)."""
     source = config.search.warm_start
     if source is None:
         return [], ""
     if source.csv is not None:
-        found, left_out = trials.warm_from_csv(os.path.join(ws.project, source.csv), space, wanted)
+        finished, left_out = trials.warm_from_csv(os.path.join(ws.project, source.csv), space, objectives)
         name = source.csv
     else:
         name = f"task {source.task}"
-        other = ws.task(str(source.task))
-        if not tasks.exists(other):
+        source_task = ws.task(str(source.task))
+        if not tasks.exists(source_task):
             raise NotFoundError(f"search.warm_start: no task {source.task!r} in {ws.root}")
-        theirs = tasks.config_of(other)
-        jobs = [view.job for view in tasks.view(other).jobs if view.state in (State.FINISHED, State.PRUNED)]
-        names, monitor = trials.scalars_needed(wanted), numbers.digest(theirs)
-        read = [(job.values, numbers.series_of(other, ws.project_name, theirs, job, names, monitor)) for job in jobs]
-        found, left_out = trials.warm_from_jobs(read, space, wanted)
-    said = f", {left_out} left out (values that are not of this space, or no score)" if left_out else ""
-    return found, f"warm start: {len(found)} trials of {name}{said}"
+        source_config = tasks.config_of(source_task)
+        jobs = [view.job for view in tasks.view(source_task).jobs if view.state in (State.FINISHED, State.PRUNED)]
+        names, monitor = trials.scalars_needed(objectives), numbers.digest(source_config)
+        read = [
+            (job.values, numbers.series_of(source_task, ws.project_name, source_config, job, names, monitor))
+            for job in jobs
+        ]
+        finished, left_out = trials.warm_from_jobs(read, space, objectives)
+    note = f", {left_out} left out (values that are not of this space, or no score)" if left_out else ""
+    return finished, f"warm start: {len(finished)} trials of {name}{note}"
 
 
 # --- which jobs are made ---------------------------------------------------------------------------------------------
 
 
 def create(search: Search, room: int, *, idle: bool) -> tuple[list[int], list[int]]:
-    """Decide what `room` free slots run next: paused jobs to go on with, then new ones. `idle`: nothing runs or waits.
+    """Decide what `room` free slots run next: first paused jobs, then new ones. `idle`: nothing runs or waits.
 
     Returns (jobs that go on, new jobs).
     """
@@ -271,16 +276,16 @@ def create(search: Search, room: int, *, idle: bool) -> tuple[list[int], list[in
     made = _made(state)
     most = search.config.search.n_trials
     n = room if most is None else min(room, most - made)
-    given = max(0, min(n, len(search.config.search.enqueue) - made))
-    points = [(_given(search.config, search.space, made + k), True) for k in range(given)]
-    if n > given:
+    n_enqueued = max(0, min(n, len(search.config.search.enqueue) - made))
+    points = [(_enqueued(search.config, search.space, made + k), True) for k in range(n_enqueued)]
+    if n > n_enqueued:
         if search.withdrawn != len(state.withdrawn):
             search.sampler = make_sampler(
-                search.config, creation.without(search.space, state), search.wanted, state.stream
+                search.config, creation.without(search.space, state), search.objectives, state.stream
             )
             search.withdrawn = len(state.withdrawn)
-        known = [*history, *_as_given(history, [genes for genes, _ in points])]
-        suggested = _suggest(search.config, search.sampler, known, n - given)
+        shown = [*history, *_as_enqueued(history, [genes for genes, _ in points])]
+        suggested = _suggest(search.config, search.sampler, shown, n - n_enqueued)
         points += [(_checked(search, genes), False) for genes in suggested]
     if not points:
         search.asked_at = state.clock
@@ -298,23 +303,23 @@ def create(search: Search, room: int, *, idle: bool) -> tuple[list[int], list[in
 
 
 def _checked(search: Search, genes: Genes) -> Genes:
-    """What a sampler answered. Raises UsageError where it is no point of the space (a sampler of the user's own)."""
+    """What a sampler suggested. Raises UsageError where that is no point of the space (a sampler of the user's own)."""
     fault = search.space.fault(genes)
     if not fault and not search.space.feasible(genes):
         fault = "it does not meet the constraints"
     if fault:
-        what = f"the sampler {search.config.search.sampler} gave {genes}: {fault}"
-        raise UsageError(what, "searchkit.suite.algorithms.conformance checks samplers")
+        message = f"the sampler {search.config.search.sampler} gave {genes}: {fault}"
+        raise UsageError(message, "searchkit.suite.algorithms.conformance checks samplers")
     return genes
 
 
-def _as_given(history: Sequence[Trial], points: Sequence[Genes]) -> list[Trial]:
+def _as_enqueued(history: Sequence[Trial], points: Sequence[Genes]) -> list[Trial]:
     """Enqueued points as the trials that they are about to be."""
     return [replace(trial, given=True) for trial in started(history, points)] if points else []
 
 
 def _made(state: TaskState) -> int:
-    """How many jobs the search has made: those that were added by hand are not among them."""
+    """How many jobs the search has made, without those that were added by hand."""
     return len(state.jobs) + len(state.deleted) - state.added
 
 
@@ -328,23 +333,23 @@ def _why_over(search: Search) -> str:
         spent = state.busy_s + (time.time() - state.opened_s if state.opened_s else 0.0)
         if spent >= s.time_budget_s:
             return f"the time budget of {s.time_budget_s:g} s is spent"
-    if s.target is not None and search.wanted:
-        o = search.wanted[0]
-        goal = loss(s.target, o.mode)
+    if s.target is not None and search.objectives:
+        objective = search.objectives[0]
+        goal = loss(s.target, objective.mode)
         for t in search.history.update():
-            if t.scores is not None and t.index >= 0 and loss(t.scores[0], o.mode) <= goal:
-                return f"job {t.index} reached {o.name} {t.scores[0]:g} (target: {s.target:g})"
+            if t.scores is not None and t.index >= 0 and loss(t.scores[0], objective.mode) <= goal:
+                return f"job {t.index} reached {objective.name} {t.scores[0]:g} (target: {s.target:g})"
     return ""
 
 
 def _promote(search: Search, room: int) -> list[int]:
     """Go on with paused jobs that deserve it."""
-    found: list[int] = []
+    promoted: list[int] = []
     for stopper in search.stoppers:
-        while len(found) < room and (n := _next_paused(search, stopper)) is not None:
+        while len(promoted) < room and (n := _next_paused(search, stopper)) is not None:
             search.task.record("promote", job=n, time=time.time())
-            found.append(n)
-    return found
+            promoted.append(n)
+    return promoted
 
 
 def _next_paused(search: Search, stopper: Any) -> int | None:
@@ -359,7 +364,7 @@ def _next_paused(search: Search, stopper: Any) -> int | None:
 
 
 def is_over(search: Search) -> bool:
-    """Whether neither a new nor a paused job is left to run, while nothing runs."""
+    """Whether no job, new or paused, is left to run, given that nothing runs."""
     return search.task.state.complete and all(_next_paused(search, stopper) is None for stopper in search.stoppers)
 
 
@@ -370,16 +375,16 @@ def once(search: Search, line: str) -> None:
 
 
 def restore(search: Search) -> None:
-    """Mend what damaged lines of the events took away, from the files of the jobs: their values say which they are."""
+    """Restore the jobs that damaged lines of the events lost, from their files: their values say which they are."""
     task, state = search.task, search.task.state
     for n in sorted(map(int, filter(str.isdigit, creation.listdir(task.paths.jobs_all)))):
         values = None
         if n not in state.jobs and n not in state.deleted:
-            found = creation.read_params(task.paths.job(n).params)
-            values = found and found["values"]
+            params = creation.read_params(task.paths.job(n).params)
+            values = params and params["values"]
         if values is not None:
             genes = search.space.genes(values)
-            said, text, command = creation.describe(search.config, search.space.point(genes))
+            described, text, command = creation.describe(search.config, search.space.point(genes))
             more = {"level": search.level} if search.level else {}
-            task.record("create", job=n, values=said, text=text, command=command, genes=genes, **more)
+            task.record("create", job=n, values=described, text=text, command=command, genes=genes, **more)
     search.history = History(state, first=algorithms.replays(search.sampler))

@@ -1,7 +1,7 @@
 """A task of several stages: each is a task of its own, `<task>.<stage>`, made when its turn comes.
 
-The process that runs the whole holds the lease of the task itself, and that of one stage after the other. Whatever ends
-it, what is on disk says how far it came: a stage is over when all its jobs have an accepted result.
+The process that runs the whole task holds the task's own lease, and the lease of one stage after the other. Whatever
+ends it, the files on disk say how far it came: a stage is over when all its jobs have an accepted result.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ POLL_S = 0.05
 
 
 def folder(task: TaskPaths) -> str:
-    """What later stages are told of a stage: the working folder of its one job, or `jobs/all` where it has several."""
+    """The folder of a stage that later ones are told: the working folder of its only job, or `jobs/all` of several."""
     state = replay(journal.read(task)[0])
     if len(state.jobs) == 1 and not state.deleted:
         (job,) = state.jobs.values()
@@ -40,7 +40,7 @@ def environment(ws: Workspace, group: TaskPaths, before: Sequence[Stage]) -> dic
 
 @dataclass(frozen=True)
 class Turn:
-    """A stage that may run: its task, its config with all values known, its environment, what there is to say."""
+    """A stage that may run: its task, its config with all values known, its environment, and notes for the user."""
 
     task: TaskPaths
     config: Config
@@ -49,7 +49,7 @@ class Turn:
 
 
 def begin(ws: Workspace, group: TaskPaths, config: Config, index: int) -> Turn:
-    """Make the task of a stage if it is new, or check that what it was made from is what it was.
+    """Make the task of a stage if it is new; else check that what it was made from has not changed.
 
     Raises ConflictError (an input file changed), UsageError (its arguments leave no job, or are taken from jobs
     of which none has a score), StorageError.
@@ -75,15 +75,15 @@ def begin(ws: Workspace, group: TaskPaths, config: Config, index: int) -> Turn:
 
 
 def state_of(task: TaskPaths) -> TaskState:
-    """All that was decided and accepted for a task so far."""
+    """All that has been decided and accepted for a task."""
     return replay(journal.read(task)[0])
 
 
 def is_over(config: Config, state: TaskState) -> bool:
     """Whether the next stage may begin: every job of this one finished, by an accepted result.
 
-    A search goes on over trials that failed, and so does the whole, if one finished and `run.on_error` does not say
-    otherwise.
+    A search goes on after trials that failed, and so does the whole task, provided that one finished and `run.on_error`
+    does not say otherwise.
     """
     good = [State.FINISHED, State.PRUNED]
     states = {job.state for job in state.jobs.values()}
@@ -93,8 +93,8 @@ def is_over(config: Config, state: TaskState) -> bool:
 
 
 def later(task: TaskPaths) -> tuple[str, set[int]]:
-    """(a later stage that is not over, jobs of this stage whose folders later ones link to): what still needs a stage's
-    folders. Empty for a task that is no stage."""
+    """(a later stage that is not over, jobs of this stage whose folders later stages link to): what still needs the
+    folders of a stage. Empty for a task that is not a stage."""
     if not task.stage:
         return "", set()
     group = task.workspace.task(task.group)
@@ -115,7 +115,7 @@ def failed(state: TaskState) -> int:
 
 
 def stop(group: TaskPaths, grace_s: float = GRACE_S, gone_host: str = "") -> dict[str, Answer]:
-    """Stop whatever stage runs, and the run of the whole with it; what was answered, by stage."""
+    """Stop whichever stage runs, and with it the run of the whole task; return the answers by stage."""
     answers: dict[str, Answer] = {}
     while True:
         for task in _existing(group):
@@ -135,7 +135,7 @@ def _existing(group: TaskPaths) -> list[TaskPaths]:
 
 
 def check_idle(task: TaskPaths) -> None:
-    """ConflictError where the whole that a stage belongs to is being run, and not at this stage."""
+    """ConflictError where the task that a stage belongs to is being run, but at another stage."""
     group = task.workspace.task(task.group)
     if task.stage and journal.is_held(group) and not journal.is_held(task):
         raise ConflictError(
@@ -153,7 +153,7 @@ def move_away(group: TaskPaths, to: str) -> None:
 
 
 def delete(ws: Workspace, group: TaskPaths) -> None:
-    """Delete a task with all its stages, the last one first: a deletion cut short leaves a task that can go on."""
+    """Delete a task with all its stages, the last one first: if that is cut short, the task that is left can go on."""
     _refuse_running(group)
     for task in reversed(_existing(group)):
         control.delete_task(ws, task)

@@ -167,10 +167,10 @@ def test_what_was_scored_before_a_fault_is_shown(small: tuple[Any, Path, str], m
 
 
 def test_hints_are_those_of_search_nas() -> None:
-    script = "Mend the script. Take the mended one: search-ctl restart --task search --jobs @pending"
+    script = "Fix the script. Then run with it: search-ctl restart --task search --jobs @pending"
     message = "3 workers in a row ended\n    | cannot decode x.jpg"
     fault = search_run.fault_of_run({"kind": "failed", "message": message, "hint": script, "exit": 1})
-    assert fault.hint == "Mend it and run the same command again" and "cannot decode x.jpg" in fault.message
+    assert fault.hint == "Fix it and run the same command again" and "cannot decode x.jpg" in fault.message
 
 
 # ---- other folders, other searches

@@ -92,7 +92,7 @@ class Local:
 
     @contextlib.contextmanager
     def _faults(self, launch: Launch) -> Iterator[None]:
-        """Where a start fails, its port is free, and the fault of a command is told from that of the machine."""
+        """Where a start fails: free its port, and tell a fault of the command from one of the machine."""
         try:
             yield
         except OSError as e:
@@ -162,7 +162,7 @@ class Local:
         for of_token in (self.started, self.adopted, self.ports):
             of_token.pop(handle.token, None)
         ended = s.exit_code is not None
-        if ended and not look and not handle.adopted and not self.children.others():
+        if ended and not look and not handle.adopted and not self.children.has_orphans():
             return []
         return procs.kill_now(self._located(handle, s), procs.LINGER_S if ended else 0.0)
 
@@ -172,14 +172,14 @@ class Local:
         return procs.carriers(task_token)
 
     def sweep(self, task_token: str, jobs: Collection[int] | None, leave: Collection[int]) -> dict[int, list[int]]:
-        found: dict[int, list[int]] = {}
+        alive: dict[int, list[int]] = {}
         for _ in range(SWEEPS):
-            found = {n: pids for n, pids in procs.carriers(task_token, jobs).items() if n not in leave}
-            if not found:
+            alive = {n: pids for n, pids in procs.carriers(task_token, jobs).items() if n not in leave}
+            if not alive:
                 break
-            procs.send([pid for pids in found.values() for pid in pids], signal.SIGKILL)
+            procs.send([pid for pids in alive.values() for pid in pids], signal.SIGKILL)
             time.sleep(SWEEP_S)
-        return found
+        return alive
 
 
 def is_trial(s: Status) -> bool:

@@ -38,7 +38,7 @@ class LastObject:
             self._extend(line)
 
     def close(self) -> bytes | None:
-        """The end of the stream: the line found, without its newline. A last line needs no newline to count."""
+        """End the stream; return the last object's line, without its newline. A last line counts without a newline."""
         self._end_line()
         return self.line
 
@@ -98,7 +98,7 @@ def run(command: str, shell: list[str]) -> tuple[int, bytes | None]:
         setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # Python ignores these two, and a child would inherit that
     )
     os.close(out_write)
-    found, copier = LastObject(), Copier()
+    last, copier = LastObject(), Copier()
     poll = select.poll()
     poll.register(out_read, select.POLLIN)
     poll.register(wake_read, select.POLLIN)
@@ -107,7 +107,7 @@ def run(command: str, shell: list[str]) -> tuple[int, bytes | None]:
         ready = {fd for fd, _ in poll.poll()}
         if out_read in ready:
             data = os.read(out_read, _CHUNK)
-            found.feed(data)
+            last.feed(data)
             copier.write(data)
             if not data:
                 poll.unregister(out_read)
@@ -115,18 +115,18 @@ def run(command: str, shell: list[str]) -> tuple[int, bytes | None]:
             os.read(wake_read, _CHUNK)
             done, code = os.waitpid(pid, os.WNOHANG)
             status = code if done else None
-    _drain(out_read, found, copier)
+    _drain(out_read, last, copier)
     code = os.waitstatus_to_exitcode(status)
-    return (code if code >= 0 else 128 - code), found.close()
+    return (code if code >= 0 else 128 - code), last.close()
 
 
-def _drain(fd: int, found: LastObject, copier: Copier) -> None:
-    """Take what the command wrote before its end. If something it left behind still holds its stdout, a child of ours
-    goes on passing that on: a server that `pre` started must not die of a closed pipe when it next prints."""
+def _drain(fd: int, last: LastObject, copier: Copier) -> None:
+    """Take what the command wrote before its end. If something that it left running still holds its stdout, a child of
+    ours goes on copying: a server that `pre` started must not die of a closed pipe when it next prints."""
     os.set_blocking(fd, False)
     try:
         while data := os.read(fd, _CHUNK):
-            found.feed(data)
+            last.feed(data)
             copier.write(data)
         return
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Which GPUs there are, and the machine-wide lease that keeps two runs from sharing one by accident.
+"""Which GPUs there are, and the machine-wide leases that keep two runs from sharing one by accident.
 
 A GPU is named by its index in PCI bus order, which is NVML's order and, with CUDA_DEVICE_ORDER=PCI_BUS_ID, CUDA's.
 A lease is a flock on one file per GPU; a run takes it with its first job on that GPU, its wrappers inherit it, and it
@@ -36,14 +36,14 @@ def _nvml() -> list[tuple[Gpu, str]]:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
         return []
-    found = []
+    gpus = []
     for i in range(pynvml.nvmlDeviceGetCount()):
         handle = pynvml.nvmlDeviceGetHandleByIndex(i)
         total = None
         with contextlib.suppress(pynvml.NVMLError):
             total = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
-        found.append((Gpu(i, str(pynvml.nvmlDeviceGetName(handle)), total), str(pynvml.nvmlDeviceGetUUID(handle))))
-    return found
+        gpus.append((Gpu(i, str(pynvml.nvmlDeviceGetName(handle)), total), str(pynvml.nvmlDeviceGetUUID(handle))))
+    return gpus
 
 
 def free_bytes(index: int) -> int | None:
@@ -75,13 +75,13 @@ def find(spec: str, env: Mapping[str, str]) -> list[Gpu]:
     words = [w.strip() for w in spec.split(",")]
     if not all(w.isdecimal() for w in words) or len(set(words)) != len(words):
         raise UsageError(f"--gpus must be auto, none or distinct indices like 0,1; got {spec!r}")
-    wanted = [int(w) for w in words]
+    indices = [int(w) for w in words]
     if not seen:
-        return [Gpu(i) for i in wanted]
+        return [Gpu(i) for i in indices]
     by_index = {gpu.index: gpu for gpu, _ in seen}
-    if missing := [i for i in wanted if i not in by_index]:
+    if missing := [i for i in indices if i not in by_index]:
         raise UsageError(f"--gpus names {missing}, but this machine has {sorted(by_index)}")
-    return [by_index[i] for i in wanted]
+    return [by_index[i] for i in indices]
 
 
 def try_lease(index: int) -> int | None:

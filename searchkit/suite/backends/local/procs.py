@@ -41,13 +41,13 @@ class Proc:
     token: str | None
 
 
-def scan(mine: Collection[int] = ()) -> list[Proc]:
+def scan(but: Collection[int] = ()) -> list[Proc]:
     """Every process that is not a zombie, with its token where its environment can be read."""
-    found = []
+    procs = []
     for pid in proc.numbers():
-        if pid not in mine and (p := proc.stat(pid)) is not None and p.state not in proc.ENDED:
-            found.append(Proc(pid, p.ppid, p.session, _token(pid)))
-    return found
+        if pid not in but and (p := proc.stat(pid)) is not None and p.state not in proc.ENDED:
+            procs.append(Proc(pid, p.ppid, p.session, _token(pid)))
+    return procs
 
 
 def _token(pid: int) -> str | None:
@@ -63,7 +63,7 @@ def _token(pid: int) -> str | None:
 def members(targets: Iterable[Process]) -> dict[str, list[int]]:
     """The live processes of each target by token, its wrapper left out."""
     targets = list(targets)
-    procs = scan(mine=(os.getpid(),))
+    procs = scan(but=(os.getpid(),))
     children: dict[int, list[int]] = {}
     by_session: dict[int, list[int]] = {}
     by_token: dict[str, list[int]] = {}
@@ -74,19 +74,19 @@ def members(targets: Iterable[Process]) -> dict[str, list[int]]:
             by_token.setdefault(p.token, []).append(p.pid)
     out = {}
     for t in targets:
-        found = set(by_token.get(t.token, ()))
-        todo = list(found)
+        pids = set(by_token.get(t.token, ()))
+        todo = list(pids)
         # The kernel does not reuse a number while a session carries it: if another process has it, the session is gone.
         if t.pid is not None and start_ticks(t.pid) in (None, t.ticks):
-            found.update(by_session.get(t.pid, ()))
-            todo = [*found, t.pid]
+            pids.update(by_session.get(t.pid, ()))
+            todo = [*pids, t.pid]
         while todo:
             for child in children.get(todo.pop(), ()):
-                if child not in found:
-                    found.add(child)
+                if child not in pids:
+                    pids.add(child)
                     todo.append(child)
-        found.discard(t.pid or 0)
-        out[t.token] = sorted(found)
+        pids.discard(t.pid or 0)
+        out[t.token] = sorted(pids)
     return out
 
 
@@ -113,7 +113,7 @@ class Killer:
     known: dict[Process, dict[int, int]] = field(default_factory=dict)  # every process ever seen: number -> start ticks
 
     def add(self, targets: dict[Process, float]) -> None:
-        """Begin to end targets, each with its grace in seconds. Asked again with less grace, a target gets less."""
+        """Begin to end targets, each with its grace in seconds. A second call may shorten the grace of a target."""
         now = time.monotonic()
         fresh = [t for t in targets if t not in self.since]
         for target, grace_s in targets.items():
@@ -121,18 +121,18 @@ class Killer:
             self.since[target] = (since, min(old_s, grace_s))
             self.known.setdefault(target, {})
         if fresh:
-            found = self._look()
+            live = self._look()
             for t in fresh:
-                # What catches SIGTERM may exit with any code. The wrapper first: so it can say which came first.
-                if any(map(_will_catch, found[t])) and is_alive(t.pid or 0, t.ticks):
+                # What catches SIGTERM may exit with any code. The wrapper is told first, so that it knows the order.
+                if any(map(_will_catch, live[t])) and is_alive(t.pid or 0, t.ticks):
                     send([t.pid or 0], signal.SIGTERM)
-                send(found[t], signal.SIGTERM)
+                send(live[t], signal.SIGTERM)
 
     def _look(self) -> dict[Process, list[int]]:
-        """The live processes of each target; one that was seen once stays ours, even if its parent died since."""
-        found = members(self.since)
+        """The live processes of each target; one that was once seen stays ours, even if its parent has died since."""
+        live = members(self.since)
         for target, known in self.known.items():
-            for pid in found[target.token]:
+            for pid in live[target.token]:
                 if pid not in known and (ticks := start_ticks(pid)) is not None:
                     known[pid] = ticks
         return {t: [pid for pid, ticks in known.items() if is_alive(pid, ticks)] for t, known in self.known.items()}
@@ -143,9 +143,9 @@ class Killer:
             return []
         now = time.monotonic()
         done = []
-        found = self._look()
+        live = self._look()
         for target, (since, grace_s) in list(self.since.items()):
-            pids, age = found[target], now - since
+            pids, age = live[target], now - since
             if age > grace_s:
                 send(pids, signal.SIGKILL)
             wrapper_lives = target.pid is not None and is_alive(target.pid, target.ticks)
@@ -182,17 +182,17 @@ def kill_now(target: Process, linger_s: float = 0.0) -> list[str]:
 
 
 def command_line(pid: int) -> str:
-    """What a process was called with; empty where it is gone."""
+    """The command line of a process; empty where it is gone."""
     return b" ".join(proc.command(pid)).decode("utf-8", "replace")
 
 
 def carriers(task_token: str, jobs: Collection[int] | None = None) -> dict[int, list[int]]:
     """The live processes that carry a token of a task, by job; of some jobs, or of all, workers (-1) included."""
-    found: dict[int, list[int]] = {}
-    for p in scan(mine=(os.getpid(),)):
+    pids: dict[int, list[int]] = {}
+    for p in scan(but=(os.getpid(),)):
         task, _, rest = (p.token or "").partition("/")
         first = rest.partition("/")[0]
         job = int(first) if first.isdecimal() else NO_JOB
         if task == task_token and (jobs is None or job in jobs):
-            found.setdefault(job, []).append(p.pid)
-    return found
+            pids.setdefault(job, []).append(p.pid)
+    return pids

@@ -1,4 +1,4 @@
-"""Starting one attempt as a local process: its environment, its wrapper, and the word that lets it go."""
+"""Starting one attempt as a local process: its environment, its wrapper, and the signal that lets it go."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def placed(env: Mapping[str, str], grant: Grant, port: int) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Parked(Prepared):
-    """A wrapper that has not begun: it waits for one line on its gate, and leaves without a trace when that closes.
+    """A wrapper that has not begun: it waits for one line on its gate, and ends without a trace if the gate closes.
 
     Its `status` and `log` are still under tmp/; from the moment the status file stands in the attempt's folder, its
     lock says that the attempt lives.
@@ -92,7 +92,7 @@ def park(launch: Launch, env: Mapping[str, str], grant: Grant, machine: Machine)
     Raises OSError where it can't be started.
     """
     leases = grant.leases if isinstance(grant, Place) else ()
-    status, log = (f"{launch.tmp}/{fsio.half_name(f'{what}-{launch.name}')}" for what in ("status", "log"))
+    status, log = (f"{launch.tmp}/{fsio.half_name(f'{kind}-{launch.name}')}" for kind in ("status", "log"))
     words = direct(launch.command) if isinstance(launch.command, str) else launch.command
     command = words or [*launch.shell, "-c", str(launch.command)]
     argv = ["/bin/sh", WRAPPER, machine.backend, machine.handle, machine.host, machine.boot_id]
@@ -124,7 +124,7 @@ def park(launch: Launch, env: Mapping[str, str], grant: Grant, machine: Machine)
 
 
 def release(parked: Parked) -> None:
-    """Put the files of a parked wrapper where its attempt is, and let it go.
+    """Move the files of a parked wrapper to its attempt's folder, and let it go.
 
     Raises FileExistsError where this attempt was begun before. A wrapper that died in the meantime is no error: its
     attempt is one that ended before its first line.
@@ -142,7 +142,7 @@ def release(parked: Parked) -> None:
 
 
 def dismiss(parked: Parked) -> None:
-    """Let a parked wrapper end without having begun."""
+    """End a parked wrapper that has not begun."""
     os.close(parked.gate)
     for path in (parked.status, parked.log):
         with contextlib.suppress(FileNotFoundError):
