@@ -38,7 +38,7 @@ class Arch:
             raise UsageError(f"an architecture must be a mapping of names to ints, not {mapping!r}")
         values, wrong = collect(mapping)
         if wrong:
-            raise UsageError("\n".join(what for _, what in wrong))
+            raise UsageError("\n".join(fault for _, fault in wrong))
         return Arch(tuple(sorted(values.items())))
 
     def __getitem__(self, name: str) -> Width:

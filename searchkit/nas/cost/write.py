@@ -67,13 +67,13 @@ def space_lines(
     lines = (
         f'{{"overhead": {{"flops": {flops}, {middle}{end}'
         for arch, costs, params in price_archs(plan_of, heads, archs, scales, convention)
-        for middle in [_rest(arch, params, convention)]
+        for middle in [_middle(arch, params, convention)]
         for flops, end in zip(costs, ends, strict=True)
     )
     return islice(lines, first, None if stop is None else max(first, stop - skip * len(scales)))
 
 
-def _rest(arch: Arch, params: int, convention: Convention) -> str:
+def _middle(arch: Arch, params: int, convention: Convention) -> str:
     """What the lines of an architecture have in common, between the flops and the input shape."""
     nested = dumps(arch.nested())
     return f'"params": {params}, "convention": "{convention}"}}, "arch": {nested}, "data": {{"input_shape": '

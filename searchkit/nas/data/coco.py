@@ -48,7 +48,7 @@ class ImageInfo:
     area: np.ndarray  # (N,) float32, px^2, as the file has it (of the object's mask, where there is one)
     truth: Truth | None = None  # None: the boxes above
     given_id: int | str | None = None  # of the file, where it is another one
-    there: bool = True  # whether the file was found
+    exists: bool = True  # whether the file was found
 
     @property
     def file_id(self) -> int | str:
@@ -114,8 +114,8 @@ def load_coco(
     faults = Faults()
     declared = _declared(raw["categories"], annotations, faults)
     categories = _selected(declared, classes, annotations, partial)
-    entries, known, reading = read_entries(raw["images"], images, limit, annotations, reading, faults)
-    table = read_table(raw["annotations"], declared, categories, entries, known, annotations, faults)
+    entries, ids, reading = read_entries(raw["images"], images, limit, annotations, reading, faults)
+    table = read_table(raw["annotations"], declared, categories, entries, ids, annotations, faults)
     infos = tuple(
         ImageInfo(
             entry.number,
@@ -128,7 +128,7 @@ def load_coco(
             own.area,
             Truth(*own.truth),
             None if entry.id == entry.number else entry.id,
-            entry.there,
+            entry.exists,
         )
         for entry, own in zip(entries, judge(entries, table, annotations, min_box, faults), strict=True)
     )

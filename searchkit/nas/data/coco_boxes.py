@@ -49,7 +49,7 @@ def read_table(
     declared: dict[int, str],
     categories: tuple[tuple[int, str], ...],
     entries: list[Entry],
-    known: set[int | str],
+    all_ids: set[int | str],
     source: str,
     faults: Faults,
 ) -> Table:
@@ -67,8 +67,8 @@ def read_table(
             undeclared[json.dumps(item["category_id"])] += 1
             continue
         if owner not in index:
-            if owner not in known:
-                kind = "" if faults.counts["orphan"] else _other_kind(owner, known)
+            if owner not in all_ids:
+                kind = "" if faults.counts["orphan"] else _other_kind(owner, all_ids)
                 faults.add("orphan", f"annotation {number} of image {item['image_id']!r:.40}{kind}")
             continue
         if "id" in item and number in seen:
@@ -98,10 +98,10 @@ def read_table(
     )
 
 
-def _other_kind(owner: int | str | None, known: set[int | str]) -> str:
+def _other_kind(owner: int | str | None, all_ids: set[int | str]) -> str:
     """What to say of an image_id that is a text where the id of its image is a number, or the other way round."""
     number = None if owner is None else _value(owner)
-    same = [i for i in known if isinstance(i, str) != isinstance(owner, str) and _value(i) == number]
+    same = [i for i in all_ids if isinstance(i, str) != isinstance(owner, str) and _value(i) == number]
     return "" if number is None or not same else f"{_OTHER_KIND}: {owner!r} here, {same[0]!r} in images"
 
 

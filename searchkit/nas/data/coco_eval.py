@@ -265,8 +265,10 @@ def as_results(data: CocoSet, predictions: Predictions) -> tuple[list[dict[str, 
     for number, prediction in predictions.items():
         boxes, scores, labels = _arrays(number, prediction, len(data.names))
         ids = [data.categories[label - 1][0] for label in labels]
-        kept = np.isfinite(boxes).all(1) & np.isfinite(scores) & np.array([i is not None for i in ids], bool)
-        left_out += int((~kept).sum())
-        for box, score, k in zip(_xywh(boxes[kept]).tolist(), scores[kept].tolist(), np.flatnonzero(kept), strict=True):
+        usable = np.isfinite(boxes).all(1) & np.isfinite(scores) & np.array([i is not None for i in ids], bool)
+        left_out += int((~usable).sum())
+        for box, score, k in zip(
+            _xywh(boxes[usable]).tolist(), scores[usable].tolist(), np.flatnonzero(usable), strict=True
+        ):
             rows.append({"image_id": file_ids[number], "category_id": ids[k], "bbox": box, "score": score})
     return rows, left_out

@@ -25,7 +25,7 @@ class Entry:
     path: str
     width: int  # px, of what boxes are on
     height: int
-    there: bool
+    exists: bool
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class _Item:
     number: int
     id: int | str
     name: str
-    said: tuple[int, int] | None  # (width, height)
+    size: tuple[int, int] | None  # (width, height) by the annotations
 
 
 def whole(value: Any) -> int | None:
@@ -65,7 +65,7 @@ def read_entries(
     heads = {places[i]: head for i, head in headers(len(places), lambda i: full[places[i]]).items()}
     entries = []
     for i, (item, path) in enumerate(zip(items, full, strict=True)):
-        width, height = item.said or _size(path, heads.get(i) or header(path), reading, faults)
+        width, height = item.size or _size(path, heads.get(i) or header(path), reading, faults)
         if width * height > HUGE:
             faults.add("huge", f"{path} ({width} x {height})")
         entries.append(Entry(item.number, item.id, path, width, height, exists[i]))
@@ -141,7 +141,7 @@ def _is_there(path: str, listings: dict[str, set[str]]) -> bool:
     return name in listings[folder]
 
 
-def _elsewhere(names: list[str], folder: str, taken: set[str], faults: Faults) -> dict[str, str]:
+def _elsewhere(names: list[str], folder: str, used: set[str], faults: Faults) -> dict[str, str]:
     """Name -> the file below the folder that it must mean: the only one of that name, or the one that shares most of
     the folders before it. A file that two names could mean is given to neither."""
     parts_of = {name: [part for part in re.split(r"[\\/]+", name) if part] for name in names}
@@ -156,7 +156,7 @@ def _elsewhere(names: list[str], folder: str, taken: set[str], faults: Faults) -
             faults.add("ambiguous", f"{name} may be {' or '.join(sorted(best)[:2])}")
     claims = Counter(os.path.normpath(path) for path in file_of.values())
     for name, path in list(file_of.items()):
-        if claims[os.path.normpath(path)] > 1 or os.path.normpath(path) in taken:
+        if claims[os.path.normpath(path)] > 1 or os.path.normpath(path) in used:
             faults.add("ambiguous", f"{name} may be {path}, and so may another image")
             del file_of[name]
         else:

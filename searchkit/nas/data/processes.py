@@ -63,7 +63,7 @@ def share(tensor: Tensor) -> LoadingError | None:
 def watched(loader: DataLoader) -> Iterator[Any]:
     """What a loader gives, whose items end with a list of faults. Raises LoadingError where a worker has died, whatever
     it was doing, or found no room in shared memory."""
-    others, handler = active_children(), signal.getsignal(signal.SIGCHLD)
+    earlier, handler = active_children(), signal.getsignal(signal.SIGCHLD)
     try:
         # Torch begins by making so many semaphores, which lie in shared memory too, and leaks half of them if it fails.
         semaphores = [Lock() for _ in range(4 * (loader.num_workers + 1) if loader.num_workers else 0)]
@@ -71,7 +71,7 @@ def watched(loader: DataLoader) -> Iterator[Any]:
         items = iter(loader)
     except OSError as e:  # no room for semaphores, or no further process
         raise LoadingError(f"processes can't load images: {e.strerror or e}", _advice()) from e
-    workers = [process for process in active_children() if process not in others]
+    workers = [process for process in active_children() if process not in earlier]
     if workers and current_thread() is main_thread():
         signal.signal(signal.SIGCHLD, handler)  # torch's own would raise wherever the training happens to be
     try:

@@ -264,7 +264,7 @@ def _image(
     return np.clip(canvas + noise, 0, 255).astype(np.uint8), placed
 
 
-def _place(shape: tuple[int, ...], size: tuple[int, int], taken: list[Box], rng: np.random.Generator) -> Box | None:
+def _place(shape: tuple[int, ...], size: tuple[int, int], boxes: list[Box], rng: np.random.Generator) -> Box | None:
     """A box of `shape` (h, w) inside the canvas that hardly overlaps with those taken; None where none was found."""
     h, w = shape
     if h > size[0] or w > size[1]:
@@ -272,7 +272,7 @@ def _place(shape: tuple[int, ...], size: tuple[int, int], taken: list[Box], rng:
     for _ in range(_TRIES):
         y0, x0 = int(rng.integers(size[0] - h + 1)), int(rng.integers(size[1] - w + 1))
         box = (x0, y0, x0 + w, y0 + h)
-        if all(_overlap(box, other) <= _MAX_OVERLAP for other in taken):
+        if all(_overlap(box, other) <= _MAX_OVERLAP for other in boxes):
             return box
     return None
 

@@ -56,10 +56,10 @@ class Results:
         """Append a measured record; it is on disk when this returns."""
         self.records[key_of(record, self.tag)] = record
         line = modelspace.dumps(record).encode() + b"\n"
-        with fsio.storage(), _held(self.kept) as fd:
+        with fsio.storage(), _locked(self.kept) as fd:
             _append(fd, line)
             if self.mirror:
-                with _held(self.mirror) as mirror_fd:
+                with _locked(self.mirror) as mirror_fd:
                     _append(mirror_fd, line)
 
     def keep_calibration(self, calibration: Calibration) -> None:
@@ -81,7 +81,7 @@ class Results:
 
     def read(self) -> None:
         """Take in what is in the file, of other processes too; a half-written record of a killed sweep is cut off."""
-        with fsio.storage(), _held(self.kept) as fd:
+        with fsio.storage(), _locked(self.kept) as fd:
             _cut_torn_line(fd, self.kept)
             size = os.fstat(fd).st_size
         for record in modelspace.load(self.kept) if size else ():
@@ -95,29 +95,29 @@ def open_results(path: str, tag: str, first: bool = True) -> Results:
     if not path.endswith((".json", ".jsonl")):
         raise UsageError(f"--out must be a .jsonl file, not {path}")
     keep = checkpoint.keep_folder(os.path.dirname(os.path.abspath(path)))
-    kept = os.path.join(keep, os.path.basename(path))
+    path_kept = os.path.join(keep, os.path.basename(path))
     callback = os.environ.get("SEARCHKIT_CALLBACK")
-    results = Results(path, kept, tag, os.path.join(callback, "records.jsonl") if callback else None)
+    results = Results(path, path_kept, tag, os.path.join(callback, "records.jsonl") if callback else None)
     with fsio.storage():
         os.makedirs(keep, exist_ok=True)
     results.read()
-    if first and os.path.abspath(kept) != os.path.abspath(path):
+    if first and os.path.abspath(path_kept) != os.path.abspath(path):
         with fsio.storage():
-            checkpoint.link(kept, path)
+            checkpoint.link(path_kept, path)
     if first and results.mirror and results.records:
-        _mirror_old(kept, results.mirror)
+        _mirror_old(path_kept, results.mirror)
     return results
 
 
-def _mirror_old(kept: str, mirror: str) -> None:
+def _mirror_old(results: str, mirror: str) -> None:
     """Append what older attempts measured; a job may have several results files, and one mirror."""
-    with fsio.storage(), _held(kept), _held(mirror) as fd:
+    with fsio.storage(), _locked(results), _locked(mirror) as fd:
         mirrored = set((fsio.read_bytes(mirror) or b"").splitlines())
-        lines = [line for line in (fsio.read_bytes(kept) or b"").splitlines() if line not in mirrored]
+        lines = [line for line in (fsio.read_bytes(results) or b"").splitlines() if line not in mirrored]
         _append(fd, b"".join(line + b"\n" for line in lines))
 
 
-def _held(path: str) -> AbstractContextManager[int]:
+def _locked(path: str) -> AbstractContextManager[int]:
     """The file, made if missing, open for reading and appending by us alone."""
     return fsio.locked(path, flags=os.O_APPEND)
 

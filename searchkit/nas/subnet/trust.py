@@ -88,7 +88,7 @@ class Own:
 
     images: Any  # the training set, of the task's kind
     digest: str  # of it
-    o: Optimisation
+    optimisation: Optimisation
     steps: int
 
 
@@ -113,7 +113,7 @@ def protocols(session: Session, own: Own, record: Record) -> dict[str, dict[str,
     """How the scores of a record are measured: plain data by tag. The own score has nothing of the checkpoint, so that
     several supernets can be compared to the same ones."""
     by_tag = {tag: sweep.test_protocol(session, record, tag == CALIBRATED) for tag in (RAW, CALIBRATED)}
-    options = replace(own.o, checkpoint_steps=None, checkpoint_minutes=1.0)
+    options = replace(own.optimisation, checkpoint_steps=None, checkpoint_minutes=1.0)
     options_text = f"{options} {session.recipe.data.augment} {session.config} {session.recipe.train.channels_last}"
     by_tag[OWN] = {
         **session.bench.protocol(sweep.shape_of(record, session.recipe), True),
@@ -209,7 +209,7 @@ def _own_score(
     if session.recipe.train.channels_last:
         net = net.to(memory_format=torch.channels_last)
     with checkpoint.held(folder):
-        sweep.train_static(session, net, arch, own.images, own.o, shape, protocol, folder, on_step)
+        sweep.train_static(session, net, arch, own.images, own.optimisation, shape, protocol, folder, on_step)
     return session.bench.score(net, shape, calibrated=bool(session.bench.calibration.ids))
 
 

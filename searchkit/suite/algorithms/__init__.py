@@ -64,20 +64,22 @@ def stopper(name: str) -> type[Any]:
     return _load("stopper", name)
 
 
-def make(kind: str, name: str, *arguments: Any, **given: Any) -> Any:
+def make(kind: str, name: str, *arguments: Any, **chosen_options: Any) -> Any:
     """A "sampler" or "stopper" with its options. Raises UsageError, also for whatever one of the user's own raises."""
     cls = _load(kind, name)
     if ":" not in name:
-        return cls(*arguments, **given)  # its options were checked when the config was read
-    known = options(kind, name)
-    for option in given:
-        if option not in known and not _takes_any(cls):
-            raise UsageError(f"{kind} {name!r} has no option {option!r}{did_you_mean(option, list(known))}")
-    if lacking := [option for option, default in known.items() if default is REQUIRED and option not in given]:
+        return cls(*arguments, **chosen_options)  # its options were checked when the config was read
+    declared = options(kind, name)
+    for option in chosen_options:
+        if option not in declared and not _takes_any(cls):
+            raise UsageError(f"{kind} {name!r} has no option {option!r}{did_you_mean(option, list(declared))}")
+    if lacking := [
+        option for option, default in declared.items() if default is REQUIRED and option not in chosen_options
+    ]:
         raise UsageError(f"{kind} {name!r} needs {', '.join(lacking)}", f"{{type: {name!r}, {lacking[0]}: …}}")
     with explained(kind, name):
-        made = cls(*arguments, **given)
-    return _Own(name, made) if kind == "stopper" else made
+        algorithm = cls(*arguments, **chosen_options)
+    return _Own(name, algorithm) if kind == "stopper" else algorithm
 
 
 @contextlib.contextmanager

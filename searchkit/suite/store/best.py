@@ -98,8 +98,8 @@ def _pick(arg: Best, earlier: Mapping[str, Config], group: TaskPaths) -> Pick:
             files.update(more)
     if not rows:
         raise UsageError(
-            f"{_named(arg)}: stage {arg.stage!r} has no best job: none has finished with {source.wanted_names} as a "
-            f"finite number ({source.said})",
+            f"{_named(arg)}: stage {arg.stage!r} has no best job: none has finished with {source.objective_names} as a "
+            f"finite number ({source.summary})",
             f"Correct what its jobs report, then run them again: search-ctl restart --task {source.task.name}",
         )
     gone = next((path for path in files.values() if not os.path.exists(path)), None)
@@ -111,7 +111,7 @@ def _pick(arg: Best, earlier: Mapping[str, Config], group: TaskPaths) -> Pick:
     notes: tuple[str, ...] = ()
     if len(rows) < arg.number:
         same = ", some with the same values" if len(rows) < len(source.best_first) else ""
-        notes = (f"{_named(arg)}: stage {arg.stage!r} gives {len(rows)} of {arg.number} rows ({source.said}{same})",)
+        notes = (f"{_named(arg)}: stage {arg.stage!r} gives {len(rows)} of {arg.number} rows ({source.summary}{same})",)
     return Pick(arg.stage, tuple(rows), tuple(files.items()), notes)
 
 
@@ -132,12 +132,12 @@ class _Source:
         return replay(journal.Events(self.task))
 
     @cached_property
-    def wanted(self) -> tuple[Objective, ...]:
+    def objectives(self) -> tuple[Objective, ...]:
         return self.config.objectives
 
     @property
-    def wanted_names(self) -> str:
-        return " and ".join(objective.name for objective in self.wanted)
+    def objective_names(self) -> str:
+        return " and ".join(objective.name for objective in self.objectives)
 
     @cached_property
     def scored(self) -> list[tuple[Job, tuple[float, ...]]]:
@@ -148,7 +148,7 @@ class _Source:
     @cached_property
     def best_first(self) -> list[tuple[Job, tuple[float, ...]]]:
         good = [(job, scores) for job, scores in self.scored if all(map(math.isfinite, scores))]
-        modes = [objective.mode for objective in self.wanted]
+        modes = [objective.mode for objective in self.objectives]
         ranks = pareto.ranks([scores for _, scores in good], modes)
         order = sorted(range(len(good)), key=lambda i: (ranks[i], loss(good[i][1][0], modes[0])))
         return [good[i] for i in order]
@@ -158,7 +158,7 @@ class _Source:
         of its records."""
         (reported,) = self._reported([job])
         return tuple(
-            ranking.reward(reported, objective.name, objective.mode, objective.score) for objective in self.wanted
+            ranking.reward(reported, objective.name, objective.mode, objective.score) for objective in self.objectives
         )
 
     def _reported(self, jobs: Iterable[Job]) -> list[ranking.JobScalars]:
@@ -166,11 +166,11 @@ class _Source:
         return ranking.read(self.task, self.task.workspace.project_name, self.config, views, light=True)
 
     @property
-    def said(self) -> str:
+    def summary(self) -> str:
         """How its jobs ended, and what those without a score reported."""
         counts = Counter(f"{job.state}" for job in self.state.jobs.values() if job.state is not State.FINISHED)
         bad = [job for job, scores in self.scored if not all(map(math.isfinite, scores))]
-        parts = [f"{len(self.best_first)} finished with {self.wanted_names}"] if self.best_first else []
+        parts = [f"{len(self.best_first)} finished with {self.objective_names}"] if self.best_first else []
         parts += [f"{n} {state}" for state, n in counts.items()]
         if bad:
             names = {

@@ -169,7 +169,7 @@ def finish(open_task: OpenTask) -> None:
 
 def empty(task: TaskPaths, job: Job, *, dry: bool = False) -> Emptied:
     """Remove the working copies and the checkpoint of a job; doing it again changes nothing. Raises OSError."""
-    project_files = _given(task, job)
+    project_files = _project_files(task, job)
     done = Emptied()
     for path, kind in list(_parts(task.job(job.index).root)):
         if kind in ("copy", "checkpoint"):
@@ -177,7 +177,7 @@ def empty(task: TaskPaths, job: Job, *, dry: bool = False) -> Emptied:
     return done
 
 
-def _given(task: TaskPaths, job: Job) -> _Given:
+def _project_files(task: TaskPaths, job: Job) -> _Given:
     try:
         manifest = snapshot.load(task.snapshot(job.snapshot))
     except StorageError:  # damaged: then nothing is known to have come with the project, and more is kept
@@ -187,14 +187,14 @@ def _given(task: TaskPaths, job: Job) -> _Given:
 
 def _empty(root: str, project_files: _Given, dry: bool) -> Emptied:
     """In place, from the leaves up: whatever ends it, the files that stay are where they were."""
-    freed = files = kept = 0
+    freed = files = n_kept = 0
     for folder, folders, names in os.walk(root, topdown=False):
         for name in [*names, *(link for link in folders if os.path.islink(f"{folder}/{link}"))]:
             path = f"{folder}/{name}"
             info = os.lstat(path)
             from_project = project_files.get(os.path.relpath(path, root)) == (info.st_size, info.st_mtime_ns)
             if _KEPT.fullmatch(name) and not from_project:
-                kept += 1
+                n_kept += 1
                 continue
             files += 1
             freed += info.st_blocks * BLOCK if info.st_nlink == 1 else 0
@@ -205,4 +205,4 @@ def _empty(root: str, project_files: _Given, dry: bool) -> Emptied:
             if not dry:
                 os.rmdir(folder)
                 freed += blocks * BLOCK
-    return Emptied(freed, files, kept)
+    return Emptied(freed, files, n_kept)

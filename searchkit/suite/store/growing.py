@@ -134,23 +134,23 @@ def _go_on(file: File, ends: bytes, take: Callable[[File, bytes], None], most: f
     with odd_files(), open(file.path, "rb") as f:
         file = before if _goes_on(before, f) else file
         f.seek(file.at)
-        rest = b""
+        unread = b""
         while most > 0 and (chunk := f.read(CHUNK)):
             most -= len(chunk)
-            rest += chunk
+            unread += chunk
             if file.stuck:
-                end = min((i + 1 for i in (rest.find(bytes([c])) for c in ends) if i >= 0), default=len(rest))
-                file.stuck = rest[end - 1] not in ends
-                rest = _passed(file, rest, end)
-            end = max(rest.rfind(bytes([c])) + 1 for c in ends)
+                end = min((i + 1 for i in (unread.find(bytes([c])) for c in ends) if i >= 0), default=len(unread))
+                file.stuck = unread[end - 1] not in ends
+                unread = _passed(file, unread, end)
+            end = max(unread.rfind(bytes([c])) + 1 for c in ends)
             if end:
-                take(file, rest[:end])
-                rest = _passed(file, rest, end)
-            if len(rest) > MAX_LINE:
+                take(file, unread[:end])
+                unread = _passed(file, unread, end)
+            if len(unread) > MAX_LINE:
                 _too_long(file, file.line)
                 file.stuck = True
-                rest = _passed(file, rest, len(rest))
-        file.rest = rest
+                unread = _passed(file, unread, len(unread))
+        file.rest = unread
         _remember(file, f)
     return file
 
@@ -183,7 +183,7 @@ def _take_record(file: File, record: object) -> str:
     if not isinstance(record, dict):
         return "no JSON object"
     reported_step = record.pop("step", None)
-    step = file.top.get("", 0) + 1 if reported_step is None else _whole(reported_step)
+    step = file.top.get("", 0) + 1 if reported_step is None else _whole_step(reported_step)
     if step is None:
         return f"step {_quoted(reported_step)} is no whole number"
     fault = ""
@@ -268,7 +268,7 @@ def _number(value: object) -> float | None:
         return None
 
 
-def _whole(value: object) -> int | None:
+def _whole_step(value: object) -> int | None:
     """A step: an int, or a float without a fraction."""
     if isinstance(value, bool):
         return None

@@ -103,20 +103,20 @@ def redirected(
 ) -> Redirected:
     """What of the installed packages, and of a PYTHONPATH, a copy made by the manifest can stand for."""
     unmapped = list(packages.others)
-    folders, kept, named = [], [], []
+    folders, unchanged, named = [], [], []
     for entry in pythonpath.split(os.pathsep):
         folder = within(entry, project) if os.path.isabs(entry) else None
         if folder is not None:
             named.append(folder)
             if why := _unlike(manifest, folder, project):
                 unmapped.append((folder, why))
-                kept.append(folder)
+                unchanged.append(folder)
     for folder in packages.folders:
         if folder not in named:
             why = _hides(manifest, folder, stdlib, packages.names) or _unlike(manifest, folder, project)
             unmapped += [(folder, why)] if why else []
             folders += [] if why else [folder]
-    return Redirected(tuple(folders), tuple(kept), tuple(dict.fromkeys(unmapped)))
+    return Redirected(tuple(folders), tuple(unchanged), tuple(dict.fromkeys(unmapped)))
 
 
 def pythonpath(value: str, copied: Redirected, project: str, work: str) -> str:

@@ -184,7 +184,7 @@ def joined(rows: Iterable[JobScalars], jobs: Iterable[JobScalars]) -> list[JobSc
     records_of: dict[int, list[Row]] = {}
     for row in rows:
         records_of.setdefault(row.view.job.index, []).extend([row.row] if row.row else [])
-    return [by_index[n]._replace(records=tuple(kept)) for n, kept in records_of.items()]
+    return [by_index[n]._replace(records=tuple(records)) for n, records in records_of.items()]
 
 
 def reward(job: JobScalars, name: str, mode: str = "", score: str = "last", *, scored: bool = True) -> float:

@@ -180,10 +180,10 @@ class OpenTask:
         self.lease.release()
 
 
-def take(task: TaskPaths, lease: Lease, me: Holder, **kept: object) -> OpenTask:
+def take(task: TaskPaths, lease: Lease, me: Holder, **facts: object) -> OpenTask:
     """Begin a new generation under a lease just acquired.
 
-    `kept`: what a scheduler tells those after it: `options`, its flags, `retries`, and the `python` of its jobs.
+    facts: what a scheduler tells those after it: `options`, its flags, `retries`, and the `python` of its jobs.
     """
     with fsio.storage():
         events = journal.Events(task)
@@ -191,9 +191,9 @@ def take(task: TaskPaths, lease: Lease, me: Holder, **kept: object) -> OpenTask:
         open_task = OpenTask(task, lease, Journal(task, lease.generation), state, events.damaged)
     token = state.token or os.urandom(8).hex()
     if not state.token:
-        kept["defaults"] = DEFAULTS
-    who = {"generation": lease.generation, "host": me.host, "pid": me.pid}
-    open_task.record("open", time=time.time(), token=token, **who, **kept)
+        facts["defaults"] = DEFAULTS
+    holder = {"generation": lease.generation, "host": me.host, "pid": me.pid}
+    open_task.record("open", time=time.time(), token=token, **holder, **facts)
     open_task.journal.commit()
     restore_config(task, state)
     return open_task

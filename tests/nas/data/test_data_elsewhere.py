@@ -104,7 +104,7 @@ def test_files_are_found_by_their_names(tmp_path: Path) -> None:
     found = [str(Path(image.path).relative_to(tmp_path / "i")) for image in data.images]
     assert found == ["a.png", "sub/b.png", "sub/deep/c.png", "y/d.png", "e.png", "sub/deep/f.png", "gone.png"]
     assert (data.report.count("moved"), data.report.count("missing")) == (4, 1)
-    assert [image.there for image in data.images] == [True] * 6 + [False]
+    assert [image.exists for image in data.images] == [True] * 6 + [False]
 
 
 def test_a_name_that_several_files_have_is_not_guessed(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_name_that_several_files_have_is_not_guessed(tmp_path: Path) -> None:
         put(tmp_path / "i" / name)
     given = entries("d.png", "e.png", "old/e.png", "p/g.png", "q/g.png", "f.png")
     data = load_coco(dump(tmp_path, given, []), str(tmp_path / "i"))
-    assert [image.there for image in data.images] == [False, True, False, False, False, True]
+    assert [image.exists for image in data.images] == [False, True, False, False, False, True]
     assert data.report.count("ambiguous") == 4 and data.report.count("moved") == 0
     with pytest.raises(UsageError, match="none of the 1 image files") as e:
         load_coco(dump(tmp_path, entries("d.png"), []), str(tmp_path / "i"))
