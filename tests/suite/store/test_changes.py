@@ -125,7 +125,7 @@ def test_what_can_not_change_is_refused_with_place_reason_and_way(tmp_path: Path
         (config.replace("sh job.sh", "bash job.sh"), "config.yaml:3:3: task.template", "another command"),
         (config + "search: {sampler: random, n_trials: 3}\n", "config.yaml:8:10: search.sampler", "another sampler"),
         (config + "search: {seed: 3}\n", "search.seed", "another seed"),
-        (config + "env: {A: 1}\n", "env", "another A"),
+        (config + "env: {A: 1}\n", "env", "a different A"),
         (config.replace("monitor", "  constraints: [lr > 1]\nmonitor"), "task.constraints", "lr > 1 is new"),
         (config.replace("name: w, value", "name: v, value").replace("{w}", "{v}"), "task.search_args", "are lr, v"),
     ):
@@ -286,7 +286,7 @@ def listed(*texts: str) -> Categorical:
 )
 def test_what_came_to_an_argument(old: Any, new: Any, moved: list[int] | None, said: str) -> None:
     found = compare(old, new)
-    assert found and not found.fault and found.moved == moved and said in found.said
+    assert found and not found.fault and found.moved == moved and said in found.summary
 
 
 @pytest.mark.parametrize(
