@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 from searchkit.errors import ConfigError, SearchkitError, UsageError, did_you_mean
 from searchkit.nas.models.elastic import backbone_class
@@ -22,12 +22,26 @@ from searchkit.nas.train.sections import Finetune, Test, Train, path_of
 from searchkit.nas.train.task import UNNAMED, Task
 from searchkit.reading import nodes
 from searchkit.reading.cursor import Cursor
-from searchkit.reading.fill import fill
+from searchkit.reading.fill import ABSENT, Part, fill, whole_file
+from searchkit.reading.kinds import Choice, Text
 from searchkit.reading.nodes import Document, Node
 from searchkit.records import modelspace
 from searchkit.records.arch import Arch
 
-KEYS = ("task", "model", "space", "subnet", "data", "train", "test", "finetune", "init")
+
+@dataclass(frozen=True)
+class File:
+    """The keys of a config. What a section may hold is the task's to say: each is filled in its turn."""
+
+    task: Annotated[str, Choice(*TASKS)] = UNNAMED
+    model: Part[Any] = ABSENT
+    space: Part[Any] = ABSENT
+    subnet: Part[Any] = ABSENT
+    data: Part[Any] = ABSENT
+    train: Part[Any] = ABSENT
+    test: Part[Any] = ABSENT
+    finetune: Part[Any] = ABSENT
+    init: Text | None = None
 
 
 def load(path: str, overrides: Iterable[str] = ()) -> Recipe:
@@ -44,11 +58,14 @@ def load(path: str, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def _recipe(path: str, document: Document) -> Recipe:
-    top, report = document.top(*KEYS), document.report
-    for name in ("model", "space"):
-        top.require(name)
-    kind = top.choice("task", tuple(TASKS), UNNAMED)
-    if kind not in TASKS:
+    top, report = whole_file(File, document), document.report
+    file = top.fill_onto(File())
+    for name in ("model", "space") if document.root.kind == "map" else ():
+        _, value = top.entries.get(name, (None, document.root))
+        if value is document.root or value.is_null:
+            report.fault(value, f"missing key {name!r}")
+    kind, named = file.task, top.get("task")
+    if named is not None and named.text != kind:
         document.check()  # what the sections may hold is the task's to say
     task = TASKS[kind]
     per_class = task.objective.per_class
@@ -60,7 +77,7 @@ def _recipe(path: str, document: Document) -> Recipe:
     finetune = fill(Finetune, top.get("finetune"), "finetune", report)
     declared = top.get("space")
     space = None if declared is None else space_of(Cursor(declared, "space", report))
-    init, subnet = top.word("init"), top.get("subnet")
+    subnet = top.get("subnet")
     if node is not None:
         _check_backbone(path, node, document)
     for name, section in (("train", train), ("finetune", finetune)):
@@ -91,7 +108,7 @@ def _recipe(path: str, document: Document) -> Recipe:
         train = replace(train, best_metric=metrics[0])
     if train.best_metric.startswith(per_class):
         test = replace(test, per_class=True)
-    return Recipe(path, task, model, space, data, train, test, finetune, init, classes_given)
+    return Recipe(path, task, model, space, data, train, test, finetune, file.init, classes_given)
 
 
 def _check_losses(name: str, section: Any, node: Node | None, task: Task, document: Document) -> None:

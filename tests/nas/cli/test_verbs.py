@@ -36,7 +36,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help(verb: str) -> None:
     out = good(verb, "--help")
-    assert f"Usage: search-nas {verb}" in out and "Examples:" in out and "--json" in out
+    assert f"Usage: search-nas {verb}" in out and "Examples:" in out
+    assert "--json" in out or verb == "schema"  # which prints nothing else
 
 
 def test_help_is_quick() -> None:
