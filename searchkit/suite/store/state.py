@@ -130,8 +130,8 @@ class TaskState:
 
     def counts(self) -> dict[State, int]:
         """How many jobs are in each state; takes time in proportion to the jobs."""
-        found = Counter(job.state for job in self.jobs.values())
-        return {state: found[state] for state in State}
+        counts = Counter(job.state for job in self.jobs.values())
+        return {state: counts[state] for state in State}
 
 
 def _with(job: Job, **changes: Any) -> Job:
