@@ -1,6 +1,6 @@
 """Tasks and their jobs for Python: what `searchkit.open` gives to look at, and what `searchkit.run` starts.
 
-A `Task` is one look: all that it says is of one moment, also while a scheduler runs, and `refresh()` looks again.
+A `Task` is a snapshot: all that it says is of one moment, even while a scheduler runs. `refresh()` takes a new one.
 Looking writes nothing and waits for nobody. Times are seconds since the epoch.
 """
 
@@ -50,10 +50,10 @@ def open(path: str | os.PathLike[str] = ".") -> Workspace:
 
     Raises NotFoundError where there is none.
     """
-    here = os.path.realpath(path)
-    if os.path.basename(here) == NAME and os.path.isdir(here):
-        return Workspace(Paths(here))
-    return Workspace(find(here))
+    start = os.path.realpath(path)
+    if os.path.basename(start) == NAME and os.path.isdir(start):
+        return Workspace(Paths(start))
+    return Workspace(find(start))
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Workspace:
 
     @property
     def task_names(self) -> tuple[str, ...]:
-        """The tasks that there are now. A stage is a task of its own: `det.train`."""
+        """The tasks there are now. A stage is a task of its own: `det.train`."""
         return tuple(self.paths.task_names())
 
     def task(self, name: str = "default") -> Task:
@@ -82,7 +82,7 @@ class Workspace:
 
 @dataclass(frozen=True)
 class Task:
-    """A task as it was when it was looked at. A task of stages has the jobs of all stages that had begun."""
+    """A task at the moment it was read. A task of stages has the jobs of all stages that had begun."""
 
     name: str
     status: str  # running, finished, error (some job failed), stopped (jobs are left to run)
@@ -98,8 +98,8 @@ class Task:
     @cached_property
     def jobs(self) -> tuple[Job, ...]:
         """All jobs in order, those of stages stage by stage."""
-        own = tuple(_job(self, view) for view in self.view.jobs)
-        return own + tuple(job for stage in self.stages for job in stage.jobs)
+        own_jobs = tuple(_job(self, view) for view in self.view.jobs)
+        return own_jobs + tuple(job for stage in self.stages for job in stage.jobs)
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -109,12 +109,12 @@ class Task:
     def job(self, number: int) -> Job:
         """One job by its number. Raises NotFoundError for a number that no job has, UsageError for a task of stages."""
         self._refuse_stages()
-        found = next((view for view in self.view.jobs if view.job.index == number), None)
-        if found is None:
+        view = next((view for view in self.view.jobs if view.job.index == number), None)
+        if view is None:
             numbers = [view.job.index for view in self.view.jobs]
-            there = f"its jobs are {min(numbers)} to {max(numbers)}" if numbers else "it has no job yet"
-            raise NotFoundError(f"task {self.name!r} has no job {number}", f"{there}; `refresh()` looks again")
-        return _job(self, found)
+            hint = f"its jobs are {min(numbers)} to {max(numbers)}" if numbers else "it has no job yet"
+            raise NotFoundError(f"task {self.name!r} has no job {number}", f"{hint}; `refresh()` looks again")
+        return _job(self, view)
 
     def best(self, k: int = 1, *, mode: str = "") -> tuple[Job, ...]:
         """The `k` best jobs that have a finite score, best first, as `search-ctl best` ranks them: by the reward or the
@@ -126,9 +126,9 @@ class Task:
         self._refuse_stages()
         if mode not in ("", "max", "min"):
             raise UsageError(f"mode must be 'max' or 'min', got {mode!r}")
-        wanted = self._judged_by(mode)
-        rows = ranking.scored(ranking.split(self._numbers([o.name for o in wanted])), wanted, k)[:k]
-        names = [o.name for o in wanted]
+        objectives = self._judged_by(mode)
+        names = [objective.name for objective in objectives]
+        rows = ranking.scored(ranking.split(self._numbers(names)), objectives, k)[:k]
         return tuple(
             replace(
                 _job(self, row.entry.view),
@@ -140,9 +140,9 @@ class Task:
 
     def frame(self) -> Any:
         """One row a job: `job`, `state`, its arguments, the last value of each scalar, and `time_s` (how long its last
-        attempt took, seconds). A pandas.DataFrame where pandas is installed, else a list of dicts; what a job has not
-        is missing in its dict, NaN in the frame. A scalar called as an argument is is in the column `scalar.<name>`,
-        and of a task of stages the first column, `task`, says of which.
+        attempt took, seconds). A pandas.DataFrame where pandas is installed, else a list of dicts; what a job lacks is
+        missing in its dict, NaN in the frame. A scalar with the name of an argument is in the column `scalar.<name>`;
+        in a task of stages the first column, `task`, names the stage.
         """
         rows = list(self._rows())
         try:
@@ -179,8 +179,8 @@ class Task:
         return tasks.config_of(self.view.paths)
 
     def _judged_by(self, mode: str) -> tuple[Objective, ...]:
-        wanted, several = self.config.objectives, bool(self.config.search.objectives)
-        if not wanted:
+        objectives, several = self.config.objectives, bool(self.config.search.objectives)
+        if not objectives:
             raise UsageError(
                 f"the config of task {self.name!r} names neither search.objectives nor a reward_attribute",
                 "No job is better than another; sort the rows of frame() by any scalar",
@@ -188,9 +188,9 @@ class Task:
         if mode and several:
             raise UsageError("mode: search.objectives says of each which end is best", "Leave mode out")
         if self.config.unclear_reward and not self.config.is_search and not mode:
-            what = f"which is best? {self.config.unclear_reward!r} sounds as if less of it were better"
-            raise UsageError(f"{what}, and the config has no mode", "Say it: best(k, mode='min')")
-        return tuple(replace(o, mode=mode) for o in wanted) if mode else wanted
+            message = f"which is best? {self.config.unclear_reward!r} sounds as if less of it were better"
+            raise UsageError(f"{message}, and the config has no mode", "Say it: best(k, mode='min')")
+        return tuple(replace(objective, mode=mode) for objective in objectives) if mode else objectives
 
     def _refuse_stages(self) -> None:
         if names := tasks.stage_names(self.view.paths):
@@ -200,7 +200,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Job:
-    """A job of a task, as it was when the task was looked at: state and times of its last attempt."""
+    """A job of a task at the moment the task was read: state and times of its last attempt."""
 
     number: int
     state: str  # pending, running, finished, error, stopped, pruned
@@ -223,23 +223,23 @@ class Job:
         if self.ranked is not None:
             return dict(self.ranked)
         accepted = self.view.job.scores if self.state in ("finished", "pruned") else None
-        return dict(zip((o.name for o in self.task.config.objectives), accepted or (), strict=False))
+        return dict(zip((objective.name for objective in self.task.config.objectives), accepted or (), strict=False))
 
     def scalars(self) -> dict[str, dict[int, float]]:
-        """What its last attempt has reported by now: `{name: {step: value}}`, read from its files at each call."""
+        """What its last attempt has reported so far: `{name: {step: value}}`, read from its files at each call."""
         return {name: dict(series) for name, series in self._read().series.items()}
 
     def records(self) -> list[dict[str, Any]]:
-        """The model-space records that it appended by now, one for each subnet that it scored."""
+        """The model-space records that it has written so far, one for each subnet that it scored."""
         return [dict(row.record) for row in self._read().records]
 
     def callbacks(self) -> dict[str, dict[str, Any]]:
-        """What its callbacks `pre` and `after` said, by their names; those that said nothing are left out."""
+        """The results of its callbacks `pre` and `after`, by name; those without a result are left out."""
         read = self._read()
-        return {name: said for name, said in (("pre", read.pre), ("after", read.after)) if said is not None}
+        return {name: result for name, result in (("pre", read.pre), ("after", read.after)) if result is not None}
 
     def log(self) -> str:
-        """What its last attempt has printed by now; empty where it has not begun. Raises StorageError."""
+        """What its last attempt has printed so far; empty where it has not begun. Raises StorageError."""
         with fsio.storage():
             return (fsio.read_bytes(f"{self.path}/log") or b"").decode("utf-8", "replace")
 
@@ -256,18 +256,18 @@ def _look(workspace: Paths, task: TaskPaths) -> Task:
 
 
 def _job(task: Task, view: JobView) -> Job:
-    said = facts.job_facts(task.view.paths, view)
+    known = facts.job_facts(task.view.paths, view)
     return Job(
         number=view.job.index,
-        state=said["status"],
-        params=MappingProxyType(said["params"]),
-        command=said["command"],
-        attempt=said["attempt"],
-        start_s=said["start_time_s"],
-        end_s=said["end_time_s"],
-        exit_code=said["exit_code"],
-        reason=said["reason"],
-        path=said["run_path"],
+        state=known["status"],
+        params=MappingProxyType(known["params"]),
+        command=known["command"],
+        attempt=known["attempt"],
+        start_s=known["start_time_s"],
+        end_s=known["end_time_s"],
+        exit_code=known["exit_code"],
+        reason=known["reason"],
+        path=known["run_path"],
         task=task,
         view=view,
     )
@@ -338,7 +338,7 @@ class Run:
 
     @property
     def output(self) -> str:
-        """What search-run has printed by now."""
+        """What search-run has printed so far."""
         return os.pread(self.printed, os.fstat(self.printed).st_size, 0).decode("utf-8", "replace")
 
     def poll(self) -> int | None:
@@ -349,7 +349,7 @@ class Run:
         """Wait for its end, `timeout_s` seconds at most, and return its exit code: 0, all jobs finished; 1, a job
         failed; 130 or 143, it was stopped, and `run` goes on with it. None where it still runs.
 
-        Raises UsageError, NotFoundError, ConflictError or StorageError with what it said where it ended by one.
+        Raises UsageError, NotFoundError, ConflictError or StorageError, with its message, where one ended it.
         """
         try:
             code = self.process.wait(timeout_s)
@@ -360,18 +360,18 @@ class Run:
         return code
 
     def stop(self, timeout_s: float | None = None) -> int | None:
-        """Stop its jobs and it; they are pending again for the next `run`. Returns as `wait`; one that ended by itself
-        before stays so."""
+        """Stop it and its jobs, which are pending again for the next `run`. Returns what `wait` returns; a run that had
+        already ended stays as it is."""
         if self.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.wait(timeout_s)
 
 
 def _error(code: int, output: str) -> SearchkitError:
-    """What search-run said last, as the error whose exit code it ended with."""
-    said = output.rpartition("error: ")[2].strip() or f"search-run ended with {code}"
-    message, _, hint = said.rpartition("\n  ") if "\n  " in said else (said, "", "")
+    """The last error that search-run printed, as the class of its exit code."""
+    last = output.rpartition("error: ")[2].strip() or f"search-run ended with {code}"
+    message, _, hint = last.rpartition("\n  ") if "\n  " in last else (last, "", "")
     kinds = {kind.exit_code: kind for kind in (UsageError, NotFoundError, ConflictError, StorageError)}
-    found = kinds.get(code, SearchkitError)(message, hint)
-    found.exit_code = code
-    return found
+    error = kinds.get(code, SearchkitError)(message, hint)
+    error.exit_code = code
+    return error

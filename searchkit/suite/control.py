@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a request."""
+    """The outcome of a request."""
 
     refused: list[int] = field(default_factory=list)  # jobs that were left out
     survivors: dict[int, list[int]] = field(default_factory=dict)  # processes that SIGKILL did not end, by job
-    draining: bool = False  # a scheduler did it that launches nothing more
+    draining: bool = False  # the scheduler that did it launches nothing more
     jobs: list[int] = field(default_factory=list)  # that were added or withdrawn
 
 
@@ -48,7 +48,7 @@ def _answer_in(events: list[dict[str, Any]], intent: intents.Intent) -> Answer |
 
 
 def ask_or_act(task: TaskPaths, op: str, act: Callable[[OpenTask], Answer], **fields: object) -> Answer:
-    """Have `op` done by whoever decides for the task: its scheduler, or if there is none, `act` in our own hands.
+    """Have `op` done by whoever decides for the task: its scheduler, or if there is none, ourselves by `act`.
 
     Returns when it is done. The scheduler may end or die at any moment; then the next look finds the lease free.
     """
@@ -68,11 +68,11 @@ def ask_or_act(task: TaskPaths, op: str, act: Callable[[OpenTask], Answer], **fi
         next(fresh)  # the position is taken before the intent is posted, so its answer lies after it
         intent = intents.post(task, op, generation, **fields)
         while journal.is_held(task) and max(journal.generations(task), default=0) == generation:
-            if said := _answer_in(next(fresh), intent):
-                return said
+            if reply := _answer_in(next(fresh), intent):
+                return reply
             time.sleep(0.03)
-        if said := _answer_in(next(fresh), intent):  # it may have answered as its last act
-            return said
+        if reply := _answer_in(next(fresh), intent):  # it may have answered just before it ended
+            return reply
 
 
 def stop(task: TaskPaths, jobs: list[int] | None, grace_s: float = GRACE_S, gone_host: str = "") -> Answer:
@@ -90,8 +90,8 @@ def stop(task: TaskPaths, jobs: list[int] | None, grace_s: float = GRACE_S, gone
         hosts = {n: _elsewhere(backends, open_task, state.jobs[n]) for n in running}
         refused = [n for n, host in hosts.items() if host and host != gone_host]
         running = [n for n in running if n not in refused]
-        asked = running if jobs is None else sorted(set(chosen).difference(refused))
-        open_task.record("stop", time=time.time(), jobs=asked, why="task" if jobs is None else "stop")
+        stoppable = running if jobs is None else sorted(set(chosen).difference(refused))
+        open_task.record("stop", time=time.time(), jobs=stoppable, why="task" if jobs is None else "stop")
         open_task.journal.commit()
         names = [workers.trial_name(n, state.jobs[n].attempt) for n in running]
         workers.stop_trials(backends, task, state.token, names, grace_s)  # those left are ended as any job
@@ -108,7 +108,7 @@ def stop(task: TaskPaths, jobs: list[int] | None, grace_s: float = GRACE_S, gone
         if not journal.is_held(task):
             break
         time.sleep(0.02)
-    # Whoever acted: look once more, at every process that carries a token of these jobs, whatever attempt it was of.
+    # Whoever acted, look once more at every process that carries a token of these jobs, whichever attempt it is of.
     left = Backends().sweep(tasks.view(task).state.token, None if jobs is None else set(jobs), set(answer.refused))
     return Answer(answer.refused, {**answer.survivors, **left}, answer.draining)
 
@@ -184,7 +184,7 @@ def _is_live(backends: Backends, open_task: OpenTask, job: Job) -> bool:
 def restart(ws: Workspace, task: TaskPaths, jobs: list[int], *, same_code: bool) -> Answer:
     """Make ended jobs pending again, with the project as it is now unless `same_code`."""
     k = _new_snapshot(ws, task) if not same_code else tasks.view(task).state.snapshot
-    snapshot.load(task.snapshot(k))  # a damaged one is told now, not by a scheduler that nobody watches
+    snapshot.load(task.snapshot(k))  # report a damaged one now, not from a scheduler that nobody watches
 
     def act(open_task: OpenTask) -> Answer:
         state = open_task.state
@@ -212,7 +212,7 @@ def _new_snapshot(ws: Workspace, task: TaskPaths) -> int:
 
 
 def delete_jobs(task: TaskPaths, jobs: list[int]) -> Answer:
-    """Delete jobs that do not run; a mark stays, so that they don't come back."""
+    """Delete jobs that do not run; a mark remains, so that they don't come back."""
 
     def act(open_task: OpenTask) -> Answer:
         state = open_task.state
@@ -228,33 +228,33 @@ def delete_jobs(task: TaskPaths, jobs: list[int]) -> Answer:
     return ask_or_act(task, "delete", act, jobs=jobs)
 
 
-def add(task: TaskPaths, given: list[dict[str, str]]) -> Answer:
+def add(task: TaskPaths, texts: list[dict[str, str]]) -> Answer:
     """Make jobs of points, which are texts by argument; `refused` are the jobs that had such a point already. Raises
     UsageError for what is no point."""
 
     def act(open_task: OpenTask) -> Answer:
-        new, old = points.add(open_task, kept_config(task), given)
+        new, old = points.add(open_task, kept_config(task), texts)
         open_task.journal.commit()
         with fsio.storage():
             for n in new:
                 creation.make_job(task, open_task.state.jobs[n])
         return Answer(old, jobs=new)
 
-    return ask_or_act(task, "add", act, points=given)
+    return ask_or_act(task, "add", act, points=texts)
 
 
-def withdraw(task: TaskPaths, jobs: list[int], given: list[dict[str, str]]) -> Answer:
-    """Take jobs out that never ran: `jobs`, and those with the values of a point; `refused` are those of `jobs` that
+def withdraw(task: TaskPaths, jobs: list[int], texts: list[dict[str, str]]) -> Answer:
+    """Take out jobs that never ran: `jobs`, and those with the values of a point; `refused` are those of `jobs` that
     have run. Raises UsageError for a value that no job can have."""
 
     def act(open_task: OpenTask) -> Answer:
-        gone, others = points.withdraw(open_task, kept_config(task), jobs, given)
+        gone, refused = points.withdraw(open_task, kept_config(task), jobs, texts)
         open_task.journal.commit()
         with fsio.storage():
             creation.clean(task, open_task.state)
-        return Answer(others, jobs=gone)
+        return Answer(refused, jobs=gone)
 
-    return ask_or_act(task, "withdraw", act, jobs=jobs, points=given)
+    return ask_or_act(task, "withdraw", act, jobs=jobs, points=texts)
 
 
 def kept_config(task: TaskPaths) -> Config:
@@ -263,7 +263,7 @@ def kept_config(task: TaskPaths) -> Config:
 
 
 def free(task: TaskPaths, jobs: list[int]) -> Answer:
-    """Remove the working copies and checkpoints of jobs that ended, but for what they reported."""
+    """Remove the working copies and checkpoints of jobs that ended, but keep what they reported."""
 
     def act(open_task: OpenTask) -> Answer:
         _settle_unseen(open_task, [n for n in jobs if n in open_task.state.jobs])
@@ -338,7 +338,7 @@ def start_background(ws: Workspace, task: TaskPaths, options: dict[str, object])
         time.sleep(0.02)
     if child.returncode in (0, 1):  # it had little to do, and did it
         return child.pid
-    said = (fsio.read_bytes(task.scheduler_log, began) or b"").decode("utf-8", "replace").strip()
-    e = SearchkitError(f"the scheduler in the background could not start:\n{said}", f"Its log: {task.scheduler_log}")
+    output = (fsio.read_bytes(task.scheduler_log, began) or b"").decode("utf-8", "replace").strip()
+    e = SearchkitError(f"the scheduler in the background could not start:\n{output}", f"Its log: {task.scheduler_log}")
     e.exit_code = child.returncode
     raise e

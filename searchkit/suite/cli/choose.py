@@ -41,7 +41,7 @@ def begun_stages(task: TaskPaths) -> list[TaskPaths]:
 
 
 def refuse_stages(task: TaskPaths) -> None:
-    """Jobs are numbered within a stage: who means some of them must say of which."""
+    """Refuse a task with stages: jobs are numbered within a stage, so a command must name one."""
     from searchkit.suite.store import tasks
 
     if names := tasks.stage_names(task):
@@ -74,7 +74,9 @@ def ranked_by(config: Config, metric: str | None) -> tuple[str, str]:
             "ranking needs a scalar: the config names no reward_attribute",
             "Name one here: --metric acc    or in the config: monitor: {reward_attribute: acc}",
         )
-    return name, next((o.mode for o in config.search.objectives if o.name == name), config.monitor.mode)
+    return name, next(
+        (objective.mode for objective in config.search.objectives if objective.name == name), config.monitor.mode
+    )
 
 
 def objectives_of(config: Config, mode: str = "") -> tuple[Objective, ...]:
@@ -87,8 +89,8 @@ def objectives_of(config: Config, mode: str = "") -> tuple[Objective, ...]:
             f"which is best? {config.unclear_reward!r} sounds as if less of it were better, and the config has no mode",
             "Say it here: search-ctl best --mode min    or in the config: monitor: {mode: min}",
         )
-    if wanted := config.objectives:
-        return tuple(replace(o, mode=mode) for o in wanted) if mode else wanted
+    if objectives := config.objectives:
+        return tuple(replace(objective, mode=mode) for objective in objectives) if mode else objectives
     raise UsageError(
         "the config names neither search.objectives nor a reward_attribute: no job is better than another",
         "Rank by any scalar: search-ctl show-scalar --metric acc -rt +5",
@@ -96,14 +98,21 @@ def objectives_of(config: Config, mode: str = "") -> tuple[Objective, ...]:
 
 
 def best_rows(
-    ws: Workspace, task: TaskPaths, config: Config, jobs: list[JobView], first: int, wanted: Sequence[Objective] = ()
+    ws: Workspace,
+    task: TaskPaths,
+    config: Config,
+    jobs: list[JobView],
+    first: int,
+    objectives: Sequence[Objective] = (),
 ) -> list[Scored]:
-    """The rows of these jobs that have all objectives (`wanted`: these of them), the `first` best in order."""
+    """The rows of these jobs that have all objectives (`objectives`: only these), the `first` best in order."""
     from searchkit.suite.store import ranking
 
-    wanted = wanted or objectives_of(config)
-    rows = ranking.split(scalars_of(ws, task, config, jobs, light=True, names=[o.name for o in wanted]))
-    return ranking.scored(rows, wanted, first)
+    objectives = objectives or objectives_of(config)
+    rows = ranking.split(
+        scalars_of(ws, task, config, jobs, light=True, names=[objective.name for objective in objectives])
+    )
+    return ranking.scored(rows, objectives, first)
 
 
 def chosen_jobs(
@@ -117,7 +126,7 @@ def chosen_jobs(
 
     def best(k: int) -> list[int]:
         rows = best_rows(ws, task, tasks.config_of(task), view.jobs, k)
-        return list(dict.fromkeys(each.entry.view.job.index for each in rows))[:k]
+        return list(dict.fromkeys(row.entry.view.job.index for row in rows))[:k]
 
     by_index = {j.job.index: j for j in view.jobs}
     return [by_index[n] for n in select.select(jobs, view.jobs, best, option, view.state.deleted)]

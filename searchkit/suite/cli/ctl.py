@@ -138,8 +138,8 @@ def show_scalar(
     if tasks.stage_names(task):
         task = ranked_stage(ws, task, metric)
     config = tasks.config_of(task)
-    wanted = config.objectives
-    given = best.parse_reference(reference, wanted)
+    objectives = config.objectives
+    reference_point = best.parse_reference(reference, objectives)
     views = chosen_jobs(ws, task, tasks.view(task), jobs)
     name, mode = ranked_by(config, metric) if rt else ("", "")
     several: tuple[str, ...] = ()
@@ -147,14 +147,14 @@ def show_scalar(
     if score == "best" and name and name == config.unclear_reward:
         objectives_of(config)  # asks
     # The last and best numbers are in the events: to rank 10,000 jobs by them, only those that are shown are opened.
-    needed = (name, *(o.name for o in wanted)) if len(wanted) > 1 else (name,)
-    found = scalars_of(ws, task, config, views, light=rt is not None, names=needed, scored=not by_best)
-    rows = ranking.split(found)
-    front = ranking.scored(rows, wanted) if len(wanted) > 1 else None
-    never = ranking.never_scored(rows, wanted)
-    if metric and not any(metric in j.names or metric in j.scores for j in [*found, *rows]):
-        names = tuple(sorted({name for j in [*found, *rows] for name in j.names}))
-        if several := ranking.ways(found, metric):
+    needed = (name, *(objective.name for objective in objectives)) if len(objectives) > 1 else (name,)
+    entries = scalars_of(ws, task, config, views, light=rt is not None, names=needed, scored=not by_best)
+    rows = ranking.split(entries)
+    front = ranking.scored(rows, objectives) if len(objectives) > 1 else None
+    never = ranking.never_scored(rows, objectives)
+    if metric and not any(metric in j.names or metric in j.scores for j in [*entries, *rows]):
+        names = tuple(sorted({name for j in [*entries, *rows] for name in j.names}))
+        if several := ranking.ways(entries, metric):
             raise UsageError(f"{metric!r} is in several folders of event files: name one, {' or '.join(several)}")
         raise UsageError(f"no job reported {metric!r}{did_you_mean(metric, names)}")
     if rt is not None:
@@ -162,31 +162,31 @@ def show_scalar(
         several = ranking.ways(rows, name)
         rows = rows[: rt[1]]
         chosen = {row.view.job.index for row in rows}
-        found = [j for j in found if j.view.job.index in chosen]
-        read = scalars_of(ws, task, config, [j.view for j in found if j.known is not None])
-        by_index = {j.view.job.index: j for j in [*read, *(j for j in found if j.known is None)]}
+        entries = [j for j in entries if j.view.job.index in chosen]
+        read = scalars_of(ws, task, config, [j.view for j in entries if j.known is not None])
+        by_index = {j.view.job.index: j for j in [*read, *(j for j in entries if j.known is None)]}
         rows = [row if row.row else by_index[row.view.job.index]._replace(records=()) for row in rows]
-        found = ranking.joined(rows, by_index.values())
+        entries = ranking.joined(rows, by_index.values())
     shown = config.monitor.scalars and (
         *config.monitor.scalars,
         *([metric] if metric else []),
-        *(o.name for o in wanted),
+        *(objective.name for objective in objectives),
     )
     if as_json:
-        found, rows = [j.only(shown) for j in found], [j.only(shown) for j in rows]
-        facts = {"jobs": [scalar_facts(j) for j in found], "rows": [row_facts(j) for j in rows]}
-        pareto = {} if front is None else {"pareto": pareto_facts(front, wanted, given)}
+        entries, rows = [j.only(shown) for j in entries], [j.only(shown) for j in rows]
+        facts = {"jobs": [scalar_facts(j) for j in entries], "rows": [row_facts(j) for j in rows]}
+        pareto = {} if front is None else {"pareto": pareto_facts(front, objectives, reference_point)}
         console.print_json({"task": task.name, **facts, **pareto})
         return
-    click.echo("\n".join([tables.header(task), *tables.scalar_blocks(task, found if rt is None else rows, shown)]))
+    click.echo("\n".join([tables.header(task), *tables.scalar_blocks(task, entries if rt is None else rows, shown)]))
     if front is not None:
-        click.echo(best.pareto_text(front, wanted, given), nl=False)
+        click.echo(best.pareto_text(front, objectives, reference_point), nl=False)
     for line in never:
         click.echo(f"note: {line}", err=True)
     if several:
         click.echo(f"note: {name} is in several folders of event files: name one, {' or '.join(several)}", err=True)
-    if any(j.skipped for j in found):
-        click.echo(tables.undecodable(found), err=True)
+    if any(j.skipped for j in entries):
+        click.echo(tables.undecodable(entries), err=True)
 
 
 @group.command()
@@ -229,10 +229,10 @@ def export(task_name: str, jobs: str | None, form: str, out: str | None) -> None
     table = []
     for part in begun_stages(task) if tasks.stage_names(task) else [task]:
         config = tasks.config_of(part)
-        found = scalars_of(ws, part, config, chosen_jobs(ws, part, tasks.view(part), jobs), light=True)
-        wanted = config.objectives if config.search.objectives or trials.is_search(config) else ()
+        entries = scalars_of(ws, part, config, chosen_jobs(ws, part, tasks.view(part), jobs), light=True)
+        objectives = config.objectives if config.search.objectives or trials.is_search(config) else ()
         prefix = f"{part.stage}/" if part != task else ""
-        table += flat_rows(part, found, prefix, wanted=wanted, whole=form == "json")
+        table += flat_rows(part, entries, prefix, wanted=objectives, whole=form == "json")
     text = console.to_json(table) + "\n" if form == "json" else to_csv(table)
     if out:
         from searchkit import fsio
@@ -246,7 +246,7 @@ def export(task_name: str, jobs: str | None, form: str, out: str | None) -> None
 
 @group.command()
 @click.option("--task", "task_name", help="One task (default: all).")
-@click.option("--repair", is_flag=True, help="Mend what can be mended from the events.")
+@click.option("--repair", is_flag=True, help="Repair what can be repaired from the events.")
 @JSON
 def fsck(task_name: str | None, repair: bool, as_json: bool) -> int:
     """Check that every file of a workspace is what the events say it must be."""
@@ -257,14 +257,15 @@ def fsck(task_name: str | None, repair: bool, as_json: bool) -> int:
     faults: list[Any] = []
     for name in names:
         faults += checker.check(ws.task(name), repair=repair)
-    left = [f for f in faults if not f.repaired]
+    unrepaired = [f for f in faults if not f.repaired]
     if as_json:
         console.print_json({"tasks": names, "faults": [f.__dict__ for f in faults]})
     else:
         for f in faults:
-            click.echo(f"{f.path}: {f.what}{' (mended)' if f.repaired else ''}")
-        click.echo(f"{len(names)} task(s) checked: {len(faults)} fault(s)" + (f", {len(left)} left" if faults else ""))
-    return 5 if left else 0
+            click.echo(f"{f.path}: {f.what}{' (repaired)' if f.repaired else ''}")
+        left = f", {len(unrepaired)} left" if faults else ""
+        click.echo(f"{len(names)} task(s) checked: {len(faults)} fault(s){left}")
+    return 5 if unrepaired else 0
 
 
 @group.command()
@@ -299,7 +300,7 @@ for command in (
 def main() -> None:
     import gc
 
-    # What a look at 10,000 jobs makes is all kept to the end: to search it for garbage is a tenth of the time.
+    # Whatever a look at 10,000 jobs allocates is kept to the end: collecting garbage would take a tenth of the time.
     gc.set_threshold(1_000_000)
     console.run(group, "search-ctl", console.leave_at_once)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 STYLES = ("solid", "dashed", "dotted")  # of the best jobs
 
 
-def draw(entries: Sequence[JobScalars], wanted: Objective) -> tuple[Figure, int]:
+def draw(entries: Sequence[JobScalars], objective: Objective) -> tuple[Figure, int]:
     """(the figure, how many jobs are in it). Raises UsageError where no job reported the scalar."""
     import matplotlib
 
@@ -29,24 +29,25 @@ def draw(entries: Sequence[JobScalars], wanted: Objective) -> tuple[Figure, int]
     from matplotlib import pyplot
     from matplotlib.ticker import MaxNLocator
 
-    curves = [(entry, _finite(entry, wanted.name)) for entry in entries]
+    curves = [(entry, _finite(entry, objective.name)) for entry in entries]
     curves = [(entry, points) for entry, points in curves if points]
     if not curves:
         names = tuple(sorted({name for entry in entries for name in entry.names}))
-        near = did_you_mean(wanted.name, names) if names else " (nor anything else)"
-        raise UsageError(f"no job reported {wanted.name!r}{near}")
-    ordered = sorted(curves, key=lambda each: loss(ranking.reward(each[0], wanted.name, wanted.mode), wanted.mode))
+        near = did_you_mean(objective.name, names) if names else " (nor anything else)"
+        raise UsageError(f"no job reported {objective.name!r}{near}")
+    name, mode = objective.name, objective.mode
+    ordered = sorted(curves, key=lambda curve: loss(ranking.reward(curve[0], name, mode), mode))
     _, ax = pyplot.subplots()
     for (entry, points), style in zip(ordered, STYLES, strict=False):
-        last = ranking.reward(entry, wanted.name, wanted.mode)
+        last = ranking.reward(entry, objective.name, objective.mode)
         steps, values = zip(*points, strict=True)
         label = f"job {entry.name}: {last:.6g}"
         ax.plot(steps, values, color=DARK, linewidth=1.6, linestyle=style, label=label, zorder=3)
         ax.plot(steps[-1:], values[-1:], color=DARK, marker="o", markersize=3, zorder=3)
-    others = ordered[len(STYLES) :]
-    counts = Counter(_kind(entry) for entry, _ in others)
+    rest = ordered[len(STYLES) :]
+    counts = Counter(_kind(entry) for entry, _ in rest)
     width, size = (0.8, 4) if len(curves) < MANY else (0.3, 2)
-    for entry, points in others:
+    for entry, points in rest:
         kind = _kind(entry)
         steps, values = zip(*points, strict=True)
         label = f"{kind} ({counts.pop(kind)})" if kind in counts else "_"  # said once
@@ -54,13 +55,11 @@ def draw(entries: Sequence[JobScalars], wanted: Objective) -> tuple[Figure, int]
         ax.plot(steps, values, color=GREY, linewidth=width, linestyle=line, label=label, zorder=2)
         ax.plot(steps[-1:], values[-1:], color=GREY, marker=end, markersize=size, zorder=2)
     numbers = [value for _, points in curves for _, value in points]
-    if wanted.mode == "min" and min(numbers) > 0 and max(numbers) / min(numbers) >= LOG_FROM:
+    if objective.mode == "min" and min(numbers) > 0 and max(numbers) / min(numbers) >= LOG_FROM:
         ax.set_yscale("log")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set(xlabel="step", ylabel=wanted.name)
-    made = plain(
-        ax, f"{wanted.name} by step: the {min(len(STYLES), len(curves))} best at the end in black ({wanted.mode})", 8, 5
-    )
+    ax.set(xlabel="step", ylabel=objective.name)
+    made = plain(ax, f"{name} by step: the {min(len(STYLES), len(curves))} best at the end in black ({mode})", 8, 5)
     legend(ax)
     return made, len(curves)
 

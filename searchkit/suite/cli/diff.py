@@ -43,21 +43,22 @@ def diff(first: int, second: int, task_name: str, as_json: bool) -> None:
     views = {view.job.index: view for view in tasks.view(task).jobs}
     for n in (first, second):
         if n not in views:
-            have = f"It has jobs {min(views)} to {max(views)}" if views else "It has no job yet"
-            raise NotFoundError(f"no job {n} in task {task.name!r}", have)
+            hint = f"It has jobs {min(views)} to {max(views)}" if views else "It has no job yet"
+            raise NotFoundError(f"no job {n} in task {task.name!r}", hint)
     a, b = scalars_of(ws, task, tasks.config_of(task), [views[first], views[second]], light=True)
     sections = compared(task, a, b)
-    told = _told_apart(sections)
-    same = [name for pairs in told.values() for name, pair in pairs.items() if is_same(pair)]
+    facts_by_kind = _told_apart(sections)
+    same = [name for pairs in facts_by_kind.values() for name, pair in pairs.items() if is_same(pair)]
     files = changed_files(task, a, b)
-    commands = [command_text(each.view.job.command) for each in (a, b)]
+    commands = [command_text(entry.view.job.command) for entry in (a, b)]
     if as_json:
-        found = {t: {name: list(p) for name, p in pairs.items() if not is_same(p)} for t, pairs in sections.items()}
-        facts = {"task": task.name, "jobs": [first, second], "differ": found, "same": same}
+        differing = {t: {name: list(p) for name, p in pairs.items() if not is_same(p)} for t, pairs in sections.items()}
+        facts = {"task": task.name, "jobs": [first, second], "differ": differing, "same": same}
         console.print_json({**facts, "changed_files": files, "commands": commands})
         return
     lines = [["", f"job {first}", f"job {second}"]]
-    lines += [[name, *map(_cell, pair)] for pairs in told.values() for name, pair in pairs.items() if not is_same(pair)]
+    every = [fact for pairs in facts_by_kind.values() for fact in pairs.items()]
+    lines += [[name, *map(_cell, pair)] for name, pair in every if not is_same(pair)]
     click.echo(tables.aligned(lines))
     if files:
         more = f" … ({len(files)} in all)" if len(files) > SHOWN_FILES else ""

@@ -1,4 +1,4 @@
-"""search-ctl free; what jobs take on disk, and what those of a new task will need."""
+"""search-ctl free; how much disk jobs take, and how much those of a new task will need."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def free(task_name: str, keep: str, jobs: str | None, dry_run: bool, yes: bool, 
         return {job.index: disk.empty(task, job, dry=True) for job in chosen}
 
     before = look()
-    full = [n for n, each in before.items() if each.files]
+    full = [n for n, emptied in before.items() if emptied.files]
     promised = sum(before.values(), Emptied())
     if full and not dry_run:
         if not yes and not as_json and console.is_terminal("stdin"):
@@ -71,15 +71,15 @@ def free(task_name: str, keep: str, jobs: str | None, dry_run: bool, yes: bool, 
             refused = control.free(task, full).refused
         needed |= dict.fromkeys(refused, "not ended")
         full = [n for n in full if n not in refused]
-    left = sum((each for n, each in look().items() if n in full), Emptied()) if not dry_run else Emptied()
+    left = sum((emptied for n, emptied in look().items() if n in full), Emptied()) if not dry_run else Emptied()
     freed = sum(before[n].freed for n in full) - left.freed
     if as_json:
         facts = {"task": task.name, "dry_run": dry_run, "jobs": full, "bytes": freed, "kept": sorted(kept)}
         console.print_json({**facts, "needed": {str(n): why for n, why in needed.items()}, "left_bytes": left.freed})
         return 5 if left.files else 0
-    said, of = ("would free" if dry_run else "freed"), ("job" if len(full) == 1 else "jobs")
-    what = f"{said} {console.size(freed)}: working copies and checkpoints of {of} {ranges(full)}"
-    click.echo(what if full else f"nothing to free in task {task.name}")
+    verb, of = ("would free" if dry_run else "freed"), ("job" if len(full) == 1 else "jobs")
+    message = f"{verb} {console.size(freed)}: working copies and checkpoints of {of} {ranges(full)}"
+    click.echo(message if full else f"nothing to free in task {task.name}")
     for why, n in Counter(needed.values()).items():
         click.echo(f"  left alone: {n} {'job' if n == 1 else 'jobs'} ({why})")
     if promised.kept and full:
@@ -93,7 +93,7 @@ def free(task_name: str, keep: str, jobs: str | None, dry_run: bool, yes: bool, 
 
 
 def show_tasks(ws: Workspace, paths: Sequence[TaskPaths], *, as_json: bool) -> None:
-    """What each task takes: a line for each."""
+    """What each task takes on disk, one a line."""
     from searchkit.suite.store import disk, tasks
     from searchkit.suite.store.disk import Usage
 
@@ -101,13 +101,13 @@ def show_tasks(ws: Workspace, paths: Sequence[TaskPaths], *, as_json: bool) -> N
     facts = []
     for task in paths:
         used = sum((disk.usage(task, j.job.index, seen) for j in tasks.view(task).jobs), Usage())
-        rest = 0 if os.path.islink(task.snapshots) else disk.size_of(task.snapshots, seen)
-        facts.append({"task": task.name, **used.__dict__, "snapshots": rest, "total": used.total + rest})
+        snapshots = 0 if os.path.islink(task.snapshots) else disk.size_of(task.snapshots, seen)
+        facts.append({"task": task.name, **used.__dict__, "snapshots": snapshots, "total": used.total + snapshots})
     _print(ws, facts, "task", ("copies", "checkpoint", "logs", "snapshots", "total"), as_json, {})
 
 
 def show_jobs(ws: Workspace, task: TaskPaths, jobs: Iterable[JobView], *, as_json: bool) -> None:
-    """What each job takes: a line for each; of a task of stages, as `<stage>/<number>`."""
+    """What each job takes on disk, one a line; jobs of a stage as `<stage>/<number>`."""
     from searchkit.suite.store import disk, tasks
 
     seen: set[tuple[int, int]] = set()
@@ -126,14 +126,14 @@ def _print(
 ) -> None:
     from searchkit.suite.cli.tables import aligned
 
-    total = {name: sum(each[name] for each in facts) for name in columns}
+    total = {name: sum(row[name] for row in facts) for name in columns}
     room = _room(ws.root)
     if as_json:
         console.print_json({**more, f"{kind}s": facts, "all": total, "free_bytes": room})
         return
     words = [name for name in facts[0] if name not in columns] if facts else [kind]
     lines = [[*words, *columns]]
-    lines += [[*(str(each[w]) for w in words), *(console.size(each[name]) for name in columns)] for each in facts]
+    lines += [[*(str(row[w]) for w in words), *(console.size(row[name]) for name in columns)] for row in facts]
     lines += [["all", *[""] * (len(words) - 1), *(console.size(total[name]) for name in columns)]]
     click.echo(aligned(lines))
     click.echo(f"free on this file system: {console.size(room)}")
@@ -165,7 +165,7 @@ def say_need(ws: Workspace, task: TaskPaths, parts: Mapping[str, Config]) -> Non
 
 
 def too_much(jobs: int, manifest: Manifest, room: int) -> str:
-    """What copies for so many jobs take, where that is over half of `room`, in bytes; else empty."""
+    """A line on what copies for so many jobs take, if that is over half of `room` bytes; else empty."""
     size = manifest.copied_bytes  # links take nothing
     if jobs * size <= room / 2:
         return ""
@@ -183,7 +183,7 @@ def _with_a_copy(task: TaskPaths) -> int:
 
 
 def _how_many(config: Config) -> int:
-    """How many jobs a config may make at most, as far as that is known now; else one."""
+    """How many jobs a config may make at most; one if that is not known yet."""
     from searchkit.suite.store import best, subnets, trials
 
     if trials.is_search(config) and config.search.n_trials is not None:

@@ -17,7 +17,7 @@ DRY_RUN_JOBS = 20
 
 
 def run(ws: Workspace, config: Config, task_name: str, slots_line: str, *, anew: bool) -> None:
-    """Print what would run, of a task that exists what it would run further (unless `anew`); write nothing."""
+    """Print what would run, or for a task that exists (unless `anew`) what more it would run; write nothing."""
     from searchkit.suite.cli.progress import judged_by
     from searchkit.suite.config.read import STAGE_VARIABLE
     from searchkit.suite.facts import command_text
@@ -42,12 +42,12 @@ def run(ws: Workspace, config: Config, task_name: str, slots_line: str, *, anew:
     jobs = f"{n} jobs" if counted else f"at most {n:,} jobs, which constraints make fewer"
     click.echo(f"task {task_name}: {jobs}, {slots_line} (dry run: nothing is written)")
     points, first = space.points(), 0
-    if not anew and (there := _made(ws.task(task_name))).jobs and counted:
-        left = list(points_left(space, there))
-        points, first, n = iter(left), there.next_job, len(left)
-        gone = f", {len(there.deleted)} were deleted or withdrawn" if there.deleted else ""
-        click.echo(f"{n} of them are new, {len(there.jobs)} jobs are there already{gone}")
-        if left_out := withdrawn_line(config, there):
+    if not anew and (state := _made(ws.task(task_name))).jobs and counted:
+        left = list(points_left(space, state))
+        points, first, n = iter(left), state.next_job, len(left)
+        gone = f", {len(state.deleted)} were deleted or withdrawn" if state.deleted else ""
+        click.echo(f"{n} of them are new, {len(state.jobs)} jobs are there already{gone}")
+        if left_out := withdrawn_line(config, state):
             click.echo(left_out)
     for i, point in enumerate(points if n <= 2 * DRY_RUN_JOBS else islice(points, DRY_RUN_JOBS), first):
         click.echo(f"#{i} {command_text(describe(config, point)[2])}")
@@ -58,7 +58,7 @@ def run(ws: Workspace, config: Config, task_name: str, slots_line: str, *, anew:
 
 
 def _made(task: TaskPaths) -> TaskState:
-    """What there is of a task, as if its config had changed; nothing where it does not exist."""
+    """The state of a task, as if its config had changed; an empty one where it does not exist."""
     from searchkit.suite.store import journal
     from searchkit.suite.store.state import replay
 
@@ -77,11 +77,11 @@ def _search(config: Config, task_name: str, slots_line: str) -> None:
     s, space = config.search, config.space
     limits = [f"{s.n_trials} trials"] if s.n_trials is not None else []
     limits += [f"{s.time_budget_s:g} s"] if s.time_budget_s is not None else []
-    limits += [f"{o.name} {s.target:g}" for o in config.objectives[:1] if s.target is not None]
+    limits += [f"{objective.name} {s.target:g}" for objective in config.objectives[:1] if s.target is not None]
     size = space.size()
     points = f"{size:,} points before constraints" if size is not None else "a continuum of points"
-    what = f"search by {s.sampler}, until {' or '.join(limits) or EXHAUSTED}; {points}"
-    click.echo(f"task {task_name}: {what}; {slots_line} (dry run: nothing is written)")
+    message = f"search by {s.sampler}, until {' or '.join(limits) or EXHAUSTED}; {points}"
+    click.echo(f"task {task_name}: {message}; {slots_line} (dry run: nothing is written)")
     click.echo("the first points, before any result:")
     for i, genes in enumerate(searching.preview(config, min(DRY_RUN_JOBS, s.n_trials or DRY_RUN_JOBS))):
         point = space.point(genes)

@@ -60,7 +60,7 @@ def probe(folder: str) -> str:
     from searchkit.suite.store import probe as fs
 
     facts = fs.probe(folder)
-    broken = [what for what, works in facts.needed.items() if not works]
+    broken = [ability for ability, works in facts.needed.items() if not works]
     if broken:
         raise StorageError(
             f"this file system ({facts.kind}) can't do what a workspace needs: {', '.join(broken)}",

@@ -34,7 +34,7 @@ DARK, GREY, LIGHT = "#000000", "#808080", "#d0d0d0"
 
 
 def study_of(
-    rows: Iterable[Scored], args: Sequence[Arg], wanted: Sequence[Objective], *, coded: bool = False
+    rows: Iterable[Scored], args: Sequence[Arg], objectives: Sequence[Objective], *, coded: bool = False
 ) -> optuna.Study:
     """The rows as the trials of a study in memory; takes time in proportion to them.
 
@@ -46,7 +46,7 @@ def study_of(
     """
     import optuna
 
-    found = study.create(wanted, optuna.samplers.RandomSampler(seed=0))
+    made = study.create(objectives, optuna.samplers.RandomSampler(seed=0))
     listed = sorted(rows, key=lambda row: row.entry.view.job.index)
     by_job = not any(row.entry.row for row in listed)
     columns = _columns([_params(row, args) for row in listed], args, coded)
@@ -55,16 +55,16 @@ def study_of(
     for i, row in enumerate(listed):
         while by_job and len(trials) < row.entry.view.job.index:
             trials.append(failed)
-        here = {name: column for name, column in columns.items() if i in column.values}
+        present = {name: column for name, column in columns.items() if i in column.values}
         trial = optuna.trial.create_trial(
             values=list(row.scores),
-            params={name: column.values[i] for name, column in here.items()},
-            distributions={name: column.kind for name, column in here.items()},
+            params={name: column.values[i] for name, column in present.items()},
+            distributions={name: column.kind for name, column in present.items()},
         )
         trials.append(trial)
     with study.quiet():
-        found.add_trials(trials)
-    return found
+        made.add_trials(trials)
+    return made
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,11 @@ class _Column:
 def _columns(points: Sequence[dict[str, Any]], args: Sequence[Arg], coded: bool) -> dict[str, _Column]:
     names = dict.fromkeys(name for point in points for name in point)
     ranges = {arg.key: arg.log for arg in args if isinstance(arg, Range)}
-    found = {}
+    columns = {}
     for name in names:
         values = {i: point[name] for i, point in enumerate(points) if name in point}
-        found[name] = _column(values, ranges.get(name), coded)
-    return found
+        columns[name] = _column(values, ranges.get(name), coded)
+    return columns
 
 
 def _column(values: dict[int, Any], log: bool | None, coded: bool) -> _Column:
@@ -128,13 +128,13 @@ def _label(value: Any) -> str:
 # --- the pictures ----------------------------------------------------------------------------------------------------
 
 
-def draw(kind: str, rows: Sequence[Scored], args: Sequence[Arg], wanted: Sequence[Objective]) -> Figure:
+def draw(kind: str, rows: Sequence[Scored], args: Sequence[Arg], objectives: Sequence[Objective]) -> Figure:
     """One of KINDS as a figure of matplotlib. Raises UsageError where there is too little to draw."""
     import matplotlib
 
     matplotlib.use("Agg")
     if len(rows) < NEEDED[kind]:
-        names = ", ".join(o.name for o in wanted)
+        names = ", ".join(objective.name for objective in objectives)
         raise UsageError(
             f"{kind} needs {NEEDED[kind]} or more jobs that ended with a value of {names}, got {len(rows)}"
         )
@@ -142,11 +142,13 @@ def draw(kind: str, rows: Sequence[Scored], args: Sequence[Arg], wanted: Sequenc
     if kind in ("parallel", "importance") and not varying:
         raise UsageError(f"{kind} needs an argument that varies among the jobs, and these {len(rows)} are all alike")
     if kind == "importance" and len({row.scores for row in rows}) == 1:
-        raise UsageError(f"importance needs values of {wanted[0].name} that differ, and all are {rows[0].scores[0]:g}")
-    made = study_of(rows, args, wanted, coded=kind == "importance")
+        raise UsageError(
+            f"importance needs values of {objectives[0].name} that differ, and all are {rows[0].scores[0]:g}"
+        )
+    made = study_of(rows, args, objectives, coded=kind == "importance")
     draws = {"history": _history, "parallel": _parallel, "importance": _importance, "pareto": _pareto}
     with study.quiet(), matplotlib.rc_context():
-        figure: Figure = draws[kind](made, rows, varying, wanted)
+        figure: Figure = draws[kind](made, rows, varying, objectives)
     return figure
 
 
@@ -160,11 +162,11 @@ def _varying(rows: Sequence[Scored], args: Sequence[Arg]) -> list[str]:
     return [name for name, values in seen.items() if len(values) > 1]
 
 
-def _history(made: optuna.Study, rows: Sequence[Scored], _: Sequence[str], wanted: Sequence[Objective]) -> Figure:
+def _history(made: optuna.Study, rows: Sequence[Scored], _: Sequence[str], objectives: Sequence[Objective]) -> Figure:
     from optuna.visualization import matplotlib as plots
 
-    ax = plots.plot_optimization_history(made, target_name=wanted[0].name)
-    figure = plain(ax, f"{wanted[0].name} by job", 8, 5)
+    ax = plots.plot_optimization_history(made, target_name=objectives[0].name)
+    figure = plain(ax, f"{objectives[0].name} by job", 8, 5)
     size = 8 if len(rows) >= MANY else 24
     at: dict[str, list[tuple[int, float]]] = {"finished": [], "pruned": []}
     for row in rows if not any(row.entry.row for row in rows) else ():
@@ -176,18 +178,18 @@ def _history(made: optuna.Study, rows: Sequence[Scored], _: Sequence[str], wante
         ax.scatter(xs, ys, marker="x", s=size, c=GREY, linewidths=0.8, label="pruned")
     marks.set(facecolors="none", edgecolors=GREY, sizes=[size], linewidths=0.8, label="finished")
     ax.lines[0].set(
-        color=DARK, alpha=1.0, linewidth=1.5, drawstyle="steps-post", label=f"best so far ({wanted[0].mode})"
+        color=DARK, alpha=1.0, linewidth=1.5, drawstyle="steps-post", label=f"best so far ({objectives[0].mode})"
     )
-    ax.set(xlabel="row" if any(row.entry.row for row in rows) else "job", ylabel=wanted[0].name)
+    ax.set(xlabel="row" if any(row.entry.row for row in rows) else "job", ylabel=objectives[0].name)
     low, high = min(row.scores[0] for row in rows), max(row.scores[0] for row in rows)
-    if wanted[0].mode == "min" and low > 0 and high / low >= LOG_FROM:
+    if objectives[0].mode == "min" and low > 0 and high / low >= LOG_FROM:
         ax.set_yscale("log")  # else a few bad losses press all the others to the ground
     legend(ax)
     return figure
 
 
 def _parallel(
-    made: optuna.Study, rows: Sequence[Scored], varying: Sequence[str], wanted: Sequence[Objective]
+    made: optuna.Study, rows: Sequence[Scored], varying: Sequence[str], objectives: Sequence[Objective]
 ) -> Figure:
     import numpy as np
     import optuna
@@ -195,11 +197,11 @@ def _parallel(
     from optuna.visualization import matplotlib as plots
 
     names = list(varying) if int(optuna.__version__.split(".")[0]) >= 5 else _everywhere(made, varying)
-    ax = plots.plot_parallel_coordinate(made, params=names, target_name=wanted[0].name)
-    figure = plain(ax, f"{wanted[0].name} ({wanted[0].mode}) by arguments: the best tenth in black", 8, 5.5)
+    ax = plots.plot_parallel_coordinate(made, params=names, target_name=objectives[0].name)
+    figure = plain(ax, f"{objectives[0].name} ({objectives[0].mode}) by arguments: the best tenth in black", 8, 5.5)
     lines: Any = ax.collections[0]
     values, segments = np.asarray(lines.get_array()), lines.get_segments()
-    order = np.argsort(values if wanted[0].mode == "max" else -values, kind="stable")
+    order = np.argsort(values if objectives[0].mode == "max" else -values, kind="stable")
     rank = np.arange(len(order), 0, -1)  # shades by rank: by value, one bad outlier makes all the others alike
     best = rank <= max(1, len(rank) // 10)
     lines.set_segments([segments[i] for i in order])  # the best are drawn last, and thick
@@ -210,10 +212,10 @@ def _parallel(
     lines.set_clim(1, len(rank))
     lines.colorbar.set_label("rank (1 is the best)")
     lines.colorbar.ax.invert_yaxis()
-    axes = [each for each in figure.axes if each is not ax and not each.xaxis.get_visible()]
+    axes = [axis for axis in figure.axes if axis is not ax and not axis.xaxis.get_visible()]
     figure.set_size_inches(max(8.0, 3.0 + 1.6 * len(axes)), 5.5)
-    for each in axes:
-        _tidy_axis(each)
+    for axis in axes:
+        _tidy_axis(axis)
     names = [text.get_text() for text in ax.get_xticklabels()]
     ax.set_xticks(ax.get_xticks(), [textwrap.fill(_label(name), 14) for name in names], rotation=0)
     return figure
@@ -237,7 +239,7 @@ def _everywhere(made: optuna.Study, names: Sequence[str]) -> list[str]:
 
 
 def _importance(
-    made: optuna.Study, rows: Sequence[Scored], varying: Sequence[str], wanted: Sequence[Objective]
+    made: optuna.Study, rows: Sequence[Scored], varying: Sequence[str], objectives: Sequence[Objective]
 ) -> Figure:
     from optuna.importance import FanovaImportanceEvaluator
     from optuna.visualization import matplotlib as plots
@@ -246,9 +248,9 @@ def _importance(
     if not common:
         raise UsageError(f"importance needs an argument that every job has, and {', '.join(varying)} depend on others")
     ax = plots.plot_param_importances(
-        made, FanovaImportanceEvaluator(max_depth=DEPTH, seed=0), params=common, target_name=wanted[0].name
+        made, FanovaImportanceEvaluator(max_depth=DEPTH, seed=0), params=common, target_name=objectives[0].name
     )
-    title = f"share of the variance of {wanted[0].name} (f-ANOVA of {len(rows)})"
+    title = f"share of the variance of {objectives[0].name} (f-ANOVA of {len(rows)})"
     if left_out := [name for name in varying if name not in common]:
         title += f"\nnot shown, as not every job has them: {', '.join(left_out)}"
     figure = plain(ax, title, 8, 1.5 + 0.45 * len(common))
@@ -263,10 +265,10 @@ def _importance(
     return figure
 
 
-def _pareto(made: optuna.Study, rows: Sequence[Scored], _: Sequence[str], wanted: Sequence[Objective]) -> Figure:
+def _pareto(made: optuna.Study, rows: Sequence[Scored], _: Sequence[str], objectives: Sequence[Objective]) -> Figure:
     from optuna.visualization import matplotlib as plots
 
-    names = [f"{o.name} ({o.mode})" for o in wanted]
+    names = [f"{objective.name} ({objective.mode})" for objective in objectives]
     ax = plots.plot_pareto_front(made, target_names=names)
     figure = plain(ax, "Pareto front", 8, 6)
     size = 8 if len(rows) >= MANY else 24
@@ -282,7 +284,7 @@ def _pareto(made: optuna.Study, rows: Sequence[Scored], _: Sequence[str], wanted
         )
     best.set(facecolors=DARK, edgecolors=DARK, sizes=[36], label=f"front ({len(front)})")
     best.set_paths([_diamond()])
-    if len(wanted) == 2:
+    if len(objectives) == 2:
         points = sorted(row.scores for row in front)
         ax.plot(*zip(*points, strict=True), color=DARK, linewidth=0.8, linestyle="--", zorder=0)
         for row in front if len(front) <= TICKS else ():

@@ -64,20 +64,20 @@ def plot(kind: str, task_name: str, out: str, metrics: tuple[str, ...], mode: st
     if tasks.stage_names(task):
         task = ranked_stage(ws, task, metrics[0] if metrics else None)
     config, jobs = tasks.config_of(task), tasks.view(task).jobs
-    wanted = _drawn(kind, config, metrics, mode or "")
+    objectives = _drawn(kind, config, metrics, mode or "")
     if kind == "curves":
-        figure, n = curves.draw(scalars_of(ws, task, config, jobs), wanted[0])
+        figure, n = curves.draw(scalars_of(ws, task, config, jobs), objectives[0])
     else:
-        rows = best_rows(ws, task, config, jobs, 1, wanted)
+        rows = best_rows(ws, task, config, jobs, 1, objectives)
         if not rows and metrics:
             _check_reported([name for job in scalars_of(ws, task, config, jobs) for name in job.names], metrics)
-        figure, n = pictures.draw(kind, rows, config.task.search_args, wanted), len(rows)
-    if said := fonts.note(fonts.spell(figure)):
-        click.echo(f"note: {said}", err=True)
+        figure, n = pictures.draw(kind, rows, config.task.search_args, objectives), len(rows)
+    if note := fonts.note(fonts.spell(figure)):
+        click.echo(f"note: {note}", err=True)
     picture = pictures.render(figure, form)
     with fsio.storage():
         fsio.atomic_write(os.path.abspath(out), picture)
-    which = ", ".join(f"{o.name} ({o.mode})" for o in wanted)
+    which = ", ".join(f"{objective.name} ({objective.mode})" for objective in objectives)
     click.echo(f"wrote {out}: {kind} of {n} {'job' if n == 1 else 'jobs'} of task {task.name}, {which}")
 
 
@@ -103,10 +103,10 @@ def _drawn(kind: str, config: Config, metrics: Sequence[str], mode: str) -> tupl
     chosen = tuple(_scalar(config, name, mode) for name in dict.fromkeys(metrics)) or objectives_of(config, mode)
     if several and len(chosen) not in (2, 3):
         how = "name two or three: --metric a --metric b" if len(chosen) > 3 else "declare them: search.objectives"
-        names = ", ".join(o.name for o in chosen)
+        names = ", ".join(objective.name for objective in chosen)
         raise UsageError(f"a Pareto front is drawn of two or three objectives, not of {names}", how)
     if not several and len(metrics) > 1:
-        raise UsageError(f"{kind} shows one scalar, got --metric {', '.join(o.name for o in chosen)}")
+        raise UsageError(f"{kind} shows one scalar, got --metric {', '.join(objective.name for objective in chosen)}")
     return chosen if several else chosen[:1]
 
 
@@ -115,13 +115,13 @@ def _scalar(config: Config, name: str, mode: str) -> Objective:
     from searchkit.records.objective import sounds_low
     from searchkit.suite.config.settings import Objective
 
-    declared = next((o for o in config.objectives if o.name == name), None)
+    declared = next((objective for objective in config.objectives if objective.name == name), None)
     if declared and not mode and name != config.unclear_reward:
         return declared
     return Objective(name, mode or ("min" if sounds_low(name) else "max"), declared.value if declared else None)
 
 
-def _check_reported(names: Sequence[str], wanted: Sequence[str]) -> None:
-    for name in wanted:
+def _check_reported(names: Sequence[str], metrics: Sequence[str]) -> None:
+    for name in metrics:
         if name not in names:
             raise UsageError(f"no job reported {name!r}{did_you_mean(name, tuple(sorted(set(names))))}")

@@ -1,4 +1,4 @@
-"""What search-run tries of a template before anything is written: its program exists, and its shell can read it."""
+"""What search-run checks of a template before anything is written: its program exists, and its shell can read it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def check(config: Config, ws: Workspace) -> None:
     for key, command in commands.items():
         if command and (fault := shells.fault(shell, command, {**os.environ, **config.env})):
             raise UsageError(
-                f"{key}: {config.run.shell[0]} can't read it: {fault}", "Mend it: quotes, pipes, `fi`, `done`"
+                f"{key}: {config.run.shell[0]} can't read it: {fault}", "Fix it: quotes, pipes, `fi`, `done`"
             )
     _check_exists(config, ws, path)
 
@@ -37,9 +37,9 @@ def _check_exists(config: Config, ws: Workspace, path: str) -> None:
     ):
         return
     if "/" in program:
-        found = os.path.exists(os.path.join(ws.project, program))
+        exists = os.path.exists(os.path.join(ws.project, program))
     else:
-        found = shutil.which(program, path=path) is not None
-    if not found:
+        exists = shutil.which(program, path=path) is not None
+    if not exists:
         where = f"in the project {ws.project}" if "/" in program else "on PATH"
-        raise UsageError(f"task.template starts with {program!r}, which is not {where}", "Mend the template, or PATH")
+        raise UsageError(f"task.template starts with {program!r}, which is not {where}", "Fix the template, or PATH")

@@ -41,13 +41,13 @@ def judged_by(config: Config) -> str:
     """`; acc (max), macs (min)`: what the jobs are judged by, and which end of it is best; empty where nothing is."""
     if config.unclear_reward and not config.is_search:
         return f"; {config.unclear_reward} (max or min is not said)"
-    said = ", ".join(f"{o.name} ({o.mode})" for o in config.objectives)
-    return f"; {said}" if said else ""
+    names = ", ".join(f"{objective.name} ({objective.mode})" for objective in config.objectives)
+    return f"; {names}" if names else ""
 
 
 @dataclass
 class Reward:
-    """How many jobs of a task that ended have a reward, and what those without reported in its place."""
+    """How many of the jobs that ended have a reward, and what the others reported instead."""
 
     jobs: int = 0
     without: dict[int, set[str]] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Reward:
 
 
 def listed(rewards: Iterable[Reward]) -> str:
-    """What was reported in place of the reward."""
+    """What was reported instead of the reward."""
     return trials.listed(sorted({name for reward in rewards for names in reward.without.values() for name in names}))
 
 
@@ -103,7 +103,7 @@ class Progress:
             self._go_silent()
 
     def _go_silent(self) -> None:
-        """Nobody reads any more (a closed pipe, a terminal that hung up): the run goes on without a word."""
+        """Nobody reads any more (a closed pipe, a terminal that hung up): the run goes on in silence."""
         self._live = None
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
@@ -132,15 +132,15 @@ class Progress:
         return f"[{len(self._over)}/{self._total()}]"
 
     def _tell_running(self) -> None:
-        """Once in a while, how far the jobs are that have run for as long: the last line of their logs."""
+        """Now and then, say how far the longest-running jobs are: the last lines of their logs."""
         if time.monotonic() - self._pulse < PULSE_S:
             return
         self._pulse, now = time.monotonic(), time.time()
         running = [j for j in self._task.state.jobs.values() if j.state is State.RUNNING]
         long = sorted((j for j in running if now - j.launched_s >= PULSE_S / 2), key=lambda j: j.launched_s)
         for job in long[:PULSE_JOBS]:
-            said = last_line(self._task.paths.job(job.index).attempt(job.attempt).log) or "(no output yet)"
-            line = f"{self._done()} job {job.index} running for {console.span(now - job.launched_s)}: {said}"
+            shown = last_line(self._task.paths.job(job.index).attempt(job.attempt).log) or "(no output yet)"
+            line = f"{self._done()} job {job.index} running for {console.span(now - job.launched_s)}: {shown}"
             self.message(line if len(line) <= PULSE_WIDTH else f"{line[: PULSE_WIDTH - 1]}…")
         if len(long) > PULSE_JOBS:
             self.message(f"  … and {len(long) - PULSE_JOBS} more running")
@@ -199,14 +199,14 @@ class Progress:
                 f"   best {self._config.reward_attribute} {self._best[1]:.6g} (job {self._best[2]})", style="bold"
             )
         bar = Table.grid()  # a bar alone does not end its line
-        whole = int(self._total().rstrip("+"))
-        bar.add_row(ProgressBar(total=max(1, whole), completed=min(ended, whole), width=60))
+        total = int(self._total().rstrip("+"))
+        bar.add_row(ProgressBar(total=max(1, total), completed=min(ended, total), width=60))
         rows: list[Any] = [line, bar]
         running = [j for j in state.jobs.values() if j.state is State.RUNNING]
         for job in running[:SHOWN_RUNNING]:
             gpus = f" GPU {','.join(map(str, job.gpus))}" if job.gpus else ""
-            what = " ".join(f"{k}={v}" for k, v in job.text.items())
-            row = Text(f"  job {job.index}{gpus}  {time.time() - job.launched_s:.0f} s  {what}", style="dim")
+            arguments = " ".join(f"{k}={v}" for k, v in job.text.items())
+            row = Text(f"  job {job.index}{gpus}  {time.time() - job.launched_s:.0f} s  {arguments}", style="dim")
             rows.append(_one_line(row))
         if len(running) > SHOWN_RUNNING:
             rows.append(Text(f"  … and {len(running) - SHOWN_RUNNING} more running", style="dim"))
@@ -216,16 +216,16 @@ class Progress:
         left = int(self._total().rstrip("+")) - _ended(self._task)
         if not self._durations or not left:
             return ""
-        each = sum(recent := self._durations[-200:]) / len(recent)
-        return f"about {console.span(each * left / max(1, counts[State.RUNNING]))} left"
+        mean_s = sum(recent := self._durations[-200:]) / len(recent)
+        return f"about {console.span(mean_s * left / max(1, counts[State.RUNNING]))} left"
 
     def summary(self, code: int) -> None:
-        """The last lines: what ended how, what to do next. Brings the views up to date."""
+        """The last lines: how the jobs ended, and what to do next. Brings the views up to date."""
         view = tasks.refresh_views(self._ws, self._task.paths)
         counts = {s: sum(j.state is s for j in view.jobs) for s in State}
-        said = ", ".join(f"{n} {s}" for s, n in counts.items() if n) or "no job"
+        states = ", ".join(f"{n} {s}" for s, n in counts.items() if n) or "no job"
         name = self._task.paths.name
-        self.message(f"task {name}: {view.status} ({said}) in {console.span(time.monotonic() - self._began)}")
+        self.message(f"task {name}: {view.status} ({states}) in {console.span(time.monotonic() - self._began)}")
         # A search says it of each kind of failed trial; of stages it is enough that one reports the reward.
         self.reward = self._rewards(view.jobs)
         if self.reward.without and not trials.is_search(self._config) and not self._task.paths.stage:
@@ -254,11 +254,11 @@ class Progress:
         self._told.end(end_facts(view, code, why))
 
     def _never_scored(self, jobs: list[tasks.JobView]) -> list[str]:
-        wanted = [o for o in self._config.objectives if o.value]
-        if not wanted:
+        objectives = [objective for objective in self._config.objectives if objective.value]
+        if not objectives:
             return []
         read = ranking.read(self._task.paths, self._ws.project_name, self._config, jobs, light=True)
-        return ranking.never_scored(ranking.split(read), wanted)
+        return ranking.never_scored(ranking.split(read), objectives)
 
     def _rewards(self, jobs: list[tasks.JobView]) -> Reward:
         """Which jobs of the whole task have the reward, whenever they ran."""

@@ -1,4 +1,4 @@
-"""What search-run says about the Python that jobs find."""
+"""What search-run says about the Python that jobs run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def ask(configs: Iterable[Config]) -> interpreter.Pythons:
-    """Begin to ask the Pythons of these configs what they are; the project is copied meanwhile."""
+    """Begin to ask the Pythons of these configs what they are, while the project is copied."""
     asked = interpreter.Pythons()
     for config in configs:
         asked.ask(config.template.program, {**os.environ, **config.env})
@@ -22,15 +22,15 @@ def ask(configs: Iterable[Config]) -> interpreter.Pythons:
 
 
 def notes(launcher: Launcher) -> Iterator[str]:
-    """What is not as one would think, or not as it was when other jobs of the task ran."""
+    """What may surprise the user, or has changed since other jobs of the task ran."""
     plan, state = launcher.plan, launcher.task.state
     if plan.python is None and (path := interpreter.which(plan.config.template.program, plan.base_env)):
         yield f"{path} does not say which Python it is: what it imports from the project itself is not known"
     if text := imports.told(launcher.copied(state.snapshot)):
         yield text
-    if plan.python and (others := launcher.pythons_before()):
-        then = ", ".join(sorted({_name(python) for python in others}))
-        yield f"{len(others)} job(s) ran with {then}; what runs now has {_name(plan.python.facts())}"
+    if plan.python and (pythons := launcher.pythons_before()):
+        then = ", ".join(sorted({_name(python) for python in pythons}))
+        yield f"{len(pythons)} job(s) ran with {then}; what runs now has {_name(plan.python.facts())}"
 
 
 def _name(python: dict[str, str]) -> str:

@@ -103,7 +103,7 @@ def main_command(
                 dry.run(ws, part, name, place.line, anew=overwrite)
             return 0
         options = {"gpus": gpus, "jobs_per_gpu": jobs_per_gpu, "max_parallel": max_parallel, "n_trials": n_trials}
-        asked = pythons.ask(() if detach else parts.values())
+        asked_pythons = pythons.ask(() if detach else parts.values())
         shell = begun or shells.default()
         task = _open_or_create(
             ws, task_name, config_file, config, raw, parts, shell, symlinks=symlinks, overwrite=overwrite
@@ -119,7 +119,7 @@ def main_command(
             click.echo(f"  stop:   search-ctl stop --task {task_name}")
             return 0
         live = console.is_terminal() and not no_progress
-        how = How(ws, options, gpus == "none", live, asked, told)
+        how = How(ws, options, gpus == "none", live, asked_pythons, told)
         if config.stages:
             return _run_stages(how, task, config, places)
         from searchkit.suite.store import subnets
@@ -168,7 +168,7 @@ def _run_stages(how: How, group: TaskPaths, config: Config, places: list[Places]
 
     before = signal.signal(signal.SIGTERM, end)  # between two stages; while one runs, its scheduler has its own
     me = tasks.myself()
-    whole = tasks.take(group, journal.acquire(group, me), me, options=how.options)
+    open_group = tasks.take(group, journal.acquire(group, me), me, options=how.options)
     tasks.refresh_views(how.ws, group)
     failed = 0
     try:
@@ -193,7 +193,7 @@ def _run_stages(how: How, group: TaskPaths, config: Config, places: list[Places]
                 _say_where_it_stopped(config, k, turn.task, state)
             return code or 1
     finally:
-        whole.close()
+        open_group.close()
         tasks.refresh_views(how.ws, group)
         signal.signal(signal.SIGTERM, before)
     click.echo(f"task {group.name}: all {len(config.stages)} stages finished" + f" ({failed} failed)" * bool(failed))
@@ -211,9 +211,9 @@ def _say_where_it_stopped(config: Config, k: int, task: TaskPaths, state: TaskSt
     waiting = ", ".join(stage.name for stage in config.stages[k + 1 :])
     done = (State.FINISHED, State.PRUNED)
     jobs = [(n, job.state) for n, job in sorted(state.jobs.items()) if job.state not in done]
-    said = ", ".join(f"job {n} {s}" for n, s in jobs[:5]) + (f" and {len(jobs) - 5} more" if len(jobs) > 5 else "")
+    states = ", ".join(f"job {n} {s}" for n, s in jobs[:5]) + (f" and {len(jobs) - 5} more" if len(jobs) > 5 else "")
     after = f"; not begun: {waiting}" if waiting else ""
-    click.echo(f"task {task.group} stops at stage {config.stages[k].name} ({said}){after}")
+    click.echo(f"task {task.group} stops at stage {config.stages[k].name} ({states}){after}")
     if all(s is State.STOPPED for _, s in jobs):  # all else was said with the summary of the stage
         click.echo(f"  go on: search-ctl restart --task {task.name}")
 
@@ -247,7 +247,7 @@ def _begun(task: TaskPaths) -> Shell | None:
 def _open_or_create(
     ws: Workspace,
     name: str,
-    given: str,
+    config_file: str,
     config: Config,
     raw: bytes,
     parts: dict[str, Config],
@@ -256,8 +256,8 @@ def _open_or_create(
     symlinks: bool,
     overwrite: bool,
 ) -> TaskPaths:
-    """The task of that name, made if it is new. ConflictError where it can't go on with the config of `given`. `parts`:
-    what is run of it, stage by stage."""
+    """The task of that name, made if it is new. ConflictError where it can't go on with the config of `config_file`.
+    `parts`: what is run of it, stage by stage."""
     from searchkit.suite import control
     from searchkit.suite.run import search as searching
     from searchkit.suite.run import stages
@@ -265,16 +265,16 @@ def _open_or_create(
 
     task = ws.task(name)
     if os.path.exists(task.run_config) and not overwrite:
-        _change_config(task, given, config, raw)
-        _say_what_changed(task, given, symlinks)
+        _change_config(task, config_file, config, raw)
+        _say_what_changed(task, config_file, symlinks)
         return task
-    # All that can be known is tried before anything is written; stages with arguments of their own wait for their turn.
+    # All that can be checked is checked before anything is written; stages that take arguments from others wait.
     picks = subnets.pick(config, ws.project, {})
     known = [part for part in parts.values() if not (subnets.subnets(part) or best.bests(part))]
     for part in known if config.stages else [subnets.picked(part, picks) for part in parts.values()]:
         _say_size(part)
         searching.check_points(part)
-    for note in (note for one in picks for note in one.notes):
+    for note in (note for pick in picks for note in pick.notes):
         click.echo(f"note: {note}", err=True)
     manifest = snapshot.scan(ws.project, symlinks=symlinks)
     if manifest.copied_bytes > BIG_COPY_BYTES and not symlinks:
@@ -307,14 +307,16 @@ def _say_size(config: Config) -> None:
         click.echo(f"the grid has {size:,} points{how}")
 
 
-def _say_what_changed(task: TaskPaths, given: str, symlinks: bool) -> None:
+def _say_what_changed(task: TaskPaths, config_file: str, symlinks: bool) -> None:
     """A resumed task keeps its snapshot; say in one line how today's project differs from it, code first,
-    `given` apart."""
+    without `config_file`."""
     from searchkit.suite.store import snapshot
 
     manifest = snapshot.load(task.snapshot(snapshot.newest(task)))
     project = task.workspace.project
-    if changed := [path for path in snapshot.changes(manifest, project) if path != os.path.relpath(given, project)]:
+    if changed := [
+        path for path in snapshot.changes(manifest, project) if path != os.path.relpath(config_file, project)
+    ]:
         changed.sort(key=lambda path: not path.endswith(CODE))
         names = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
         click.echo(f"note: the task keeps the project as it was; changed since: {names} (restart takes them)", err=True)
@@ -325,40 +327,42 @@ def _say_what_changed(task: TaskPaths, given: str, symlinks: bool) -> None:
         click.echo(f"note: the task was started {mode} --symlinks and goes on so", err=True)
 
 
-def _change_config(task: TaskPaths, given: str, config: Config, raw: bytes, *, dry: bool = False) -> None:
-    """Have a task go on with the config of the file `given`, and say what differs. Raises ConflictError where that may
-    not. `dry`: only say it."""
+def _change_config(task: TaskPaths, config_file: str, config: Config, raw: bytes, *, dry: bool = False) -> None:
+    """Let a task go on with the config of `config_file`, and say what differs. Raises ConflictError where it may not.
+    `dry`: only say it."""
     from searchkit.suite.store import changes, tasks
 
     if tasks.newest_config(task) != raw:
-        _check_direction(tasks.config_of(task), config, given)
+        _check_direction(tasks.config_of(task), config, config_file)
     elif not config.stages:
         return
     steps = changes.steps(task, config)
     if refused := [part for step in steps for part in step.change.refused]:
-        raise changes.refusal(task, given, raw, refused)
+        raise changes.refusal(task, config_file, raw, refused)
     for step in steps:
         if not step.change.parts:
             continue  # comments and layout differ, the meaning does not
         parts = step.change.parts
         if step.task == task:  # of a task of stages, those that have begun say it themselves
-            begun = tuple(f"stages[{k}]." for k, each in enumerate(tasks.stage_tasks(task)) if tasks.exists(each))
+            begun = tuple(f"stages[{k}]." for k, stage in enumerate(tasks.stage_tasks(task)) if tasks.exists(stage))
             parts = tuple(part for part in parts if not part.key.startswith(begun or " "))
-        said = "; ".join(f"{part.key}: {part.what}" for part in parts)
+        changed = "; ".join(f"{part.key}: {part.what}" for part in parts)
         number = "another config" if dry else f"config {changes.record(step, raw)}"
-        if said:
-            click.echo(f"task {step.task.name} {'would go' if dry else 'goes'} on with {number}: {said}")
+        if changed:
+            click.echo(f"task {step.task.name} {'would go' if dry else 'goes'} on with {number}: {changed}")
 
 
-def _check_direction(old: Config, new: Config, given: str) -> None:
-    """Which end of a loss is best may be said anew, but not left open where it was said: the default is the other end.
-    Raises UsageError."""
+def _check_direction(old: Config, new: Config, config_file: str) -> None:
+    """A new config may change the mode of a loss, but not drop one that was set: the default is the other mode. Raises
+    UsageError."""
     before = {"": old, **{stage.name: stage.config for stage in old.stages}}
     for name, part in {"": new, **{stage.name: stage.config for stage in new.stages}}.items():
         if part.unclear_reward and name in before and before[name].monitor.mode_given:
             began = before[name].monitor.mode
-            what = f"{given}: monitor.mode: missing for {part.unclear_reward!r}, and the task was begun with `{began}`"
-            raise UsageError(what, "Say it again: `mode: min` or `mode: max`")
+            missing = f"{config_file}: monitor.mode: missing for {part.unclear_reward!r}"
+            raise UsageError(
+                f"{missing}, and the task was begun with `{began}`", "Say it again: `mode: min` or `mode: max`"
+            )
 
 
 def _schedule(how: How, task: TaskPaths, config: Config, places: Places, stage_env: dict[str, str]) -> int:
@@ -397,7 +401,7 @@ def _schedule(how: How, task: TaskPaths, config: Config, places: Places, stage_e
 
 
 def main() -> None:
-    # A shell has what it starts in the background of a script ignore these two; who sends them to us means us. SIGHUP
+    # A shell starts background commands of a script with these two ignored; whoever sends them to us means us. SIGHUP
     # stays ignored where it is: nohup is for that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)

@@ -23,7 +23,7 @@ from searchkit.suite.workspace import TaskPaths, Workspace
 def stop(task_name: str, jobs: str | None, grace_s: float, gone_host: str, as_json: bool) -> int:
     """Stop a task, or some of its jobs; return when none of their processes is left.
 
-    Jobs named here stay stopped until `restart`. A stopped task goes on with the next search-run.
+    Jobs named here stay stopped until `restart`. A stopped task goes on at the next search-run.
     """
     from searchkit.suite import control
     from searchkit.suite.store import reserve, tasks
@@ -44,8 +44,8 @@ def stop(task_name: str, jobs: str | None, grace_s: float, gone_host: str, as_js
         click.echo(f"jobs {ranges(chosen)} of task {task_name} had ended already: no process of them is left")
     elif not answer.survivors:
         stopped = [n for n in chosen or [] if n not in over]
-        what = f"task {task_name}" if chosen is None else f"jobs {ranges(stopped)} of task {task_name}"
-        click.echo(f"stopped {what}: no process of it is left")
+        target = f"task {task_name}" if chosen is None else f"jobs {ranges(stopped)} of task {task_name}"
+        click.echo(f"stopped {target}: no process of it is left")
     return _tell_survivors(answer.survivors)
 
 
@@ -64,14 +64,14 @@ def _stop_stages(ws: Workspace, task: TaskPaths, grace_s: float, gone_host: str,
         console.print_json({"task": task.name, "jobs": None, "survivors": survivors})
     elif not survivors:
         click.echo(f"stopped task {task.name}: no process of it is left")
-    return max([0, *(_tell_survivors(found) for found in survivors.values())])
+    return max([0, *(_tell_survivors(pids) for pids in survivors.values())])
 
 
 def _check_stopped(refused: list[int]) -> None:
     if refused:
         raise ConflictError(
             f"jobs {ranges(refused)} were started on another machine, and can't be stopped from here",
-            "Stop them there; or, if that machine is gone for good, end their search-run and say --gone-host NAME",
+            "Stop them there; or, if that machine is gone for good, end their search-run and add --gone-host NAME",
         )
 
 
@@ -94,20 +94,22 @@ def delete(task_name: str, jobs: str | None, yes: bool, stop_first: bool, as_jso
     from searchkit.suite.store import reserve, tasks
 
     ws, task = open_task(task_name)
-    whole = bool(tasks.stage_names(task))
+    has_stages = bool(tasks.stage_names(task))
     chosen = None if jobs is None else [j.job.index for j in chosen_jobs(ws, task, tasks.view(task), jobs)]
-    what = f"task {task_name!r} and all its jobs" if chosen is None else f"jobs {ranges(chosen)} of task {task_name!r}"
+    target = (
+        f"task {task_name!r} and all its jobs" if chosen is None else f"jobs {ranges(chosen)} of task {task_name!r}"
+    )
     if not yes:
         if not console.is_terminal("stdin"):
-            raise UsageError(f"this would delete {what}; nobody is here to ask", "Say --yes")
-        click.confirm(f"Delete {what}?", abort=True)
+            raise UsageError(f"this would delete {target}; nobody is here to ask", "Say --yes")
+        click.confirm(f"Delete {target}?", abort=True)
     stages.check_idle(task)
     with reserve.given_up(ws):
-        if stop_first and whole:
+        if stop_first and has_stages:
             stages.stop(task)
         elif stop_first:
             control.stop(task, chosen)
-        if whole:
+        if has_stages:
             stages.delete(ws, task)
         elif chosen is None:
             control.delete_task(ws, task)
@@ -120,7 +122,7 @@ def delete(task_name: str, jobs: str | None, yes: bool, stop_first: bool, as_jso
     if as_json:
         console.print_json({"task": task_name, "deleted": chosen if chosen is not None else "task"})
     else:
-        click.echo(f"deleted {what}")
+        click.echo(f"deleted {target}")
 
 
 @click.command()
@@ -169,11 +171,11 @@ def restart(task_name: str, jobs: str | None, failed: bool, same_code: bool, no_
     owner = ws.task(task.group)
     pid = None if no_start else _start(ws, owner)
     if as_json:
-        numbers: object = {part.stage: found for part, found in picked.items()} if first != task else chosen
+        numbers: object = {part.stage: jobs_of for part, jobs_of in picked.items()} if first != task else chosen
         console.print_json({"task": task_name, "restarted": numbers, "scheduler_pid": pid})
         return
-    for part, found in picked.items():
-        click.echo(f"restarted jobs {ranges(found)} of task {part.name}")
+    for part, jobs_of in picked.items():
+        click.echo(f"restarted jobs {ranges(jobs_of)} of task {part.name}")
     if draining:
         click.echo("  its search-run is ending and starts nothing more: run the same search-run again when it has")
         return
@@ -195,7 +197,7 @@ def _start(ws: Workspace, owner: TaskPaths) -> int | None:
 
 
 def _points(ws: Workspace, task: TaskPaths, texts: tuple[str, ...]) -> list[dict[str, str]]:
-    """What a command line says of points."""
+    """The points of a command line."""
     from searchkit.suite import control
     from searchkit.suite.run import points
 
@@ -276,17 +278,17 @@ def withdraw(points: tuple[str, ...], task_name: str, jobs: str | None, as_json:
     if not points and jobs is None:
         raise UsageError("nothing is named to withdraw", "Name values or jobs: lr=0.1,epochs=3, or --jobs @pending")
     named = [] if jobs is None else [j.job.index for j in chosen_jobs(ws, task, tasks.view(task), jobs)]
-    given = _points(ws, task, points)
+    parsed = _points(ws, task, points)
     with reserve.given_up(ws):
-        answer = control.withdraw(task, named, given)
+        answer = control.withdraw(task, named, parsed)
         tasks.refresh_views(ws, task)
     if as_json:
         console.print_json({"task": task_name, "withdrawn": answer.jobs, "refused": answer.refused})
     else:
-        later = " or ".join(points) if given and leaves_out(control.kept_config(task)) else ""
+        later = " or ".join(points) if parsed and leaves_out(control.kept_config(task)) else ""
         if answer.jobs:
             click.echo(f"withdrew jobs {ranges(answer.jobs)} of task {task_name}")
-        elif given:
+        elif parsed:
             click.echo(f"task {task_name}: no job that has not run has these values")
         elif not answer.refused:
             click.echo(f"task {task_name}: nothing to withdraw, --jobs {jobs} names no job")

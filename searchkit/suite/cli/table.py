@@ -58,7 +58,7 @@ def table(
     rows = table_rows.gather(parts, needed, where or "")
     several = len({row.task.name for row in rows}) > 1
     shown = listed or table_rows.default_columns(rows, several)
-    whole = len(rows)
+    total = len(rows)
     if test is not None:
         rows = table_rows.chosen(rows, test)
     rows = table_rows.ordered(rows, key, descending) if key else table_rows.best_first(rows, top) if top else rows
@@ -77,8 +77,8 @@ def table(
         [[name, *table_rows.texts(rows, name)] for name in shown], console.width(), {"task", "job", key, *listed[:1]}
     )
     click.echo("\n".join(fitted))
-    if len(rows) < whole:
-        click.echo(f"{len(rows)} of {whole} rows", err=True)
+    if len(rows) < total:
+        click.echo(f"{len(rows)} of {total} rows", err=True)
     for note in notes:
         click.echo(note, err=True)
     return parts  # for console.run to keep: see leave_at_once

@@ -32,7 +32,7 @@ class Row(NamedTuple):
 
     task: TaskPaths
     entry: JobScalars
-    wanted: Mapping[str, Objective]  # of its task, by name
+    objectives: Mapping[str, Objective]  # of its task, by name
     # Of its job, at hand for each of the columns.
     values: Mapping[str, Any]
     text: Mapping[str, str]
@@ -60,10 +60,10 @@ def find(task_names: str, jobs: str | None) -> list[Part]:
         raise UsageError("--jobs names jobs of one task", "Choose among several by --where")
     parts: dict[str, Part] = {}  # by name: `a,a.long` names stage long of a twice
     for name in names:
-        ws, whole = open_task(name)
+        ws, group = open_task(name)
         if jobs is not None:
-            refuse_stages(whole)
-        for task in begun_stages(whole) if tasks.stage_names(whole) else [whole]:
+            refuse_stages(group)
+        for task in begun_stages(group) if tasks.stage_names(group) else [group]:
             views = chosen_jobs(ws, task, tasks.view(task), jobs)
             parts.setdefault(task.name, Part(ws, task, tasks.config_of(task), views))
     return list(parts.values())
@@ -79,14 +79,14 @@ def gather(parts: Iterable[Part], needed: Sequence[str], where: str = "") -> lis
     UsageError for one that no row has."""
     rows: list[Row] = []
     for part in parts:
-        wanted, given = {o.name: o for o in part.config.objectives}, arguments([part])
+        objectives, args = {objective.name: objective for objective in part.config.objectives}, arguments([part])
         # What was recorded before results had numbers holds the objectives alone: files are read for more only.
-        more = [bare(n) for n in needed if n not in FACTS and n.removeprefix("param.") not in given]
-        names = [*more, *wanted] if wanted else []
+        more = [bare(n) for n in needed if n not in FACTS and n.removeprefix("param.") not in args]
+        names = [*more, *objectives] if objectives else []
         entries = scalars_of(part.ws, part.task, part.config, part.views, light=True, names=names)
         for entry in ranking.split(entries):
             job = entry.view.job
-            rows.append(Row(part.task, entry, wanted, job.values, job.text))
+            rows.append(Row(part.task, entry, objectives, job.values, job.text))
     check_names(rows, needed, where)
     return rows
 
@@ -103,11 +103,11 @@ def check_names(rows: Sequence[Row], needed: Iterable[str], where: str = "") -> 
             continue
         if several := ranking.ways((row.entry for row in rows), bare(name)):
             raise UsageError(f"{name!r} is in several folders of event files: name one, {' or '.join(several)}")
-        if any(bare(name) in row.wanted for row in rows):
+        if any(bare(name) in row.objectives for row in rows):
             click.echo(f"note: no job has a number for {name!r}", err=True)
             continue
-        have = {*FACTS}.union(*(_names(row) for row in rows))
-        near = expression.unquoted(where, sorted(have)) or did_you_mean(name, tuple(sorted(have)))
+        names = {*FACTS}.union(*(_names(row) for row in rows))
+        near = expression.unquoted(where, sorted(names)) or did_you_mean(name, tuple(sorted(names)))
         raise UsageError(f"no job has {name!r}{near}")
 
 
@@ -157,19 +157,19 @@ def ordered(rows: Sequence[Row], key: str, descending: bool) -> list[Row]:
         else:
             ranked[2 if value is None or isinstance(value, float) else 1].append((str(value), row))
     for part in (ranked[0], ranked[1]):
-        part.sort(key=lambda each: each[0], reverse=descending)
+        part.sort(key=lambda pair: pair[0], reverse=descending)
     return [row for part in ranked.values() for _, row in part]
 
 
 def best_first(rows: Sequence[Row], top: int) -> list[Row]:
     """The rows with all objectives, the best first."""
-    told = {row.task.name: row for row in rows}
-    judged = {objectives_of(tasks.config_of(row.task)) for row in told.values()}
+    first_rows = {row.task.name: row for row in rows}
+    judged = {objectives_of(tasks.config_of(row.task)) for row in first_rows.values()}
     if len(judged) > 1:
         raise UsageError("--top: these tasks are judged by different objectives", "Say which counts: --sort -acc")
     by_id = {id(row.entry): row for row in rows}
     best = ranking.scored([row.entry for row in rows], judged.pop(), top) if judged else []
-    return [by_id[id(each.entry)] for each in best]
+    return [by_id[id(scored.entry)] for scored in best]
 
 
 # --- what is in them ------------------------------------------------------------------------------------------------
@@ -225,15 +225,15 @@ def _reported(row: Row, name: str) -> Any:
 def _number(row: Row, name: str, kind: str) -> float | None:
     """A number of a row: the `score` of an objective, the last value of a `scalar`, its `min` or `max`."""
     if kind == "score":
-        judged = row.wanted.get(name)
+        judged = row.objectives.get(name)
         value = ranking.reward(row.entry, name, judged.mode, judged.score) if judged else math.nan
         return None if value != value else value
-    known = row.entry.number(name)
-    if known is None:
+    scalar = row.entry.number(name)
+    if scalar is None:
         return None
     if kind == "scalar":
-        return known.last
-    end = known.low if kind == "min" else known.high
+        return scalar.last
+    end = scalar.low if kind == "min" else scalar.high
     return None if math.isnan(end) else end  # of a series without a finite value
 
 
@@ -242,7 +242,7 @@ def default_columns(rows: Sequence[Row], several: bool) -> list[str]:
     params = [row.text for row in rows]
     names = list(dict.fromkeys(name for text in params for name in text))
     varying = [name for name in names if any(text.get(name) != params[0].get(name) for text in params)]
-    objectives = {id(row.wanted): row.wanted for row in rows}  # one mapping for all rows of a task
+    objectives = {id(row.objectives): row.objectives for row in rows}  # one mapping for all rows of a task
     judged = list(dict.fromkeys(name for each in objectives.values() for name in each))
     scalars = judged or list(dict.fromkeys(name for row in rows for name in row.entry.names))
     scalars = [f"scalar.{name}" if name in FACTS or name in names else name for name in scalars]
@@ -263,13 +263,13 @@ def texts(rows: Sequence[Row], name: str) -> list[str]:
     if name in FACTS:
         return _shown(column(rows, name))
     arg = name.removeprefix("param.")
-    given = [row.text.get(arg) for row in rows]
-    short: dict[str | None, str] = {text: _short(text) for text in set(given) if text is not None}
+    arg_texts = [row.text.get(arg) for row in rows]
+    short: dict[str | None, str] = {text: _short(text) for text in set(arg_texts) if text is not None}
     if not short:
         return _shown(column(rows, name))
-    if None not in given:
-        return [short[text] for text in given]
-    return [short.get(text, cell) for text, cell in zip(given, _shown(column(rows, name)), strict=True)]
+    if None not in arg_texts:
+        return [short[text] for text in arg_texts]
+    return [short.get(text, cell) for text, cell in zip(arg_texts, _shown(column(rows, name)), strict=True)]
 
 
 def _shown(cells: Iterable[Any]) -> list[str]:

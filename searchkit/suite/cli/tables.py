@@ -38,8 +38,8 @@ def stages(task: TaskPaths, views: dict[str, TaskView | None]) -> str:
     """A task of stages: how each is, then the jobs of all as `<stage>/<number>`."""
     lines = []
     for name, view in views.items():
-        said = f" ({counted(view.jobs)})" if view and view.jobs else ""
-        lines.append(f"stage {name}: {view.status if view else 'pending'}{said}")
+        states = f" ({counted(view.jobs)})" if view and view.jobs else ""
+        lines.append(f"stage {name}: {view.status if view else 'pending'}{states}")
     blocks = [job_block(v.paths, j, f"{name}/") for name, v in views.items() if v for j in v.jobs]
     return "\n".join([_header(task, *lines), *blocks])
 
@@ -53,9 +53,9 @@ def job_block(task: TaskPaths, view: JobView, prefix: str = "") -> str:
     root = run_path(task, view)
     start = stamp(view.start_s) if view.start_s else "-"
     end = stamp(view.end_s) if view.end_s else "-"
-    said = reason(view)
+    cause = reason(view)
     why = f"  exit_code     : {view.exit_code}\n" if view.exit_code else ""
-    why += f"  reason        : {said}\n" if said else ""
+    why += f"  reason        : {cause}\n" if cause else ""
     return (
         f"#Job Name: {prefix}{view.job.index}\n"
         f"  status        : {view.state.value}\n"
@@ -132,7 +132,7 @@ def record_table(rows: list[tuple[Row, dict[str, dict[int, float]]]]) -> str:
     Of a family of numbers (bbox_mAP, bbox_mAP_50, bbox_mAP_s …) the first name alone; --json and export have all.
     """
     every = list(dict.fromkeys(name for _, series in rows for name in series if name.startswith("metric.")))
-    metrics = [name for name in every if not any(name.startswith(f"{other}_") for other in every)]
+    metrics = [name for name in every if not any(name.startswith(f"{prefix}_") for prefix in every)]
     ways = list(dict.fromkeys(row.convention for row, _ in rows if FLOPS in row.values))
     with_params = any(PARAMS in row.values for row, _ in rows)
     heads = ["row", SHAPE, *(_HEADS.get(way, f"overhead.flops (G, {way})") for way in ways)]

@@ -24,13 +24,13 @@ def template_root() -> str:
 def list_templates() -> list[tuple[str, str]]:
     """`("hpo/digits", "Handwritten digits: …")` of every recipe, by name."""
     root = template_root()
-    found = []
+    recipes = []
     for folder, folders, files in os.walk(root):
         if main := next((name for name in CONFIGS if name in files), None):
             folders.clear()  # a recipe's own folders hold no recipes
             with open(os.path.join(folder, main), encoding="utf-8") as f:
-                found.append((os.path.relpath(folder, root), f.readline().lstrip("# ").strip()))
-    return sorted(found)
+                recipes.append((os.path.relpath(folder, root), f.readline().lstrip("# ").strip()))
+    return sorted(recipes)
 
 
 def copy_template(name: str, dest_dir: str) -> list[str]:
@@ -51,9 +51,9 @@ def copy_template(name: str, dest_dir: str) -> list[str]:
         for file in files
         if "__pycache__" not in folder
     )
-    if there := [file for file in files if os.path.lexists(os.path.join(dest_dir, file))]:
+    if existing := [file for file in files if os.path.lexists(os.path.join(dest_dir, file))]:
         raise ConflictError(
-            f"nothing was copied, because {dest_dir} has its own {', '.join(there)}",
+            f"nothing was copied, because {dest_dir} has its own {', '.join(existing)}",
             "Copy the recipe into an empty folder, or move these files away first",
         )
     with fsio.storage():

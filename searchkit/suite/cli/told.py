@@ -1,4 +1,4 @@
-"""`search-run --facts FILE`: what happens, for programs, as JSON lines; people are told on stdout as ever."""
+"""`search-run --facts FILE`: what happens, as JSON lines for programs; people still read it on stdout."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from searchkit.suite.store.state import Job
 
 
 class Told:
-    """The file; `Told(None)` tells nobody. As a context manager it tells of the fault that the block ends with."""
+    """The file; `Told(None)` writes nothing. As a context manager it writes the fault that ends the block."""
 
     def __init__(self, path: str | None) -> None:
         self._path = path
@@ -51,7 +51,7 @@ class Told:
             return
         try:
             fsio.write_all(self._fd, (console.to_json(body) + "\n").encode("utf-8", "surrogateescape"))
-        except OSError as e:  # whoever reads it sees that the end is missing; the run is not worse for it
+        except OSError as e:  # whoever reads it sees that the end is missing; the run itself is not harmed
             click.echo(f"note: no more facts are written to {self._path}: {e.strerror}", err=True)
             os.close(self._fd)
             self._fd = None

@@ -306,7 +306,7 @@ def test_fsck_repairs(tmp_path: Path) -> None:
     for fault in ("differs from the event", "has no link", "no event knows", "undecodable"):
         assert fault in said
     said = ok(run(folder, "search-ctl", "fsck", "--repair"), 5)
-    assert said.count("(mended)") == 2
+    assert said.count("(repaired)") == 2
     assert json.loads((jobs / "all/0/params.json").read_text())["values"] == {"i": "a"}
     assert (jobs / "tree/i/b").resolve() == jobs / "all/1"
     left = json.loads(run(folder, "search-ctl", "fsck", "--json").stdout)
