@@ -249,6 +249,8 @@ def _value(hint: Any, node: Node, path: str, report: Report, old: Any = None) ->
                 raise Bad
         return _value(options[0], node, path, report, old)
     if origin is Part:
+        if node.is_null:
+            report.ask(node, f"{path}: holds nothing", "write it, or remove it", "it is left out")
         return Part(options[0], None if node.is_null else node, path, report)
     if origin in (Union, types.UnionType):
         return _union(options, node, path, report, old)

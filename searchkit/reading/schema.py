@@ -105,12 +105,12 @@ def _schema(hint: Any, definitions: dict[str, Schema]) -> Schema:
 
 
 def _item(hint: Any, definitions: dict[str, Schema]) -> Schema:
-    """What an item of a list or a value of a mapping may be. A null there is a text, an empty mapping, or nothing."""
+    """What an item of a list or a value of a mapping may be. A null there is a text, or an empty mapping."""
     schema = _schema(hint, definitions)
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     is_class = dataclasses.is_dataclass(hint) and isinstance(hint, type)
     empty = is_class and not any(is_required(f) for f, _ in keys_of(hint).values())
-    takes_null = type(None) in options or empty or schema.get("type") == SCALARS or origin in (Part, Mapping)
+    takes_null = type(None) in options or empty or schema.get("type") == SCALARS or origin is Mapping
     return _or_null(schema) if takes_null else schema
 
 

@@ -7,6 +7,7 @@ Looking writes nothing and waits for nobody. Times are seconds since the epoch.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -113,7 +114,7 @@ class Task:
         if view is None:
             numbers = [view.job.index for view in self.view.jobs]
             hint = f"its jobs are {min(numbers)} to {max(numbers)}" if numbers else "it has no job yet"
-            raise NotFoundError(f"task {self.name!r} has no job {number}", f"{hint}; `refresh()` looks again")
+            raise NotFoundError(f"task {self.name!r} has no job {number!r}", f"{hint}; `refresh()` looks again")
         return _job(self, view)
 
     def best(self, k: int = 1, *, mode: str = "") -> tuple[Job, ...]:
@@ -369,7 +370,8 @@ class Run:
 
 def _error(code: int, output: str) -> SearchkitError:
     """The last error that search-run printed, as the class of its exit code."""
-    last = output.rpartition("error: ")[2].strip() or f"search-run ended with {code}"
+    last = re.split(r"^[Ee]rror: ", output, flags=re.M)[-1].strip()  # click writes Error:, below a usage
+    last = last or f"search-run ended with {code}"
     message, _, hint = last.rpartition("\n  ") if "\n  " in last else (last, "", "")
     kinds = {kind.exit_code: kind for kind in (UsageError, NotFoundError, ConflictError, StorageError)}
     error = kinds.get(code, SearchkitError)(message, hint)

@@ -146,6 +146,8 @@ def test_what_search_run_refuses_is_raised(tmp_path: Path) -> None:
     assert not caught.value.message.startswith("error")
     with pytest.raises(UsageError, match=r"no option 'max_paralel' \(did you mean max_parallel\?\)"):
         searchkit.run("config.yaml", cwd=project, max_paralel=2)
+    with pytest.raises(UsageError, match=r"^Invalid value for '-j' / '--max-parallel': 0 is not in the range"):
+        searchkit.run("config.yaml", cwd=project, max_parallel=0)
     with pytest.raises(NotFoundError, match="no workspace"):
         searchkit.run("config.yaml", cwd=tmp_path)
 

@@ -59,8 +59,9 @@ class Named(Reader):
         name, known = named.text, self._table()
         if named.kind != "scalar" or (name not in known and not OWN.fullmatch(name)):
             where = f"{path}.type" if is_map else path
-            near = did_you_mean(name, known)
-            report.fault(named, f"{where}: unknown {self.kind} {named}{near}")
+            is_name = named.kind == "scalar" and not named.is_null
+            unknown = f"unknown {self.kind} {named}{did_you_mean(name, known)}"
+            report.fault(named, f"{where}: {unknown if is_name else f'must be {self.must}, not {named}'}")
             raise Bad
         given = {key: entry for key, entry in node.entries.items() if key != "type"}
         options = {key: value.data for key, (_, value) in given.items()}

@@ -186,6 +186,9 @@ def _task(part: Part[Any], text: str, reader: ArgReader, shell: Shell) -> tuple[
     template = template_section.read(task.template, shell)
     args = reader.read(task.search_args)
     listed = part.get("search_args")
+    _, given = part.entries.get("search_args", (None, None))
+    if given is not None and not given.is_null and given.kind != "list":
+        reader.complete = False
     if listed is not None and not reader.prefix and any(isinstance(arg, Subnet) for arg in args):
         for leaf in _leaves(listed):
             if STAGE_VARIABLE.search(leaf.text):

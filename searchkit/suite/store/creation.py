@@ -76,7 +76,7 @@ def check_points(config: Config) -> int | None:
             from searchkit.suite.algorithms.drawing import TRIES
 
             fault += f": {space.reach(TRIES, random.Random(config.search.seed))}"
-        raise UsageError(fault, f"task.constraints: {space.constraints}")
+        raise UsageError(fault, f"task.constraints: {'; '.join(space.constraints)}")
     return n
 
 

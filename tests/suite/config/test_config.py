@@ -107,6 +107,19 @@ def test_no_arguments_are_one_job(empty: str) -> None:
     assert read(f"task:\n  template: x\n  search_args: {empty}\n").task.search_args == ()
 
 
+def test_an_empty_item_is_told_and_not_left_out() -> None:
+    arg = "{type: Categorical, name: a, value: [null, 1]}"
+    config = f"task: {{template: 'x {{a}}', search_args: [null, {arg}]}}"
+    assert faults(config) == ["cfg.yaml:1:41: task.search_args[0]: holds nothing; write it, or remove it"]
+    stages = "stages: [{name: a, task: {template: x}}, ~]"
+    assert faults(stages) == ["cfg.yaml:1:42: stages[1]: holds nothing; write it, or remove it"]
+
+
+def test_arguments_that_are_no_list_leave_open_what_the_template_may_use() -> None:
+    config = "task: {template: 'x {a}', search_args: {name: a}}\nsearch: {enqueue: [{a: 1}]}"
+    assert faults(config) == ["cfg.yaml:1:40: task.search_args: must be a list, not a mapping"]
+
+
 def test_task_reward_attribute_joins_the_scalars() -> None:
     config = read("task: {template: x, reward_attribute: acc}\nmonitor: {scalars: [loss]}")
     assert config.reward_attribute == "acc" and config.monitor.scalars == ("loss", "acc")
@@ -219,7 +232,7 @@ KEYS = {
     "search: {seed: true}": ["1:16: search.seed: must be a whole number of 0 or more, not 'true'"],
     "search: {sampler: gird}": ["1:19: search.sampler: unknown sampler 'gird' (did you mean grid?)"],
     "search: {sampler: [a]}": [
-        "1:19: search.sampler: unknown sampler a list (valid: grid, random, tpe, nsga2, evolution, spos)"
+        "1:19: search.sampler: must be the name of a sampler, or a mapping of type and its options, not a list"
     ],
     "search: {sampler: {n_startup: 3}}": ["1:19: search.sampler: missing key 'type'"],
     "search: {sampler: {type: randm}}": ["1:26: search.sampler.type: unknown sampler 'randm' (did you mean random?)"],
@@ -232,6 +245,9 @@ KEYS = {
     "search: {target: high}": ["1:18: search.target: must be a number, not 'high'"],
     "search: {target: 0.9}": [
         "1:18: search.target: needs a score: give task.reward_attribute or search.objectives",
+    ],
+    "search: {stop: [null]}": [
+        "1:17: search.stop[0]: must be the name of a stopper, or a mapping of type and its options, not nothing"
     ],
     "search: {stop: medan}": ["1:16: search.stop: unknown stopper 'medan' (did you mean median?)"],
     "search: {stop: median}": ["1:16: search.stop: needs a score: give task.reward_attribute or search.objectives"],
