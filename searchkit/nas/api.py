@@ -5,7 +5,7 @@ Paths in a config begin in the current folder. An arch may be given as an `Arch`
 Input shapes are a short edge, or (H, W), in pixels; without one the first of the space is taken. All random numbers are
 functions of `seed`. `device` is a name of torch's ("cpu", "cuda:1"); without it a GPU where there is one.
 
-All functions raise searchkit's own errors: UsageError for what the caller can mend (a config, a path, an arch of
+All functions raise searchkit's own errors: UsageError for what the caller can fix (a config, a path, an arch of
 another space), ConflictError where another process works in the same folder, StorageError for the disk.
 """
 
@@ -150,8 +150,8 @@ def calibrate(supernet: Session, arch: ArchLike, input_shape: InputShape | None 
     """A subnet as a network of its own, in eval mode on the supernet's device, with batch-norm statistics computed anew
     on the calibration images; without any (test.calibration_images: 0) with the supernet's. It shares nothing with the
     supernet, which stays as it is; it takes and returns what `build_supernet` says."""
-    found, shape = _placed(supernet.recipe, arch, input_shape)
-    static: nn.Module = subnet(supernet.net, found, supernet.config)
+    placed, shape = _placed(supernet.recipe, arch, input_shape)
+    static: nn.Module = subnet(supernet.net, placed, supernet.config)
     with memory_advice("test"):
         supernet.bench.calibrate(static, shape, supernet.recipe.train.precision)
     return static.eval()
@@ -167,10 +167,10 @@ def score(
     `record["protocol"]` how it was measured. calibrated: False keeps the supernet's own batch-norm statistics, and the
     score then says little. A record that is given is not changed.
     """
-    found, shape = _placed(supernet.recipe, arch, input_shape)
-    record = {"arch": found.nested(), "data": {"input_shape": list(shape) if isinstance(shape, tuple) else shape}}
+    placed, shape = _placed(supernet.recipe, arch, input_shape)
+    record = {"arch": placed.nested(), "data": {"input_shape": list(shape) if isinstance(shape, tuple) else shape}}
     with memory_advice("test"):
-        return sweep.test_record(supernet, record, found, TAG, calibrated)
+        return sweep.test_record(supernet, record, placed, TAG, calibrated)
 
 
 def extract(
@@ -193,7 +193,7 @@ def extract(
     writes nothing, where the folder does not compute what the supernet does, bit for bit.
     """
     source, where = extraction.open_source(recipe, checkpoint, seed), _device(device)
-    found, shape = _placed(recipe, arch, input_shape)
+    placed, shape = _placed(recipe, arch, input_shape)
     record = arch if isinstance(arch, Mapping) and "protocol" in arch else None
     measured, why, bench = None, "there is no record of a score", None
     if record is not None:
@@ -210,7 +210,7 @@ def extract(
         return extraction.extract(
             source,
             how.recipe,
-            found,
+            placed,
             shape,
             out,
             images=shown,
@@ -232,12 +232,12 @@ def load_extracted(folder: str) -> nn.Module:
 
 def _placed(recipe: Recipe, arch: ArchLike, shape: InputShape | None) -> tuple[Arch, InputShape]:
     """(an arch of the recipe's space, the input shape that is meant)."""
-    found = find_arch(recipe, arch)
+    placed = find_arch(recipe, arch)
     if shape is not None:
-        return found, shape
+        return placed, shape
     data = arch.get("data") if isinstance(arch, Mapping) else None
     own = data.get("input_shape") if isinstance(data, Mapping) else None
-    return found, recipe.scales[0] if own is None else modelspace.edge(own)
+    return placed, recipe.scales[0] if own is None else modelspace.edge(own)
 
 
 def _categories(recipe: Recipe) -> Sequence[str]:

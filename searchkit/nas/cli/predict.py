@@ -80,7 +80,7 @@ def predict_command(asked: Predict) -> None:
         opened, task = _of_checkpoint(asked, where, files)
     os.makedirs(out, exist_ok=True)
     taken = _not_ours(files, out)
-    found: list[dict[str, Any]] = []
+    items: list[dict[str, Any]] = []
     unknown = 0
     with Progress("predict", len(files)) as progress, memory_advice("predict"):
         for done, path in enumerate(files, 1):
@@ -93,22 +93,22 @@ def predict_command(asked: Predict) -> None:
             unknown += pictures.of_unknown_range(path, opened.reading)
             there = task.find(opened, picture, asked.threshold)
             task.draw(opened, picture, there, target)
-            found.append({"image": path, "picture": target, task.key: there})
+            items.append({"image": path, "picture": target, task.key: there})
             progress.update(done)
-    if not found:
+    if not items:
         raise UsageError("no image could be read")
     if unknown:
         say(
             f"{unknown} {'image is' if unknown == 1 else 'images are'} of grey deeper than 8 bits, "
             "and the model knows no range for them: 16 bits are taken"
         )
-    drawn = {name for item in found for name in task.names(item[task.key])}
+    drawn = {name for item in items for name in task.names(item[task.key])}
     if said := fonts.note(pictures.lacking(drawn)):
         say(f"note: {said}")
     if asked.as_json:
-        console.print_json(found)
+        console.print_json(items)
         return
-    for item in found:
+    for item in items:
         click.echo(f"{item['picture']}: {task.text(item[task.key])}")
 
 

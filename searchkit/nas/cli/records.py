@@ -87,8 +87,8 @@ def print_table(records: Sequence[Mapping[str, Any]], tag: str = "", limit: int 
         cost = record.get("overhead", {})
         row = [arch_text(record), str(record.get("data", {}).get("input_shape", ""))]
         row += [human(cost[k]) if k in cost else "" for k in ("flops", "params")]
-        found = record.get("metric", {}).get(tag, {})
-        row += [f"{found[m]:.3f}" if m in found else "" for m in metrics]
+        metric = record.get("metric", {}).get(tag, {})
+        row += [f"{metric[m]:.3f}" if m in metric else "" for m in metrics]
         protocol = record.get("protocol", {}).get(tag, {})
         table.add_row(
             *row, *(["  ".join(f"{key} {_brief(protocol.get(key))}" for key in differing)] if differing else [])
@@ -122,13 +122,13 @@ def print_classes(records: Sequence[Mapping[str, Any]], tag: str, recipe: Any, l
 
     first = recipe.task.objective.record_name(recipe.data, recipe.task.objective.per_class)
     shown = [record.get("metric", {}).get(tag, {}) for record in records[:limit]]
-    names = dict.fromkeys(name for found in shown for name in found if name.startswith(first))
+    names = dict.fromkeys(name for values_by_class in shown for name in values_by_class if name.startswith(first))
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(f"{first}…", no_wrap=True)
     for record in records[:limit]:
         table.add_column(str(record.get("name") or Arch.of(record["arch"]).id), justify="right", no_wrap=True)
     for name in names:
-        values = (found.get(name) for found in shown)
+        values = (values_by_class.get(name) for values_by_class in shown)
         table.add_row(name.removeprefix(first), *("" if v is None else "none" if v < 0 else f"{v:.3f}" for v in values))
     click.echo()
     console.rich_console(200).print(table)

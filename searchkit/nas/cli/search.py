@@ -196,8 +196,8 @@ def _plan(
     objectives = search.objectives(wanted, algorithm, metrics, search.sample_record(recipe, tag, plain, metrics))
     search.check_values(recipe, where, objectives, known)
     search.numeric(constraints, knobs, recipe.space, plain)
-    found, digest = checkpoints.load_with_digest(path)
-    nets.check_space(recipe, found, path)
+    kept, digest = checkpoints.load_with_digest(path)
+    nets.check_space(recipe, kept, path)
     for note in recipe.task.objective.notes(evaluator):
         say(note)
     sections = search.digests(recipe, tag == search.PROXY)
@@ -238,10 +238,10 @@ def _check_data(recipe: Any, name: str) -> None:
 
 def _shapes(texts: Sequence[str], recipe: Any) -> tuple[Any, ...]:
     """The input shapes that --input names."""
-    found = recipe.scales if "all" in texts else tuple(map(_shape, texts)) or recipe.scales[:1]
-    if len({isinstance(shape, int) for shape in found}) > 1:
+    shapes = recipe.scales if "all" in texts else tuple(map(_shape, texts)) or recipe.scales[:1]
+    if len({isinstance(shape, int) for shape in shapes}) > 1:
         raise UsageError("--input must name short edges alone, or H,W alone", "Constraints must fit all of them")
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(shapes))
 
 
 def _shape(text: str) -> Any:

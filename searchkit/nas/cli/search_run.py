@@ -85,12 +85,12 @@ def _check_over(keep: str) -> None:
 
 def _workers(keep: str) -> list[int]:
     """The workers of a search that live, those without a trial, too."""
-    plan, found = os.path.realpath(os.path.join(keep, search.PLAN)), []
+    plan, pids = os.path.realpath(os.path.join(keep, search.PLAN)), []
     for pid in proc.numbers():
         words = proc.command(pid)
         if b"score" in words[:-1] and os.path.realpath(os.fsdecode(words[words.index(b"score") + 1])) == plan:
-            found.append(pid)
-    return found
+            pids.append(pid)
+    return pids
 
 
 def _move_away(keep: str) -> str:
@@ -129,10 +129,10 @@ def _task(keep: str) -> dict[str, Any] | None:
     if not os.path.exists(Workspace(os.path.join(keep, NAME)).task(search.TASK).run_config):
         return None  # nor is that of a workspace further up taken for it
     with contextlib.suppress(SearchkitError, ValueError):
-        found: dict[str, Any] = json.loads(
+        facts: dict[str, Any] = json.loads(
             _command(keep, "searchkit.suite.cli.ctl", "show", "--task", search.TASK, "--json")
         )
-        return found
+        return facts
     return None
 
 

@@ -53,9 +53,9 @@ class Knobs:
                 continue
             value = values.get(knob.name)
             if value not in knob.choices:
-                found = f"not {value!r}" if knob.name in values else "but is missing"
+                actual = f"not {value!r}" if knob.name in values else "but is missing"
                 shown = f"{knob.choices[0]} to {knob.choices[-1]}" if len(knob.choices) > 20 else f"{[*knob.choices]}"
-                wrong.append(f"{knob.name} must be one of {shown}, {found}")
+                wrong.append(f"{knob.name} must be one of {shown}, {actual}")
             elif place.position is not None:
                 row[place.position] = int(value)
             elif dim.common:
@@ -83,13 +83,13 @@ class Knobs:
 def knobs_of(grid: Grid) -> Knobs:
     """The knobs of a grid, each after the one that it hangs on."""
     names = _Names(grid)
-    found: list[_Place] = []
+    places: list[_Place] = []
     for d, (dim, at) in enumerate(zip(grid.dims, grid.depth_of, strict=True)):
         if dim.tied:
             continue
         if dim.common or _is_bound(dim):
             choices = dim.choices[0] if dim.common else _numbers(dim)
-            found += [_Place(Knob(names.new(dim.key), choices), d, None)] if len(choices) > 1 else []
+            places += [_Place(Knob(names.new(dim.key), choices), d, None)] if len(choices) > 1 else []
             continue
         for i, choices in enumerate(dim.choices):
             name, when = names.new(dim.key if dim.scalar else f"{dim.key}.{i}"), None
@@ -98,12 +98,12 @@ def knobs_of(grid: Grid) -> Knobs:
                 stage, block = divmod(i, len(dim.choices) // len(depth.choices))
                 if block >= depth.choices[stage][-1]:
                     continue
-                when = _when(found, at, stage, block, dim, depth)
-            found += [_Place(Knob(name, choices, when), d, i)] if len(choices) > 1 else []
-    return Knobs(tuple(found))
+                when = _when(places, at, stage, block, dim, depth)
+            places += [_Place(Knob(name, choices, when), d, i)] if len(choices) > 1 else []
+    return Knobs(tuple(places))
 
 
-def _when(found: list[_Place], at: int, stage: int, block: int, dim: Dim, depth: Dim) -> tuple[str, int] | None:
+def _when(places: list[_Place], at: int, stage: int, block: int, dim: Dim, depth: Dim) -> tuple[str, int] | None:
     """The condition of a slot; None where all depths have its block."""
     if depth.choices[stage][0] > block:
         return None
@@ -112,7 +112,7 @@ def _when(found: list[_Place], at: int, stage: int, block: int, dim: Dim, depth:
             f"{dim.key} can't be searched: it is block_wise, and {depth.key} ascending",
             f"leave out one of them, or set the depths of each stage so that all combinations of {depth.key} ascend",
         )
-    knob = next(p.knob for p in found if p.dim == at and p.position in (None, stage))
+    knob = next(p.knob for p in places if p.dim == at and p.position in (None, stage))
     return knob.name, block
 
 

@@ -71,7 +71,7 @@ def subset(data: LabelSet, indices: Sequence[int]) -> tuple[LabelSet, tuple[int,
 def unusable(data: LabelSet, indices: Sequence[int]) -> dict[int, UsageError]:
     """What is wrong with those of these images that can't be decoded."""
     faults = {i: label_loader.unreadable(data, [i]) for i in indices}
-    return {i: found[0] for i, found in faults.items() if found}
+    return {i: reasons[0] for i, reasons in faults.items() if reasons}
 
 
 def places(data: LabelSet, ids: Sequence[Any]) -> list[int] | None:
@@ -88,7 +88,7 @@ def decoded_mb(data: LabelSet, shape: InputShape) -> float:
 def train_batches(
     data: LabelSet,
     section: LabelData,
-    o: Optimisation,
+    settings: Optimisation,
     seed: int,
     start: int,
     steps: int,
@@ -100,7 +100,7 @@ def train_batches(
     loaded = label_loader.train_loader(
         data,
         section.augment,
-        o.batch_size,
+        settings.batch_size,
         seed,
         start,
         steps,
@@ -180,13 +180,15 @@ def _no_dropout(net: Any) -> Iterator[None]:
         net.dropout = p
 
 
-def losses(net: nn.Module, inputs: Tensor, targets: Any, o: Optimisation, epoch: int, soft: Soft | None) -> Losses:
+def losses(
+    net: nn.Module, inputs: Tensor, targets: Any, settings: Optimisation, epoch: int, soft: Soft | None
+) -> Losses:
     """(`loss_ce` and, with a teacher, `loss_distill`, each weighted; the scores (N, classes of the data))."""
     labels, _, known = targets
     with _enough(inputs), contextlib.nullcontext() if soft is None or soft.dropout else _no_dropout(net):
         scores = net(inputs)[:, :known]  # those behind them stay silent, whatever label_smoothing asks for
     labels = labels.to(inputs.device, non_blocking=True)
-    hard = F.cross_entropy(scores.float(), labels, label_smoothing=float(value_at(o.label_smoothing, epoch)))
+    hard = F.cross_entropy(scores.float(), labels, label_smoothing=float(value_at(settings.label_smoothing, epoch)))
     if soft is None:
         return {"loss_ce": hard}, scores
     parts = {"loss_distill": soft.weight * divergence(scores, soft.scores, soft.temperature)}

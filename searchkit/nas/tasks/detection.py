@@ -71,7 +71,7 @@ def subset(data: CocoSet, indices: Sequence[int]) -> tuple[CocoSet, tuple[int | 
 def unusable(data: CocoSet, indices: Sequence[int]) -> dict[int, UsageError]:
     """What is wrong with those of these images that can't be decoded."""
     faults = {i: unreadable(coco.subset(data, [i])) for i in indices}
-    return {i: found[0] for i, found in faults.items() if found}
+    return {i: reasons[0] for i, reasons in faults.items() if reasons}
 
 
 def places(data: CocoSet, ids: Sequence[int | str]) -> list[int] | None:
@@ -88,7 +88,7 @@ def decoded_mb(data: CocoSet, shape: InputShape) -> float:
 def train_batches(
     data: CocoSet,
     section: Data,
-    o: Optimisation,
+    settings: Optimisation,
     seed: int,
     start: int,
     steps: int,
@@ -100,7 +100,7 @@ def train_batches(
     return loader.train_loader(
         data,
         section.augment,
-        o.batch_size,
+        settings.batch_size,
         seed,
         start,
         steps,
@@ -164,7 +164,7 @@ def statistics(net: nn.Module, images: Sequence[Tensor], device: torch.device) -
 
 
 def losses(
-    net: nn.Module, inputs: list[Tensor], targets: Any, o: Optimisation, epoch: int, soft: Soft | None
+    net: nn.Module, inputs: list[Tensor], targets: Any, settings: Optimisation, epoch: int, soft: Soft | None
 ) -> Losses:
     """torchvision's losses by name; a detector has no outputs that others could learn from."""
     device = inputs[0].device
@@ -206,7 +206,7 @@ def predict(
 ) -> tuple[dict[int, dict[str, Tensor]], float]:
     """(predictions by image id, seconds in the network)."""
     net.eval()
-    found: dict[int, dict[str, Tensor]] = {}
+    boxes: dict[int, dict[str, Tensor]] = {}
     spent = 0.0
     for images, targets in batches:
         began = time.monotonic()
@@ -214,11 +214,11 @@ def predict(
         with autocast(device, precision):
             outputs = net(inputs_of(images, device))
         for target, output in zip(targets, outputs, strict=True):
-            found[int(target["image_id"])] = {
+            boxes[int(target["image_id"])] = {
                 k: v.float().cpu() if k != "labels" else v.cpu() for k, v in output.items()
             }
         spent += time.monotonic() - began
-    return found, spent
+    return boxes, spent
 
 
 def evaluate(
@@ -227,13 +227,13 @@ def evaluate(
     """COCO box metrics of a detector as it is (bbox_mAP, bbox_AR …; 0..1; -1 where there is nothing to find)."""
     was = net.training
     predictions, spent = predict(net, batches, device, precision)
-    found = evaluator.evaluate(predictions)
-    metrics = {name: value for name, value in found.items() if isinstance(value, float)}
+    result = evaluator.evaluate(predictions)
+    metrics = {name: value for name, value in result.items() if isinstance(value, float)}
     if evaluator.per_class:
-        metrics |= {f"{PER_CLASS}{name}": value for name, value in found["per_class"].items()}
+        metrics |= {f"{PER_CLASS}{name}": value for name, value in result["per_class"].items()}
     net.train(was)
     speed = {"images_per_s": len(predictions) / max(spent, 1e-9)}
-    return Evaluation(metrics | speed, tuple(found["notes"]), predictions)
+    return Evaluation(metrics | speed, tuple(result["notes"]), predictions)
 
 
 def results(data: CocoSet, predictions: Any) -> tuple[list[dict[str, Any]], int]:

@@ -34,13 +34,13 @@ def open_teaching(own: Recipe, categories: Sequence[str], device: torch.device, 
         return Teaching(settings)
     recipe = load(path_of(str(settings.config), "train.distill.config"))
     path = path_of(str(settings.checkpoint), "train.distill.checkpoint")
-    found = checkpoint.load(path)
+    kept = checkpoint.load(path)
     if recipe.task != own.task:
         raise UsageError(
             f"the teacher must be of task {own.task.name}, but {recipe.path} is of task {recipe.task.name}"
         )
-    nets.check_task(recipe, found, path)
-    theirs = list(found.meta["categories"])
+    nets.check_task(recipe, kept, path)
+    theirs = list(kept.meta["categories"])
     lacking = [name for name in categories if name not in theirs]
     if lacking or len(theirs) != len(categories):
         extra = [name for name in theirs if name not in categories]
@@ -51,7 +51,7 @@ def open_teaching(own: Recipe, categories: Sequence[str], device: torch.device, 
             "Train the teacher on the same classes, or choose some of the data's with data.classes",
         )
     order = tuple(map(theirs.index, categories))
-    teacher, alone = _network(recipe, found, path, settings.arch)
+    teacher, alone = _network(recipe, kept, path, settings.arch)
     teacher = teacher.to(device)
     if not alone:
         shape = own.scales[0]
@@ -59,14 +59,14 @@ def open_teaching(own: Recipe, categories: Sequence[str], device: torch.device, 
     return Teaching(settings, teacher, order)
 
 
-def _network(recipe: Recipe, found: checkpoint.Checkpoint, path: str, name: str) -> tuple[nn.Module, bool]:
+def _network(recipe: Recipe, kept: checkpoint.Checkpoint, path: str, name: str) -> tuple[nn.Module, bool]:
     """The teacher's static network, which learns nothing, and whether it was trained alone."""
-    names = found.meta["categories"]
-    static = bool(found.meta.get("static"))
+    names = kept.meta["categories"]
+    static = bool(kept.meta.get("static"))
     if static:  # a tuned subnet: the space is that arch alone
-        recipe = replace(recipe, space=recipe.space.only(Arch.of(found.meta["space"])))
-    nets.check_space(recipe, found, path)
-    net, _ = nets.load(recipe, found, names, 0, to_train=False, where=path)
+        recipe = replace(recipe, space=recipe.space.only(Arch.of(kept.meta["space"])))
+    nets.check_space(recipe, kept, path)
+    net, _ = nets.load(recipe, kept, names, 0, to_train=False, where=path)
     arch = recipe.space.named(name)
     alone = static or (recipe.train.policy == "fixed" and recipe.space.named(recipe.train.arch) == arch)
     teacher: nn.Module = subnet(net, arch, nets.sized(recipe, names))

@@ -267,9 +267,9 @@ def calibration_of(recipe: Recipe, ids: Sequence[int | str]) -> Calibration | No
     places = task.sets.places(train, ids)
     if places is None:
         return None
-    part, found = task.sets.subset(train, places)
+    part, indices = task.sets.subset(train, places)
     source, digest = task.sets.source_of(recipe.data.train), task.sets.digest(train)
-    return Calibration(_batches(recipe, part), found, source, digest, shown(train))
+    return Calibration(_batches(recipe, part), indices, source, digest, shown(train))
 
 
 def _batches(recipe: Recipe, data: Any) -> Batches:

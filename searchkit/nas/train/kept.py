@@ -34,13 +34,13 @@ _LONGEST = 120  # characters of a value in a message
 
 def deciding(recipe: Recipe, ranks: int) -> dict[str, Any]:
     """All that decides what a recipe trains, by dotted key, as plain data; ranks: how many processes train."""
-    found: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     for name in ("model", "data", "train"):
-        found |= _flat(name, getattr(recipe, name))
-    found = {key: value for key, value in found.items() if key not in FREE}
-    found["model.backbone"] = os.path.basename(recipe.model.backbone)  # one of the user's own may lie elsewhere
-    found |= _space(recipe.space) | {"init": recipe.init, RANKS: ranks}
-    plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
+        facts |= _flat(name, getattr(recipe, name))
+    facts = {key: value for key, value in facts.items() if key not in FREE}
+    facts["model.backbone"] = os.path.basename(recipe.model.backbone)  # one of the user's own may lie elsewhere
+    facts |= _space(recipe.space) | {"init": recipe.init, RANKS: ranks}
+    plain: dict[str, Any] = json.loads(json.dumps(facts, default=str))
     return plain
 
 
@@ -48,48 +48,48 @@ def differences(old: Mapping[str, Any], recipe: Recipe, ranks: int) -> dict[str,
     """What decides the training otherwise now, by key, in words. A key that `old` lacks, since it was kept by an older
     version, had its default."""
     new, default = deciding(recipe, ranks), _defaults(recipe)
-    found = {}
+    texts = {}
     for key, value in new.items():
         if key not in old and key not in default:
             continue  # an anchor more
         was = old[key] if key in old else default[key]
         if was != value:
-            found[key] = f"{key}: {_shown(was)} there, {_shown(value)} here"
-    return found
+            texts[key] = f"{key}: {_shown(was)} there, {_shown(value)} here"
+    return texts
 
 
 def _flat(name: str, section: Any) -> dict[str, Any]:
     """The keys of a section; those of `augment` each by itself."""
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for field in dataclasses.fields(section):
         value, key = getattr(section, field.name), f"{name}.{field.name}"
         if field.name == "augment":
-            found |= _flat(key, value)
+            flat |= _flat(key, value)
         else:
-            found[key] = dataclasses.asdict(value) if isinstance(value, Distill | Split | LabelSplit) else value
-    return found
+            flat[key] = dataclasses.asdict(value) if isinstance(value, Distill | Split | LabelSplit) else value
+    return flat
 
 
 def _space(space: Space) -> dict[str, Any]:
     """The dimensions, input shapes and anchors. An anchor that was added or taken out decides nothing."""
-    found: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     for dim in space.dims:
         given = {f.name: getattr(dim, f.name) for f in dataclasses.fields(dim)}
-        found[f"space.{dim.key}"] = {
+        facts[f"space.{dim.key}"] = {
             k: v for k, v in given.items() if k == "choices" or (v and k not in ("key", "scalar"))
         }
-    found["space.data.input_shape"] = space.scales
-    return found | {f"space.anchors.{name}": arch.nested() for name, arch in space.anchors}
+    facts["space.data.input_shape"] = space.scales
+    return facts | {f"space.anchors.{name}": arch.nested() for name, arch in space.anchors}
 
 
 def _defaults(recipe: Recipe) -> dict[str, Any]:
     """What the keys of the sections are where nothing is said."""
     model: Any = type(recipe.model)
     sections = {"model": model(num_classes=1), "data": type(recipe.data)(), "train": Train()}
-    found: dict[str, Any] = {"init": None}
+    facts: dict[str, Any] = {"init": None}
     for name, section in sections.items():
-        found |= _flat(name, section)
-    plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
+        facts |= _flat(name, section)
+    plain: dict[str, Any] = json.loads(json.dumps(facts, default=str))
     return plain
 
 

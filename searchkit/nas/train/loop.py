@@ -48,19 +48,19 @@ class Run:
     scored: int = 0  # the step of the last evaluation
 
 
-def make_optimizer(net: nn.Module, o: Optimisation, batch: int) -> torch.optim.Optimizer:
+def make_optimizer(net: nn.Module, settings: Optimisation, batch: int) -> torch.optim.Optimizer:
     """SGD or AdamW over the parameters that train; norms and biases get `norm_weight_decay`."""
-    lr = schedules.scaled_lr(o.lr, o.lr_scaling, batch, o.base_batch)
+    lr = schedules.scaled_lr(settings.lr, settings.lr_scaling, batch, settings.base_batch)
     decayed = [p for p in net.parameters() if p.requires_grad and p.ndim > 1]
     others = [p for p in net.parameters() if p.requires_grad and p.ndim <= 1]
     groups = [
-        {"params": decayed, "weight_decay": o.weight_decay},
-        {"params": others, "weight_decay": o.norm_weight_decay},
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": settings.norm_weight_decay},
     ]
     groups = [{**g, "lr": lr, "base_lr": lr} for g in groups if g["params"]]
-    if o.optimizer == "adamw":
+    if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=lr)
-    return torch.optim.SGD(groups, lr=lr, momentum=o.momentum, nesterov=o.nesterov)
+    return torch.optim.SGD(groups, lr=lr, momentum=settings.momentum, nesterov=settings.nesterov)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -76,7 +76,7 @@ def fit(
     run: Run,
     batches: Iterable[Batch],
     archs: Callable[[int], list[Arch]] | None,
-    o: Optimisation,
+    settings: Optimisation,
     *,
     task: Task,
     section: Data | LabelData,
@@ -98,17 +98,17 @@ def fit(
     last = time.monotonic()
     for step, images, targets in batches:
         task.network.set_scale(net, scale_at(scales, seed, step), section)
-        lr_factor = schedules.factor_at(o, step, steps)
+        lr_factor = schedules.factor_at(settings, step, steps)
         for group in run.optimizer.param_groups:
             group["lr"] = group["base_lr"] * lr_factor
         visited = archs(step) if archs else [None]
         where = _Where(step, 1 + step // max(1, steps_per_epoch), seed, device, ranks.rank)
-        losses = _gradients(net, images, targets, visited, o, task, where, teaching)
+        losses = _gradients(net, images, targets, visited, settings, task, where, teaching)
         parameters = [p for p in net.parameters() if p.requires_grad]
         distributed.average_gradients(parameters, ranks)
         distributed.average_statistics(net, ranks)
-        if o.clip_norm:
-            nn.utils.clip_grad_norm_(parameters, o.clip_norm)
+        if settings.clip_norm:
+            nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
         run.optimizer.step()
         run.optimizer.zero_grad(set_to_none=True)
         run.step = step + 1
@@ -134,7 +134,7 @@ def _gradients(
     images: Any,
     targets: Any,
     archs: list[Arch] | list[None],
-    o: Optimisation,
+    settings: Optimisation,
     task: Task,
     at: _Where,
     teaching: Teaching | None,
@@ -143,16 +143,16 @@ def _gradients(
     archs that have it."""
     inputs = task.network.inputs_of(images, at.device)
     total: dict[str, list[Tensor]] = {}
-    with autocast(at.device, o.precision):
+    with autocast(at.device, settings.precision):
         soft = teaching.before(inputs, at.epoch) if teaching else None
     for i, arch in enumerate(archs):
         if arch is not None:
             set_arch(net, arch)
         # torchvision samples anchors and proposals from the global generator, and dropout draws from it.
         torch.manual_seed(step_seed(at.seed, "sampling", at.step, i, at.rank))
-        with autocast(at.device, o.precision):
-            parts, outputs = task.objective.losses(net, inputs, targets, o, at.epoch, soft)
-        loss: Any = sum(_loss_weight(o, name, at.epoch) * value for name, value in parts.items())
+        with autocast(at.device, settings.precision):
+            parts, outputs = task.objective.losses(net, inputs, targets, settings, at.epoch, soft)
+        loss: Any = sum(_loss_weight(settings, name, at.epoch) * value for name, value in parts.items())
         for name, value in {**parts, "loss": loss}.items():
             total.setdefault(name, []).append(value.detach())
         (loss / len(archs)).backward()
@@ -171,5 +171,5 @@ def _gradients(
     return losses
 
 
-def _loss_weight(o: Optimisation, name: str, epoch: int) -> float:
-    return float(value_at((o.loss_weights or {}).get(name, 1.0), epoch))
+def _loss_weight(settings: Optimisation, name: str, epoch: int) -> float:
+    return float(value_at((settings.loss_weights or {}).get(name, 1.0), epoch))

@@ -105,10 +105,10 @@ def check_model(recipe: Recipe, checkpoint: Checkpoint, where: str) -> None:
     ours = network.unseen(recipe.model)
     theirs = checkpoint.meta.get("model", ours)
     names = dict.fromkeys((*ours, *theirs))
-    found = [f"{n}: {theirs.get(n)} there, {ours.get(n)} here" for n in names if theirs.get(n) != ours.get(n)]
-    if found:
+    differences = [f"{n}: {theirs.get(n)} there, {ours.get(n)} here" for n in names if theirs.get(n) != ours.get(n)]
+    if differences:
         hint = "Use the config that it was trained with"
-        raise UsageError(f"{where} is the checkpoint of another model: {'; '.join(found)}", hint)
+        raise UsageError(f"{where} is the checkpoint of another model: {'; '.join(differences)}", hint)
 
 
 def check_space(recipe: Recipe, checkpoint: Checkpoint, where: str) -> None:
@@ -116,10 +116,12 @@ def check_space(recipe: Recipe, checkpoint: Checkpoint, where: str) -> None:
     check_model(recipe, checkpoint, where)
     trained, wanted = Arch.of(checkpoint.meta["space"]), recipe.space.maximum()
     names = dict.fromkeys((*wanted.names, *trained.names))
-    found = [f"{n}: {trained.get(n)} there, {wanted.get(n)} here" for n in names if trained.get(n) != wanted.get(n)]
-    if found:
+    differences = [
+        f"{n}: {trained.get(n)} there, {wanted.get(n)} here" for n in names if trained.get(n) != wanted.get(n)
+    ]
+    if differences:
         hint = "Use the config that it was trained with"
-        raise UsageError(f"{where} is the checkpoint of another space: {'; '.join(found)}", hint)
+        raise UsageError(f"{where} is the checkpoint of another space: {'; '.join(differences)}", hint)
 
 
 def misfits(net: nn.Module, state: Mapping[str, Tensor]) -> list[str]:

@@ -53,17 +53,17 @@ def factor(
     return warm
 
 
-def factor_at(o: Any, step: int, steps: int) -> float:
+def factor_at(settings: Any, step: int, steps: int) -> float:
     """`factor` as a section about optimisation says it."""
     return factor(
-        o.schedule,
+        settings.schedule,
         step,
         steps,
-        warmup_steps=o.warmup_steps,
-        warmup_factor=o.warmup_factor,
-        milestones=o.milestones,
-        gamma=o.gamma,
-        floor=o.floor,
+        warmup_steps=settings.warmup_steps,
+        warmup_factor=settings.warmup_factor,
+        milestones=settings.milestones,
+        gamma=settings.gamma,
+        floor=settings.floor,
     )
 
 

@@ -87,16 +87,16 @@ def _train(
     accept: bool,
 ) -> int:
     """Returns the steps that are done in the end."""
-    o, task = recipe.train, recipe.task
+    settings, task = recipe.train, recipe.task
     net = nets.build(recipe, data.names, seed).to(device)
-    if o.channels_last:
+    if settings.channels_last:
         net = net.to(memory_format=torch.channels_last)
-    images, batch = task.sets.count(data), o.batch_size * ranks.world
-    steps, epoch = o.total_steps(images, ranks.world), o.epoch_steps(images, ranks.world)
+    images, batch = task.sets.count(data), settings.batch_size * ranks.world
+    steps, epoch = settings.total_steps(images, ranks.world), settings.epoch_steps(images, ranks.world)
     _check_reached(recipe.space, steps, epoch)
     choose = policy_of(recipe, nets.sized(recipe, data.names), seed, epoch)
     teaching = teach(recipe, data.names, device, seed)
-    run = Run(net, make_optimizer(net, o, batch))
+    run = Run(net, make_optimizer(net, settings, batch))
     saver = Saver(recipe, keep, work_dir, list(data.names), task.sets.digest(data), seed, steps, ranks)
     saver.meta |= range_entry(data)
     latest = os.path.join(keep, checkpoint.LATEST)
@@ -110,18 +110,18 @@ def _train(
     if bench:
         for line in (*bench.evaluated.report.lines, *bench.notes):
             watch.say(line)
-        bench.require(o.best_metric, "train.best_metric")
+        bench.require(settings.best_metric, "train.best_metric")
     for line in begun:  # now that nothing is left to refuse
         watch.say(line)
-    every = round(o.eval_epochs * epoch) if o.eval_epochs else steps
+    every = round(settings.eval_epochs * epoch) if settings.eval_epochs else steps
     seen = Seen()
-    scales = o.scales or recipe.scales
-    batches = batches_of(data, recipe, o, seed, run.step, steps, scales, ranks, seen)
+    scales = settings.scales or recipe.scales
+    batches = batches_of(data, recipe, settings, seed, run.step, steps, scales, ranks, seen)
     for report in fit(
         run,
         batches,
         choose,
-        o,
+        settings,
         task=task,
         section=recipe.data,
         steps=steps,
@@ -166,32 +166,32 @@ def _check_reached(space: Space, steps: int, epoch: int) -> None:
 
 def policy_of(recipe: Recipe, config: NetConfig, seed: int, steps_per_epoch: int) -> Policy:
     """Which archs each step of a recipe's training visits."""
-    o = recipe.train
+    settings = recipe.train
     macs = None
-    if o.macs_bins is not None:
+    if settings.macs_bins is not None:
         plans = price.plans_of(config, recipe.space.maximum())
 
         def macs(arch: Arch) -> int:
             return price.price(plans, config.heads, arch, recipe.scales[0]).flops
 
     return policy(
-        o.policy,
+        settings.policy,
         recipe.space,
         seed,
         steps_per_epoch=steps_per_epoch,
-        random_archs=o.random_archs,
-        arch=o.arch,
-        sampler=o.sampler,
-        sample_strategy=o.sample_strategy,
+        random_archs=settings.random_archs,
+        arch=settings.arch,
+        sampler=settings.sampler,
+        sample_strategy=settings.sample_strategy,
         macs=macs,
-        macs_bins=o.macs_bins,
+        macs_bins=settings.macs_bins,
     )
 
 
 def batches_of(
     data: Any,
     recipe: Recipe,
-    o: Optimisation,
+    settings: Optimisation,
     seed: int,
     start: int,
     steps: int,
@@ -203,7 +203,7 @@ def batches_of(
     if start >= steps:
         return iter(())
     batches: Iterator[Batch] = recipe.task.sets.train_batches(
-        data, recipe.data, o, seed, start, steps, scales, ranks, seen
+        data, recipe.data, settings, seed, start, steps, scales, ranks, seen
     )
     return batches
 
@@ -309,16 +309,15 @@ class Saver:
         return found
 
     def _longer(self, run: Run, step: int, end: int) -> str:
-        """What becomes of a training that had come to its end."""
-        o, steps = self.recipe.train, self.meta["steps"]
+        """What happens to a training that had already ended."""
+        settings, steps = self.recipe.train, self.meta["steps"]
         base = run.optimizer.param_groups[0]["base_lr"]
-        last, now = (base * schedules.factor_at(o, *at) for at in ((end - 1, end), (step, steps)))
+        last, now = (base * schedules.factor_at(settings, *at) for at in ((end - 1, end), (step, steps)))
         text = f"the training had come to its end, step {end}; it goes on to step {steps}"
         if last == now:
             return f"{text}, with lr {now:.2g} as before"
-        return (
-            f"{text}. Its schedule ({o.schedule}) now spans all {steps}: lr was {last:.2g}, and goes on with {now:.2g}"
-        )
+        schedule = f"Its schedule ({settings.schedule}) now spans all {steps}"
+        return f"{text}. {schedule}: lr was {last:.2g}, and goes on with {now:.2g}"
 
     def _show(self, name: str) -> None:
         """Where checkpoints are kept elsewhere, link them from the working folder."""
@@ -329,16 +328,16 @@ class Saver:
 
 def _evaluate(run: Run, recipe: Recipe, bench: Bench, saver: Saver, watch: Watch) -> None:
     """Score the named archs, and keep the checkpoint if it is the best so far."""
-    o = recipe.train
+    settings = recipe.train
     run.scored = run.step
     config = nets.sized(recipe, bench.categories)
-    for name in dict.fromkeys((*o.eval_archs, o.best_arch)):
+    for name in dict.fromkeys((*settings.eval_archs, settings.best_arch)):
         static: nn.Module = subnet(run.net, recipe.space.named(name), config)
         metrics = bench.score(static, recipe.scales[0], calibrated=bool(bench.calibration.ids))
         for note in bench.last.notes:
             if note not in bench.notes:
                 watch.say(f"step {run.step}  {name}: {note}")
         watch.scored(run.step, name, metrics)
-        if name == o.best_arch and metrics[o.best_metric] > run.best:
-            run.best = metrics[o.best_metric]
+        if name == settings.best_arch and metrics[settings.best_metric] > run.best:
+            run.best = metrics[settings.best_metric]
             saver.save(run, checkpoint.BEST)
