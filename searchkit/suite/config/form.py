@@ -85,7 +85,7 @@ class NestedArg:
     """Several arguments that vary together: one of the rows listed, which all have the same keys."""
 
     type: Literal["Nested"]
-    value: Annotated[tuple[Annotated[Mapping[Name, Written], Some()], ...], Some()]
+    value: Annotated[tuple[Annotated[Mapping[Name, Written], Some("name and its value")], ...], Some()]
     when: Text | None = None
     INSTEAD: ClassVar[Mapping[str, str]] = {
         "name": "a Nested argument has no name of its own; the keys of its rows are the names"

@@ -252,7 +252,7 @@ def test_all_splits_are_scaled_as_the_training_images(trained: Trained, tmp_path
     assert any("as data.train: 12 bits" in line for line in val.report.lines)
     given = config.load(path, ["data.range=[0, 2000]"])
     assert open_split(given, "val").reading.range == (0, 2000)
-    assert "range must be two ascending numbers" in nas.bad(
+    assert "data.range: must be two ascending numbers" in nas.bad(
         "train", path, "--work-dir", "w", "--set", "data.range=[2, 1]"
     )
     work = tmp_path / "work"

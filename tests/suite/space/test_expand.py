@@ -192,14 +192,12 @@ ARGS = {
     "{type: Categorical, name: a, value: 5}": [
         "5:41: search_args[1].value: must be a list of at least one value, not '5'"
     ],
-    "{type: Categorical, name: a, value: {b: 1}}": [
-        "5:41: search_args[1].value: must be a list of at least one value, not a mapping"
-    ],
-    "{type: Categorical, name: [a], value: [1]}": ["5:31: search_args[1]: a name must be a text that is not empty"],
-    "{type: Categorical, name: '', value: [1]}": ["5:31: search_args[1]: a name must be a text that is not empty"],
-    "{type: Categorical, name: 'a b', value: [1]}": ["5:31: search_args[1]: the name 'a b' must not contain ' '"],
-    "{type: Categorical, name: a/b, value: [1]}": ["5:31: search_args[1]: the name 'a/b' must not contain '/'"],
-    "{type: Categorical, name: 'a{b', value: [1]}": ["5:31: search_args[1]: the name 'a{b' must not contain '{'"],
+    "{type: Categorical, name: a, value: {b: 1}}": ["5:41: search_args[1].value: must be a list, not a mapping"],
+    "{type: Categorical, name: [a], value: [1]}": ["5:31: search_args[1].name: must be a text, not a list"],
+    "{type: Categorical, name: '', value: [1]}": ["5:31: search_args[1].name: a name must be a text that is not empty"],
+    "{type: Categorical, name: 'a b', value: [1]}": ["5:31: search_args[1].name: the name 'a b' must not contain ' '"],
+    "{type: Categorical, name: a/b, value: [1]}": ["5:31: search_args[1].name: the name 'a/b' must not contain '/'"],
+    "{type: Categorical, name: 'a{b', value: [1]}": ["5:31: search_args[1].name: the name 'a{b' must not contain '{'"],
     '{type: Categorical, name: "a\\0b", value: [1]}': ["5:31: a NUL or half a surrogate pair can't be part of a text"],
     '{type: Categorical, name: a, value: [1, "\\0"]}': ["5:45: a NUL or half a surrogate pair can't be part of a text"],
     "{type: Categorical, name: lr, value: [1]}": ["5:31: search_args[1]: 'lr' is declared twice (first on line 4)"],
@@ -220,21 +218,21 @@ ARGS = {
         "all rows must have the same keys"
     ],
     "{type: Nested, value: [{a: 1}, 5]}": [
-        "5:36: search_args[1].value[1]: must be a mapping of names to values, not '5'"
+        "5:36: search_args[1].value[1]: must be a mapping of at least one name and its value, not '5'"
     ],
     "{type: Nested, value: [{a: 1}, {}]}": [
-        "5:36: search_args[1].value[1]: must be a mapping of names to values, not an empty one"
+        "5:36: search_args[1].value[1]: must be a mapping of at least one name and its value, not an empty one"
     ],
-    "{type: Nested, value: [{'a b': 1}]}": ["5:29: search_args[1].value[0]: the name 'a b' must not contain ' '"],
+    "{type: Nested, value: [{'a b': 1}]}": ["5:29: search_args[1].value[0].a b: the name 'a b' must not contain ' '"],
     "{type: Uniform, name: a, low: 1, high: 0}": ["5:44: search_args[1].high: must be above low, which is 1, not 0"],
     "{type: Int, name: a, low: 3, high: 3}": ["5:40: search_args[1].high: must be above low, which is 3, not 3"],
-    "{type: LogUniform, name: a, low: 0, high: 1}": [
-        "5:38: search_args[1].low: must be above 0, as every value on a log scale, not 0"
-    ],
+    "{type: LogUniform, name: a, low: 0, high: 1}": ["5:38: search_args[1].low: must be a number above 0, not '0'"],
     "{type: LogInt, name: a, low: -1, high: 1}": [
-        "5:34: search_args[1].low: must be above 0, as every value on a log scale, not -1"
+        "5:34: search_args[1].low: must be a whole number between 1 and 2**53, as every one on a log scale, not '-1'"
     ],
-    "{type: Int, name: a, low: 1, high: 4, step: 0}": ["5:49: search_args[1].step: must be above 0, not 0"],
+    "{type: Int, name: a, low: 1, high: 4, step: 0}": [
+        "5:49: search_args[1].step: must be a whole number of 1 or more, not '0'"
+    ],
     "{type: Int, name: a, low: 1, high: 4, step: 4}": [
         "5:49: search_args[1].step: must be at most high - low, which is 3, not 4"
     ],
@@ -242,9 +240,9 @@ ARGS = {
         "5:46: search_args[1]: unknown key 'step' (valid: type, name, low, high, when)"
     ],
     "{type: Int, name: a, low: 1.5, high: true, step: x}": [
-        "5:31: search_args[1].low: must be a whole number, not '1.5'",
-        "5:42: search_args[1].high: must be a whole number, not 'true'",
-        "5:54: search_args[1].step: must be a whole number, not 'x'",
+        "5:31: search_args[1].low: must be a whole number between -2**53 and 2**53, not '1.5'",
+        "5:42: search_args[1].high: must be a whole number between -2**53 and 2**53, not 'true'",
+        "5:54: search_args[1].step: must be a whole number of 1 or more, not 'x'",
     ],
     "{type: Uniform, name: a, low: .nan, high: .inf}": [
         "5:35: search_args[1].low: must be a number, not '.nan'",

@@ -224,7 +224,11 @@ def test_faults_of_the_key() -> None:
     measures = '{call: "shop:cost", given: {unit: 1000}}'
     for other, said in (
         ("{given: {}}", "cfg.yaml:8:13: task.measures: missing key 'call'"),
-        ("[shop]", "cfg.yaml:8:13: task.measures: must be a function of your own, as module:function, not a list"),
+        (
+            "[shop]",
+            "cfg.yaml:8:13: task.measures: must be a function of your own, as module:function or a mapping "
+            "(key: value), not a list",
+        ),
         ('{call: "a:b", given: 3}', "cfg.yaml:8:34: task.measures.given: must be a mapping (key: value), not '3'"),
     ):
         assert faults(CONFIG.replace("MACS", "macs < 1").replace(measures, other)) == [said]
