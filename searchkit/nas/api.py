@@ -11,9 +11,10 @@ another space), ConflictError where another process works in the same folder, St
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -22,8 +23,8 @@ from searchkit.errors import UsageError
 from searchkit.nas.cost.price import Cost, plans_of
 from searchkit.nas.cost.price import price as price_arch
 from searchkit.nas.cost.rules import Convention
+from searchkit.nas.models import elastic
 from searchkit.nas.models.elastic import arch_of as arch_of
-from searchkit.nas.models.elastic import set_arch as set_arch
 from searchkit.nas.models.subnet import subnet
 from searchkit.nas.space.shapes import InputShape
 from searchkit.nas.subnet import extract as extraction
@@ -39,18 +40,20 @@ from searchkit.nas.train.splits import open_split
 from searchkit.records import modelspace
 from searchkit.records.arch import Arch
 
+T = TypeVar("T")
 ArchLike = Arch | str | Mapping[str, Any]
+SPLITS = ("train", "val", "test")
 TAG = "direct"  # under which the verb test keeps its scores, too
 
 
-def load_config(path: str, overrides: Iterable[str] = ()) -> Recipe:
+def load_config(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Recipe:
     """Read and check a config of search-nas.
 
     overrides: `section.key=value` texts, as `--set` takes them: `["train.epochs=2"]`. The recipe's `space` counts,
     names, enumerates and samples archs: `space.count()`, `.names()`, `.enumerate()`, `.sample(random.Random(0))`.
     Raises ConfigError with every fault at its place, file:line:col.
     """
-    return configs.load(path, overrides)
+    return configs.load(os.fspath(path), _several(overrides, "overrides", '["train.epochs=2"]'))
 
 
 def find_arch(recipe: Recipe, arch: ArchLike) -> Arch:
@@ -58,7 +61,7 @@ def find_arch(recipe: Recipe, arch: ArchLike) -> Arch:
     if isinstance(arch, str):
         return recipe.space.named(arch)
     if not isinstance(arch, Arch):
-        arch = Arch.of(arch["arch"] if isinstance(arch.get("arch"), Mapping) else arch)
+        arch = Arch.of(_arch_of_record(arch))
     if faults := recipe.space.faults(arch):
         raise UsageError(f"{arch.text()} is no arch of {recipe.path}: {'; '.join(faults)}")
     return recipe.space.canonical(arch)
@@ -86,7 +89,7 @@ def prices(
     """`price` of each of these archs, in their order: the network is laid out, and the data asked, but once."""
     config = recipe.model if recipe.classes_given else nets.sized(recipe, _categories(recipe))
     plans = plans_of(config, recipe.space.maximum())
-    placed = (_placed(recipe, arch, input_shape) for arch in archs)
+    placed = (_placed(recipe, arch, input_shape) for arch in _several(archs, "archs", '["MAX", "MIN"]'))
     return [price_arch(plans, config.heads, arch, shape, convention) for arch, shape in placed]
 
 
@@ -97,7 +100,18 @@ def build_supernet(recipe: Recipe, categories: Sequence[str] | None = None, *, s
     float in 0..1, and returns a list of {"boxes": (n, 4) xyxy in px, "labels": (n,) from 1, "scores": (n,)}; a
     classifier takes (N, 3, H, W), float in 0..1, and returns logits (N, classes). `set_arch` says which subnet runs.
     """
-    return nets.build(recipe, _categories(recipe) if categories is None else categories, seed)
+    names = _categories(recipe) if categories is None else _several(categories, "categories", '["cat", "dog"]')
+    return nets.build(recipe, list(names), seed)
+
+
+def set_arch(net: nn.Module, arch: ArchLike) -> None:
+    """Let a supernet run this arch from now on; its weights stay as they are. It may lie off the grid of the space, but
+    within the maximum. Raises UsageError, with all reasons, where its weights don't hold it, and for a name: the
+    network does not know its space."""
+    if isinstance(arch, str):
+        hint = f"Look it up: set_arch(net, find_arch(recipe, {arch!r}))"
+        raise UsageError(f"the arch of a network must be an Arch or a mapping, not the name {arch!r}", hint)
+    elastic.set_arch(net, arch if isinstance(arch, Arch) else Arch.of(_arch_of_record(arch)))
 
 
 def train_supernet(
@@ -142,6 +156,8 @@ def open_supernet(
     checkpoint, config and data do not fit together, and says how.
     """
     where = _device(device)
+    if split not in (None, *SPLITS):
+        raise UsageError(f"split must be {', '.join(SPLITS)} or None, not {split!r}")
     with memory_advice("test"):
         return sweep.open_session(recipe, checkpoint, split=split, device=where, seed=seed, tune=False, say=say or _say)
 
@@ -150,7 +166,7 @@ def calibrate(supernet: Session, arch: ArchLike, input_shape: InputShape | None 
     """A subnet as a network of its own, in eval mode on the supernet's device, with batch-norm statistics computed anew
     on the calibration images; without any (test.calibration_images: 0) with the supernet's. It shares nothing with the
     supernet, which stays as it is; it takes and returns what `build_supernet` says."""
-    placed, shape = _placed(supernet.recipe, arch, input_shape)
+    placed, shape = _placed(_session(supernet).recipe, arch, input_shape)
     static: nn.Module = subnet(supernet.net, placed, supernet.config)
     with memory_advice("test"):
         supernet.bench.calibrate(static, shape, supernet.recipe.train.precision)
@@ -167,7 +183,7 @@ def score(
     `record["protocol"]` how it was measured. calibrated: False keeps the supernet's own batch-norm statistics, and the
     score then says little. A record that is given is not changed.
     """
-    placed, shape = _placed(supernet.recipe, arch, input_shape)
+    placed, shape = _placed(_session(supernet).recipe, arch, input_shape)
     record = {"arch": placed.nested(), "data": {"input_shape": list(shape) if isinstance(shape, tuple) else shape}}
     with memory_advice("test"):
         return sweep.test_record(supernet, record, placed, TAG, calibrated)
@@ -234,10 +250,23 @@ def _placed(recipe: Recipe, arch: ArchLike, shape: InputShape | None) -> tuple[A
     """(an arch of the recipe's space, the input shape that is meant)."""
     placed = find_arch(recipe, arch)
     if shape is not None:
-        return placed, shape
+        return placed, modelspace.edge(shape)
     data = arch.get("data") if isinstance(arch, Mapping) else None
     own = data.get("input_shape") if isinstance(data, Mapping) else None
     return placed, recipe.scales[0] if own is None else modelspace.edge(own)
+
+
+def _session(supernet: Any) -> Session:
+    if isinstance(supernet, Session):
+        return supernet
+    hint = "Load it with what scoring needs: open_supernet(recipe, checkpoint)"
+    raise UsageError(f"a {type(supernet).__name__} is no supernet that open_supernet gave", hint)
+
+
+def _arch_of_record(record: Any) -> Any:
+    """The arch of a record; what is none is an arch itself."""
+    arch = record.get("arch") if isinstance(record, Mapping) else None
+    return arch if isinstance(arch, Mapping) else record
 
 
 def _categories(recipe: Recipe) -> Sequence[str]:
@@ -245,10 +274,19 @@ def _categories(recipe: Recipe) -> Sequence[str]:
     return names
 
 
+def _several(items: Iterable[T], name: str, example: str) -> Iterable[T]:
+    """The items, which must not be one text (its letters) or one mapping (its keys)."""
+    if isinstance(items, str | Mapping):
+        raise UsageError(f"{name} must be a list, not {items!r}", f"Such as {example}")
+    return items
+
+
 def _device(name: str | None) -> torch.device:
     try:
-        return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as e:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)  # whether it is there
+        return device
+    except (RuntimeError, AssertionError) as e:
         raise UsageError(f"device {name!r}: {str(e).splitlines()[0]}", "Such as 'cpu', or 'cuda:1'") from e
 
 

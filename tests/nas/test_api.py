@@ -82,6 +82,33 @@ def test_a_supernet_is_built_and_runs_the_arch_that_it_is_told(folder: Path) -> 
     assert net(images).shape == (2, 8) and not torch.equal(net(torch.ones(2, 3, 16, 16)), before)
 
 
+def test_what_is_no_arch_shape_split_device_or_list_is_told(folder: Path) -> None:
+    recipe = searchkit.nas.load_config(Path("cls.yaml"))
+    assert recipe.path == "cls.yaml"
+    net = searchkit.nas.build_supernet(recipe)
+    minimum = recipe.space.minimum()
+    searchkit.nas.set_arch(net, {"arch": minimum.nested()})
+    assert searchkit.nas.arch_of(net) == minimum
+    assert searchkit.nas.price(recipe, "MIN", [16, 16]) == searchkit.nas.price(recipe, minimum, 16)
+    load, price, score = searchkit.nas.load_config, searchkit.nas.price, searchkit.nas.score
+    wrong = (
+        (lambda: searchkit.nas.find_arch(recipe, 3), "must be a mapping of names to ints, not 3"),
+        (lambda: searchkit.nas.set_arch(net, "MIN"), "not the name 'MIN'"),
+        (lambda: searchkit.nas.set_arch(torch.nn.Conv2d(3, 3, 1), minimum), "a Conv2d is no supernet"),
+        (lambda: searchkit.nas.arch_of(torch.nn.Linear(3, 3)), "a Linear is no supernet"),
+        (lambda: score(net, "MIN"), "no supernet that open_supernet gave"),
+        (lambda: price(recipe, "MIN", 48.5), r"an input shape must be S, \[H, W\]"),
+        (lambda: searchkit.nas.prices(recipe, "MIN"), "archs must be a list, not 'MIN'"),
+        (lambda: searchkit.nas.build_supernet(recipe, "cat"), "categories must be a list, not 'cat'"),
+        (lambda: load("cls.yaml", "train.lr=1"), "overrides must be a list"),
+        (lambda: searchkit.nas.open_supernet(recipe, "cls/latest.pth", split="vall"), "split must be train, val, test"),
+        (lambda: searchkit.nas.open_supernet(recipe, "cls/latest.pth", device="cuda:99"), "device 'cuda:99'"),
+    )
+    for call, message in wrong:
+        with pytest.raises(UsageError, match=message):
+            call()
+
+
 def test_a_training_goes_on_in_the_same_folder(folder: Path, tmp_path: Path) -> None:
     recipe, steps = searchkit.nas.load_config("cls.yaml", ["train.steps=2"]), []
     path = searchkit.nas.train_supernet(

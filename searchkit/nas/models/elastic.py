@@ -106,7 +106,7 @@ def _module_of_file(path: str) -> Any:
 
 
 def arch_of(net: nn.Module) -> Arch:
-    """The architecture that a supernet, or a static network of ours, runs now. TypeError for another module."""
+    """The architecture that a supernet, or a static network of ours, runs now. UsageError for another module."""
     return Arch(tuple((f"{PART}.{name}", value) for name, value in _holder(net).body.arch.items))
 
 
@@ -151,4 +151,7 @@ def _holder(net: nn.Module) -> Any:
     for module in (net, getattr(net, "backbone", None)):
         if isinstance(getattr(module, "maximum", None), Arch):
             return module
-    raise TypeError(f"a {type(net).__name__} is no network of searchkit.nas.models")
+    raise UsageError(
+        f"a {type(net).__name__} is no supernet, nor a subnet of one",
+        "Take what searchkit.nas.build_supernet, or open_supernet(...).net, gives",
+    )

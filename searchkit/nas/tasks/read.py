@@ -239,7 +239,8 @@ def _dimension(document: Document, name: str) -> list[str]:
 def _with(node: Node, keys: list[str], new: Node) -> Node:
     if not keys:
         return _moved(new, node)
-    where, old = node.entries.get(keys[0], (node, Node("map", node.line, node.col, data={})))
+    absent = Node("scalar", node.line, node.col, keys[0], keys[0]), Node("map", node.line, node.col, data={})
+    where, old = node.entries.get(keys[0], absent)
     changed = _with(old, keys[1:], new)
     entries = {**node.entries, keys[0]: (where, changed)}
     return replace(node, kind="map", entries=entries, data={k: v.data for k, (_, v) in entries.items()})

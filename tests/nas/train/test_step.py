@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from searchkit.errors import UsageError
+from searchkit.errors import ConfigError, UsageError
 from searchkit.nas.tasks import detection
 from searchkit.nas.tasks import read as config
 from searchkit.nas.train import net as nets
@@ -72,6 +72,11 @@ def test_other_losses_and_formats_run(toy: Path, tmp_path: Path) -> None:
         assert all(value.isfinite().all() for value in final.values())
     with pytest.raises(UsageError, match="there is no loss 'loss_clas'"):
         config.load(path, ["train.loss_weights={loss_clas: 3}"])
+    with pytest.raises(ConfigError) as e:
+        config.load(path, ["train.loss_weights.loss_clas=3"])
+    assert [fault.what.partition(" (")[0] for fault in e.value.faults] == [
+        "train.loss_weights: there is no loss 'loss_clas'"
+    ]
 
 
 def test_frozen_stages_stay(toy: Path, tmp_path: Path) -> None:
