@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -148,8 +149,12 @@ def test_pictures_of_numbers_say_what_no_font_has(
 
 
 def test_a_font_lookup_that_fails_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(*_: object, **__: object) -> None:
-        raise subprocess.TimeoutExpired("fc-list", 1)
+    run = subprocess.run
+
+    def failing(command: list[str], **options: Any) -> Any:
+        if any(":charset" in word for word in command):  # ours: matplotlib asks fontconfig, too
+            raise subprocess.TimeoutExpired("fc-list", 1)
+        return run(command, **options)
 
     fonts._with_letter.cache_clear()
     monkeypatch.setattr(subprocess, "run", failing)

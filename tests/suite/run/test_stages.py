@@ -370,8 +370,8 @@ stages:
 
 
 FAULTS = {
-    "stages: []": ["1:9: stages: must be a list of at least one stage"],
-    "stages: 3": ["1:9: stages: must be a list, not '3'"],
+    "stages: []": ["1:9: stages: must be a list of at least one stage, not an empty one"],
+    "stages: 3": ["1:9: stages: must be a list of at least one stage, not '3'"],
     "stages: [{task: {template: x}}]": ["1:10: stages[0]: missing key 'name'"],
     "stages: [{name: a}]": ["1:10: stages[0]: missing key 'task'"],
     "stages: [{name: a.b, task: {template: x}}]": [
