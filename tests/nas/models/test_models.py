@@ -272,7 +272,7 @@ def test_a_missing_dimension() -> None:
     net, _, _ = make("bottleneck, bn")
     with pytest.raises(UsageError, match=r"backbone\.body\.depth is missing; backbone\.body\.width is missing"):
         set_arch(net, Arch.of({"backbone.stem.width": 4}))
-    with pytest.raises(TypeError, match="no network"):
+    with pytest.raises(UsageError, match="is no supernet"):
         set_arch(nn.Linear(1, 1), R50)
 
 
