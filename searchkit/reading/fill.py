@@ -66,8 +66,8 @@ def fill(cls: type[T], node: Node | None, path: str, report: Report, **given: An
 
 def fill_onto(base: T, node: Node | None, path: str, report: Report) -> T:
     """As `fill`, but what is not given is as in `base`, and so is what has a fault: the rest can still be checked."""
-    cls: type[T] = type(base)
-    held = {f.name: getattr(base, f.name) for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    cls: Any = type(base)
+    held = {f.name: getattr(base, f.name) for f in dataclasses.fields(cls) if f.init}
     values, _, _ = _fields(cls, node, path, report, held, onto=True)
     made = _make(cls, {**held, **values}, node, path, report)
     return base if made is None else made

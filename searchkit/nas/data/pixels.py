@@ -172,8 +172,9 @@ def header(file: str | bytes) -> Header:
 
 def _header(file: IO[bytes]) -> Header:
     with Image.open(file) as image:
-        late = image.format == "PNG" and "exif" not in image.info  # Pillow would decode it whole to look behind it
-        turn = _orientation_behind(file) if late else orientation_of(image)
+        if image.format == "PNG" and "exif" not in image.info:  # Pillow would decode it whole to look behind it
+            image.info["exif"] = _exif_behind(file)
+        turn = orientation_of(image)
         deep = image.mode == "F" or image.mode.startswith("I")
         width, height = image.size
         if image.format == "TIFF" and turn > 4:  # Pillow says what it will have turned it to
@@ -181,23 +182,16 @@ def _header(file: IO[bytes]) -> Header:
         return Header(turn, (width, height), deep)
 
 
-def _orientation_behind(file: IO[bytes]) -> int:
-    """The EXIF orientation that a PNG says behind its pixels, in its last bytes; 1 where these say none."""
+def _exif_behind(file: IO[bytes]) -> bytes:
+    """The EXIF data that a PNG has behind its pixels, in its last bytes; empty where these have none."""
     file.seek(max(0, file.seek(0, io.SEEK_END) - _HEAD))
     tail = file.read(_HEAD)
     at = tail.find(b"eXIf")
     while at >= 4:
-        data = tail[at + 4 : at + 4 + int.from_bytes(tail[at - 4 : at], "big")]
         if _ends_png(tail, at - 4):
-            exif = Image.Exif()
-            try:
-                exif.load(data)
-                turn = exif.get(0x0112, 1)
-            except Exception:  # as in orientation_of
-                return 1
-            return turn if turn in (1, 2, 3, 4, 5, 6, 7, 8) else 1
+            return tail[at + 4 : at + 4 + int.from_bytes(tail[at - 4 : at], "big")]
         at = tail.find(b"eXIf", at + 1)
-    return 1
+    return b""
 
 
 def _ends_png(tail: bytes, at: int) -> bool:
