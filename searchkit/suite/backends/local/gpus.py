@@ -8,6 +8,7 @@ is free again when the run has no job there (or when the last of them is dead, w
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import stat
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from searchkit import fsio
 from searchkit.errors import UsageError
 
+NVML = "libnvidia-ml.so.1"  # comes with NVIDIA's driver
 LEASES = "/tmp/searchkit-gpu-leases"  # fixed, whatever TMPDIR says: every run of the machine must see the same files
 
 
@@ -29,8 +31,9 @@ class Gpu:
 def _nvml() -> list[tuple[Gpu, str]]:
     """Every GPU that NVML sees, with its UUID; empty without driver."""
     try:
+        ctypes.CDLL(NVML)  # pynvml would open it too, but its import takes a tenth of a start of search-run
         import pynvml
-    except ImportError:
+    except (OSError, ImportError):
         return []
     try:
         pynvml.nvmlInit()
