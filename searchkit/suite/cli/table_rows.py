@@ -321,18 +321,16 @@ def fit(columns: Sequence[Sequence[str]], width: int | None, kept: set[str]) -> 
         notes.append(
             f"no room for {len(gone)} columns: {', '.join(gone)} (--columns names what is shown, --csv has all)"
         )
-    return [
-        GAP.join(line).rstrip() for line in zip(*(_padded(columns[i], widths[i]) for i in order), strict=True)
-    ], notes
+    # One format for a whole line: 10,000 lines cell by cell take three times as long.
+    line = GAP.join(f"%{'' if _are_numbers(columns[i][1:]) else '-'}{widths[i]}s" for i in order)
+    return [(line % cells).rstrip() for cells in zip(*(_cut(columns[i], widths[i]) for i in order), strict=True)], notes
 
 
-def _padded(cells: Sequence[str], width: int) -> list[str]:
-    """Cells of one width, numbers to the right."""
-    if max(map(len, cells)) > width:
-        cells = [text if len(text) <= width else f"{text[: width - 1]}…" for text in cells]
-    if _are_numbers(cells[1:]):
-        return [text.rjust(width) for text in cells]
-    return [text.ljust(width) for text in cells]
+def _cut(cells: Sequence[str], width: int) -> Sequence[str]:
+    """Cells of at most one width."""
+    if max(map(len, cells)) <= width:
+        return cells
+    return [text if len(text) <= width else f"{text[: width - 1]}…" for text in cells]
 
 
 def _are_numbers(cells: Sequence[str]) -> bool:
