@@ -1,0 +1,36 @@
+"""Boxes beside anchors: deltas from one to the other and back, and the overlap of pairs.
+
+What is here, in assigners.py, dense_losses.py and in dense.py's DenseDetector is also written into extracted folders,
+as it stands: it uses math, torch, F, ops (torchvision.ops) and each other, and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def encode(boxes: Tensor, anchors: Tensor, coder: tuple[float, float]) -> Tensor:
+    """Deltas that lead from anchors to boxes, both (P, 4) corners in px: centre by the anchor's size, logarithm of the
+    size, times the coder's two weights (of centres, of sizes)."""
+    size, target = anchors[:, 2:] - anchors[:, :2], boxes[:, 2:] - boxes[:, :2]
+    centre, goal = anchors[:, :2] + 0.5 * size, boxes[:, :2] + 0.5 * target
+    return torch.cat((coder[0] * (goal - centre) / size, coder[1] * torch.log(target / size)), dim=1)
+
+
+def decode(deltas: Tensor, anchors: Tensor, coder: tuple[float, float]) -> Tensor:
+    """The boxes that deltas lead to from anchors; a box is at most 1000 / 16 times its anchor's size."""
+    size = anchors[:, 2:] - anchors[:, :2]
+    centre = deltas[:, :2] / coder[0] * size + (anchors[:, :2] + 0.5 * size)
+    half = 0.5 * (torch.exp(torch.clamp(deltas[:, 2:] / coder[1], max=math.log(1000 / 16))) * size)
+    return torch.cat((centre - half, centre + half), dim=1)
+
+
+def paired_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of boxes with boxes, row by row: (P, 4) and (P, 4) -> (P,)."""
+    sides = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0)
+    common = sides.prod(1)
+    areas = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1)
+    return common / (areas - common).clamp(min=1e-7)

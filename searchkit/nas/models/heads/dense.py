@@ -1,0 +1,241 @@
+"""What one-stage detectors have in common: images to levels of class logits and box deltas, anchors, losses, boxes.
+
+RetinaNet and SSD differ in their networks and in rows of the tables of assigners.py and dense_losses.py. An extracted
+folder holds the same text (`source`), so it trains on with the same losses.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torchvision.ops as ops
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+from searchkit.errors import UsageError, did_you_mean
+from searchkit.nas.models.heads.assigners import ASSIGNERS
+from searchkit.nas.models.heads.boxes import decode, encode, paired_iou
+from searchkit.nas.models.heads.dense_losses import BOX_LOSSES, CLASS_LOSSES, NORMALIZERS
+
+LOSSES = ("classification", "bbox_regression")  # torchvision's names
+TABLES: dict[str, Mapping[str, Callable[..., Tensor]]] = {  # field of Dense -> what it may be
+    "assigner": ASSIGNERS,
+    "class_loss": CLASS_LOSSES,
+    "box_loss": BOX_LOSSES,
+    "normalizer": NORMALIZERS,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dense:
+    """How a dense detector learns, and what it makes of its outputs. Defaults are those of torchvision's
+    retinanet_resnet50_fpn.
+
+    `*_options`: keywords of the row of the table, such as assigner_options: {positive: 0.6}.
+    """
+
+    assigner: str = "iou"  # which anchors are to find which boxes: iou or atss
+    assigner_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    class_loss: str = "focal"  # or quality_focal
+    class_loss_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    box_loss: str = "l1"  # or smooth_l1, giou
+    box_loss_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    normalizer: str = "image"  # losses are means over the positives of an image, or of the batch
+    coder: tuple[float, float] = (1.0, 1.0)  # weights of centres and sizes in box deltas
+    background: bool = False  # logits begin with the background's, and scores are their softmax; else sigmoids
+    score_thresh: float = 0.05
+    nms_thresh: float = 0.5
+    detections_per_image: int = 100
+    candidates: int = 1000  # that enter NMS at most, of each level or of each class
+    candidates_of: Literal["level", "class"] = "level"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "coder", tuple(self.coder))  # a list of a YAML file
+        for name in TABLES:
+            self.row(name)
+        if len(self.coder) != 2 or not all(weight > 0 for weight in self.coder):
+            raise UsageError(f"coder must be two weights above 0, of centres and of sizes, but is {self.coder}")
+
+    def row(self, name: str) -> Callable[..., Tensor]:
+        """The chosen row of a table, with its options. Raises UsageError where there is no such row or option."""
+        table, chosen = TABLES[name], getattr(self, name)
+        if chosen not in table:
+            known = ", ".join(table)
+            raise UsageError(f"{name} must be one of {known}, but is {chosen!r}{did_you_mean(chosen, tuple(table))}")
+        options: Mapping[str, Any] = getattr(self, f"{name}_options", {})
+        parameters = inspect.signature(table[chosen]).parameters.values()
+        keywords = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+        for key in options:
+            if key not in keywords:
+                known = f"it has {', '.join(keywords)}" if keywords else "it has none"
+                near = did_you_mean(key, keywords)
+                raise UsageError(f"{name}_options: {chosen} has no option {key!r}{near}; {known}")
+        return partial(table[chosen], **options) if options else table[chosen]
+
+    def settings(self) -> dict[str, Any]:
+        """What a DenseDetector is called with, but for its anchors, its classes and its transform."""
+        return {
+            **{name: self.row(name) for name in TABLES},
+            "coder": self.coder,
+            "background": self.background,
+            "score_thresh": self.score_thresh,
+            "nms_thresh": self.nms_thresh,
+            "detections_per_image": self.detections_per_image,
+            "candidates": self.candidates,
+            "candidates_of": self.candidates_of,
+        }
+
+
+class DenseDetector(nn.Module):
+    """A detector without regions; a subclass has `levels`.
+
+    As a torchvision detector: a list of images (3, H, W) of 0..1, and in training their targets (boxes (G, 4) in px,
+    labels (G,) from 1 on), to a dict of losses in training, else a list of boxes, scores and labels.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        anchor_generator: AnchorGenerator,
+        transform: GeneralizedRCNNTransform,
+        *,
+        assigner: Callable[..., Tensor],
+        class_loss: Callable[..., Tensor],
+        box_loss: Callable[..., Tensor],
+        normalizer: Callable[..., Tensor],
+        coder: tuple[float, float],
+        background: bool,
+        score_thresh: float,
+        nms_thresh: float,
+        detections_per_image: int,
+        candidates: int,
+        candidates_of: str,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.anchor_generator = anchor_generator
+        self.transform = transform
+        self.assigner, self.class_loss, self.box_loss, self.normalizer = assigner, class_loss, box_loss, normalizer
+        self.coder = coder
+        self.background = background
+        self.score_thresh, self.nms_thresh = score_thresh, nms_thresh
+        self.detections_per_image = detections_per_image
+        self.candidates, self.candidates_of = candidates, candidates_of
+
+    def levels(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """x: (N, 3, H, W), normalised -> class logits (N, A K, h, w) and box deltas (N, A 4, h, w) of each level, with
+        K the classes (and the background); the channels of an anchor stand side by side."""
+        raise NotImplementedError
+
+    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
+        """Losses by name while training, else detections of each image; see the class."""
+        if self.training and targets is None:
+            raise ValueError("training needs targets: boxes and labels of each image")
+        for i, target in enumerate(targets or ()):
+            if (target["boxes"][:, 2:] <= target["boxes"][:, :2]).any():
+                raise ValueError(f"boxes of image {i} must have a width and a height above 0")
+        sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
+        batch, targets = self.transform(images, targets)
+        outputs = self.levels(batch.tensors)
+        anchors = self.anchors(batch, [deltas for _, deltas in outputs])
+        columns = self.num_classes + int(self.background)
+        logits = [flat_level(level, columns).float() for level, _ in outputs]
+        deltas = [flat_level(level, 4).float() for _, level in outputs]
+        if self.training:
+            assert targets is not None
+            return self.losses(torch.cat(logits, dim=1), torch.cat(deltas, dim=1), anchors, targets)
+        found = [
+            self.boxes([x[i] for x in logits], [x[i] for x in deltas], anchors, size)
+            for i, size in enumerate(batch.image_sizes)
+        ]
+        return self.transform.postprocess(found, batch.image_sizes, sizes)
+
+    def anchors(self, batch: Any, maps: Sequence[Tensor]) -> list[Tensor]:
+        """The anchors (A h w, 4) of each level, corners in px, place by place; they are those of all images."""
+        at_each = self.anchor_generator.num_anchors_per_location()
+        every: Tensor = self.anchor_generator(batch, list(maps))[0]
+        counts = [a * x.shape[-2] * x.shape[-1] for a, x in zip(at_each, maps, strict=True)]
+        return list(every.split(counts))
+
+    def losses(
+        self, logits: Tensor, deltas: Tensor, anchors: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """The losses of a batch, from logits (N, A, K), deltas (N, A, 4), anchors by level and targets."""
+        every = torch.cat(list(anchors))
+        nothing = torch.full((len(every),), -1, dtype=torch.int64, device=every.device)
+        with torch.no_grad():
+            matched = [self.assigner(anchors, t["boxes"]) if len(t["boxes"]) else nothing for t in targets]
+            labels = torch.stack(matched)
+            image, anchor = (labels >= 0).nonzero(as_tuple=True)
+            first = 1 - int(self.background)  # the label of the first column
+            own = [t["labels"][m[m >= 0]] - first for t, m in zip(targets, matched, strict=True)]
+            labels = labels.index_put((image, anchor), torch.cat(own))
+            boxes = torch.cat([t["boxes"][m[m >= 0]] for t, m in zip(targets, matched, strict=True)])
+            predicted = decode(deltas[image, anchor], every[anchor], self.coder)
+            quality = torch.zeros_like(labels, dtype=deltas.dtype)
+            quality = quality.index_put((image, anchor), paired_iou(predicted, boxes))
+            weights = self.normalizer(torch.bincount(image, minlength=len(targets)))
+        of_classes = self.class_loss(logits, labels, quality).sum(1)
+        of_boxes = self.box_loss(deltas[image, anchor], boxes, every[anchor], self.coder)
+        return {
+            "classification": (of_classes * weights).sum(),
+            "bbox_regression": (of_boxes * weights[image]).sum(),
+        }
+
+    def boxes(
+        self, logits: Sequence[Tensor], deltas: Sequence[Tensor], anchors: Sequence[Tensor], size: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        """What is found on one image of so many px (height, width), best first, from its levels: (A, K) and (A, 4)."""
+        if self.candidates_of == "class":  # all levels as one
+            logits, deltas, anchors = ([torch.cat(list(x))] for x in (logits, deltas, anchors))
+        found = []
+        for of_level, shifts, at in zip(logits, deltas, anchors, strict=True):
+            scores = of_level.softmax(-1)[:, 1:] if self.background else of_level.sigmoid()
+            groups = scores.unbind(1) if self.candidates_of == "class" else (scores.flatten(),)
+            for column, group in enumerate(groups):
+                kept = (group > self.score_thresh).nonzero()[:, 0]
+                best, order = group[kept].topk(min(self.candidates, len(kept)))
+                place = kept[order]
+                if self.candidates_of == "class":
+                    label = torch.full_like(place, 1 + column)
+                else:
+                    place, label = place // self.num_classes, 1 + place % self.num_classes
+                corners = ops.clip_boxes_to_image(decode(shifts[place], at[place], self.coder), size)
+                found.append((corners, best, label))
+        corners, scores, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+        kept = ops.batched_nms(corners, scores, labels, self.nms_thresh)[: self.detections_per_image]
+        return {"boxes": corners[kept], "scores": scores[kept], "labels": labels[kept]}
+
+
+def flat_level(level: Tensor, columns: int) -> Tensor:
+    """(N, A columns, h, w) -> (N, h w A, columns)."""
+    n, _, h, w = level.shape
+    return level.view(n, -1, columns, h, w).permute(0, 3, 4, 1, 2).reshape(n, -1, columns)
+
+
+def source(dense: Dense) -> str:
+    """The text of DenseDetector and of all that it calls, for a file that imports math, torch, `torch.nn.functional as
+    F`, `torchvision.ops as ops`, Any, Callable, Mapping, Sequence, Literal, Tensor, nn, AnchorGenerator and
+    GeneralizedRCNNTransform, with annotations that are not evaluated."""
+    rows = [TABLES[name][getattr(dense, name)] for name in TABLES]
+    parts: Iterable[Any] = (encode, decode, paired_iou, flat_level, *rows, DenseDetector)
+    return "\n\n".join(inspect.getsource(part) for part in parts)
+
+
+def settings_source(dense: Dense) -> str:
+    """`Dense.settings` as lines of keywords, with the rows of the tables by their names."""
+    lines = []
+    for name, value in dense.settings().items():
+        if isinstance(value, partial):
+            options = ", ".join(f"{key}={option!r}" for key, option in value.keywords.items())
+            text = f"partial({value.func.__name__}, {options})"
+        else:
+            text = value.__name__ if name in TABLES else repr(value)
+        lines.append(f"    {name!r}: {text},\n")
+    return "{\n" + "".join(lines) + "}"

@@ -1,0 +1,68 @@
+"""Losses of dense detectors, a table each for classes, boxes, and what one image counts.
+
+A loss of classes gives one number for each anchor: of logits (N, A, K), labels (N, A; a column of the logits of a
+foreground class, -1 background, -2 ignored), and the quality of a positive (its predicted box's IoU with the true one,
+else 0). One of boxes gives one number for each positive: of deltas, true boxes and anchors (P, 4), and the coder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+import torchvision.ops as ops
+from torch import Tensor
+
+from searchkit.nas.models.heads.boxes import decode, encode
+
+
+def focal(logits: Tensor, labels: Tensor, quality: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Sigmoid focal loss (https://arxiv.org/abs/1708.02002), summed over the classes: (N, A). alpha: the weight of
+    positives, 1 - alpha that of negatives; -1 weighs none."""
+    targets = (labels[..., None] == torch.arange(logits.shape[-1], device=labels.device)).to(logits.dtype)
+    values: Tensor = ops.sigmoid_focal_loss(logits, targets, alpha, gamma).sum(-1)
+    return values * (labels != -2)
+
+
+def quality_focal(logits: Tensor, labels: Tensor, quality: Tensor, *, gamma: float = 2.0) -> Tensor:
+    """Quality focal loss (https://arxiv.org/abs/2006.04388), summed over the classes: (N, A). The score of a positive
+    is to be its quality, not 1."""
+    places = labels[..., None] == torch.arange(logits.shape[-1], device=labels.device)
+    targets = places * quality[..., None].to(logits.dtype)
+    entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return ((targets - logits.sigmoid()).abs() ** gamma * entropy).sum(-1) * (labels != -2)
+
+
+def box_l1(deltas: Tensor, boxes: Tensor, anchors: Tensor, coder: tuple[float, float]) -> Tensor:
+    """The absolute differences of the deltas, summed over the four."""
+    return (deltas - encode(boxes, anchors, coder)).abs().sum(1)
+
+
+def box_smooth_l1(
+    deltas: Tensor, boxes: Tensor, anchors: Tensor, coder: tuple[float, float], *, beta: float = 1.0
+) -> Tensor:
+    """As l1, but a parabola below `beta`."""
+    return F.smooth_l1_loss(deltas, encode(boxes, anchors, coder), beta=beta, reduction="none").sum(1)
+
+
+def box_giou(deltas: Tensor, boxes: Tensor, anchors: Tensor, coder: tuple[float, float]) -> Tensor:
+    """1 - generalized IoU (https://arxiv.org/abs/1902.09630) of the predicted boxes with the true ones."""
+    values: Tensor = ops.generalized_box_iou_loss(decode(deltas, anchors, coder), boxes)
+    return values
+
+
+def by_image(positives: Tensor) -> Tensor:
+    """The weight of each image's sum, from how many positives each has, (N,): the mean over the images of the mean over
+    the positives, of which there is at least one. Over several ranks it is what it is on one."""
+    return 1 / (positives.clamp(min=1) * len(positives))
+
+
+def by_batch(positives: Tensor) -> Tensor:
+    """The mean over all positives of the batch, of which there is at least one."""
+    return (1 / positives.sum().clamp(min=1)).expand(len(positives))
+
+
+CLASS_LOSSES: dict[str, Callable[..., Tensor]] = {"focal": focal, "quality_focal": quality_focal}
+BOX_LOSSES: dict[str, Callable[..., Tensor]] = {"l1": box_l1, "smooth_l1": box_smooth_l1, "giou": box_giou}
+NORMALIZERS: dict[str, Callable[..., Tensor]] = {"image": by_image, "batch": by_batch}
