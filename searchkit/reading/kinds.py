@@ -17,6 +17,7 @@ from searchkit.reading.nodes import Node, Report, typed
 _BYTES = re.compile(r"([0-9]{1,20}(?:\.[0-9]+)?) ?([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _SECONDS = re.compile(r"([0-9]{1,20}(?:\.[0-9]+)?) ?([smhd]?)")
 _UNIT_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+LATER = {"later": True}  # the metadata of fields that came to a section when there were digests of it already
 SCALARS = ["string", "number", "boolean"]  # JSON's types of what YAML reads as a text where a text is needed
 
 

@@ -18,7 +18,8 @@ from searchkit.nas.subnet.results import calibration_file
 from searchkit.nas.train.bench import Calibration, calibration_of, open_calibration
 from searchkit.nas.train.evaluate import calibrate, calibrated_norms
 from searchkit.nas.train.recipe import Recipe
-from searchkit.nas.train.sections import LATER, Test
+from searchkit.nas.train.sections import Test
+from searchkit.reading.kinds import LATER
 
 NONE = Calibration()
 CALIBRATED, RAW, OWN = "calibrated", "raw", "own"

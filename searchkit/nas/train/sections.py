@@ -22,7 +22,7 @@ from searchkit.nas.space.shapes import InputShape
 from searchkit.nas.train.schedules import Scheduled
 from searchkit.reading.cursor import node_of
 from searchkit.reading.fill import At, keys_of
-from searchkit.reading.kinds import Bad, Count, Fraction, Kind, Number, Reader, Whole, number
+from searchkit.reading.kinds import LATER, Bad, Count, Fraction, Kind, Number, Reader, Whole, number
 from searchkit.reading.nodes import Node, Report
 
 
@@ -96,9 +96,6 @@ def _readers(hint: Any, value: Any, path: str) -> Iterator[tuple[Reader, Any, st
 def _check_range(span: tuple[float, float] | None) -> None:
     if span is not None and not -math.inf < span[0] < span[1] < math.inf:
         raise At("range", f"must be two ascending numbers, not {list(span)}")
-
-
-LATER = {"later": True}  # of fields that came to a section when there were digests of it: see text_of
 
 
 def text_of(section: Any) -> str:

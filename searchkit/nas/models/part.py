@@ -1,0 +1,244 @@
+"""What a neck and a head promise, and where the rows of a network run. No torch.
+
+A network is parts: a backbone gives features, a neck makes levels of them, a head says what is on the image. Each is
+one class in one file, a row of searchkit.nas.models.table or the user's own; what it reads of an architecture stands
+below `backbone.`, `neck.` or `head.` there. All that is known of a network at an architecture is its pieces, in the
+order in which they run: cost and parameters are read from them, whatever part they are of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+
+from searchkit.nas.models.plan import Plan
+from searchkit.reading.kinds import LATER, Count
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from searchkit.nas.space.shapes import InputShape
+    from searchkit.records.arch import Arch
+
+BACKBONE, NECK, HEAD = PARTS = ("backbone", "neck", "head")  # what an architecture's names are below, as they run
+Channels = tuple[int, ...]  # of features or of levels, finest first
+Gives = Literal["", "feature", "level"]
+
+
+class Where(NamedTuple):
+    """What the rows of a piece run on: an input of this size, for each image."""
+
+    on: Literal["image", "feature", "level", "levels", "regions", "mean"]
+    number: int = 0
+
+
+IMAGE = Where("image")
+LEVELS = Where("levels")  # on every level, with the same weights: parameters count once, MACs at each
+MEAN = Where("mean")  # on one position: the mean over a feature
+
+
+def feature(i: int) -> Where:
+    """On a map as large as the backbone's i-th feature, the finest being 0; -1 is the coarsest."""
+    return Where("feature", i)
+
+
+def level(i: int) -> Where:
+    """On a map as large as the i-th level that was given out by then, the finest being 0; -1 is the last one."""
+    return Where("level", i)
+
+
+def regions(n: int) -> Where:
+    """On each of n boxes. Its rows are linear layers alone, the first of which reads all positions of a box."""
+    return Where("regions", n)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows that run one after the other, the first of them on `where`.
+
+    gives: what the piece gives out, "feature" (a backbone) or "level" (a neck): the outputs of its rows that are marked
+    `output`; where none is, its end; without rows, what it runs on, as it is. Its place among the features or levels is
+    the next one.
+    """
+
+    rows: Plan
+    where: Where
+    gives: Gives = ""
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.rows, self.where, self.gives)))  # a key of caches, as rows are
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+Pieces = tuple[Piece, ...]
+
+
+def levels_of(pieces: Pieces, features: Channels) -> Channels:
+    """Channels of the levels that the pieces of a neck give out, in their order; features: those that it reads."""
+    levels: list[int] = []
+    for piece in pieces:
+        if piece.gives != "level":
+            continue
+        marked = [row.cout for row in piece.rows if row.output]
+        if not piece.rows:
+            marked = [features[piece.where.number] if piece.where.on == "feature" else levels[piece.where.number]]
+        levels += marked or [piece.rows[-1].cout]
+    return tuple(levels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetConfig:
+    """The keys of `model:` that all networks have, whatever their parts.
+
+    backbone, neck, head: a name of searchkit.nas.models.table, or the user's own class as "path/to/file.py:Class" or
+    "package.module:Class". neck_options, head_options: an instance of the `Options` of the part's class; None: its
+    defaults. Each head has a subclass of this as its `Config`, with its defaults of neck and head, and perhaps more
+    keys.
+    """
+
+    num_classes: Count  # without a background; left out: as many as the data has
+    backbone: str = "resnet"  # see space, or your own class as path/to/file.py:Class
+    backbone_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    neck: str = field(default="", repr=False, metadata=LATER)
+    neck_options: Any = field(default=None, repr=False, hash=False, metadata=LATER)
+    head: str = field(default="", repr=False, metadata=LATER)
+    head_options: Any = field(default=None, repr=False, hash=False, metadata=LATER)
+
+
+class Neck(Protocol):
+    """A neck but for its weights: it says what it is made of, and makes its module.
+
+    Options: a frozen dataclass, the keys of `model.neck_options` with their types, defaults and checks. NAMES: what it
+    reads of an architecture below `neck.`. MODULE: what its module is called beside the backbone's in the trunk.
+    """
+
+    Options: ClassVar[type]
+    NAMES: ClassVar[tuple[str, ...]]
+    MODULE: ClassVar[str]
+
+    def __init__(self, options: Any) -> None: ...
+
+    def plan(self, arch: Arch, features: Channels) -> Pieces:
+        """What it is made of at an architecture (its names below `neck.`), on features of so many channels.
+
+        Each of its levels is given out by a piece (`gives="level"`), finest first. Row names are those of its module's
+        state dict. Make rows and pieces with cached functions. Raises UsageError where it can't read such features.
+        """
+        ...
+
+    def module(self, arch: Arch, features: Channels) -> nn.Module | None:
+        """Its module with new weights, as large as the plan at that architecture; None where it has nothing to run.
+
+        forward(features: OrderedDict of (N, C_i, H_i, W_i), finest first) -> OrderedDict of levels, finest first.
+        One with NAMES has `arch`, what it runs now, and `set_arch(arch, features)`, which changes that: from then on
+        it runs the plan of that architecture on features of so many channels, on leading slices of its weights.
+        """
+        ...
+
+
+class Head(Protocol):
+    """A head but for its weights: it says what it is made of, makes the whole network, and knows what is learnt.
+
+    TASK: the one that it is of. Config: the class of the config's `model:`; Options: of its `head_options` (a Config
+    that is a subclass of it has these keys itself). NAMES: what it reads of an architecture below `head.`. MODULE: the
+    dotted name, within its network, of the module that has `arch` and `set_arch(arch, levels)`, as a neck's; unused
+    without NAMES. LOSSES: the names of its losses. form: how its network looks as source code.
+    """
+
+    TASK: ClassVar[str]
+    Config: ClassVar[type[NetConfig]]
+    Options: ClassVar[type]
+    NAMES: ClassVar[tuple[str, ...]]
+    MODULE: ClassVar[str]
+    LOSSES: ClassVar[tuple[str, ...]]
+
+    def __init__(self, options: Any, num_classes: int) -> None: ...
+
+    def plan(self, arch: Arch, levels: Channels) -> Pieces:
+        """What it is made of at an architecture (its names below `head.`), on levels of so many channels.
+
+        Row names are those of its network's state dict. Raises UsageError where it can't read such levels.
+        """
+        ...
+
+    def network(
+        self, body: nn.Module, neck: nn.Module | None, arch: Arch, levels: Channels, config: Any, **sizes: Any
+    ) -> nn.Module:
+        """The whole network around a backbone (and a neck), with new weights of its own where they are the head's.
+
+        config: of the class `Config`. sizes: of images, for a detector's transform (min_size, max_size). A detector
+        takes images and targets and gives out its losses by name, in eval mode boxes, as torchvision's do; it has that
+        `transform`, and its backbone with the neck as `backbone`.
+        """
+        ...
+
+    def statistics(self, net: Any, inputs: Any) -> None:
+        """Run all of the network that may have batch norms on a batch as the network takes it."""
+        ...
+
+    def silence(self, net: nn.Module, known: int) -> None:
+        """Let a head with more classes than the data never predict those behind the first `known`."""
+        ...
+
+    def adapt(
+        self,
+        state: Mapping[str, Tensor],
+        own: Mapping[str, Tensor],
+        old: Sequence[str],
+        new: Sequence[str],
+        to_train: bool,
+    ) -> dict[str, Tensor]:
+        """The state dict `state` with the rows that stand for classes moved from the names `old` to `new`, in the
+        shapes of `own`; a class that `old` lacks is as in `own` if it is to be trained, else it is never predicted."""
+        ...
+
+    @property
+    def form(self) -> Form: ...
+
+
+class Form(Protocol):
+    """How a head's network looks as source code (model.py of an extracted folder), and what proves that it is the same.
+
+    KIND: of network, for titles. COUNTED_ON: what its cost is stated for beside the input's shape. TRUNK: what `trunk`
+    is, in words.
+    """
+
+    KIND: str
+    COUNTED_ON: dict[str, int]
+    TRUNK: str
+
+    def model_source(self, net: Any, config: Any, title: str, size: tuple[int, int]) -> str:
+        """The text of model.py for a static network; size: what `size_of` says. Raises UsageError where it can't be
+        traced."""
+        ...
+
+    def size_of(self, net: Any, shape: InputShape) -> tuple[int, int]:
+        """Two edges of its images, px."""
+        ...
+
+    def size_entry(self, size: tuple[int, int]) -> dict[str, Any]:
+        """What config.json says of them."""
+        ...
+
+    def trunk(self, net: Any) -> nn.Module:
+        """The part that torch.export writes."""
+        ...
+
+    def tensors_of(self, outputs: Any) -> list[Tensor]:
+        """What the trunk gives out, as a list."""
+        ...
+
+    def equality(
+        self, net: Any, plain: Any, images: Sequence[Tensor], ids: Sequence[int | str], shape: InputShape, seed: int
+    ) -> dict[str, Any]:
+        """What was compared between two networks in eval mode, all of it equal to the bit. SearchkitError elsewhere."""
+        ...
+
+    def measured_macs(self, net: torch.nn.Module, config: Any, shape: InputShape) -> int:
+        """Multiply-adds of all that the plan has, by torch's own counter."""
+        ...
