@@ -25,7 +25,7 @@ from searchkit.nas.train.checkpoint import Checkpoint
 from searchkit.nas.train.distributed import Ranks
 from searchkit.nas.train.loop import Run, StepReport, fit, load_optimizer, make_optimizer
 from searchkit.nas.train.recipe import Recipe
-from searchkit.nas.train.sections import Optimisation
+from searchkit.nas.train.sections import Optimisation, text_of
 from searchkit.nas.train.splits import open_split, range_entry
 from searchkit.nas.train.supernet import batches_of
 from searchkit.records import modelspace
@@ -329,7 +329,7 @@ def tune_protocol(session: Session, record: Record) -> dict[str, Any]:
     recipe, options = session.recipe, session.recipe.finetune
     shape = shape_of(record, recipe)
     images = recipe.task.sets.count(session.tune_set)
-    options_text = f"{replace(options, checkpoint_steps=None, checkpoint_minutes=1.0)} {recipe.data.augment}"
+    options_text = f"{text_of(replace(options, checkpoint_steps=None, checkpoint_minutes=1.0))} {recipe.data.augment}"
     return {
         "checkpoint": session.digest,
         **session.bench.protocol(shape, True),  # calibrated before the tuning

@@ -25,7 +25,7 @@ from searchkit.nas.train import net as nets
 from searchkit.nas.train.bench import short_digest
 from searchkit.nas.train.loop import StepReport
 from searchkit.nas.train.recipe import Recipe
-from searchkit.nas.train.sections import Optimisation
+from searchkit.nas.train.sections import Optimisation, text_of
 from searchkit.nas.train.splits import open_split
 from searchkit.records import modelspace
 from searchkit.records.arch import Arch
@@ -114,7 +114,9 @@ def protocols(session: Session, own: Own, record: Record) -> dict[str, dict[str,
     several supernets can be compared to the same ones."""
     by_tag = {tag: sweep.test_protocol(session, record, tag == CALIBRATED) for tag in (RAW, CALIBRATED)}
     options = replace(own.optimisation, checkpoint_steps=None, checkpoint_minutes=1.0)
-    options_text = f"{options} {session.recipe.data.augment} {session.config} {session.recipe.train.channels_last}"
+    options_text = (
+        f"{text_of(options)} {session.recipe.data.augment} {session.config} {session.recipe.train.channels_last}"
+    )
     by_tag[OWN] = {
         **session.bench.protocol(sweep.shape_of(record, session.recipe), True),
         "trained_images": session.recipe.task.sets.count(own.images),

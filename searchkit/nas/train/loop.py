@@ -98,7 +98,7 @@ def fit(
     last = time.monotonic()
     for step, images, targets in batches:
         task.network.set_scale(net, scale_at(scales, seed, step), section)
-        lr_factor = schedules.factor_at(settings, step, steps)
+        lr_factor = schedules.factor_at(settings, step, steps, steps_per_epoch)
         for group in run.optimizer.param_groups:
             group["lr"] = group["base_lr"] * lr_factor
         visited = archs(step) if archs else [None]

@@ -27,13 +27,16 @@ def factor(
     milestones: tuple[float, ...] = (0.75, 0.92),
     gamma: float = 0.1,
     floor: float = 0.0,
+    restart_steps: float | None = None,
+    restart_mult: float = 1.0,
 ) -> float:
     """What the learning rate is multiplied by at a step (the first is 0).
 
     Linear warm-up from `warmup_factor` over `warmup_steps`; then `constant`; `step`: times `gamma` at each milestone (a
     fraction of all steps); `linear`: straight from 1 to `floor`; `cosine`: half a cosine from 1 to `floor` (Loshchilov
-    & Hutter, "SGDR", ICLR 2017); `one_cycle`: cosine up from 0.04 over the first 30 % and down to `floor` (Smith &
-    Topin, "Super-Convergence", 2018; the warm-up keys are not used).
+    & Hutter, "SGDR", ICLR 2017), with `restart_steps` anew after so many steps, and then each time after `restart_mult`
+    times as many, whatever `steps` is; `one_cycle`: cosine up from 0.04 over the first 30 % and down to `floor` (Smith
+    & Topin, "Super-Convergence", 2018; the warm-up keys are not used).
     """
     done = step / max(1, steps)
     if name == "one_cycle":
@@ -49,12 +52,27 @@ def factor(
     if name == "linear":
         return warm * (floor + (1 - floor) * (1 - done))
     if name == "cosine":
+        if restart_steps is not None:
+            done = _of_cycle(step, restart_steps, restart_mult)
         return warm * (floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2)
     return warm
 
 
-def factor_at(settings: Any, step: int, steps: int) -> float:
+def _of_cycle(step: int, length: float, mult: float) -> float:
+    """Which fraction of its cycle is done at a step; the first cycle has `length` steps, each next one `mult` times as
+    many as that before it."""
+    if mult == 1:
+        return math.fmod(step, length) / length
+    left = float(step)
+    while left >= length:
+        left -= length
+        length *= mult
+    return left / length
+
+
+def factor_at(settings: Any, step: int, steps: int, steps_per_epoch: int) -> float:
     """`factor` as a section about optimisation says it."""
+    restart = settings.restart_epochs
     return factor(
         settings.schedule,
         step,
@@ -64,6 +82,8 @@ def factor_at(settings: Any, step: int, steps: int) -> float:
         milestones=settings.milestones,
         gamma=settings.gamma,
         floor=settings.floor,
+        restart_steps=None if restart is None else restart * steps_per_epoch,
+        restart_mult=settings.restart_mult,
     )
 
 

@@ -253,6 +253,11 @@ class Optimisation:
     milestones: tuple[Milestone, ...] = (0.75, 0.92)  # of `step`, as fractions of all steps
     gamma: NotNegative = 0.1  # of `step`: factor at each milestone
     floor: NotNegative = 0.0  # of `linear`, `cosine` and `one_cycle`, as a fraction of lr
+    restart_epochs: Positive | None = field(default=None, metadata=LATER)
+    """Of `cosine`: it begins anew after so many epochs (T_0 of torch's CosineAnnealingWarmRestarts, here step by step),
+    whatever the length of the training."""
+    restart_mult: Annotated[float, number(1)] = field(default=1.0, metadata=LATER)
+    """How many times as long as the cycle before it each next one is (T_mult)."""
     warmup_steps: Whole = 0  # linear, from warmup_factor; not with one_cycle
     warmup_factor: NotNegative = 0.001
     clip_norm: Interval | None = None  # largest norm of the gradient
@@ -269,6 +274,10 @@ class Optimisation:
             raise At("momentum", "must be above 0 with nesterov")
         if not all(a < b for a, b in pairwise(self.milestones)):
             raise At("milestones", f"must ascend, but are {list(self.milestones)}")
+        if self.restart_epochs is not None and self.schedule != "cosine":
+            raise At("restart_epochs", f"is of schedule cosine, but schedule is {self.schedule}")
+        if self.restart_mult != 1 and self.restart_epochs is None:
+            raise At("restart_mult", "needs restart_epochs")
 
     def epoch_steps(self, images: int, world: int) -> int:
         """Optimiser steps of an epoch, whose last batch is filled up."""

@@ -97,7 +97,7 @@ def _train(
     choose = policy_of(recipe, nets.sized(recipe, data.names), seed, epoch)
     teaching = teach(recipe, data.names, device, seed)
     run = Run(net, make_optimizer(net, settings, batch))
-    saver = Saver(recipe, keep, work_dir, list(data.names), task.sets.digest(data), seed, steps, ranks)
+    saver = Saver(recipe, keep, work_dir, list(data.names), task.sets.digest(data), seed, steps, epoch, ranks)
     saver.meta |= range_entry(data)
     latest = os.path.join(keep, checkpoint.LATEST)
     if os.path.exists(latest):
@@ -220,8 +220,10 @@ class Saver:
         digest: str,
         seed: int,
         steps: int,
+        steps_per_epoch: int,
         ranks: distributed.Ranks,
     ) -> None:
+        self.steps_per_epoch = steps_per_epoch
         self.recipe, self.keep, self.work_dir, self.first, self.world = recipe, keep, work_dir, ranks.first, ranks.world
         self.due = checkpoint.Due(recipe.train.checkpoint_steps, recipe.train.checkpoint_minutes)
         self.meta = {
@@ -311,11 +313,14 @@ class Saver:
     def _longer(self, run: Run, step: int, end: int) -> str:
         """What happens to a training that had already ended."""
         settings, steps = self.recipe.train, self.meta["steps"]
-        base = run.optimizer.param_groups[0]["base_lr"]
-        last, now = (base * schedules.factor_at(settings, *at) for at in ((end - 1, end), (step, steps)))
+        base, epoch = run.optimizer.param_groups[0]["base_lr"], self.steps_per_epoch
+        last = base * schedules.factor_at(settings, end - 1, end, epoch)
+        now = base * schedules.factor_at(settings, step, steps, epoch)
         text = f"the training had come to its end, step {end}; it goes on to step {steps}"
         if last == now:
             return f"{text}, with lr {now:.2g} as before"
+        if settings.restart_epochs is not None:
+            return f"{text}, as its schedule of restarts says: lr was {last:.2g}, and goes on with {now:.2g}"
         schedule = f"Its schedule ({settings.schedule}) now spans all {steps}"
         return f"{text}. {schedule}: lr was {last:.2g}, and goes on with {now:.2g}"
 

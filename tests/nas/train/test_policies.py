@@ -233,6 +233,31 @@ def test_schedules_are_those_of_torch(steps: int) -> None:
         )
 
 
+@pytest.mark.parametrize("mult", [1, 2, 3])
+def test_warm_restarts_are_those_of_torch(mult: int) -> None:
+    """Whatever the length of the training: the first steps of a longer one are the shorter one."""
+    kind = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts
+    theirs = by_torch(lambda o: kind(o, 7, T_mult=mult, eta_min=0.05), 100)
+    ours = factors("cosine", 100, floor=0.05, restart_steps=7, restart_mult=mult)
+    assert ours == pytest.approx(theirs)
+    assert factors("cosine", 60, floor=0.05, restart_steps=7, restart_mult=mult) == ours[:60]
+    assert [step for step, rate in enumerate(ours) if rate == 1] == {
+        1: [*range(0, 100, 7)],
+        2: [0, 7, 21, 49],
+        3: [0, 7, 28, 91],
+    }[mult]
+
+
+def test_restarts_are_counted_in_epochs() -> None:
+    """At the boundaries of a space's schedule, which counts epochs from 1: the first step of epoch 81 begins anew."""
+    settings = Train(schedule="cosine", restart_epochs=80)
+    rates = [schedules.factor_at(settings, step, 1000 * 3, 3) for step in (0, 80 * 3 - 1, 80 * 3, 160 * 3)]
+    assert rates[0] == rates[2] == rates[3] == 1 and rates[1] < 0.001
+    for wrong in ({"restart_epochs": 2}, {"schedule": "cosine", "restart_mult": 2}):
+        with pytest.raises(UsageError, match=r"is of schedule cosine|needs restart_epochs"):
+            Train(**wrong)
+
+
 def test_one_cycle_is_nearly_that_of_torch() -> None:
     kind = torch.optim.lr_scheduler.OneCycleLR  # its two halves end one step early
     theirs = by_torch(lambda o: kind(o, 1.0, 1000, div_factor=25, final_div_factor=0.04 / 0.01), 1000, lr=0.04)

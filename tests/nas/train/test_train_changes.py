@@ -116,6 +116,23 @@ def test_one_at_its_end_goes_on(toy_cls: Path, tmp_path: Path) -> None:
         train(path, work)
 
 
+def test_one_with_restarts_goes_on_as_one_long_training(toy_cls: Path, tmp_path: Path) -> None:
+    """32 images in batches of 8: an epoch is four steps. Restarts don't depend on its end, nor on where it broke."""
+    restarts = {"schedule": "cosine", "restart_epochs": 1, "restart_mult": 2, "steps": None}
+    body = cls.tiny(toy_cls, "basic", train=restarts, test={"calibration_images": 0}, data={"val": None})
+    path, work = write(tmp_path / "cfg.yaml", body), tmp_path / "work"
+    rates: list[float] = []
+    reference = train(path, tmp_path / "unbroken", "train.epochs=4", watch=said([], rates))
+    assert [step for step, rate in enumerate(rates) if rate == 0.05] == [0, 4, 12]
+    lines: list[str] = []
+    train(path, work, "train.epochs=2", stop=3)
+    train(path, work, "train.epochs=2")
+    train(path, work, "train.epochs=4", watch=said(lines))
+    assert nas.equal(nas.tensors(work / "latest.pth"), nas.tensors(reference))
+    assert "to step 16, as its schedule of restarts says: lr was 0.035, and goes on with 0.025" in "\n".join(lines)
+    assert "restart" not in sections.text_of(sections.Finetune())  # digests of older results stay as they are
+
+
 def test_what_gives_weights_their_shapes_cannot_be_accepted(begun: tuple[str, Path]) -> None:
     path, work = begun
     other = "model.backbone_options={block: bottleneck}"
