@@ -185,7 +185,13 @@ def test_detections_of_a_softmax_are_those_of_torchvisions_ssd() -> None:
 
     generator = torch.Generator().manual_seed(4)
     dense = Dense(
-        background=True, coder=(10.0, 5.0), score_thresh=0.1, candidates=30, candidates_of="class", nms_thresh=0.45
+        background=True,
+        scores="softmax",
+        coder=(10.0, 5.0),
+        score_thresh=0.1,
+        candidates=30,
+        candidates_of="class",
+        nms_thresh=0.45,
     )
     own = detector(dense).eval()
     own.given = outputs(generator, columns=CLASSES + 1)
@@ -256,6 +262,7 @@ def test_how_much_an_image_counts() -> None:
         ({"box_loss": "giou", "box_loss_options": {"beta": 1}}, "giou has no option 'beta'; it has none"),
         ({"assigner_options": {"positve": 0.5}}, "did you mean positive"),
         ({"coder": (1.0,)}, "two weights"),
+        ({"scores": "softmax"}, "needs background: true"),
     ],
 )
 def test_options_that_do_not_exist(keys: dict[str, Any], words: str) -> None:

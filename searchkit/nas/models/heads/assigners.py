@@ -26,7 +26,8 @@ def assign_by_iou(
     between the two it is ignored.
 
     force: what an anchor gets that is the best one of some box, however small their IoU. "anchor": the box that is best
-    for the anchor itself, ties included (Faster R-CNN, RetinaNet). "box": that box (SSD). "none": nothing more.
+    for the anchor itself, ties included (Faster R-CNN, RetinaNet). "box": that box, the last one if it is so of several
+    (SSD). "none": nothing more.
     """
     iou: Tensor = ops.box_iou(boxes, torch.cat(list(anchors)))
     values, best = iou.max(dim=0)
@@ -35,7 +36,8 @@ def assign_by_iou(
         forced = (iou == iou.max(dim=1, keepdim=True).values).any(dim=0)
         matched = torch.where(forced, best, matched)
     elif force == "box":
-        matched[iou.argmax(dim=1)] = torch.arange(len(boxes), device=boxes.device)
+        numbers = torch.arange(len(boxes), device=boxes.device)
+        matched = matched.scatter_reduce(0, iou.argmax(dim=1), numbers, "amax", include_self=False)
     return matched
 
 

@@ -42,13 +42,14 @@ class Dense:
 
     assigner: str = "iou"  # which anchors are to find which boxes: iou or atss
     assigner_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    class_loss: str = "focal"  # or quality_focal
+    class_loss: str = "focal"  # or quality_focal, clamped_focal, multibox (with scores: softmax)
     class_loss_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     box_loss: str = "l1"  # or smooth_l1, giou
     box_loss_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    normalizer: str = "image"  # losses are means over the positives of an image, or of the batch
+    normalizer: str = "image"  # losses are means over the positives of an image (or image_with_positives), or the batch
     coder: tuple[float, float] = (1.0, 1.0)  # weights of centres and sizes in box deltas
-    background: bool = False  # logits begin with the background's, and scores are their softmax; else sigmoids
+    background: bool = False  # logits begin with the background's
+    scores: Literal["sigmoid", "softmax"] = "sigmoid"  # what makes them of logits; a softmax needs the background
     score_thresh: float = 0.05
     nms_thresh: float = 0.5
     detections_per_image: int = 100
@@ -61,6 +62,8 @@ class Dense:
             self.row(name)
         if len(self.coder) != 2 or not all(weight > 0 for weight in self.coder):
             raise UsageError(f"coder must be two weights above 0, of centres and of sizes, but is {self.coder}")
+        if self.scores == "softmax" and not self.background:
+            raise UsageError("scores: softmax needs background: true, a score for what is no object")
 
     def row(self, name: str) -> Callable[..., Tensor]:
         """The chosen row of a table, with its options. Raises UsageError where there is no such row or option."""
@@ -84,6 +87,7 @@ class Dense:
             **{name: self.row(name) for name in TABLES},
             "coder": self.coder,
             "background": self.background,
+            "scores": self.scores,
             "score_thresh": self.score_thresh,
             "nms_thresh": self.nms_thresh,
             "detections_per_image": self.detections_per_image,
@@ -111,6 +115,7 @@ class DenseDetector(nn.Module):
         normalizer: Callable[..., Tensor],
         coder: tuple[float, float],
         background: bool,
+        scores: str,
         score_thresh: float,
         nms_thresh: float,
         detections_per_image: int,
@@ -123,7 +128,7 @@ class DenseDetector(nn.Module):
         self.transform = transform
         self.assigner, self.class_loss, self.box_loss, self.normalizer = assigner, class_loss, box_loss, normalizer
         self.coder = coder
-        self.background = background
+        self.background, self.scores = background, scores
         self.score_thresh, self.nms_thresh = score_thresh, nms_thresh
         self.detections_per_image = detections_per_image
         self.candidates, self.candidates_of = candidates, candidates_of
@@ -142,11 +147,11 @@ class DenseDetector(nn.Module):
                 raise ValueError(f"boxes of image {i} must have a width and a height above 0")
         sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
         batch, targets = self.transform(images, targets)
-        outputs = self.levels(batch.tensors)
-        anchors = self.anchors(batch, [deltas for _, deltas in outputs])
+        outputs = [(logits.float(), deltas.float()) for logits, deltas in self.levels(batch.tensors)]
+        anchors = self.anchors(batch, [deltas for _, deltas in outputs])  # of their type: no place is rounded
         columns = self.num_classes + int(self.background)
-        logits = [flat_level(level, columns).float() for level, _ in outputs]
-        deltas = [flat_level(level, 4).float() for _, level in outputs]
+        logits = [flat_level(level, columns) for level, _ in outputs]
+        deltas = [flat_level(level, 4) for _, level in outputs]
         if self.training:
             assert targets is not None
             return self.losses(torch.cat(logits, dim=1), torch.cat(deltas, dim=1), anchors, targets)
@@ -196,7 +201,8 @@ class DenseDetector(nn.Module):
             logits, deltas, anchors = ([torch.cat(list(x))] for x in (logits, deltas, anchors))
         found = []
         for of_level, shifts, at in zip(logits, deltas, anchors, strict=True):
-            scores = of_level.softmax(-1)[:, 1:] if self.background else of_level.sigmoid()
+            scores = of_level.softmax(-1) if self.scores == "softmax" else of_level.sigmoid()
+            scores = scores[:, int(self.background) :]
             groups = scores.unbind(1) if self.candidates_of == "class" else (scores.flatten(),)
             for column, group in enumerate(groups):
                 kept = (group > self.score_thresh).nonzero()[:, 0]

@@ -34,16 +34,47 @@ def quality_focal(logits: Tensor, labels: Tensor, quality: Tensor, *, gamma: flo
     return ((targets - logits.sigmoid()).abs() ** gamma * entropy).sum(-1) * (labels != -2)
 
 
+def clamped_focal(
+    logits: Tensor, labels: Tensor, quality: Tensor, *, alpha: float = 0.25, gamma: float = 2.0, eps: float = 1e-4
+) -> Tensor:
+    """Focal loss of scores that are kept within eps and 1 - eps, summed over the classes: (N, A). The column of a
+    background is to be 0 everywhere."""
+    goal = labels[..., None] == torch.arange(logits.shape[-1], device=labels.device)
+    scores = logits.sigmoid().clamp(eps, 1 - eps)
+    right = torch.where(goal, scores, 1 - scores)
+    weight = torch.where(goal, alpha, 1 - alpha) * (1 - right) ** gamma
+    return -(weight * right.log()).sum(-1) * (labels != -2)
+
+
+def multibox(logits: Tensor, labels: Tensor, quality: Tensor, *, negatives: float = 3.0) -> Tensor:
+    """Cross-entropy over the background (column 0) and the classes (https://arxiv.org/abs/1512.02325): (N, A).
+
+    Of each image count its positives and, `negatives` times as many, the background anchors of the largest loss. So an
+    image without positives counts nothing.
+    """
+    loss = F.cross_entropy(logits.flatten(0, 1), labels.clamp(min=0).flatten(), reduction="none").view_as(labels)
+    background = labels == -1
+    rank = loss.detach().masked_fill(~background, -torch.inf).argsort(dim=1, descending=True).argsort(dim=1)
+    hard = background & (rank < negatives * (labels >= 0).sum(dim=1, keepdim=True))
+    return loss * ((labels >= 0) | hard)
+
+
 def box_l1(deltas: Tensor, boxes: Tensor, anchors: Tensor, coder: tuple[float, float]) -> Tensor:
     """The absolute differences of the deltas, summed over the four."""
     return (deltas - encode(boxes, anchors, coder)).abs().sum(1)
 
 
 def box_smooth_l1(
-    deltas: Tensor, boxes: Tensor, anchors: Tensor, coder: tuple[float, float], *, beta: float = 1.0
+    deltas: Tensor,
+    boxes: Tensor,
+    anchors: Tensor,
+    coder: tuple[float, float],
+    *,
+    beta: float = 1.0,
+    weight: float = 1.0,
 ) -> Tensor:
-    """As l1, but a parabola below `beta`."""
-    return F.smooth_l1_loss(deltas, encode(boxes, anchors, coder), beta=beta, reduction="none").sum(1)
+    """As l1, but a parabola below `beta`, and times `weight`."""
+    return weight * F.smooth_l1_loss(deltas, encode(boxes, anchors, coder), beta=beta, reduction="none").sum(1)
 
 
 def box_giou(deltas: Tensor, boxes: Tensor, anchors: Tensor, coder: tuple[float, float]) -> Tensor:
@@ -58,11 +89,25 @@ def by_image(positives: Tensor) -> Tensor:
     return 1 / (positives.clamp(min=1) * len(positives))
 
 
+def by_image_with_positives(positives: Tensor) -> Tensor:
+    """As by_image, but an image without positives weighs 0."""
+    return (positives > 0) / (positives.clamp(min=1) * len(positives))
+
+
 def by_batch(positives: Tensor) -> Tensor:
     """The mean over all positives of the batch, of which there is at least one."""
     return (1 / positives.sum().clamp(min=1)).expand(len(positives))
 
 
-CLASS_LOSSES: dict[str, Callable[..., Tensor]] = {"focal": focal, "quality_focal": quality_focal}
+CLASS_LOSSES: dict[str, Callable[..., Tensor]] = {
+    "focal": focal,
+    "quality_focal": quality_focal,
+    "clamped_focal": clamped_focal,
+    "multibox": multibox,
+}
 BOX_LOSSES: dict[str, Callable[..., Tensor]] = {"l1": box_l1, "smooth_l1": box_smooth_l1, "giou": box_giou}
-NORMALIZERS: dict[str, Callable[..., Tensor]] = {"image": by_image, "batch": by_batch}
+NORMALIZERS: dict[str, Callable[..., Tensor]] = {
+    "image": by_image,
+    "image_with_positives": by_image_with_positives,
+    "batch": by_batch,
+}
