@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision import ops
 
 from searchkit.nas.cost.rules import Convention, row_cost
 from searchkit.nas.models.elastic import set_arch
-from searchkit.nas.models.emit import straight_line
+from searchkit.nas.models.emit import attach, straight_line
 from searchkit.nas.models.heads.faster_rcnn import build
 from searchkit.nas.models.heads.linear import ClassifierConfig
 from searchkit.nas.models.heads.linear import build as build_classifier
@@ -78,7 +79,8 @@ def same_on_a_gpu(net: Any, arch: Arch, static: Any) -> None:
 def written_down(net: nn.Module) -> nn.Module:
     """A static network as the source code of searchkit.nas.models.emit makes it, with the same weights."""
     table, forward = straight_line(net)
-    names: dict[str, Any] = {"nn": nn, "F": F, "torch": torch, "OrderedDict": OrderedDict}
+    names: dict[str, Any] = {"nn": nn, "F": F, "torch": torch, "ops": ops, "OrderedDict": OrderedDict, "Tensor": Tensor}
+    exec(attach(net), names)
     exec(f"LAYERS = {{\n{table}}}\nclass Net(nn.Module):\n    def forward(self, x):\n{forward}\n", names)
     root = names["Net"]()
     for name, make in names["LAYERS"].items():

@@ -1,4 +1,4 @@
-"""How two conventions count the layers of a row.
+"""How the conventions count the layers of a row: what searchkit.nas.models.layer_kinds says of each kind, added up.
 
 `macs`: the multiply-adds of convs and linear layers; parameters are all that is learnable. It equals half of what
 torch.utils.flop_counter measures.
@@ -7,7 +7,11 @@ torch.utils.flop_counter measures.
 so that its model spaces and ours can be compared: also a conv's bias (not a linear layer's) once per output, every relu
 module (relu6 too) once per output, pools once per input; norms cost nothing and have no parameters.
 
-In both, adding, splitting, joining and shuffling channels cost nothing: they are no modules.
+`ptflops`: what mmrazor's zoo gives for its networks: the multiply-adds, and two for each output of a norm, one for each
+output of any activation, one for each input of a pool and of the mean over an image. Parameters as for `macs`.
+
+In all, adding, splitting, joining, shuffling and gating channels cost nothing, nor does upsampling: they are no
+modules.
 """
 
 from __future__ import annotations
@@ -16,9 +20,11 @@ from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
 
 from searchkit.errors import UsageError, did_you_mean
-from searchkit.nas.models.plan import CACHE, Layer, Row, out_size
+from searchkit.nas.models.layer_kinds import KINDS, out_size
+from searchkit.nas.models.plan import CACHE, Layer, Row
 
-Convention = Literal["macs", "gaia"]
+Convention = Literal["macs", "gaia", "ptflops"]
+CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 Sizes = tuple[tuple[int, int], ...]  # (height, width) of a feature, for each input shape
 
 
@@ -32,9 +38,8 @@ class RowCost(NamedTuple):
 
 def check_convention(convention: str) -> None:
     """Raises UsageError for anything but the names of the conventions."""
-    names = get_args(Convention)
-    if convention not in names:
-        raise UsageError(f"there is no convention {convention!r} to count by{did_you_mean(convention, names)}")
+    if convention not in CONVENTIONS:
+        raise UsageError(f"there is no convention {convention!r} to count by{did_you_mean(convention, CONVENTIONS)}")
 
 
 @lru_cache(CACHE)
@@ -50,10 +55,12 @@ def row_cost(row: Row, sizes: Sizes, convention: Convention) -> RowCost:
 
 def _row_flops(row: Row, height: int, width: int, convention: Convention) -> tuple[int, tuple[int, int]]:
     total = 0
-    main = branch = (height, width)
+    main = branch = whole = (height, width)
     for layer in row.layers:
         h, w = branch if layer.branch else main
-        out = (out_size(layer, h), out_size(layer, w))
+        if layer.kind == "mean":
+            whole = (h, w)
+        out = whole if layer.kind == "gate" else (out_size(layer, h), out_size(layer, w))
         if min(out) < 1:
             where = f"{row.name}.{layer.name}".lstrip(".")
             raise UsageError(
@@ -69,23 +76,14 @@ def _row_flops(row: Row, height: int, width: int, convention: Convention) -> tup
 
 def layer_flops(layer: Layer, inputs: int, outputs: int, convention: Convention) -> int:
     """One layer with that many positions in its input and in its output."""
-    if layer.kind == "conv":
-        adds = layer.kernel**2 * layer.cin * (layer.cout // layer.groups)
-        return (adds + (layer.cout if layer.bias and convention == "gaia" else 0)) * outputs
-    if layer.kind == "linear":
-        return layer.cin * layer.cout * outputs
-    if convention == "gaia" and layer.kind in ("relu", "relu6"):
-        return layer.cout * outputs
-    if convention == "gaia" and layer.kind in ("maxpool", "avgpool"):
-        return layer.cout * inputs
-    return 0
+    kind = KINDS[layer.kind]
+    per_output = kind.macs(layer) + layer.cout * kind.outputs.get(convention, 0)
+    if layer.bias:
+        per_output += layer.cout * kind.biases.get(convention, 0)
+    return per_output * outputs + layer.cin * kind.inputs.get(convention, 0) * inputs
 
 
 def layer_params(layer: Layer, convention: Convention) -> int:
     """Learnable numbers of one layer."""
-    if layer.kind in ("conv", "linear"):
-        weights = layer.kernel**2 * (layer.cin // layer.groups) * layer.cout
-        return weights + (layer.cout if layer.bias else 0)
-    if layer.kind == "norm" and layer.bias and convention == "macs":
-        return 2 * layer.cout
-    return 0
+    kind = KINDS[layer.kind]
+    return 0 if convention in kind.no_params else kind.params(layer)

@@ -18,6 +18,7 @@ from torch import fx, nn
 
 from searchkit.errors import UsageError
 from searchkit.nas.data import pixels
+from searchkit.nas.nn import written
 
 _INFIX = {operator.add: "+", operator.sub: "-", operator.mul: "*", operator.truediv: "/", operator.floordiv: "//"}
 _INFIX |= {operator.iadd: "+", operator.imul: "*"}
@@ -66,6 +67,8 @@ def _layer(module: nn.Module) -> str:
         flags = f"{plain.ceil_mode}, {plain.count_include_pad}, {plain.divisor_override}"
         return f"nn.AvgPool2d({sizes}, {flags})"
     home = type(plain).__module__
+    if home == written.__name__:
+        return repr(plain)
     for package, short in _PACKAGES.items():
         if home.startswith(package):
             text = repr(plain).replace(", bias=True, track", ", track")  # older releases of torch don't know it
@@ -151,6 +154,14 @@ ATTACH = '''def attach(root, name, layer):
         root = children[part]
     root.add_module(parts[-1], layer)
 '''
+
+
+def attach(module: nn.Module) -> str:
+    """The source of `attach`, and of the layers of a module that torch has not."""
+    used = [cls for cls in written.LAYERS if any(isinstance(layer, cls) for layer in module.modules())]
+    sources = [inspect.getsource(cls) for cls in used]
+    return "\n\n".join((ATTACH, *sources))
+
 
 _READ = '''def read(path, folder=HERE):
     """An image file as the network takes it: (3, H, W) of 0..1, upright, greys of more than 8 bits scaled as those of

@@ -19,24 +19,45 @@ from searchkit.errors import UsageError, did_you_mean
 if TYPE_CHECKING:
     from searchkit.records.arch import Width
 
-Kind = Literal["conv", "norm", "relu", "relu6", "maxpool", "avgpool", "linear", "add", "split", "concat", "shuffle"]
+Activation = Literal["relu", "relu6", "hswish", "swish", "hsigmoid", "sigmoid"]
+Kind = Literal[
+    "conv",
+    "linear",
+    "norm",
+    Activation,
+    "maxpool",
+    "avgpool",
+    "nearest",
+    "bilinear",
+    "mean",
+    "gate",
+    "add",
+    "split",
+    "concat",
+    "shuffle",
+]  # each a row of layer_kinds.KINDS, and of searchkit.nas.nn.kinds.KINDS
 CACHE = 1 << 14  # rows kept per builder: AR50-101, 85,293 architectures, has under 2,000
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer. Its input has `cin` channels and its output `cout`; for norm, relu and pools the two are equal.
+    """One layer. Its input has `cin` channels and its output `cout`; for most kinds the two are equal.
 
-    Four kinds have nothing to learn, and say how the paths of a row meet: "add" adds the row's input; "split" sends the
-    first half of the channels to the shortcut and the second one on; "concat" puts the shortcut before the main path;
-    "shuffle" takes the channels of its `groups` in turn.
+    Some kinds have nothing to learn, and say how the paths of a row meet: "add" adds the shortcut, where there is none
+    the row's input; "split" sends the first half of the channels to the shortcut and the second one on; "concat" puts
+    the shortcut before the main path; "shuffle" takes the channels of its `groups` in turn; "mean" goes on with the
+    mean over all positions, and "gate" multiplies what went into that mean by what was made of it.
 
-    `bias` of a norm says whether its scale and shift are learnable: a frozen norm has none. An avgpool rounds its
-    output size up (`ceil_mode=True, count_include_pad=False`), all else rounds down, as torch does by default.
+    "nearest" and "bilinear" make an image `scale` times as large. `bias` of a norm says whether its scale and shift are
+    learnable: a frozen norm has none. With `levels` a norm has one of its own for each of so many levels of a pyramid,
+    named by their numbers from 0, while all else of the row is shared. `same`: padding as TensorFlow's SAME, in place
+    of `padding`: an image of n pixels becomes one of n / stride, rounded up, and an odd pixel goes to its end. An
+    avgpool rounds its output size up (`ceil_mode=True, count_include_pad=False`), as does a maxpool with `ceil`; all
+    else rounds down, as torch does by default.
     """
 
     kind: Kind
-    name: str  # within the row: `row.name + "." + name` is the prefix in the state dict; "relu" may come more than once
+    name: str  # within the row: `row.name + "." + name` is the prefix in the state dict; without a module, any
     cin: int
     cout: int
     kernel: int = 1
@@ -45,6 +66,11 @@ class Layer:
     groups: int = 1
     bias: bool = False
     branch: bool = False  # on the shortcut: the first such layer reads the row's input, not the layer before it
+    dilation: int = 1
+    same: bool = False
+    ceil: bool = False
+    scale: int = 1
+    levels: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,10 +124,28 @@ class Row:
 Plan = tuple[Row, ...]
 
 
-def out_size(layer: Layer, size: int) -> int:
-    """Height (or width) of a layer's output in pixels, from that of its input: torch's formulas."""
-    room = size + 2 * layer.padding - layer.kernel
-    return (-(-room // layer.stride) if layer.kind == "avgpool" else room // layer.stride) + 1
+def squeeze_excite(
+    name: str, width: int, hidden: int, gate: Activation = "hsigmoid", activation: Activation = "relu"
+) -> tuple[Layer, ...]:
+    """Layers of a squeeze-and-excitation (https://arxiv.org/abs/1709.01507), `hidden` channels wide, within a row.
+
+    Its two 1x1 convs are `<name>fc1` and `<name>fc2`, torchvision's names. gate: what makes the factors.
+    """
+    return (
+        Layer("mean", "mean", width, width),
+        Layer("conv", f"{name}fc1", width, hidden, bias=True),
+        Layer(activation, activation, hidden, hidden),
+        Layer("conv", f"{name}fc2", hidden, width, bias=True),
+        Layer(gate, gate, width, width),
+        Layer("gate", "gate", width, width),
+    )
+
+
+def multiple_of(width: float, divisor: int = 8) -> int:
+    """A width as the nearest multiple of `divisor`, at least one of it and never below nine tenths of the width: the
+    rule of MobileNets (`_make_divisible`)."""
+    near = max(divisor, int(width + divisor / 2) // divisor * divisor)
+    return near + divisor if near < 0.9 * width else near
 
 
 def channels(plan: Plan) -> tuple[int, ...]:

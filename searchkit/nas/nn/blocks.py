@@ -7,44 +7,16 @@ made, the one of the current architecture how much of them runs.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import Protocol
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from searchkit.errors import UsageError, did_you_mean
-from searchkit.nas.nn.layers import BatchNorm2d, Conv2d, FrozenBatchNorm2d, GroupNorm, Linear
-
-JOINTS = ("add", "split", "concat", "shuffle")  # of the paths of a row: kinds of layers that have no module
-Norm = Callable[[int], nn.Module]  # channels -> the norm
-
-
-class LayerSpec(Protocol):
-    """What this module reads of searchkit.nas.models.plan.Layer, which is a layer above."""
-
-    @property
-    def kind(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def cin(self) -> int: ...
-    @property
-    def cout(self) -> int: ...
-    @property
-    def kernel(self) -> int: ...
-    @property
-    def stride(self) -> int: ...
-    @property
-    def padding(self) -> int: ...
-    @property
-    def groups(self) -> int: ...
-    @property
-    def bias(self) -> bool: ...
-    @property
-    def branch(self) -> bool: ...
+from searchkit.nas.nn.kinds import KINDS, LayerSpec, Norm, Paths
+from searchkit.nas.nn.layers import BatchNorm2d, FrozenBatchNorm2d, GroupNorm
 
 
 class RowSpec(Protocol):
@@ -90,63 +62,41 @@ def attach(root: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def add_layers(root: nn.Module, row: RowSpec, norm: Norm) -> None:
-    """Make the layers of a row below `root`, at their names; relus and joints have no module."""
+    """Make the layers of a row below `root`, at their names, those that have a module."""
     for layer in row.layers:
-        if layer.kind not in ("relu", "relu6", *JOINTS):
-            attach(root, layer.name, _module(layer, norm))
+        make = KINDS[layer.kind].make
+        if make is not None:
+            attach(root, layer.name, make(layer, norm))
 
 
-def _module(layer: LayerSpec, norm: Norm) -> nn.Module:
-    if layer.kind == "conv":
-        return Conv2d(
-            layer.cin,
-            layer.cout,
-            layer.kernel,
-            layer.stride,
-            layer.padding,
-            groups=layer.groups,
-            bias=layer.bias,
-        )
-    if layer.kind == "linear":
-        return Linear(layer.cin, layer.cout, layer.bias)
-    if layer.kind == "norm":
-        return norm(layer.cout)
-    if layer.kind == "maxpool":
-        return nn.MaxPool2d(layer.kernel, layer.stride, layer.padding)
-    if layer.kind == "avgpool":
-        return nn.AvgPool2d(layer.kernel, layer.stride, layer.padding, ceil_mode=True, count_include_pad=False)
-    raise ValueError(f"no layer of kind {layer.kind!r}")
+def run_layers(root: nn.Module, layers: Iterable[LayerSpec], x: Tensor, level: int = 0) -> Tensor:
+    """Run layers below `root` one after the other, each as wide as it says, those of the shortcut beside the others.
 
-
-def run_layers(root: nn.Module, layers: Iterable[LayerSpec], x: Tensor) -> Tensor:
-    """Run layers below `root` one after the other, each as wide as it says. x is not written to."""
-    y = x
+    level: of a pyramid, for norms that have one for each. x is not written to.
+    """
+    paths, y = Paths(root, x, level), x
     for layer in layers:
-        if layer.kind == "relu":
-            y = F.relu(y, inplace=y is not x)
-        elif layer.kind == "relu6":
-            y = F.relu6(y, inplace=y is not x)
-        elif layer.kind == "add":
-            y = x + y
-        elif layer.kind == "conv":
-            y = root.get_submodule(layer.name)(y, layer.cout, layer.kernel)
-        elif layer.kind == "linear":
-            y = root.get_submodule(layer.name)(y, layer.cout)
+        if layer.branch:
+            paths.side = _run(paths, layer, paths.start if paths.side is None else paths.side)
         else:
-            y = root.get_submodule(layer.name)(y)
+            y = _run(paths, layer, y)
     return y
 
 
+def _run(paths: Paths, layer: LayerSpec, y: Tensor) -> Tensor:
+    return KINDS[layer.kind].run(paths, layer, y)
+
+
 class Chain(nn.Module):
-    """The layers of one row, one after the other."""
+    """The layers of one row, one after the other, those with `branch` on a shortcut beside the others."""
 
     def __init__(self, row: RowSpec, norm: Norm) -> None:
         super().__init__()
         add_layers(self, row, norm)
 
-    def forward(self, x: Tensor, row: RowSpec) -> Tensor:
-        """x: (N, row.cin, H, W) -> (N, row.cout, H', W')."""
-        return run_layers(self, row.layers, x)
+    def forward(self, x: Tensor, row: RowSpec, level: int = 0) -> Tensor:
+        """x: (N, row.cin, H, W) -> (N, row.cout, H', W'). level: of a pyramid, for norms that have one for each."""
+        return run_layers(self, row.layers, x, level)
 
 
 class Residual(nn.Module):
@@ -162,30 +112,20 @@ class Residual(nn.Module):
     def forward(self, x: Tensor, row: RowSpec) -> Tensor:
         """x: (N, row.cin, H, W) -> (N, row.cout, H', W')."""
         # The main path first: gradients of x then add up in the order of torchvision's blocks, to the same bits.
-        y = run_layers(self, (layer for layer in row.layers[:-1] if not layer.branch), x)
-        shortcut = run_layers(self, (layer for layer in row.layers if layer.branch), x)
+        paths, y, shortcut = Paths(self, x), x, x
+        for layer in (layer for layer in row.layers[:-1] if not layer.branch):
+            y = _run(paths, layer, y)
+        for layer in (layer for layer in row.layers if layer.branch):
+            shortcut = _run(paths, layer, shortcut)
         return F.relu(y + shortcut, inplace=True)
 
 
-class TwoPaths(nn.Module):
+class TwoPaths(Chain):
     """The blocks of ShuffleNet v2 (https://arxiv.org/abs/1807.11164), whichever the row says.
 
     Layers with `branch` and the others side by side, each on the whole input, or on a half of it after a "split"; their
     outputs joined ("concat") and shuffled ("shuffle"), as the row ends.
     """
-
-    def __init__(self, row: RowSpec, norm: Norm) -> None:
-        super().__init__()
-        add_layers(self, row, norm)
-
-    def forward(self, x: Tensor, row: RowSpec) -> Tensor:
-        """x: (N, row.cin, H, W) -> (N, row.cout, H', W')."""
-        side, main = x.chunk(2, dim=1) if row.layers[0].kind == "split" else (x, x)
-        side = run_layers(self, (layer for layer in row.layers if layer.branch), side)
-        main_layers = (layer for layer in row.layers if not layer.branch and layer.kind not in JOINTS)
-        y = torch.cat((side, run_layers(self, main_layers, main)), dim=1)
-        shuffled: Tensor = y.unflatten(1, (row.layers[-1].groups, -1)).transpose(1, 2).flatten(1, 2)
-        return shuffled
 
 
 def run_rows(root: nn.Module, rows: Iterable[RowSpec], x: Tensor) -> OrderedDict[str, Tensor]:

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torchvision.ops import misc
 
 from searchkit.errors import UsageError
+from searchkit.nas.nn.written import Conv2dSame
 
 M = TypeVar("M", bound=nn.Module)
+C = TypeVar("C", bound=nn.Conv2d)
 
 
 def window(t: Tensor, shape: Sequence[int]) -> Tensor:
@@ -75,6 +77,11 @@ class Conv2d(nn.Conv2d):
         weight = window(self.weight, (cout, cin // groups, rows, cols))
         bias = None if self.bias is None else self.bias[:cout]
         padding = self.padding if kernel is None else self._padding(kernel)
+        return self._convolved(x, weight, bias, padding, groups)
+
+    def _convolved(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, padding: str | tuple[int, ...], groups: int
+    ) -> Tensor:
         return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, groups)
 
     def _groups(self, cin: int, cout: int) -> int:
@@ -97,8 +104,24 @@ class Conv2d(nn.Conv2d):
 
     def plain(self) -> nn.Conv2d:
         """The equal torch module, with copies of all weights."""
+        return self._plain(nn.Conv2d)
+
+    def _plain(self, cls: type[C]) -> C:
         sizes = (self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation)
-        return _copied(self, nn.Conv2d, *sizes, self.groups, self.bias is not None)
+        return _copied(self, cls, *sizes, self.groups, self.bias is not None)
+
+
+class SameConv2d(Conv2d, Conv2dSame):
+    """A Conv2d with the padding that TensorFlow calls SAME, for whatever kernel runs."""
+
+    def _convolved(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, padding: str | tuple[int, ...], groups: int
+    ) -> Tensor:
+        return self.padded(x, weight, bias, groups)
+
+    def plain(self) -> Conv2dSame:
+        """The equal layer without widths, with copies of all weights."""
+        return self._plain(Conv2dSame)
 
 
 class Linear(nn.Linear):

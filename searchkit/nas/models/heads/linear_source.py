@@ -29,7 +29,7 @@ def model_source(net: Any, config: ClassifierConfig, title: str, size: tuple[int
         title=title,
         layers=table,
         forward=body,
-        attach=emit.ATTACH,
+        attach=emit.attach(net.backbone),
         read=emit.reader(),
         size=size,
         width=net.fc.in_features,
