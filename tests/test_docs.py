@@ -5,7 +5,8 @@ A fenced block of a document is one of these:
     ```console      `$ command` lines, run in order by bash in one folder per document, or where the last `cd` led, as
                     in the reader's shell; below each its output (stdout and stderr together). `…` or `...` stands for
                     any text in a line; alone in a line, for any lines. A last line `[exit N]` is the exit code, else
-                    it is 0. `make` lines are not run.
+                    it is 0. `make` lines are not run. A line that is `search-nas …` and nothing else is run in this
+                    process, which has loaded torch: loading it takes most of the time of such a command.
     ```yaml, ```python, ```sh
                     a file of that folder; its first line is `# file: NAME`
     ```text         neither: a picture, or an excerpt of output that is not made here
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import re
 import runpy
+import shlex
 import signal
 import subprocess
 import tempfile
@@ -127,14 +129,30 @@ def check_make(command: str) -> None:
 
 def run_command(command: Command, folder: Path, env: dict[str, str]) -> Path:
     """Returns the folder that the reader's shell is in afterwards."""
+    if argv := of_search_nas(command.text):
+        from tests.support import nas
+
+        done = nas.call_in(folder, env, *argv)
+        check(command, done.code, done.both)
+        return folder
     with tempfile.NamedTemporaryFile("r") as end:
-        run_in(command, folder, env, f"trap 'pwd >{end.name}' EXIT; ")
+        check(command, *run_in_bash(f"trap 'pwd >{end.name}' EXIT; {command.text}", folder, env))
         return Path(end.read().strip() or folder)
 
 
-def run_in(command: Command, folder: Path, env: dict[str, str], before: str) -> None:
+def of_search_nas(text: str) -> list[str]:
+    """The arguments of a command that needs no shell; none of any other."""
+    import torch
+
+    name, *argv = shlex.split(text)
+    needs_shell = re.search(r"[|&;<>$`*?~]", re.sub("'[^']*'|\"[^\"$`]*\"", "", text))
+    return [] if name != "search-nas" or needs_shell or torch.cuda.is_available() else argv
+
+
+def run_in_bash(text: str, folder: Path, env: dict[str, str]) -> tuple[int, str]:
+    """The exit code and the output of a command."""
     done = subprocess.run(
-        ["bash", "-c", before + command.text],
+        ["bash", "-c", text],
         cwd=folder,
         env=env,
         stdin=subprocess.DEVNULL,
@@ -143,10 +161,13 @@ def run_in(command: Command, folder: Path, env: dict[str, str], before: str) -> 
         text=True,
         timeout=TIMEOUT_S,
     )
+    return done.returncode, done.stdout
+
+
+def check(command: Command, code: int, output: str) -> None:
     where = f"line {command.line}: $ {command.text}"
-    assert done.returncode == command.code, f"{where}\nexit {done.returncode}, not {command.code}\n{done.stdout}"
-    output = tidy(done.stdout)
-    assert re.fullmatch(pattern(trimmed(command.expected)), output), f"{where}\nprinted\n{output}"
+    assert code == command.code, f"{where}\nexit {code}, not {command.code}\n{output}"
+    assert re.fullmatch(pattern(trimmed(command.expected)), tidy(output)), f"{where}\nprinted\n{tidy(output)}"
 
 
 def run_page(page: str, folder: Path) -> None:

@@ -173,11 +173,24 @@ def equal(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
 
 @dataclass(frozen=True)
 class Done:
-    """How a command ended."""
+    """How a command ended. both: what it wrote to stdout and stderr, in the order in which it did."""
 
     code: int
     out: str
     err: str
+    both: str = ""
+
+
+class _Tee(io.StringIO):
+    """A text that grows together with another one."""
+
+    def __init__(self, other: io.StringIO) -> None:
+        super().__init__()
+        self.other = other
+
+    def write(self, text: str) -> int:
+        self.other.write(text)
+        return super().write(text)
 
 
 def call(*argv: str | Path) -> Done:
@@ -185,7 +198,8 @@ def call(*argv: str | Path) -> Done:
     from searchkit.nas.cli.main import main_command
 
     one_thread()
-    out, err, was = io.StringIO(), io.StringIO(), sys.argv
+    both, was = io.StringIO(), sys.argv
+    out, err = _Tee(both), _Tee(both)
     code = 0
     sys.argv = ["search-nas", *map(str, argv)]
     try:
@@ -195,7 +209,19 @@ def call(*argv: str | Path) -> Done:
         code = e.code if isinstance(e.code, int) else 0
     finally:
         sys.argv = was
-    return Done(code, out.getvalue(), err.getvalue())
+    return Done(code, out.getvalue(), err.getvalue(), both.getvalue())
+
+
+def call_in(folder: Path, env: Mapping[str, str], *argv: str) -> Done:
+    """`search-nas argv` in this process, as it were in a folder, with an environment: it spares the seconds that
+    loading torch takes, which is loaded here."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ.keys() - env.keys():
+            patch.delenv(name)
+        for name, value in env.items():
+            patch.setenv(name, value)
+        patch.chdir(folder)
+        return call(*argv)
 
 
 def good(*argv: str | Path) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +18,7 @@ from typing import Any
 BIN = Path(sys.executable).parent
 BACKGROUND = "INT HUP QUIT"  # what `nohup COMMAND &` in a script has it ignore
 HARNESS = Path(__file__).parents[1] / "harness"
+FAKES = Path(__file__).parents[1] / "fakes"
 
 # The example of the reference document, unchanged.
 REFERENCE = r"""# Required
@@ -90,17 +94,36 @@ def ok(done: subprocess.CompletedProcess[str], code: int = 0) -> str:
     return done.stdout
 
 
+def fake_gpus(folder: Path, *free_gib: float) -> dict[str, str]:
+    """The environment of a machine with a driver and so many GPUs of 16 GiB: a library of the driver's name, made in
+    `folder`, and tests/fakes/pynvml.py in the place of NVML's binding."""
+    import _ctypes
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "libnvidia-ml.so.1").symlink_to(_ctypes.__file__)
+    path = os.pathsep.join(filter(None, (str(FAKES), os.environ.get("PYTHONPATH"))))
+    return {"LD_LIBRARY_PATH": str(folder), "PYTHONPATH": path, "FAKE_GPUS": ",".join(map(str, free_gib))}
+
+
 def project(folder: Path, config: str, **files: str) -> Path:
     """A project folder with a workspace, `config.yaml`, and other files (`name_py` becomes `name.py`)."""
-    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / ".search-run").exists():
+        shutil.copytree(Path(_new_project().name, ".search-run"), folder / ".search-run")
     (folder / "config.yaml").write_text(config)
     for name, text in files.items():
         stem, _, suffix = name.rpartition("_")
         path = folder / f"{stem}.{suffix}"
         path.write_text(text)
         path.chmod(0o755)
-    ok(run(folder, "search-init"))
     return folder
+
+
+@functools.cache
+def _new_project() -> tempfile.TemporaryDirectory[str]:
+    """A folder as search-init leaves it, made once by this process; a copy of it serves as another run would."""
+    made = tempfile.TemporaryDirectory(prefix="new-project-")
+    ok(run(Path(made.name), "search-init"))
+    return made
 
 
 def task_dir(folder: Path, task: str = "default") -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -174,13 +174,15 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def by_hand(project: Path, *names: str) -> None:
-    """What a reader of the configs' headers types, in one shell, each command once."""
+    """What a reader of the configs' headers types, in order, each command once."""
     lines = [line.partition("    #")[0] for name in names for line in head(CLS / f"{name}.yaml")]
-    script = "\n".join(["set -e", "export DATA=$PWD/digits", *dict.fromkeys(lines)])
-    told = subprocess.run(
-        ["bash", "-c", script], cwd=project, env=environment(**ENV), capture_output=True, text=True, timeout=480
-    )
-    assert told.returncode == 0, told.stdout[-2000:] + told.stderr[-2000:]
+    for line in dict.fromkeys(lines):
+        text, _, export = line.partition(" && export ")
+        assert export in ("", "DATA=$PWD/digits")
+        command, *argv = shlex.split(text)
+        assert command == "search-nas"
+        done = nas.call_in(project, environment(**ENV, DATA=f"{project}/digits"), *argv)
+        assert done.code == 0, done.both[-2000:]
 
 
 def top1(records: list[Any]) -> list[float]:

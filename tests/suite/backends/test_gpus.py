@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from searchkit.errors import UsageError
 from searchkit.suite.backends.local.gpus import Gpu
 from searchkit.suite.backends.local.slots import Slots, plan
-from tests.support.suite import ok, project, run, task_dir
+from tests.support.suite import fake_gpus, ok, project, run, task_dir
 
-FAKES = str(Path(__file__).parents[2] / "fakes")
 CONFIG = """
 task:
   template: "echo $CUDA_VISIBLE_DEVICES; sleep 0.2; true {i}"
@@ -19,43 +19,51 @@ task:
 """
 
 
-def seen(folder: Path, *argv: str, more: str = "", **env: str) -> tuple[str, list[str]]:
+def seen(folder: Path, *argv: str, more: str = "", free_gib: tuple[int, ...] = (16, 16), **env: str) -> Any:
     """Run the config with flags; what search-run said first, and the devices that each job saw."""
     project(folder, CONFIG + more)
-    said = ok(run(folder, "search-run", "config.yaml", *argv, env={"PYTHONPATH": FAKES, **env}))
+    said = ok(
+        run(
+            folder,
+            "search-run",
+            "config.yaml",
+            *argv,
+            env={**fake_gpus(folder.parent / f"{folder.name}-lib", *free_gib), **env},
+        )
+    )
     return said.splitlines()[0], sorted((task_dir(folder) / f"jobs/all/{n}/log").read_text().strip() for n in range(4))
 
 
 def test_auto_takes_what_nvml_sees(tmp_path: Path) -> None:
-    line, devices = seen(tmp_path / "p", FAKE_GPUS="16,16")
+    line, devices = seen(tmp_path / "p")
     assert "2 at once: GPUs 0,1 (Fake 0), 1 a job" in line and set(devices) == {"0", "1"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("visible", "device"), [("1", "1"), ("GPU-111", "1"), ("GPU-0", "0")])
 def test_auto_stays_within_an_inherited_allocation(tmp_path: Path, visible: str, device: str) -> None:
-    line, devices = seen(tmp_path / "p", FAKE_GPUS="16,16", CUDA_VISIBLE_DEVICES=visible)
+    line, devices = seen(tmp_path / "p", CUDA_VISIBLE_DEVICES=visible)
     assert "1 at once" in line and set(devices) == {device}
 
 
 @pytest.mark.slow
 def test_no_gpu_when_hidden_asked_for_or_without_driver(tmp_path: Path) -> None:
-    assert "no GPU" in seen(tmp_path / "a", FAKE_GPUS="16,16", CUDA_VISIBLE_DEVICES="")[0]
-    line, devices = seen(tmp_path / "b", "--gpus", "none", FAKE_GPUS="16,16")
+    assert "no GPU" in seen(tmp_path / "a", CUDA_VISIBLE_DEVICES="")[0]
+    line, devices = seen(tmp_path / "b", "--gpus", "none")
     assert "no GPU" in line and set(devices) == {""}
-    assert "no GPU" in seen(tmp_path / "c")[0]
+    assert "no GPU" in seen(tmp_path / "c", free_gib=())[0]
 
 
 def test_a_named_gpu_that_nvml_lacks_is_an_error(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", CONFIG)
-    done = run(folder, "search-run", "config.yaml", "--gpus", "0,7", env={"PYTHONPATH": FAKES, "FAKE_GPUS": "16,16"})
+    done = run(folder, "search-run", "config.yaml", "--gpus", "0,7", env=fake_gpus(tmp_path, 16, 16))
     assert done.returncode == 2 and "[7]" in done.stderr and "[0, 1]" in done.stderr
     assert not task_dir(folder).exists()
 
 
 def test_memory_decides_where_a_job_fits(tmp_path: Path) -> None:
     argv, more = ("--jobs-per-gpu", "3"), "resources: {gpu_mem: 6G}\n"
-    _, devices = seen(tmp_path / "p", *argv, more=more, FAKE_GPUS="2,16")
+    _, devices = seen(tmp_path / "p", *argv, more=more, free_gib=(2, 16))
     assert set(devices) == {"1"}  # GPU 0 has 2 of 6 GiB free
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 from tests.support.suite import (
     BACKGROUND,
     events,
+    fake_gpus,
     ok,
     processes_with,
     project,
@@ -41,7 +41,6 @@ from tests.support.warm import (
 
 SAY_IGNORED = "grep SigIgn /proc/self/status"
 C_LIBRARY = 0b11 << 31  # signals 32 and 33: glibc's own, which its posix_spawn ignores
-FAKES = str(Path(__file__).parents[2] / "fakes")
 
 
 def by_hand(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
@@ -200,7 +199,7 @@ def test_the_environment_is_the_trials_while_it_runs(tmp_path: Path) -> None:
 def test_each_worker_has_its_own_gpu(tmp_path: Path) -> None:
     body = SAY_PID + "print(os.environ['CUDA_VISIBLE_DEVICES'], os.environ['OMP_NUM_THREADS'])\ntime.sleep(0.1)"
     folder = project(tmp_path / "p", config(8, "workers: true", "resources: {cpus: 3}"), train_py=loop(body))
-    env = {**env_of(tmp_path), "PYTHONPATH": f"{FAKES}:{os.environ.get('PYTHONPATH', '')}", "FAKE_GPUS": "16,16"}
+    env = {**env_of(tmp_path), **fake_gpus(tmp_path / "lib", 16, 16)}
     ok(run(folder, "search-run", "config.yaml", env=env))
     seen: dict[int, set[str]] = {}
     for n, (pid,) in pids(tmp_path).items():
