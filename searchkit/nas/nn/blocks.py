@@ -28,12 +28,12 @@ class RowSpec(Protocol):
     def output(self) -> bool: ...
 
 
-def norm_of(name: str, group: int, eps: float) -> Norm:
+def norm_of(name: str, group: int, eps: float, momentum: float = 0.1) -> Norm:
     """The function that makes a norm of so many channels: "bn", "frozen", or "gn" in groups of `group` channels."""
     if not eps >= 0 or group < 1:
         raise UsageError(f"norm_eps must be at least 0 and norm_group at least 1, but they are {eps:g} and {group}")
     norms: dict[str, Norm] = {
-        "bn": partial(BatchNorm2d, eps=eps),
+        "bn": partial(BatchNorm2d, eps=eps, momentum=momentum),
         "frozen": partial(FrozenBatchNorm2d, eps=eps),
         "gn": partial(_group_norm, group, eps),
     }

@@ -15,10 +15,17 @@ from torchvision.models.detection.ssd import SSD as TorchvisionSSD
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import box_iou
 
+from searchkit.errors import UsageError
 from searchkit.nas.models.heads.assigners import assign_by_iou
 from searchkit.nas.models.heads.boxes import encode
 from searchkit.nas.models.heads.dense import Dense, DenseDetector
 from searchkit.nas.models.heads.dense_losses import by_image_with_positives
+from searchkit.nas.models.heads.ssd import Predictors, SSDHead, SSDOptions
+from searchkit.nas.models.necks.ssd_extras import SSDExtras
+from searchkit.nas.models.necks.ssd_extras_plan import SSDExtrasOptions
+from searchkit.nas.models.part import levels_of
+from searchkit.nas.nn import window
+from searchkit.records.arch import Arch
 
 CLASSES, SIZE = 4, (96, 96)
 CODER = (10.0, 5.0)
@@ -157,3 +164,130 @@ def test_places_are_not_rounded_in_half_precision() -> None:
     own.levels = lambda x: [(a.bfloat16().float(), b.bfloat16().float()) for a, b in out]  # type: ignore[method-assign]
     full = own([torch.rand(3, *SIZE, generator=generator)])[0]
     assert len(full["boxes"]) > 10 and all(torch.equal(half[key], full[key]) for key in full)
+
+
+ALL = Arch(())
+SSDLITE_NECK = SSDExtrasOptions(hidden_of="out", linear=False, activation="relu6", norm_eps=0.001, norm_momentum=0.03)
+SSDLITE_HEAD = SSDOptions(
+    ratios=((2, 3),) * 6,
+    scales=(0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 1.0),
+    activation="relu6",
+    bias=True,
+    logit_norm=False,
+    norm_eps=0.001,
+    norm_momentum=0.03,
+    assigner_options={"force": "box", "negative": 0.5},
+    class_loss="multibox",
+    box_loss_options={},
+    normalizer="batch",
+    scores="softmax",
+    score_thresh=0.001,
+    nms_thresh=0.55,
+    detections_per_image=300,
+    candidates=300,
+)
+
+
+def test_default_boxes_are_those_of_aw_nas_and_of_ssdlite() -> None:
+    def boxes(options: SSDOptions, size: int, maps: tuple[int, ...]) -> Tensor:
+        image = ImageList(torch.zeros(1, 3, size, size), [(size, size)])
+        made: Tensor = SSDHead(options, 3).default_boxes()(image, [torch.zeros(1, 1, s, s) for s in maps])[0]
+        return made
+
+    aw_nas = boxes(SSDOptions(), 300, (19, 10, 5, 3, 2, 1))
+    assert len(aw_nas) == 2268
+    # the first cell: centre (i + .5) / size; s, sqrt(s s'), and the ratio 2 both ways; the last one clipped
+    s, t, r = 0.15, math.sqrt(0.15 * 0.3), math.sqrt(2)
+    expected = [
+        (300 * (0.5 / 19 - w / 2), 300 * (0.5 / 19 + h / 2))
+        for w, h in ((s, s), (t, t), (s * r, s / r), (s / r, s * r))
+    ]
+    assert aw_nas[:4, [0, 3]].flatten().tolist() == pytest.approx([x for pair in expected for x in pair], abs=1e-4)
+    assert aw_nas[-3].tolist() == pytest.approx(
+        [300 * (0.5 - math.sqrt(0.9 * 1.05) / 2)] * 2 + [300 * (0.5 + math.sqrt(0.9 * 1.05) / 2)] * 2, abs=1e-3
+    )
+    assert aw_nas[-2].tolist() == pytest.approx([0, 150 - 135 / r, 300, 150 + 135 / r], abs=1e-3)
+    ssdlite = boxes(SSDLITE_HEAD, 320, (20, 10, 5, 3, 2, 1))
+    theirs = DefaultBoxGenerator([[2, 3]] * 6, min_ratio=0.2, max_ratio=0.95)
+    image = ImageList(torch.zeros(1, 3, 320, 320), [(320, 320)])
+    assert len(ssdlite) == 3234
+    assert torch.equal(ssdlite, theirs(image, [torch.zeros(1, 1, s, s) for s in (20, 10, 5, 3, 2, 1)])[0])
+
+
+@pytest.mark.parametrize(
+    ("neck", "arch", "widths", "insides"),
+    [
+        (SSDExtrasOptions(), {}, (112, 960, 512, 256, 256, 128), (480, 256, 128, 128)),  # aw_nas: half of the input
+        (SSDLITE_NECK, {}, (112, 960, 512, 256, 256, 128), (256, 128, 128, 64)),  # half of the output
+        (SSDExtrasOptions(), {"width": (64, 40), "kernel": (5, 3)}, (112, 960, 64, 40), (480, 32)),
+        (SSDExtrasOptions(features=1), {"width": (64, 40), "hidden": (17, 9)}, (960, 64, 40), (17, 9)),
+    ],
+)
+def test_widths_of_the_extra_levels(
+    neck: SSDExtrasOptions, arch: dict[str, Any], widths: tuple[int, ...], insides: tuple[int, ...]
+) -> None:
+    part = SSDExtras(neck)
+    pieces = part.plan(Arch.of(arch), (40, 112, 960))
+    assert levels_of(pieces, (40, 112, 960)) == widths
+    assert tuple(row.layers[0].cout for row in pieces[-1].rows) == insides
+    assert [row["1.0"].kernel for row in pieces[-1].rows] == list(arch.get("kernel", (3,) * len(insides)))
+
+
+def test_smaller_necks_and_heads_are_slices_of_the_larger() -> None:
+    """At the widths and kernels of an arch the modules compute what modules of that size with the slices do."""
+    neck, head = (
+        SSDExtras(SSDExtrasOptions(channels=(32, 16))),
+        SSDHead(SSDOptions(ratios=((2,),) * 4, scales=(1,) * 5), 3),
+    )
+    full, part = (
+        Arch.of({"width": (32, 16), "kernel": 5, "hidden": (24, 16)}),
+        Arch.of({"width": (16, 8), "kernel": (3, 5), "hidden": (8, 8)}),
+    )
+    wide, narrow = (8, 24), (4, 20)
+
+    def made(arch: Arch, features: tuple[int, ...], kernel: int) -> tuple[Any, Any, Arch, tuple[int, ...]]:
+        levels = levels_of(neck.plan(arch, features), features)
+        sizes = Arch.of({"kernel": kernel})
+        return neck.module(arch, features), Predictors(head, sizes, levels), sizes, levels
+
+    torch.manual_seed(0)
+    extras, reads, _, _ = made(full, wide, 5)
+    small, small_reads, sizes, levels = made(part, narrow, 3)
+    extras.set_arch(part, narrow)
+    reads.set_arch(sizes, levels)
+    for large, own in ((extras, small), (reads, small_reads)):
+        tensors = {**dict(large.named_parameters()), **dict(large.named_buffers())}
+        with torch.no_grad():
+            for name, tensor in (*own.named_parameters(), *own.named_buffers()):
+                tensor.copy_(window(tensors[name], tensor.shape))
+        large.eval(), own.eval()
+    x = {"0": torch.randn(2, 4, 12, 10), "1": torch.randn(2, 20, 6, 5)}
+    outputs = [run(list(neck(x).values())) for neck, run in ((extras, reads), (small, small_reads))]
+    assert [tuple(a.shape[1:]) for a, _ in outputs[0]] == [(16, 12, 10), (16, 6, 5), (16, 3, 3), (16, 2, 2)]
+    assert all(torch.equal(a, b) for mine, its in zip(*outputs, strict=True) for a, b in zip(mine, its, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (lambda: SSDOptions(scales=(0.1, 0.2)), "one value more"),
+        (lambda: SSDOptions(scores="softmax", prior=0.01), "prior needs scores: sigmoid"),
+        (lambda: SSDExtras(SSDExtrasOptions()).plan(ALL, (16,)), "takes the last 2 features of the backbone"),
+        (lambda: SSDExtras(SSDExtrasOptions()).plan(Arch.of({"kernel": (3, 3)}), (16, 32)), "one for each of the 4"),
+        (lambda: SSDExtras(SSDExtrasOptions()).plan(Arch.of({"kernel": 4}), (16, 32)), "kernels odd"),
+        (
+            lambda: SSDHead(SSDOptions(), 3).plan(ALL, (16, 32, 8)),
+            "default boxes for 6 levels, but the neck gives out 3",
+        ),
+    ],
+)
+def test_what_does_not_fit(options: Any, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        options()
+
+
+def test_scores_before_training() -> None:
+    predictors = Predictors(SSDHead(SSDOptions(ratios=((2,),), scales=(0.2, 0.3), prior=0.01), 3), ALL, (8,))
+    logits, deltas = predictors.eval()([torch.zeros(1, 8, 2, 2)])[0]
+    assert logits.sigmoid().flatten().tolist() == pytest.approx([0.01] * logits.numel())
+    assert not deltas.any()
