@@ -225,6 +225,23 @@ def flat_level(level: Tensor, columns: int) -> Tensor:
     return level.view(n, -1, columns, h, w).permute(0, 3, 4, 1, 2).reshape(n, -1, columns)
 
 
+def moved_classes(
+    rows: Tensor, own: Tensor, old: Sequence[str], new: Sequence[str], anchors: int, first: int, never: float | None
+) -> Tensor:
+    """Rows (A columns, ...) of class logits with each class of `new` where `own` has it, taken from where the names
+    `old` say that `rows` has it. first: the columns of a background before it, which is moved too. A class that `old`
+    lacks is as in `own`, or has `never` everywhere."""
+    theirs, mine = (x.unflatten(0, (anchors, -1)) for x in (rows, own.clone()))
+    mine[:, :first] = theirs[:, :first]
+    if never is not None:
+        mine[:, first:] = never
+    for number, name in enumerate(new):
+        if name in old:
+            mine[:, first + number] = theirs[:, first + list(old).index(name)]
+    moved: Tensor = mine.flatten(0, 1)
+    return moved
+
+
 def source(dense: Dense) -> str:
     """The text of DenseDetector and of all that it calls, for a file that imports math, torch, `torch.nn.functional as
     F`, `torchvision.ops as ops`, Any, Callable, Mapping, Sequence, Literal, Tensor, nn, AnchorGenerator and

@@ -1,0 +1,201 @@
+"""RetinaNet (https://arxiv.org/abs/1708.02002): a tower of convs for classes and one for boxes, on every level.
+
+Its depth, width and kernel are dimensions. Losses, anchors and boxes: searchkit.nas.models.heads.dense.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+from searchkit.errors import UsageError
+from searchkit.nas.models.heads.dense import LOSSES, Dense, DenseDetector, moved_classes
+from searchkit.nas.models.heads.dense_source import DenseForm
+from searchkit.nas.models.heads.retinanet_plan import NAMES, head_pieces, towers_of
+from searchkit.nas.models.part import Channels, Pieces
+from searchkit.nas.nn import add_layers, norm_of, run_layers
+from searchkit.reading.kinds import Count
+
+if TYPE_CHECKING:
+    from searchkit.records.arch import Arch
+
+CLS = "head.classification_head.cls_logits"
+NEVER = -100.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetinaNetOptions(Dense):
+    """The head of a RetinaNet. Defaults are those of torchvision's retinanet_resnet50_fpn."""
+
+    depth: Count = 4  # convs of a tower before the last one, where the space has no `head.cls.depth`
+    width: Count = 256  # of these
+    kernel: Count = 3  # of these; odd
+    norm: Literal["none", "per_level", "group"] = "none"  # of these; per_level: a batch norm for each level
+    norm_group: Count = 8  # channels of a group, all widths are multiples of it; for `group`
+    prior: float = 0.01  # the score of all classes before training
+    anchor_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)  # px, one for each level, finest first
+    anchor_scales: tuple[float, ...] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))  # of these sizes, rounded down to px
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("anchor_sizes", "anchor_scales", "anchor_ratios"):
+            values = tuple(getattr(self, name))
+            object.__setattr__(self, name, values)  # lists of a YAML file
+            if not values or not all(value > 0 for value in values):
+                raise UsageError(f"{name} must have at least one value, all above 0, but is {list(values)}")
+        if min(self.depth, self.width, self.kernel, self.norm_group) < 1 or self.kernel % 2 == 0:
+            raise UsageError(
+                "depth, width, kernel and norm_group must be at least 1 and kernel odd, but they are "
+                f"{self.depth}, {self.width}, {self.kernel} and {self.norm_group}"
+            )
+        if self.norm not in ("none", "per_level", "group"):
+            raise UsageError(f"norm must be none, per_level or group, but is {self.norm!r}")
+        if not 0 < self.prior < 1:
+            raise UsageError(f"prior must be between 0 and 1, but is {self.prior:g}")
+        if self.background:
+            raise UsageError("background must be false: a RetinaNet has no logits of a background")
+
+    @property
+    def anchors(self) -> int:
+        """Anchors on each place."""
+        return len(self.anchor_scales) * len(self.anchor_ratios)
+
+    def anchor_generator(self, levels: int) -> AnchorGenerator:
+        """The anchors of the finest levels."""
+        sizes = tuple(tuple(int(size * scale) for scale in self.anchor_scales) for size in self.anchor_sizes[:levels])
+        return AnchorGenerator(sizes, (self.anchor_ratios,) * levels)
+
+
+class Towers(nn.Module):
+    """Class logits and box deltas of levels, at any architecture up to the one that it is made at, with torchvision's
+    names."""
+
+    def __init__(self, options: RetinaNetOptions, num_classes: int, arch: Arch, levels: Channels) -> None:
+        super().__init__()
+        self.options = options
+        self.num_classes = num_classes
+        self.set_arch(arch, levels)
+        norm = norm_of("gn" if options.norm == "group" else "bn", options.norm_group, 1e-5)
+        for piece in self._pieces:
+            for row in piece.rows:
+                add_layers(self, row, norm)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        bias = self.get_parameter("classification_head.cls_logits.bias")
+        nn.init.constant_(bias, math.log(options.prior / (1 - options.prior)))
+
+    def set_arch(self, arch: Arch, levels: Channels) -> None:
+        """Run this architecture from now on, on levels of so many channels."""
+        self._pieces: Pieces = head_pieces(self.options, towers_of(self.options, arch), self.num_classes, levels)
+        self.arch = arch
+
+    def forward(self, levels: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """levels: (N, C, h, w), finest first -> class logits (N, A classes, h, w) and box deltas (N, A 4, h, w)."""
+        outputs = []
+        for number, x in enumerate(levels):
+            ends = []
+            for piece in self._pieces:
+                y = x
+                for row in piece.rows:
+                    y = run_layers(self, row.layers, y, number)
+                ends.append(y)
+            outputs.append((ends[0], ends[1]))
+        return outputs
+
+
+class RetinaNet(DenseDetector):
+    """A RetinaNet; its towers and its pyramid may be elastic, the number of levels too."""
+
+    def __init__(self, backbone: nn.Module, head: Towers, transform: GeneralizedRCNNTransform) -> None:
+        options = head.options
+        anchors = options.anchor_generator(len(options.anchor_sizes))
+        super().__init__(head.num_classes, anchors, transform, **options.settings())
+        self.backbone = backbone
+        self.head = head
+
+    def levels(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """See DenseDetector."""
+        outputs: list[tuple[Tensor, Tensor]] = self.head([*self.backbone(x).values()])
+        return outputs
+
+    def anchors(self, batch: Any, maps: Sequence[Tensor]) -> list[Tensor]:
+        """See DenseDetector; of the levels that the pyramid gives out now."""
+        if len(maps) != len(self.anchor_generator.sizes):
+            self.anchor_generator = self.head.options.anchor_generator(len(maps))
+        return super().anchors(batch, maps)
+
+
+class RetinaNetHead:
+    """The head `retinanet`. Dimensions: `head.cls.depth`, `.width`, `.kernel`, and the same of `head.box`, each of
+    which is that of `head.cls` where the space lacks it."""
+
+    TASK: ClassVar[str] = "det"
+    Options: ClassVar[type] = RetinaNetOptions
+    NAMES: ClassVar[tuple[str, ...]] = NAMES
+    MODULE: ClassVar[str] = "head"
+    LOSSES: ClassVar[tuple[str, ...]] = LOSSES
+
+    def __init__(self, options: RetinaNetOptions, num_classes: int) -> None:
+        self.options, self.num_classes = options, num_classes
+
+    def plan(self, arch: Arch, levels: Channels) -> Pieces:
+        """See Head of searchkit.nas.models.part."""
+        sizes = self.options.anchor_sizes
+        if len(levels) > len(sizes):
+            raise UsageError(
+                f"anchor_sizes must have a size for each of the {len(levels)} levels of the neck, but has {len(sizes)}"
+            )
+        return head_pieces(self.options, towers_of(self.options, arch), self.num_classes, levels)
+
+    @property
+    def form(self) -> DenseForm:
+        """How its network looks as source code."""
+        return DenseForm("RetinaNet", self.options, _anchors_source)
+
+    def statistics(self, net: Any, inputs: Sequence[Tensor]) -> None:
+        """All of it is run."""
+        batch, _ = net.transform(list(inputs))
+        net.levels(batch.tensors)
+
+    def silence(self, net: nn.Module, known: int) -> None:
+        """The rows of each anchor's classes behind the first `known`; there is no background."""
+        with torch.no_grad():
+            for kind, value in (("weight", 0.0), ("bias", NEVER)):
+                rows = net.get_parameter(f"{CLS}.{kind}")
+                rows.unflatten(0, (self.options.anchors, self.num_classes))[:, known:] = value
+
+    def adapt(
+        self,
+        state: Mapping[str, Tensor],
+        own: Mapping[str, Tensor],
+        old: Sequence[str],
+        new: Sequence[str],
+        to_train: bool,
+    ) -> dict[str, Tensor]:
+        """See Head; rows are counted by anchor, then by class."""
+        result, anchors = dict(state), self.options.anchors
+        theirs = state[f"{CLS}.weight"]
+        same = list(old) == list(new) and theirs.shape == own[f"{CLS}.weight"].shape
+        if same or len(theirs) != anchors * len(old) or theirs.shape[1:] != own[f"{CLS}.weight"].shape[1:]:
+            return result  # whoever loads it names what else differs
+        for kind, value in (("weight", 0.0), ("bias", NEVER)):
+            name, never = f"{CLS}.{kind}", None if to_train else value
+            result[name] = moved_classes(state[name], own[name], old, new, anchors, 0, never)
+        return result
+
+
+def _anchors_source(net: RetinaNet) -> str:
+    """The anchors of the levels that a network gives out, as text."""
+    levels = len(net.anchor_generator.sizes)
+    return f"AnchorGenerator({net.anchor_generator.sizes}, ({net.head.options.anchor_ratios},) * {levels})"
