@@ -67,7 +67,7 @@ PAGE = Path(__file__).with_name("nas-config.md")
 BODY = "`stem.width`, `body.width`, `body.depth`"
 BACKBONES = {
     "resnet": f"{BODY}, (`body.kernel`)",
-    "mobilenet_v2": f"{BODY}, (`body.kernel`), `body.expand`, (`head.width`)",
+    "mobilenet_v2": f"{BODY}, (`body.kernel`), `body.expand`, (`body.hidden`), (`head.width`)",
     "shufflenet_v2": f"{BODY}, (`body.choice`), (`head.width`)",
 }
 

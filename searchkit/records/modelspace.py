@@ -19,7 +19,8 @@ from searchkit.records.arch import Arch
 
 Record = dict[str, Any]
 GROUPS = ("overhead", "arch", "data", "metric")
-CONVENTIONS = ("macs", "gaia")  # how operations were counted
+# How operations were counted, and what people read above such a column.
+CONVENTIONS = {"macs": "MACs", "gaia": "FLOPs (gaia)", "ptflops": "FLOPs (ptflops)"}
 DEFAULT_CONVENTION = "gaia"  # of records that don't say
 CONVENTION = "overhead.convention"
 INPUT = "data.input_shape"
@@ -230,14 +231,14 @@ def for_rules(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def convention_of(record: Mapping[str, Any]) -> str:
-    """How the cost of a record was counted: `macs` or `gaia`. Raises UsageError for all else."""
+    """How the cost of a record was counted: one of CONVENTIONS. Raises UsageError for all else."""
     overhead = record.get("overhead")
     name = overhead.get("convention") if isinstance(overhead, Mapping) else None
     name = record.get(CONVENTION) if name is None else name
     if name is None:
         return DEFAULT_CONVENTION
     if name not in CONVENTIONS:
-        raise UsageError(f"{CONVENTION} must be {' or '.join(CONVENTIONS)}, not {name!r}")
+        raise UsageError(f"{CONVENTION} must be one of {', '.join(CONVENTIONS)}, not {name!r}")
     return str(name)
 
 

@@ -11,7 +11,7 @@ import click
 from searchkit import console, fsio
 from searchkit.errors import UsageError
 from searchkit.nas.cli.options import seed_of, shared
-from searchkit.nas.cost.rules import Convention
+from searchkit.nas.cost.rules import CONVENTIONS, Convention
 from searchkit.records import modelspace
 
 
@@ -22,10 +22,11 @@ from searchkit.records import modelspace
 @click.option("--sample", type=click.IntRange(1), metavar="N", help="Price N random points of the space.")
 @click.option(
     "--convention",
-    type=click.Choice(["macs", "gaia"]),
+    type=click.Choice(CONVENTIONS),
     default="macs",
     show_default=True,
-    help="macs: multiply-adds of conv and linear. gaia: as the GAIA tools count.",
+    help="macs: multiply-adds of conv and linear. gaia: as the GAIA tools count. ptflops: as mmrazor's zoo does, with "
+    "norms, activations and pools.",
 )
 @shared("set", "seed", "json")
 def flops_command(

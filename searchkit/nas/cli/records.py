@@ -78,7 +78,7 @@ def print_table(records: Sequence[Mapping[str, Any]], tag: str = "", limit: int 
     first = next(iter(metrics), None)
     if first:
         order.sort(key=lambda r: -r.get("metric", {}).get(tag, {}).get(first, -1))
-    unit = "MACs" if modelspace.convention_of(records[0]) == "macs" else "FLOPs (gaia)"
+    unit = modelspace.CONVENTIONS[modelspace.convention_of(records[0])]
     table = Table(box=None, pad_edge=False, header_style="bold")
     differing = _differing(records, tag)
     for name in ("arch", "input", unit, "params", *metrics, *(["measured with"] if differing else [])):

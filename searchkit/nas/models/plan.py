@@ -186,6 +186,12 @@ def per_block(name: str, value: Width, depths: tuple[int, ...]) -> tuple[tuple[i
     return tuple(value[s * slots : s * slots + depth] for s, depth in enumerate(depths))
 
 
+def hidden_per_block(value: Width | None, depths: tuple[int, ...]) -> tuple[tuple[int | None, ...], ...]:
+    """The dimension body.hidden, channels inside each block of each stage, as per_block takes it; None where an
+    architecture has none: then a block is so many times wider inside than its input."""
+    return tuple((None,) * depth for depth in depths) if value is None else per_block("body.hidden", value, depths)
+
+
 @lru_cache(CACHE)
 def check_names(names: tuple[str, ...], known: tuple[str, ...]) -> None:
     """Raises UsageError for a name that a backbone would not read."""

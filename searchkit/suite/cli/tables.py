@@ -123,7 +123,7 @@ def undecodable(jobs: list[JobScalars]) -> str:
     return "\n".join(lines)
 
 
-_HEADS = {"macs": "MACs (G)", "gaia": "FLOPs (G, gaia)"}
+_HEADS = {"macs": "MACs (G)", "gaia": "FLOPs (G, gaia)", "ptflops": "FLOPs (G, ptflops)"}
 
 
 def record_table(rows: list[tuple[Row, dict[str, dict[int, float]]]]) -> str:

@@ -151,6 +151,17 @@ SPACES: dict[str, dict[str, Any]] = {
         "head": None,
         "slots": 3,
     },
+    "channels inside each block": {
+        "options": {"strides": (1, 2)},
+        "stem": (4,),
+        "width": ((4, 6), (6, 8)),
+        "depth": ((1, 2), (1, 2, 3)),
+        "kernel": None,
+        "expand": ((6,), (6,)),
+        "hidden": ((5, 12, 20), (3, 9, 16)),
+        "head": None,
+        "slots": 3,
+    },
     "frozen norms": {
         "options": {"strides": (2, 2), "norm": "frozen", "norm_eps": 0.0},
         "stem": (4, 8),
@@ -167,8 +178,8 @@ def draw(space: dict[str, Any], pick: Any) -> Arch:
     """An architecture; pick(choices) -> one of them."""
     out: dict[str, Any] = {"stem.width": pick(space["stem"])}
     out["body.width"], out["body.depth"] = ([pick(c) for c in space[name]] for name in ("width", "depth"))
-    for name in ("kernel", "expand"):
-        if space[name]:
+    for name in ("kernel", "expand", "hidden"):
+        if space.get(name):
             out[f"body.{name}"] = [pick(c) for choices in space[name] for c in (choices,) * space.get("slots", 1)]
     if space["head"]:
         out["head.width"] = pick(space["head"])
@@ -305,6 +316,11 @@ def test_in_a_detector(backbone: str) -> None:
         ({}, {"stem_stride": 4}, "strides must be 1 or 2, but are 4 of the stem"),
         ({"body.kernel": 4}, {}, "stage 1: widths, depth and expand must be at least 1 and kernels odd"),
         ({"body.expand": 0}, {}, "expand (0,)"),
+        (
+            {"body.hidden": 64},
+            {},
+            "body.hidden of block 1 is 64, but must be at least 1, and of a block",
+        ),
         ({"body.expand": (1, 6)}, {}, "body.expand must have 1 number, one for each of the 7 stages"),
         ({"body.kernal": 3}, {}, "no dimension 'body.kernal' (did you mean body.kernel?)"),
         ({"head.width": 0}, {}, "head.width must be at least 1, but is 0"),

@@ -103,23 +103,23 @@ def test_weights_of_torchvision_fill_the_first_choice(tmp_path: Path) -> None:
 class Block(nn.Module):
     """As the papers draw it, out of torch's layers."""
 
-    def __init__(self, cin: int, cout: int, stride: int, choice: int) -> None:
+    def __init__(self, cin: int, cout: int, stride: int, choice: int, side: int | None = None) -> None:
         super().__init__()
         half, kernel = cout // 2, KERNELS[choice]
-        into = cin if stride == 2 else half
+        into, side = cin if stride == 2 else half, side or half
 
         def dw(c: int, s: int) -> list[nn.Module]:
             return [nn.Conv2d(c, c, kernel, s, kernel // 2, groups=c, bias=False), nn.BatchNorm2d(c)]
 
-        def pw(a: int) -> list[nn.Module]:
-            return [nn.Conv2d(a, half, 1, bias=False), nn.BatchNorm2d(half), nn.ReLU()]
+        def pw(a: int, b: int = half) -> list[nn.Module]:
+            return [nn.Conv2d(a, b, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU()]
 
         if stride == 2:
-            self.branch1 = nn.Sequential(*dw(cin, 2), *pw(cin))
+            self.branch1 = nn.Sequential(*dw(cin, 2), *pw(cin, side))
         if choice == 3:
-            layers = [*dw(into, stride), *pw(into), *dw(half, 1), *pw(half), *dw(half, 1), *pw(half)]
+            layers = [*dw(into, stride), *pw(into), *dw(half, 1), *pw(half), *dw(half, 1), *pw(half, cout - side)]
         else:
-            layers = [*pw(into), *dw(half, stride), *pw(half)]
+            layers = [*pw(into), *dw(half, stride), *pw(half, cout - side)]
         self.branch2 = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -128,13 +128,14 @@ class Block(nn.Module):
 
 
 @pytest.mark.parametrize("choice", ALL)
-@pytest.mark.parametrize("stride", [1, 2])
-def test_a_block_is_that_of_the_papers(stride: int, choice: int) -> None:
+@pytest.mark.parametrize(("stride", "keep_width"), [(1, False), (1, True), (2, False), (2, True)])
+def test_a_block_is_that_of_the_papers(stride: int, keep_width: bool, choice: int) -> None:
     cin, cout = (12, 12) if stride == 1 else (7, 12)
-    row = block_row(0, stride % 2, cin, cout, choice, False, False)
+    row = block_row(0, stride % 2, cin, cout, choice, False, False, keep_width)
     assert row.name == f"stages.0.{stride % 2}.{BLOCKS[choice]}" and BLOCKS[choice].isidentifier()
     assert (row.cin, row.cout, row.stride) == (cin, cout, stride)
-    ours, theirs = randomise(TwoPaths(row, BatchNorm2d)), Block(cin, cout, stride, choice)
+    side = cin if keep_width and stride == 2 else None
+    ours, theirs = randomise(TwoPaths(row, BatchNorm2d)), Block(cin, cout, stride, choice, side)
     assert [*ours.state_dict()] == [*theirs.state_dict()]
     for training in (False, True):
         same_as(ours.train(training), theirs.train(training), torch.randn(2, cin, 9, 8), row)

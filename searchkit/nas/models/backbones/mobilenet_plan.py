@@ -7,14 +7,24 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from searchkit.errors import UsageError
-from searchkit.nas.models.plan import CACHE, Layer, Plan, Row, check_names, feature_rows, per_block, per_stage
+from searchkit.nas.models.plan import (
+    CACHE,
+    Layer,
+    Plan,
+    Row,
+    check_names,
+    feature_rows,
+    hidden_per_block,
+    per_block,
+    per_stage,
+)
 
 if TYPE_CHECKING:
     from searchkit.records.arch import Arch
 
 STRIDES = (1, 2, 2, 2, 1, 2, 1)  # torchvision's stages; their widths, depths and expansions are:
 WIDTHS, DEPTHS, EXPANDS = (16, 24, 32, 64, 96, 160, 320), (1, 2, 3, 4, 3, 3, 1), (1, 6, 6, 6, 6, 6, 6)
-NAMES = ("stem.width", "body.width", "body.depth", "body.kernel", "body.expand", "head.width")
+NAMES = ("stem.width", "body.width", "body.depth", "body.kernel", "body.expand", "body.hidden", "head.width")
 # Parts of a block in torchvision's files, with and without the conv that expands, and here.
 _EXPANDED = {"0.0": "expand.0", "0.1": "expand.1", "1.0": "depthwise.0", "1.1": "depthwise.1"}
 _EXPANDED |= {"2": "project.0", "3": "project.1"}
@@ -33,6 +43,7 @@ class Block(NamedTuple):
     stride: int
     output: bool
     frozen_norm: bool
+    hidden: int | None = None  # channels inside; None: `expand` times those of its input
 
 
 def mobilenet_plan(
@@ -43,8 +54,9 @@ def mobilenet_plan(
     `arch` has the names below `backbone.`: `stem.width`; `body.width` and `body.depth` of each stage; `body.expand`,
     how many times wider a block is inside than its input, and if wanted `body.kernel`, odd, in place of 3, each as
     per_block takes it; and `head.width` where there is a last conv. A block of expand 1 has no conv that expands, as in
-    torchvision: then its filters work on its input. A block is added to its input where that is possible: at stride 1,
-    if it is as wide as its input.
+    torchvision: then its filters work on its input. With `body.hidden`, the channels inside each block, which blocks
+    these are is all that `body.expand` says. A block is added to its input where that is possible: at stride 1, if it
+    is as wide as its input.
 
     strides: of the first block of each stage, 1 or 2. Features are the ends of stages before each halving from a
     quarter of the image on, and the end. Raises UsageError where the parts of `arch` don't fit together.
@@ -57,12 +69,12 @@ def mobilenet_plan(
     outputs = _outputs(len(widths), len(depths), stem_stride, tuple(strides), head is not None)
     kernels = per_block("body.kernel", arch.get("body.kernel", 3), depths)
     expands = per_block("body.expand", arch["body.expand"], depths)
+    hidden = hidden_per_block(arch.get("body.hidden"), depths)
     rows = [stem_row(stem, stem_stride, outputs[0], frozen_norm)]
     cin = stem
     for stage, width in enumerate(widths):
-        rows += _stage(
-            stage, cin, width, kernels[stage], expands[stage], strides[stage], outputs[stage + 1], frozen_norm
-        )
+        sizes = (stage, cin, width, kernels[stage], expands[stage], hidden[stage])
+        rows += _stage(*sizes, strides[stage], outputs[stage + 1], frozen_norm)
         cin = width
     if head is not None:
         rows.append(head_row(len(widths), cin, head, frozen_norm))
@@ -104,6 +116,7 @@ def _stage(
     width: int,
     kernels: tuple[int, ...],
     expands: tuple[int, ...],
+    hidden: tuple[int | None, ...],
     stride: int,
     output: bool,
     frozen_norm: bool,
@@ -114,10 +127,16 @@ def _stage(
             f"stage {stage + 1}: widths, depth and expand must be at least 1 and kernels odd, but they are width "
             f"{width} after {cin}, depth {len(kernels)}, expand {expands}, kernels {kernels}"
         )
-    blocks = (
-        Block(stage, i, width if i else cin, width, kernel, expand, 1 if i else stride, False, frozen_norm)
-        for i, (kernel, expand) in enumerate(zip(kernels, expands, strict=True))
-    )
+    blocks = [
+        Block(stage, i, width if i else cin, width, kernel, expand, 1 if i else stride, False, frozen_norm, mid)
+        for i, (kernel, expand, mid) in enumerate(zip(kernels, expands, hidden, strict=True))
+    ]
+    for block in blocks:
+        if block.hidden is not None and (block.hidden < 1 or (block.expand == 1 and block.hidden != block.cin)):
+            raise UsageError(
+                f"stage {stage + 1}: body.hidden of block {block.number + 1} is {block.hidden}, but must be at least "
+                f"1, and of a block of expand 1 as wide as its input, {block.cin}"
+            )
     last = len(kernels) - 1
     return tuple(block_row(each._replace(output=output and each.number == last)) for each in blocks)
 
@@ -126,7 +145,7 @@ def _stage(
 def block_row(block: Block) -> Row:
     """An inverted residual: 1x1 conv to `expand` times the channels, a kxk filter for each, 1x1 conv."""
     cin, cout, stride, frozen = block.cin, block.cout, block.stride, block.frozen_norm
-    mid = cin * block.expand
+    mid = cin * block.expand if block.hidden is None else block.hidden
     layers = _conv("expand.", cin, mid, frozen) if block.expand > 1 else ()
     layers += _conv("depthwise.", mid, mid, frozen, kernel=block.kernel, stride=stride, groups=mid)
     layers += _conv("project.", mid, cout, frozen)[:-1]

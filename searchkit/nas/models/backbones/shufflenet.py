@@ -30,7 +30,7 @@ class ShuffleNetV2(nn.Module):
     is built at; of every block, the choices that it holds are modules of their own, side by side.
 
     held: for "body.choice", the choices of each position; None: the arch's own alone.
-    stem_pool: a max pool behind the stem. stem_stride: 1 for small images.
+    stem_pool: a max pool behind the stem. stem_stride: 1 for small images. keep_width: see shufflenet_plan.
     norm: "bn", "frozen" (nothing of a norm is learnt or updated) or "gn", in groups of `norm_group` channels, of which
     all widths are multiples, halves of them too.
     """
@@ -44,6 +44,7 @@ class ShuffleNetV2(nn.Module):
         held: Held | None = None,
         stem_pool: bool = True,
         stem_stride: int = 2,
+        keep_width: bool = False,
         norm: Literal["bn", "gn", "frozen"] = "bn",
         norm_group: int = 8,
         norm_eps: float = 1e-5,
@@ -52,6 +53,7 @@ class ShuffleNetV2(nn.Module):
         self.plan_options: dict[str, Any] = {
             "stem_pool": stem_pool,
             "stem_stride": stem_stride,
+            "keep_width": keep_width,
             "frozen_norm": norm == "frozen",
         }
         own = choices_of(arch)
@@ -65,7 +67,7 @@ class ShuffleNetV2(nn.Module):
                 attach(self, row.name, Chain(row, make))
                 continue
             for choice in next(position):
-                sizes = (row.stage, row.index, row.cin, row.cout, choice, row.output, norm == "frozen")
+                sizes = (row.stage, row.index, row.cin, row.cout, choice, row.output, norm == "frozen", keep_width)
                 choice_row = block_row(*sizes)
                 attach(self, choice_row.name, TwoPaths(choice_row, make))
 

@@ -30,7 +30,14 @@ _RENAMED = (  # torchvision's names, and ours
 )
 
 
-def shufflenet_plan(arch: Arch, *, stem_pool: bool = True, stem_stride: int = 2, frozen_norm: bool = False) -> Plan:
+def shufflenet_plan(
+    arch: Arch,
+    *,
+    stem_pool: bool = True,
+    stem_stride: int = 2,
+    keep_width: bool = False,
+    frozen_norm: bool = False,
+) -> Plan:
     """Rows of a ShuffleNetV2 (https://arxiv.org/abs/1807.11164): the stem, the blocks, the last 1x1 conv.
 
     `arch` has the names below `backbone.`: `stem.width`; `body.width`, even, and `body.depth` of each stage;
@@ -38,6 +45,9 @@ def shufflenet_plan(arch: Arch, *, stem_pool: bool = True, stem_stride: int = 2,
     kernels of 3, 5, 7, and 3 for three depthwise 3x3 convs (xception); without it all are 0, as in the first paper; and
     `head.width` where there is a last conv. The first block of each stage halves the size, as does the stem, and
     `stem_pool`, a max pool behind it (the first paper has it; with choices there are four stages, and no pool).
+
+    Where a stage begins, its shortcut and its main path give out a half of the channels each; with `keep_width` the
+    shortcut as many as it takes and the main path the rest, as in the second paper.
 
     Features are the ends of the stem and of stages before each halving from a quarter of the image on, and the end.
     Raises UsageError where the parts of `arch` don't fit together.
@@ -52,7 +62,7 @@ def shufflenet_plan(arch: Arch, *, stem_pool: bool = True, stem_stride: int = 2,
     rows = [stem_row(stem, stem_stride, stem_pool, outputs[0], frozen_norm)]
     cin, at = stem, 0
     for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
-        rows += _stage(stage, cin, width, choices[at : at + depth], outputs[stage + 1], frozen_norm)
+        rows += _stage(stage, cin, width, choices[at : at + depth], outputs[stage + 1], frozen_norm, keep_width)
         cin, at = width, at + depth
     if head is not None:
         rows.append(head_row(len(widths), cin, head, frozen_norm))
@@ -104,41 +114,57 @@ def head_row(stage: int, cin: int, width: int, frozen_norm: bool) -> Row:
 
 
 @lru_cache(4 * CACHE)
-def _stage(stage: int, cin: int, width: int, choices: tuple[int, ...], output: bool, frozen_norm: bool) -> Plan:
+def _stage(
+    stage: int, cin: int, width: int, choices: tuple[int, ...], output: bool, frozen_norm: bool, keep_width: bool
+) -> Plan:
     """The blocks of one stage (from 0)."""
     if cin < 1 or width < 2 or width % 2:
         raise UsageError(f"stage {stage + 1}: its width must be even, and that before at least 1: {width} after {cin}")
+    if keep_width and cin >= width:
+        raise UsageError(f"stage {stage + 1}: with keep_width its width, {width}, must be above that before, {cin}")
     last = len(choices) - 1
     return tuple(
-        block_row(stage, i, width if i else cin, width, choice, output and i == last, frozen_norm)
+        block_row(stage, i, width if i else cin, width, choice, output and i == last, frozen_norm, keep_width)
         for i, choice in enumerate(choices)
     )
 
 
 @lru_cache(CACHE)
-def block_row(stage: int, index: int, cin: int, cout: int, choice: int, output: bool, frozen_norm: bool) -> Row:
+def block_row(
+    stage: int,
+    index: int,
+    cin: int,
+    cout: int,
+    choice: int,
+    output: bool,
+    frozen_norm: bool,
+    keep_width: bool = False,
+) -> Row:
     """A block: one half of the output by its convs, of the other half of the input; it halves the size at index 0.
 
     There both halves are made from the whole input: a kxk filter for each channel and a 1x1 conv make the first one.
+    With keep_width that is no half then, but as wide as the input.
     """
     half, kernel, stride = cout // 2, KERNELS[choice], 1 if index else 2
+    side = cin if keep_width and not index else half
+    main = cout - side
     layers: tuple[Layer, ...]
     if index:
         layers = (Layer("split", "split", cin, half),)
     else:
         layers = _depthwise("branch1.", 0, cin, kernel, stride, frozen_norm, branch=True)
-        layers += _conv("branch1.", 2, cin, half, frozen_norm, branch=True)
+        layers += _conv("branch1.", 2, cin, side, frozen_norm, branch=True)
     into = half if index else cin
     if BLOCKS[choice] == "xception":
         for i in range(3):
             layers += _depthwise("branch2.", 5 * i, into, kernel, 1 if i else stride, frozen_norm)
-            layers += _conv("branch2.", 5 * i + 2, into, half, frozen_norm)
+            layers += _conv("branch2.", 5 * i + 2, into, half if i < 2 else main, frozen_norm)
             into = half
     else:
         layers += _conv("branch2.", 0, into, half, frozen_norm)
         layers += _depthwise("branch2.", 3, half, kernel, stride, frozen_norm)
-        layers += _conv("branch2.", 5, half, half, frozen_norm)
-    layers += (Layer("concat", "concat", half, cout), Layer("shuffle", "shuffle", cout, cout, groups=2))
+        layers += _conv("branch2.", 5, half, main, frozen_norm)
+    layers += (Layer("concat", "concat", main, cout), Layer("shuffle", "shuffle", cout, cout, groups=2))
     return Row(f"stages.{stage}.{index}.{BLOCKS[choice]}", stage, index, layers, output)
 
 
