@@ -18,6 +18,7 @@ from searchkit.nas.data.label_augment import LabelAugment
 from searchkit.nas.models.elastic import backbone_class
 from searchkit.nas.models.heads.faster_rcnn import DetectorConfig
 from searchkit.nas.models.heads.linear import ClassifierConfig
+from searchkit.nas.models.init.names import BACKBONE_NAMES, LAYOUTS
 from searchkit.nas.train import sections
 from searchkit.nas.train.kept import MAY_CHANGE
 
@@ -144,9 +145,21 @@ def parts() -> dict[str, str]:
     rows = [f"| `{name}` | {dimensions} | {options(name)} |" for name, dimensions in BACKBONES.items()]
     head = ["| `model.backbone` | dimensions | `model.backbone_options`, with defaults |", "| --- | --- | --- |"]
     made["backbones"] = "\n".join([*head, *rows, ""])
+    made["names"] = names_of_others()
     may = [f"| {', '.join(f'`{k}`' for k in keys.split(', '))} | {why} |" for keys, why in MAY_CHANGE.items()]
     made["keys that may change"] = "\n".join(["| keys | |", "| --- | --- |", *may, ""])
     return made
+
+
+def names_of_others() -> str:
+    """Whose names of tensors `init` knows, by backbone and by whole network."""
+    whose: dict[str, list[str]] = {}
+    for row in BACKBONE_NAMES:
+        whose.setdefault(f"backbone `{row.kind}`", []).extend(row.whose.split(", "))
+    for whole in LAYOUTS:
+        whose.setdefault(f"the rest of a `{whole.kind}`", []).extend(whole.whose.split(", "))
+    rows = [f"| {network} | {', '.join(dict.fromkeys(names))} |" for network, names in whose.items()]
+    return "\n".join(["| network | names of |", "| --- | --- |", *rows, ""])
 
 
 def render() -> str:

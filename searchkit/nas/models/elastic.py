@@ -105,6 +105,12 @@ def _module_of_file(path: str) -> Any:
     return module
 
 
+def body_of(net: nn.Module) -> nn.Module:
+    """The backbone of a network of ours, which holds the arch. UsageError for another module."""
+    body: nn.Module = _holder(net).body
+    return body
+
+
 def arch_of(net: nn.Module) -> Arch:
     """The architecture that a supernet, or a static network of ours, runs now. UsageError for another module."""
     return Arch(tuple((f"{PART}.{name}", value) for name, value in _holder(net).body.arch.items))

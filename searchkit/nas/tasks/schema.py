@@ -35,7 +35,10 @@ def config_schema() -> Schema:
             **{key: {} for key in keys},
             "space": space_schema(),
             "subnet": {**_TEXT, "description": "One arch instead of the space: its name, or a file of records"},
-            "init": {**_TEXT, "description": "Weights that training starts from: a file"},
+            "init": {
+                **_TEXT,
+                "description": "Weights that training starts from: a file, torchvision:NAME, timm:NAME or package:NAME",
+            },
         },
         "additionalProperties": False,
         "required": ["model", "space"],

@@ -16,7 +16,7 @@ from searchkit.errors import ConflictError, UsageError
 from searchkit.nas.cost import price
 from searchkit.nas.data.loader import Seen
 from searchkit.nas.models import network
-from searchkit.nas.models.load import load_init
+from searchkit.nas.models.init.load import load_init
 from searchkit.nas.models.network import NetConfig
 from searchkit.nas.models.subnet import subnet
 from searchkit.nas.space.shapes import InputShape
@@ -104,7 +104,7 @@ def _train(
         begun = saver.restore(run, checkpoint.load(latest, device), latest, accept)
         begun.append(f"goes on at step {run.step} of {steps}, from {latest}")
     else:
-        begun = [load_init(net, path_of(recipe.init, "init")).text()] if recipe.init else []
+        begun = load_init(net, path_of(recipe.init, "init")).lines() if recipe.init else []
     distributed.share_weights(net, ranks)
     bench = open_bench(recipe, "val", device, seed, data) if ranks.first and recipe.data.val else None
     if bench:

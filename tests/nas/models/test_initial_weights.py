@@ -17,7 +17,8 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from searchkit.errors import UsageError
 from searchkit.nas.models.elastic import set_arch
 from searchkit.nas.models.heads.faster_rcnn import DetectorConfig, build
-from searchkit.nas.models.load import load_init, read_tensors
+from searchkit.nas.models.init.load import load_init
+from searchkit.nas.models.init.sources import read_weights
 from searchkit.records.arch import Arch
 from tests.nas.test_nn import randomise
 from tests.support.detectors import (
@@ -51,8 +52,9 @@ def test_weights_of_a_backbone_fill_the_leading_slices(tmp_path: Path) -> None:
     assert not loaded.whole or all(k.endswith("num_batches_tracked") for k in loaded.whole)
     new = {k for k in body if ".layer1.2." in k or ".layer4.2." in k}
     assert {*loaded.partly} == body - new and new < {*loaded.kept}
-    assert [name.partition(" ")[0] for name in loaded.unused] == ["backbone.body.fc.weight", "backbone.body.fc.bias"]
-    assert "2 unused: backbone.body.fc.weight (no such tensor" in loaded.text()
+    assert [name.partition(" ")[0] for name in loaded.unused] == ["fc.weight", "fc.bias"]
+    of = "the last layer of a classifier"
+    assert loaded.lines()[2] == f"  the file's head: 2 unused: fc.weight ({of}), fc.bias ({of})" and not loaded.lost
 
 
 @pytest.mark.slow
@@ -111,7 +113,10 @@ class Malice:
         (b"no tensors", "is no file of tensors"),
         (Malice(), "is no file of tensors"),
         ({"epoch": 3}, "holds no state dict"),
-        ({"a.weight": torch.zeros(3)}, "none of its 1 tensors fits"),
+        (
+            {"a.weight": torch.zeros(3)},
+            "its 1 tensors don't fit into the network, and no table has their names: a.weight",
+        ),
     ],
 )
 def test_files_that_hold_no_weights(
@@ -136,7 +141,7 @@ def test_init_by_a_torchvision_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     kept = tmp_path / "hub" / "checkpoints" / url.rpartition("/")[2]
     kept.parent.mkdir(parents=True)
     torch.save(weights, kept)
-    found = read_tensors("torchvision:resnet18")
+    found = read_weights("torchvision:resnet18")[0]
     assert all(torch.equal(found[name], value) for name, value in weights.items())
     with pytest.raises(UsageError, match="did you mean resnet"):
-        read_tensors("torchvision:resnet81")
+        read_weights("torchvision:resnet81")

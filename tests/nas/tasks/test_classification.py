@@ -21,7 +21,7 @@ from torch import nn
 from searchkit.errors import UsageError
 from searchkit.nas.models.elastic import set_arch
 from searchkit.nas.models.heads.linear import ClassifierConfig, build
-from searchkit.nas.models.load import load_init
+from searchkit.nas.models.init.load import load_init
 from searchkit.nas.models.subnet import subnet
 from searchkit.nas.subnet import sweep
 from searchkit.nas.tasks import classification
