@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from searchkit.nas.nn.blocks import Chain, Residual, TwoPaths, add_layers, attach, norm_of, run_layers, run_rows
-from searchkit.nas.nn.layers import BatchNorm2d, Conv2d, FrozenBatchNorm2d, GroupNorm, Linear, SameConv2d, window
+from searchkit.nas.nn.layers import (
+    BatchNorm2d,
+    Conv2d,
+    FrozenBatchNorm2d,
+    GroupNorm,
+    Linear,
+    SameConv2d,
+    SyncBatchNorm2d,
+    window,
+)
 
 __all__ = [
     "BatchNorm2d",
@@ -14,6 +23,7 @@ __all__ = [
     "Linear",
     "Residual",
     "SameConv2d",
+    "SyncBatchNorm2d",
     "TwoPaths",
     "add_layers",
     "attach",

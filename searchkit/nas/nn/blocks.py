@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from searchkit.errors import UsageError, did_you_mean
 from searchkit.nas.nn.kinds import KINDS, LayerSpec, Norm, Paths
-from searchkit.nas.nn.layers import BatchNorm2d, FrozenBatchNorm2d, GroupNorm
+from searchkit.nas.nn.layers import BatchNorm2d, FrozenBatchNorm2d, GroupNorm, SyncBatchNorm2d
 
 
 class RowSpec(Protocol):
@@ -28,14 +28,18 @@ class RowSpec(Protocol):
     def output(self) -> bool: ...
 
 
-def norm_of(name: str, group: int, eps: float, momentum: float = 0.1) -> Norm:
-    """The function that makes a norm of so many channels: "bn", "frozen", or "gn" in groups of `group` channels."""
+def norm_of(name: str, group: int, eps: float, momentum: float = 0.1, ranks: int = 0) -> Norm:
+    """The function that makes a norm of so many channels: "bn", "frozen", "gn" in groups of `group` channels, or
+    "sync_bn", over groups of so many `ranks` of a training, 0 for all."""
+    if ranks < 0:
+        raise UsageError(f"norm_ranks must be at least 0, but is {ranks}", "0 stands for all ranks.")
     if not eps >= 0 or group < 1:
         raise UsageError(f"norm_eps must be at least 0 and norm_group at least 1, but they are {eps:g} and {group}")
     norms: dict[str, Norm] = {
         "bn": partial(BatchNorm2d, eps=eps, momentum=momentum),
         "frozen": partial(FrozenBatchNorm2d, eps=eps),
         "gn": partial(_group_norm, group, eps),
+        "sync_bn": partial(SyncBatchNorm2d, eps=eps, momentum=momentum, ranks=ranks),
     }
     if name not in norms:
         raise UsageError(f"norm must be one of {', '.join(norms)}, but is {name!r}{did_you_mean(name, tuple(norms))}")

@@ -8,9 +8,11 @@ that holds copies of the slices (`window`). Gradients reach the slices alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NoReturn, TypeVar
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import misc
@@ -156,18 +158,94 @@ class BatchNorm2d(nn.BatchNorm2d):
         _check_width(c, self.num_features)
         mean = None if self.running_mean is None else self.running_mean[:c]
         var = None if self.running_var is None else self.running_var[:c]
-        momentum = 0.0 if self.momentum is None else self.momentum
+        by_batch = self.training or mean is None
+        return F.batch_norm(x, mean, var, *_affine(self, c), by_batch, self._share_of_batch(), self.eps)
+
+    def _share_of_batch(self) -> float:
+        """How much the statistics of a batch that is trained on count in the running ones; counts the batch."""
         if self.training and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
             if self.momentum is None:  # torch's rule: None asks for the plain average of all batches
-                momentum = 1.0 / float(self.num_batches_tracked)
-        by_batch = self.training or mean is None
-        return F.batch_norm(x, mean, var, *_affine(self, c), by_batch, momentum, self.eps)
+                return 1.0 / float(self.num_batches_tracked)
+        return 0.0 if self.momentum is None else self.momentum
 
     def plain(self) -> nn.BatchNorm2d:
         """The equal torch module, with copies of all weights and statistics."""
         options = (self.eps, self.momentum, self.affine, self.track_running_stats)
         return _copied(self, nn.BatchNorm2d, self.num_features, *options)
+
+
+class SyncBatchNorm2d(BatchNorm2d):
+    """Batch norm over the first channels, whose batch is that of several ranks of a training together.
+
+    ranks: over groups of so many ranks, neighbours by their numbers; 0: over all. The statistics, and the gradients
+    through them, are those of one rank that has all images of the group, whose images and sizes may differ. It needs no
+    GPU, as torch's own does. Statistics are shared while gradients are recorded: what runs without (a calibration, by
+    one rank alone) is that rank's. On one rank, and in eval mode, it is a BatchNorm2d.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, *, ranks: int = 0) -> None:
+        super().__init__(num_features, eps, momentum)
+        self.ranks = ranks
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, C, H, W) -> the same shape."""
+        sharing = self.training and torch.is_grad_enabled() and dist.is_available() and dist.is_initialized()
+        group = _group_of_ranks(dist.group.WORLD, self.ranks) if sharing else None
+        if group is None or dist.get_world_size(group) == 1:
+            return super().forward(x)
+        c = x.shape[1]
+        _check_width(c, self.num_features)
+        weight, bias = _affine(self, c)
+        assert weight is not None and bias is not None and self.running_mean is not None
+        assert self.running_var is not None
+        values = x.float()
+        total = _SumOverRanks.apply(torch.cat((values.sum((0, 2, 3)), values.new_tensor([x.numel() / c]))), group)
+        mean, count = total[:-1] / total[-1], float(total[-1])
+        centred = values - mean[:, None, None]
+        var = _SumOverRanks.apply(centred.square().sum((0, 2, 3)), group) / count
+        share = self._share_of_batch()
+        with torch.no_grad():
+            self.running_mean[:c].lerp_(mean, share)
+            self.running_var[:c].lerp_(var * (count / max(1.0, count - 1)), share)
+        out = centred * (weight * (var + self.eps).rsqrt())[:, None, None] + bias[:, None, None]
+        normed: Tensor = out.to(x.dtype)
+        return normed
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """The sum of a tensor over ranks; the gradient is then the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, group: Any) -> Tensor:
+        ctx.group = group
+        total = values.clone()
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        total = grad.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=ctx.group)
+        return total, None
+
+
+@lru_cache
+def _group_of_ranks(world: Any, ranks: int) -> Any:
+    """The process group of this rank with its neighbours. All ranks ask for the same ones, in the same order.
+
+    world: the group of all, so that groups of a job that was left are not found again.
+    """
+    n = dist.get_world_size(world)
+    if ranks in (0, n):
+        return world
+    if ranks < 0 or n % ranks:
+        _refuse(
+            f"a batch norm over groups of {ranks} ranks cannot run on {n} ranks",
+            "Set norm_ranks to a number that divides that of the ranks, or to 0 for all of them.",
+        )
+    groups = [dist.new_group(list(range(first, first + ranks))) for first in range(0, n, ranks)]
+    return groups[dist.get_rank(world) // ranks]
 
 
 class GroupNorm(nn.GroupNorm):

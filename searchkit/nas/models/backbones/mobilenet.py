@@ -26,6 +26,7 @@ class MobileNetV2(nn.Module):
     strides: of each stage, 1 or 2; torchvision's are 1, 2, 2, 2, 1, 2, 1. stem_stride: 1 for small images.
     norm: "bn", "frozen" (nothing of a norm is learnt or updated) or "gn", in groups of `norm_group` channels, of which
     all widths are multiples, those inside the blocks too.
+    Or "sync_bn": "bn" over the ranks of a training together, in groups of `norm_ranks` neighbours (0: all of them).
     """
 
     def __init__(
@@ -34,9 +35,10 @@ class MobileNetV2(nn.Module):
         *,
         strides: Sequence[int] = STRIDES,
         stem_stride: int = 2,
-        norm: Literal["bn", "gn", "frozen"] = "bn",
+        norm: Literal["bn", "gn", "frozen", "sync_bn"] = "bn",
         norm_group: int = 8,
         norm_eps: float = 1e-5,
+        norm_ranks: int = 0,
     ) -> None:
         super().__init__()
         self.plan_options: dict[str, Any] = {
@@ -45,7 +47,7 @@ class MobileNetV2(nn.Module):
             "frozen_norm": norm == "frozen",
         }
         self.arch = arch
-        make = norm_of(norm, norm_group, norm_eps)
+        make = norm_of(norm, norm_group, norm_eps, ranks=norm_ranks)
         for row in self._rows:
             attach(self, row.name, Chain(row, make))
         self._init_weights()

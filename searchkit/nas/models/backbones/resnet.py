@@ -26,6 +26,7 @@ class ResNet(nn.Module):
     block: "bottleneck" or "basic". deep_stem, avg_down, first_shortcut: see resnet_plan.
     norm: "bn", "frozen" (nothing of a norm is learnt or updated) or "gn", in groups of `norm_group` channels, of which
     all widths are multiples.
+    Or "sync_bn": "bn" over the ranks of a training together, in groups of `norm_ranks` neighbours (0: all of them).
     norm_eps: 1e-5; torchvision's Faster R-CNN weights for COCO were trained with frozen norms of 0.
     frozen_stages: 0 freezes nothing; n: the stem and the first n stages learn nothing and update no statistics.
     zero_init_residual: every block starts as its shortcut (https://arxiv.org/abs/1706.02677).
@@ -36,7 +37,7 @@ class ResNet(nn.Module):
         arch: Arch,
         *,
         block: Literal["bottleneck", "basic"] = "bottleneck",
-        norm: Literal["bn", "gn", "frozen"] = "bn",
+        norm: Literal["bn", "gn", "frozen", "sync_bn"] = "bn",
         deep_stem: bool = False,
         avg_down: bool = False,
         first_shortcut: bool = True,
@@ -44,6 +45,7 @@ class ResNet(nn.Module):
         zero_init_residual: bool = False,
         norm_group: int = 16,
         norm_eps: float = 1e-5,
+        norm_ranks: int = 0,
     ) -> None:
         super().__init__()
         self.plan_options: dict[str, Any] = {
@@ -54,7 +56,7 @@ class ResNet(nn.Module):
             "frozen_norm": norm == "frozen",
         }
         self.arch = arch
-        make = norm_of(norm, norm_group, norm_eps)
+        make = norm_of(norm, norm_group, norm_eps, ranks=norm_ranks)
         for row in self._rows:
             if row.stage < 0:
                 add_layers(self, row, make)

@@ -33,6 +33,7 @@ class ShuffleNetV2(nn.Module):
     stem_pool: a max pool behind the stem. stem_stride: 1 for small images. keep_width: see shufflenet_plan.
     norm: "bn", "frozen" (nothing of a norm is learnt or updated) or "gn", in groups of `norm_group` channels, of which
     all widths are multiples, halves of them too.
+    Or "sync_bn": "bn" over the ranks of a training together, in groups of `norm_ranks` neighbours (0: all of them).
     """
 
     CHOICES: ClassVar[tuple[str, ...]] = (CHOICE,)
@@ -45,9 +46,10 @@ class ShuffleNetV2(nn.Module):
         stem_pool: bool = True,
         stem_stride: int = 2,
         keep_width: bool = False,
-        norm: Literal["bn", "gn", "frozen"] = "bn",
+        norm: Literal["bn", "gn", "frozen", "sync_bn"] = "bn",
         norm_group: int = 8,
         norm_eps: float = 1e-5,
+        norm_ranks: int = 0,
     ) -> None:
         super().__init__()
         self.plan_options: dict[str, Any] = {
@@ -60,7 +62,7 @@ class ShuffleNetV2(nn.Module):
         self.held: Held = {CHOICE: _held_choices(held, own)}
         self._built = _sizes(arch)
         self.arch = arch
-        make = norm_of(norm, norm_group, norm_eps)
+        make = norm_of(norm, norm_group, norm_eps, ranks=norm_ranks)
         position = iter(self.held[CHOICE])
         for row in self._rows:
             if row.name in ("stem", "head"):
