@@ -23,7 +23,8 @@ from searchkit.nas.train import net as nets
 from searchkit.nas.train.bench import Bench, measured_on, model_said, open_bench, short_digest
 from searchkit.nas.train.checkpoint import Checkpoint
 from searchkit.nas.train.distributed import Ranks
-from searchkit.nas.train.loop import Run, StepReport, fit, load_optimizer, make_optimizer
+from searchkit.nas.train.groups import frozen_text, load_optimizer, make_optimizer
+from searchkit.nas.train.loop import Run, StepReport, fit
 from searchkit.nas.train.recipe import Recipe
 from searchkit.nas.train.sections import Optimisation, text_of
 from searchkit.nas.train.splits import open_split, range_entry
@@ -81,6 +82,8 @@ def open_session(
             tune_set = sets.joined(tune_set, part)
         sets.require_labels(tune_set, recipe.data)
         sets.same_classes(bench.evaluated, tune_set)
+        if frozen := frozen_text(net, recipe.finetune):
+            say(frozen)
     net = net.to(device)
     if recipe.train.channels_last:
         net = net.to(memory_format=torch.channels_last)

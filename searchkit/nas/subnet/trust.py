@@ -14,8 +14,10 @@ from typing import Any
 
 import torch
 
+from searchkit.errors import UsageError
 from searchkit.nas.cost import price
 from searchkit.nas.models.network import NetConfig
+from searchkit.nas.models.part import PARTS
 from searchkit.nas.space.shapes import InputShape, plain_shape
 from searchkit.nas.subnet import sweep
 from searchkit.nas.subnet.results import Record, Results
@@ -100,6 +102,12 @@ def open_own(recipe: Recipe, epochs: float | None, steps: int | None) -> Own:
     task, images = recipe.task, open_split(recipe, "train")
     task.sets.require_labels(images, recipe.data)
     options = Optimisation(**{f.name: getattr(recipe.train, f.name) for f in fields(Optimisation)})
+    if frozen := [part for part in PARTS if getattr(options, f"{part}_lr") == 0]:
+        raise UsageError(
+            f"train.{frozen[0]}_lr is 0, but an arch that is trained alone begins with new weights: its {frozen[0]} "
+            "would stay random",
+            f"Let it learn: --set train.{frozen[0]}_lr=null",
+        )
     full_steps = options.total_steps(task.sets.count(images), 1)
     if epochs is not None:
         steps = replace(options, epochs=epochs, steps=None).total_steps(task.sets.count(images), 1)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from searchkit.errors import SearchkitError
 from searchkit.nas.models.elastic import set_arch
 from searchkit.nas.space.shapes import InputShape
-from searchkit.nas.train import distributed, schedules
+from searchkit.nas.train import distributed, groups, schedules
 from searchkit.nas.train.distill import Teaching
 from searchkit.nas.train.distributed import Ranks
 from searchkit.nas.train.schedules import value_at
@@ -33,7 +33,7 @@ class StepReport:
     step: int  # of this step; the first is 0
     steps: int
     losses: Mapping[str, float]
-    lr: float
+    lr: float  # of the parts without a rate of their own
     images_per_s: float
 
 
@@ -46,30 +46,6 @@ class Run:
     step: int = 0  # steps done
     best: float = -math.inf
     scored: int = 0  # the step of the last evaluation
-
-
-def make_optimizer(net: nn.Module, settings: Optimisation, batch: int) -> torch.optim.Optimizer:
-    """SGD or AdamW over the parameters that train; norms and biases get `norm_weight_decay`."""
-    lr = schedules.scaled_lr(settings.lr, settings.lr_scaling, batch, settings.base_batch)
-    decayed = [p for p in net.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in net.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": others, "weight_decay": settings.norm_weight_decay},
-    ]
-    groups = [{**g, "lr": lr, "base_lr": lr} for g in groups if g["params"]]
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=lr)
-    return torch.optim.SGD(groups, lr=lr, momentum=settings.momentum, nesterov=settings.nesterov)
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Take over what an optimizer has gathered, but not its settings: those are the config's, which may have changed
-    since (a lower lr after a loss that was not finite)."""
-    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-    optimizer.load_state_dict(state)
-    for group, values in zip(optimizer.param_groups, settings, strict=True):
-        group.update(values)
 
 
 def fit(
@@ -94,7 +70,7 @@ def fit(
     Schedules count epochs, from 1. Raises SearchkitError for a loss that is not finite, with the batch's image ids.
     """
     net = run.net
-    net.train()
+    groups.to_train(net, settings)
     last = time.monotonic()
     for step, images, targets in batches:
         task.network.set_scale(net, scale_at(scales, seed, step), section)
@@ -115,7 +91,7 @@ def fit(
         now = time.monotonic()
         rate = len(images) * ranks.world / max(now - last, 1e-9)
         last = now
-        yield StepReport(step, steps, losses, run.optimizer.param_groups[0]["lr"], rate)
+        yield StepReport(step, steps, losses, run.optimizer.defaults["lr"] * lr_factor, rate)
 
 
 @dataclass(frozen=True)

@@ -243,6 +243,11 @@ class Optimisation:
     batch_size: Count = 8  # on each rank
     optimizer: Literal["sgd", "adamw"] = "sgd"  # adamw has torch's default betas
     lr: Positive = 0.02  # for a batch of base_batch images over all ranks
+    backbone_lr: NotNegative | None = field(default=None, metadata=LATER)
+    """Of the backbone, for a batch of base_batch images as lr is; 0 freezes it: no gradient, and its batch norms use
+    and keep the statistics that they have; null: lr."""
+    neck_lr: NotNegative | None = field(default=None, metadata=LATER)  # of the neck, likewise
+    head_lr: NotNegative | None = field(default=None, metadata=LATER)  # of the head, likewise
     base_batch: Count = 16
     lr_scaling: Literal["linear", "sqrt", "none"] = "linear"  # how lr grows with the batch
     momentum: Annotated[float, number(0, below=1)] = 0.9  # of sgd
@@ -278,6 +283,8 @@ class Optimisation:
             raise At("restart_epochs", f"is of schedule cosine, but schedule is {self.schedule}")
         if self.restart_mult != 1 and self.restart_epochs is None:
             raise At("restart_mult", "needs restart_epochs")
+        if self.backbone_lr == self.neck_lr == self.head_lr == 0:
+            raise At("head_lr", "is 0, as backbone_lr and neck_lr are: nothing would be trained")
 
     def epoch_steps(self, images: int, world: int) -> int:
         """Optimiser steps of an epoch, whose last batch is filled up."""

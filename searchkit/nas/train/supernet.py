@@ -26,7 +26,8 @@ from searchkit.nas.train import net as nets
 from searchkit.nas.train.bench import Bench, open_bench
 from searchkit.nas.train.checkpoint import Checkpoint
 from searchkit.nas.train.distill import OpenTeaching
-from searchkit.nas.train.loop import Run, StepReport, fit, load_optimizer, make_optimizer
+from searchkit.nas.train.groups import frozen_text, load_optimizer, make_optimizer
+from searchkit.nas.train.loop import Run, StepReport, fit
 from searchkit.nas.train.policies import Policy, policy
 from searchkit.nas.train.recipe import Recipe
 from searchkit.nas.train.sections import Optimisation, path_of
@@ -111,6 +112,7 @@ def _train(
         for line in (*bench.evaluated.report.lines, *bench.notes):
             watch.say(line)
         bench.require(settings.best_metric, "train.best_metric")
+    begun += [frozen] if (frozen := frozen_text(net, settings)) else []
     for line in begun:  # now that nothing is left to refuse
         watch.say(line)
     every = round(settings.eval_epochs * epoch) if settings.eval_epochs else steps
@@ -292,7 +294,8 @@ class Saver:
         if changes:
             self.meta["changes"] = changes
         nets.load_exactly(run.net, found.net, path, "this config")
-        load_optimizer(run.optimizer, found.optimizer)
+        if fresh := load_optimizer(run.optimizer, found.optimizer):
+            notes.append(f"{fresh} parameters begin anew in the optimizer, which has gathered nothing for them")
         run.step, run.best, run.scored = found.step, there["best"], there.get("scored", found.step)
         if there.get("best_of", self.meta["best_of"]) != self.meta["best_of"]:
             run.best = -math.inf
@@ -313,7 +316,7 @@ class Saver:
     def _longer(self, run: Run, step: int, end: int) -> str:
         """What happens to a training that had already ended."""
         settings, steps = self.recipe.train, self.meta["steps"]
-        base, epoch = run.optimizer.param_groups[0]["base_lr"], self.steps_per_epoch
+        base, epoch = run.optimizer.defaults["lr"], self.steps_per_epoch
         last = base * schedules.factor_at(settings, end - 1, end, epoch)
         now = base * schedules.factor_at(settings, step, steps, epoch)
         text = f"the training had come to its end, step {end}; it goes on to step {steps}"

@@ -31,7 +31,8 @@ from searchkit.nas.train import checkpoint, supernet
 from searchkit.nas.train import net as nets
 from searchkit.nas.train.distributed import Ranks
 from searchkit.nas.train.evaluate import calibrate, calibrated_norms
-from searchkit.nas.train.loop import Run, fit, make_optimizer
+from searchkit.nas.train.groups import make_optimizer
+from searchkit.nas.train.loop import Run, fit
 from searchkit.nas.train.recipe import Recipe
 from searchkit.nas.train.splits import open_split
 from searchkit.nas.train.steps import Soft

@@ -26,7 +26,7 @@ from searchkit.nas.models import network
 from searchkit.nas.subnet.extract import load_folder
 from searchkit.nas.tasks import read as nas_config
 from searchkit.nas.train.bench import open_bench
-from searchkit.nas.train.loop import make_optimizer
+from searchkit.nas.train.groups import make_optimizer
 from searchkit.nas.train.policies import policy
 from searchkit.nas.train.schedules import factor
 from searchkit.records.arch import Arch

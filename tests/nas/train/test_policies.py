@@ -16,7 +16,7 @@ from searchkit.errors import UsageError
 from searchkit.nas.models.elastic import set_arch
 from searchkit.nas.space.space import read_space
 from searchkit.nas.train import loop, policies, schedules
-from searchkit.nas.train.loop import make_optimizer
+from searchkit.nas.train.groups import make_optimizer
 from searchkit.nas.train.sections import Train
 from searchkit.records.arch import Arch
 from tests.support import nas

@@ -17,7 +17,8 @@ from searchkit.nas.tasks import read as config
 from searchkit.nas.train import net as nets
 from searchkit.nas.train import supernet
 from searchkit.nas.train.distributed import Ranks
-from searchkit.nas.train.loop import Run, fit, make_optimizer
+from searchkit.nas.train.groups import make_optimizer
+from searchkit.nas.train.loop import Run, fit
 from searchkit.nas.train.splits import open_split
 from searchkit.records.arch import Arch
 from tests.support import nas
