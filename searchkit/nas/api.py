@@ -42,7 +42,7 @@ from searchkit.records.arch import Arch
 
 T = TypeVar("T")
 ArchLike = Arch | str | Mapping[str, Any]
-SPLITS = ("train", "val", "test")
+SPLITS = ("train", "val", "test", "held_out")
 TAG = "direct"  # under which the verb test keeps its scores, too
 
 

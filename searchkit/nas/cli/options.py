@@ -34,6 +34,11 @@ OPTIONS: dict[str, Callable[[Command], Command]] = {
     "seed": click.option("--seed", type=int, help="[default: $SEARCHKIT_SEED, else 0]"),
     "device": click.option("--device", help="cpu, cuda, cuda:1 …  [default: a GPU where there is one]"),
     "json": click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout instead."),
+    "split": click.option(
+        "--split",
+        type=click.Choice(["val", "test", "train", "held_out"]),
+        help="That archs are scored on.  [default: test.split of the config]",
+    ),
     "checkpoint": click.option("--checkpoint", required=True, metavar="FILE", help="The supernet's weights."),
 }
 

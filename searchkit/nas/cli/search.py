@@ -56,7 +56,7 @@ FRONT, BEST, PICTURE = "front.jsonl", "best.jsonl", "front.png"
     metavar="S|H,W",
     help="Input shape; several, or `all` of the space, are searched, too.  [default: the first of the space]",
 )
-@click.option("--split", type=click.Choice(["val", "test", "train"]), help="[default: test.split of the config]")
+@shared("split")
 @click.option("--proxy-epochs", type=float, metavar="E", help="Tune each subnet so long before it is scored.")
 @click.option("--proxy-steps", type=click.IntRange(1), metavar="N", help="The same, in steps.")
 @click.option("--enqueue", metavar="FILE", help="Records that are scored first.")
@@ -222,10 +222,12 @@ def _plan(
 def _check_data(recipe: Any, name: str) -> None:
     """Raises UsageError where a split of the data is not there; what is in it is for the workers to see."""
     from searchkit.nas.tasks.read import path_of
+    from searchkit.nas.train.splits import TRAIN, missing, section_of
 
-    split = getattr(recipe.data, name)
+    split = section_of(recipe, name)
     if split is None:
-        raise UsageError(f"data.{name} is missing in the config", f"Give data.{name}, or another --split")
+        raise UsageError(missing(recipe, name).message, f"Give data.{name}, or another --split")
+    name = name if getattr(recipe.data, name) == split else TRAIN  # the held-out part has no files of its own
     for field in dataclasses.fields(split):
         value = getattr(split, field.name)
         if not isinstance(value, str):

@@ -12,7 +12,7 @@ import click
 
 from searchkit import console, fsio
 from searchkit.errors import UsageError
-from searchkit.nas.cli.options import Options, device_of, ranks_of, say, shared, show_kept, takes
+from searchkit.nas.cli.options import OPTIONS, Options, device_of, ranks_of, say, shared, show_kept, takes
 from searchkit.nas.cli.progress import Progress, Reporter
 from searchkit.nas.train.memory import memory_advice
 
@@ -62,9 +62,7 @@ def _sweep(command: Any) -> Any:
                 metavar="FILE",
                 help="Results; those in it are kept.",
             ),
-            click.option(
-                "--split", type=click.Choice(["val", "test", "train"]), help="[default: test.split of the config]"
-            ),
+            OPTIONS["split"],
         )
     ):
         command = option(command)

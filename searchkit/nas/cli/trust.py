@@ -58,7 +58,7 @@ class Trust(Options):
 @click.option(
     "--work-dir", default="trust", show_default=True, metavar="DIR", help="One folder with a checkpoint an arch."
 )
-@click.option("--split", type=click.Choice(["val", "test", "train"]), help="[default: test.split of the config]")
+@shared("split")
 @click.option("--png", metavar="FILE", help="Own score over calibrated score, as a picture.")
 @shared("checkpoint", "set", "seed", "device", "json")
 @takes(Trust)

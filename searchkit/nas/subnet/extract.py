@@ -43,7 +43,7 @@ from searchkit.nas.train import checkpoint
 from searchkit.nas.train import net as nets
 from searchkit.nas.train.bench import Bench, measured_on, model_said, open_bench, opened_train
 from searchkit.nas.train.recipe import Recipe
-from searchkit.nas.train.splits import open_split, reading_as_scored, reading_of_checkpoint
+from searchkit.nas.train.splits import open_split, reading_as_scored, reading_of_checkpoint, section_of
 from searchkit.records.arch import Arch
 
 FORMS: dict[str, Any] = {"det": det_model, "cls": cls_model}  # by task: what its extracted network looks like
@@ -112,7 +112,7 @@ def read_as_scored(source: Source, recipe: Recipe, statistics: Statistics, bench
     """The source with the range of deep greys that its score was measured with, or would be where there is none."""
     trained = statistics.calibration.source
     sets = [None if bench is None else bench.evaluated, None if trained is None else trained.data]
-    if bench is None and getattr(recipe.data, recipe.test.split) is not None:
+    if bench is None and section_of(recipe, recipe.test.split) is not None:
         sets.append(open_split(recipe, recipe.test.split))
     return replace(source, reading=reading_as_scored(source.reading, *sets))
 

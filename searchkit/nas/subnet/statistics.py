@@ -98,7 +98,8 @@ def as_scored(recipe: Recipe, score: Score) -> Recipe:
     beyond = {f.name: protocol.get(f.name, getattr(plain, f.name)) for f in fields(plain) if f.metadata == LATER}
     test = replace(recipe.test, **{name: protocol[key] for name, key in names.items() if key in protocol}, **beyond)
     of_data = [name for name in recipe.task.sets.protocol(recipe.data) if name in protocol]
-    data = replace(recipe.data, **{name: protocol[name] for name in of_data})
+    parts = {key: protocol.get(key, 0) for key in ("held_out", "held_out_seed")}
+    data = replace(recipe.data, **{name: protocol[name] for name in of_data}, **parts)
     train = replace(recipe.train, precision=protocol.get("precision", recipe.train.precision))
     return replace(recipe, test=test, data=data, train=train)
 

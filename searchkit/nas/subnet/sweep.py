@@ -27,7 +27,7 @@ from searchkit.nas.train.groups import frozen_text, load_optimizer, make_optimiz
 from searchkit.nas.train.loop import Run, StepReport, fit
 from searchkit.nas.train.recipe import Recipe
 from searchkit.nas.train.sections import Optimisation, text_of
-from searchkit.nas.train.splits import open_split, range_entry
+from searchkit.nas.train.splits import HELD_OUT, open_split, range_entry
 from searchkit.nas.train.supernet import batches_of
 from searchkit.records import modelspace
 from searchkit.records.arch import Arch
@@ -67,7 +67,7 @@ def open_session(
     for line in (*bench.evaluated.report.lines, *bench.notes):
         say(line)
     net, match = nets.load(recipe, loaded, bench.categories, seed, to_train=tune, where=path)
-    notes = () if tune else _unlearnt(recipe, bench, match.fresh)
+    notes = _seen(recipe, bench.split, loaded) + (() if tune else _unlearnt(recipe, bench, match.fresh))
     if match.fresh or list(loaded.meta["categories"]) != list(bench.categories):
         say(match.text())
     for line in notes:
@@ -102,6 +102,21 @@ def _unlearnt(recipe: Recipe, bench: Bench, fresh: Sequence[str]) -> tuple[str, 
         recipe.task.sets.same_classes(train, open_split(recipe, bench.split, train.names))
     shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
     return (f"the score counts classes that the network never learnt, and never finds: {len(names)}, {shown}",)
+
+
+def _seen(recipe: Recipe, split: str, loaded: Checkpoint) -> tuple[str, ...]:
+    """A note where a network may have been trained on the images that are held out by now."""
+    if split != HELD_OUT:
+        return ()
+    of_training = loaded.meta.get("config", {})
+    theirs = tuple(of_training.get(f"data.{key}", 0) for key in ("held_out", "held_out_seed"))
+    ours = (recipe.data.held_out, recipe.data.held_out_seed)
+    if theirs == ours:
+        return ()
+    return (
+        f"the checkpoint was trained with data.held_out {theirs[0]:g} and seed {theirs[1]}, the config has {ours[0]:g} "
+        f"and {ours[1]}: if that was on this data.train, it has seen images that it is scored on",
+    )
 
 
 def shape_of(record: Record, recipe: Recipe) -> InputShape:

@@ -19,7 +19,7 @@ from searchkit.nas.models.network import NetConfig
 from searchkit.nas.space.shapes import InputShape, plain_shape
 from searchkit.nas.train.evaluate import calibrate
 from searchkit.nas.train.recipe import Recipe
-from searchkit.nas.train.splits import open_split, shown
+from searchkit.nas.train.splits import HELD_OUT, TRAIN, held_out_entry, open_split, section_of, shown
 from searchkit.nas.train.steps import Evaluation
 from searchkit.nas.train.task import Task
 from searchkit.seeds import rng_of
@@ -126,6 +126,7 @@ class Bench:
             "images": task.sets.count(self.evaluated),
             "input_shape": plain_shape(shape),
             **task.sets.protocol(self.recipe.data),
+            **held_out_entry(self.recipe),
             **test.beyond,
             "batch_size": test.batch_size,
             "precision": self.recipe.train.precision,
@@ -257,8 +258,8 @@ def _replaced(task: Task, data: Any, chosen: list[int], faults: dict[int, UsageE
 
 def _is_trained_on(recipe: Recipe, split: str, digest: str, calibration: Calibration) -> bool:
     """Whether a split has the images of data.train, without being called so."""
-    same = getattr(recipe.data, split) == recipe.data.train or digest == calibration.sha256
-    return split != "train" and same
+    same = section_of(recipe, split) == recipe.data.train or digest == calibration.sha256
+    return split not in (TRAIN, HELD_OUT) and same
 
 
 def calibration_of(recipe: Recipe, ids: Sequence[int | str]) -> Calibration | None:

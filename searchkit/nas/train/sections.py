@@ -162,6 +162,10 @@ class Data:
     range: tuple[Number, Number] | None = field(default=None, metadata=LATER)
     """[low, high] of greys deeper than 8 bits, of which 256 equal steps are made; null: by the values in data.train
     ([supernets](supernets.md#data))."""
+    held_out: Annotated[float, number(0, below=1)] = field(default=0.0, metadata=LATER)
+    """The fraction of data.train's images that no training, tuning or calibration sees, for scoring archs on them:
+    split `held_out`."""
+    held_out_seed: Whole = field(default=0, metadata=LATER)  # of the choice of these images, by their ids
     augment: Augment = field(default_factory=Augment)
 
     def __post_init__(self) -> None:
@@ -201,6 +205,10 @@ class LabelData:
     range: tuple[Number, Number] | None = field(default=None, metadata=LATER)
     """[low, high] of greys deeper than 8 bits, of which 256 equal steps are made; null: by the values in data.train
     ([supernets](supernets.md#data))."""
+    held_out: Annotated[float, number(0, below=1)] = field(default=0.0, metadata=LATER)
+    """The fraction of data.train's images that no training, tuning or calibration sees, for scoring archs on them:
+    split `held_out`."""
+    held_out_seed: Whole = field(default=0, metadata=LATER)  # of the choice of these images, by their ids
     augment: LabelAugment = field(default_factory=LabelAugment)
 
     def __post_init__(self) -> None:
@@ -334,7 +342,7 @@ class Train(Optimisation):
 class Test:
     """How a subnet is scored."""
 
-    split: Literal["val", "test", "train"] = "val"
+    split: Literal["val", "test", "train", "held_out"] = "val"  # held_out: see data.held_out
     calibration_images: Whole = 128  # of the training set, for the statistics of batch norm
     batch_size: Count = 8
     raw: bool = False  # also with the supernet's own statistics
