@@ -41,18 +41,18 @@ def records(path: Path) -> list[dict]:
 
 def macs_at(work: Path, record: dict, proposals: int) -> int:
     """MACs of a record with another number of boxes in the RoI head."""
-    from dataclasses import replace
-
     from searchkit.nas.cost import price
+    from searchkit.nas.models import network
+    from searchkit.nas.models.heads.faster_rcnn_plan import FasterRCNNPlan
     from searchkit.nas.tasks import read as config
     from searchkit.nas.train import net as nets
     from searchkit.records.arch import Arch
 
     recipe = config.load(CONFIG)
     model = nets.sized(recipe, ("RBC", "WBC", "Platelets"))
-    plan_of = price.plans_of(model, recipe.space.maximum())
-    heads = replace(model.heads, proposals=proposals)
-    return price.price(plan_of, heads, Arch.of(record["arch"]), tuple(record["data"]["input_shape"])).flops
+    plans = network.plans_of(model, recipe.space.maximum())
+    plans.head = FasterRCNNPlan(model, model.num_classes, proposals)
+    return price.price(plans, Arch.of(record["arch"]), tuple(record["data"]["input_shape"])).flops
 
 
 def run(work: Path, seed: int) -> None:

@@ -92,8 +92,8 @@ class Table:
             self.recipe, path, split=None, device=cpu, seed=0, tune=False, say=lambda _: None
         )
         self.results = open_results(str(folder / f"scores-{supernet}.jsonl"), "direct")
-        plans, heads = price.plans_of(self.recipe.model, self.recipe.space.maximum()), self.session.config.heads
-        self.macs = lambda arch: price.price(plans, heads, arch, 32).flops
+        plans = price.plans_of(self.session.config, self.recipe.space.maximum())
+        self.macs = lambda arch: price.price(plans, arch, 32).flops
 
     def top1(self, arch: Any) -> float:
         record = {"arch": arch.nested(), "data": {"input_shape": 32}}

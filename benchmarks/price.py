@@ -23,14 +23,17 @@ from searchkit.nas.cost.price import plans_of, price, price_space
 from searchkit.nas.cost.rules import Convention
 from searchkit.nas.cost.write import write_space
 from searchkit.nas.models.backbones.resnet_plan import resnet_plan
-from searchkit.nas.models.heads.faster_rcnn_plan import HeadSizes
+from searchkit.nas.models.heads.faster_rcnn_plan import PROPOSALS, DetectorConfig, FasterRCNNPlan
+from searchkit.nas.models.necks.fpn_plan import FPNOptions, FPNPlan
+from searchkit.nas.models.part import NetPlan
 from searchkit.nas.space.space import Space
 from searchkit.nas.tasks.read import load
 
 BENCH = Path(__file__).resolve().parent.parent / ".bench"
 ASKED_S = 15  # to price and write them all
 CONFIG = BENCH.parent / "templates" / "det" / "faster_rcnn_ar50to101.yaml"
-HEADS = HeadSizes(696, rpn_activation="softmax", class_agnostic=True)
+DETECTOR = DetectorConfig(num_classes=696, rpn_activation="softmax", class_agnostic=True)
+PLANS = NetPlan(resnet_plan, FPNPlan(FPNOptions(**DETECTOR.neck_defaults())), FasterRCNNPlan(DETECTOR, 696))
 
 
 def seconds(call: Callable[[], object], repeat: int) -> str:
@@ -47,7 +50,7 @@ def write(path: str, space: Space, convention: Convention) -> None:
     """Anew, on disk, synced."""
     if os.path.exists(path):
         os.unlink(path)
-    lines = write_space(path, resnet_plan, HEADS, space, convention)
+    lines = write_space(path, PLANS, space, convention)
     assert lines == space.points() == 597_051, lines
 
 
@@ -57,14 +60,13 @@ def forward(space: Space, points: int) -> float:
     from torch.utils.flop_counter import FlopCounterMode
 
     from searchkit.nas.models.elastic import set_arch
-    from searchkit.nas.models.heads.faster_rcnn import DetectorConfig, build
+    from searchkit.nas.models.network import build
 
     torch.set_num_threads(1)
-    config = DetectorConfig(num_classes=696, rpn_activation="softmax", class_agnostic=True)
-    plan_of, rng, total = plans_of(config, space.maximum()), random.Random(0), 0.0
+    plan_of, rng, total = plans_of(DETECTOR, space.maximum()), random.Random(0), 0.0
     with torch.device("meta"):
-        net = build(config, space.maximum()).eval()
-        boxes = torch.zeros(config.heads.proposals, config.fpn_channels * config.roi_size**2)
+        net = build(DETECTOR, space.maximum()).eval()
+        boxes = torch.zeros(PROPOSALS, DETECTOR.fpn_channels * DETECTOR.roi_size**2)
     for _ in range(points):
         arch, edge = space.sample(rng), rng.choice(space.scales)
         assert isinstance(edge, int)
@@ -75,7 +77,7 @@ def forward(space: Space, points: int) -> float:
             net.rpn.head(list(net.backbone(image).values()))
             net.roi_heads.box_predictor(net.roi_heads.box_head(boxes))
         total += time.perf_counter() - start
-        assert counter.get_total_flops() == 2 * price(plan_of, config.heads, arch, edge).flops
+        assert counter.get_total_flops() == 2 * price(plan_of, arch, edge).flops
     return total / points
 
 
@@ -91,7 +93,7 @@ def main() -> None:
     space = load(str(CONFIG)).space
     print(f"Python {platform.python_version()}, cores to run on: {sorted(os.sched_getaffinity(0))}")
     print(f"{space.count():,} architectures, {space.points():,} points, convention {args.convention}")
-    plain = seconds(lambda: deque(price_space(resnet_plan, HEADS, space, args.convention), 0), args.repeat)
+    plain = seconds(lambda: deque(price_space(PLANS, space, args.convention), 0), args.repeat)
     print(f"price                 {plain}")
     BENCH.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=BENCH) as folder:

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from searchkit.nas.models.elastic import set_arch
-from searchkit.nas.models.heads.faster_rcnn import DetectorConfig, build
+from searchkit.nas.models.heads.faster_rcnn_plan import DetectorConfig
+from searchkit.nas.models.network import build
 from searchkit.nas.models.subnet import subnet
 from searchkit.nas.tasks.read import load
 from searchkit.records.arch import Arch

@@ -15,10 +15,11 @@ from made import filled
 
 from searchkit.nas.data.augment import Augment
 from searchkit.nas.data.label_augment import LabelAugment
-from searchkit.nas.models.elastic import backbone_class
-from searchkit.nas.models.heads.faster_rcnn import DetectorConfig
-from searchkit.nas.models.heads.linear import ClassifierConfig
+from searchkit.nas.models.heads.faster_rcnn_plan import DetectorConfig
+from searchkit.nas.models.heads.linear_plan import ClassifierConfig
 from searchkit.nas.models.init.names import BACKBONE_NAMES, LAYOUTS
+from searchkit.nas.models.part import BACKBONE
+from searchkit.nas.models.table import part_class
 from searchkit.nas.train import sections
 from searchkit.nas.train.kept import MAY_CHANGE
 
@@ -86,7 +87,7 @@ def comments(cls: type) -> dict[str, str]:
 
 def options(backbone: str) -> str:
     """The options that a backbone takes, with their defaults."""
-    _, *given = inspect.signature(backbone_class(backbone)).parameters.values()  # the first is the arch
+    _, *given = inspect.signature(part_class(BACKBONE, backbone)).parameters.values()  # the first is the arch
     return ", ".join(f"`{p.name}: {default_text(p.default)}`" for p in given if p.name != "held")
 
 

@@ -90,7 +90,7 @@ def prices(
     config = recipe.model if recipe.classes_given else nets.sized(recipe, _categories(recipe))
     plans = plans_of(config, recipe.space.maximum())
     placed = (_placed(recipe, arch, input_shape) for arch in _several(archs, "archs", '["MAX", "MIN"]'))
-    return [price_arch(plans, config.heads, arch, shape, convention) for arch, shape in placed]
+    return [price_arch(plans, arch, shape, convention) for arch, shape in placed]
 
 
 def build_supernet(recipe: Recipe, categories: Sequence[str] | None = None, *, seed: int = 0) -> nn.Module:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from searchkit.nas.cost.price import Heads, PlanOf, price, price_archs
+from searchkit.nas.cost.price import price, price_archs
+from searchkit.nas.models.part import NetPlan
 from searchkit.records.arch import Arch
 from searchkit.seeds import rng_of
 
@@ -17,7 +18,7 @@ WHOLE = 100_000  # points up to which MACs are of the whole space
 SAMPLE = 20_000
 
 
-def space_facts(recipe: Recipe, plan_of: PlanOf, heads: Heads, macs: Sequence[int], whole: bool) -> dict[str, Any]:
+def space_facts(recipe: Recipe, plans: NetPlan, macs: Sequence[int], whole: bool) -> dict[str, Any]:
     """How large a space is, and what its archs cost. macs, whole: see `macs_of`."""
     space, scales = recipe.space, recipe.scales
     return {
@@ -33,7 +34,7 @@ def space_facts(recipe: Recipe, plan_of: PlanOf, heads: Heads, macs: Sequence[in
                 "name": name,
                 "arch": space.named(name).nested(),
                 "input_shape": scale,
-                "macs": (cost := price(plan_of, heads, space.named(name), scale)).flops,
+                "macs": (cost := price(plans, space.named(name), scale)).flops,
                 "params": cost.params,
             }
             for name in space.names()
@@ -42,7 +43,7 @@ def space_facts(recipe: Recipe, plan_of: PlanOf, heads: Heads, macs: Sequence[in
     }
 
 
-def macs_of(recipe: Recipe, plan_of: PlanOf, heads: Heads, seed: int) -> tuple[list[int], bool]:
+def macs_of(recipe: Recipe, plans: NetPlan, seed: int) -> tuple[list[int], bool]:
     """(MACs of all points of a space, or of a sample that includes MAX and MIN; whether it is all)."""
     space, scales = recipe.space, recipe.scales
     whole = space.count() * len(scales) <= WHOLE
@@ -51,7 +52,7 @@ def macs_of(recipe: Recipe, plan_of: PlanOf, heads: Heads, seed: int) -> tuple[l
     else:
         rng = rng_of(seed, "space")
         archs = iter([space.minimum(), space.maximum(), *(space.sample(rng) for _ in range(SAMPLE // len(scales)))])
-    return [cost for _, flops, _ in price_archs(plan_of, heads, archs, scales, "macs") for cost in flops], whole
+    return [cost for _, flops, _ in price_archs(plans, archs, scales, "macs") for cost in flops], whole
 
 
 def flops_facts(out: str, records: int, written: int, seconds: float, convention: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -26,12 +27,14 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from searchkit import fsio
 from searchkit.errors import ConflictError, UsageError
-from searchkit.nas.cost.price import Cost, PlanOf, plans_of, price, price_net, price_space
+from searchkit.nas.cost.price import Cost, plans_of, price, price_net, price_space
 from searchkit.nas.cost.write import write_space
 from searchkit.nas.models.backbones.resnet_plan import resnet_plan
 from searchkit.nas.models.elastic import set_arch
-from searchkit.nas.models.heads.faster_rcnn import DetectorConfig, build
-from searchkit.nas.models.heads.faster_rcnn_plan import HeadSizes
+from searchkit.nas.models.heads.faster_rcnn_plan import DetectorConfig, FasterRCNNPlan
+from searchkit.nas.models.necks.fpn_plan import FPNOptions, FPNPlan
+from searchkit.nas.models.network import build
+from searchkit.nas.models.part import NetPlan
 from searchkit.nas.models.plan import Layer, Plan, Row, channels
 from searchkit.nas.space.shapes import InputShape
 from searchkit.nas.space.space import Space, read_space
@@ -40,13 +43,19 @@ from searchkit.records.arch import Arch
 from tests.nas.space.test_space import AR50_101
 
 BASIC = partial(resnet_plan, block="basic")
-GAIA = HeadSizes(696, rpn_activation="softmax", class_agnostic=True)
+GAIA = DetectorConfig(num_classes=696, rpn_activation="softmax", class_agnostic=True)
 SMALL: dict[str, Any] = {
     "backbone.stem.width": {"choices": [8, 12, 16]},
     "backbone.body.width": {"choices": [[4, 8], [8, 12], [8, 16, 20]]},
     "backbone.body.depth": {"choices": [[1, 2], [1, 2, 3], [2, 3]]},
     "data.input_shape": [[64, 64], [65, 97], [131, 66]],
 }
+
+
+def plans(backbone: Callable[[Arch], Plan], config: DetectorConfig) -> NetPlan:
+    """A detector's, without torch."""
+    neck = FPNPlan(FPNOptions(**config.neck_defaults()))
+    return NetPlan(backbone, neck, FasterRCNNPlan(config, config.num_classes))
 
 
 def arch(stem: int, width: list[int], depth: list[int], **more: Any) -> Arch:
@@ -94,13 +103,13 @@ def own_body(a: Arch, block: Any) -> Body:
 class Detector(nn.Module):
     """Everything that is priced: pyramid and proposals on one image, the box head on 1,000 boxes."""
 
-    def __init__(self, body: Body, widths: list[int], heads: HeadSizes) -> None:
+    def __init__(self, body: Body, widths: list[int], heads: DetectorConfig) -> None:
         super().__init__()
         self.body = body
         self.fpn = FeaturePyramidNetwork(widths, heads.fpn_channels, LastLevelMaxPool())
-        self.rpn = RPNHead(heads.fpn_channels, heads.anchors)
+        self.rpn = RPNHead(heads.fpn_channels, len(heads.anchor_ratios))
         if heads.rpn_activation == "softmax":
-            self.rpn.cls_logits = nn.Conv2d(heads.fpn_channels, 2 * heads.anchors, 1)
+            self.rpn.cls_logits = nn.Conv2d(heads.fpn_channels, 2 * len(heads.anchor_ratios), 1)
         self.head = TwoMLPHead(heads.fpn_channels * 49, heads.box_head_width)
         self.predictor = FastRCNNPredictor(heads.box_head_width, heads.num_classes + 1)
         if heads.class_agnostic:
@@ -111,14 +120,14 @@ class Detector(nn.Module):
         self.predictor(self.head(boxes))
 
 
-def run(net: nn.Module, heads: HeadSizes, size: InputShape) -> None:
+def run(net: nn.Module, heads: DetectorConfig, size: InputShape) -> None:
     height, width = (size, size) if isinstance(size, int) else size
     with torch.no_grad():
         boxes = torch.zeros(1000, heads.fpn_channels, 7, 7, device="meta")
         net.eval()(torch.zeros(1, 3, height, width, device="meta"), boxes)
 
 
-def measured(net: nn.Module, heads: HeadSizes, size: InputShape) -> Cost:
+def measured(net: nn.Module, heads: DetectorConfig, size: InputShape) -> Cost:
     """By torch's own counter, which counts a multiply-add as two."""
     with FlopCounterMode(display=False) as counter:
         run(net, heads, size)
@@ -126,15 +135,15 @@ def measured(net: nn.Module, heads: HeadSizes, size: InputShape) -> Cost:
 
 
 HEADS = [
-    HeadSizes(90),
-    HeadSizes(3, fpn_channels=32, rpn_activation="softmax", class_agnostic=True, box_head_width=64),
+    DetectorConfig(num_classes=90),
+    DetectorConfig(num_classes=3, fpn_channels=32, rpn_activation="softmax", class_agnostic=True, box_head_width=64),
 ]
 
 
 @pytest.mark.parametrize("heads", HEADS, ids=["torchvision", "softmax-agnostic"])
 @pytest.mark.parametrize("size", [(480, 480), (317, 481), (33, 1)], ids=str)
 @pytest.mark.parametrize("depth", [18, 34, 50, 101])
-def test_torchvision_resnets(depth: int, size: InputShape, heads: HeadSizes) -> None:
+def test_torchvision_resnets(depth: int, size: InputShape, heads: DetectorConfig) -> None:
     depths = {18: [2, 2, 2, 2], 34: [3, 4, 6, 3], 50: [3, 4, 6, 3], 101: [3, 4, 23, 3]}[depth]
     wide = 4 if depth >= 50 else 1
     with torch.device("meta"):
@@ -142,7 +151,7 @@ def test_torchvision_resnets(depth: int, size: InputShape, heads: HeadSizes) -> 
         net = Detector(body, [64 * wide, 128 * wide, 256 * wide, 512 * wide], heads)
     plan_of = resnet_plan if depth >= 50 else partial(BASIC, first_shortcut=False)
     a = arch(64, [64, 128, 256, 512], depths)
-    assert price(plan_of, heads, a, size) == measured(net, heads, size)
+    assert price(plans(plan_of, heads), a, size) == measured(net, heads, size)
 
 
 def test_frozen_norms_have_no_parameters() -> None:
@@ -151,18 +160,18 @@ def test_frozen_norms_have_no_parameters() -> None:
         net = Detector(body, [256, 512, 1024, 2048], HEADS[0])
     plan_of = partial(resnet_plan, frozen_norm=True)
     a = arch(64, [64, 128, 256, 512], [3, 4, 6, 3])
-    assert price(plan_of, HEADS[0], a, 224) == measured(net, HEADS[0], 224)
+    assert price(plans(plan_of, HEADS[0]), a, 224) == measured(net, HEADS[0], 224)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("plan_of", "block"), [(resnet_plan, Bottleneck), (BASIC, BasicBlock)])
-def test_random_archs_of_static_networks(plan_of: PlanOf, block: Any) -> None:
-    space, rng, heads = read_space(SMALL), random.Random(0), replace(HEADS[1], levels=4)
+def test_random_archs_of_static_networks(plan_of: Callable[[Arch], Plan], block: Any) -> None:
+    space, rng, heads = read_space(SMALL), random.Random(0), replace(HEADS[1], anchor_sizes=(32, 64, 128, 256))
     for _ in range(40):
         a, size = space.sample(rng), (rng.randint(1, 300), rng.randint(1, 300))
         with torch.device("meta"):
             net = Detector(own_body(a, block), list(channels(plan_of(a.part("backbone")))), heads)
-        assert price(plan_of, heads, a, size) == measured(net, heads, size), (a, size)
+        assert price(plans(plan_of, heads), a, size) == measured(net, heads, size), (a, size)
 
 
 OPTIONS: list[dict[str, Any]] = [
@@ -193,7 +202,7 @@ def test_random_archs_of_the_supernet(options: dict[str, Any]) -> None:
             levels = net.eval().backbone(torch.zeros(1, 3, *size, device="meta"))
             net.rpn.head(list(levels.values()))
             net.roi_heads.box_predictor(net.roi_heads.box_head(boxes))
-        cost = price(plan_of, config.heads, a, size)
+        cost = price(plan_of, a, size)
         assert 2 * cost.flops == counter.get_total_flops(), (a, size)
         if i < 10:
             with torch.device("meta"):
@@ -220,7 +229,7 @@ def grouped_plan(a: Arch) -> Plan:
 
 @pytest.mark.parametrize("size", [(65, 34), (64, 64), (31, 70)], ids=str)
 def test_a_backbone_of_ones_own_with_groups(size: tuple[int, int]) -> None:
-    heads = HeadSizes(3, fpn_channels=16, box_head_width=8, levels=2)
+    heads = DetectorConfig(num_classes=3, fpn_channels=16, box_head_width=8, anchor_sizes=(32, 64))
     with torch.device("meta"):
         part = nn.Sequential(
             nn.Conv2d(3, 8, 3, 2, 1),
@@ -230,7 +239,7 @@ def test_a_backbone_of_ones_own_with_groups(size: tuple[int, int]) -> None:
             nn.Conv2d(8, 16, 3, groups=4),
         )
         net = Detector(Body([nn.Identity(), part]), [16], heads)
-    assert price(grouped_plan, heads, Arch.of({"backbone.width": 8}), size) == measured(net, heads, size)
+    assert price(plans(grouped_plan, heads), Arch.of({"backbone.width": 8}), size) == measured(net, heads, size)
 
 
 # --- the convention of GAIA ------------------------------------------------------------------------------------------
@@ -239,14 +248,14 @@ def test_a_backbone_of_ones_own_with_groups(size: tuple[int, int]) -> None:
 def test_records_of_the_reference() -> None:
     """Its documentation's two records, and one of its published model spaces: counted there with a sigmoid RPN."""
     small = [48, 96, 192, 384]
-    assert price(resnet_plan, GAIA, arch(32, small, [2, 2, 5, 2]), 480, "gaia") == Cost(46314197434, 28010543)
-    assert price(resnet_plan, GAIA, arch(32, small, [2, 2, 5, 4]), 480, "gaia") == Cost(47443272634, 33024047)
-    published = HeadSizes(696, class_agnostic=True)
+    assert price(plans(resnet_plan, GAIA), arch(32, small, [2, 2, 5, 2]), 480, "gaia") == Cost(46314197434, 28010543)
+    assert price(plans(resnet_plan, GAIA), arch(32, small, [2, 2, 5, 4]), 480, "gaia") == Cost(47443272634, 33024047)
+    published = DetectorConfig(num_classes=696, class_agnostic=True)
     large = arch(64, [80, 160, 320, 640], [2, 6, 27, 4])
-    assert price(resnet_plan, published, large, 560, "gaia").flops == 137606157134
+    assert price(plans(resnet_plan, published), large, 560, "gaia").flops == 137606157134
 
 
-def gaia_measured(net: Detector, heads: HeadSizes, size: InputShape) -> Cost:
+def gaia_measured(net: Detector, heads: DetectorConfig, size: InputShape) -> Cost:
     """The counting rules as hooks on modules. The relus of its box head are modules, that of its RPN is not."""
     total, params = 0, {}
 
@@ -271,15 +280,15 @@ def gaia_measured(net: Detector, heads: HeadSizes, size: InputShape) -> Cost:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("heads", [*HEADS, GAIA], ids=["torchvision", "softmax-agnostic", "gaia"])
-def test_gaia_convention_on_random_archs(heads: HeadSizes) -> None:
+def test_gaia_convention_on_random_archs(heads: DetectorConfig) -> None:
     rng, space = random.Random(2), read_space(SMALL)
-    heads = replace(heads, levels=4)  # of three stages, one more is pooled
+    heads = replace(heads, anchor_sizes=(32, 64, 128, 256))  # of three stages, one more is pooled
     for block, plan_of in ((Bottleneck, resnet_plan), (BasicBlock, BASIC)):
         for _ in range(8):
             a, size = space.sample(rng), (rng.randint(1, 300), rng.randint(1, 300))
             with torch.device("meta"):
                 net = Detector(own_body(a, block), list(channels(plan_of(a.part("backbone")))), heads)
-            assert price(plan_of, heads, a, size, "gaia") == gaia_measured(net, heads, size), (a, size)
+            assert price(plans(plan_of, heads), a, size, "gaia") == gaia_measured(net, heads, size), (a, size)
 
 
 # --- a whole space ---------------------------------------------------------------------------------------------------
@@ -293,13 +302,13 @@ def record(a: Arch, shape: InputShape, cost: Cost, convention: str) -> dict[str,
 @pytest.mark.parametrize("convention", ["macs", "gaia"])
 def test_a_space_is_its_points_in_order(convention: Any) -> None:
     space = read_space(SMALL)
-    points = list(price_space(resnet_plan, GAIA, space, convention))
+    points = list(price_space(plans(resnet_plan, GAIA), space, convention))
     assert len(points) == space.points() == 3 * 12 * 12 * 3
     assert [(a, shape) for a, shape, _ in points] == [(a, s) for a in space.enumerate() for s in space.scales]
     for a, shape, cost in points[::7]:
-        assert price(resnet_plan, GAIA, a, shape, convention) == cost
+        assert price(plans(resnet_plan, GAIA), a, shape, convention) == cost
     for start in (1, 2, 3, 500, len(points) - 1, len(points)):
-        assert list(price_space(resnet_plan, GAIA, space, convention, start=start)) == points[start:]
+        assert list(price_space(plans(resnet_plan, GAIA), space, convention, start=start)) == points[start:]
 
 
 @pytest.mark.slow
@@ -308,46 +317,46 @@ def test_points_of_the_large_space_equal_their_own_price() -> None:
     assert (space.count(), space.points()) == (85_293, 597_051)
     rng = random.Random(3)
     for start in [0, space.points() - 3, *(rng.randrange(space.points()) for _ in range(5))]:
-        for a, shape, cost in islice(price_space(resnet_plan, GAIA, space, "gaia", start=start), 40):
-            assert price(resnet_plan, GAIA, a, shape, "gaia") == cost
+        for a, shape, cost in islice(price_space(plans(resnet_plan, GAIA), space, "gaia", start=start), 40):
+            assert price(plans(resnet_plan, GAIA), a, shape, "gaia") == cost
 
 
 def test_a_file_holds_every_point(tmp_path: Path) -> None:
     space, path = read_space(SMALL), str(tmp_path / "space.jsonl")
-    assert write_space(path, resnet_plan, GAIA, space, "gaia") == space.points()
-    points = price_space(resnet_plan, GAIA, space, "gaia")
+    assert write_space(path, plans(resnet_plan, GAIA), space, "gaia") == space.points()
+    points = price_space(plans(resnet_plan, GAIA), space, "gaia")
     assert Path(path).read_text() == "".join(f"{modelspace.dumps(record(*p, 'gaia'))}\n" for p in points)
     assert len(modelspace.load(path)) == space.points() and modelspace.convention(modelspace.load(path)) == "gaia"
-    assert write_space(path, resnet_plan, GAIA, space, "gaia") == 0
+    assert write_space(path, plans(resnet_plan, GAIA), space, "gaia") == 0
 
 
 def test_a_broken_file_is_gone_on_with(tmp_path: Path) -> None:
     space, whole, torn = read_space(SMALL), tmp_path / "whole.jsonl", tmp_path / "torn.jsonl"
-    write_space(str(whole), BASIC, GAIA, space, start=5, stop=40)
+    write_space(str(whole), plans(BASIC, GAIA), space, start=5, stop=40)
     data = whole.read_bytes()
     lines = data.splitlines(keepends=True)
     assert len(lines) == 35 and json.loads(lines[0])["data"]["input_shape"] == list(space.scales[5 % 3])
     for cut in {0, 1, len(data) - 1, len(data), len(lines[0]), len(lines[0]) - 1, *range(0, len(data), 411)}:
         torn.write_bytes(data[:cut])
-        assert write_space(str(torn), BASIC, GAIA, space, start=5, stop=40) == 35 - data[:cut].count(b"\n")
+        assert write_space(str(torn), plans(BASIC, GAIA), space, start=5, stop=40) == 35 - data[:cut].count(b"\n")
         assert torn.read_bytes() == data, cut
 
 
 def test_a_file_of_something_else_is_not_touched(tmp_path: Path) -> None:
     space, path = read_space(SMALL), tmp_path / "space.jsonl"
-    write_space(str(path), resnet_plan, GAIA, space, stop=10)
+    write_space(str(path), plans(resnet_plan, GAIA), space, stop=10)
     before = path.read_bytes()
-    other = HeadSizes(3)
+    other = DetectorConfig(num_classes=3)
     for call in (
-        partial(write_space, str(path), resnet_plan, other, space),
-        partial(write_space, str(path), resnet_plan, GAIA, space, "gaia"),
-        partial(write_space, str(path), resnet_plan, GAIA, space, start=1),
-        partial(write_space, str(path), resnet_plan, GAIA, space, stop=9),
+        partial(write_space, str(path), plans(resnet_plan, other), space),
+        partial(write_space, str(path), plans(resnet_plan, GAIA), space, "gaia"),
+        partial(write_space, str(path), plans(resnet_plan, GAIA), space, start=1),
+        partial(write_space, str(path), plans(resnet_plan, GAIA), space, stop=9),
     ):
         with pytest.raises(ConflictError, match=r"space\.jsonl:10: the line is not the one of point"):
             call()
     with fsio.locked(str(path)), pytest.raises(ConflictError, match="another process is writing"):
-        write_space(str(path), resnet_plan, GAIA, space)
+        write_space(str(path), plans(resnet_plan, GAIA), space)
     assert path.read_bytes() == before
 
 
@@ -357,21 +366,21 @@ def test_a_file_of_something_else_is_not_touched(tmp_path: Path) -> None:
 def test_errors() -> None:
     a = arch(8, [8, 8], [1, 2])
     with pytest.raises(UsageError, match=r"no convention 'mac' to count by \(did you mean macs\?\)"):
-        price(resnet_plan, GAIA, a, 64, "mac")  # type: ignore[arg-type]
+        price(plans(resnet_plan, GAIA), a, 64, "mac")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="needs input shapes"):
-        price_space(resnet_plan, GAIA, Space(read_space(SMALL).dims))
+        price_space(plans(resnet_plan, GAIA), Space(read_space(SMALL).dims))
     with pytest.raises(UsageError, match="must give out 1 to 1 features"):
-        price(resnet_plan, HeadSizes(3, levels=1), a, 64)
+        price(plans(resnet_plan, DetectorConfig(num_classes=3, anchor_sizes=(32,))), a, 64)
     with pytest.raises(UsageError, match=r"too small: row\.e would make 0 x 0 out of 2 x 2"):
-        price(grouped_plan, HeadSizes(3), Arch.of({"backbone.width": 8}), 8)
+        price(plans(grouped_plan, DetectorConfig(num_classes=3)), Arch.of({"backbone.width": 8}), 8)
     with pytest.raises(UsageError, match="the stem must be as wide as the stage gives out"):
-        price(partial(resnet_plan, first_shortcut=False), GAIA, a, 64)
+        price(plans(partial(resnet_plan, first_shortcut=False), GAIA), a, 64)
     with pytest.raises(UsageError, match=r"block must be one of bottleneck, basic"):
-        price(partial(resnet_plan, block="botleneck"), GAIA, a, 64)
+        price(plans(partial(resnet_plan, block="botleneck"), GAIA), a, 64)
     with pytest.raises(UsageError, match="one number per stage, but have 2, 1 and 2"):
-        price(resnet_plan, GAIA, arch(8, [8, 8], [1]), 64)
+        price(plans(resnet_plan, GAIA), arch(8, [8, 8], [1]), 64)
     with pytest.raises(UsageError, match="the kernel odd"):
-        price(resnet_plan, GAIA, arch(8, [8, 8], [1, 1], kernel=[3, 4]), 64)
+        price(plans(resnet_plan, GAIA), arch(8, [8, 8], [1, 1], kernel=[3, 4]), 64)
 
 
 def test_rows_are_shared_and_found_by_name() -> None:

@@ -16,10 +16,9 @@ from torchvision import ops
 from searchkit.nas.cost.rules import Convention, row_cost
 from searchkit.nas.models.elastic import set_arch
 from searchkit.nas.models.emit import attach, straight_line
-from searchkit.nas.models.heads.faster_rcnn import build
-from searchkit.nas.models.heads.linear import ClassifierConfig
-from searchkit.nas.models.heads.linear import build as build_classifier
+from searchkit.nas.models.heads.linear_plan import ClassifierConfig
 from searchkit.nas.models.init.load import Loaded, load_init
+from searchkit.nas.models.network import build
 from searchkit.nas.models.plan import Plan
 from searchkit.nas.models.subnet import subnet
 from searchkit.records.arch import Arch
@@ -97,7 +96,7 @@ def written_down(net: nn.Module) -> nn.Module:
 def check_detector(backbone: str, options: dict[str, Any], biggest: Arch, arch: Arch, held: Any = None) -> None:
     """In a detector a subnet is the supernet at its arch, and so is what is written down as source code."""
     conf = config(backbone=backbone, backbone_options=options)
-    net = trained(build(conf, below(biggest), 64, 96, held=held)).eval()
+    net = trained(build(conf, below(biggest), held, min_size=64, max_size=96)).eval()
     set_arch(net, below(arch))
     x, batch = images((64, 72), (80, 64)), torch.randn(2, 3, 65, 77)
     with torch.no_grad():
@@ -116,13 +115,13 @@ def check_torchvision_weights(
     torch.save(theirs.state_dict(), path)
     plain = {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
     conf = ClassifierConfig(num_classes=1000, **what, **plain)
-    net = build_classifier(conf, below(biggest), held).eval()
+    net = build(conf, below(biggest), held).eval()
     loaded = load_init(net, path)
     set_arch(net, below(arch))
     with torch.no_grad():
         torch.testing.assert_close(net(x), theirs.eval()(x), rtol=1e-6, atol=1e-6)
     assert not loaded.unused
-    other = build_classifier(ClassifierConfig(num_classes=7, **what), below(arch))
+    other = build(ClassifierConfig(num_classes=7, **what), below(arch))
     last = {*list(theirs.state_dict())[-2:]}
     assert {name.partition(" ")[0] for name in load_init(other, path).unused} == last
     torch.save(net.state_dict(), folder / "ours.pth")

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 
-from searchkit.nas.models.heads.faster_rcnn import DetectorConfig, build
+from searchkit.nas.models.heads.faster_rcnn_plan import DetectorConfig
+from searchkit.nas.models.network import build
 from searchkit.nas.space.space import Space, read_space
 from searchkit.records.arch import Arch
 

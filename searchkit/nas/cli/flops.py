@@ -60,19 +60,19 @@ def flops_command(
     if records_path and sample:
         raise UsageError("--records and --sample exclude each other")
     recipe = configs.load(config, overrides)
-    plan_of, heads = pricing(recipe)
+    plan_of = pricing(recipe)
     began = time.monotonic()
     os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
     if records_path or sample:
         records = read(records_path) if records_path else _sampled(recipe, sample or 0, seed_of(seed))
         pairs = zip(*checked(records, recipe), strict=True)
-        priced = [_priced(recipe, record, arch, plan_of, heads, convention) for record, arch in pairs]
+        priced = [_priced(recipe, record, arch, plan_of, convention) for record, arch in pairs]
         with fsio.storage():
             fsio.atomic_write(out, "".join(modelspace.dumps(r) + "\n" for r in priced))
         count, fresh = len(priced), len(priced)
     else:
         count = recipe.space.points()
-        fresh = write_space(out, plan_of, heads, recipe.space, convention)
+        fresh = write_space(out, plan_of, recipe.space, convention)
     seconds = time.monotonic() - began
     if as_json:
         console.print_json(flops_facts(out, count, fresh, seconds, convention))
@@ -93,15 +93,13 @@ def _sampled(recipe: Any, n: int, seed: int) -> list[dict[str, Any]]:
     ]
 
 
-def _priced(
-    recipe: Any, record: dict[str, Any], arch: Any, plan_of: Any, heads: Any, convention: Any
-) -> dict[str, Any]:
+def _priced(recipe: Any, record: dict[str, Any], arch: Any, plan_of: Any, convention: Any) -> dict[str, Any]:
     from searchkit.nas.cost.price import price
     from searchkit.nas.space.shapes import plain_shape
     from searchkit.nas.subnet.sweep import shape_of
 
     shape = shape_of(record, recipe)
-    cost = price(plan_of, heads, arch, shape, convention)
+    cost = price(plan_of, arch, shape, convention)
     overhead = {**record.get("overhead", {}), "flops": cost.flops, "params": cost.params, "convention": convention}
     data = {**record.get("data", {})}
     data.setdefault("input_shape", plain_shape(shape))

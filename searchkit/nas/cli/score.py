@@ -83,7 +83,7 @@ def opened(plan: Any, here: Any, results_path: str) -> Callable[[Any], dict[str,
 
     def score(trial: Any) -> dict[str, Any]:
         shape, arch = plan.shape_of(trial.params), _arch(recipe, trial.params)
-        cost = price.price(plans, session.config.heads, arch, shape)
+        cost = price.price(plans, arch, shape)
         overhead = {"flops": cost.flops, "params": cost.params, "convention": "macs"}
         record = {"arch": arch.nested(), "data": {"input_shape": plain_shape(shape)}, "overhead": overhead}
         for other in tail.new():  # another worker may have scored it, and died before it said so
@@ -163,15 +163,15 @@ def measures(path: str, names: list[str]) -> Callable[[Mapping[str, Any]], dict[
     try:
         recipe = configs.load(here.config, plan.overrides)
         costly = any(name in (*search.COSTS, *search.COSTS.values()) for name in names)
-        plans, heads = pricing(recipe) if costly else (None, None)
+        plans = pricing(recipe) if costly else None
     finally:
         os.chdir(before)
 
     def measure(values: Mapping[str, Any]) -> dict[str, float]:
         shape, arch = plan.shape_of(values), _arch(recipe, values)
         macs = params = 0
-        if plans is not None and heads is not None:
-            cost = price(plans, heads, arch, shape)
+        if plans is not None:
+            cost = price(plans, arch, shape)
             macs, params = cost.flops, cost.params
         facts = search.facts_of(arch, plain_shape(shape), macs, params)
         return {name: facts[name] for name in names}

@@ -32,9 +32,9 @@ def space_command(config: str, png: str | None, overrides: tuple[str, ...], seed
 
     recipe = configs.load(config, overrides)
     space = recipe.space
-    plan_of, heads = pricing(recipe)
-    macs, whole = macs_of(recipe, plan_of, heads, seed_of(seed))
-    facts = space_facts(recipe, plan_of, heads, macs, whole)
+    plan_of = pricing(recipe)
+    macs, whole = macs_of(recipe, plan_of, seed_of(seed))
+    facts = space_facts(recipe, plan_of, macs, whole)
     scales, named = recipe.scales, facts["named"]
     if png:
         _picture(png, macs, named)

@@ -9,8 +9,9 @@ from itertools import islice
 
 from searchkit import fsio
 from searchkit.errors import ConflictError
-from searchkit.nas.cost.price import Heads, PlanOf, price_archs, space_scales
+from searchkit.nas.cost.price import price_archs, space_scales
 from searchkit.nas.cost.rules import Convention
+from searchkit.nas.models.part import NetPlan
 from searchkit.nas.space.space import Space
 from searchkit.records.arch import Arch
 from searchkit.records.modelspace import dumps
@@ -21,8 +22,7 @@ PIECE = 1 << 12  # lines per write
 
 def write_space(
     path: str,
-    plan_of: PlanOf,
-    heads: Heads,
+    plans: NetPlan,
     space: Space,
     convention: Convention = "macs",
     *,
@@ -43,7 +43,7 @@ def write_space(
             if not fsio.try_lock(fd):
                 raise ConflictError(f"another process is writing {path}", "Wait for it, or write to another file.")
             done, end, last = _complete_lines(fd)
-            lines = space_lines(plan_of, heads, space, convention, start=start + max(0, done - 1), stop=total)
+            lines = space_lines(plans, space, convention, start=start + max(0, done - 1), stop=total)
             if done and next(lines, "").encode() != last:
                 raise ConflictError(
                     f"{path}:{done}: the line is not the one of point {start + done - 1} of this space",
@@ -57,7 +57,7 @@ def write_space(
 
 
 def space_lines(
-    plan_of: PlanOf, heads: Heads, space: Space, convention: Convention, *, start: int = 0, stop: int | None = None
+    plans: NetPlan, space: Space, convention: Convention, *, start: int = 0, stop: int | None = None
 ) -> Iterator[str]:
     """The records of the points `start` up to `stop` of a space as lines, with their newlines."""
     scales = space_scales(space)
@@ -66,7 +66,7 @@ def space_lines(
     ends = [json.dumps(shape) + "}}\n" for shape in scales]
     lines = (
         f'{{"overhead": {{"flops": {flops}, {middle}{end}'
-        for arch, costs, params in price_archs(plan_of, heads, archs, scales, convention)
+        for arch, costs, params in price_archs(plans, archs, scales, convention)
         for middle in [_middle(arch, params, convention)]
         for flops, end in zip(costs, ends, strict=True)
     )

@@ -1,32 +1,33 @@
-"""What the networks of all tasks share: a backbone whose architecture is a value, and the rules of what it may be.
+"""What the networks of all tasks share: parts whose architecture is a value, and the rules of what it may be.
 
-A network (heads/faster_rcnn.py, heads/linear.py) has a backbone and the architecture it was built at, its maximum.
-The only state of the search is the backbone's `arch`.
+A network (searchkit.nas.models.network builds it) has its `wiring`: the architecture it was built at, its maximum, and
+where its parts are. The only state of the search is the `arch` of each part that has one.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.util
-import os
-import sys
-from collections.abc import Mapping
-from importlib.machinery import SourceFileLoader
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from searchkit.errors import UsageError, did_you_mean
+from searchkit.nas.models.part import BACKBONE, HEAD, NECK, PARTS, Channels, Head, Neck, levels_of
+from searchkit.nas.models.table import part_class
 from searchkit.records.arch import Arch
 
-BACKBONES: dict[str, str] = {
-    "resnet": "searchkit.nas.models.backbones.resnet:ResNet",
-    "mobilenet_v2": "searchkit.nas.models.backbones.mobilenet:MobileNetV2",
-    "shufflenet_v2": "searchkit.nas.models.backbones.shufflenet:ShuffleNetV2",
-}
-PART = "backbone"  # the names of an architecture that the backbone reads are below it
 Held = Mapping[str, tuple[tuple[int, ...], ...]]  # by dimension, the choices of each position: Space.held()
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """What a network is beside its weights."""
+
+    maximum: Arch  # that it was built at; no other may exceed it
+    neck: Neck
+    head: Head
+    places: Mapping[str, str]  # by part, the dotted name of the module that has its `arch`
 
 
 def make_backbone(name: str, options: Mapping[str, Any], arch: Arch, held: Held | None = None) -> Any:
@@ -36,99 +37,80 @@ def make_backbone(name: str, options: Mapping[str, Any], arch: Arch, held: Held 
     static network holds those of `arch` alone. For a plan without weights, call it within `torch.device("meta")`: no
     memory is taken, no random number drawn.
     """
-    outside = [key for key in arch.names if not key.startswith(f"{PART}.")]
-    if outside or not arch.names:
+    part = arch.part(BACKBONE)
+    if not part.items:
         raise UsageError(
-            f"an architecture of this network must have names below {PART}., but has {', '.join(outside) or 'none'}",
-            "The input's shape belongs to data.input_shape; necks and heads have no dimensions.",
+            f"an architecture must have names below {BACKBONE}., but has {', '.join(arch.names) or 'none'}"
         )
-    cls = backbone_class(name)
-    choices = {key: held[f"{PART}.{key}"] for key in getattr(cls, "CHOICES", ()) if held and f"{PART}.{key}" in held}
+    cls = part_class(BACKBONE, name)
+    choices = {
+        key: held[f"{BACKBONE}.{key}"] for key in getattr(cls, "CHOICES", ()) if held and f"{BACKBONE}.{key}" in held
+    }
     more = {"held": choices} if choices else {}
-    return cls(arch.part(PART), **options, **more)
+    return cls(part, **options, **more)
 
 
-def backbone_class(name: str) -> Any:
-    """The class of a backbone by its name, "path/to/file.py:Class" or "package.module:Class". Raises UsageError."""
-    place, colon, cls = name.rpartition(":")
-    if not colon:
-        if name not in BACKBONES:
-            hint = 'Your own class is given as "path/to/file.py:Class" or "package.module:Class".'
-            raise UsageError(f"unknown backbone {name!r}{did_you_mean(name, tuple(BACKBONES))}", hint)
-        return backbone_class(BACKBONES[name])
-    if place.endswith(".py"):
-        module = _module_of_file(place)
-    else:
-        try:
-            module = importlib.import_module(place)
-        except ModuleNotFoundError as e:
-            if e.name is None or not f"{place}.".startswith(f"{e.name}."):
-                raise  # the module is there; what it imports is not
-            hint = "Install it, or give the file: path/to/file.py:Class."
-            raise UsageError(f"backbone {name!r}: there is no module {e.name!r}", hint) from e
-    backbone = getattr(module, cls, None)
-    if not isinstance(backbone, type):
-        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
-        raise UsageError(f"backbone {name!r}: {place} has no class {cls!r}{did_you_mean(cls, classes)}")
-    return backbone
-
-
-class FreshSource(SourceFileLoader):
-    """Imports a file as it is now, and leaves no bytecode beside it: after an edit within the same second that keeps
-    the length, the bytecode of the old file would be used."""
-
-    def path_stats(self, path: str) -> Any:
-        """None: so bytecode is neither looked for nor written."""
-        raise OSError
-
-
-def _module_of_file(path: str) -> Any:
-    """A Python file as a module of its own name, run once for each content; sys.path stays as it is."""
-    full = os.path.realpath(path)
-    try:
-        with open(full, "rb") as f:
-            digest = hashlib.sha256(full.encode() + b"\0" + f.read()).hexdigest()[:16]
-    except OSError as e:
-        raise UsageError(f"cannot read the backbone's file {path}: {e.strerror}", "Correct the path.") from e
-    name = f"_searchkit_backbone_{digest}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, full, loader=FreshSource(name, full))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look a class's module up there
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+def check_names(names: Iterable[str], neck: Neck, head: Head) -> None:
+    """Raises UsageError for names of an architecture that no part reads. A backbone checks its own."""
+    wrong = []
+    for name in names:
+        part, _, rest = name.partition(".")
+        known = {NECK: neck.NAMES, HEAD: head.NAMES}.get(part)
+        if part not in PARTS:
+            wrong.append(f"{name}: the names of an architecture begin with {', '.join(f'{p}.' for p in PARTS)}")
+        elif known is not None and rest not in known:
+            has = f"it has {', '.join(known)}" if known else "it has no dimensions"
+            wrong.append(f"{name}: this {part} has no such dimension{did_you_mean(rest, known)}; {has}")
+    if wrong:
+        raise UsageError("; ".join(wrong), "The input's shape belongs to data.input_shape.")
 
 
 def body_of(net: nn.Module) -> nn.Module:
-    """The backbone of a network of ours, which holds the arch. UsageError for another module."""
-    body: nn.Module = _holder(net).body
-    return body
+    """The backbone of a network of ours. UsageError for another module."""
+    return net.get_submodule(wiring_of(net).places[BACKBONE])
 
 
 def arch_of(net: nn.Module) -> Arch:
     """The architecture that a supernet, or a static network of ours, runs now. UsageError for another module."""
-    return Arch(tuple((f"{PART}.{name}", value) for name, value in _holder(net).body.arch.items))
+    parts: dict[str, Any] = {part: net.get_submodule(place).arch for part, place in wiring_of(net).places.items()}
+    return Arch(tuple(sorted((f"{part}.{name}", value) for part, arch in parts.items() for name, value in arch.items)))
 
 
 def set_arch(net: nn.Module, arch: Arch) -> None:
     """Let a supernet run this architecture from now on; its weights stay as they are. It may lie off the grid of the
     space, but within the maximum. Raises UsageError, with all reasons, where its weights don't hold it."""
     check_arch(net, arch)
-    _holder(net).body.arch = arch.part(PART)
+    wiring = wiring_of(net)
+    modules: dict[str, Any] = {part: net.get_submodule(place) for part, place in wiring.places.items()}
+    body = modules[BACKBONE]
+    if len(modules) > 1:
+        features, levels = channels_at(wiring, body, arch)  # which refuses what the head can't read
+    body.arch = arch.part(BACKBONE)
+    if NECK in modules:
+        modules[NECK].set_arch(arch.part(NECK), features)
+    if HEAD in modules:
+        modules[HEAD].set_arch(arch.part(HEAD), levels)
+
+
+def channels_at(wiring: Wiring, body: Any, arch: Arch) -> tuple[Channels, Channels]:
+    """(channels of the features, channels of the levels) at an architecture. Raises UsageError where two parts don't
+    fit together."""
+    features: Channels = body.channels(arch.part(BACKBONE))
+    levels = levels_of(wiring.neck.plan(arch.part(NECK), features), features)
+    wiring.head.plan(arch.part(HEAD), levels)
+    return features, levels
 
 
 def check_arch(net: nn.Module, arch: Arch) -> None:
     """Raises UsageError with all reasons why a network cannot run an architecture."""
-    holder = _holder(net)
-    held = {f"{PART}.{key}": rows for key, rows in getattr(holder.body, "held", {}).items()}
-    if wrong := misfits(arch, holder.maximum, held):
-        hint = f"It was built at {holder.maximum.text()}: stay within that, or train a supernet of a larger space."
+    wiring = wiring_of(net)
+    held = {
+        f"{part}.{key}": rows
+        for part, place in wiring.places.items()
+        for key, rows in getattr(net.get_submodule(place), "held", {}).items()
+    }
+    if wrong := misfits(arch, wiring.maximum, held):
+        hint = f"It was built at {wiring.maximum.text()}: stay within that, or train a supernet of a larger space."
         raise UsageError(f"the network cannot run {arch.text()}: {'; '.join(wrong)}", hint)
 
 
@@ -151,12 +133,11 @@ def misfits(arch: Arch, maximum: Arch, held: Held) -> list[str]:
     return wrong
 
 
-def _holder(net: nn.Module) -> Any:
-    """The part of a network that has the backbone as `body`, and `maximum`: a classifier itself, a detector's
-    `backbone`."""
-    for module in (net, getattr(net, "backbone", None)):
-        if isinstance(getattr(module, "maximum", None), Arch):
-            return module
+def wiring_of(net: nn.Module) -> Wiring:
+    """What a network of ours is beside its weights. UsageError for another module."""
+    wiring = getattr(net, "wiring", None)
+    if isinstance(wiring, Wiring):
+        return wiring
     raise UsageError(
         f"a {type(net).__name__} is no supernet, nor a subnet of one",
         "Take what searchkit.nas.build_supernet, or open_supernet(...).net, gives",

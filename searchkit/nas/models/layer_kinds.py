@@ -69,6 +69,7 @@ KINDS: dict[Kind, LayerKind] = {
     "relu6": LayerKind(outputs=_BOTH),
     "maxpool": _POOL,
     "avgpool": _POOL,
+    "subsample": LayerKind(_window_size),
     "nearest": _UPSAMPLING,
     "bilinear": _UPSAMPLING,
     "mean": LayerKind(lambda _layer, _size: 1, inputs=_PTFLOPS),

@@ -1,40 +1,102 @@
-"""The networks of the tasks, built from their configs, and how they differ when one is cut out of another."""
+"""Networks built from their configs: a backbone, a neck and a head, whichever they are."""
 
 from __future__ import annotations
 
+import os
+from dataclasses import fields
+from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import nn
 
-from searchkit.nas.models.elastic import Held
-from searchkit.nas.models.heads import faster_rcnn as detector
-from searchkit.nas.models.heads import linear as classifier
-from searchkit.nas.models.heads.faster_rcnn import DetectorConfig
-from searchkit.nas.models.heads.linear import ClassifierConfig
+from searchkit.nas.models.elastic import Held, Wiring, check_names, make_backbone
+from searchkit.nas.models.part import BACKBONE, HEAD, NECK, Head, Neck, NetConfig, NetPlan, levels_of
+from searchkit.nas.models.table import part_class
+from searchkit.nas.models.trunk import Trunk
 from searchkit.records.arch import Arch
 
-NetConfig = DetectorConfig | ClassifierConfig
+__all__ = ["NetConfig", "build", "head_of", "neck_of", "plans_of", "shapes_of", "unseen"]
 
 
-def build(config: NetConfig, arch: Arch, held: Held | None = None, **options: Any) -> nn.Module:
-    """A network with new weights at the sizes of `arch`. `options`: of its own builder, such as `max_size`."""
-    if isinstance(config, ClassifierConfig):
-        return classifier.build(config, arch, held)
-    net: nn.Module = detector.build(config, arch, held=held, **options)
+def neck_of(config: NetConfig) -> Neck:
+    """The neck of a config, but for its weights."""
+    cls = part_class(NECK, config.neck)
+    options = config.neck_options
+    neck: Neck = cls(cls.Options(**config.neck_defaults()) if options is None else options)
+    return neck
+
+
+def head_of(config: NetConfig) -> Head:
+    """The head of a config, but for its weights."""
+    cls = part_class(HEAD, config.head)
+    given = config if isinstance(config, cls.Options) else config.head_options
+    head: Head = cls(cls.Options() if given is None else given, config.num_classes)
+    return head
+
+
+def plans_of(config: NetConfig, maximum: Arch) -> NetPlan:
+    """The plans of a network up to the maximal architecture. The backbone is made without memory for its weights.
+
+    Raises UsageError for names of the architecture that no part reads, and where the parts don't fit together.
+    """
+    neck, head = neck_of(config), head_of(config)
+    check_names(maximum.names, neck, head)
+    with torch.device("meta"):
+        plans = NetPlan(make_backbone(config.backbone, config.backbone_options, maximum).plan, neck, head)
+    plans(maximum)
+    return plans
+
+
+def build(config: NetConfig, arch: Arch, held: Held | None = None, **sizes: Any) -> nn.Module:
+    """A network with new weights whose sizes are those of `arch`: a supernet at the maximal one, else a static net.
+
+    held: see searchkit.nas.models.elastic.make_backbone. sizes: of a detector's images, px: min_size, the short edge
+    after resizing (of several, training draws one per image from torch's global generator), and max_size, the long one.
+    Raises UsageError where config and arch don't fit together.
+    """
+    neck, head = neck_of(config), head_of(config)
+    check_names(arch.names, neck, head)
+    body = make_backbone(config.backbone, config.backbone_options, arch, held)
+    features = body.channels(arch.part(BACKBONE))
+    levels = levels_of(neck.plan(arch.part(NECK), features), features)
+    head.plan(arch.part(HEAD), levels)  # which refuses levels that it can't read
+    module = neck.module(arch.part(NECK), features)
+    net = head.network(Trunk(body, module, neck.MODULE, len(features), levels), arch.part(HEAD), config, **sizes)
+    names = {id(each): name for name, each in net.named_modules()}
+    places = {BACKBONE: names[id(body)]}
+    if neck.NAMES:
+        places[NECK] = names[id(module)]
+    if head.NAMES:
+        places[HEAD] = head.MODULE
+    wired: Any = net
+    wired.wiring = Wiring(arch, neck, head, places)
     return net
+
+
+def shapes_of(config: NetConfig, arch: Arch) -> dict[str, torch.Size]:
+    """The shapes of all tensors of a network at an architecture, by name."""
+    names = ((BACKBONE, config.backbone), (NECK, config.neck), (HEAD, config.head))
+    return _shapes(config, arch, tuple(part_class(part, name) for part, name in names))
+
+
+@lru_cache(64)
+def _shapes(config: NetConfig, arch: Arch, classes: tuple[type, ...]) -> dict[str, torch.Size]:
+    """classes: of the parts: a file that was edited since has others."""
+    with torch.device("meta"):
+        net = build(config, arch)
+    return {name: tensor.shape for name, tensor in (*net.named_parameters(), *net.named_buffers())}
 
 
 def unseen(config: NetConfig) -> dict[str, Any]:
     """What the names and shapes of a network's tensors do not show, as plain data: where it differs, the same weights
     compute other numbers."""
-    options = {k: list(v) if isinstance(v, tuple) else v for k, v in sorted(config.backbone_options.items())}
-    return {
-        **{f"backbone_options.{k}": v for k, v in options.items()},
-        "image_mean": list(config.image_mean),
-        "image_std": list(config.image_std),
-    }
-
-
-def sliced(config: NetConfig, name: str) -> bool:
-    """Whether a tensor of that name may be a slice of the supernet's: each head of a detector has its own size."""
-    return isinstance(config, ClassifierConfig) or name.startswith("backbone.")
+    said: dict[str, Any] = {f"backbone_options.{k}": v for k, v in sorted(config.backbone_options.items())}
+    for part, options in ((NECK, config.neck_options), (HEAD, config.head_options)):
+        name, default = getattr(config, part), getattr(type(config), part)
+        said |= {} if name == default else {part: os.path.basename(name)}
+        unimportant = getattr(part_class(part, name), "EVALUATION", ())
+        given = {} if options is None else {f.name: getattr(options, f.name) for f in fields(options)}
+        said |= {f"{part}_options.{key}": value for key, value in given.items() if key not in unimportant}
+    said |= {name: getattr(config, name) for name in ("image_mean", "image_std")}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in said.items()}

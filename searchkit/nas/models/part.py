@@ -8,21 +8,25 @@ order in which they run: cost and parameters are read from them, whatever part t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
-from searchkit.nas.models.plan import Plan
-from searchkit.reading.kinds import LATER, Count
+from searchkit.nas.models.plan import Plan, channels
+from searchkit.reading.kinds import LATER, Count, number
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
+    from searchkit.nas.models.trunk import Trunk
     from searchkit.nas.space.shapes import InputShape
     from searchkit.records.arch import Arch
 
 BACKBONE, NECK, HEAD = PARTS = ("backbone", "neck", "head")  # what an architecture's names are below, as they run
+NEVER = -100.0  # the score of a class that a checkpoint doesn't know: it is never predicted
+Deviation = Annotated[float, number(above=0)]
+Colour = tuple[float, float, float]
+Deviations = tuple[Deviation, Deviation, Deviation]
 Channels = tuple[int, ...]  # of features or of levels, finest first
 Gives = Literal["", "feature", "level"]
 
@@ -30,13 +34,12 @@ Gives = Literal["", "feature", "level"]
 class Where(NamedTuple):
     """What the rows of a piece run on: an input of this size, for each image."""
 
-    on: Literal["image", "feature", "level", "levels", "regions", "mean"]
+    on: Literal["image", "feature", "level", "levels", "regions"]
     number: int = 0
 
 
 IMAGE = Where("image")
 LEVELS = Where("levels")  # on every level, with the same weights: parameters count once, MACs at each
-MEAN = Where("mean")  # on one position: the mean over a feature
 
 
 def feature(i: int) -> Where:
@@ -66,13 +69,6 @@ class Piece:
     rows: Plan
     where: Where
     gives: Gives = ""
-    _hash: int = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_hash", hash((self.rows, self.where, self.gives)))  # a key of caches, as rows are
-
-    def __hash__(self) -> int:
-        return self._hash
 
 
 Pieces = tuple[Piece, ...]
@@ -101,13 +97,39 @@ class NetConfig:
     keys.
     """
 
-    num_classes: Count  # without a background; left out: as many as the data has
+    num_classes: Count  # without background; left out: as many as the data has
     backbone: str = "resnet"  # see space, or your own class as path/to/file.py:Class
     backbone_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     neck: str = field(default="", repr=False, metadata=LATER)
+    """what makes levels of the backbone's features: see necks, or your own class"""
     neck_options: Any = field(default=None, repr=False, hash=False, metadata=LATER)
     head: str = field(default="", repr=False, metadata=LATER)
+    """what says what is on the image: see heads, or your own class"""
     head_options: Any = field(default=None, repr=False, hash=False, metadata=LATER)
+
+    def neck_defaults(self) -> dict[str, Any]:
+        """What other keys say of the neck's options."""
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainConfig(NetConfig):
+    """The keys of `model:` for a head whose own keys all stand in `head_options`."""
+
+    image_mean: Colour = (0.485, 0.456, 0.406)  # of values in 0..1
+    image_std: Deviations = (0.229, 0.224, 0.225)
+
+
+class PlansNeck(Protocol):
+    """What costs need of a neck: see Neck."""
+
+    def plan(self, arch: Arch, features: Channels) -> Pieces: ...
+
+
+class PlansHead(Protocol):
+    """What costs need of a head: see Head."""
+
+    def plan(self, arch: Arch, levels: Channels) -> Pieces: ...
 
 
 class Neck(Protocol):
@@ -147,7 +169,8 @@ class Head(Protocol):
     TASK: the one that it is of. Config: the class of the config's `model:`; Options: of its `head_options` (a Config
     that is a subclass of it has these keys itself). NAMES: what it reads of an architecture below `head.`. MODULE: the
     dotted name, within its network, of the module that has `arch` and `set_arch(arch, levels)`, as a neck's; unused
-    without NAMES. LOSSES: the names of its losses. form: how its network looks as source code.
+    without NAMES. LOSSES: the names of its losses. EVALUATION: those of its options that count in evaluation alone, and
+    may change when a training goes on. form: how its network looks as source code.
     """
 
     TASK: ClassVar[str]
@@ -156,6 +179,7 @@ class Head(Protocol):
     NAMES: ClassVar[tuple[str, ...]]
     MODULE: ClassVar[str]
     LOSSES: ClassVar[tuple[str, ...]]
+    EVALUATION: ClassVar[tuple[str, ...]]
 
     def __init__(self, options: Any, num_classes: int) -> None: ...
 
@@ -166,14 +190,12 @@ class Head(Protocol):
         """
         ...
 
-    def network(
-        self, body: nn.Module, neck: nn.Module | None, arch: Arch, levels: Channels, config: Any, **sizes: Any
-    ) -> nn.Module:
-        """The whole network around a backbone (and a neck), with new weights of its own where they are the head's.
+    def network(self, trunk: Trunk, arch: Arch, config: Any, **sizes: Any) -> nn.Module:
+        """The whole network around a backbone with its neck, which it has as `backbone`; what is the head's is new.
 
-        config: of the class `Config`. sizes: of images, for a detector's transform (min_size, max_size). A detector
-        takes images and targets and gives out its losses by name, in eval mode boxes, as torchvision's do; it has that
-        `transform`, and its backbone with the neck as `backbone`.
+        arch: its names below `head.`. config: of the class `Config`. sizes: of images, for a detector's transform
+        (min_size, max_size). A detector takes images and targets and gives out its losses by name, in eval mode boxes,
+        as torchvision's do, and has such a `transform`.
         """
         ...
 
@@ -199,6 +221,31 @@ class Head(Protocol):
 
     @property
     def form(self) -> Form: ...
+
+
+class NetPlan:
+    """The pieces of a network at any architecture up to its maximum, in the order in which they run."""
+
+    def __init__(self, backbone: Callable[[Arch], Plan], neck: PlansNeck, head: PlansHead) -> None:
+        """backbone: the rows at an architecture's names below `backbone.`."""
+        self.backbone, self.neck, self.head = backbone, neck, head
+
+    def __call__(self, arch: Arch) -> Pieces:
+        """The backbone's rows as the first piece, then the pieces of the neck and the head.
+
+        Raises UsageError where the parts don't fit together at this architecture.
+        """
+        rows = self.rows(arch)
+        return (Piece(rows, IMAGE, "feature"), *self.behind(arch, channels(rows)))
+
+    def rows(self, arch: Arch) -> Plan:
+        """Those of the backbone, which runs on the image."""
+        return self.backbone(arch.part(BACKBONE))
+
+    def behind(self, arch: Arch, features: Channels) -> Pieces:
+        """The pieces of the neck and the head, on features of so many channels."""
+        neck = self.neck.plan(arch.part(NECK), features)
+        return (*neck, *self.head.plan(arch.part(HEAD), levels_of(neck, features)))
 
 
 class Form(Protocol):
@@ -239,6 +286,6 @@ class Form(Protocol):
         """What was compared between two networks in eval mode, all of it equal to the bit. SearchkitError elsewhere."""
         ...
 
-    def measured_macs(self, net: torch.nn.Module, config: Any, shape: InputShape) -> int:
+    def measured_macs(self, net: nn.Module, config: Any, shape: InputShape) -> int:
         """Multiply-adds of all that the plan has, by torch's own counter."""
         ...

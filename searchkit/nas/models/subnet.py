@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from searchkit.errors import UsageError
-from searchkit.nas.models.elastic import check_arch
-from searchkit.nas.models.network import NetConfig, build, sliced
+from searchkit.nas.models.elastic import check_arch, wiring_of
+from searchkit.nas.models.network import build, shapes_of
+from searchkit.nas.models.part import NetConfig
 from searchkit.nas.nn import window
 from searchkit.records.arch import Arch
 
@@ -29,9 +30,9 @@ def subnet(net: Any, arch: Arch, config: NetConfig) -> Any:
         twin.transform = copy.deepcopy(net.transform)
     source = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     targets = {**dict(twin.named_parameters()), **dict(twin.named_buffers())}
-    # Where a tensor has no slices, a head of another size is another head; so is one with other classes.
-    whole = [k for k in targets if not sliced(config, k)] + [k for k in targets if k == "fc.bias"]
-    unequal = [k for k in targets if k not in source] + [k for k in whole if targets[k].shape != source[k].shape]
+    # A tensor that is larger than its slice for another reason than the arch is another network's.
+    whole = shapes_of(config, wiring_of(net).maximum)
+    unequal = [k for k in targets if k not in source or (k in whole and whole[k] != source[k].shape)]
     if unequal:
         hint = "Give the config that the supernet was built with."
         raise UsageError(f"the supernet was built with another config: it differs in {', '.join(unequal[:3])}", hint)

@@ -128,6 +128,10 @@ def _activated(function: Callable[[Tensor], Tensor], _paths: Paths, _layer: Laye
     return function(y)
 
 
+def _subsample(_paths: Paths, layer: LayerSpec, y: Tensor) -> Tensor:
+    return F.max_pool2d(y, kernel_size=1, stride=layer.stride)
+
+
 def _nearest(_paths: Paths, layer: LayerSpec, y: Tensor) -> Tensor:
     return F.interpolate(y, scale_factor=layer.scale, mode="nearest")
 
@@ -178,6 +182,7 @@ KINDS: dict[str, LayerKind] = {
     "sigmoid": LayerKind(partial(_activated, torch.sigmoid)),
     "maxpool": LayerKind(_run_module, _make_maxpool),
     "avgpool": LayerKind(_run_module, _make_avgpool),
+    "subsample": LayerKind(_subsample),
     "nearest": LayerKind(_nearest),
     "bilinear": LayerKind(_bilinear),
     "mean": LayerKind(_mean),

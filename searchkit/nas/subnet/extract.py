@@ -23,11 +23,10 @@ from searchkit import fsio
 from searchkit.errors import SearchkitError, UsageError
 from searchkit.nas.cost import price
 from searchkit.nas.data.pixels import Reading
-from searchkit.nas.models.elastic import FreshSource, set_arch
-from searchkit.nas.models.heads import faster_rcnn_source as det_model
-from searchkit.nas.models.heads import linear_source as cls_model
-from searchkit.nas.models.network import NetConfig
+from searchkit.nas.models.elastic import set_arch, wiring_of
+from searchkit.nas.models.part import Form, NetConfig
 from searchkit.nas.models.subnet import subnet
+from searchkit.nas.models.table import FreshSource
 from searchkit.nas.space.shapes import InputShape, height_width
 from searchkit.nas.subnet.statistics import (
     CALIBRATED,
@@ -46,7 +45,6 @@ from searchkit.nas.train.recipe import Recipe
 from searchkit.nas.train.splits import open_split, reading_as_scored, reading_of_checkpoint, section_of
 from searchkit.records.arch import Arch
 
-FORMS: dict[str, Any] = {"det": det_model, "cls": cls_model}  # by task: what its extracted network looks like
 AS_IS = Reading()
 CPU = torch.device("cpu")
 _NOTHING = "Nothing was written."
@@ -159,7 +157,7 @@ def extract(
     """
     if os.path.exists(out) and os.listdir(out):
         raise UsageError(f"{out} already exists", "Name a new folder")
-    form = FORMS[recipe.task.name]
+    form = wiring_of(source.net).head.form
     static, n_images = cut(source, recipe, arch, shape, statistics, device)
     static = _placed(static, CPU, False)
     half = f"{os.path.normpath(os.path.abspath(out))}.{os.getpid()}.half"
@@ -178,7 +176,7 @@ def extract(
                 "maximum": source.maximum.nested(),
             },
             "equal": equal,
-            "cost": costs(source, recipe, plain, arch, shape),
+            "cost": costs(source, plain, arch, shape),
             "torch": torch.__version__,
             "statistics": statistics_said(statistics, n_images),
         }
@@ -260,7 +258,7 @@ def scored_again(folder: str, statistics: Statistics, score: Score, bench: Bench
 
 def _write_model(folder: str, recipe: Recipe, source: Source, static: Any, arch: Arch, shape: InputShape) -> None:
     """All of an extracted folder but its proof."""
-    form = FORMS[recipe.task.name]
+    form = wiring_of(static).head.form
     size = form.size_of(static, shape)
     title = f"{form.KIND} at {arch.text()}, input {shape}, cut out of a supernet."
     _write(folder, "model.py", form.model_source(static, source.config, title, size))
@@ -312,10 +310,11 @@ def same_weights(static: nn.Module, plain: nn.Module) -> None:
         )
 
 
-def costs(source: Source, recipe: Recipe, plain: Any, arch: Arch, shape: InputShape) -> dict[str, Any]:
+def costs(source: Source, plain: Any, arch: Arch, shape: InputShape) -> dict[str, Any]:
     """MACs and parameters in closed form and measured; raises SearchkitError where they differ."""
-    closed = price.price(price.plans_of(source.config, source.maximum), source.config.heads, arch, shape)
-    measured = FORMS[recipe.task.name].measured_macs(plain, source.config, shape)
+    closed = price.price(price.plans_of(source.config, source.maximum), arch, shape)
+    form = wiring_of(source.net).head.form
+    measured = form.measured_macs(plain, source.config, shape)
     params = sum(p.numel() for p in plain.parameters())
     if (closed.flops, closed.params) != (measured, params):
         raise SearchkitError(
@@ -329,7 +328,7 @@ def costs(source: Source, recipe: Recipe, plain: Any, arch: Arch, shape: InputSh
         "params": closed.params,
         "params_counted": params,
         "input_shape": shape,
-        **FORMS[recipe.task.name].COUNTED_ON,
+        **form.COUNTED_ON,
     }
 
 
@@ -355,8 +354,8 @@ def _write_weights(folder: str, net: nn.Module) -> None:
         fsio.atomic_write(path, save({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}))
 
 
-def _export(folder: str, net: Any, form: Any, shape: InputShape) -> dict[str, Any]:
-    """backbone.pt2: torch.export of backbone and FPN, or of a whole classifier; returns how far its output is off."""
+def _export(folder: str, net: Any, form: Form, shape: InputShape) -> dict[str, Any]:
+    """backbone.pt2: torch.export of the trunk, or of a whole classifier; returns how far its output is off."""
     h, w = height_width(shape)
     trunk = form.trunk(net)
     program = torch.export.export(trunk, (torch.zeros(1, 3, h, w),))

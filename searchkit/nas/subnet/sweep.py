@@ -14,7 +14,7 @@ from torch import nn
 from searchkit.errors import UsageError
 from searchkit.nas.cost import price
 from searchkit.nas.models import network
-from searchkit.nas.models.network import NetConfig
+from searchkit.nas.models.part import NetConfig
 from searchkit.nas.models.subnet import subnet
 from searchkit.nas.space.shapes import InputShape, plain_shape, shape_text
 from searchkit.nas.subnet.results import Record, Results, key_of
@@ -182,7 +182,7 @@ def scored(
     result.setdefault("data", {}).setdefault("input_shape", plain_shape(shape))
     if "overhead" not in result:
         plans = price.plans_of(session.config, session.recipe.space.maximum())
-        cost = price.price(plans, session.config.heads, arch, shape)
+        cost = price.price(plans, arch, shape)
         result["overhead"] = {"flops": cost.flops, "params": cost.params, "convention": "macs"}
     result.setdefault("metric", {})[tag] = as_recorded(session.recipe, metrics)
     result.setdefault("protocol", {})[tag] = protocol

@@ -16,8 +16,8 @@ import torch
 
 from searchkit.errors import UsageError
 from searchkit.nas.cost import price
-from searchkit.nas.models.network import NetConfig
-from searchkit.nas.models.part import PARTS
+from searchkit.nas.models.elastic import wiring_of
+from searchkit.nas.models.part import PARTS, NetConfig
 from searchkit.nas.space.shapes import InputShape, plain_shape
 from searchkit.nas.subnet import sweep
 from searchkit.nas.subnet.results import Record, Results
@@ -65,7 +65,7 @@ def draw(recipe: Recipe, config: NetConfig, n: int, bins: int, seed: int) -> lis
     rng.shuffle(archs)
     turn = {arch: i for i, arch in enumerate(archs)}
     plans = price.plans_of(config, space.maximum())
-    priced = price.price_archs(plans, config.heads, archs, (recipe.scales[0],), "macs")
+    priced = price.price_archs(plans, archs, (recipe.scales[0],), "macs")
     pool = sorted(((flops[0], arch.id, arch, params) for arch, flops, params in priced), key=lambda p: p[:2])
     drawn, first = [], 0
     for b in range(bins):
@@ -214,7 +214,7 @@ def _own_score(
 ) -> dict[str, float]:
     """Metrics of a network at `arch` that is trained from new weights, scored as search-nas train scores."""
     net = nets.build_at(session.recipe, session.config, arch, session.seed)
-    session.recipe.task.network.silence(net, len(session.bench.categories))
+    wiring_of(net).head.silence(net, len(session.bench.categories))
     net = net.to(session.device)
     if session.recipe.train.channels_last:
         net = net.to(memory_format=torch.channels_last)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +17,13 @@ from searchkit.nas.data import label_loader, labelled
 from searchkit.nas.data.labelled import LabelSet
 from searchkit.nas.data.loader import Seen
 from searchkit.nas.data.pixels import Reading
-from searchkit.nas.models.heads.linear import ClassifierConfig
+from searchkit.nas.models.heads.linear import enough
 from searchkit.nas.space.shapes import InputShape, height_width
 from searchkit.nas.tasks import pictures
 from searchkit.nas.train.distributed import Ranks
 from searchkit.nas.train.schedules import value_at
 from searchkit.nas.train.sections import LabelData, LabelSplit, Optimisation, Test, path_of
-from searchkit.nas.train.steps import NEVER, Batch, Evaluation, Losses, Soft, autocast, scale_at
+from searchkit.nas.train.steps import Batch, Evaluation, Losses, Soft, autocast, scale_at
 from searchkit.nas.train.task import Network, Objective, Sets, Task
 
 PLAIN = Test()
@@ -150,26 +150,6 @@ def inputs_of(images: Tensor, device: torch.device) -> Tensor:
     return images.to(device, non_blocking=True).float() / 255
 
 
-def statistics(net: nn.Module, images: Tensor, device: torch.device) -> None:
-    """Run what of a classifier has batch norms."""
-    with _enough(images):
-        net(inputs_of(images, device))
-
-
-@contextlib.contextmanager
-def _enough(images: Tensor) -> Iterator[None]:
-    """Say it clearly where a norm has one number for each channel, which has no variance."""
-    try:
-        yield
-    except ValueError as e:  # torch's, of a batch norm that learns
-        if len(images) > 1 or "more than 1 value per channel" not in str(e):
-            raise
-        raise UsageError(
-            "batch norms must see more than one image where the last feature is 1 x 1, but this batch has one",
-            "Raise the batch_size of train, finetune or test, or test.calibration_images, to 2 or more",
-        ) from e
-
-
 @contextlib.contextmanager
 def _no_dropout(net: Any) -> Iterator[None]:
     """The network without its dropout, for a moment."""
@@ -185,7 +165,7 @@ def losses(
 ) -> Losses:
     """(`loss_ce` and, with a teacher, `loss_distill`, each weighted; the scores (N, classes of the data))."""
     labels, _, known = targets
-    with _enough(inputs), contextlib.nullcontext() if soft is None or soft.dropout else _no_dropout(net):
+    with enough(inputs), contextlib.nullcontext() if soft is None or soft.dropout else _no_dropout(net):
         scores = net(inputs)[:, :known]  # those behind them stay silent, whatever label_smoothing asks for
     labels = labels.to(inputs.device, non_blocking=True)
     hard = F.cross_entropy(scores.float(), labels, label_smoothing=float(value_at(settings.label_smoothing, epoch)))
@@ -281,33 +261,6 @@ def record_name(section: LabelData, metric: str) -> str:
     return metric
 
 
-def silence(net: nn.Module, known: int) -> None:
-    """Let a head with more classes than the data never predict those behind the first `known`."""
-    with torch.no_grad():
-        net.get_parameter("fc.weight")[known:] = 0
-        net.get_parameter("fc.bias")[known:] = NEVER
-
-
-def adapt_head(
-    state: Mapping[str, Tensor], own: Mapping[str, Tensor], old: Sequence[str], new: Sequence[str], to_train: bool
-) -> dict[str, Tensor]:
-    """The state dict with the rows of `fc` moved to the new classes, by name."""
-    result = dict(state)
-    weight = state["fc.weight"]
-    same = list(old) == list(new) and weight.shape == own["fc.weight"].shape
-    if same or weight.shape[1:] != own["fc.weight"].shape[1:]:
-        return result
-    for kind, never in (("weight", 0.0), ("bias", NEVER)):
-        rows = own[f"fc.{kind}"].clone()
-        if not to_train:
-            rows[:] = never
-        for mine, name in enumerate(new):
-            if name in old:
-                rows[mine] = state[f"fc.{kind}"][list(old).index(name)]
-        result[f"fc.{kind}"] = rows
-    return result
-
-
 CLASSIFICATION = Task(
     name="cls",
     sets=Sets(
@@ -334,18 +287,13 @@ CLASSIFICATION = Task(
         protocol=protocol,
     ),
     network=Network(
-        config=ClassifierConfig,
         input_shape=224,
         build_options=build_options,
         set_scale=set_scale,
         inputs_of=inputs_of,
-        statistics=statistics,
         norms_of_one=False,
-        silence=silence,
-        adapt_head=adapt_head,
     ),
     objective=Objective(
-        loss_names=("loss_ce", "loss_distill"),
         metrics=lambda test: ("top1", "top5"),
         per_class="top1/",
         train_keys=("label_smoothing", "distill"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,16 +17,14 @@ from searchkit.nas.data.coco_eval import PER_CLASS, Evaluator, as_results, metri
 from searchkit.nas.data.images import unreadable
 from searchkit.nas.data.loader import Seen
 from searchkit.nas.data.pixels import Reading
-from searchkit.nas.models.heads.faster_rcnn import DetectorConfig
 from searchkit.nas.space.shapes import InputShape
 from searchkit.nas.tasks import pictures
 from searchkit.nas.train import checkpoint
 from searchkit.nas.train.distributed import Ranks
 from searchkit.nas.train.sections import Data, Optimisation, Split, Test, path_of
-from searchkit.nas.train.steps import NEVER, Batch, Evaluation, Losses, Soft, autocast, scale_at
+from searchkit.nas.train.steps import Batch, Evaluation, Losses, Soft, autocast, scale_at
 from searchkit.nas.train.task import Network, Objective, Sets, Task
 
-CLS, BOX = "roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred"
 PLAIN = Test()
 
 
@@ -155,18 +153,10 @@ def inputs_of(images: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     return [image.to(device, non_blocking=True).float() / 255 for image in images]
 
 
-def statistics(net: nn.Module, images: Sequence[Tensor], device: torch.device) -> None:
-    """Run what of a detector has batch norms: its backbone with the FPN."""
-    transform: Any = net.transform
-    backbone: Any = net.backbone
-    batch, _ = transform(inputs_of(images, device))
-    backbone(batch.tensors)
-
-
 def losses(
     net: nn.Module, inputs: list[Tensor], targets: Any, settings: Optimisation, epoch: int, soft: Soft | None
 ) -> Losses:
-    """torchvision's losses by name; a detector has no outputs that others could learn from."""
+    """The losses of its head by name; a detector has no outputs that others could learn from."""
     device = inputs[0].device
     answers = [{k: t[k].to(device, non_blocking=True) for k in ("boxes", "labels")} for t in targets]
     return net(inputs, answers), None
@@ -246,46 +236,6 @@ def record_name(section: Data, metric: str) -> str:
     return f"{section.name}_{metric}" if metric.startswith("bbox_") else metric
 
 
-def silence(net: nn.Module, known: int) -> None:
-    """Let a head with more classes than the data never predict those behind the first `known`."""
-    scores = net.get_submodule(CLS)
-    with torch.no_grad():
-        scores.get_parameter("weight")[1 + known :] = 0
-        scores.get_parameter("bias")[1 + known :] = NEVER
-
-
-def adapt_head(
-    state: Mapping[str, Tensor], own: Mapping[str, Tensor], old: Sequence[str], new: Sequence[str], to_train: bool
-) -> dict[str, Tensor]:
-    """The state dict with the box head's rows moved to the new classes, by name. Row 0 is the background."""
-    result = dict(state)
-    same_rows = state[f"{CLS}.weight"].shape == own[f"{CLS}.weight"].shape
-    if (list(old) == list(new) and same_rows) or not _same_kind(state, own):
-        return result
-    pairs = [(0, 0)] + [(1 + i, 1 + list(old).index(name)) for i, name in enumerate(new) if name in old]
-    for kind in ("weight", "bias"):
-        scores, theirs = own[f"{CLS}.{kind}"].clone(), state[f"{CLS}.{kind}"]
-        if not to_train:
-            scores[1:] = 0 if kind == "weight" else NEVER
-        for mine, its in pairs:
-            scores[mine] = theirs[its]
-        result[f"{CLS}.{kind}"] = scores
-        boxes, theirs = own[f"{BOX}.{kind}"].clone(), state[f"{BOX}.{kind}"]
-        if boxes.shape[0] == 4 and theirs.shape[0] == 4:  # class-agnostic
-            boxes = theirs
-        else:
-            for mine, its in pairs:
-                boxes[4 * mine : 4 * mine + 4] = theirs[4 * its : 4 * its + 4]
-        result[f"{BOX}.{kind}"] = boxes
-    return result
-
-
-def _same_kind(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
-    """Whether the heads differ in their classes alone; whoever loads the state then names what else differs."""
-    same_width = all(state[f"{name}.weight"].shape[1:] == own[f"{name}.weight"].shape[1:] for name in (CLS, BOX))
-    return same_width and (len(state[f"{BOX}.bias"]) == 4) == (len(own[f"{BOX}.bias"]) == 4)
-
-
 DETECTION = Task(
     name="det",
     sets=Sets(
@@ -312,18 +262,13 @@ DETECTION = Task(
         protocol=protocol,
     ),
     network=Network(
-        config=DetectorConfig,
         input_shape=800,
         build_options=build_options,
         set_scale=set_scale,
         inputs_of=inputs_of,
-        statistics=statistics,
         norms_of_one=True,
-        silence=silence,
-        adapt_head=adapt_head,
     ),
     objective=Objective(
-        loss_names=("loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"),  # torchvision's
         metrics=lambda test: metric_names(test.areas or (), test.max_dets),
         per_class=PER_CLASS,
         train_keys=(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -10,11 +9,10 @@ from functools import partial
 from typing import Annotated, Any
 
 from searchkit.errors import ConfigError, SearchkitError, UsageError, did_you_mean
-from searchkit.nas.models.elastic import backbone_class
-from searchkit.nas.models.heads.faster_rcnn import DetectorConfig
 from searchkit.nas.space.samplers import sampler_of
 from searchkit.nas.space.shapes import InputShape
 from searchkit.nas.space.space import Space, space_of
+from searchkit.nas.tasks.model import check_dimensions, read_model
 from searchkit.nas.tasks.table import TASKS
 from searchkit.nas.train.policies import check_word, sampler_faults
 from searchkit.nas.train.recipe import Recipe
@@ -71,22 +69,22 @@ def _recipe(path: str, document: Document) -> Recipe:
     per_class = task.objective.per_class
     node = top.get("model")
     classes_given = node is not None and "num_classes" in node.entries and not node.entries["num_classes"][1].is_null
-    model: Any = fill(task.network.config, node, "model", report, num_classes=1)
+    model, head = (None, None) if node is None else read_model(path, node, task, report)
     data: Any = fill(task.sets.section, top.get("data"), "data", report)
     train, test = fill(Train, top.get("train"), "train", report), fill(Test, top.get("test"), "test", report)
     finetune = fill(Finetune, top.get("finetune"), "finetune", report)
     declared = top.get("space")
     space = None if declared is None else space_of(Cursor(declared, "space", report))
     subnet = top.get("subnet")
-    if node is not None:
-        _check_backbone(path, node, document)
+    if model is not None and space is not None and declared is not None:
+        check_dimensions(model, space, declared, report)
     for name, section in (("train", train), ("finetune", finetune)):
-        _check_losses(name, section, top.get(name), task, document)
+        _check_losses(name, section, top.get(name), task, head, document)
     if test is not None:
         for key, owner in _of_others(task, "test_keys"):
             if getattr(test, key) != getattr(Test, key):
                 report.fault(_entry(top.get("test"), key), f"test.{key}: is of task {owner}, but the task is {kind}")
-    most = getattr(model, "detections_per_image", None)
+    most = getattr(getattr(model, "head_options", None) or model, "detections_per_image", None)
     if test is not None and most is not None and Test.max_dets < test.max_dets > most:
         what = (
             f"test.max_dets: is {test.max_dets}, but an image has at most model.detections_per_image, {most}, of them"
@@ -103,7 +101,6 @@ def _recipe(path: str, document: Document) -> Recipe:
     _check_archs(space, top.get("train"), document)
     document.check()
     assert model and space and data and train and test and finetune  # what is None has a fault
-    model = replace(model, backbone=_beside(path, model.backbone))
     if not train.best_metric:
         train = replace(train, best_metric=metrics[0])
     if train.best_metric.startswith(per_class):
@@ -111,11 +108,11 @@ def _recipe(path: str, document: Document) -> Recipe:
     return Recipe(path, task, model, space, data, train, test, finetune, file.init, classes_given)
 
 
-def _check_losses(name: str, section: Any, node: Node | None, task: Task, document: Document) -> None:
-    known = task.objective.loss_names
+def _check_losses(name: str, section: Any, node: Node | None, task: Task, head: Any, document: Document) -> None:
+    known = head.LOSSES if head is not None else ()
     weights = _entry(node, "loss_weights").entries if node is not None and "loss_weights" in node.entries else {}
     for loss, (where, _) in weights.items():
-        if loss not in known:
+        if head is not None and loss not in known:
             what = f"{name}.loss_weights: there is no loss {loss!r}{did_you_mean(loss, known)}"
             document.report.fault(where, what)
     for key, owner in _of_others(task, "train_keys") if section is not None else ():
@@ -181,35 +178,6 @@ def _check_archs(space: Space | None, train: Node | None, document: Document) ->
                 name.fault(e.message)
     for place, what in sampler_faults(cycle, space) if cycle else ():
         (place or at["sampler"]).fault(what)
-
-
-def _check_backbone(config: str, model: Node, document: Document) -> None:
-    """The backbone's class must be there, and take the options given."""
-    where = {key: value for key, (_, value) in model.entries.items() if value.kind != "bad" and not value.is_null}
-    name = where["backbone"].text if "backbone" in where else DetectorConfig.backbone
-    try:
-        cls = backbone_class(_beside(config, name))
-    except UsageError as e:
-        document.report.fault(where.get("backbone", model), f"model.backbone: {e.message}")
-        return
-    options = where.get("backbone_options", Node("map", model.line, model.col))
-    if options.kind != "map":
-        document.report.fault(options, f"model.backbone_options: must be a mapping (option: value), not {options}")
-    _, *known = inspect.signature(cls).parameters.values()  # the first is the arch
-    known = [p for p in known if p.name != "held"]  # which the space says
-    names = tuple(p.name for p in known)
-    for key, (at, _) in options.entries.items():
-        if key not in names and not any(p.kind is p.VAR_KEYWORD for p in known):
-            what = f"model.backbone_options: {name} has no option {key!r}{did_you_mean(key, names)}"
-            document.report.fault(at, what)
-
-
-def _beside(config: str, backbone: str) -> str:
-    """A backbone's file is looked for beside the config that names it."""
-    file, colon, name = backbone.rpartition(":")
-    if colon and file.endswith(".py") and not os.path.isabs(file):
-        return f"{os.path.join(os.path.dirname(os.path.abspath(config)), file)}:{name}"
-    return backbone
 
 
 def _override(document: Document, text: str) -> Document:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from searchkit.nas.data import coco_eval
-from searchkit.nas.models.elastic import BACKBONES, backbone_class
+from searchkit.nas.models.part import BACKBONE, HEAD, NECK
+from searchkit.nas.models.table import BACKBONES, NECKS, heads_of, part_class
 from searchkit.nas.space.schema import definitions, space_schema
 from searchkit.nas.tasks.table import TASKS
 from searchkit.nas.train.sections import Finetune, Test, Train
@@ -49,11 +51,9 @@ def config_schema() -> Schema:
 
 def _case(task: Task, parts: dict[str, Schema]) -> Schema:
     """What the sections may hold if the config is of a task."""
-    model = _section(task.network.config, parts)
-    model["properties"]["num_classes"] = {"type": ["integer", "null"], "minimum": 1}
-    model["properties"]["backbone"] = {"anyOf": [{"enum": [*BACKBONES, None]}, {"type": "string", "pattern": ":"}]}
-    model.pop("required", None)  # num_classes: else that of the data
-    model["allOf"] = [_options(name) for name in BACKBONES]
+    heads = heads_of(task.name)
+    losses = list(dict.fromkeys(name for head in heads.values() for name in head.LOSSES))
+    losses = list(dict.fromkeys(name for head in heads.values() for name in head.LOSSES))
     train, test, finetune = (_section(cls, parts) for cls in (Train, Test, Finetune))
     for section, which, cls in (
         (train, "train_keys", Train),
@@ -66,10 +66,10 @@ def _case(task: Task, parts: dict[str, Schema]) -> Schema:
                     default = getattr(cls, key, None)
                     section["properties"][key] = {"enum": list(dict.fromkeys((default, None)))}
     for section in (train, finetune):
-        section["properties"]["loss_weights"]["propertyNames"] = {"enum": [*task.objective.loss_names]}
+        section["properties"]["loss_weights"]["propertyNames"] = {"enum": losses}
     train["properties"]["best_metric"] = _metric(task)
     sections = {"data": _section(task.sets.section, parts), "train": train, "test": test, "finetune": finetune}
-    properties = {"model": model, **{key: {"anyOf": [each, _NULL]} for key, each in sections.items()}}
+    properties = {"model": _model(heads, parts), **{key: {"anyOf": [each, _NULL]} for key, each in sections.items()}}
     of_task = {"properties": {"task": {"enum": [task.name] + ([None] if task.name == UNNAMED else [])}}}
     return {
         "if": of_task if task.name == UNNAMED else {**of_task, "required": ["task"]},
@@ -84,15 +84,54 @@ def _section(cls: type, parts: dict[str, Schema]) -> Schema:
     return {key: value for key, value in made.items() if key not in ("$schema", "title")}
 
 
+def _model(heads: Mapping[str, Any], parts: dict[str, Schema]) -> Schema:
+    """What `model` has, by the head that it names; the first one is the default."""
+    cases = []
+    for name, cls in heads.items():
+        section = _section(cls.Config, parts)
+        section["properties"]["num_classes"] = {"type": ["integer", "null"], "minimum": 1}
+        section["properties"][BACKBONE] = _named(BACKBONES)
+        section["properties"][NECK] = _named(NECKS)
+        section["properties"][HEAD] = {}
+        section["properties"]["head_options"] = _or_null(_section(cls.Options, parts))
+        section.pop("required", None)  # num_classes: else that of the data
+        necks = [_neck_options(neck, cls.Config.neck, parts) for neck in NECKS]
+        section["allOf"] = [*(_options(backbone) for backbone in BACKBONES), *necks]
+        cases.append({"if": _chosen(HEAD, name, next(iter(heads))), "then": section})
+    return {"type": "object", "properties": {HEAD: _named(heads)}, "allOf": cases}
+
+
+def _named(table: Mapping[str, Any]) -> Schema:
+    """A name of a table, or a class of the user's own."""
+    return {"anyOf": [{"enum": [*table, None]}, {"type": "string", "pattern": ":"}]}
+
+
+def _chosen(part: str, name: str, default: str) -> Schema:
+    """Whether a part is the one of that name."""
+    if name == default:
+        return {"properties": {part: {"enum": [name, None]}}}
+    return {"properties": {part: {"enum": [name]}}, "required": [part]}
+
+
+def _or_null(section: Schema) -> Schema:
+    return {**section, "type": ["object", "null"]}
+
+
+def _neck_options(neck: str, default: str, parts: dict[str, Schema]) -> Schema:
+    """What `neck_options` has where the neck is of that name."""
+    options = _or_null(_section(part_class(NECK, neck).Options, parts))
+    return {"if": _chosen(NECK, neck, default), "then": {"properties": {"neck_options": options}}}
+
+
 def _options(backbone: str) -> Schema:
     """What `backbone_options` has where the backbone is of that name; the first one is the default."""
-    _, *given = inspect.signature(backbone_class(backbone)).parameters.values()  # the first is the arch
+    _, *given = inspect.signature(part_class(BACKBONE, backbone)).parameters.values()  # the first is the arch
     names: Schema = {p.name: {} for p in given if p.name != "held"}
     options: Schema = {"type": ["object", "null"], "properties": names, "additionalProperties": False}
-    chosen: Schema = {"properties": {"backbone": {"enum": [backbone]}}, "required": ["backbone"]}
-    if backbone == next(iter(BACKBONES)):
-        chosen = {"properties": {"backbone": {"enum": [backbone, None]}}}
-    return {"if": chosen, "then": {"properties": {"backbone_options": options}}}
+    return {
+        "if": _chosen(BACKBONE, backbone, next(iter(BACKBONES))),
+        "then": {"properties": {"backbone_options": options}},
+    }
 
 
 def _metric(task: Task) -> Schema:

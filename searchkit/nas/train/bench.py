@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -15,10 +15,11 @@ from torch import nn
 
 from searchkit.errors import UsageError, did_you_mean
 from searchkit.nas.data.images import unusable
-from searchkit.nas.models.network import NetConfig
+from searchkit.nas.models.part import BACKBONE, PARTS, NetConfig
 from searchkit.nas.space.shapes import InputShape, plain_shape
 from searchkit.nas.train.evaluate import calibrate
 from searchkit.nas.train.recipe import Recipe
+from searchkit.nas.train.sections import text_of
 from searchkit.nas.train.splits import HELD_OUT, TRAIN, held_out_entry, open_split, section_of, shown
 from searchkit.nas.train.steps import Evaluation
 from searchkit.nas.train.task import Task
@@ -39,9 +40,21 @@ def measured_on(device: torch.device) -> dict[str, Any]:
 def model_said(model: NetConfig) -> dict[str, Any]:
     """The keys of a model that are not their defaults, as plain data: what differs where the protocols of two scores
     have other digests of it."""
+    model = by_file_names(model)
     own = {f.name: (getattr(model, f.name), f.default) for f in fields(model) if f.default is not MISSING}
-    given = {name: value for name, (value, default) in own.items() if value != default and name != "backbone"}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
+    given = {name: value for name, (value, default) in own.items() if value != default and name != BACKBONE}
+    return {name: _plain(value) for name, value in given.items()}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def by_file_names(model: NetConfig) -> NetConfig:
+    """The model with the names of its parts alone: the files of the user's own may lie anywhere."""
+    return replace(model, **{part: os.path.basename(getattr(model, part)) for part in PARTS})
 
 
 def short_digest(what: object) -> str:
@@ -121,7 +134,7 @@ class Bench:
         test, model, task = self.recipe.test, self.recipe.model, self.recipe.task
         return {
             "data": self.digest,
-            "model": short_digest(replace(model, num_classes=1, backbone=os.path.basename(model.backbone))),
+            "model": short_digest(text_of(by_file_names(replace(model, num_classes=1)))),
             "split": self.split,
             "images": task.sets.count(self.evaluated),
             "input_shape": plain_shape(shape),

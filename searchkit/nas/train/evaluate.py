@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from searchkit.nas.models.elastic import wiring_of
 from searchkit.nas.train.steps import autocast
 from searchkit.nas.train.task import Task
 
@@ -33,7 +34,7 @@ def calibrate(
     first = next(batches, None) if norms else None
     if first is None:
         return 0
-    seen = 0
+    seen, head = 0, wiring_of(net).head
     was, momenta = net.training, [m.momentum for m in norms]
     net.eval()
     for m in norms:
@@ -44,7 +45,7 @@ def calibrate(
             seen += len(images)
             for m in norms:
                 m.momentum = len(images) / seen  # so that what is kept is the mean over all images so far
-            task.network.statistics(net, images, device)
+            head.statistics(net, task.network.inputs_of(images, device))
     for m, momentum in zip(norms, momenta, strict=True):
         m.momentum = momentum
     net.train(was)

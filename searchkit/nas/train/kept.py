@@ -8,6 +8,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from searchkit.nas.models.part import PARTS
+from searchkit.nas.models.table import part_class
 from searchkit.nas.space.space import Space
 from searchkit.nas.train.recipe import Recipe
 from searchkit.nas.train.sections import Distill, LabelSplit, Split, Train
@@ -38,7 +40,14 @@ def deciding(recipe: Recipe, ranks: int) -> dict[str, Any]:
     for name in ("model", "data", "train"):
         facts |= _flat(name, getattr(recipe, name))
     facts = {key: value for key, value in facts.items() if key not in FREE}
-    facts["model.backbone"] = os.path.basename(recipe.model.backbone)  # one of the user's own may lie elsewhere
+    for part in PARTS:
+        name = getattr(recipe.model, part)
+        facts[f"model.{part}"] = os.path.basename(name)  # one of the user's own may lie elsewhere
+        options = getattr(recipe.model, f"{part}_options")
+        if dataclasses.is_dataclass(options) and not isinstance(options, type):
+            of_evaluation = getattr(part_class(part, name), "EVALUATION", ())
+            decide = {k: v for k, v in dataclasses.asdict(options).items() if k not in of_evaluation}
+            facts[f"model.{part}_options"] = decide
     facts |= _space(recipe.space) | {"init": recipe.init, RANKS: ranks}
     plain: dict[str, Any] = json.loads(json.dumps(facts, default=str))
     return plain

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from searchkit.errors import UsageError
 from searchkit.nas.models import network
-from searchkit.nas.models.elastic import Held
-from searchkit.nas.models.network import NetConfig
+from searchkit.nas.models.elastic import Held, wiring_of
+from searchkit.nas.models.part import NetConfig
 from searchkit.nas.train.checkpoint import Checkpoint
 from searchkit.nas.train.recipe import Recipe
 from searchkit.nas.train.task import UNNAMED
@@ -53,7 +53,7 @@ def build(recipe: Recipe, categories: Sequence[str], seed: int) -> nn.Module:
     Where model.num_classes is more than the data has, the classes that it doesn't have are never predicted.
     """
     net = build_at(recipe, sized(recipe, categories), recipe.space.maximum(), seed, recipe.space.held())
-    recipe.task.network.silence(net, len(categories))
+    wiring_of(net).head.silence(net, len(categories))
     return net
 
 
@@ -80,7 +80,7 @@ def load(
     net = build(recipe, categories, seed)
     theirs = checkpoint.meta["categories"]
     match = HeadMatch(tuple(n for n in categories if n in theirs), tuple(n for n in categories if n not in theirs))
-    state = recipe.task.network.adapt_head(checkpoint.net, net.state_dict(), theirs, categories, to_train)
+    state = wiring_of(net).head.adapt(checkpoint.net, net.state_dict(), theirs, categories, to_train)
     if not match.matched and not to_train:
         raise UsageError(
             f"none of the data's classes ({', '.join(categories[:8])}) is one of the checkpoint's "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from searchkit.nas.models.network import NetConfig
+from searchkit.nas.models.part import NetConfig
 from searchkit.nas.space.shapes import InputShape
 from searchkit.nas.space.space import Space
 from searchkit.nas.train.sections import Finetune, Test, Train

@@ -13,8 +13,6 @@ from torch import Tensor
 from searchkit.nas.space.shapes import InputShape
 from searchkit.seeds import rng_of
 
-NEVER = -100.0  # the score of a class that a checkpoint doesn't know: it is never predicted
-
 Batch = tuple[int, Any, Any]  # (step, images, targets), in the form of the task
 Losses = tuple[Mapping[str, Tensor], Tensor | None]  # by name; what others may learn from
 

@@ -17,7 +17,7 @@ from searchkit.nas.cost import price
 from searchkit.nas.data.loader import Seen
 from searchkit.nas.models import network
 from searchkit.nas.models.init.load import load_init
-from searchkit.nas.models.network import NetConfig
+from searchkit.nas.models.part import NetConfig
 from searchkit.nas.models.subnet import subnet
 from searchkit.nas.space.shapes import InputShape
 from searchkit.nas.space.space import Space
@@ -174,7 +174,7 @@ def policy_of(recipe: Recipe, config: NetConfig, seed: int, steps_per_epoch: int
         plans = price.plans_of(config, recipe.space.maximum())
 
         def macs(arch: Arch) -> int:
-            return price.price(plans, config.heads, arch, recipe.scales[0]).flops
+            return price.price(plans, arch, recipe.scales[0]).flops
 
     return policy(
         settings.policy,

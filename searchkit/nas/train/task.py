@@ -6,7 +6,7 @@ and evaluators are of the task's own types, and pass through training and scorin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from searchkit.errors import UsageError
 from searchkit.nas.data.loader import Seen
 from searchkit.nas.data.pixels import Reading
-from searchkit.nas.models.network import NetConfig
 from searchkit.nas.space.shapes import InputShape
 from searchkit.nas.train.distributed import Ranks
 from searchkit.nas.train.sections import Data, LabelData, Optimisation, Test
@@ -56,26 +55,19 @@ class Sets:
 
 @dataclass(frozen=True)
 class Network:
-    """What of a network differs from task to task."""
+    """What of a network differs from task to task, whatever its parts."""
 
-    config: type[NetConfig]  # the config's `model`
     input_shape: InputShape  # where the space names none
     build_options: Callable[[Any], dict[str, Any]]  # what of the config's `data` a network is built with
     set_scale: Callable[[nn.Module, InputShape, Any], None]  # let it take images of an input shape
     inputs_of: Callable[[Any, torch.device], Any]  # images (uint8) as it takes them
-    statistics: Callable[[nn.Module, Any, torch.device], None]  # run what of it has batch norms
     norms_of_one: bool  # whether its batch norms see more than one number a channel in a batch of one image
-    silence: Callable[[nn.Module, int], None]  # never predict the classes behind the first so many
-    adapt_head: Callable[
-        [Mapping[str, Tensor], Mapping[str, Tensor], Sequence[str], Sequence[str], bool], dict[str, Tensor]
-    ]
 
 
 @dataclass(frozen=True)
 class Objective:
     """What is learnt, and what a score is."""
 
-    loss_names: tuple[str, ...]  # for train.loss_weights
     metrics: Callable[[Test], tuple[str, ...]]  # of an evaluation; the first ranks
     per_class: str  # what the names of metrics of single classes begin with
     train_keys: tuple[str, ...]  # of `train` and `finetune`: those of this task alone

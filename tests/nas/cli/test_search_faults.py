@@ -124,9 +124,9 @@ def test_devices_that_there_are_not_are_refused(trained: Trained, tmp_path: Path
 def test_the_input_shape_may_be_demanded(trained: Trained, small: tuple[Any, Path, str]) -> None:
     records = lines(small[1] / "results.jsonl")
     assert len(records) == 2 and all(record["data"] == {"input_shape": 64} for record in records)
-    plans, heads = pricing(trained.recipe)
+    plans = pricing(trained.recipe)
     for record in records:
-        assert record["overhead"]["flops"] == price(plans, heads, Arch.of(record["arch"]), 64).flops
+        assert record["overhead"]["flops"] == price(plans, Arch.of(record["arch"]), 64).flops
 
 
 def test_constraints_name_the_input_shape_as_records_have_it(trained: Trained) -> None:

@@ -16,9 +16,10 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 
 from searchkit.errors import UsageError
 from searchkit.nas.models.elastic import set_arch
-from searchkit.nas.models.heads.faster_rcnn import DetectorConfig, build
+from searchkit.nas.models.heads.faster_rcnn_plan import DetectorConfig
 from searchkit.nas.models.init.load import load_init
 from searchkit.nas.models.init.sources import read_weights
+from searchkit.nas.models.network import build
 from searchkit.records.arch import Arch
 from tests.nas.test_nn import randomise
 from tests.support.detectors import (

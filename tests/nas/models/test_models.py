@@ -15,9 +15,11 @@ from torch import nn
 
 from searchkit.errors import UsageError
 from searchkit.nas.models.backbones.resnet import ResNet
-from searchkit.nas.models.elastic import arch_of, backbone_class, make_backbone, set_arch
-from searchkit.nas.models.heads.faster_rcnn import SoftmaxRPNHead, build
+from searchkit.nas.models.elastic import arch_of, make_backbone, set_arch
+from searchkit.nas.models.heads.faster_rcnn import SoftmaxRPNHead
+from searchkit.nas.models.network import build
 from searchkit.nas.models.subnet import subnet
+from searchkit.nas.models.table import part_class
 from searchkit.records.arch import Arch
 from tests.nas.test_nn import lead, randomise
 from tests.support.detectors import (
@@ -195,9 +197,10 @@ def test_class_agnostic_boxes_are_the_same_for_all_classes() -> None:
 def test_parts_have_the_sizes_of_the_plan() -> None:
     for sp, conf in FAMILIES.values():
         net = build(conf, sp.minimum())
-        heads = conf.heads
-        assert net.rpn.head.cls_logits.out_channels == heads.anchors * (1 + (heads.rpn_activation == "softmax"))
-        assert len(net.backbone(torch.randn(1, 3, 64, 64))) == heads.levels == len(net.rpn.anchor_generator.sizes)
+        anchors = len(conf.anchor_ratios)
+        assert net.rpn.head.cls_logits.out_channels == anchors * (1 + (conf.rpn_activation == "softmax"))
+        levels = len(net.backbone(torch.randn(1, 3, 64, 64)))
+        assert levels == len(conf.anchor_sizes) == len(net.rpn.anchor_generator.sizes)
         assert net.roi_heads.box_predictor.bbox_pred.out_features == 4 * (1 if conf.class_agnostic else 4)
 
 
@@ -290,7 +293,10 @@ def test_a_subnet_wants_the_config_of_its_supernet() -> None:
         ({"num_classes": 0}, "num_classes must be at least 1"),
         ({"rpn_activation": "relu"}, "rpn_activation must be sigmoid or softmax, but is 'relu'"),
         ({"anchor_sizes": []}, "at least one value"),
-        ({"anchor_sizes": [8, 16, 32]}, "a size for each of the 4 features of the backbone, but has 3"),
+        (
+            {"anchor_sizes": [8, 16, 32]},
+            "must give out 1 to 3 features, one for each level of the pyramid, but it gives out 4",
+        ),
         ({"backbone": "resnett"}, "unknown backbone 'resnett' (did you mean resnet?)"),
         ({"backbone": "no/such/file.py:Net"}, "cannot read the backbone's file no/such/file.py"),
         ({"backbone": MINE.replace("MobileNet", "MobilNet")}, "has no class 'MobilNet' (did you mean MobileNet?)"),
@@ -307,10 +313,12 @@ def test_what_a_detector_cannot_be(options: dict[str, Any], said: str) -> None:
     assert said in e.value.message
 
 
-def test_names_outside_the_backbone_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"names below backbone\., but has neck\.width"):
+def test_names_that_no_part_reads_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"neck\.width: this neck has no such dimension; it has no dimensions"):
         build(config(), Arch.of({**dict(R18.items), "neck.width": 8}))
-    with pytest.raises(UsageError, match="but has none"):
+    with pytest.raises(UsageError, match=r"neek\.width: .* begin with backbone\., neck\., head\."):
+        build(config(), Arch.of({**dict(R18.items), "neek.width": 8}))
+    with pytest.raises(UsageError, match=r"names below backbone\., but has none"):
         build(config(), Arch.of({}))
 
 
@@ -319,17 +327,18 @@ def test_names_outside_the_backbone_are_refused() -> None:
 
 def test_a_backbone_is_found_by_file_and_by_module(tmp_path: Path) -> None:
     path = list(sys.path)
-    assert backbone_class(MINE) is backbone_class(MINE)
-    assert backbone_class("searchkit.nas.models.backbones.resnet:ResNet") is backbone_class("resnet") is ResNet
+    assert part_class("backbone", MINE) is part_class("backbone", MINE)
+    ours = part_class("backbone", "searchkit.nas.models.backbones.resnet:ResNet")
+    assert ours is part_class("backbone", "resnet") is ResNet
     file = tmp_path / "one.py"
     file.write_text("class Net: a = 1\n")
-    first = backbone_class(f"{file}:Net")
+    first = part_class("backbone", f"{file}:Net")
     file.write_text("class Net: a = 2\n")
-    assert (first.a, backbone_class(f"{file}:Net").a) == (1, 2), "an edited file is read anew"
+    assert (first.a, part_class("backbone", f"{file}:Net").a) == (1, 2), "an edited file is read anew"
     file.write_text("import no_such_module\n")
     for _ in range(2):
         with pytest.raises(ModuleNotFoundError):
-            backbone_class(f"{file}:Net")
+            part_class("backbone", f"{file}:Net")
     assert sys.path == path
 
 

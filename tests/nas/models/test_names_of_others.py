@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from searchkit.errors import UsageError
 from searchkit.nas.models.backbones.mobilenet_plan import DEPTHS, EXPANDS, WIDTHS
-from searchkit.nas.models.heads import linear
-from searchkit.nas.models.heads.faster_rcnn import DetectorConfig, build
+from searchkit.nas.models.heads.faster_rcnn_plan import DetectorConfig
+from searchkit.nas.models.heads.linear_plan import ClassifierConfig
 from searchkit.nas.models.init.load import load_init
 from searchkit.nas.models.init.sources import read_weights
+from searchkit.nas.models.network import build
 from searchkit.records.arch import Arch
 from tests.support.detectors import R18, config
 
@@ -45,8 +46,8 @@ def saved(tensors: Any, folder: Path) -> str:
     return str(folder / "weights.pth")
 
 
-def classifier(backbone: str, options: dict[str, Any], classes: int = 1000) -> linear.ClassifierConfig:
-    return linear.ClassifierConfig(num_classes=classes, backbone=backbone, backbone_options=options)
+def classifier(backbone: str, options: dict[str, Any], classes: int = 1000) -> ClassifierConfig:
+    return ClassifierConfig(num_classes=classes, backbone=backbone, backbone_options=options)
 
 
 def learnt(net: nn.Module) -> set[str]:
@@ -67,7 +68,7 @@ def test_each_name_of_a_backbone_has_its_place(
 ) -> None:
     """All of the file goes somewhere, no two tensors to one place, and nothing of the backbone is left out."""
     file = of(project)
-    net = linear.build(classifier(backbone, options), arch)
+    net = build(classifier(backbone, options), arch)
     loaded = load_init(net, saved(file, tmp_path))
     assert not loaded.unused and not loaded.partly and len(set(loaded.whole)) == len(file)
     assert {*loaded.kept} == ({*()} if any("classifier" in n or "fc." in n for n in file) else {"fc.weight", "fc.bias"})

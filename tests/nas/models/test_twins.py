@@ -16,8 +16,9 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from searchkit.nas.models.backbones.resnet import ResNet
-from searchkit.nas.models.heads.faster_rcnn import DetectorConfig, build
+from searchkit.nas.models.heads.faster_rcnn_plan import DetectorConfig
 from searchkit.nas.models.necks.fpn import FPN
+from searchkit.nas.models.network import build
 from searchkit.records.arch import Arch
 from tests.nas.test_nn import randomise
 from tests.support.detectors import (
@@ -122,7 +123,7 @@ def test_the_detector_learns_as_torchvisions() -> None:
     theirs = trained(FasterRCNN(back, min_size=64, max_size=96, **head)).train()
     options = {"block": "basic", "first_shortcut": False}
     conf = DetectorConfig(num_classes=3, box_head_width=16, backbone_options=options)
-    ours = build(conf, R18, 64, 96).train()
+    ours = build(conf, R18, min_size=64, max_size=96).train()
     ours.load_state_dict(theirs.state_dict())
     losses = []
     for net in (ours, theirs):

@@ -225,7 +225,7 @@ def test_what_differs_is_not_written(trained: Trained, tmp_path: Path, monkeypat
         assert not out.exists() and not list(tmp_path.iterdir())
     with pytest.raises(SearchkitError, match="the closed form says"):
         wrong = replace(source, config=replace(source.config, box_head_width=31))
-        extraction.costs(wrong, recipe, source.net, arch, 64)
+        extraction.costs(wrong, source.net, arch, 64)
 
 
 @pytest.mark.slow

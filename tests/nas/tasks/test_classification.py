@@ -20,8 +20,10 @@ from torch import nn
 
 from searchkit.errors import UsageError
 from searchkit.nas.models.elastic import set_arch
-from searchkit.nas.models.heads.linear import ClassifierConfig, build
+from searchkit.nas.models.heads.linear_plan import ClassifierConfig
 from searchkit.nas.models.init.load import load_init
+from searchkit.nas.models.network import build
+from searchkit.nas.models.part import NEVER
 from searchkit.nas.models.subnet import subnet
 from searchkit.nas.subnet import sweep
 from searchkit.nas.tasks import classification
@@ -134,7 +136,7 @@ def test_silent_classes_have_no_part_in_the_losses() -> None:
     """Of a net with more classes than the data."""
     generator = torch.Generator().manual_seed(0)
     scores, theirs = torch.randn(4, 7, generator=generator), torch.randn(4, 5, generator=generator)
-    scores[:, 5:] = classification.NEVER
+    scores[:, 5:] = NEVER
     labels = torch.tensor([0, 4, 3, 3])
     soft = Soft(theirs, 2.0, 0.0, 1.5)
     o = config.Train(label_smoothing=0.1)
@@ -388,7 +390,7 @@ def test_classes_go_by_name(learnt: tuple[str, str], tmp_path: Path) -> None:
                 elif to_train:
                     assert 0 < fc.weight[mine].abs().max() < 1 and fc.bias[mine] > -1
                 else:
-                    assert not fc.weight[mine].any() and fc.bias[mine] == classification.NEVER
+                    assert not fc.weight[mine].any() and fc.bias[mine] == NEVER
             assert match.fresh == tuple(n for n in names if n not in theirs)
     with pytest.raises(UsageError, match="none of the data's classes"):
         nets.load(recipe, own, ["oval"], 0, to_train=False, where="it")

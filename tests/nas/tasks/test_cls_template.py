@@ -79,10 +79,10 @@ def test_spos_is_the_references(monkeypatch: pytest.MonkeyPatch) -> None:
     assert supernet.space.count() == 4**20 == supernet.space.points()
     assert subnet.space.count() == 1 and subnet.space.maximum() == published()
     assert supernet.space.contains(published()) and supernet.model == subnet.model
-    plan_of, heads = pricing(supernet)
-    cost = price(plan_of, heads, published(), 224)
+    plans = pricing(supernet)
+    cost = price(plans, published(), 224)
     assert (cost.flops, cost.params) == (316_019_520, 3_353_592)
-    assert price(*pricing(subnet), subnet.space.named("MAX"), 224) == cost
+    assert price(pricing(subnet), subnet.space.named("MAX"), 224) == cost
     assert conventions(subnet) == pytest.approx(330e6, rel=0.01), "what mmrazor's counter counts, too"
     for recipe, steps in ((supernet, 150_000), (subnet, 300_000)):
         o = recipe.train
@@ -120,7 +120,7 @@ def test_once_for_all_widens_its_space(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     counts = [recipe.space.at_epoch(epoch).count() for epoch in (1, 2, 3, 5)]
     assert counts == [1, 2**3, 2**5, 2**7] and recipe.space.at_epoch(1).maximum() == recipe.space.maximum()
-    cost = [price(*pricing(r), r.space.maximum(), 32) for r in (recipe, teacher)]
+    cost = [price(pricing(r), r.space.maximum(), 32) for r in (recipe, teacher)]
     assert cost[0] == cost[1], "the teacher is the largest"
     assert recipe.train.epochs > 5 and not recipe.train.distill.in_place
 

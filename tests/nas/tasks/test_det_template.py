@@ -32,11 +32,11 @@ def test_ar50to101_is_gaias_space_and_cycle(monkeypatch: pytest.MonkeyPatch) -> 
     recipe = nas_config.load(str(DET / "faster_rcnn_ar50to101.yaml"))
     assert (recipe.space.count(), recipe.space.points()) == (85_293, 597_051)
     # the two records of GAIA's documentation: flops and parameters
-    plan_of, heads = pricing(recipe)
+    plans = pricing(recipe)
     archs = [
         {"stem": {"width": 32}, "body": {"width": [48, 96, 192, 384], "depth": [2, 2, 5, last]}} for last in (2, 4)
     ]
-    found = [price(plan_of, heads, Arch.of({"backbone": arch}), 480, "gaia") for arch in archs]
+    found = [price(plans, Arch.of({"backbone": arch}), 480, "gaia") for arch in archs]
     assert [(c.flops, c.params) for c in found] == [(46314197434, 28010543), (47443272634, 33024047)]
     steps = policy(recipe.train.policy, recipe.space, 0, random_archs=recipe.train.random_archs)
     cycle = [steps(i)[0] for i in range(16)]

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from searchkit.errors import UsageError
+from searchkit.nas.models.part import NEVER
 from searchkit.nas.models.subnet import subnet
 from searchkit.nas.subnet.results import open_results
 from searchkit.nas.tasks import detection
@@ -62,7 +63,7 @@ def test_rows_of_the_head_go_by_name(trained: Trained, tmp_path: Path, agnostic:
                 elif to_train:
                     assert 0 < head.cls_score.weight[mine].abs().max() < 1 and head.cls_score.bias[mine] > -1
                 else:
-                    assert head.cls_score.bias[mine] == detection.NEVER and head.cls_score.weight[mine].abs().max() == 0
+                    assert head.cls_score.bias[mine] == NEVER and head.cls_score.weight[mine].abs().max() == 0
             assert not agnostic or torch.equal(head.bbox_pred.weight, box)
             assert match.matched == tuple(n for n in names if n in theirs)
             assert torch.equal(net.state_dict()["backbone.body.conv1.weight"], own.net["backbone.body.conv1.weight"])

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 RANK = """
 import hashlib, json, sys
 import torch
-from searchkit.nas.models.heads.faster_rcnn import build
+from searchkit.nas.models.network import build
 from searchkit.nas.models.elastic import set_arch
 from searchkit.nas.tasks import read as config
 from searchkit.nas.tasks.teacher import open_teaching

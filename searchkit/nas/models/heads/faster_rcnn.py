@@ -1,16 +1,14 @@
 """Faster R-CNN (https://arxiv.org/abs/1506.01497) with an FPN on an elastic backbone.
 
-RPN, RoI heads, losses and post-processing are torchvision's own, unmodified. The only state of the search is
-`net.backbone.body.arch`. `subnet` (searchkit.nas.models.subnet) cuts an independent detector out of a larger one.
+RPN, RoI heads, losses and post-processing are torchvision's own; the layers that read levels are ours.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -18,90 +16,14 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 
-from searchkit.errors import UsageError
-from searchkit.nas.models.elastic import PART, Held, make_backbone
-from searchkit.nas.models.heads.faster_rcnn_plan import HeadSizes
-from searchkit.nas.models.necks.fpn import FPN
-from searchkit.reading.kinds import Count
+from searchkit.nas.models.heads import faster_rcnn_source
+from searchkit.nas.models.heads.faster_rcnn_plan import FasterRCNNPlan, settings
+from searchkit.nas.models.part import NEVER, Form
+from searchkit.nas.models.trunk import Trunk
+from searchkit.nas.nn import Conv2d, Linear
 from searchkit.records.arch import Arch
 
-
-@dataclass(frozen=True, kw_only=True)
-class DetectorConfig:
-    """A detector but for its architecture. Defaults are those of torchvision's fasterrcnn_resnet50_fpn.
-
-    backbone: one of searchkit.nas.models.elastic.BACKBONES, or the user's own class as "path/to/file.py:Class" or
-    "package.module:Class". It is called with
-    the names of the architecture below `backbone.` and `backbone_options`, and has `arch` (settable), `plan(arch)`,
-    `channels(arch)` (of the features, finest first), and a forward from images (N, 3, H, W) to an OrderedDict of
-    features "0", "1", ...
-    """
-
-    num_classes: Count  # without background
-    backbone: str = "resnet"
-    backbone_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    fpn_channels: int = 256
-    rpn_activation: Literal["sigmoid", "softmax"] = "sigmoid"  # one output per anchor, or background and foreground
-    class_agnostic: bool = False  # one box for all classes, not one for each
-    box_head_width: int = 1024
-    roi_size: int = 7
-    anchor_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)  # pixels, one per level of the pyramid, finest first
-    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
-    rpn_pre_nms_train: int = 2000  # proposals of a level that enter NMS
-    rpn_pre_nms_test: int = 1000
-    rpn_post_nms_train: int = 2000  # proposals of an image that leave it
-    rpn_post_nms_test: int = 1000
-    rpn_nms_thresh: float = 0.7
-    rpn_batch_per_image: int = 256  # anchors in the loss
-    box_batch_per_image: int = 512  # proposals in the loss
-    score_thresh: float = 0.05
-    nms_thresh: float = 0.5
-    detections_per_image: int = 100
-    image_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of values in 0..1
-    image_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-
-    def __post_init__(self) -> None:
-        if self.num_classes < 1:
-            raise UsageError(f"num_classes must be at least 1 (background not counted), but is {self.num_classes}")
-        if self.rpn_activation not in ("sigmoid", "softmax"):
-            raise UsageError(f"rpn_activation must be sigmoid or softmax, but is {self.rpn_activation!r}")
-        for name in ("anchor_sizes", "anchor_ratios", "image_mean", "image_std"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))  # lists of a YAML file
-        if not self.anchor_sizes or not self.anchor_ratios:
-            raise UsageError("anchor_sizes and anchor_ratios must have at least one value each")
-
-    @property
-    def heads(self) -> HeadSizes:
-        """What decides the cost of everything after the backbone."""
-        return HeadSizes(
-            num_classes=self.num_classes,
-            fpn_channels=self.fpn_channels,
-            levels=len(self.anchor_sizes),
-            anchors=len(self.anchor_ratios),
-            rpn_activation=self.rpn_activation,
-            class_agnostic=self.class_agnostic,
-            box_head_width=self.box_head_width,
-            roi_size=self.roi_size,
-        )
-
-
-class Backbone(nn.Module):
-    """The backbone proper (`body`) and its FPN, named as in torchvision's BackboneWithFPN.
-
-    maximum: the architecture it is built at; no other may exceed it.
-    """
-
-    def __init__(self, body: nn.Module, fpn: FPN, maximum: Arch) -> None:
-        super().__init__()
-        self.body = body
-        self.fpn = fpn
-        self.out_channels = fpn.out_channels
-        self.maximum = maximum
-
-    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
-        """x: (N, 3, H, W) -> the levels of the pyramid, finest first."""
-        levels: OrderedDict[str, Tensor] = self.fpn(self.body(x))
-        return levels
+CLS, BOX = "roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred"
 
 
 class SoftmaxRPNHead(RPNHead):
@@ -137,68 +59,116 @@ class AgnosticPredictor(FastRCNNPredictor):
         return scores, deltas.repeat(1, self.num_classes)
 
 
-def build(
-    config: DetectorConfig,
-    arch: Arch,
-    min_size: int | tuple[int, ...] = 800,
-    max_size: int = 1333,
-    held: Held | None = None,
-) -> FasterRCNN:
-    """A detector with new weights whose sizes are those of `arch`: a supernet at the maximal one, else a static net.
+class SquareConv2d(Conv2d):
+    """A convolution that gives out as many channels as it gets."""
 
-    min_size, max_size: pixels of the image's short and long edge after resizing; of several short edges, training draws
-    one per image from torch's global generator. held: see make_backbone. Raises
-    UsageError where config and arch don't fit together.
-    """
-    body = make_backbone(config.backbone, config.backbone_options, arch, held)
-    widths = body.channels(arch.part(PART))
-    levels = len(config.anchor_sizes)
-    if levels < len(widths):
-        raise UsageError(
-            f"anchor_sizes must have a size for each of the {len(widths)} features of the backbone, but has {levels}"
-        )
-    fpn = FPN(widths, config.fpn_channels, extra=levels - len(widths))
-    heads, channels, width = config.heads, config.fpn_channels, config.box_head_width
-    rpn_head = SoftmaxRPNHead if config.rpn_activation == "softmax" else RPNHead
-    predictor = AgnosticPredictor if config.class_agnostic else FastRCNNPredictor
-    return FasterRCNN(
-        Backbone(body, fpn, arch),
-        min_size=min_size,
-        max_size=max_size,
-        rpn_anchor_generator=AnchorGenerator(
-            tuple((size,) for size in config.anchor_sizes), (config.anchor_ratios,) * levels
-        ),
-        rpn_head=rpn_head(channels, heads.anchors),
-        box_roi_pool=MultiScaleRoIAlign([str(i) for i in range(len(widths))], config.roi_size, sampling_ratio=2),
-        box_head=TwoMLPHead(channels * config.roi_size**2, width),
-        box_predictor=predictor(width, config.num_classes + 1),
-        **settings(config),
+    def forward(self, x: Tensor, cout: int | None = None, kernel: int | None = None) -> Tensor:
+        """x: (N, C, H, W) -> (N, C, H', W')."""
+        return super().forward(x, x.shape[1])
+
+
+def _narrow(root: nn.Module, cls: type[Conv2d] | type[Linear], *names: str) -> None:
+    """Put layers of ours, which run on narrower levels too, in the places of torch's, with their weights."""
+    for name in names:
+        layer: Any = root.get_submodule(name)
+        with torch.device("meta"):  # no random number is drawn
+            if issubclass(cls, Linear):
+                ours: nn.Module = cls(layer.in_features, layer.out_features)
+            else:
+                ours = cls(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding)
+        for parameter in ("weight", "bias"):
+            setattr(ours, parameter, getattr(layer, parameter))
+        path, _, last = name.rpartition(".")
+        root.get_submodule(path).add_module(last, ours)
+
+
+class FasterRCNNHead(FasterRCNNPlan):
+    """The head `faster_rcnn`. It has no dimensions of its own, and reads levels as narrow as the neck makes them."""
+
+    LOSSES: ClassVar[tuple[str, ...]] = ("loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg")
+    EVALUATION: ClassVar[tuple[str, ...]] = (
+        "rpn_pre_nms_test",
+        "rpn_post_nms_test",
+        "score_thresh",
+        "nms_thresh",
+        "detections_per_image",
     )
+    form: ClassVar[Form] = faster_rcnn_source
+
+    def network(
+        self,
+        trunk: Trunk,
+        arch: Arch,
+        config: Any,
+        min_size: int | tuple[int, ...] = 800,
+        max_size: int = 1333,
+    ) -> FasterRCNN:
+        """torchvision's FasterRCNN around a backbone with its neck."""
+        options, channels = self.options, trunk.out_channels
+        rpn_head = SoftmaxRPNHead if options.rpn_activation == "softmax" else RPNHead
+        predictor = AgnosticPredictor if options.class_agnostic else FastRCNNPredictor
+        sizes, ratios = options.anchor_sizes, options.anchor_ratios
+        maps = [str(i) for i in range(trunk.features)]  # not those that are subsampled
+        net = FasterRCNN(
+            trunk,
+            min_size=min_size,
+            max_size=max_size,
+            rpn_anchor_generator=AnchorGenerator(tuple((size,) for size in sizes), (ratios,) * len(sizes)),
+            rpn_head=rpn_head(channels, len(ratios)),
+            box_roi_pool=MultiScaleRoIAlign(maps, options.roi_size, sampling_ratio=2),
+            box_head=TwoMLPHead(channels * options.roi_size**2, options.box_head_width),
+            box_predictor=predictor(options.box_head_width, self.num_classes + 1),
+            **settings(config),
+        )
+        _narrow(net.rpn.head, SquareConv2d, "conv.0.0")
+        _narrow(net.rpn.head, Conv2d, "cls_logits", "bbox_pred")
+        _narrow(net.roi_heads.box_head, Linear, "fc6")
+        return net
+
+    def statistics(self, net: Any, inputs: Sequence[Tensor]) -> None:
+        """Its backbone with the neck alone has batch norms."""
+        batch, _ = net.transform(inputs)
+        net.backbone(batch.tensors)
+
+    def silence(self, net: nn.Module, known: int) -> None:
+        """Row 0 is the background."""
+        scores = net.get_submodule(CLS)
+        with torch.no_grad():
+            scores.get_parameter("weight")[1 + known :] = 0
+            scores.get_parameter("bias")[1 + known :] = NEVER
+
+    def adapt(
+        self,
+        state: Mapping[str, Tensor],
+        own: Mapping[str, Tensor],
+        old: Sequence[str],
+        new: Sequence[str],
+        to_train: bool,
+    ) -> dict[str, Tensor]:
+        """The state dict with the box head's rows moved to the new classes, by name. Row 0 is the background."""
+        result = dict(state)
+        same_rows = state[f"{CLS}.weight"].shape == own[f"{CLS}.weight"].shape
+        if (list(old) == list(new) and same_rows) or not _same_kind(state, own):
+            return result
+        pairs = [(0, 0)] + [(1 + i, 1 + list(old).index(name)) for i, name in enumerate(new) if name in old]
+        for kind in ("weight", "bias"):
+            scores, theirs = own[f"{CLS}.{kind}"].clone(), state[f"{CLS}.{kind}"]
+            if not to_train:
+                scores[1:] = 0 if kind == "weight" else NEVER
+            for mine, its in pairs:
+                scores[mine] = theirs[its]
+            result[f"{CLS}.{kind}"] = scores
+            boxes, theirs = own[f"{BOX}.{kind}"].clone(), state[f"{BOX}.{kind}"]
+            if boxes.shape[0] == 4 and theirs.shape[0] == 4:  # class-agnostic
+                boxes = theirs
+            else:
+                for mine, its in pairs:
+                    boxes[4 * mine : 4 * mine + 4] = theirs[4 * its : 4 * its + 4]
+            result[f"{BOX}.{kind}"] = boxes
+        return result
 
 
-def settings(config: DetectorConfig) -> dict[str, Any]:
-    """What FasterRCNN is called with, but for its parts and its input size."""
-    return {
-        "image_mean": list(config.image_mean),
-        "image_std": list(config.image_std),
-        "rpn_pre_nms_top_n_train": config.rpn_pre_nms_train,
-        "rpn_pre_nms_top_n_test": config.rpn_pre_nms_test,
-        "rpn_post_nms_top_n_train": config.rpn_post_nms_train,
-        "rpn_post_nms_top_n_test": config.rpn_post_nms_test,
-        "rpn_nms_thresh": config.rpn_nms_thresh,
-        "rpn_batch_size_per_image": config.rpn_batch_per_image,
-        "box_score_thresh": config.score_thresh,
-        "box_nms_thresh": config.nms_thresh,
-        "box_detections_per_img": config.detections_per_image,
-        "box_batch_size_per_image": config.box_batch_per_image,
-    }
-
-
-__all__ = [
-    "AgnosticPredictor",
-    "Backbone",
-    "DetectorConfig",
-    "SoftmaxRPNHead",
-    "build",
-    "settings",
-]
+def _same_kind(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
+    """Whether the heads differ in their classes alone; whoever loads the state then names what else differs."""
+    same_width = all(state[f"{name}.weight"].shape[1:] == own[f"{name}.weight"].shape[1:] for name in (CLS, BOX))
+    return same_width and (len(state[f"{BOX}.bias"]) == 4) == (len(own[f"{BOX}.bias"]) == 4)

@@ -12,51 +12,45 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from searchkit.errors import SearchkitError
 from searchkit.nas.models import emit
-from searchkit.nas.models.heads import faster_rcnn as detector
-from searchkit.nas.models.heads.faster_rcnn import DetectorConfig
+from searchkit.nas.models.heads.faster_rcnn_plan import PROPOSALS, DetectorConfig, settings
 from searchkit.nas.space.shapes import InputShape, height_width
 
 KIND = "Faster R-CNN"
-PROOF_BOXES = 1000  # what the RoI head's cost is stated for
-COUNTED_ON = {"boxes": PROOF_BOXES}
+COUNTED_ON = {"boxes": PROPOSALS}  # what the RoI head's cost is stated for
 TRUNK = "backbone and FPN"  # what `trunk` is
 
 
 def model_source(net: Any, config: DetectorConfig, title: str, size: tuple[int, int]) -> str:
     """The text of model.py for a static detector (of searchkit.nas.models.subnet). `size`: its short and long edge, px.
 
-    Raises UsageError for a backbone whose forward can't be traced.
+    Raises UsageError for a backbone or neck whose forward can't be traced.
     """
     table, body = emit.straight_line(net.backbone)
-    classes = []
-    if config.rpn_activation == "softmax":
-        classes.append(inspect.getsource(detector.SoftmaxRPNHead))
-    if config.class_agnostic:
-        classes.append(inspect.getsource(detector.AgnosticPredictor))
-    rpn_head = "SoftmaxRPNHead" if config.rpn_activation == "softmax" else "RPNHead"
-    predictor = "AgnosticPredictor" if config.class_agnostic else "FastRCNNPredictor"
+    rpn_head, predictor = type(net.rpn.head), type(net.roi_heads.box_predictor)
+    ours = [cls for cls in (rpn_head, predictor) if not cls.__module__.startswith("torchvision.")]
+    channels = net.backbone.out_channels
     return _TEMPLATE.format(
         title=title,
         layers=table,
         forward=body,
         attach=emit.attach(net.backbone),
         read=emit.reader(),
-        classes="".join(f"\n\n{text.rstrip()}\n" for text in classes),
-        out_channels=config.fpn_channels,
+        classes="".join(f"\n\n{inspect.getsource(cls).rstrip()}\n" for cls in ours),
+        out_channels=channels,
         min_size=size[0],
         max_size=size[1],
         anchor_sizes=tuple((s,) for s in config.anchor_sizes),
         ratios=tuple(config.anchor_ratios),
         levels=len(config.anchor_sizes),
-        rpn_head=rpn_head,
-        anchors=config.heads.anchors,
+        rpn_head=rpn_head.__name__,
+        anchors=len(config.anchor_ratios),
         maps=[name for name in net.roi_heads.box_roi_pool.featmap_names],
         roi_size=config.roi_size,
-        box_in=config.fpn_channels * config.roi_size**2,
+        box_in=channels * config.roi_size**2,
         box_width=config.box_head_width,
-        predictor=predictor,
+        predictor=predictor.__name__,
         outputs=config.num_classes + 1,
-        arguments=emit.arguments(detector.settings(config)),
+        arguments=emit.arguments(settings(config)),
     )
 
 
@@ -83,13 +77,13 @@ def tensors_of(outputs: Any) -> list[Tensor]:
 
 @torch.no_grad()
 def equality(
-    net: Any, plain: Any, images: Sequence[Tensor], ids: Sequence[int], shape: InputShape, seed: int
+    net: Any, plain: Any, images: Sequence[Tensor], ids: Sequence[int | str], shape: InputShape, seed: int
 ) -> dict[str, Any]:
     """Compare two detectors in eval mode: pyramid, heads and boxes on random input, boxes on real images."""
     h, w = height_width(shape)
     generator = torch.Generator().manual_seed(seed)
     noise = torch.rand(2, 3, h, w, generator=generator)
-    regions = torch.rand(8, net.backbone.out_channels, *net.roi_heads.box_roi_pool.output_size, generator=generator)
+    regions = torch.rand(8, plain.backbone.out_channels, *net.roi_heads.box_roi_pool.output_size, generator=generator)
     pairs = list(zip(_outputs(net, noise, regions), _outputs(plain, noise, regions), strict=True))
     pictures = [noise[0], *(image.float() / 255 for image in images)]
     checked = len(pairs)
@@ -129,7 +123,7 @@ def measured_macs(net: Any, config: DetectorConfig, shape: InputShape) -> int:
         levels = list(net.backbone(torch.zeros(1, 3, h, w)).values())
         net.rpn.head(levels)
         net.roi_heads.box_predictor(
-            net.roi_heads.box_head(torch.zeros(PROOF_BOXES, config.fpn_channels, config.roi_size, config.roi_size))
+            net.roi_heads.box_head(torch.zeros(PROPOSALS, net.backbone.out_channels, config.roi_size, config.roi_size))
         )
     return int(counter.get_total_flops()) // 2
 

@@ -2,76 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Any
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from searchkit.errors import UsageError
-from searchkit.nas.models.elastic import PART, Held, make_backbone
-from searchkit.nas.models.heads.linear_plan import LabelSizes
+from searchkit.nas.models.heads import linear_source
+from searchkit.nas.models.heads.linear_plan import ClassifierConfig, LinearPlan
+from searchkit.nas.models.part import NEVER, Form
+from searchkit.nas.models.trunk import Trunk
 from searchkit.nas.nn import Linear
-from searchkit.reading.kinds import Count, number
 from searchkit.records.arch import Arch
-
-Deviation = Annotated[float, number(above=0)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassifierConfig:
-    """A classifier but for its architecture.
-
-    backbone: one of searchkit.nas.models.elastic.BACKBONES, or the user's own class as "path/to/file.py:Class" or
-    "package.module:Class"; see DetectorConfig. Its last feature is classified.
-    """
-
-    num_classes: Count  # left out: as many as the data has
-    backbone: str = "resnet"  # see space, or your own class as path/to/file.py:Class
-    backbone_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    dropout: Annotated[float, number(0, below=1)] = 0.0  # in front of the last layer, while training
-    image_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of values in 0..1
-    image_std: tuple[Deviation, Deviation, Deviation] = (0.229, 0.224, 0.225)
-
-    def __post_init__(self) -> None:
-        wrong = []
-        if self.num_classes < 1:
-            wrong.append(f"num_classes must be at least 1, but is {self.num_classes}")
-        if not 0 <= self.dropout < 1:
-            wrong.append(f"dropout must be from 0 to below 1, but is {self.dropout:g}")
-        for name in ("image_mean", "image_std"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))  # lists of a YAML file
-        if not all(std > 0 for std in self.image_std):
-            wrong.append(f"image_std must be above 0, but is {self.image_std}")
-        if wrong:
-            raise UsageError("; ".join(wrong))
-
-    @property
-    def heads(self) -> LabelSizes:
-        """What decides the cost of everything after the backbone."""
-        return LabelSizes(self.num_classes)
 
 
 class Classifier(nn.Module):
-    """`backbone`, and `fc`, which takes as many of its columns as the backbone's last feature is wide.
+    """`backbone`, and `fc`, which takes as many of its columns as the last level is wide."""
 
-    maximum: the architecture it is built at; no other may exceed it.
-    """
-
-    def __init__(self, backbone: nn.Module, width: int, config: ClassifierConfig, maximum: Arch) -> None:
+    def __init__(self, backbone: nn.Module, width: int, num_classes: int, config: ClassifierConfig) -> None:
         super().__init__()
         self.backbone = backbone
-        self.fc = Linear(width, config.num_classes)
+        self.fc = Linear(width, num_classes)
         self.dropout = config.dropout
-        self.maximum = maximum
         self.image_mean, self.image_std = config.image_mean, config.image_std
-
-    @property
-    def body(self) -> nn.Module:
-        """The backbone, under the name that it has in a detector's."""
-        return self.backbone
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, 3, H, W), values in 0..1 -> scores of the classes (N, num_classes), no softmax."""
@@ -82,11 +38,63 @@ class Classifier(nn.Module):
         return scores
 
 
-def build(config: ClassifierConfig, arch: Arch, held: Held | None = None) -> Classifier:
-    """A classifier with new weights whose sizes are those of `arch`: a supernet at the maximal one, else a static net.
+class LinearHead(LinearPlan):
+    """The head `linear`."""
 
-    held: see searchkit.nas.models.elastic.make_backbone. Raises UsageError where config and arch don't fit together.
-    """
-    backbone = make_backbone(config.backbone, config.backbone_options, arch, held)
-    width = backbone.channels(arch.part(PART))[-1]
-    return Classifier(backbone, width, config, arch)
+    LOSSES: ClassVar[tuple[str, ...]] = ("loss_ce", "loss_distill")
+    EVALUATION: ClassVar[tuple[str, ...]] = ()
+    form: ClassVar[Form] = linear_source
+
+    def network(self, trunk: Trunk, arch: Arch, config: Any, **sizes: Any) -> Classifier:
+        """A classifier around a backbone; one without a neck has the backbone itself as `backbone`."""
+        backbone = trunk.body if trunk.neck is None else trunk
+        return Classifier(backbone, trunk.channels[-1], self.num_classes, config)
+
+    def statistics(self, net: Any, inputs: Tensor) -> None:
+        """All of it is run."""
+        with enough(inputs):
+            net(inputs)
+
+    def silence(self, net: nn.Module, known: int) -> None:
+        """The rows of `fc` behind the first `known`."""
+        with torch.no_grad():
+            net.get_parameter("fc.weight")[known:] = 0
+            net.get_parameter("fc.bias")[known:] = NEVER
+
+    def adapt(
+        self,
+        state: Mapping[str, Tensor],
+        own: Mapping[str, Tensor],
+        old: Sequence[str],
+        new: Sequence[str],
+        to_train: bool,
+    ) -> dict[str, Tensor]:
+        """The state dict with the rows of `fc` moved to the new classes, by name."""
+        result = dict(state)
+        weight = state["fc.weight"]
+        same = list(old) == list(new) and weight.shape == own["fc.weight"].shape
+        if same or weight.shape[1:] != own["fc.weight"].shape[1:]:
+            return result
+        for kind, never in (("weight", 0.0), ("bias", NEVER)):
+            rows = own[f"fc.{kind}"].clone()
+            if not to_train:
+                rows[:] = never
+            for mine, name in enumerate(new):
+                if name in old:
+                    rows[mine] = state[f"fc.{kind}"][list(old).index(name)]
+            result[f"fc.{kind}"] = rows
+        return result
+
+
+@contextlib.contextmanager
+def enough(images: Tensor) -> Iterator[None]:
+    """Say it clearly where a norm has one number for each channel, which has no variance."""
+    try:
+        yield
+    except ValueError as e:  # torch's, of a batch norm that learns
+        if len(images) > 1 or "more than 1 value per channel" not in str(e):
+            raise
+        raise UsageError(
+            "batch norms must see more than one image where the last feature is 1 x 1, but this batch has one",
+            "Raise the batch_size of train, finetune or test, or test.calibration_images, to 2 or more",
+        ) from e

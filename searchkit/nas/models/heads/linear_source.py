@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from searchkit.errors import SearchkitError
 from searchkit.nas.models import emit
-from searchkit.nas.models.heads.linear import ClassifierConfig
+from searchkit.nas.models.heads.linear_plan import ClassifierConfig
 from searchkit.nas.space.shapes import InputShape, height_width
 
 KIND = "Image classifier"
@@ -62,7 +62,7 @@ def tensors_of(outputs: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def equality(
-    net: Any, plain: Any, images: Sequence[Tensor], ids: Sequence[int], shape: InputShape, seed: int
+    net: Any, plain: Any, images: Sequence[Tensor], ids: Sequence[int | str], shape: InputShape, seed: int
 ) -> dict[str, Any]:
     """Compare two classifiers in eval mode: features and scores on random input, scores on real images."""
     h, w = height_width(shape)

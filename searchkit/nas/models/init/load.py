@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from searchkit.errors import UsageError
-from searchkit.nas.models.elastic import BACKBONES, body_of
+from searchkit.nas.models.elastic import body_of
 from searchkit.nas.models.init.names import (
     BACKBONE_NAMES,
     OURS,
@@ -21,6 +21,7 @@ from searchkit.nas.models.init.names import (
 )
 from searchkit.nas.models.init.sources import read_weights
 from searchkit.nas.models.part import BACKBONE, HEAD, PARTS
+from searchkit.nas.models.table import BACKBONES
 from searchkit.nas.nn import window
 
 LAST = "fc."  # the last layer of a classifier, whose columns are as many as its feature is wide

@@ -8,8 +8,18 @@ from collections.abc import Mapping, Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from searchkit.nas.models.necks.fpn_plan import fpn_rows
+from searchkit.nas.models.necks.fpn_plan import FPNPlan, fpn_rows
+from searchkit.nas.models.part import Channels
 from searchkit.nas.nn import add_layers
+from searchkit.records.arch import Arch
+
+
+class FPNNeck(FPNPlan):
+    """The neck `fpn`."""
+
+    def module(self, arch: Arch, features: Channels) -> FPN:
+        """Its module with new weights, on features of up to so many channels."""
+        return FPN(features, self.options.channels, extra=self.levels(features) - len(features))
 
 
 class FPN(nn.Module):

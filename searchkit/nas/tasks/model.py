@@ -1,0 +1,114 @@
+"""The `model:` of a config: which parts a network has, each with its options."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from dataclasses import fields, replace
+from typing import Any
+
+from searchkit.errors import UsageError, did_you_mean
+from searchkit.nas.models.elastic import check_names
+from searchkit.nas.models.network import head_of, neck_of
+from searchkit.nas.models.part import BACKBONE, HEAD, NECK, PARTS
+from searchkit.nas.models.table import heads_of, part_class
+from searchkit.nas.space.space import Space
+from searchkit.nas.train.task import Task
+from searchkit.reading.fill import fill
+from searchkit.reading.nodes import Node, Report
+
+SECTION = "model"
+
+
+def read_model(config: str, node: Node, task: Task, report: Report) -> tuple[Any, Any]:
+    """(the network of a config file, None where it has a fault; the class of its head, None where there is none)."""
+    default, first = next(iter(heads_of(task.name).items()))
+    head = _class_of(config, HEAD, node, default, report)
+    if head is not None and task.name != head.TASK:
+        at = node.entries[HEAD][1]
+        report.fault(at, f"{SECTION}.{HEAD}: {at.text} is of task {head.TASK}, but the task is {task.name}")
+        head = None
+    model: Any = fill((head or first).Config, node, SECTION, report, num_classes=1) if head is not None else None
+    _check_backbone(config, node, report)
+    neck = _class_of(config, NECK, node, (head or first).Config.neck, report)
+    if model is None or head is None or neck is None:
+        return None, head
+    model = replace(model, **{part: _beside(config, getattr(model, part)) for part in PARTS})
+    model = _with_head_options(model, head, node, report)
+    defaults = model.neck_defaults()
+    options = _options(NECK, neck.Options, node, report, **defaults)
+    return (replace(model, neck_options=None if options == neck.Options(**defaults) else options), head)
+
+
+def _class_of(config: str, part: str, node: Node, default: str, report: Report) -> Any:
+    """The class of a part; None where there is none, which was reported."""
+    at = _given(node, part)
+    try:
+        return part_class(part, _beside(config, default if at is None else at.text))
+    except UsageError as e:
+        report.fault(at or node, f"{SECTION}.{part}: {e.message}")
+        return None
+
+
+def _with_head_options(model: Any, head: Any, node: Node, report: Report) -> Any:
+    """The model with what `head_options` say. A head whose keys stand in `model:` itself takes them there as well."""
+    options = _options(HEAD, head.Options, node, report)
+    if not isinstance(model, head.Options):
+        return replace(model, head_options=None if options == head.Options() else options)
+    given = _given(node, "head_options")
+    entries = {} if given is None else given.entries
+    keys = [f.name for f in fields(head.Options) if f.name in entries]
+    for key in keys:
+        if _given(node, key) is not None:
+            report.fault(entries[key][0], f"{SECTION}.head_options.{key}: stands in {SECTION}, too; say it once")
+    return replace(model, head_options=None, **{key: getattr(options, key) for key in keys})
+
+
+def _options(part: str, cls: Any, node: Node, report: Report, **defaults: Any) -> Any:
+    """The options of a part, with its defaults where they have a fault."""
+    given = _given(node, f"{part}_options")
+    options = fill(cls, given, f"{SECTION}.{part}_options", report, **defaults)
+    return cls(**defaults) if options is None else options
+
+
+def _given(node: Node, key: str) -> Node | None:
+    """The value of a key; None where it is absent, null or no YAML."""
+    _, value = node.entries.get(key, (None, None))
+    return None if value is None or value.is_null or value.kind == "bad" else value
+
+
+def _check_backbone(config: str, model: Node, report: Report) -> None:
+    """The backbone's class must be there, and take the options given."""
+    cls = _class_of(config, BACKBONE, model, "resnet", report)
+    if cls is None:
+        return
+    name = at.text if (at := _given(model, BACKBONE)) else "resnet"
+    options = _given(model, "backbone_options") or Node("map", model.line, model.col)
+    if options.kind != "map":
+        report.fault(options, f"{SECTION}.backbone_options: must be a mapping (option: value), not {options}")
+    _, *known = inspect.signature(cls).parameters.values()  # the first is the arch
+    known = [p for p in known if p.name != "held"]  # which the space says
+    names = tuple(p.name for p in known)
+    for key, (at, _) in options.entries.items():
+        if key not in names and not any(p.kind is p.VAR_KEYWORD for p in known):
+            what = f"{SECTION}.backbone_options: {name} has no option {key!r}{did_you_mean(key, names)}"
+            report.fault(at, what)
+
+
+def check_dimensions(model: Any, space: Space, declared: Node, report: Report) -> None:
+    """The names of a space must be those that its parts read."""
+    neck, head = neck_of(model), head_of(model)
+    for dim in space.dims:
+        try:
+            check_names((dim.key,), neck, head)
+        except UsageError as e:
+            place = declared.entries[dim.key][0] if dim.key in declared.entries else declared
+            report.fault(place, f"space.{e.message}")
+
+
+def _beside(config: str, name: str) -> str:
+    """A file of the user's own is looked for beside the config that names it."""
+    file, colon, cls = name.rpartition(":")
+    if colon and file.endswith(".py") and not os.path.isabs(file):
+        return f"{os.path.join(os.path.dirname(os.path.abspath(config)), file)}:{cls}"
+    return name
