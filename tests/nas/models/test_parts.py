@@ -1,0 +1,230 @@
+"""The laws of networks for every part of the tables, on random archs of tiny spaces: a new part has its row here.
+
+PARTS_ARCHS=200 takes as many archs of each network.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import types
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from searchkit.errors import UsageError
+from searchkit.nas.cost.price import plans_of, price
+from searchkit.nas.models.elastic import arch_of, set_arch, wiring_of
+from searchkit.nas.models.network import build
+from searchkit.nas.models.part import BACKBONE, HEAD, NECK, NetConfig
+from searchkit.nas.models.subnet import subnet
+from searchkit.nas.models.table import BACKBONES, HEADS, NECKS, part_class
+from searchkit.nas.space.space import Space, read_space
+from searchkit.nas.tasks.table import TASKS
+from searchkit.nas.train.evaluate import calibrate
+from tests.support.detectors import copied, targets, trained
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ARCHS = int(os.environ.get("PARTS_ARCHS", "6"))
+
+
+class Tiny(NamedTuple):
+    """Small sizes of a part: its options, and its dimensions with their choices."""
+
+    options: Mapping[str, Any] = MappingProxyType({})
+    space: Mapping[str, Any] = MappingProxyType({})
+    partner: str = ""  # of a head: the neck that it is tried with, if not its own; of a neck: the head
+
+
+FOUR = {
+    "stem.width": {"choices": [4, 8]},
+    "body.width": {"choices": [[4, 8], [8, 12], [8, 12], [12, 16]]},
+    "body.depth": {"choices": [[1, 2], [1], [1, 2], [1]]},
+}
+BODIES = {
+    "resnet": Tiny({"block": "basic"}, FOUR),
+    "mobilenet_v2": Tiny(
+        {"strides": [2, 2, 2, 2], "stem_stride": 2},
+        {**FOUR, "body.expand": {"choices": [[1, 2]] * 4}, "body.kernel": {"choices": [[3, 5]] * 4}},
+    ),
+    "shufflenet_v2": Tiny(
+        {"stem_pool": False},
+        {
+            "stem.width": 8,
+            "body.width": [8, 16, 16, 16],
+            "body.depth": [1, 2, 1, 1],
+            "body.choice": {"choices": [[0, 1, 2, 3]] * 5},
+        },
+    ),
+}
+TINY_NECKS = {
+    "none": Tiny(partner="linear"),
+    "fpn": Tiny({"channels": 8}, partner="faster_rcnn"),
+}
+TINY_HEADS = {
+    "linear": Tiny({"dropout": 0.1}, partner="fpn"),
+    "faster_rcnn": Tiny({"box_head_width": 16, "score_thresh": 0.0, "rpn_pre_nms_test": 30, "rpn_post_nms_test": 20}),
+}
+
+
+class Case(NamedTuple):
+    backbone: str
+    neck: str  # "": that of the head
+    head: str
+
+
+CASES = [
+    *(Case(name, "", "linear") for name in BACKBONES),
+    *(Case("resnet", name, TINY_NECKS[name].partner if name in TINY_NECKS else "") for name in NECKS),
+    *(Case("resnet", TINY_HEADS[name].partner if name in TINY_HEADS else "", name) for name in HEADS),
+    *(Case("mobilenet_v2", "", name) for name in HEADS),
+]
+
+
+def below(part: str, space: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{part}.{name}": choices for name, choices in space.items()}
+
+
+def config_of(case: Case) -> NetConfig:
+    body, head = BODIES[case.backbone], TINY_HEADS[case.head]
+    cls = part_class(HEAD, case.head)
+    name = case.neck or cls.Config.neck
+    neck, neck_cls = TINY_NECKS[name], part_class(NECK, name)
+    flat = issubclass(cls.Config, cls.Options)
+    parts: dict[str, Any] = {
+        "backbone": case.backbone,
+        "backbone_options": body.options,
+        "neck": name,
+        "head": case.head,
+        **(head.options if flat else {"head_options": cls.Options(**head.options)}),
+    }
+    config: NetConfig = cls.Config(num_classes=3, **parts)
+    defaults = {**config.neck_defaults(), **neck.options}
+    return cls.Config(num_classes=3, neck_options=neck_cls.Options(**defaults), **parts)
+
+
+def space_of(case: Case, config: NetConfig) -> Space:
+    body, neck, head = BODIES[case.backbone], TINY_NECKS[config.neck], TINY_HEADS[case.head]
+    return read_space({**below(BACKBONE, body.space), **below(NECK, neck.space), **below(HEAD, head.space)})
+
+
+def sizes_of(case: Case) -> dict[str, int]:
+    """What a detector is built with beside its config."""
+    return {"min_size": 64, "max_size": 96} if part_class(HEAD, case.head).TASK == "det" else {}
+
+
+def supernet(case: Case) -> tuple[Any, Space, NetConfig]:
+    config = config_of(case)
+    space = space_of(case, config)
+    net = trained(build(config, space.maximum(), space.held(), **sizes_of(case)))
+    return net.eval(), space, config
+
+
+def exported(form: Any, static: nn.Module, config: NetConfig) -> Any:
+    """The network that a model.py builds, with the weights of the one that it was written from."""
+    text = form.model_source(static, config, "A test.", form.size_of(static, 64))
+    module = types.ModuleType("model")
+    module.__file__ = __file__
+    exec(compile(text, "model.py", "exec"), module.__dict__)
+    plain: Any = module.build()
+    plain.load_state_dict(static.state_dict())
+    return plain.eval()
+
+
+def test_every_part_has_its_row() -> None:
+    for table, tiny in ((BACKBONES, BODIES), (NECKS, TINY_NECKS), (HEADS, TINY_HEADS)):
+        assert {*table} == {*tiny}, "a part of models/table.py needs small sizes in this file"
+
+
+@pytest.mark.parametrize("case", dict.fromkeys(CASES), ids=lambda case: "-".join(filter(None, case)))
+def test_the_laws(case: Case) -> None:
+    """A subnet is the supernet at its arch, to the bit; costs are those that are measured; so is what is extracted."""
+    net, space, config = supernet(case)
+    before, form, plans = copied(net.state_dict()), wiring_of(net).head.form, plans_of(config, space.maximum())
+    rng, picture = random.Random(str(case)), (255 * torch.rand(3, 64, 72)).to(torch.uint8)
+    archs = [space.maximum(), space.minimum(), *(space.sample(rng) for _ in range(ARCHS - 2))]
+    for i, arch in enumerate(archs):
+        set_arch(net, arch)
+        static = subnet(net, arch, config)
+        assert arch_of(net) == arch == arch_of(static)
+        assert form.equality(net, static, [picture], [0], 64, i)["bit_equal"]
+        cost = price(plans, arch, (64, 80))
+        assert cost.flops == form.measured_macs(static, config, (64, 80)), arch
+        assert cost.params == sum(p.numel() for p in static.parameters()), arch
+        if i in (1, len(archs) - 1):
+            plain = exported(form, static, config)
+            assert form.equality(net, plain, [picture], [0], 64, i)["bit_equal"]
+            learns(case, plain)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+def learns(case: Case, net: Any) -> None:
+    """One step of what was extracted."""
+    images = torch.rand(2, 3, 64, 64)
+    net.train()
+    if sizes_of(case):
+        losses = net([*images], targets(2))
+        assert {*losses} == {*part_class(HEAD, case.head).LOSSES}
+        loss: Tensor = sum(losses.values())
+    else:
+        loss = net(images).square().mean()
+    loss.backward()
+    assert torch.isfinite(loss) and any(p.grad is not None and p.grad.any() for p in net.parameters())
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_scores_leave_the_supernet_alone(head: str) -> None:
+    """Calibrating, silencing and running a subnet change its own tensors alone, and every norm gets new statistics."""
+    case = Case("resnet", "", head)
+    net, space, config = supernet(case)
+    task = TASKS[part_class(HEAD, head).TASK]
+    before, static = copied(net.state_dict()), subnet(net, space.minimum(), config)
+    own = copied(static.state_dict())
+    images = (255 * torch.rand(4, 3, 64, 64)).to(torch.uint8)
+    batch = [*images] if task.name == "det" else images
+    assert calibrate(static, [batch], torch.device("cpu"), task=task) == 4
+    wiring_of(static).head.silence(static, 2)
+    statistics = [name for name in own if name.endswith("running_mean")]
+    assert statistics and not any(torch.equal(static.state_dict()[name], own[name]) for name in statistics)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_classes_are_moved_by_name(head: str) -> None:
+    """In another order they have the scores that they had; a class that is new is never predicted."""
+    case = Case("resnet", "", head)
+    net, space, config = supernet(case)
+    other = build(config, space.maximum(), space.held(), **sizes_of(case)).eval()
+    image = torch.rand(3, 64, 64)
+    for new, places in ((["c", "a", "b"], [3, 1, 2]), (["c", "d", "a"], [3, 0, 1])):
+        state = wiring_of(net).head.adapt(net.state_dict(), other.state_dict(), ["a", "b", "c"], new, False)
+        other.load_state_dict(state)
+        with torch.no_grad():
+            theirs, ours = best_scores(case, net, image), best_scores(case, other, image)
+        if 0 in places:
+            assert ours[1 + places.index(0)] < 1e-9
+        else:
+            assert [ours[label] for label in (1, 2, 3)] == pytest.approx([theirs[place] for place in places], rel=1e-4)
+
+
+def best_scores(case: Case, net: Any, image: Tensor) -> dict[int, float]:
+    """By label, from 1, the highest score."""
+    if not sizes_of(case):
+        return {1 + i: float(score) for i, score in enumerate(net(image[None])[0].softmax(0))}
+    (found,) = net([image])
+    return {
+        label: max((float(s) for s, at in zip(found["scores"], found["labels"], strict=True) if at == label), default=0)
+        for label in (1, 2, 3)
+    }
+
+
+def test_names_that_a_part_lacks_are_refused() -> None:
+    net, space, _ = supernet(Case("resnet", "", "linear"))
+    arch = space.maximum().nested() | {"neck": {"depth": 2}}
+    with pytest.raises(UsageError, match=r"neck\.depth is no dimension"):
+        set_arch(net, type(space.maximum()).of(arch))
