@@ -9,22 +9,19 @@ import torch
 from torch import nn
 
 from searchkit.errors import UsageError
+from searchkit.nas.models.elastic import body_of
 from searchkit.nas.models.part import BACKBONE, HEAD, NECK, PARTS
 from searchkit.nas.train import schedules
 from searchkit.nas.train.sections import Optimisation
-from searchkit.records.arch import Arch
 
 
 def part_of(net: nn.Module) -> Callable[[nn.Module], str]:
     """Which part of a network each of its modules is of.
 
-    A classifier has its backbone beside its head; a detector's `backbone` is the trunk: the backbone as `body`, and the
-    neck; all else of it is the head.
+    The `backbone` of a network is the trunk: the backbone proper, and the neck if it has one; all else is the head.
     """
-    trunk: Any = net.backbone
-    is_trunk = isinstance(getattr(trunk, "maximum", None), Arch)
-    body = {id(m) for m in (trunk.body if is_trunk else trunk).modules()}
-    inside = {id(m) for m in trunk.modules()}
+    body = {id(m) for m in body_of(net).modules()}
+    inside = {id(m) for m in net.get_submodule("backbone").modules()}
     return lambda module: BACKBONE if id(module) in body else NECK if id(module) in inside else HEAD
 
 
