@@ -18,8 +18,8 @@ from searchkit.nas.data.label_augment import LabelAugment
 from searchkit.nas.models.heads.faster_rcnn_plan import DetectorConfig
 from searchkit.nas.models.heads.linear_plan import ClassifierConfig
 from searchkit.nas.models.init.names import BACKBONE_NAMES, LAYOUTS
-from searchkit.nas.models.part import BACKBONE
-from searchkit.nas.models.table import part_class
+from searchkit.nas.models.part import BACKBONE, HEAD, NECK
+from searchkit.nas.models.table import HEADS, NECKS, part_class
 from searchkit.nas.train import sections
 from searchkit.nas.train.kept import MAY_CHANGE
 
@@ -146,10 +146,38 @@ def parts() -> dict[str, str]:
     rows = [f"| `{name}` | {dimensions} | {options(name)} |" for name, dimensions in BACKBONES.items()]
     head = ["| `model.backbone` | dimensions | `model.backbone_options`, with defaults |", "| --- | --- | --- |"]
     made["backbones"] = "\n".join([*head, *rows, ""])
+    made["necks and heads"] = necks_and_heads()
+    made["options of necks and heads"] = options_of_parts()
     made["names"] = names_of_others()
     may = [f"| {', '.join(f'`{k}`' for k in keys.split(', '))} | {why} |" for keys, why in MAY_CHANGE.items()]
     made["keys that may change"] = "\n".join(["| keys | |", "| --- | --- |", *may, ""])
     return made
+
+
+def necks_and_heads() -> str:
+    """The dimensions of necks and heads, and of heads the neck where none is named."""
+    rows = ["| part | task | dimensions | neck where none is named |", "| --- | --- | --- | --- |"]
+    for part, table in ((NECK, NECKS), (HEAD, HEADS)):
+        for name in table:
+            cls = part_class(part, name)
+            dimensions = ", ".join(f"(`{each}`)" for each in cls.NAMES) or "none"
+            task, own = (f"`{cls.TASK}`", f"`{cls.Config.neck}`") if part == HEAD else ("", "")
+            rows.append(f"| {part} `{name}` | {task} | {dimensions} | {own} |")
+    return "\n".join([*rows, ""])
+
+
+def options_of_parts() -> str:
+    """The keys of `neck_options` and `head_options`, where these don't stand in the tables of `model`."""
+    texts = []
+    for part, names in ((NECK, NECKS), (HEAD, HEADS)):
+        for name in names:
+            cls = part_class(part, name)
+            flat = part == HEAD and issubclass(cls.Config, cls.Options)
+            if dataclasses.fields(cls.Options) and not flat:
+                about = " ".join((inspect.getdoc(cls.Options) or "").split("\n\n")[0].split())
+                heading = f"### model.{part}_options, of a {name}"
+                texts.append(f"{heading}\n\n{textwrap.fill(about, 120)}\n\n{table(cls.Options, set())}\n")
+    return "\n".join(texts)
 
 
 def names_of_others() -> str:

@@ -344,7 +344,8 @@ def test_every_file_of_the_page_on_python_is_run() -> None:
 
 def test_the_page_on_backbones_has_the_tested_one() -> None:
     page = (ROOT / "docs" / "extend.md").read_text(encoding="utf-8")
-    assert (ROOT / "tests" / "assets" / "my_backbone.py").read_text(encoding="utf-8") in page
+    for name in ("my_backbone.py", "own/ladder.py"):
+        assert (ROOT / "tests" / "assets" / name).read_text(encoding="utf-8") in page
 
 
 def valid_keys(text: str, section: str) -> set[str]:

@@ -95,6 +95,40 @@ def test_a_backbone_of_ones_own_gets_all_verbs(toy_cls: Path, tmp_path: Path, mo
     assert proof["cost"]["macs"] == proof["cost"]["macs_measured"]
 
 
+def test_a_neck_and_a_head_of_ones_own_get_all_verbs(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Elastic both; searched for, tuned and extracted like those that searchkit brings."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(OWN / "ladder.py", tmp_path)
+    body = nas.tiny(toy, data={"cache_mb": 64})
+    body["model"] = {"backbone_options": {"block": "basic"}, "neck": "ladder.py:Ladder", "head": "ladder.py:Shared"}
+    body["model"] |= {"neck_options": {"width": 12}, "head_options": {"sizes": [12, 24, 36, 48], "score_thresh": 0.01}}
+    body["space"] = {
+        **{name: choices for name, choices in body["space"].items() if name.startswith("backbone.")},
+        "neck.width": {"choices": [4, 8]},
+        "head.depth": {"choices": [1, 2]},
+        "data.input_shape": 64,
+    }
+    config = nas.write(tmp_path / "mine.yaml", body)
+    nas.good("train", config, "--work-dir", "work", "--set", "train.steps=4", "--device", "cpu")
+    common = (config, "--checkpoint", "work/latest.pth", "--device", "cpu")
+    nas.good("test", *common, "--arch", "MAX", "--arch", "MIN", "--out", "tested.jsonl")
+    record = nas.lines("tested.jsonl")[-1]
+    assert record["arch"]["neck"] == {"width": 4} and record["arch"]["head"] == {"depth": 1}
+    proof = json.loads(nas.good("extract", *common, "--arch", "tested.jsonl", "--out", "model", "--json"))
+    assert proof["equal"]["bit_equal"] and proof["score"]["equal"]
+    assert proof["cost"]["macs"] == proof["cost"]["macs_measured"]
+    nas.good("flops", config, "--out", "flops.jsonl")
+    (tmp_path / "rules.yaml").write_text("- where: arch.head.depth == 2 and arch.neck.width < 8")
+    nas.good("select", "flops.jsonl", "--rules", "rules.yaml", "--out", "picked.jsonl")
+    picked = nas.lines("picked.jsonl")
+    assert picked and all(each["arch"]["head"] == {"depth": 2} for each in picked)
+    body["model"]["neck_options"] = {"widht": 12}
+    said = nas.bad("space", nas.write(tmp_path / "wrong.yaml", body))
+    assert "model.neck_options: unknown key 'widht' (did you mean width?)" in said
+
+
 def test_what_a_newcomer_gets_wrong_is_told(tmp_path: Path) -> None:
     project = suite.project(tmp_path / "project", SEARCH.replace("Lattice", "Latice"), train_py=TRAIN)
     for name in ("lattice.py", "trend.py", "roofline.py"):

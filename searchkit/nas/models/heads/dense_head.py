@@ -1,0 +1,116 @@
+"""What the heads of dense detectors promise in the same way, so that one of your own has its layers to write alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+from searchkit.nas.models.heads.dense import LOSSES, Dense, moved_classes
+from searchkit.nas.models.heads.dense_source import DenseForm
+from searchkit.nas.models.part import NEVER, NetConfig, PlainConfig
+
+
+class ClassRows(NamedTuple):
+    """A tensor with a row for each class of each anchor, the classes of an anchor side by side."""
+
+    name: str
+    anchors: int  # on each place
+    never: float  # what the rows of a class hold that is never predicted
+
+
+class DenseHead:
+    """A head (searchkit.nas.models.part.Head) whose network is a DenseDetector.
+
+    A subclass has NAMES, Options (a Dense), `plan`, `network`, `class_rows` and `anchors_source`, and says in KIND what
+    its detector is called.
+    """
+
+    TASK: ClassVar[str] = "det"
+    KIND: ClassVar[str] = "Dense detector"
+    Config: ClassVar[type[NetConfig]] = PlainConfig
+    MODULE: ClassVar[str] = "head"
+    LOSSES: ClassVar[tuple[str, ...]] = LOSSES
+    EVALUATION: ClassVar[tuple[str, ...]] = (
+        "score_thresh",
+        "nms_thresh",
+        "detections_per_image",
+        "candidates",
+        "candidates_of",
+    )
+
+    def __init__(self, options: Any, num_classes: int) -> None:
+        self.options: Any = options
+        self.num_classes = num_classes
+
+    def class_rows(self) -> Sequence[ClassRows]:
+        """The tensors of its network that have rows for classes; those that a network lacks don't count."""
+        raise NotImplementedError
+
+    def anchors_source(self, net: Any) -> str:
+        """The anchors of a network as the text of an expression, of torchvision's AnchorGenerator."""
+        generator = net.anchor_generator
+        return f"AnchorGenerator({generator.sizes}, {generator.aspect_ratios})"
+
+    def transform(self, config: Any, min_size: int | tuple[int, ...], max_size: int) -> GeneralizedRCNNTransform:
+        """What a detector's images go through first."""
+        return GeneralizedRCNNTransform(min_size, max_size, list(config.image_mean), list(config.image_std))
+
+    @property
+    def form(self) -> DenseForm:
+        """How its network looks as source code."""
+        options: Dense = self.options
+        return DenseForm(self.KIND, options, self.anchors_source)
+
+    def statistics(self, net: Any, inputs: Sequence[Tensor]) -> None:
+        """All of it is run."""
+        batch, _ = net.transform(list(inputs))
+        net.levels(batch.tensors)
+
+    def silence(self, net: nn.Module, known: int) -> None:
+        """The rows of each anchor's classes behind the first `known`."""
+        tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+        with torch.no_grad():
+            for name, anchors, never in self._rows_in(tensors):
+                tensors[name].unflatten(0, (anchors, -1))[:, self._first + known :] = never
+
+    def adapt(
+        self,
+        state: Mapping[str, Tensor],
+        own: Mapping[str, Tensor],
+        old: Sequence[str],
+        new: Sequence[str],
+        to_train: bool,
+    ) -> dict[str, Tensor]:
+        """See Head; rows are counted by anchor, then by class, the background first where there is one."""
+        result, rows = dict(state), self._rows_in(own)
+        if not all(self._fits(state.get(each.name), own[each.name], each.anchors, len(old)) for each in rows):
+            return result  # whoever loads it names what else differs
+        if list(old) == list(new) and all(state[each.name].shape == own[each.name].shape for each in rows):
+            return result
+        for name, anchors, never in rows:
+            silent = None if to_train else never
+            result[name] = moved_classes(state[name], own[name], old, new, anchors, self._first, silent)
+        return result
+
+    @property
+    def _first(self) -> int:
+        """The column of the first class."""
+        return int(self.options.background)
+
+    def _rows_in(self, tensors: Mapping[str, Tensor]) -> list[ClassRows]:
+        return [each for each in self.class_rows() if each.name in tensors]
+
+    def _fits(self, theirs: Tensor | None, own: Tensor, anchors: int, classes: int) -> bool:
+        """Whether a tensor of another net differs from ours in the number of its classes alone."""
+        if theirs is None or len(theirs) % anchors or theirs.shape[1:] != own.shape[1:]:
+            return False
+        return len(theirs) // anchors >= self._first + classes
+
+
+def conv_rows(name: str, anchors: int) -> tuple[ClassRows, ClassRows]:
+    """Those of a conv with a bias."""
+    return ClassRows(f"{name}.weight", anchors, 0.0), ClassRows(f"{name}.bias", anchors, NEVER)
