@@ -186,7 +186,7 @@ def names_of_others() -> str:
     for row in BACKBONE_NAMES:
         whose.setdefault(f"backbone `{row.kind}`", []).extend(row.whose.split(", "))
     for whole in LAYOUTS:
-        whose.setdefault(f"the rest of a `{whole.kind}`", []).extend(whole.whose.split(", "))
+        whose.setdefault(f"`{whole.neck}` and `{whole.head}`", []).extend(whole.whose.split(", "))
     rows = [f"| {network} | {', '.join(dict.fromkeys(names))} |" for network, names in whose.items()]
     return "\n".join(["| network | names of |", "| --- | --- |", *rows, ""])
 

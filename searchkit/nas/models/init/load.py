@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from searchkit.errors import UsageError
-from searchkit.nas.models.elastic import body_of
+from searchkit.nas.models.elastic import body_of, wiring_of
 from searchkit.nas.models.init.names import (
     BACKBONE_NAMES,
-    OURS,
+    LAYOUTS,
     BackboneNames,
     Change,
     Layout,
@@ -20,8 +20,8 @@ from searchkit.nas.models.init.names import (
     layout,
 )
 from searchkit.nas.models.init.sources import read_weights
-from searchkit.nas.models.part import BACKBONE, HEAD, PARTS
-from searchkit.nas.models.table import BACKBONES
+from searchkit.nas.models.part import BACKBONE, HEAD, NECK, PARTS
+from searchkit.nas.models.table import TABLES
 from searchkit.nas.nn import window
 
 LAST = "fc."  # the last layer of a classifier, whose columns are as many as its feature is wide
@@ -107,7 +107,7 @@ def load_init(net: nn.Module, path: str) -> Loaded:
     tensors, meta = read_weights(path)
     tensors = {name.removeprefix("module."): value for name, value in tensors.items()}  # of DataParallel
     own = dict(net.state_dict())
-    of, there = _Net(own, _kind(net), layout(own)), layout(tensors)
+    of, there = _net(net, own), layout(tensors)
     given = _of_unknown(tensors, of) if there is None else _of_layout(tensors, there, of)
     body = {each.name: each.value for each in given if each.part == BACKBONE}
     row = backbone_names(body)
@@ -187,16 +187,8 @@ class _Net:
     """The network that is filled."""
 
     own: Mapping[str, Tensor]
-    backbone: str | None  # as BACKBONES calls it; None for a class of the user's own
-    layout: Layout | None  # None for a network that no row of LAYOUTS fits
-
-    @property
-    def begins(self) -> Mapping[str, str]:
-        """How the names of its parts begin."""
-        if self.layout is not None:
-            return OURS[self.layout.kind]
-        body = any(name.startswith("backbone.body.") for name in self.own)
-        return {BACKBONE: "backbone.body." if body else "backbone.", HEAD: ""}
+    kinds: Mapping[str, str | None]  # of its parts, as the tables call them; None for a class of the user's own
+    begins: Mapping[str, str]  # how the names of its parts begin; those of the head do anyhow
 
     def known(self, body: Iterable[str]) -> set[str]:
         """Which of these names tensors of its backbone have."""
@@ -207,36 +199,51 @@ class _Net:
         return next(part for part, begin in self.begins.items() if name.startswith(begin))
 
 
-def _kind(net: nn.Module) -> str | None:
-    cls = type(body_of(net))
-    return next((kind for kind, path in BACKBONES.items() if path == f"{cls.__module__}:{cls.__qualname__}"), None)
+def _net(net: nn.Module, own: Mapping[str, Tensor]) -> _Net:
+    wiring = wiring_of(net)
+    body = wiring.places[BACKBONE]
+    parts = {BACKBONE: body_of(net), NECK: wiring.neck, HEAD: wiring.head}
+    neck = f"{body.rpartition('.')[0]}.{wiring.neck.MODULE}."
+    has_neck = any(name.startswith(neck) for name in own)
+    begins = {BACKBONE: f"{body}.", **({NECK: neck} if has_neck else {}), HEAD: ""}
+    return _Net(own, {part: _kind(part, type(module)) for part, module in parts.items()}, begins)
+
+
+def _kind(part: str, cls: type) -> str | None:
+    place = f"{cls.__module__}:{cls.__qualname__}"
+    return next((kind for kind, path in TABLES[part].items() if path == place), None)
 
 
 def _of_layout(tensors: Mapping[str, Tensor], there: Layout, of: _Net) -> list[_Given]:
     """The tensors of a file of a layout that is known."""
-    here = of.layout.kind if of.layout is not None else "another network"
     given = []
     for name, value in tensors.items():
         place, match = next((place, match) for place in there.places if (match := place.begins.match(name)))
         below = match.expand(place.ours) + name[match.end() :]
-        fits = place.part == BACKBONE or here == there.kind
-        why = "" if fits else f"of a {there.kind}, but this is a {here}"
+        kind = {BACKBONE: of.kinds[BACKBONE], NECK: there.neck, HEAD: there.head}[place.part]
+        here = of.kinds[place.part]
+        why = (
+            "" if here in (kind, None) or place.part == BACKBONE else f"of a {kind}, but this {place.part} is a {here}"
+        )
         given.append(_Given(name, place.part, below, value, why, place.change))
     return given
 
 
 def _of_unknown(tensors: Mapping[str, Tensor], of: _Net) -> list[_Given]:
-    """The tensors of any other file: a backbone with a prefix or without one. What else it has, by the same names, fits
-    into a network that no layout fits."""
-    prefixes = ("backbone.body.", "backbone.", "")
+    """The tensors of any other file: a backbone with a prefix or without one, and what else has the names of ours, if
+    that is a network whose names are in no table either."""
+    is_known = any((row.neck, row.head) == (of.kinds[NECK], of.kinds[HEAD]) for row in LAYOUTS)
+    prefixes = (of.begins[BACKBONE], "backbone.body.", "backbone.", "")
     prefix = next(prefix for prefix in prefixes if any(name.startswith(prefix) for name in tensors))
     given = []
     for name, value in tensors.items():
         if name.startswith(prefix):
             given.append(_Given(name, BACKBONE, name[len(prefix) :], value))
         else:
-            why = "" if of.layout is None and name in of.own else "its names are in no table"
-            given.append(_Given(name, HEAD, name, value, why))
+            part = next(part for part, begin in of.begins.items() if name.startswith(begin))
+            why = "" if not is_known and name in of.own else "its names are in no table"
+            why = CLASSIFIER if name.startswith(LAST) and name not in of.own else why
+            given.append(_Given(name, part, name[len(of.begins[part]) :], value, why))
     return given
 
 
@@ -244,18 +251,19 @@ def _check_family(path: str, meta: Mapping[str, Any], row: BackboneNames | None,
     """Raises UsageError where the file is of a backbone that we have, and the network has another one of those."""
     config = meta.get("config")  # of a checkpoint of ours
     there = config.get("model.backbone") if isinstance(config, Mapping) else None
-    there = there if there in BACKBONES else row.kind if row is not None else None
-    if there is not None and of.backbone is not None and there != of.backbone:
+    there = there if there in TABLES[BACKBONE] else row.kind if row is not None else None
+    here = of.kinds[BACKBONE]
+    if there is not None and here is not None and there != here:
         raise UsageError(
-            f"{path} is of another family: its backbone is a {there}, but this network's is a {of.backbone}",
-            f"Set model.backbone: {there}, or give the weights of a {of.backbone}.",
+            f"{path} is of another family: its backbone is a {there}, but this network's is a {here}",
+            f"Set model.backbone: {there}, or give the weights of a {here}.",
         )
 
 
 def _by_our_names(given: list[_Given], row: BackboneNames | None, of: _Net) -> list[_Given]:
     """The same, with the tensors of the backbone by our names; those of a last layer are of the head."""
     body = [each.name for each in given if each.part == BACKBONE]
-    same = of.backbone is None and of.known(body)  # a class of the user's own
+    same = of.kinds[BACKBONE] is None and of.known(body)  # a class of the user's own
     ours = {name: name for name in body} if row is None or same else row.ours(body)
     here = []
     for each in given:

@@ -156,8 +156,9 @@ class Layout:
     """How the files of some projects put a network of ours together from a backbone, a neck and a head."""
 
     whose: str
-    kind: str  # of the network
-    marks: tuple[str, ...]  # beginnings of names: a file, or a network of ours, has some of each
+    neck: str  # of searchkit.nas.models.table.NECKS
+    head: str  # of its HEADS
+    marks: tuple[str, ...]  # beginnings of names: such a file has some of each
     places: tuple[Place, ...]  # the first that a name begins with counts
 
     def fits(self, names: Collection[str]) -> bool:
@@ -188,29 +189,37 @@ def _place(begins: str, part: str, ours: str = "", change: Change | None = None)
     return Place(re.compile(begins), part, ours, change)
 
 
-_MM_BOX = r"roi_head\.bbox_head\."
+# torchvision named the convs of its pyramid and of its region proposals otherwise before 0.14.
+_TORCHVISION_TRUNK = (
+    _place(r"backbone\.body\.", BACKBONE),
+    _place(r"backbone\.fpn\.(inner|layer)_blocks\.(\d+)\.(?=weight|bias)", NECK, r"\1_blocks.\2.0."),
+    _place(r"backbone\.fpn\.", NECK),
+)
+_MM_TRUNK = (
+    _place(r"backbone\.", BACKBONE),
+    _place(r"neck\.lateral_convs\.(\d+)\.conv\.", NECK, r"inner_blocks.\1.0."),
+)
+_MM_LEVEL, _MM_BOX = r"neck\.fpn_convs\.", r"roi_head\.bbox_head\."
 LAYOUTS: tuple[Layout, ...] = (
     Layout(
         "torchvision",
+        "fpn",
         "faster_rcnn",
         ("backbone.body.", "backbone.fpn.inner_blocks.", "rpn.head.cls_logits.", "roi_heads.box_head.fc6."),
         (
-            _place(r"backbone\.body\.", BACKBONE),
-            # as torchvision named them before 0.14, then as it does today
-            _place(r"backbone\.fpn\.(inner|layer)_blocks\.(\d+)\.(?=weight|bias)", NECK, r"\1_blocks.\2.0."),
-            _place(r"backbone\.fpn\.", NECK),
+            *_TORCHVISION_TRUNK,
             _place(r"rpn\.head\.conv\.(?=weight|bias)", HEAD, "rpn.head.conv.0.0."),
             _place("", HEAD),
         ),
     ),
     Layout(
         "mmdetection, GAIA",
+        "fpn",
         "faster_rcnn",
         ("backbone.", "neck.lateral_convs.", "rpn_head.rpn_conv.", "roi_head.bbox_head.shared_fcs."),
         (
-            _place(r"backbone\.", BACKBONE),
-            _place(r"neck\.lateral_convs\.(\d+)\.conv\.", NECK, r"inner_blocks.\1.0."),
-            _place(r"neck\.fpn_convs\.(\d+)\.conv\.", NECK, r"layer_blocks.\1.0."),
+            *_MM_TRUNK,
+            _place(_MM_LEVEL + r"(\d+)\.conv\.", NECK, r"layer_blocks.\1.0."),
             _place(r"neck\.", NECK),
             _place(r"rpn_head\.rpn_conv\.", HEAD, "rpn.head.conv.0.0."),
             _place(r"rpn_head\.rpn_cls\.", HEAD, "rpn.head.cls_logits.", _backgrounds_first),
@@ -222,14 +231,37 @@ LAYOUTS: tuple[Layout, ...] = (
             _place("", HEAD),
         ),
     ),
-    Layout("searchkit", "linear", ("backbone.", "fc."), (_place(r"backbone\.", BACKBONE), _place("", HEAD))),
+    Layout(
+        "torchvision",
+        "elastic_fpn",
+        "retinanet",
+        ("backbone.body.", "backbone.fpn.", "head.classification_head.cls_logits.", "head.regression_head.bbox_reg."),
+        (
+            *_TORCHVISION_TRUNK,
+            _place("", HEAD),
+        ),
+    ),
+    Layout(
+        "mmdetection",
+        "elastic_fpn",
+        "retinanet",
+        ("backbone.", "neck.lateral_convs.", "bbox_head.retina_cls.", "bbox_head.retina_reg."),
+        (
+            *_MM_TRUNK,
+            _place(_MM_LEVEL + r"([012])\.conv\.", NECK, r"layer_blocks.\1.0."),
+            _place(_MM_LEVEL + r"3\.conv\.", NECK, "extra_blocks.p6."),
+            _place(_MM_LEVEL + r"4\.conv\.", NECK, "extra_blocks.p7."),
+            _place(r"neck\.", NECK),
+            _place(r"bbox_head\.cls_convs\.(\d+)\.conv\.", HEAD, r"head.classification_head.conv.\1.0."),
+            _place(r"bbox_head\.reg_convs\.(\d+)\.conv\.", HEAD, r"head.regression_head.conv.\1.0."),
+            _place(r"bbox_head\.retina_cls\.", HEAD, "head.classification_head.cls_logits."),
+            _place(r"bbox_head\.retina_reg\.", HEAD, "head.regression_head.bbox_reg."),
+            _place("", HEAD),
+        ),
+    ),
 )
-OURS: Mapping[str, Mapping[str, str]] = {  # network -> part -> where its names begin here
-    "faster_rcnn": {BACKBONE: "backbone.body.", NECK: "backbone.fpn.", HEAD: ""},
-    "linear": {BACKBONE: "backbone.", HEAD: ""},
-}
 
 
 def layout(names: Collection[str]) -> Layout | None:
-    """How the tensors of a file, or of a network of ours, are laid out; None for those of no row."""
+    """How the tensors of a file are laid out; None for one of no row."""
     return next((row for row in LAYOUTS if row.fits(names)), None)
