@@ -67,9 +67,14 @@ SECTIONS = (
 )
 PAGE = Path(__file__).with_name("nas-config.md")
 BODY = "`stem.width`, `body.width`, `body.depth`"
+MBCONV = f"{BODY}, `body.expand`, (`body.hidden`), (`body.kernel`), (`head.width`)"
 BACKBONES = {
     "resnet": f"{BODY}, (`body.kernel`)",
     "mobilenet_v2": f"{BODY}, (`body.kernel`), `body.expand`, (`body.hidden`), (`head.width`)",
+    "mobilenet_v3": MBCONV,
+    "efficientnet_lite": MBCONV,
+    "attentive_nas": MBCONV,
+    "big_resnet": f"{BODY}, (`stem.kernel`), (`body.kernel`), (`body.expand`)",
     "shufflenet_v2": f"{BODY}, (`body.choice`), (`head.width`)",
 }
 
@@ -92,8 +97,9 @@ def options(backbone: str) -> str:
 
 
 def default_text(value: Any) -> str:
-    value = list(value) if isinstance(value, tuple) else value
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(default_text, value))}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def default(f: dataclasses.Field[Any]) -> str:

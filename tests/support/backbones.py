@@ -93,8 +93,9 @@ def written_down(net: nn.Module) -> nn.Module:
     return root.train(net.training)
 
 
-def check_detector(backbone: str, options: dict[str, Any], biggest: Arch, arch: Arch, held: Any = None) -> None:
-    """In a detector a subnet is the supernet at its arch, and so is what is written down as source code."""
+def check_detector(backbone: str, options: dict[str, Any], biggest: Arch, arch: Arch, held: Any = None) -> nn.Module:
+    """In a detector a subnet is the supernet at its arch, and so is what is written down as source code. Returns the
+    supernet."""
     conf = config(backbone=backbone, backbone_options=options)
     net = trained(build(conf, below(biggest), held, min_size=64, max_size=96)).eval()
     set_arch(net, below(arch))
@@ -105,6 +106,7 @@ def check_detector(backbone: str, options: dict[str, Any], biggest: Arch, arch: 
         assert equal(sub(x), want) and all(len(one["scores"]) for one in want)
         body = net.backbone.body
         assert equal(dict(written_down(sub.backbone.body)(batch)), dict(body(batch)))
+    return net
 
 
 def check_torchvision_weights(

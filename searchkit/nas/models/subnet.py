@@ -12,7 +12,7 @@ from searchkit.errors import UsageError
 from searchkit.nas.models.elastic import check_arch, wiring_of
 from searchkit.nas.models.network import build, shapes_of
 from searchkit.nas.models.part import NetConfig
-from searchkit.nas.nn import window
+from searchkit.nas.nn import Conv2d, window
 from searchkit.records.arch import Arch
 
 
@@ -37,11 +37,22 @@ def subnet(net: Any, arch: Arch, config: NetConfig) -> Any:
         hint = "Give the config that the supernet was built with."
         raise UsageError(f"the supernet was built with another config: it differs in {', '.join(unequal[:3])}", hint)
     for name, tensor in targets.items():
-        _put(twin, name, window(source[name].detach(), tensor.shape).clone(), source[name].requires_grad)
+        _put(twin, name, _cut(net, name, tensor.shape).clone(), source[name].requires_grad)
     modules = dict(net.named_modules())
     for name, module in twin.named_modules():
         module.training = modules[name].training if name in modules else net.training
     return twin
+
+
+def _cut(net: nn.Module, name: str, shape: torch.Size) -> torch.Tensor:
+    """What a static network of that shape has in place of a parameter or buffer of the supernet."""
+    path, _, last = name.rpartition(".")
+    holder = net.get_submodule(path)
+    with torch.no_grad():
+        if isinstance(holder, Conv2d) and last == "weight":
+            return holder.cut(shape)
+        tensor: torch.Tensor = getattr(holder, last)
+        return window(tensor, shape)
 
 
 def _put(root: nn.Module, name: str, value: torch.Tensor, learns: bool) -> None:

@@ -17,6 +17,10 @@ from searchkit.nas.models.part import BACKBONE, HEAD, NECK
 BACKBONES: dict[str, str] = {
     "resnet": "searchkit.nas.models.backbones.resnet:ResNet",
     "mobilenet_v2": "searchkit.nas.models.backbones.mobilenet:MobileNetV2",
+    "mobilenet_v3": "searchkit.nas.models.backbones.mobilenet_v3:MobileNetV3",
+    "efficientnet_lite": "searchkit.nas.models.backbones.efficientnet_lite:EfficientNetLite",
+    "attentive_nas": "searchkit.nas.models.backbones.attentive_nas:AttentiveNAS",
+    "big_resnet": "searchkit.nas.models.backbones.big_resnet:BigResNet",
     "shufflenet_v2": "searchkit.nas.models.backbones.shufflenet:ShuffleNetV2",
 }
 NECKS: dict[str, str] = {

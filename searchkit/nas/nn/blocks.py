@@ -35,6 +35,8 @@ def norm_of(name: str, group: int, eps: float, momentum: float = 0.1, ranks: int
         raise UsageError(f"norm_ranks must be at least 0, but is {ranks}", "0 stands for all ranks.")
     if not eps >= 0 or group < 1:
         raise UsageError(f"norm_eps must be at least 0 and norm_group at least 1, but they are {eps:g} and {group}")
+    if not 0 <= momentum <= 1:
+        raise UsageError(f"norm_momentum must be from 0 to 1, but is {momentum:g}")
     norms: dict[str, Norm] = {
         "bn": partial(BatchNorm2d, eps=eps, momentum=momentum),
         "frozen": partial(FrozenBatchNorm2d, eps=eps),

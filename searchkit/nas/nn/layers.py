@@ -76,7 +76,7 @@ class Conv2d(nn.Conv2d):
         cout = self.out_channels if cout is None else cout
         rows, cols = self.kernel_size if kernel is None else (kernel, kernel)
         groups = self._groups(cin, cout)
-        weight = window(self.weight, (cout, cin // groups, rows, cols))
+        weight = self.cut((cout, cin // groups, rows, cols))
         bias = None if self.bias is None else self.bias[:cout]
         padding = self.padding if kernel is None else self._padding(kernel)
         return self._convolved(x, weight, bias, padding, groups)
@@ -85,6 +85,10 @@ class Conv2d(nn.Conv2d):
         self, x: Tensor, weight: Tensor, bias: Tensor | None, padding: str | tuple[int, ...], groups: int
     ) -> Tensor:
         return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, groups)
+
+    def cut(self, shape: Sequence[int]) -> Tensor:
+        """The weights of that shape, (cout, cin / groups, rows, cols): those that run, and that a subnet gets."""
+        return window(self.weight, shape)
 
     def _groups(self, cin: int, cout: int) -> int:
         """How many groups these widths have."""

@@ -46,8 +46,31 @@ FOUR = {
     "body.width": {"choices": [[4, 8], [8, 12], [8, 12], [12, 16]]},
     "body.depth": {"choices": [[1, 2], [1], [1, 2], [1]]},
 }
+WIDENED = {"body.expand": {"choices": [[1, 3]] * 4}, "body.kernel": {"choices": [[3, 5]] * 4}}
 BODIES = {
     "resnet": Tiny({"block": "basic"}, FOUR),
+    "mobilenet_v3": Tiny(
+        {
+            "strides": [2, 2, 2, 2],
+            "squeeze": [False, True, False, True],
+            "activations": ["relu", "relu", "hswish", "hswish"],
+            "features": ["c2", "c3.expand", "c4", "tail"],
+            "transform": "chained",
+        },
+        {
+            **FOUR,
+            "body.expand": {"choices": [[1], [1, 3], [3, 4], [3, 4]]},
+            "body.kernel": {"choices": [[3, 5, 7], [3], [3, 5], [3, 7]]},
+            "head.width": {"choices": [12, 16]},
+        },
+    ),
+    "efficientnet_lite": Tiny({"strides": [2, 2, 2, 2]}, {**FOUR, **WIDENED}),
+    "attentive_nas": Tiny(
+        {"strides": [2, 2, 2, 2], "squeeze": [False, True, False, True], "head_expand": 2}, {**FOUR, **WIDENED}
+    ),
+    "big_resnet": Tiny(
+        {}, {**FOUR, "stem.kernel": {"choices": [3, 5]}, "body.expand": {"choices": [[1, 2], [1], [1], [1]]}}
+    ),
     "mobilenet_v2": Tiny(
         {"strides": [2, 2, 2, 2], "stem_stride": 2},
         {**FOUR, "body.expand": {"choices": [[1, 2]] * 4}, "body.kernel": {"choices": [[3, 5]] * 4}},

@@ -14,7 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from searchkit.nas.models.backbones import mobilenet_plan, shufflenet_plan
+from searchkit.nas.models.backbones import (
+    efficientnet_lite_plan,
+    mobilenet_plan,
+    mobilenet_v3_plan,
+    shufflenet_plan,
+)
 from searchkit.nas.models.part import BACKBONE, HEAD, NECK
 
 Tensors = Mapping[str, Tensor]
@@ -123,6 +128,18 @@ BACKBONE_NAMES: tuple[BackboneNames, ...] = (
         "mobilenet_v2",
         ("conv1.conv.weight", "layer1.0.depthwise_conv.conv.weight"),
         lambda names: renamed(names, _MM_MOBILENET),
+    ),
+    BackboneNames(
+        "torchvision",
+        "mobilenet_v3",
+        ("features.0.0.weight", "features.1.block.0.0.weight"),
+        mobilenet_v3_plan.from_torchvision,
+    ),
+    BackboneNames(
+        "efficientnet-lite-pytorch",
+        "efficientnet_lite",
+        ("_conv_stem.weight", "_blocks.0._depthwise_conv.weight"),
+        efficientnet_lite_plan.from_package,
     ),
     BackboneNames(
         "torchvision",

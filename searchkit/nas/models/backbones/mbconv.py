@@ -1,0 +1,117 @@
+"""What elastic networks of inverted residual blocks share: modules made from mbconv_plan's rows, and run with them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor, nn
+
+from searchkit.errors import UsageError
+from searchkit.nas.models.backbones.mbconv_plan import Stages, plan_of
+from searchkit.nas.models.elastic import Held
+from searchkit.nas.models.plan import Plan, channels, per_block, per_stage
+from searchkit.nas.nn import Chain, attach, run_rows
+from searchkit.nas.nn.kinds import Norm
+from searchkit.nas.nn.transforms import Transform, check_transform, transformed
+
+if TYPE_CHECKING:
+    from searchkit.records.arch import Arch
+
+KERNEL = "body.kernel"
+
+
+class MBConvNet(nn.Module):
+    """A network of mbconv_plan at any architecture up to the one it is built at, `arch` (settable, the only state of
+    the search): the first blocks of every stage, the first channels of each, inside and outside, and the centres of
+    their kernels or what `transform` makes of them.
+
+    held: the choices of a supernet's space, which decide the shortcuts and the transforms that it owns; None: a static
+    network owns what its own arch uses. A supernet with transforms runs the kernels of its space alone.
+    """
+
+    CHOICES: ClassVar[tuple[str, ...]] = ("stem.width", "body.width", KERNEL)
+
+    def __init__(
+        self,
+        arch: Arch,
+        stages: Stages,
+        norm: Norm,
+        *,
+        held: Held | None = None,
+        transform: Transform = "none",
+        zero_last_norms: bool = False,
+    ) -> None:
+        super().__init__()
+        check_transform(transform)
+        self.stages_plan = stages
+        owned = plan_of(arch, stages, whole=held is not None)
+        # `stages.3.0.expand` may be a row of its own, inside the module of the row `stages.3.0`
+        for row in sorted(owned, key=lambda row: row.name.count(".")):
+            attach(self, row.name, Chain(row, norm))
+        self.held: Held = self._transform(arch, held, transform)
+        self._owned = {row.name: frozenset(layer.name for layer in row.layers) for row in owned}
+        self.arch = arch
+        self._init_weights(zero_last_norms)
+
+    @property
+    def arch(self) -> Arch:
+        return self._arch
+
+    @arch.setter
+    def arch(self, arch: Arch) -> None:
+        rows = self.plan(arch)
+        for row in rows:
+            missing = [x for x in row.layers if x.kind == "conv" and x.name not in self._owned.get(row.name, ())]
+            if missing:
+                raise UsageError(
+                    f"the network has no {row.name}.{missing[0].name}, which {arch.text()} needs",
+                    "Build it from a space that has this architecture.",
+                )
+        self._rows = rows
+        self._arch = arch
+
+    def plan(self, arch: Arch) -> Plan:
+        """The rows of the network at an architecture."""
+        return plan_of(arch, self.stages_plan)
+
+    def channels(self, arch: Arch) -> tuple[int, ...]:
+        """Channels of the features at an architecture, finest first."""
+        return channels(self.plan(arch))
+
+    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
+        """x: (N, 3, H, W) -> features (N, C_i, H_i, W_i) under "0", "1", ..., finest first."""
+        return run_rows(self, self._rows, x)
+
+    def _transform(self, arch: Arch, held: Held | None, transform: Transform) -> Held:
+        """Put transforms into the filters of blocks with several kernels; returns the kernels of each position."""
+        if transform == "none" or held is None:
+            return {}
+        if KERNEL not in held:
+            raise UsageError(
+                f"transform is {transform}, but the space has no kernels to make",
+                f"Give it a dimension backbone.{KERNEL}, or leave out transform.",
+            )
+        choices, depths = held[KERNEL], per_stage(arch["body.depth"])
+        positions = per_block(KERNEL, 0 if len(choices) == 1 else tuple(range(len(choices))), depths)
+        for stage, row in enumerate(positions):
+            for i, position in enumerate(row):
+                block = self.get_submodule(f"stages.{stage}.{i}.depthwise")
+                filters = transformed(block.get_submodule("0"), choices[position], transform)
+                block.add_module("0", filters)
+        return {KERNEL: choices}
+
+    def _init_weights(self, zero_last_norms: bool) -> None:
+        """torchvision's initial values; norms have theirs from their own constructors, but for the last of each block
+        that is to start as its shortcut."""
+        if next(self.parameters()).is_meta:
+            return
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        if zero_last_norms:
+            for row in self._rows:
+                if row.layers[-1].kind == "add":
+                    nn.init.zeros_(self.get_parameter(f"{row.name}.project.1.weight"))
