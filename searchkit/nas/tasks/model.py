@@ -9,7 +9,7 @@ from typing import Any
 
 from searchkit.errors import UsageError, did_you_mean
 from searchkit.nas.models.elastic import check_names
-from searchkit.nas.models.network import head_of, neck_of
+from searchkit.nas.models.network import head_of, neck_of, plans_of
 from searchkit.nas.models.part import BACKBONE, HEAD, NECK, PARTS
 from searchkit.nas.models.table import heads_of, part_class
 from searchkit.nas.space.space import Space
@@ -95,8 +95,8 @@ def _check_backbone(config: str, model: Node, report: Report) -> None:
             report.fault(at, what)
 
 
-def check_dimensions(model: Any, space: Space, declared: Node, report: Report) -> None:
-    """The names of a space must be those that its parts read."""
+def check_dimensions(model: Any, space: Space, node: Node, declared: Node, report: Report) -> None:
+    """The names of a space must be those that its parts read, and these fit together at its ends."""
     neck, head = neck_of(model), head_of(model)
     for dim in space.dims:
         try:
@@ -104,6 +104,16 @@ def check_dimensions(model: Any, space: Space, declared: Node, report: Report) -
         except UsageError as e:
             place = declared.entries[dim.key][0] if dim.key in declared.entries else declared
             report.fault(place, f"space.{e.message}")
+    others = [dim.key for dim in space.dims if not dim.key.startswith(f"{BACKBONE}.")]
+    plain = all(getattr(model, part) == getattr(type(model), part) for part in (NECK, HEAD)) and not others
+    if report.faults or plain:  # a plain network is put together where it is needed, and no sooner
+        return
+    try:
+        plans = plans_of(model, space.maximum())
+        plans(space.minimum())
+    except UsageError as e:
+        at = declared.entries[others[0]][0] if others and others[0] in declared.entries else node
+        report.fault(at, f"the parts of the network don't fit together: {e.message}{f'; {e.hint}' if e.hint else ''}")
 
 
 def _beside(config: str, name: str) -> str:

@@ -76,8 +76,8 @@ def _recipe(path: str, document: Document) -> Recipe:
     declared = top.get("space")
     space = None if declared is None else space_of(Cursor(declared, "space", report))
     subnet = top.get("subnet")
-    if model is not None and space is not None and declared is not None:
-        check_dimensions(model, space, declared, report)
+    if model is not None and space is not None and declared is not None and node is not None:
+        check_dimensions(model, space, node, declared, report)
     for name, section in (("train", train), ("finetune", finetune)):
         _check_losses(name, section, top.get(name), task, head, document)
     if test is not None:

@@ -1,0 +1,107 @@
+"""The parts of a network as a config names them: their options, what of them doesn't fit, and what stays as it was."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from searchkit.errors import ConfigError, UsageError
+from searchkit.nas.models.network import build, unseen
+from searchkit.nas.models.subnet import subnet
+from searchkit.nas.tasks.read import load
+from searchkit.nas.train.bench import model_said
+from searchkit.nas.train.kept import deciding, differences
+from tests.support import nas
+
+OWN = Path(__file__).parents[2] / "assets" / "own" / "ladder.py"
+PARTED: dict[str, Any] = {
+    "model": {
+        "num_classes": 3,
+        "backbone_options": {"block": "basic"},
+        "neck": "ladder.py:Ladder",
+        "neck_options": {"width": 8},
+        "head": "ladder.py:Shared",
+        "head_options": {"sizes": [8, 16, 24, 32]},
+    },
+    "space": {
+        "backbone.stem.width": {"choices": [4, 8]},
+        "backbone.body.width": [4, 8, 8, 12],
+        "backbone.body.depth": [1, 1, 1, 1],
+        "neck.width": {"choices": [4, 8]},
+        "head.depth": {"choices": [1, 2]},
+        "data.input_shape": 64,
+    },
+}
+
+
+def written(folder: Path, body: dict[str, Any] = PARTED, **model: Any) -> str:
+    """A config of that model, beside the file of the parts; None takes a key out."""
+    body = copy.deepcopy(body)
+    body["model"] = {key: value for key, value in {**body["model"], **model}.items() if value is not None}
+    shutil.copy(OWN, folder)
+    return nas.write(folder / "cfg.yaml", body)
+
+
+FLAT = {"neck": None, "neck_options": None, "head": None, "head_options": None, "fpn_channels": 8}
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"neck": "fnp"}, "model.neck: unknown neck 'fnp' (did you mean fpn?)"),
+        ({"head": "linear"}, "model.head: linear is of task cls, but the task is det"),
+        ({"head": "ladder.py:Sharde"}, "ladder.py has no class 'Sharde' (did you mean Shared?)"),
+        ({"head_options": {"depht": 2}}, "model.head_options: unknown key 'depht' (did you mean depth?)"),
+        ({"head_options": {"depth": "two"}}, "model.head_options.depth: must be a whole number, not 'two'"),
+        ({"head_options": {"class_loss": "focl"}}, "model.head_options: class_loss must be one of focal"),
+        ({"neck": "fpn", "neck_options": None}, "space.neck.width: this neck has no such dimension"),
+        ({"rpn_activation": "softmax"}, "model: unknown key 'rpn_activation'"),
+        ({"head": None, "head_options": None}, "space.head.depth: this head has no such dimension"),
+    ],
+)
+def test_what_a_config_says_wrongly_of_parts(tmp_path: Path, model: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as e:
+        load(written(tmp_path, **model))
+    assert said in e.value.message
+
+
+def test_parts_that_do_not_fit_are_told_when_the_config_is_read(tmp_path: Path) -> None:
+    body = copy.deepcopy(PARTED)
+    del body["space"]["head.depth"]
+    plain = {"head": None, "head_options": None, "neck_options": None}
+    with pytest.raises(ConfigError, match="a size for each of the 4 levels of the neck, but has 5"):
+        load(written(tmp_path, body, **plain))
+    with pytest.raises(ConfigError, match=r"model\.fpn_channels: is of the neck fpn, but the neck is ladder\.py"):
+        load(written(tmp_path, body, **plain, fpn_channels=8))
+    load(written(tmp_path, body, **plain, anchor_sizes=[8, 16, 32, 64]))
+
+
+def test_an_option_stands_in_one_place(tmp_path: Path) -> None:
+    """Right in `model:` or in `head_options`, the network is the same, and so is all that is kept of it."""
+    body = copy.deepcopy(PARTED)
+    body["space"] = {name: choices for name, choices in body["space"].items() if name[:5] not in ("neck.", "head.")}
+    options = {"box_head_width": 16, "anchor_sizes": [8, 16, 24, 32, 40]}
+    flat, below = load(written(tmp_path, body, **FLAT, **options)), None
+    below = load(written(tmp_path, body, **{**FLAT, "head_options": options}))
+    named = load(written(tmp_path, body, **{**FLAT, "head": "faster_rcnn", "neck": "fpn"}, **options))
+    assert flat.model == below.model == named.model and str(flat.model) == str(below.model)
+    with pytest.raises(ConfigError, match=r"model\.head_options\.roi_size: stands in model, too; say it once"):
+        load(written(tmp_path, body, **{**FLAT, "head_options": {"roi_size": 5}}, roi_size=7))
+
+
+def test_what_tells_two_networks_apart(tmp_path: Path) -> None:
+    """Options of parts are told in checkpoints and scores, and compared when a training goes on."""
+    recipe = load(written(tmp_path))
+    other = load(written(tmp_path, head_options={"sizes": [8, 16, 24, 33]}))
+    assert unseen(recipe.model)["head"] == "ladder.py:Shared" and "neck_options.width" in unseen(recipe.model)
+    assert unseen(recipe.model) != unseen(other.model) and model_said(recipe.model) != model_said(other.model)
+    assert [*differences(deciding(recipe, 1), other, 1)] == ["model.head_options"]
+    freer = load(written(tmp_path, head_options={"sizes": [8, 16, 24, 32], "score_thresh": 0.3}))
+    assert not differences(deciding(recipe, 1), freer, 1), "a threshold counts in evaluation alone"
+    net = build(recipe.model, recipe.space.maximum(), min_size=64, max_size=64)
+    with pytest.raises(UsageError, match="built with another config: it differs in head"):
+        subnet(net, recipe.space.minimum(), load(written(tmp_path, num_classes=5)).model)
