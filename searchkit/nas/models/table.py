@@ -26,6 +26,7 @@ BACKBONES: dict[str, str] = {
 NECKS: dict[str, str] = {
     "fpn": "searchkit.nas.models.necks.fpn:FPNNeck",
     "none": "searchkit.nas.models.necks.none:NoNeck",
+    "hidden": "searchkit.nas.models.necks.hidden:HiddenNeck",
 }
 HEADS: dict[str, str] = {  # the first of each task is that of configs that name none
     "faster_rcnn": "searchkit.nas.models.heads.faster_rcnn:FasterRCNNHead",

@@ -14,16 +14,19 @@ import torchvision
 from torch import Tensor, nn
 
 from searchkit.errors import UsageError
+from searchkit.nas.cost.price import price_net
 from searchkit.nas.models.backbones import efficientnet_lite_plan, mobilenet_v3_plan
 from searchkit.nas.models.backbones.attentive_nas import AttentiveNAS
 from searchkit.nas.models.backbones.efficientnet_lite import EfficientNetLite
 from searchkit.nas.models.backbones.efficientnet_lite_plan import INPUTS, lite
 from searchkit.nas.models.backbones.mbconv import MBConvNet
+from searchkit.nas.models.backbones.mobilenet_plan import mobilenet_plan
 from searchkit.nas.models.backbones.mobilenet_v3 import MobileNetV3
 from searchkit.nas.models.elastic import set_arch
 from searchkit.nas.models.heads.linear import ClassifierConfig
 from searchkit.nas.models.init.load import load_init
 from searchkit.nas.models.init.sources import read_weights
+from searchkit.nas.models.necks.hidden_plan import HiddenOptions
 from searchkit.nas.models.network import build
 from searchkit.nas.models.subnet import subnet
 from searchkit.records.arch import Arch
@@ -113,6 +116,35 @@ def test_it_is_torchvisions(
         torch.testing.assert_close(ours.get_parameter(names[f"features.{key}"]).grad, p.grad, rtol=1e-4, atol=1e-6)
     for key, b in theirs.features.named_buffers():
         assert torch.equal(ours.get_buffer(names[f"features.{key}"]), b)
+
+
+@pytest.mark.parametrize(
+    ("name", "arch", "options", "hidden"),
+    [("mobilenet_v3_large", LARGE, {}, 1280), ("mobilenet_v3_small", SMALL, SMALL_OPTIONS, 1024)],
+)
+def test_the_classifier_is_torchvisions(name: str, arch: Arch, options: dict[str, Any], hidden: int) -> None:
+    """With the neck `hidden` in front of the last layer: every tensor has its place, scores and cost are the same."""
+    theirs = trained(torchvision.models.get_model(name)).eval()
+    plain = {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
+    conf = ClassifierConfig(
+        num_classes=1000,
+        backbone="mobilenet_v3",
+        backbone_options=options,
+        neck="hidden",
+        neck_options=HiddenOptions(width=hidden, bias=True),
+        **plain,  # type: ignore[arg-type]
+    )
+    net = build(conf, below(arch)).eval()
+    names = mobilenet_v3_plan.from_torchvision(theirs.state_dict())
+    own = {f"backbone.body.{names[k]}": v for k, v in theirs.state_dict().items()}
+    own = {k.replace("body.hidden.", "hidden.").replace("backbone.body.fc.", "fc."): v for k, v in own.items()}
+    own["backbone.hidden.conv.weight"] = own["backbone.hidden.conv.weight"][:, :, None, None]
+    net.load_state_dict(own)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), theirs(x), rtol=1e-6, atol=1e-6)
+    got = price_net(conf, below(arch), 224)
+    assert got.flops == measured(theirs, (224, 224)) and got.params == sum(p.numel() for p in theirs.parameters())
 
 
 def test_initial_values_are_torchvisions() -> None:
@@ -222,6 +254,18 @@ def test_costs_of_the_twins() -> None:
     assert macs + 960 * 1280 + 1280 * 1000 == measured(theirs, (224, 224)) == 216_589_760
     assert params + 961 * 1280 + 1281 * 1000 == sum(p.numel() for p in theirs.parameters()) == 5_483_032
     assert cost(EfficientNetLite(LITE).plan(LITE), (224, 224))[1] + 1281 * 1000 == 4_652_008
+
+
+def test_a_mobilenet_v2_of_aw_nas() -> None:
+    """ReLU everywhere, no squeezing, learnt kernels: the tensors and the cost are those of a MobileNetV2."""
+    body = {"body.width": (16, 24, 32, 64, 96, 160, 320), "body.depth": (1, 4, 4, 4, 4, 4, 1)}
+    kernels = {"body.kernel": (3, 7, 7, 7, 7, 7, 3), "body.expand": (1, 6, 6, 6, 6, 6, 6)}
+    arch = Arch.of({"stem.width": 32, **body, **kernels})
+    options = {"squeeze": (False,) * 7, "activations": ("relu",) * 7, "activation": "relu"}
+    with torch.device("meta"):
+        ours = MobileNetV3(arch, strides=(1, 2, 2, 2, 1, 2, 1), **options)  # type: ignore[arg-type]
+    assert cost(ours.plan(arch), (300, 300)) == cost(mobilenet_plan(arch), (300, 300))
+    assert {layer.kind for row in ours.plan(arch) for layer in row.layers} == {"conv", "norm", "relu", "add"}
 
 
 # --- static networks -------------------------------------------------------------------------------------------------
@@ -422,6 +466,7 @@ def test_transforms_need_kernels() -> None:
         ({}, {"features": []}, "features must be names, each once, but are none"),
         ({}, {"features": ["c4", "c4"]}, "features must be names, each once, but are c4, c4"),
         ({}, {"norm": "nb"}, "norm must be one of bn, frozen, gn"),
+        ({}, {"activation": "hardswish"}, "an activation must be one of relu, relu6, hswish"),
     ],
 )
 def test_what_it_cannot_be(change: dict[str, Any], options: dict[str, Any], said: str) -> None:

@@ -87,6 +87,7 @@ BODIES = {
 }
 TINY_NECKS = {
     "none": Tiny(partner="linear"),
+    "hidden": Tiny({"width": 16, "activation": "swish"}, {"width": {"choices": [12, 16]}}, partner="linear"),
     "fpn": Tiny({"channels": 8}, partner="faster_rcnn"),
 }
 TINY_HEADS = {

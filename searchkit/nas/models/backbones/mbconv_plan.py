@@ -8,9 +8,9 @@ networks: each says in its own file what its stages have, and what other package
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
-from searchkit.errors import UsageError
+from searchkit.errors import UsageError, did_you_mean
 from searchkit.nas.models.backbones.features import places_of
 from searchkit.nas.models.plan import (
     CACHE,
@@ -92,6 +92,12 @@ def stages_of(
         raise UsageError(
             f"strides, activations and squeeze must have one value for each stage, but have {n}, {len(acts)} and "
             f"{len(squeezes)}"
+        )
+    wrong = [a for a in (stem.activation, *acts) if a not in get_args(Activation)]
+    if wrong:
+        known = get_args(Activation)
+        raise UsageError(
+            f"an activation must be one of {', '.join(known)}, not {wrong[0]!r}{did_you_mean(wrong[0], known)}"
         )
     if any(s not in (1, 2) for s in (stem_stride, *strides)):
         raise UsageError(f"strides must be 1 or 2, but are {stem_stride} of the stem and {strides} of the stages")

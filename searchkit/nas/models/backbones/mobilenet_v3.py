@@ -22,8 +22,9 @@ class MobileNetV3(MBConvNet):
     `arch` has the names below `backbone.`: `stem.width`, `body.width`, `body.depth`, `body.expand`, and if wanted
     `body.hidden`, `body.kernel` and `head.width`: see mbconv_plan.plan_of.
 
-    strides, squeeze, activations: of each stage, as in torchvision's mobilenet_v3_large; stem_stride: 1 for small
-    images. features: names such as [c4, tail] or [c4.expand, tail], see features.places_of.
+    strides, squeeze, activations: of each stage, as in torchvision's mobilenet_v3_large; activation: of the stem and
+    the last conv; stem_stride: 1 for small images. features: names such as [c4, tail] or [c4.expand, tail], see
+    features.places_of.
     transform: how a kernel smaller than a block's largest is made: "none" is its centre, "chained" learns maps from 7x7
     to 5x5 and from there to 3x3 (once-for-all), "direct" learns each from the largest (aw_nas).
     norm: "bn", "frozen" (nothing of a norm is learnt or updated) or "gn", in groups of `norm_group` channels, of which
@@ -39,6 +40,7 @@ class MobileNetV3(MBConvNet):
         strides: Sequence[int] = STRIDES,
         squeeze: Sequence[bool] = SQUEEZE,
         activations: Sequence[Activation] = ACTIVATIONS,
+        activation: Activation = "hswish",
         stem_stride: int = 2,
         features: Sequence[str] | None = None,
         transform: Transform = "none",
@@ -52,6 +54,7 @@ class MobileNetV3(MBConvNet):
             strides=tuple(strides),
             squeeze=tuple(squeeze),
             activations=tuple(activations),
+            activation=activation,
             stem_stride=stem_stride,
             features=None if features is None else tuple(features),
             frozen_norm=norm == "frozen",

@@ -22,16 +22,17 @@ def mobilenet_v3_stages(
     strides: tuple[int, ...] = STRIDES,
     squeeze: tuple[bool, ...] = SQUEEZE,
     activations: tuple[Activation, ...] = ACTIVATIONS,
+    activation: Activation = "hswish",
     stem_stride: int = 2,
     features: tuple[str, ...] | None = None,
     frozen_norm: bool = False,
 ) -> Stages:
     """A MobileNetV3 (https://arxiv.org/abs/1905.02244) but for its architecture, for mbconv_plan.plan_of.
 
-    Of each stage the stride, whether it has squeeze-and-excitation, and the activation: "hswish" or "relu". The stem
-    and the last conv have hswish.
+    Of each stage the stride, whether it has squeeze-and-excitation, and the activation: "hswish" or "relu".
+    activation: of the stem and the last conv.
     """
-    stem = Style("hswish", frozen_norm=frozen_norm)
+    stem = Style(activation, frozen_norm=frozen_norm)
     return stages_of(
         strides, stem, activations=activations, squeeze=squeeze, stem_stride=stem_stride, features=features
     )
@@ -40,7 +41,8 @@ def mobilenet_v3_stages(
 def from_torchvision(names: Iterable[str]) -> Mapping[str, str]:
     """The tensors of a torchvision mobilenet_v3_large or _small by our names; empty for names of anything else.
 
-    torchvision numbers its blocks from the first to the last, so a network of other depths has no such names.
+    torchvision numbers its blocks from the first to the last, so a network of other depths has no such names. Its first
+    linear layer is that of the neck `hidden`, `hidden.conv` here.
     """
     names = tuple(names)
     if "features.0.0.weight" not in names or "features.1.block.0.0.weight" not in names:
@@ -54,7 +56,7 @@ def from_torchvision(names: Iterable[str]) -> Mapping[str, str]:
             "Give a file whose names are those of this network.",
         )
     start = {"features.0.": "stem.", f"features.{blocks + 1}.": "head."}
-    start |= {"classifier.0.": "hidden.", "classifier.3.": "fc."}
+    start |= {"classifier.0.": "hidden.conv.", "classifier.3.": "fc."}
     place = [(stage, i) for stage, depth in enumerate(depths) for i in range(depth)]
     for n, (stage, i) in enumerate(place, 1):
         start |= _of_block(f"features.{n}.block", f"stages.{stage}.{i}", names)
