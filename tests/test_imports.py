@@ -49,6 +49,7 @@ TABLE = (
     ("nas.data", NAS),
     ("nas.models", NAS),
     ("nas.cost", NAS),
+    ("nas.convert", NAS),
     ("nas.train", NAS),
     ("nas.tasks", NAS),
     ("nas.subnet", NAS),

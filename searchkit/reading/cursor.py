@@ -52,12 +52,12 @@ class Cursor:
         return key in self.node.entries
 
     def __getitem__(self, key: str) -> Cursor:
-        return Cursor(self.node.entries[key][1], f"{self.path}.{key}", self.report)
+        return Cursor(self.node.entries[key][1], f"{self.path}.{key}".removeprefix("."), self.report)
 
     def get(self, key: str) -> Cursor | None:
         """The value of a key, if it is there."""
         value = self.node.entries.get(key)
-        return Cursor(value[1], f"{self.path}.{key}", self.report) if value else None
+        return Cursor(value[1], f"{self.path}.{key}".removeprefix("."), self.report) if value else None
 
     @property
     def items(self) -> list[Cursor]:

@@ -24,6 +24,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "trust": ("trust", "How well the supernet's scores rank subnets that are trained on their own."),
     "extract": ("extract", "Make a subnet an ordinary model, with a proof that it is the same."),
     "predict": ("predict", "Draw what a model finds on images: boxes, or classes."),
+    "convert": ("convert", "Read an arch or a space of another project, and print a config of it."),
     "schema": ("schema", "Print the JSON Schema of configs, for editors."),
     "data": ("data", "Make toy data: for detection in COCO's format, for classification as class folders."),
 }

@@ -1,0 +1,101 @@
+"""search-nas convert."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+import yaml
+
+from searchkit import console
+from searchkit.errors import UsageError
+from searchkit.nas.cli.options import say, shared
+from searchkit.records import modelspace
+
+
+@click.command("convert", context_settings=console.CONTEXT)
+@click.argument("file")
+@click.option("--name", default="", help="Of the network, where FILE has several, or with a published cost.")
+@click.option("--for", "config", metavar="CONFIG", help="Print a record of its arch for the space of CONFIG.")
+@shared("set", "json")
+def convert_command(file: str, name: str, config: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Read an arch or a space of another project, and print a config of it.
+
+    FILE may be a genotype of aw_nas, once-for-all's net.config or {ks, e, d}, AttentiveNAS's lists, a subnet file of
+    mmrazor, or United-Perception's net, bignas or subnet_settings. What could not be taken stands in comments. A
+    classifier is priced; a cost other than the published one of that name is said.
+
+    \b
+    Examples:
+      search-nas convert OFA_SUBNET_NOTE8_LAT22.yaml > lat22.yaml
+      search-nas convert eval_attentive_nas_models.yml --name a0 > a0.yaml
+      search-nas convert genotype.txt --for cfg.yaml > picked.jsonl
+    """
+    from searchkit.nas.convert.read import convert
+
+    net = convert(file, name)
+    if config is not None:
+        _print_record(file, net, config, overrides)
+        return
+    if overrides:
+        raise UsageError("--set needs --for: it replaces values of that config")
+    called = f"{net.project} {os.path.splitext(os.path.basename(file))[0]} {name}"
+    costs = _costs(net, called) if net.arch is not None else []
+    if as_json:
+        console.print_json({"project": net.project, "config": _sections(net), "notes": [*net.notes, *costs]})
+        return
+    click.echo(f"# {os.path.basename(file)}: a network of {net.project}")
+    for line in (*costs, *(f"note: {note}" for note in net.notes)):
+        click.echo(f"# {line}")
+    click.echo(yaml.safe_dump(_sections(net), sort_keys=False, default_flow_style=None, width=110), nl=False)
+
+
+def _sections(net: Any) -> dict[str, Any]:
+    """The config as plain data."""
+    from searchkit.nas.space.shapes import plain_shape
+
+    space = dict(net.space)
+    if net.shapes:
+        shapes = [plain_shape(shape) for shape in net.shapes]
+        space["data.input_shape"] = (
+            shapes[0] if len(shapes) == 1 and isinstance(shapes[0], int) else {"choices": shapes}
+        )
+    sections = {"task": net.task, "model": dict(net.model), "space": space}
+    if net.train:
+        sections["train"] = dict(net.train)
+    return {key: value for key, value in sections.items() if value}
+
+
+def _costs(net: Any, name: str) -> list[str]:
+    """What a network costs, and how that compares with what is published of that name."""
+    from searchkit.nas.convert.cost import cost
+    from searchkit.nas.convert.published import published
+
+    if not net.behind:
+        return []
+    shape = net.shapes[0] if net.shapes else 224
+    flops, params = cost(net, shape, "macs")
+    lines = [f"{flops:,} MACs and {params:,} parameters at {shape}, with all that it has there behind the mean"]
+    known = published(name)
+    if known is not None:
+        ours = flops if known.convention == "macs" else cost(net, shape, known.convention)[0]
+        lines.append(known.compared(ours))
+    return lines
+
+
+def _print_record(file: str, net: Any, config: str, overrides: tuple[str, ...]) -> None:
+    """The arch as a record of the space of a config."""
+    from searchkit.nas.convert.place import placed
+    from searchkit.nas.space.shapes import plain_shape
+    from searchkit.nas.tasks import read as configs
+
+    if net.arch is None:
+        raise UsageError(f"{file} has a space, not one arch", "Leave --for out: it prints a config of the space")
+    recipe = configs.load(config, overrides)
+    record: dict[str, Any] = {"arch": placed(net.arch, recipe.space, file, config).nested()}
+    if net.shapes:
+        record["data"] = {"input_shape": plain_shape(net.shapes[0])}
+    click.echo(modelspace.dumps(record))
+    for note in net.notes:
+        say(f"note: {note}")

@@ -1,0 +1,186 @@
+"""Genotypes of aw_nas (https://github.com/walkerning/aw_nas): `image_size=300, cell_0=1, …, cell_1_block_0=(6, 7), …`.
+
+aw_nas reads them back by `eval`; here they are parsed, and numbers as numpy prints them (`np.int64(300)`) are numbers.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from searchkit.errors import ConfigError, Fault
+from searchkit.nas.convert.parts import Converted, Stage, arch_of_stages, fixed
+from searchkit.nas.models.plan import multiple_of
+from searchkit.records.arch import Arch
+
+MARK = re.compile(r"\bcell_0\s*=")
+_NAME = re.compile(r"image_size|cell_\d+(?:_block_\d+)?|head_\d+")
+_NUMPY = re.compile(r"u?int\d*|float\d*")
+# aw_nas' backbones by their number of cells: the name here, stem, widths and last conv, at mult_ratio 1.
+BACKBONES: Mapping[int, tuple[str, int, tuple[int, ...], int]] = {
+    6: ("mobilenet_v3", 16, (16, 24, 40, 80, 112, 160), 960),
+    7: ("mobilenet_v2", 32, (16, 24, 32, 64, 96, 160, 320), 1280),
+}
+EXTRAS = (512, 256, 256, 128)  # channels of the levels behind the backbone, whose blocks are head_0, head_1 …
+
+
+class Value(NamedTuple):
+    """What a name of a genotype has, and where it stands."""
+
+    line: int
+    col: int
+    data: Any
+
+    def fault(self, what: str) -> Fault:
+        return Fault(self.line, self.col, f"{what}, not {self.data!r}")
+
+
+def read_genotype(path: str, text: str, line: int = 1, col: int = 1) -> Converted:
+    """The network of a genotype, with or without the name of its type around; line, col: where the text begins in its
+    file. Raises ConfigError with every fault and its place."""
+    faults: list[Fault] = []
+    values = _values(text, faults, line, col)
+    if not values:
+        _raise(path, faults)
+    for name, value in values.items():
+        if not _NAME.fullmatch(name):
+            what = f"{name}: no name of a genotype: image_size, cell_0 …, cell_0_block_0 …, head_0 …"
+            faults.append(Fault(value.line, value.col, what))
+    cells = sum(re.fullmatch(r"cell_\d+", name) is not None for name in values)
+    if cells not in BACKBONES:
+        known = " or ".join(f"{n} ({backbone[0]})" for n, backbone in BACKBONES.items())
+        faults.append(Fault(line, col, f"there must be the depths of {known} cells, but there are {cells}"))
+        _raise(path, faults)
+    backbone, stem, widths, head = BACKBONES[cells]
+    stages = [_stage(values, i, width, faults, line, col) for i, width in enumerate(widths)]
+    image = values.get("image_size")
+    if image is not None and not _is_count(image.data):
+        faults.append(image.fault("image_size: must be a whole number of pixels"))
+    heads = {name: value for name, value in values.items() if name.startswith("head_")}
+    extras = [heads.get(f"head_{i}") for i in range(len(EXTRAS))]
+    if heads and (None in extras or len(heads) > len(EXTRAS)):
+        faults.append(
+            Fault(line, col, f"there must be head_0 to head_{len(EXTRAS) - 1}, but there are {', '.join(heads)}")
+        )
+    for name, value in heads.items():
+        if not _is_pair(value.data) or not _is_count(value.data[1]):
+            faults.append(value.fault(f"{name}: must be (expansion, kernel) of an extra level"))
+    _raise(path, faults)
+    arch = arch_of_stages(stem, stages, head)
+    shapes = () if image is None else (image.data,)
+    notes = ["a genotype does not say mult_ratio: widths are those of 1"]
+    if not heads:
+        model: dict[str, Any] = {"backbone": backbone}
+        return Converted("aw_nas", "cls", model, fixed(arch), shapes, tuple(notes), arch)
+    arch = Arch.of({**dict(arch.items), **_neck(head, [value.data for value in extras if value is not None])})
+    model = {
+        "backbone": backbone,
+        "backbone_options": {"features": ["c4", "tail"]},
+        "neck": "ssd_extras",
+        "head": "ssd",
+    }
+    return Converted("aw_nas", "det", model, fixed(arch), shapes, tuple(notes), arch)
+
+
+def _neck(cin: int, heads: list[tuple[float, int]]) -> dict[str, Any]:
+    """The extra levels: (expansion, kernel) of each, where the expansion is of the channels that go in."""
+    hidden = []
+    for (expand, _), cout in zip(heads, EXTRAS, strict=True):
+        hidden.append(multiple_of(expand * cin))
+        cin = cout
+    return {"neck.width": EXTRAS, "neck.hidden": hidden, "neck.kernel": [kernel for _, kernel in heads]}
+
+
+def _stage(values: Mapping[str, Value], i: int, width: int, faults: list[Fault], line: int, col: int) -> Stage:
+    """The blocks of one cell that run."""
+    depth, stage = values.get(f"cell_{i}"), Stage(width)
+    if depth is None or not _is_count(depth.data):
+        faults.append(
+            Fault(line, col, f"cell_{i} is missing") if depth is None else depth.fault(f"cell_{i}: must be a depth")
+        )
+        return stage
+    for j in range(depth.data):
+        name = f"cell_{i}_block_{j}"
+        block = values.get(name)
+        if block is None:
+            what = f"cell_{i} has {depth.data} blocks, but {name} is missing"
+            faults.append(Fault(depth.line, depth.col, what))
+        elif not _is_pair(block.data) or not all(map(_is_count, block.data)) or block.data[1] % 2 == 0:
+            faults.append(block.fault(f"{name}: must be (expansion, odd kernel), both whole numbers"))
+        else:
+            stage.expands.append(block.data[0])
+            stage.kernels.append(block.data[1])
+    return stage
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, int | float) and v > 0 for v in value)
+
+
+def _raise(path: str, faults: list[Fault]) -> None:
+    if faults:
+        raise ConfigError(path, sorted(set(faults)))
+
+
+# --- its text --------------------------------------------------------------------------------------------------------
+
+
+def _values(text: str, faults: list[Fault], begin_line: int, begin_col: int) -> dict[str, Value]:
+    """The names of a genotype. The text is parsed as a call of Python with keywords, of which nothing is run."""
+    stripped = text.strip()
+    wrapped = re.match(r"\w+\(", stripped)
+    begin = "" if wrapped else "genotype("
+    lead = text[: len(text) - len(text.lstrip())]
+    first_line, first_col = 1 + lead.count("\n"), len(lead) - (lead.rfind("\n") + 1)
+
+    def place(line: int, col: int) -> tuple[int, int]:
+        """Of a place in what is parsed, that in the text; both count from 1."""
+        first = col + first_col - len(begin) + (begin_col - 1 if first_line == 1 else 0)
+        return begin_line + first_line + line - 2, first if line == 1 else col
+
+    try:
+        tree = ast.parse(f"{begin}{stripped}{'' if wrapped else ')'}", mode="eval").body
+    except (SyntaxError, ValueError) as e:
+        line, col = place(getattr(e, "lineno", None) or 1, getattr(e, "offset", None) or 1)
+        faults.append(Fault(line, max(1, col), f"is no genotype: {getattr(e, 'msg', e)}"))
+        return {}
+    if not isinstance(tree, ast.Call) or tree.args:
+        faults.append(
+            Fault(first_line, first_col + 1, "is no genotype: names with values, such as cell_0=1, must follow")
+        )
+        return {}
+    values = {}
+    for keyword in tree.keywords:
+        line, col = place(keyword.value.lineno, keyword.value.col_offset + 1)
+        try:
+            data = _literal(keyword.value)
+        except ValueError:
+            shown = ast.unparse(keyword.value)
+            faults.append(Fault(line, col, f"{keyword.arg}: must be a number or a pair of numbers, not {shown}"))
+            continue
+        values[str(keyword.arg)] = Value(line, col, data)
+    return values
+
+
+def _literal(node: ast.expr) -> Any:
+    """A number, or a tuple of numbers; a number may stand in the name of its numpy type. Raises ValueError."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
+        return node.value
+    if isinstance(node, ast.Tuple | ast.List):
+        return tuple(map(_literal, node.elts))
+    if (
+        isinstance(node, ast.Call)
+        and len(node.args) == 1
+        and not node.keywords
+        and isinstance(node.func, ast.Attribute)
+    ):
+        module = node.func.value
+        if isinstance(module, ast.Name) and module.id in ("np", "numpy") and _NUMPY.fullmatch(node.func.attr):
+            return _literal(node.args[0])
+    raise ValueError(ast.dump(node))

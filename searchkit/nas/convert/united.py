@@ -1,0 +1,429 @@
+"""United-Perception's BigNAS configs (https://github.com/ModelTC/United-Perception): the networks and spaces of `net:`,
+the single subnet of `subnet_settings`, and what `bignas:` says of a training.
+
+Its lists begin with the stem, which has names of its own here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from searchkit.errors import did_you_mean
+from searchkit.nas.convert.parts import Converted, count, counts, shape_of
+from searchkit.nas.space.shapes import InputShape
+from searchkit.reading.cursor import Cursor
+from searchkit.records.arch import Arch, is_int
+
+NAME = "United-Perception"
+BACKBONE_KEYS = ("out_channel", "depth", "kernel_size", "expand_ratio")
+STRATEGIES = ("stage_wise", "stage_wise_depth", "block_wise", "net_wise")
+# Of all its RetinaNets.
+NECK_OPTIONS: Mapping[str, Any] = {"norm": "bn", "p6": "lateral", "p7_relu": False}
+HEAD_OPTIONS: Mapping[str, Any] = {"norm": "per_level"}
+# Its parts, and ours.
+TOWERS = {"roi_head.cls_subnet": "head.cls", "roi_head.box_subnet": "head.box", "roi_head": "head.cls"}
+MODULES = {f"neck.p{i}_conv.conv": f"backbone.fpn.extra_blocks.p{i}" for i in (6, 7)}
+CLASS_LOSSES = {"quality_focal_loss": "quality_focal", "sigmoid_focal_loss": "focal"}
+JOB_KEYS = ("loss_weight", "teacher0", "student", "warm_up_iters", "cfgs")
+
+
+def is_united(at: Cursor) -> bool:
+    """Whether a file is such a config, or one of its blocks."""
+    return any(key in at for key in ("bignas", "net", "subnet_settings", "subnet")) or at.node.kind == "list"
+
+
+def read_united(at: Cursor) -> Converted:
+    """The network, space, subnet and training of a file; faults are reported."""
+    notes: list[str] = []
+    model: dict[str, Any] = {}
+    space: dict[str, Any] = {}
+    train: dict[str, Any] = {}
+    shapes: tuple[InputShape, ...] = ()
+    bignas = at.get("bignas") or at
+    net = at if at.node.kind == "list" else at.get("net")
+    for part in net.items if net is not None else []:
+        _part(part, model, space, notes)
+    settings = (bignas.get("subnet") or bignas).get("subnet_settings")
+    arch = None if settings is None else _subnet(settings, notes)
+    if "train" in bignas or "distiller" in bignas or "data" in bignas:
+        train = _training(bignas, notes)
+        shapes = tuple(shape_of(item) for item in _within(bignas, "data", "image_size_list"))
+    size = None if "subnet" not in bignas else bignas["subnet"].get("image_size")
+    if size is not None and not shapes:
+        shapes = (shape_of(size),)
+    if net is None and arch is not None and settings is not None:
+        model = {"backbone": "big_resnet"} | (
+            {"neck": "elastic_fpn", "head": "retinanet"} if "neck" in settings else {}
+        )
+        space = {name: list(value) if isinstance(value, tuple) else value for name, value in arch.items}
+    elif arch is not None:
+        space["anchors"] = {"SUBNET": {n: list(v) if isinstance(v, tuple) else v for n, v in arch.items}}
+    if model and "head" not in model:
+        notes.append("there is no head: set task and model.head")
+    only = arch if net is None else None
+    return Converted(
+        NAME, "det" if "head" in model else None, model, space, shapes, tuple(dict.fromkeys(notes)), only, train=train
+    )
+
+
+def repaired(text: str) -> tuple[str, list[str]]:
+    """The text with what keeps the examples of United-Perception's documentation from being YAML put right; and what.
+
+    A placeholder of dots is left out. A part of `net:` whose keys are indented deeper than its first one, which stands
+    behind the dash, is read as if that stood as deep.
+    """
+    lines, notes = text.splitlines(), []
+    for i, line in enumerate(lines):
+        if line.strip() and not line.strip("· \t"):
+            lines[i] = ""
+            notes.append(f"line {i + 1}: a placeholder is left out")
+    for i, line in enumerate(lines):
+        first = re.match(r"( *)- (\w+: *\S)", line)
+        after = next((other for other in lines[i + 1 :] if other.strip()), "")
+        indent = len(after) - len(after.lstrip())
+        if first and re.match(r" *\w+:", after) and indent > len(first[1]) + 2:
+            lines[i] = f"{first[1]}-{' ' * (indent - len(first[1]) - 1)}{line[len(first[1]) + 2 :]}"
+            notes.append(f"line {i + 2}: is indented deeper than the key behind the dash: both are read as one part's")
+    return "\n".join(lines) + "\n", notes
+
+
+def _within(at: Cursor, section: str, key: str) -> list[Cursor]:
+    inside = at.get(section)
+    value = None if inside is None else inside.get(key)
+    return [] if value is None else value.items
+
+
+# --- net -------------------------------------------------------------------------------------------------------------
+
+
+def _part(at: Cursor, model: dict[str, Any], space: dict[str, Any], notes: list[str]) -> None:
+    """One part of a network: its name, type and kwargs."""
+    name, kind = (at[key].data if key in at else None for key in ("name", "type"))
+    # A part of an example may have its keys beside `kwargs:`, which is then empty.
+    inside = at["kwargs"] if "kwargs" in at and at["kwargs"].node.kind == "map" else at
+    if inside is at and "kwargs" in at and len(at.node.entries) > 3:
+        notes.append(f"{name}: kwargs is empty, and its keys stand beside it: they are read as its own")
+    if name == "backbone" and kind == "big_resnet_basic":
+        model["backbone"] = "big_resnet"
+        _backbone(inside, model, space, notes)
+    elif name == "neck" and kind == "big_fpn":
+        model["neck"] = "elastic_fpn"
+        _neck(inside, model, space)
+    elif name == "roi_head" and kind == "BigRetinaHeadWithBN":
+        model["head"] = "retinanet"
+        _head(inside, model, space, notes)
+    elif name == "post_process":
+        _post_process(inside, model, notes)
+    else:
+        known = "big_resnet_basic, big_fpn, BigRetinaHeadWithBN"
+        notes.append(f"net: {name} of type {kind} has no counterpart that is known ({known}): left out")
+
+
+def _backbone(at: Cursor, model: dict[str, Any], space: dict[str, Any], notes: list[str]) -> None:
+    options: dict[str, Any] = {}
+    for key, stem, body in (
+        ("out_channel", "backbone.stem.width", "backbone.body.width"),
+        ("kernel_size", "backbone.stem.kernel", "backbone.body.kernel"),
+        ("depth", None, "backbone.body.depth"),
+    ):
+        if key in at:
+            first, rest = _dimension(at[key], key, notes)
+            space[body] = rest
+            if stem is not None:
+                space[stem] = first
+            elif first != 1:
+                at[key].fault("must begin with 1, the depth of the stem")
+    expand = at.get("expand_ratio")
+    if expand is not None:
+        values = [item.data for item in expand.items]
+        if not values or not all(isinstance(v, int | float) and v > 0 for v in values):
+            expand.fault(f"must be a list of numbers above 0, of the stem and the stages, not {expand.shown}")
+        else:
+            options |= {"stem_expand": values[0], "expand": values[1:]}
+    layers = at.get("out_layers")
+    if layers is not None:
+        options["features"] = [f"c{1 + layer}" for layer in counts(layers)]
+    if "deep_stem" in at and at["deep_stem"].data is not True:
+        options["deep_stem"] = False
+    if "normalize" in at:
+        kind = at["normalize"].get("type")
+        notes.append(
+            f"normalize {'' if kind is None else kind.data}: left out: backbone_options.norm says which norms there are"
+        )
+    left = [k for k in at.node.entries if k in ("frozen_layers",) and at[k].data]
+    notes += [f"backbone.{key}: left out" for key in left]
+    if options:
+        model["backbone_options"] = options
+
+
+def _dimension(at: Cursor, key: str, notes: list[str]) -> tuple[Any, Any]:
+    """(the stem's declaration, that of the stages) of a list with one entry for the stem and one for each stage."""
+    if at.node.kind == "list":
+        values = counts(at)
+        return values[0], values[1:]
+    space, strategy = at.get("space"), _strategy(at, key, notes)
+    choices = None if space is None else _choices(space)
+    if choices is None:
+        if space is None:
+            at.fault("must be a list, or {space: {min, max, stride}, sample_strategy}")
+        return 1, [1]
+    first, *rest = choices
+    stages: dict[str, Any] = {"choices": rest} if any(len(row) > 1 for row in rest) else {}
+    if not stages:
+        return _one(first), [row[0] for row in rest]
+    return _one(first), stages | ({"sample_strategy": strategy} if strategy else {})
+
+
+def _one(row: list[int]) -> Any:
+    return row[0] if len(row) == 1 else {"choices": row}
+
+
+def _strategy(at: Cursor, key: str, notes: list[str]) -> str | None:
+    """How the stages of a dimension vary together, as we call it; None for stage by stage."""
+    given = at.get("sample_strategy")
+    if given is None:
+        return None
+    name = given["name"] if given.node.kind == "map" and "name" in given else given
+    text = str(name.data)
+    if "ordered" in text:
+        notes.append(
+            f"{at.path}: {text} is taken as stage by stage; `ascending: true` beside start and end orders stages"
+        )
+        return None
+    if text not in STRATEGIES:
+        near = did_you_mean(text, STRATEGIES)
+        notes.append(f"{at.path}: there is no strategy {text}{near}: it is taken as stage by stage")
+        return None
+    return None if text == "stage_wise" or key == "depth" else text
+
+
+def _choices(space: Cursor) -> list[list[int]] | None:
+    """What each position may be."""
+    if "dynamic_range" in space:
+        return [counts(item) for item in space["dynamic_range"].items]
+    if missing := [key for key in ("min", "max") if key not in space]:
+        space.fault(f"must have min, max and stride, but lacks {' and '.join(missing)}")
+        return None
+    low, high = (counts(space[key]) for key in ("min", "max"))
+    if len(low) != len(high):
+        space.fault(f"min and max must be of one length, but have {len(low)} and {len(high)}")
+        return None
+    given = space.get("stride")
+    steps = (
+        [1] * len(low)
+        if given is None
+        else [count(given)] * len(low)
+        if is_int(given.data)
+        else counts(given, len(low))
+    )
+    rows = [list(range(a, b + 1, step)) for a, b, step in zip(low, high, steps, strict=True)]
+    for i, (row, a, b) in enumerate(zip(rows, low, high, strict=True)):
+        if not row or row[-1] != b:
+            space.fault(f"position {i}: from {a} to {b} in steps of {steps[i]} does not end at {b}")
+            return None
+    return rows
+
+
+def _neck(at: Cursor, model: dict[str, Any], space: dict[str, Any]) -> None:
+    """Two groups of convs, laterals and outputs; both have one width here, and a lateral's kernel is 1."""
+    options: dict[str, Any] = dict(NECK_OPTIONS)
+    if "features" in model.get("backbone_options", {}):
+        options["first"] = 0  # else the finest feature of a backbone is not read, as is the default
+    if "depth" in at:
+        _, options["depth"] = _pair(at["depth"])
+    if "kernel_size" in at:
+        lateral, kernel = _pair(at["kernel_size"])
+        if lateral != 1:
+            at["kernel_size"].fault(f"laterals must have a kernel of 1, not {lateral}")
+        options["kernel"] = kernel
+    if "out_channel" in at:
+        lateral, width = _pair(at["out_channel"])
+        if lateral != width:
+            at["out_channel"].fault(f"laterals and outputs must have one width, not {lateral} and {width}")
+        if isinstance(width, int):
+            options["out_channel"] = width
+        else:
+            space["neck.out_channel"] = width
+    model["neck_options"] = options
+
+
+def _pair(at: Cursor) -> tuple[Any, Any]:
+    """What the first and the second group of a neck may be."""
+    if at.node.kind == "list":
+        first, second = counts(at, 2)
+        return first, second
+    space = at.get("space")
+    rows = None if space is None else _choices(space)
+    if rows is None or len(rows) != 2:
+        at.fault("must be two numbers, or {space: {min, max, stride}} with two each")
+        return 1, 1
+    return _one(rows[0]), _one(rows[1])
+
+
+def _head(at: Cursor, model: dict[str, Any], space: dict[str, Any], notes: list[str]) -> None:
+    options: dict[str, Any] = dict(HEAD_OPTIONS)
+    for key, ours in (("depth", "depth"), ("out_channel", "width"), ("kernel_size", "kernel")):
+        if key in at:
+            value = _tower(at[key])
+            options[ours] = value if isinstance(value, int) else max(value["choices"])
+            if not isinstance(value, int):
+                space[f"head.cls.{ours}"] = value
+    if "init_prior" in at:
+        options["prior"] = at["init_prior"].data
+    if "num_classes" in at:
+        given = at["num_classes"]
+        model["num_classes"] = count(given) - 1
+        notes.append(f"num_classes is {given.shown} with the background there, {model['num_classes']} without it here")
+    model["head_options"] = {**options, **model.get("head_options", {})}
+
+
+def _tower(at: Cursor) -> Any:
+    if at.node.kind == "list":
+        return counts(at, 1)[0]
+    space = at.get("space")
+    rows = None if space is None else _choices(space)
+    if rows is None or len(rows) != 1:
+        at.fault("must be one number in a list, or {space: {min, max, stride}} with one each")
+        return 1
+    return _one(rows[0])
+
+
+def _post_process(at: Cursor, model: dict[str, Any], notes: list[str]) -> None:
+    """Losses, anchors and assignment of a RetinaNet."""
+    cfg = at.get("cfg")
+    options: dict[str, Any] = {}
+    if cfg is None:
+        return
+    loss = _text(cfg, "cls_loss", "type")
+    if loss in CLASS_LOSSES:
+        options["class_loss"] = CLASS_LOSSES[loss]
+    elif loss is not None:
+        notes.append(f"post_process: cls_loss {loss} has no counterpart that is known: left out")
+    if _text(cfg, "loc_loss", "kwargs", "loss_type") == "giou":
+        options["box_loss"] = "giou"
+    anchors = cfg.get("anchor_generator")
+    given = None if anchors is None else anchors.get("kwargs")
+    if given is not None:
+        options |= {
+            "anchor_sizes": [8, 16, 32, 64, 128],
+            "anchor_scales": [item.data for item in given["anchor_scales"].items] if "anchor_scales" in given else [4],
+            "anchor_ratios": [item.data for item in given["anchor_ratios"].items] if "anchor_ratios" in given else [1],
+        }
+        notes.append("anchors are so many times their level's stride there: anchor_sizes are the strides of P3 to P7")
+    if _text(cfg, "roi_supervisor", "type") == "atss":
+        options["assigner"] = "atss"
+    model["head_options"] = {**model.get("head_options", {}), **options}
+
+
+def _text(at: Cursor, *keys: str) -> str | None:
+    inside: Cursor | None = at
+    for key in keys:
+        inside = None if inside is None else inside.get(key)
+    return None if inside is None or inside.node.is_null else str(inside.data)
+
+
+# --- bignas ----------------------------------------------------------------------------------------------------------
+
+
+def _subnet(at: Cursor, notes: list[str]) -> Arch:
+    """One subnet: for each part lists by dimension, that of the backbone with the stem first."""
+    values: dict[str, Any] = {}
+    for part in at.node.entries:
+        settings = at[part]
+        if part == "backbone":
+            for key, stem, body in (
+                ("out_channel", "stem.width", "body.width"),
+                ("kernel_size", "stem.kernel", "body.kernel"),
+                ("depth", None, "body.depth"),
+            ):
+                if key in settings:
+                    first, *rest = counts(settings[key])
+                    values[f"backbone.{body}"] = rest
+                    if stem is not None:
+                        values[f"backbone.{stem}"] = first
+            if "expand_ratio" in settings:
+                notes.append("subnet_settings.backbone.expand_ratio: the config's backbone_options have it: left out")
+        elif part == "neck":
+            for key, ours in (("depth", "depth"), ("out_channel", "out_channel"), ("kernel_size", "kernel")):
+                if key in settings:
+                    values[f"neck.{ours}"] = counts(settings[key], 2)[1]
+        elif part in TOWERS:
+            for key, ours in (("depth", "depth"), ("out_channel", "width"), ("kernel_size", "kernel")):
+                if key in settings:
+                    values[f"{TOWERS[part]}.{ours}"] = counts(settings[key], 1)[0]
+        else:
+            notes.append(f"subnet_settings.{part} has no counterpart that is known: left out")
+    return Arch.of(values)
+
+
+def _training(at: Cursor, notes: list[str]) -> dict[str, Any]:
+    """What of `bignas:` is of the training."""
+    train: dict[str, Any] = {}
+    section = at.get("train")
+    if section is not None and "sample_strategy" in section:
+        train["sample_strategy"] = [item.data for item in section["sample_strategy"].items]
+        several = section.get("sample_subnet_num")
+        if several is not None and several.data == 1:
+            notes.append("train.sample_subnet_num: 1 visits one subnet a step in turn there; here a step visits all")
+    if section is not None and "valid_before_train" in section and section["valid_before_train"].data:
+        notes.append("train.valid_before_train: test MAX and MIN beforehand by search-nas test")
+    for section_name, keys in (
+        ("data", ("share_interpolation", "share_input", "interpolation_type", "calib_meta_file", "metric1", "metric2")),
+        ("subnet", ("flops_range", "baseline_flops", "subnet_count", "subnet_sample_mode", "calib_bn")),
+    ):
+        inside = at.get(section_name)
+        found = [key for key in keys if inside is not None and key in inside]
+        if found:
+            notes.append(f"bignas.{section_name}: {', '.join(found)}: see docs/coming-from.md for what stands for them")
+    mimics = [_mimic(job, notes) for job in _jobs(at, notes)]
+    if mimics:
+        train["distill"] = {"weight": 0, "mimic": [mimic for mimic in mimics if mimic]}
+    return train
+
+
+def _jobs(at: Cursor, notes: list[str]) -> list[Cursor]:
+    """The jobs of `distiller.mimic`. In the documentation of United-Perception the keys of mimic_job0 are indented as
+    if they were its neighbours: that is read as it was meant."""
+    distiller = at.get("distiller")
+    mimic = None if distiller is None else distiller.get("mimic")
+    if mimic is None or mimic.node.kind != "map":
+        return []
+    jobs = [mimic[key] for key in mimic.node.entries if key.startswith("mimic_job")]
+    empty = [job for job in jobs if job.node.is_null]
+    beside = [key for key in JOB_KEYS if key in mimic]
+    if len(empty) == 1 and beside:
+        line = empty[0].node.line
+        notes.append(
+            f"line {line}: {empty[0].path} is empty, and {', '.join(beside)} stand beside it: they are read as its own"
+        )
+        return [job for job in jobs if job is not empty[0]] + [mimic.only(beside)]
+    for job in empty:
+        job.fault("must have loss_weight, teacher0 and student")
+    return [job for job in jobs if not job.node.is_null]
+
+
+def _mimic(at: Cursor, notes: list[str]) -> Mapping[str, Any]:
+    """One job: whose features are to be like whose."""
+    names = {}
+    for side in ("student", "teacher0"):
+        inside = at.get(side)
+        given = [] if inside is None or "mimic_name" not in inside else inside["mimic_name"].items
+        if len(given) != 1:
+            at.fault(f"{side}.mimic_name must be a list of one name")
+            return {}
+        theirs = str(given[0].data)
+        names[side] = MODULES.get(theirs, theirs)
+        if theirs in MODULES:
+            notes.append(f"{theirs} is called {MODULES[theirs]} here (search-nas modules lists all)")
+        else:
+            notes.append(f"{theirs} keeps its name, which is another here (search-nas modules lists all)")
+    job: dict[str, Any] = {"student": names["student"], "of": "max"}
+    if names["teacher0"] != names["student"]:
+        job["teacher"] = names["teacher0"]
+    if "loss_weight" in at:
+        job["weight"] = at["loss_weight"].data
+    if "warm_up_iters" in at and at["warm_up_iters"].data:
+        job["warmup_steps"] = count(at["warm_up_iters"])
+    return job

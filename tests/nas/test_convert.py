@@ -1,0 +1,495 @@
+"""Archs and spaces of other projects: read as they are written, priced as published, refused with places."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from searchkit.errors import ConfigError, UsageError
+from searchkit.nas.cli.main import main_command
+from searchkit.nas.convert.parts import Converted
+from searchkit.nas.convert.place import placed
+from searchkit.nas.convert.published import PUBLISHED, published
+from searchkit.nas.convert.read import convert
+from searchkit.nas.space.space import read_space
+from searchkit.records.arch import Arch
+
+# OFA's note8_lat22: (expansion, kernel) of the blocks of each stage.
+LAT22 = (
+    ((1, 3),),
+    ((3, 3), (3, 3)),
+    ((3, 5), (3, 5)),
+    ((4, 7), (3, 3)),
+    ((3, 5), (4, 3)),
+    ((6, 3), (6, 7)),
+)
+LAT22_ARCH = Arch.of(
+    {
+        "backbone.stem.width": 16,
+        "backbone.body.width": (16, 24, 40, 80, 112, 160),
+        "backbone.body.depth": (1, 2, 2, 2, 2, 2),
+        "backbone.body.kernel": (3, 3, 3, 3, 5, 5, 7, 3, 5, 3, 3, 7),
+        "backbone.body.expand": (1, 1, 3, 3, 3, 3, 4, 3, 3, 4, 6, 6),
+        "backbone.head.width": 960,
+    }
+)
+A0 = {
+    "resolution": 192,
+    "width": [16, 16, 24, 32, 64, 112, 192, 216, 1792],
+    "kernel_size": [3, 3, 3, 3, 3, 3, 3],
+    "expand_ratio": [1, 4, 4, 4, 4, 6, 6],
+    "depth": [1, 3, 3, 3, 3, 3, 1],
+}
+
+
+def genotype(number: str = "{}") -> str:
+    """lat22 as aw_nas prints it; number: how a number is printed."""
+    cells = ", ".join(f"cell_{i}={number.format(len(blocks))}" for i, blocks in enumerate(LAT22))
+    blocks = [
+        f"cell_{i}_block_{j}=({number.format(expand)}, {number.format(kernel)})"
+        for i, of_stage in enumerate(LAT22)
+        for j, (expand, kernel) in enumerate([*of_stage, *[(0, 0)] * (4 - len(of_stage) if i else 0)])
+    ]
+    return f"image_size={number.format(140)}, {cells}, {', '.join(blocks)}"
+
+
+def mmrazor_chosen(**others: Any) -> str:
+    """lat22 as mmrazor writes it."""
+    chosen: dict[str, Any] = {"backbone.first_channels": 16, "backbone.last_channels": 1280, "input_shape": [140, 140]}
+    widths = LAT22_ARCH["backbone.body.width"]
+    assert isinstance(widths, tuple)
+    for i, (blocks, width) in enumerate(zip(LAT22, widths, strict=True), 1):
+        chosen |= {f"backbone.layers.{i}.depth": len(blocks), f"backbone.layers.{i}.out_channels": width}
+        for j, (expand, kernel) in enumerate(blocks):
+            at = f"backbone.layers.{i}.{j}"
+            chosen |= {f"{at}.kernel_size": kernel, f"{at}.expand_ratio": expand}
+    return yaml.safe_dump({key: {"chosen": value} for key, value in (chosen | others).items()})
+
+
+def ofa_config() -> dict[str, Any]:
+    """lat22 as once-for-all's net.config."""
+    blocks = []
+    widths, strides, squeeze = (16, 24, 40, 80, 112, 160), (1, 2, 2, 2, 1, 2), (0, 0, 1, 0, 1, 1)
+    for i, stage in enumerate(LAT22):
+        for j, (expand, kernel) in enumerate(stage):
+            conv = {
+                "name": "MBConvLayer",
+                "out_channels": widths[i],
+                "kernel_size": kernel,
+                "stride": 1 if j else strides[i],
+                "expand_ratio": expand,
+                "mid_channels": None,
+                "act_func": "relu" if i < 3 else "h_swish",
+                "use_se": bool(squeeze[i]),
+            }
+            blocks.append({"name": "ResidualBlock", "conv": conv, "shortcut": None})
+    return {
+        "name": "MobileNetV3",
+        "first_conv": {"out_channels": 16},
+        "blocks": blocks,
+        "final_expand_layer": {"out_channels": 960},
+        "feature_mix_layer": {"out_channels": 1280},
+        "classifier": {"out_features": 1000},
+    }
+
+
+def read(text: str, folder: Path, name: str = "") -> Converted:
+    (folder / "file.txt").write_text(text)
+    return convert(str(folder / "file.txt"), name)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        genotype(),
+        genotype("np.int64({})"),
+        f"MnasnetOFAGenotype(\n{genotype()})",
+        yaml.safe_dump({"final_model_cfg": {"backbone_cfg": {"genotypes": genotype("numpy.int32({})")}}}, width=9999),
+        mmrazor_chosen(),
+        json.dumps(
+            {
+                "ks": [k for s in LAT22[1:] for k in (s[0][1], s[1][1], 3, 3)],
+                "d": [2] * 5,
+                "r": [140],
+                "e": [e for s in LAT22[1:] for e in (s[0][0], s[1][0], 3, 3)],
+            }
+        ),
+        json.dumps(ofa_config()),
+    ],
+    ids=["genotype", "numpy 2", "with its type", "a config", "mmrazor", "ks, e, d", "net.config"],
+)
+def test_one_network_in_the_words_of_four_projects(text: str, tmp_path: Path) -> None:
+    net = read(text, tmp_path)
+    assert net.arch == LAT22_ARCH and net.model == {"backbone": "mobilenet_v3"} and net.task == "cls"
+    assert net.shapes == (() if "MobileNetV3" in text else (140,))
+
+
+def test_a_detector_of_aw_nas(tmp_path: Path) -> None:
+    """Inside, an extra level's block is so many times as wide as what goes in: 960, 512, 256, 256."""
+    heads = "head_0=(0.5, 3), head_1=(np.float64(0.25), 3), head_2=(0.5, 5), head_3=(0.75, 3)"
+    net = read(f"{genotype()}, {heads}", tmp_path)
+    assert net.task == "det" and net.arch is not None
+    assert net.arch["neck.hidden"] == (480, 128, 128, 192) and net.arch["neck.kernel"] == (3, 3, 5, 3)
+    assert (net.model["neck"], net.model["head"]) == ("ssd_extras", "ssd")
+
+
+def test_attentive_nas(tmp_path: Path) -> None:
+    net = read(json.dumps(A0), tmp_path)
+    assert net.arch is not None and net.arch["backbone.body.expand"] == (1, 4, 4, 4, 4, 6, 6)
+    assert net.shapes == (192,) and net.behind == (1792, 1000) and net.model == {"backbone": "attentive_nas"}
+    several = yaml.safe_dump(
+        {"pareto_models": {"supernet_checkpoint_path": "x", "a0": A0, "a6": {**A0, "depth": [1] * 7}}}
+    )
+    assert read(several, tmp_path, "a0") == net
+    with pytest.raises(ConfigError, match=r"name one of them, a0, a6 \(--name\)"):
+        read(several, tmp_path)
+    with pytest.raises(ConfigError, match="there is no network 'a7'"):
+        read(several, tmp_path, "a7")
+
+
+def test_what_squeeze_and_excitation_has_beside_is_said(tmp_path: Path) -> None:
+    """mmrazor's own file of lat22 has that."""
+    net = read(mmrazor_chosen(**{"backbone.layers.3.0.expand_ratio_se": 4}), tmp_path)
+    assert any(note.startswith("backbone.layers.3.0: squeeze-and-excitation") for note in net.notes)
+    assert net.arch == LAT22_ARCH
+
+
+SPOS = (2, 0, 2, 0, 3, 1, 1, 0, 0, 1, 0, 1, 0, 3, 1, 2, 2, 0, 1, 3)
+SHUFFLES = ("shuffle_3x3", "shuffle_5x5", "shuffle_7x7", "shuffle_xception")
+PLACES = [(stage, i) for stage, depth in enumerate((4, 4, 8, 4)) for i in range(depth)]
+
+
+def spos() -> str:
+    blocks = zip(PLACES, SPOS, strict=True)
+    return yaml.safe_dump(
+        {"modules": {f"backbone.layers.{s}.{i}": SHUFFLES[c] for (s, i), c in blocks}, "channels": None}
+    )
+
+
+def autoslim() -> str:
+    """(inside or None, width) of each block of each stage."""
+    stages = (
+        ((None, 8),),
+        ((96, 16), (96, 16)),
+        ((96, 24), (144, 24), (144, 24)),
+        ((144, 56), (288, 56), (288, 56), (288, 56)),
+        ((288, 96), (432, 96), (432, 96)),
+        ((864, 240), (1440, 240), (960, 240)),
+        ((1440, 480),),
+    )
+    convs = {"backbone.conv1": 8, "backbone.conv2": 1920}
+    for i, stage in enumerate(stages, 1):
+        for j, (inside, width) in enumerate(stage):
+            of_block = (8, width) if inside is None else (inside, inside, width)
+            convs |= {f"backbone.layer{i}.{j}.conv.{k}": c for k, c in enumerate(of_block)}
+    return yaml.safe_dump({f"{k}.conv.out_channels_mutable": {"current_choice": v} for k, v in convs.items()})
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        (
+            "SPOS_SUBNET.yaml",
+            spos(),
+            "SPOS is published with 330M (ptflops, mmrazor's metafile): 328,547,840, the same",
+        ),
+        (
+            "MBV2_320M.yaml",
+            autoslim(),
+            "MBV2_320M is published with 320M (ptflops, mmrazor's metafile): 320,247,520, the",
+        ),
+        (
+            "note8_lat22.txt",
+            mmrazor_chosen(),
+            "note8_lat22 is published with 67M (macs, once-for-all's README): 67,196,888",
+        ),
+        (
+            "ATTENTIVE_A0.json",
+            json.dumps(A0),
+            "AttentiveNAS-A0 is published with 203M (macs, its README): 203,389,568, the",
+        ),
+        (
+            "attentive_a1.json",
+            json.dumps(A0),
+            "published with 279M (macs, its README), but this network costs 203,389,568",
+        ),
+    ],
+    ids=["SPOS", "AutoSlim", "lat22", "a0", "a file whose name is another's"],
+)
+def test_costs_beside_the_published_ones(file: str, text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / file).write_text(text)
+    out = CliRunner().invoke(main_command, ["convert", str(tmp_path / file)], catch_exceptions=False).output
+    assert said in out
+    assert yaml.safe_load(out)["space"]  # comments and all, it is a config
+
+
+def test_names_of_published_costs_are_told_apart() -> None:
+    assert len({row.words for row in PUBLISHED}) == len(PUBLISHED)
+    assert [row.name for row in map(published, ("OFA_SUBNET_NOTE8_LAT22", "ATTENTIVENAS_A6")) if row] == [
+        "OFA note8_lat22",
+        "AttentiveNAS-A6",
+    ]
+    assert published("r50") is None
+
+
+def test_an_arch_takes_the_form_that_a_space_has() -> None:
+    """Slots for more blocks, one number for all; what does not fit is said as of any arch."""
+    space = read_space(
+        {
+            "backbone.stem.width": 16,
+            "backbone.body.width": [16, 24, 40, 80, 112, 160],
+            "backbone.body.depth": {"min": [1, 2, 2, 2, 2, 2], "max": [1, 4, 4, 4, 4, 4], "stride": 1},
+            "backbone.body.kernel": {"choices": [3, 5, 7], "sample_strategy": "block_wise"},
+            "backbone.body.expand": {"choices": [[1], *[[3, 4, 6]] * 5], "sample_strategy": "block_wise"},
+            "backbone.head.width": 960,
+        }
+    )
+    arch = placed(LAT22_ARCH, space, "lat22.yaml", "cfg.yaml")
+    assert space.contains(arch) and len(arch["backbone.body.kernel"]) == 24  # type: ignore[arg-type]
+    assert arch["backbone.body.kernel"][12:16] == (7, 3, 3, 3)  # type: ignore[index]
+    back = placed(
+        arch, read_space(dict(LAT22_ARCH.items) | {"backbone.body.width": [16, 24, 40, 80, 112, 160]}), "a", "b"
+    )
+    assert back == LAT22_ARCH
+    other = dict(LAT22_ARCH.items) | {"backbone.body.depth": (1, 2, 2, 2, 2, 1)}
+    with pytest.raises(
+        UsageError, match=r"lat22\.yaml does not fit into the space of cfg\.yaml: backbone\.body\.depth"
+    ):
+        placed(
+            LAT22_ARCH,
+            read_space({k: list(v) if isinstance(v, tuple) else v for k, v in other.items()}),
+            "lat22.yaml",
+            "cfg.yaml",
+        )
+
+
+# --- United-Perception -----------------------------------------------------------------------------------------------
+
+# As its documentation has them: the keys of mimic_job0 stand beside it, those of a part deeper than its name.
+BIGNAS = """\
+bignas:
+    train: # This field is used to write information related to supnet training
+        sample_subnet_num: 1
+        sample_strategy: ['max', 'random', 'random', 'min']
+        valid_before_train: False # Is there a verification before the supnet training
+    data:  # This field writes information related to the input resolution adjustment
+        share_interpolation: False
+        interpolation_type: bicubic
+        image_size_list: [[1, 3, 768, 1344]]
+        calib_meta_file: /mnt/lustre/share/shenmingzhu/calib_coco/coco_2048_coco_format.json
+        metric1: bbox.AP
+        metric2: bbox.AP.5
+    distiller:
+        mimic:
+            mimic_as_jobs: True
+            mimic_job0:
+            loss_weight: 0.5
+            teacher0:
+                mimic_name: ['neck.p6_conv.conv']
+            student:
+                mimic_name: ['neck.p6_conv.conv']
+        teacher0: {}
+    subnet:
+        calib_bn: True
+        image_size: [1, 3, 768, 1344]
+        flops_range: ['200G', '400G']
+        baseline_flops: 200G
+        subnet_count: 100
+        subnet_sample_mode: traverse
+        subnet_settings:
+            backbone:
+                kernel_size: [3, 3, 3, 3, 3]
+                out_channel: [32, 48, 96, 192, 384]
+                depth: [1, 1, 2, 2, 4]
+            neck:
+                depth: [3, 5]
+                out_channel: [128, 128]
+                kernel_size: [1, 3]
+            roi_head.cls_subnet:
+                depth: [4]
+                out_channel: [64]
+                kernel_size: [3]
+            roi_head.box_subnet:
+                depth: [4]
+                out_channel: [64]
+                kernel_size: [3]
+        save_subnet_prototxt: False
+"""
+NET = """\
+net:
+- name: backbone            
+    type: big_resnet_basic
+    kwargs:
+    ···
+    normalize:
+      type: dynamic_solo_bn # Dynamic normalize, supports dynamic_sync_bn and dynamic_solo_bn
+    out_channel:
+        space:
+            min: [32, 48, 96, 192, 384]
+            max: [64, 80, 160, 320, 640]
+            stride: [16, 16, 32, 64, 128]
+        sample_strategy: stage_wise
+    kernel_size:
+        space:
+            min: [3, 3, 3, 3, 3]
+            max: [7, 3, 3, 3, 3]
+            stride: 2
+        sample_strategy: stage_wise
+    expand_ratio: [0.5, 1, 1, 1, 1]
+    depth:
+        space:
+            min: [1, 1, 2, 2, 4]
+            max: [1, 3, 4, 4, 6]
+            stride: [1, 1, 1, 1, 1]
+        sample_strategy: stage_wise_depth
+"""  # noqa: W291
+PARTS = """\
+num_classes: &num_classes 81
+net:
+- name: backbone
+  type: big_resnet_basic
+  kwargs:
+    frozen_layers: []
+    out_layers: [2, 3, 4]
+    deep_stem: True
+    out_channel: {space: {min: [32, 48, 96, 192, 384], max: [64, 80, 160, 320, 640], stride: [16, 16, 32, 64, 128]},
+                  sample_strategy: stage_wise}
+    kernel_size: [3, 3, 3, 3, 3]
+    expand_ratio: [0.5, 1, 1, 1, 1]
+    depth: {space: {min: [1, 1, 2, 2, 4], max: [1, 3, 4, 4, 6], stride: 1}, sample_strategy: stage_wise_depth}
+- name: neck
+  prev: backbone
+  type: big_fpn
+  kwargs:
+    kernel_size: [1, 3]
+    depth: [3, 5]
+    out_channel: {space: {min: [128, 128], max: [128, 128], stride: 32}, sample_strategy: net_wise}
+- name: roi_head
+  prev: neck
+  type: BigRetinaHeadWithBN
+  kwargs:
+    kernel_size: [3]
+    depth: {space: {min: [4], max: [4], stride: 1}, sample_strategy: stage_wise_depth}
+    out_channel: {space: {min: [64], max: [128], stride: 32}, sample_strategy: stage_wise}
+    num_classes: *num_classes
+    init_prior: 0.01
+- name: post_process
+  prev: roi_head
+  type: retina_post
+  kwargs:
+    cfg:
+      cls_loss: {type: quality_focal_loss, kwargs: {gamma: 2.0}}
+      loc_loss: {type: iou_loss, kwargs: {loss_type: giou, loss_weight: 1.0}}
+      anchor_generator: {type: hand_craft, kwargs: {anchor_ratios: [1], anchor_scales: [6, 8]}}
+      roi_supervisor: {type: atss, kwargs: {top_n: 18}}
+"""
+
+
+JOB = """\
+            loss_weight: 0.5
+            teacher0:
+                mimic_name: ['neck.p6_conv.conv']
+            student:
+                mimic_name: ['neck.p6_conv.conv']
+"""
+
+
+def test_the_training_and_the_subnet_of_bignas(tmp_path: Path) -> None:
+    net = read(BIGNAS, tmp_path)
+    assert net.shapes == ((768, 1344),) and net.arch is not None
+    assert net.arch["backbone.stem.width"] == 32 and net.arch["backbone.body.depth"] == (1, 2, 2, 4)
+    assert net.arch["neck.depth"] == 5 and net.arch["head.cls.width"] == net.arch["head.box.width"] == 64
+    mimic = {"student": "backbone.fpn.extra_blocks.p6", "of": "max", "weight": 0.5}
+    assert net.train["distill"] == {"weight": 0, "mimic": [mimic]}
+    assert net.train["sample_strategy"] == ["max", "random", "random", "min"]
+    (note,) = [note for note in net.notes if "mimic_job0" in note]
+    assert note.startswith(
+        "line 16: bignas.distiller.mimic.mimic_job0 is empty, and loss_weight, teacher0, student stand"
+    )
+    meant = BIGNAS.replace(JOB, "".join(f"    {line}" for line in JOB.splitlines(keepends=True)))
+    assert read(meant, tmp_path).train == net.train and not any("mimic_job0" in n for n in read(meant, tmp_path).notes)
+
+
+def test_the_space_of_bignas(tmp_path: Path) -> None:
+    """As the documentation has it, placeholder and indentation too: what had to be put right is said."""
+    net = read(NET, tmp_path)
+    assert net.notes[:2] == (
+        "line 5: a placeholder is left out",
+        "line 3: is indented deeper than the key behind the dash: both are read as one part's",
+    )
+    space = read_space(dict(net.space))
+    assert space.count() == 3 * 3 * (3**4) * (3**4)  # stem's kernel and width, widths, depths
+    assert space.minimum()["backbone.stem.kernel"] == 3 and space.maximum()["backbone.body.width"] == (
+        80,
+        160,
+        320,
+        640,
+    )
+    assert net.model["backbone_options"] == {"stem_expand": 0.5, "expand": [1, 1, 1, 1]} and net.task is None
+
+
+def test_a_whole_retinanet_of_bignas(tmp_path: Path) -> None:
+    net = read(PARTS + BIGNAS, tmp_path)
+    assert net.task == "det" and net.arch is None and net.model["num_classes"] == 80
+    assert net.model["backbone_options"]["features"] == ["c3", "c4", "c5"]
+    assert net.model["neck_options"] == {
+        "norm": "bn",
+        "p6": "lateral",
+        "p7_relu": False,
+        "first": 0,
+        "depth": 5,
+        "kernel": 3,
+        "out_channel": 128,
+    }
+    head = net.model["head_options"]
+    assert (head["norm"], head["width"], head["depth"], head["assigner"]) == ("per_level", 128, 4, "atss")
+    assert (head["class_loss"], head["box_loss"], head["anchor_scales"]) == ("quality_focal", "giou", [6, 8])
+    assert net.space["head.cls.width"] == {"choices": [64, 96, 128]}
+    assert net.space["anchors"]["SUBNET"]["head.cls.width"] == 64
+    space = read_space({key: value for key, value in net.space.items() if key != "anchors"})
+    assert space.count() == 59_049
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+
+RUNS, LAYER = '__import__("os").system("touch owned")', "backbone.layers.2.1."
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (genotype().replace("(4, 7)", RUNS), [r":1:\d+: cell_3_block_0: must be a number or a pair"]),
+        (genotype().replace("cell_5=2", "cell_5=5"), [":1:.*cell_5 has 5 blocks, but cell_5_block_4 is missing"]),
+        (genotype().replace("(4, 7)", "(4, 8)"), [":1:.*cell_3_block_0: must be .expansion, odd kernel"]),
+        (genotype() + ",\nhaed_0=(1, 2)", [":2:8: haed_0: no name of a genotype"]),
+        (genotype() + ", head_0=(0.5, 3)", ["there must be head_0 to head_3, but there are head_0"]),
+        (genotype().replace("cell_5=2, ", ""), ["depths of 6 .mobilenet_v3. or 7 .*, but there are 5"]),
+        (genotype()[:50], [r":1:\d+: is no genotype"]),
+        (mmrazor_chosen(**{f"{LAYER}kernel_size": "x"}), ["kernel_size.chosen: must be a whole number above 0"]),
+        (mmrazor_chosen().replace(f"{LAYER}kernel_size", "x"), ["2.1.kernel_size is missing, of a stage of depth 2"]),
+        (spos().replace("shuffle_xception", "shuffle_9x9"), ["must be one of shuffle_3x3, .*, not 'shuffle_9x9'"]),
+        ("backbone.layers: 3\n", ["is of no kind of mmrazor's files that is known"]),
+        (json.dumps({**A0, "depth": [1, 2]}), ["depth: must be a list of 7 whole numbers"]),
+        (NET.replace("max: [64, 80", "max: [70, 80"), ["position 0: from 32 to 70 in steps of 16 does not end at 70"]),
+        (BIGNAS.replace(JOB, ""), ["mimic_job0: must have loss_weight, teacher0 and student"]),
+    ],
+)
+def test_faults_have_places(text: str, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as e:
+        read(text, tmp_path)
+    for pattern in said:
+        assert any(re.search(pattern, f"file.txt:{f.line}:{f.col}: {f.what}") for f in e.value.faults)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_file_of_no_project(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is of no kind that is known"):
+        read("a: 1\n", tmp_path)
