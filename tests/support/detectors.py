@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN
 
 from searchkit.nas.models.heads.faster_rcnn_plan import DetectorConfig
+from searchkit.nas.models.heads.retinanet import RetinaNetConfig, RetinaNetOptions
+from searchkit.nas.models.necks.elastic_fpn_plan import ElasticFPNOptions
 from searchkit.nas.models.network import build
+from searchkit.nas.models.part import NetConfig
 from searchkit.nas.space.space import Space, read_space
 from searchkit.records.arch import Arch
 
@@ -38,10 +40,23 @@ def config(**options: Any) -> DetectorConfig:
     return DetectorConfig(**{**small, **few, "rpn_batch_per_image": 32, "box_batch_per_image": 16, **options})
 
 
+def retinanet(neck: dict[str, Any] | None = None, **options: Any) -> RetinaNetConfig:
+    """Of five levels."""
+    few = {"anchor_scales": (1.0,), "score_thresh": 0.0, "detections_per_image": 20, "candidates": 50}
+    small = {"anchor_sizes": (8, 16, 32, 64, 128), "depth": 2, "width": 8, "norm_group": 4}
+    return RetinaNetConfig(
+        num_classes=3,
+        neck_options=ElasticFPNOptions(**{"out_channel": 8, **(neck or {})}),
+        head_options=RetinaNetOptions(**{**few, **small, **options}),
+    )
+
+
 STEM = {"choices": [4, 8, 12]}
 FOUR = [[2, 6, 2], [4, 8, 1], [4, 10, 3], [8, 16, 4]]
 KERNELS = {"backbone.body.kernel": {"choices": [[3, 5], [3, 5, 7], [1, 3, 5, 7]]}}
-FAMILIES: dict[str, tuple[Space, DetectorConfig]] = {
+PYRAMID = {"neck.out_channel": {"choices": [4, 6, 8]}, "neck.kernel": {"choices": [1, 3]}}
+BIGNAS = {"norm": "per_level", "assigner": "atss", "class_loss": "quality_focal", "box_loss": "giou"}
+FAMILIES: dict[str, tuple[Space, NetConfig]] = {
     "bottleneck, bn": (space(FOUR, STEM), config()),
     "basic, gn, deep stem": (
         space([[8, 16, 4], [8, 24, 4], [12, 24, 4], [16, 32, 8]], {"choices": [8, 16]}),
@@ -65,10 +80,35 @@ FAMILIES: dict[str, tuple[Space, DetectorConfig]] = {
         space([[4, 8, 2], [4, 12, 4], [6, 12, 3]], STEM, **KERNELS),
         config(backbone=MINE, backbone_options={"expand": 3}),
     ),
+    "an elastic pyramid": (
+        space(FOUR, STEM, depth=2, **PYRAMID),
+        config(fpn_channels=256, neck="elastic_fpn", neck_options=ElasticFPNOptions(out_channel=8, first=0, p6="c5")),
+    ),
+    "RetinaNet as in BigNAS": (
+        space(
+            FOUR,
+            STEM,
+            depth=2,
+            **PYRAMID,
+            **{"neck.depth": {"choices": [3, 4, 5]}, "head.cls.width": {"choices": [4, 8]}},
+            **{"head.cls.depth": {"choices": [1, 2, 3]}, "head.cls.kernel": {"choices": [1, 3]}},
+        ),
+        retinanet({"norm": "bn", "p6": "lateral", "p7_relu": False}, **BIGNAS),
+    ),
+    "RetinaNet, group norms, towers apart": (
+        space(
+            FOUR,
+            STEM,
+            depth=2,
+            **{"head.cls.width": {"choices": [4, 8]}, "head.box.width": {"choices": [4, 8, 12]}},
+            **{"head.box.depth": {"choices": [1, 2]}, "head.box.kernel": {"choices": [1, 3, 5]}},
+        ),
+        retinanet({"p6": "c5"}, norm="group"),
+    ),
 }
 
 
-def make(family: str, min_size: int = 64) -> tuple[FasterRCNN, Space, DetectorConfig]:
+def make(family: str, min_size: int = 64) -> tuple[Any, Space, Any]:
     """A supernet of a family, with values that tell all slices apart."""
     sp, conf = FAMILIES[family]
     net = build(conf, sp.maximum(), min_size=min_size, max_size=96)

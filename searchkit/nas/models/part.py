@@ -220,6 +220,11 @@ class Head(Protocol):
         ...
 
     @property
+    def norms_of_one(self) -> bool:
+        """Whether its batch norms see more than one number a channel in a batch of one image."""
+        ...
+
+    @property
     def form(self) -> Form: ...
 
 

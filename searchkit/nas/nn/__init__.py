@@ -11,6 +11,7 @@ from searchkit.nas.nn.layers import (
     Linear,
     SameConv2d,
     SyncBatchNorm2d,
+    enough,
     window,
 )
 
@@ -27,6 +28,7 @@ __all__ = [
     "TwoPaths",
     "add_layers",
     "attach",
+    "enough",
     "norm_of",
     "run_layers",
     "run_rows",

@@ -7,7 +7,8 @@ that holds copies of the slices (`window`). Gradients reach the slices alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence, Sized
 from functools import lru_cache
 from typing import Any, NoReturn, TypeVar
 
@@ -310,3 +311,17 @@ def _copied(layer: nn.Module, cls: Callable[..., M], *args: Any) -> M:
         twin.get_parameter(name).requires_grad_(parameter.requires_grad)
     twin.train(layer.training)
     return twin
+
+
+@contextlib.contextmanager
+def enough(images: Sized) -> Iterator[None]:
+    """Say it clearly where a norm has one number for each channel, which has no variance."""
+    try:
+        yield
+    except ValueError as e:  # torch's, of a batch norm that learns
+        if len(images) > 1 or "more than 1 value per channel" not in str(e):
+            raise
+        raise UsageError(
+            "batch norms must see more than one image where the last feature or level is 1 x 1, but this batch has one",
+            "Raise the batch_size of train, finetune or test, or test.calibration_images, to 2 or more",
+        ) from e

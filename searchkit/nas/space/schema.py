@@ -19,7 +19,8 @@ from searchkit.nas.space.strategy import SCHEDULE, SCHEDULE_KEYS, SPACE, STRATEG
 Schema = dict[str, Any]
 SAMPLER, ARCH, DIMENSION = "sampler", "arch", "dimension"  # names of definitions
 _WORD = r"[^.\s](?:[^.]*[^.\s])?"
-_NAMES = rf"^(?:data\.input_shape|anchors|(?!(?:arch\.)?data\.){_WORD}(?:\.{_WORD})*)$"
+_PARTS = "backbone|neck|head"
+_NAMES = rf"^(?:data\.input_shape|anchors|(?:arch\.)?(?:{_PARTS})(?:\.{_WORD})+)$"
 
 
 def _array(items: Mapping[str, Any], **more: Any) -> Schema:

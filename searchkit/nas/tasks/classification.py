@@ -17,7 +17,7 @@ from searchkit.nas.data import label_loader, labelled
 from searchkit.nas.data.labelled import LabelSet
 from searchkit.nas.data.loader import Seen
 from searchkit.nas.data.pixels import Reading
-from searchkit.nas.models.heads.linear import enough
+from searchkit.nas.nn import enough
 from searchkit.nas.space.shapes import InputShape, height_width
 from searchkit.nas.tasks import pictures
 from searchkit.nas.train.distributed import Ranks
@@ -291,7 +291,6 @@ CLASSIFICATION = Task(
         build_options=build_options,
         set_scale=set_scale,
         inputs_of=inputs_of,
-        norms_of_one=False,
     ),
     objective=Objective(
         metrics=lambda test: ("top1", "top5"),

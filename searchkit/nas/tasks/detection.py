@@ -17,6 +17,7 @@ from searchkit.nas.data.coco_eval import PER_CLASS, Evaluator, as_results, metri
 from searchkit.nas.data.images import unreadable
 from searchkit.nas.data.loader import Seen
 from searchkit.nas.data.pixels import Reading
+from searchkit.nas.nn import enough
 from searchkit.nas.space.shapes import InputShape
 from searchkit.nas.tasks import pictures
 from searchkit.nas.train import checkpoint
@@ -159,7 +160,8 @@ def losses(
     """The losses of its head by name; a detector has no outputs that others could learn from."""
     device = inputs[0].device
     answers = [{k: t[k].to(device, non_blocking=True) for k in ("boxes", "labels")} for t in targets]
-    return net(inputs, answers), None
+    with enough(inputs):
+        return net(inputs, answers), None
 
 
 def ids_of(targets: Any) -> list[int]:
@@ -266,7 +268,6 @@ DETECTION = Task(
         build_options=build_options,
         set_scale=set_scale,
         inputs_of=inputs_of,
-        norms_of_one=True,
     ),
     objective=Objective(
         metrics=lambda test: metric_names(test.areas or (), test.max_dets),

@@ -15,6 +15,7 @@ from torch import nn
 
 from searchkit.errors import UsageError, did_you_mean
 from searchkit.nas.data.images import unusable
+from searchkit.nas.models.network import head_of
 from searchkit.nas.models.part import BACKBONE, PARTS, NetConfig
 from searchkit.nas.space.shapes import InputShape, plain_shape
 from searchkit.nas.train.evaluate import calibrate
@@ -227,7 +228,7 @@ def open_calibration(recipe: Recipe, seed: int, train: Any = None) -> Calibratio
         return Calibration()
     train = open_split(recipe, "train") if train is None else train
     n = min(test.calibration_images, task.sets.count(train))
-    if not task.network.norms_of_one and n > test.batch_size and n % test.batch_size == 1:
+    if not head_of(recipe.model).norms_of_one and n > test.batch_size and n % test.batch_size == 1:
         n -= 1  # the last batch would be one image, which has no variance where a feature is 1 x 1
         log.warning(
             "test.calibration_images: %d are taken, since in batches of %d the last one would be a single image",

@@ -61,7 +61,6 @@ class Network:
     build_options: Callable[[Any], dict[str, Any]]  # what of the config's `data` a network is built with
     set_scale: Callable[[nn.Module, InputShape, Any], None]  # let it take images of an input shape
     inputs_of: Callable[[Any, torch.device], Any]  # images (uint8) as it takes them
-    norms_of_one: bool  # whether its batch norms see more than one number a channel in a batch of one image
 
 
 @dataclass(frozen=True)

@@ -192,6 +192,7 @@ def test_detections_of_a_softmax_are_those_of_torchvisions_ssd() -> None:
         candidates=30,
         candidates_of="class",
         nms_thresh=0.45,
+        detections_per_image=100,
     )
     own = detector(dense).eval()
     own.given = outputs(generator, columns=CLASSES + 1)

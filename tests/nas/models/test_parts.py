@@ -89,10 +89,19 @@ TINY_NECKS = {
     "none": Tiny(partner="linear"),
     "hidden": Tiny({"width": 16, "activation": "swish"}, {"width": {"choices": [12, 16]}}, partner="linear"),
     "fpn": Tiny({"channels": 8}, partner="faster_rcnn"),
+    "elastic_fpn": Tiny(
+        {"norm": "bn", "p6": "lateral", "p7_relu": False},
+        {"out_channel": {"choices": [4, 8]}, "kernel": {"choices": [1, 3]}, "depth": {"choices": [3, 4, 5]}},
+        partner="retinanet",
+    ),
 }
 TINY_HEADS = {
     "linear": Tiny({"dropout": 0.1}, partner="fpn"),
     "faster_rcnn": Tiny({"box_head_width": 16, "score_thresh": 0.0, "rpn_pre_nms_test": 30, "rpn_post_nms_test": 20}),
+    "retinanet": Tiny(
+        {"norm": "per_level", "anchor_scales": (1.0,), "score_thresh": 0.0, "detections_per_image": 10**6},
+        {"cls.width": {"choices": [4, 8]}, "cls.kernel": {"choices": [1, 3]}, "box.depth": {"choices": [1, 2]}},
+    ),
 }
 
 

@@ -2,26 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torchvision.models.detection import retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2
 from torchvision.models.detection.retinanet import RetinaNetHead as TheirHead
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from searchkit.errors import UsageError
+from searchkit.nas.cost.price import price_net
 from searchkit.nas.models.heads.dense import flat_level
-from searchkit.nas.models.heads.retinanet import RetinaNetHead, RetinaNetOptions, Towers
+from searchkit.nas.models.heads.retinanet import CLS, RetinaNetConfig, RetinaNetHead, RetinaNetOptions, Towers
 from searchkit.nas.models.necks.elastic_fpn import ElasticFPN
 from searchkit.nas.models.necks.elastic_fpn_plan import ElasticFPNOptions
+from searchkit.nas.models.network import build, head_of
 from searchkit.records.arch import Arch
 from tests.nas.test_nn import randomise
+from tests.support.detectors import FAMILIES, R50, equal, images, retinanet, targets, trained
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 WIDTHS = (4, 8, 12, 20)  # of the features, the first of which the pyramid does not read
 NOTHING = Arch(())
+TWINS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any], dict[str, Any]]] = {
+    "v1": (retinanet_resnet50_fpn, {}, {}),
+    "v2": (retinanet_resnet50_fpn_v2, {"p6": "c5"}, {"norm": "group", "box_loss": "giou"}),
+}
+
+
+def twin_config(version: str, norm: str = "bn", **options: Any) -> RetinaNetConfig:
+    """torchvision's, whose classes count from 0, and its 91st is one too."""
+    _, neck, head = TWINS[version]
+    return RetinaNetConfig(
+        num_classes=91,
+        backbone_options={"norm": norm},
+        neck_options=ElasticFPNOptions(**neck),
+        head_options=RetinaNetOptions(**head, **options),
+    )
 
 
 def features() -> dict[str, torch.Tensor]:
@@ -117,9 +140,9 @@ def test_heads_that_do_not_fit(levels: tuple[int, ...], arch: dict[str, Any], wo
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"anchor_sizes": ()}, "anchor_sizes must have at least one value"),
+        ({"anchor_sizes": ()}, "must have at least one value"),
         ({"anchor_scales": (1.0, 0.0)}, "all above 0"),
-        ({"kernel": 2}, "kernel odd"),
+        ({"kernel": 2}, "must be odd, but is 2"),
         ({"norm": "bn"}, "must be none, per_level or group"),
         ({"prior": 1.0}, "between 0 and 1"),
         ({"background": True}, "no logits of a background"),
@@ -137,3 +160,89 @@ def test_the_box_tower_follows_that_of_classes() -> None:
     both = head.plan(Arch((("box.depth", 1), ("cls.depth", 2))), (16,) * 5)
     assert [len(piece.rows) for piece in both] == [3, 2]
     assert head.plan(Arch((("cls.depth", 2), ("cls.width", 8))), (16,) * 5)[0] is alone[0]  # cached
+
+
+# --- the whole network -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", TWINS)
+def test_the_detector_is_torchvisions(version: str) -> None:
+    """Its state dict loads as it is; losses, and boxes, scores and labels are the same."""
+    theirs: Any = trained(TWINS[version][0](weights=None, weights_backbone=None, min_size=96, max_size=128))
+    with torch.device("meta"):
+        ours: Any = build(twin_config(version), R50, min_size=96, max_size=128)
+    assert [*ours.state_dict()] == [*theirs.state_dict()]
+    ours.load_state_dict(theirs.state_dict(), assign=True)
+    x, y = images((80, 110), (96, 90)), targets(2)
+    y[1] = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    want = theirs.train()(x, [{**t, "labels": t["labels"] - 1} for t in y])
+    buffers = {name: b.clone() for name, b in theirs.named_buffers()}
+    got = ours.train()(x, y)  # on the same tensors: only the running statistics go on
+    assert [*got] == [*want]
+    for name, value in want.items():
+        torch.testing.assert_close(got[name], value, rtol=1e-6, atol=1e-6)
+    theirs.load_state_dict(buffers, strict=False)
+    with torch.no_grad():
+        theirs.get_parameter(f"{CLS}.bias").fill_(-1)
+        want, got = theirs.eval()(x), ours.eval()(x)
+    assert len(want[0]["boxes"]) == 300
+    assert equal([{**one, "labels": one["labels"] + 1} for one in want], got)
+
+
+@pytest.mark.parametrize(
+    ("version", "norm", "macs", "params"),
+    [("v1", "frozen", 151_540_437_248, 34_014_999), ("v2", "bn", 152_238_199_040, 38_198_935)],
+)
+def test_published_costs_of_torchvisions(version: str, norm: str, macs: int, params: int) -> None:
+    cost = price_net(twin_config(version, norm), R50, 800)
+    assert (cost.flops, cost.params) == (macs, params)
+
+
+def test_anchors_and_levels_that_differ() -> None:
+    sizes = {"anchor_sizes": (16, 32, 64)}
+    for neck, levels in (({"depth": 4}, 4), ({"depth": 5}, 5)):
+        with pytest.raises(UsageError, match=f"a size for each of the {levels} levels of the neck, but has 3"):
+            build(retinanet(neck, **sizes), R50)
+    with pytest.raises(UsageError, match="a size for each of the 4 levels of the neck, but has 5"):
+        build(retinanet({"depth": 4}), R50)
+    assert RetinaNetConfig(num_classes=1, head_options=RetinaNetOptions(**sizes)).neck_defaults() == {"depth": 3}
+
+
+def moved(
+    head: RetinaNetHead, old: list[str], new: list[str], to_train: bool = False
+) -> tuple[list[float], list[float]]:
+    """(one weight, the bias) of each row of the classes; of the old ones they are ten times their anchor and their
+    class, of new ones a half."""
+    state, own = {}, {}
+    for kind, rest in (("weight", (4, 3, 3)), ("bias", ())):
+        places = [10.0 * anchor + i for anchor in range(2) for i in range(len(old))]
+        state[f"{CLS}.{kind}"] = torch.stack([torch.full(rest, place) for place in places])
+        own[f"{CLS}.{kind}"] = torch.full((2 * len(new), *rest), 0.5)
+    result = head.adapt(state, own, old, new, to_train)
+    return result[f"{CLS}.weight"][:, 0, 0, 0].tolist(), result[f"{CLS}.bias"].tolist()
+
+
+def test_classes_move_by_name_on_every_anchor() -> None:
+    head = RetinaNetHead(RetinaNetOptions(anchor_scales=(1.0,), anchor_ratios=(0.5, 2.0)), 3)
+    assert moved(head, ["a", "b", "c"], ["c", "new", "a"]) == ([2, 0, 0, 12, 0, 10], [2, -100, 0, 12, -100, 10])
+    assert moved(head, ["a", "b", "c"], ["c", "new"], to_train=True)[1] == [2, 0.5, 12, 0.5]
+    assert moved(head, ["a", "b"], ["a", "b"])[1] == [0, 1, 10, 11]
+
+
+def test_silent_classes_are_never_found() -> None:
+    space, config = FAMILIES["RetinaNet, group norms, towers apart"]
+    options = replace(config.head_options, candidates=10**6, detections_per_image=10**6)
+    net: Any = build(replace(config, head_options=options), space.minimum(), min_size=64).eval()
+    assert {int(x) for x in net(images((64, 64)))[0]["labels"]} == {1, 2, 3}
+    RetinaNetHead(options, 3).silence(net, 2)
+    assert {int(x) for x in net(images((64, 64)))[0]["labels"]} == {1, 2}
+
+
+def test_one_image_whose_coarsest_level_is_one_place() -> None:
+    space, config = FAMILIES["RetinaNet as in BigNAS"]
+    net, head = build(config, space.maximum(), min_size=64).train(), head_of(config)
+    with pytest.raises(UsageError, match="more than one image"):
+        head.statistics(net, images((64, 64)))
+    head.statistics(net, images((64, 64), (64, 64)))
+    assert not head.norms_of_one and head_of(retinanet()).norms_of_one

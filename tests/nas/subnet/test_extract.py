@@ -79,11 +79,42 @@ KINDS: dict[str, dict[str, Any]] = {
         "class_agnostic": True,
     },
     "my own": {"backbone": "my_backbone.py:MobileNet", "backbone_options": {"expand": 2}},
+    "elastic pyramid": {"fpn_channels": 256, "neck": "elastic_fpn", "neck_options": {"first": 0, "norm": "bn"}},
+    "retinanet": {},
+}
+RETINANET = {
+    "backbone": "resnet",
+    "backbone_options": {"block": "basic"},
+    "neck_options": {"norm": "bn", "p6": "lateral", "p7_relu": False},
+    "head": "retinanet",
+    "head_options": {
+        "norm": "per_level",
+        "anchor_sizes": [16, 32, 48, 64],
+        "anchor_scales": [1, 1.5],
+        "anchor_ratios": [1],
+        "assigner": "atss",
+        "assigner_options": {"nearest": 18},
+        "class_loss": "quality_focal",
+        "box_loss": "giou",
+        "score_thresh": 0.01,
+    },
+}
+PYRAMID = {"neck.out_channel": {"choices": [8, 16]}, "neck.kernel": {"choices": [1, 3]}}
+TOWERS = {
+    "neck.depth": {"choices": [3, 4]},
+    "head.cls.width": {"choices": [8, 16]},
+    "head.box.depth": {"choices": [1, 2]},
 }
 
 
 def recipe_of(kind: str, data: Path, folder: Path) -> Recipe:
     body = tiny(data, model=KINDS[kind])
+    more = {"elastic pyramid": PYRAMID, "retinanet": PYRAMID | TOWERS}.get(kind, {})
+    body["space"] = body["space"] | more
+    for arch in body["space"]["anchors"].values():
+        arch |= {name: choices["choices"][0] for name, choices in more.items()}
+    if kind == "retinanet":
+        body["model"] = RETINANET
     if kind == "my own":
         folder.mkdir(exist_ok=True)
         shutil.copy(ASSETS / "my_backbone.py", folder)
@@ -145,14 +176,18 @@ for folder in sys.argv[2:]:
     loss.backward()
     optimizer.step()
     moved = [k for k, v in net.named_parameters() if not torch.equal(before[k], v)]
-    assert loss.isfinite() and "roi_heads.box_head.fc6.weight" in moved and len(moved) > len(before) / 2, (loss, moved)
+    last = {"roi_heads.box_head.fc6.weight", "head.regression_head.bbox_reg.weight"}
+    assert loss.isfinite() and last & {*moved} and len(moved) > len(before) / 2, (loss, moved)
     print(type(net).__module__, model.categories())
 """
 
 
 @pytest.mark.slow
 def test_the_folder_stands_alone(trained: Trained, tmp_path: Path) -> None:
-    recipes = {name: recipe_of(name, trained.data, tmp_path / "cfg") for name in ("basic, gn", "bottleneck, frozen")}
+    recipes = {
+        name: recipe_of(name, trained.data, tmp_path / "cfg")
+        for name in ("basic, gn", "bottleneck, frozen", "retinanet")
+    }
     recipes["trained"] = trained.recipe
     images = [image.float() / 255 for image in extraction.sample_images(trained.recipe, 2, 64)[0]]
     torch.save(images, tmp_path / "images.pth")
@@ -175,7 +210,8 @@ def test_the_folder_stands_alone(trained: Trained, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     names = ["background", "circle", "square", "triangle"]
-    assert done.stdout.splitlines() == [f"torchvision.models.detection.faster_rcnn {names}"] * 3
+    modules = ["torchvision.models.detection.faster_rcnn"] * 2 + ["model", "torchvision.models.detection.faster_rcnn"]
+    assert done.stdout.splitlines() == [f"{module} {names}" for module in modules]
     for folder, wanted in zip(folders, expected, strict=True):
         found = torch.load(f"{folder}/found.pth")
         for a, b in zip(found, wanted, strict=True):

@@ -20,9 +20,11 @@ pytest.importorskip("torchvision", reason="the recipe needs search-nas: pip inst
 
 from searchkit.nas.cli.priced import pricing
 from searchkit.nas.cost.price import price
+from searchkit.nas.data.toy import make_toy_det
 from searchkit.nas.tasks import read as nas_config
 from searchkit.nas.train.policies import policy
 from searchkit.records.arch import Arch
+from tests.support.nas import good
 
 DET = Path(template_root(), "det")
 
@@ -52,7 +54,9 @@ def test_the_rules_are_whole(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", sorted(p for p in DET.glob("*.yaml") if not p.name.startswith("faster")), ids=lambda p: p.name
+    "path",
+    sorted(p for p in DET.glob("*.yaml") if not p.name.startswith(("faster_rcnn", "retinanet"))),
+    ids=lambda p: p.name,
 )
 def test_the_tasks_are_whole(path: Path) -> None:
     loaded, _ = config.load(str(path))
@@ -90,3 +94,54 @@ def test_the_small_one_runs_from_data_to_model(tmp_path: Path) -> None:
     assert proof["equal"]["bit_equal"] and proof["cost"]["macs"] == proof["cost"]["macs_measured"]
     assert proof["score"]["equal"], proof["score"]
     assert len(os.listdir(work / "boxes")) == 8
+
+
+# --- RetinaNet -------------------------------------------------------------------------------------------------------
+
+
+def test_bignas_r18_is_the_published_space_and_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATA", "/nowhere")
+    recipe = nas_config.load(str(DET / "retinanet_bignas_r18.yaml"))
+    assert recipe.space.count() == 59_049
+    plans = pricing(recipe)
+    costs = [price(plans, recipe.space.minimum(), shape).flops for shape in ((512, 1024), (768, 1344))]
+    assert costs == [18_974_785_536, 37_358_447_616]
+
+
+@pytest.mark.slow
+def test_bignas_r18_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps at its own widths and depths, on small images."""
+    data = make_toy_det(str(tmp_path / "data"), images={"train": 2, "val": 1, "test": 1}, size=(64, 64))
+    monkeypatch.setenv("DATA", str(data))
+    changes = ("train.steps=2", "train.batch_size=2", "train.precision=fp32", "train.eval_archs=[]", "data.workers=0")
+    argv = [word for change in (*changes, "train.scales=[64]", "model.num_classes=") for word in ("--set", change)]
+    out = good("train", DET / "retinanet_bignas_r18.yaml", "--work-dir", tmp_path / "work", *argv)
+    assert "checkpoint: " in out
+
+
+@pytest.mark.slow
+def test_the_small_retinanet_runs_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands of its header, in a small size, and what else a stranger would do with its subnets."""
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / "retinanet.yaml"
+    text = (DET / "retinanet_bignas_small.yaml").read_text()
+    config.write_text(text.replace("epochs: 14", "steps: 2").replace("images: 64", "images: 8"))
+    monkeypatch.setenv("DATA", str(tmp_path / "digits"))
+    good("data", "digits-det", "--out", tmp_path / "digits", "--images", "12", "4", "4")
+    work, archs = tmp_path / "work", tmp_path / "archs.jsonl"
+    good("train", config, "--work-dir", work, "--set", "train.eval_archs=[MIN]")
+    common = (config, "--checkpoint", work / "latest.pth")
+    search = ("--algorithm", "nsga2", "--evaluations", "3", "--population", "2")
+    good("search", *common, "--work-dir", tmp_path / "front", *search)
+    found = [json.loads(line) for line in (tmp_path / "front" / "results.jsonl").read_text().splitlines()]
+    assert {"cls", "out_channel"} <= {*found[0]["arch"]["head"], *found[0]["arch"]["neck"]}
+    archs.write_text(json.dumps(found[0]) + "\n")
+    good("finetune", *common, "--archs", archs, "--out", tmp_path / "tuned.jsonl", "--set", "finetune.steps=1")
+    good("test", *common, "--archs", tmp_path / "tuned.jsonl", "--out", tmp_path / "tested.jsonl")
+    arch = {**found[0]["arch"], "head": {"cls": {"depth": 2, "width": 16}}, "neck": {"out_channel": 32}}
+    good("extract", *common, "--arch", json.dumps(arch), "--export", "torch", "--out", tmp_path / "model")
+    proof = json.loads((tmp_path / "model" / "proof.json").read_text())
+    assert proof["equal"]["bit_equal"] and proof["cost"]["macs"] == proof["cost"]["macs_measured"]
+    assert proof["export"]["largest_difference"] == 0
+    good("predict", tmp_path / "model", tmp_path / "digits" / "images", "--limit", "2", "--out", tmp_path / "boxes")
+    assert len(os.listdir(tmp_path / "boxes")) == 2

@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from searchkit.errors import UsageError, did_you_mean
+from searchkit.errors import did_you_mean
 from searchkit.nas.models.heads.assigners import ASSIGNERS
 from searchkit.nas.models.heads.boxes import decode, encode, paired_iou
 from searchkit.nas.models.heads.dense_losses import BOX_LOSSES, CLASS_LOSSES, NORMALIZERS
+from searchkit.reading.fill import At
 
 LOSSES = ("classification", "bbox_regression")  # torchvision's names
+EVALUATION = ("score_thresh", "nms_thresh", "detections_per_image", "candidates", "candidates_of")  # fields of Dense
 TABLES: dict[str, Mapping[str, Callable[..., Tensor]]] = {  # field of Dense -> what it may be
     "assigner": ASSIGNERS,
     "class_loss": CLASS_LOSSES,
@@ -50,9 +52,9 @@ class Dense:
     coder: tuple[float, float] = (1.0, 1.0)  # weights of centres and sizes in box deltas
     background: bool = False  # logits begin with the background's
     scores: Literal["sigmoid", "softmax"] = "sigmoid"  # what makes them of logits; a softmax needs the background
-    score_thresh: float = 0.05
-    nms_thresh: float = 0.5
-    detections_per_image: int = 100
+    score_thresh: float = 0.05  # above which a detection is one
+    nms_thresh: float = 0.5  # IoU of two boxes of a class, above which the weaker one is left out
+    detections_per_image: int = 300  # the best ones
     candidates: int = 1000  # that enter NMS at most, of each level or of each class
     candidates_of: Literal["level", "class"] = "level"
 
@@ -61,16 +63,16 @@ class Dense:
         for name in TABLES:
             self.row(name)
         if len(self.coder) != 2 or not all(weight > 0 for weight in self.coder):
-            raise UsageError(f"coder must be two weights above 0, of centres and of sizes, but is {self.coder}")
+            raise At("coder", f"must be two weights above 0, of centres and of sizes, but is {self.coder}")
         if self.scores == "softmax" and not self.background:
-            raise UsageError("scores: softmax needs background: true, a score for what is no object")
+            raise At("scores", "softmax needs background: true, a score for what is no object")
 
     def row(self, name: str) -> Callable[..., Tensor]:
         """The chosen row of a table, with its options. Raises UsageError where there is no such row or option."""
         table, chosen = TABLES[name], getattr(self, name)
         if chosen not in table:
             known = ", ".join(table)
-            raise UsageError(f"{name} must be one of {known}, but is {chosen!r}{did_you_mean(chosen, tuple(table))}")
+            raise At(name, f"must be one of {known}, but is {chosen!r}{did_you_mean(chosen, tuple(table))}")
         options: Mapping[str, Any] = getattr(self, f"{name}_options", {})
         parameters = inspect.signature(table[chosen]).parameters.values()
         keywords = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
@@ -78,7 +80,7 @@ class Dense:
             if key not in keywords:
                 known = f"it has {', '.join(keywords)}" if keywords else "it has none"
                 near = did_you_mean(key, keywords)
-                raise UsageError(f"{name}_options: {chosen} has no option {key!r}{near}; {known}")
+                raise At(f"{name}_options", f"{chosen} has no option {key!r}{near}; {known}")
         return partial(table[chosen], **options) if options else table[chosen]
 
     def settings(self) -> dict[str, Any]:

@@ -93,6 +93,7 @@ class FasterRCNNHead(FasterRCNNPlan):
         "nms_thresh",
         "detections_per_image",
     )
+    norms_of_one: ClassVar[bool] = True
     form: ClassVar[Form] = faster_rcnn_source
 
     def network(

@@ -74,8 +74,10 @@ class DetectorConfig(FasterRCNNOptions, PyramidConfig):
             raise At("fpn_channels", f"is of the neck fpn, but the neck is {self.neck}")
 
     def neck_defaults(self) -> dict[str, Any]:
-        """The channels of an FPN, and as many levels as there are sizes of anchors."""
-        return {"channels": self.fpn_channels, "levels": len(self.anchor_sizes)} if self.neck == "fpn" else {}
+        """The channels of an FPN, and of either pyramid as many levels as there are sizes of anchors."""
+        levels = len(self.anchor_sizes)
+        fpn = {"channels": self.fpn_channels, "levels": levels}
+        return {"fpn": fpn, "elastic_fpn": {"depth": levels}}.get(self.neck, {})
 
 
 class FasterRCNNPlan:

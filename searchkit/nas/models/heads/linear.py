@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from searchkit.errors import UsageError
 from searchkit.nas.models.heads import linear_source
 from searchkit.nas.models.heads.linear_plan import ClassifierConfig, LinearPlan
 from searchkit.nas.models.part import NEVER, Form
 from searchkit.nas.models.trunk import Trunk
-from searchkit.nas.nn import Linear
+from searchkit.nas.nn import Linear, enough
 from searchkit.records.arch import Arch
 
 
@@ -43,6 +41,7 @@ class LinearHead(LinearPlan):
 
     LOSSES: ClassVar[tuple[str, ...]] = ("loss_ce", "loss_distill")
     EVALUATION: ClassVar[tuple[str, ...]] = ()
+    norms_of_one: ClassVar[bool] = False
     form: ClassVar[Form] = linear_source
 
     def network(self, trunk: Trunk, arch: Arch, config: Any, **sizes: Any) -> Classifier:
@@ -84,17 +83,3 @@ class LinearHead(LinearPlan):
                     rows[mine] = state[f"fc.{kind}"][list(old).index(name)]
             result[f"fc.{kind}"] = rows
         return result
-
-
-@contextlib.contextmanager
-def enough(images: Tensor) -> Iterator[None]:
-    """Say it clearly where a norm has one number for each channel, which has no variance."""
-    try:
-        yield
-    except ValueError as e:  # torch's, of a batch norm that learns
-        if len(images) > 1 or "more than 1 value per channel" not in str(e):
-            raise
-        raise UsageError(
-            "batch norms must see more than one image where the last feature is 1 x 1, but this batch has one",
-            "Raise the batch_size of train, finetune or test, or test.calibration_images, to 2 or more",
-        ) from e

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -16,18 +16,19 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from searchkit.errors import UsageError
-from searchkit.nas.models.heads.dense import LOSSES, Dense, DenseDetector, moved_classes
+from searchkit.nas.models.heads.dense import EVALUATION, LOSSES, Dense, DenseDetector, moved_classes
 from searchkit.nas.models.heads.dense_source import DenseForm
 from searchkit.nas.models.heads.retinanet_plan import NAMES, head_pieces, towers_of
-from searchkit.nas.models.part import Channels, Pieces
-from searchkit.nas.nn import add_layers, norm_of, run_layers
-from searchkit.reading.kinds import Count
+from searchkit.nas.models.part import NEVER, Channels, NetConfig, Pieces, PlainConfig
+from searchkit.nas.models.trunk import Trunk
+from searchkit.nas.nn import add_layers, enough, norm_of, run_layers
+from searchkit.reading.fill import At
+from searchkit.reading.kinds import LATER, Count
 
 if TYPE_CHECKING:
     from searchkit.records.arch import Arch
 
 CLS = "head.classification_head.cls_logits"
-NEVER = -100.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,18 +51,18 @@ class RetinaNetOptions(Dense):
             values = tuple(getattr(self, name))
             object.__setattr__(self, name, values)  # lists of a YAML file
             if not values or not all(value > 0 for value in values):
-                raise UsageError(f"{name} must have at least one value, all above 0, but is {list(values)}")
-        if min(self.depth, self.width, self.kernel, self.norm_group) < 1 or self.kernel % 2 == 0:
-            raise UsageError(
-                "depth, width, kernel and norm_group must be at least 1 and kernel odd, but they are "
-                f"{self.depth}, {self.width}, {self.kernel} and {self.norm_group}"
-            )
+                raise At(name, f"must have at least one value, all above 0, but is {list(values)}")
+        for name in ("depth", "width", "kernel", "norm_group"):
+            if getattr(self, name) < 1:
+                raise At(name, f"must be at least 1, but is {getattr(self, name)}")
+        if self.kernel % 2 == 0:
+            raise At("kernel", f"must be odd, but is {self.kernel}")
         if self.norm not in ("none", "per_level", "group"):
-            raise UsageError(f"norm must be none, per_level or group, but is {self.norm!r}")
+            raise At("norm", f"must be none, per_level or group, but is {self.norm!r}")
         if not 0 < self.prior < 1:
-            raise UsageError(f"prior must be between 0 and 1, but is {self.prior:g}")
+            raise At("prior", f"must be between 0 and 1, but is {self.prior:g}")
         if self.background:
-            raise UsageError("background must be false: a RetinaNet has no logits of a background")
+            raise At("background", "must be false: a RetinaNet has no logits of a background")
 
     @property
     def anchors(self) -> int:
@@ -72,6 +73,19 @@ class RetinaNetOptions(Dense):
         """The anchors of the finest levels."""
         sizes = tuple(tuple(int(size * scale) for scale in self.anchor_scales) for size in self.anchor_sizes[:levels])
         return AnchorGenerator(sizes, (self.anchor_ratios,) * levels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetinaNetConfig(PlainConfig):
+    """A RetinaNet but for its architecture."""
+
+    neck: str = field(default="elastic_fpn", repr=False, metadata=LATER)
+    head: str = field(default="retinanet", repr=False, metadata=LATER)
+
+    def neck_defaults(self) -> dict[str, Any]:
+        """As many levels as there are sizes of anchors."""
+        sizes = (self.head_options or RetinaNetOptions()).anchor_sizes
+        return {"elastic_fpn": {"depth": len(sizes)}, "fpn": {"levels": len(sizes)}}.get(self.neck, {})
 
 
 class Towers(nn.Module):
@@ -99,6 +113,7 @@ class Towers(nn.Module):
         """Run this architecture from now on, on levels of so many channels."""
         self._pieces: Pieces = head_pieces(self.options, towers_of(self.options, arch), self.num_classes, levels)
         self.arch = arch
+        self.levels = len(levels)
 
     def forward(self, levels: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """levels: (N, C, h, w), finest first -> class logits (N, A classes, h, w) and box deltas (N, A 4, h, w)."""
@@ -119,7 +134,7 @@ class RetinaNet(DenseDetector):
 
     def __init__(self, backbone: nn.Module, head: Towers, transform: GeneralizedRCNNTransform) -> None:
         options = head.options
-        anchors = options.anchor_generator(len(options.anchor_sizes))
+        anchors = options.anchor_generator(head.levels)
         super().__init__(head.num_classes, anchors, transform, **options.settings())
         self.backbone = backbone
         self.head = head
@@ -141,32 +156,55 @@ class RetinaNetHead:
     which is that of `head.cls` where the space lacks it."""
 
     TASK: ClassVar[str] = "det"
+    Config: ClassVar[type[NetConfig]] = RetinaNetConfig
     Options: ClassVar[type] = RetinaNetOptions
     NAMES: ClassVar[tuple[str, ...]] = NAMES
     MODULE: ClassVar[str] = "head"
     LOSSES: ClassVar[tuple[str, ...]] = LOSSES
+    EVALUATION: ClassVar[tuple[str, ...]] = EVALUATION
 
     def __init__(self, options: RetinaNetOptions, num_classes: int) -> None:
         self.options, self.num_classes = options, num_classes
 
     def plan(self, arch: Arch, levels: Channels) -> Pieces:
         """See Head of searchkit.nas.models.part."""
-        sizes = self.options.anchor_sizes
-        if len(levels) > len(sizes):
-            raise UsageError(
-                f"anchor_sizes must have a size for each of the {len(levels)} levels of the neck, but has {len(sizes)}"
-            )
+        if len(levels) > len(self.options.anchor_sizes):
+            raise self._other_levels(len(levels))
         return head_pieces(self.options, towers_of(self.options, arch), self.num_classes, levels)
+
+    def _other_levels(self, levels: int) -> UsageError:
+        sizes = len(self.options.anchor_sizes)
+        return UsageError(
+            f"head_options.anchor_sizes must have a size for each of the {levels} levels of the neck, but has {sizes}",
+            "Give another list of sizes, or say in neck_options how many levels there are.",
+        )
+
+    @property
+    def norms_of_one(self) -> bool:
+        """The coarsest level may be one place, and has a norm of its own."""
+        return self.options.norm != "per_level"
 
     @property
     def form(self) -> DenseForm:
         """How its network looks as source code."""
         return DenseForm("RetinaNet", self.options, _anchors_source)
 
+    def network(
+        self, trunk: Trunk, arch: Arch, config: Any, min_size: int | tuple[int, ...] = 800, max_size: int = 1333
+    ) -> RetinaNet:
+        """See Head. Raises UsageError for a neck that gives out another number of levels than anchors are for."""
+        most = getattr(trunk.neck, "most_levels", len(trunk.channels))
+        if most != len(self.options.anchor_sizes):
+            raise self._other_levels(most)
+        towers = Towers(self.options, self.num_classes, arch, trunk.channels)
+        mean, std = list(config.image_mean), list(config.image_std)
+        return RetinaNet(trunk, towers, GeneralizedRCNNTransform(min_size, max_size, mean, std))
+
     def statistics(self, net: Any, inputs: Sequence[Tensor]) -> None:
         """All of it is run."""
         batch, _ = net.transform(list(inputs))
-        net.levels(batch.tensors)
+        with enough(inputs):
+            net.levels(batch.tensors)
 
     def silence(self, net: nn.Module, known: int) -> None:
         """The rows of each anchor's classes behind the first `known`; there is no background."""

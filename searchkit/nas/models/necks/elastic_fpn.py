@@ -30,15 +30,19 @@ class Pyramid(nn.Module):
     """Levels of a pyramid, at any architecture up to the one that it is made at.
 
     With torchvision's names, and equal to its FeaturePyramidNetwork with LastLevelP6P7 where norm is none.
+    most_levels: that an architecture can have.
     """
 
     def __init__(self, neck: ElasticFPN, arch: Arch, features: Channels) -> None:
         super().__init__()
         self.neck = neck
+        self.most_levels = neck.options.depth
         self.set_arch(arch, features)
+        options = neck.options
+        norm = norm_of("bn" if options.norm == "none" else options.norm, 1, 1e-5, ranks=options.norm_ranks)
         for piece in self._pieces:
             for row in piece.rows:
-                add_layers(self, row, norm_of("bn", 1, 1e-5))
+                add_layers(self, row, norm)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_uniform_(module.weight, a=1)  # what others call Xavier's, by the inputs alone

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 from searchkit.errors import UsageError
 from searchkit.nas.models.part import Channels, Piece, Pieces, feature, level
 from searchkit.nas.models.plan import CACHE, Layer, Row
-from searchkit.reading.kinds import Count
+from searchkit.reading.fill import At
+from searchkit.reading.kinds import Count, Whole
 
 if TYPE_CHECKING:
     from searchkit.records.arch import Arch
@@ -28,24 +29,22 @@ class ElasticFPNOptions:
     out_channel: Count = 256  # of all levels
     kernel: Count = 3  # of the convs that give out the levels; odd
     depth: Count = 5  # levels, finest first: one for each feature that is read, then each half the size of the last
-    first: int = 1  # the finest feature that is read; the backbone's finest is 0
-    norm: Literal["none", "bn"] = "none"  # of the convs on features; the further levels have none
+    first: Whole = 1  # the finest feature that is read; the backbone's finest is 0
+    norm: Literal["none", "bn", "sync_bn"] = "none"  # of the convs on features; the further levels have none
+    norm_ranks: Whole = 0  # of a training, whose images a sync_bn sees together; 0: all
     p6: Literal["c5", "lateral", "p5"] = "p5"  # what the first further level is made of: feature, its lateral, or level
     p7_relu: bool = True  # whether a relu stands before the convs of those after it
 
     def __post_init__(self) -> None:
-        wrong = []
-        if self.out_channel < 1 or self.depth < 1 or self.first < 0:
-            sizes = f"{self.out_channel}, {self.depth} and {self.first}"
-            wrong.append(f"out_channel and depth must be at least 1 and first at least 0, but they are {sizes}")
-        if self.kernel < 1 or self.kernel % 2 == 0:
-            wrong.append(f"kernel must be odd and at least 1, but is {self.kernel}")
-        if self.norm not in ("none", "bn"):
-            wrong.append(f"norm must be none or bn, but is {self.norm!r}")
+        for name, least in (("out_channel", 1), ("kernel", 1), ("depth", 1), ("first", 0), ("norm_ranks", 0)):
+            if getattr(self, name) < least:
+                raise At(name, f"must be at least {least}, but is {getattr(self, name)}")
+        if self.kernel % 2 == 0:
+            raise At("kernel", f"must be odd, but is {self.kernel}")
+        if self.norm not in ("none", "bn", "sync_bn"):
+            raise At("norm", f"must be none, bn or sync_bn, but is {self.norm!r}")
         if self.p6 not in ("c5", "lateral", "p5"):
-            wrong.append(f"p6 must be c5, lateral or p5, but is {self.p6!r}")
-        if wrong:
-            raise UsageError("; ".join(wrong))
+            raise At("p6", f"must be c5, lateral or p5, but is {self.p6!r}")
 
 
 class ElasticFPNPlan:
