@@ -63,16 +63,20 @@ def fit(
     device: torch.device,
     ranks: Ranks,
     teaching: Teaching | None = None,
+    prepare: Callable[[int], None] | None = None,
 ) -> Iterator[StepReport]:
     """Train until `steps` are done, yielding after each; `run` is whole whenever this yields.
 
-    archs: None for a static network. section: the config's `data`. Gradients of a step's archs are averaged.
+    archs: None for a static network. section: the config's `data`. prepare: called with each step, before it. Gradients
+    of a step's archs are averaged.
     Schedules count epochs, from 1. Raises SearchkitError for a loss that is not finite, with the batch's image ids.
     """
     net = run.net
     groups.to_train(net, settings)
     last = time.monotonic()
     for step, images, targets in batches:
+        if prepare:
+            prepare(step)
         task.network.set_scale(net, scale_at(scales, seed, step), section)
         lr_factor = schedules.factor_at(settings, step, steps, steps_per_epoch)
         for group in run.optimizer.param_groups:

@@ -315,6 +315,8 @@ class Train(Optimisation):
     arch: str = "MAX"  # of policy fixed
     sampler: Annotated[Any, AsDeclared(sampler_schema())] = None  # of policy anchors: the cycle as a record sampler
     scales: tuple[InputShape, ...] = ()  # short edges or [H, W] that training draws from; empty: those of the space
+    sort_channels: bool = False
+    """where an epoch opens narrower widths inside blocks, the most important channels come to stand first"""
     eval_epochs: Interval | None = None  # evaluate `eval_archs` every so many epochs; null: at the end alone
     eval_archs: tuple[str, ...] = ("MAX", "MIN")  # named archs that are scored on data.val
     best_arch: str = "MAX"  # best.pth is the checkpoint where this arch

@@ -31,6 +31,7 @@ from searchkit.nas.train.loop import Run, StepReport, fit
 from searchkit.nas.train.policies import Policy, policy
 from searchkit.nas.train.recipe import Recipe
 from searchkit.nas.train.sections import Optimisation, path_of
+from searchkit.nas.train.sorting import Sorter
 from searchkit.nas.train.splits import open_split, range_entry
 from searchkit.nas.train.steps import Batch
 from searchkit.nas.train.task import UNNAMED
@@ -118,6 +119,7 @@ def _train(
     every = round(settings.eval_epochs * epoch) if settings.eval_epochs else steps
     seen = Seen()
     scales = settings.scales or recipe.scales
+    sorter = Sorter(net, run.optimizer, recipe.space, epoch, watch.say, bool(recipe.init))
     batches = batches_of(data, recipe, settings, seed, run.step, steps, scales, ranks, seen)
     for report in fit(
         run,
@@ -133,6 +135,7 @@ def _train(
         device=device,
         ranks=ranks,
         teaching=teaching,
+        prepare=sorter if settings.sort_channels else None,
     ):
         watch.step(report)
         if bench and run.step % max(1, every) == 0 and run.step < steps:

@@ -88,7 +88,10 @@ def torchrun(cwd: Path, *argv: str) -> str:
 
 @pytest.mark.slow
 def test_ranks_stay_together(toy: Path, tmp_path: Path) -> None:
-    path = write(tmp_path / "cfg.yaml", tiny(toy, train={"policy": "single_path", "steps": 4}))
+    body = tiny(toy, train={"policy": "single_path", "steps": 4, "sort_channels": True})
+    widths = body["space"]["backbone.body.width"]
+    widths["schedule"] = {"boundary": [1, 2], "value": [[[8], [8], [16], [16]], [[4, 8], [4, 8], [8, 16], [8, 16]]]}
+    path = write(tmp_path / "cfg.yaml", body)
     (tmp_path / "rank.py").write_text(RANK)
     torchrun(tmp_path, str(tmp_path / "rank.py"), path, str(tmp_path / "work"))
     first, second = (json.loads((tmp_path / "work" / f"{rank}.json").read_text()) for rank in (0, 1))
