@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import runpy
 from itertools import chain
-from typing import get_args
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
@@ -91,3 +93,17 @@ def test_published_costs(plan: Plan, macs: int, ptflops: int | None, params: int
 
 def test_what_people_read_of_each_convention() -> None:
     assert tuple(modelspace.CONVENTIONS) == CONVENTIONS == get_args(Convention)
+
+
+PRINTED = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "published.py"))
+ROWS = PRINTED["rows"]()
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row["name"] for row in ROWS])
+def test_the_table_of_published_costs(row: dict[str, Any]) -> None:
+    """benchmarks/published.py prints it: each is ours to the unit, and the published number, or it says why not."""
+    lines = [*PRINTED["lines_of"](row)]
+    assert {line.meter: line.ours for line in lines} == row["ours"]
+    assert {*row["published"]} <= {*row["ours"]}
+    assert row.get("note") or all(line.difference in ("", "0") for line in lines)
+    assert row["name"] in PRINTED["table"](lines)
