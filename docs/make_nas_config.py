@@ -75,6 +75,7 @@ BACKBONES = {
     "efficientnet_lite": MBCONV,
     "attentive_nas": MBCONV,
     "big_resnet": f"{BODY}, (`stem.kernel`), (`body.kernel`), (`body.expand`)",
+    "regnet": f"{BODY}, `body.group_width` or `body.groups`, (`body.kernel`), (`body.expand` or `body.hidden`)",
     "shufflenet_v2": f"{BODY}, (`body.choice`), (`head.width`)",
 }
 

@@ -104,14 +104,18 @@ def channels_at(wiring: Wiring, body: Any, arch: Arch) -> tuple[Channels, Channe
 def check_arch(net: nn.Module, arch: Arch) -> None:
     """Raises UsageError with all reasons why a network cannot run an architecture."""
     wiring = wiring_of(net)
-    held = {
-        f"{part}.{key}": rows
-        for part, place in wiring.places.items()
-        for key, rows in getattr(net.get_submodule(place), "held", {}).items()
-    }
-    if wrong := misfits(arch, wiring.maximum, held):
+    if wrong := misfits(arch, wiring.maximum, held_of(net)):
         hint = f"It was built at {wiring.maximum.text()}: stay within that, or train a supernet of a larger space."
         raise UsageError(f"the network cannot run {arch.text()}: {'; '.join(wrong)}", hint)
+
+
+def held_of(net: nn.Module) -> Held:
+    """The choices that a network of ours holds of each dimension with alternatives; of none where it has none."""
+    return {
+        f"{part}.{key}": rows
+        for part, place in wiring_of(net).places.items()
+        for key, rows in getattr(net.get_submodule(place), "held", {}).items()
+    }
 
 
 def misfits(arch: Arch, maximum: Arch, held: Held) -> list[str]:

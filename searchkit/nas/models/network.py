@@ -74,17 +74,17 @@ def build(config: NetConfig, arch: Arch, held: Held | None = None, **sizes: Any)
     return net
 
 
-def shapes_of(config: NetConfig, arch: Arch) -> dict[str, torch.Size]:
-    """The shapes of all tensors of a network at an architecture, by name."""
+def shapes_of(config: NetConfig, arch: Arch, held: Held | None = None) -> dict[str, torch.Size]:
+    """The shapes of all tensors of a network at an architecture, by name. held: see build."""
     names = ((BACKBONE, config.backbone), (NECK, config.neck), (HEAD, config.head))
-    return _shapes(config, arch, tuple(part_class(part, name) for part, name in names))
+    return _shapes(config, arch, tuple((held or {}).items()), tuple(part_class(part, name) for part, name in names))
 
 
 @lru_cache(64)
-def _shapes(config: NetConfig, arch: Arch, classes: tuple[type, ...]) -> dict[str, torch.Size]:
+def _shapes(config: NetConfig, arch: Arch, held: tuple[Any, ...], classes: tuple[type, ...]) -> dict[str, torch.Size]:
     """classes: of the parts: a file that was edited since has others."""
     with torch.device("meta"):
-        net = build(config, arch)
+        net = build(config, arch, dict(held))
     return {name: tensor.shape for name, tensor in (*net.named_parameters(), *net.named_buffers())}
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from searchkit.errors import UsageError
-from searchkit.nas.models.elastic import check_arch, wiring_of
+from searchkit.nas.models.elastic import check_arch, held_of, wiring_of
 from searchkit.nas.models.network import build, shapes_of
 from searchkit.nas.models.part import NetConfig
 from searchkit.nas.nn import Conv2d, window
@@ -31,7 +31,7 @@ def subnet(net: Any, arch: Arch, config: NetConfig) -> Any:
     source = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     targets = {**dict(twin.named_parameters()), **dict(twin.named_buffers())}
     # A tensor that is larger than its slice for another reason than the arch is another network's.
-    whole = shapes_of(config, wiring_of(net).maximum)
+    whole = shapes_of(config, wiring_of(net).maximum, held_of(net))
     unequal = [k for k in targets if k not in source or (k in whole and whole[k] != source[k].shape)]
     if unequal:
         hint = "Give the config that the supernet was built with."

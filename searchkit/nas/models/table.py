@@ -21,6 +21,7 @@ BACKBONES: dict[str, str] = {
     "efficientnet_lite": "searchkit.nas.models.backbones.efficientnet_lite:EfficientNetLite",
     "attentive_nas": "searchkit.nas.models.backbones.attentive_nas:AttentiveNAS",
     "big_resnet": "searchkit.nas.models.backbones.big_resnet:BigResNet",
+    "regnet": "searchkit.nas.models.backbones.regnet:RegNet",
     "shufflenet_v2": "searchkit.nas.models.backbones.shufflenet:ShuffleNetV2",
 }
 NECKS: dict[str, str] = {

@@ -85,7 +85,7 @@ def _make_conv(layer: LayerSpec, _norm: Norm) -> nn.Module:
 
 
 def _run_conv(paths: Paths, layer: LayerSpec, y: Tensor) -> Tensor:
-    out: Tensor = paths.root.get_submodule(layer.name)(y, layer.cout, layer.kernel)
+    out: Tensor = paths.root.get_submodule(layer.name)(y, layer.cout, layer.kernel, layer.groups)
     return out
 
 

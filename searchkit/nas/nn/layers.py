@@ -59,11 +59,15 @@ def _refuse(message: str, hint: str) -> NoReturn:
 class Conv2d(nn.Conv2d):
     """A convolution of any leading widths, and any kernel around the centre of its own (square) one.
 
-    Grouped: the channels of one group stay what they are, narrower means fewer groups; depthwise is one channel each.
-    The padding shrinks with the kernel, so the output's size does not depend on it.
+    Grouped: unless another number of groups is asked for, the channels of one group stay what they are, narrower means
+    fewer groups; depthwise is one channel each. A group of fewer channels takes the first columns of its rows, so a net
+    of other groups shares the weights, but is no part of the wider net's function. The padding shrinks with the kernel,
+    so the output's size does not depend on it.
     """
 
-    def forward(self, x: Tensor, cout: int | None = None, kernel: int | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, cout: int | None = None, kernel: int | None = None, groups: int | None = None
+    ) -> Tensor:
         """x: (N, cin, H, W) -> (N, cout, H', W'). cout: default all (grouped: those of the groups of x)."""
         cin = x.shape[1]
         if self.groups > 1 and cout is None and self.in_channels % self.groups == 0:
@@ -72,11 +76,12 @@ class Conv2d(nn.Conv2d):
             cin == self.in_channels
             and (cout is None or cout == self.out_channels)
             and (kernel is None or kernel == self.kernel_size[0])
+            and (groups is None or groups == self.groups)
         ):
             return super().forward(x)
         cout = self.out_channels if cout is None else cout
         rows, cols = self.kernel_size if kernel is None else (kernel, kernel)
-        groups = self._groups(cin, cout)
+        groups = self._groups(cin, cout) if groups is None else groups
         weight = self.cut((cout, cin // groups, rows, cols))
         bias = None if self.bias is None else self.bias[:cout]
         padding = self.padding if kernel is None else self._padding(kernel)

@@ -62,7 +62,9 @@ class AgnosticPredictor(FastRCNNPredictor):
 class SquareConv2d(Conv2d):
     """A convolution that gives out as many channels as it gets."""
 
-    def forward(self, x: Tensor, cout: int | None = None, kernel: int | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, cout: int | None = None, kernel: int | None = None, groups: int | None = None
+    ) -> Tensor:
         """x: (N, C, H, W) -> (N, C, H', W')."""
         return super().forward(x, x.shape[1])
 

@@ -18,6 +18,7 @@ from searchkit.nas.models.backbones import (
     efficientnet_lite_plan,
     mobilenet_plan,
     mobilenet_v3_plan,
+    regnet_plan,
     shufflenet_plan,
 )
 from searchkit.nas.models.part import BACKBONE, HEAD, NECK
@@ -146,6 +147,12 @@ BACKBONE_NAMES: tuple[BackboneNames, ...] = (
         "shufflenet_v2",
         ("conv1.0.weight", "stage2.0.branch1.0.weight"),
         shufflenet_plan.from_torchvision,
+    ),
+    BackboneNames(
+        "torchvision",
+        "regnet",
+        ("stem.0.weight", "trunk_output.block1.block1-0.proj.0.weight"),
+        regnet_plan.from_torchvision,
     ),
 )
 

