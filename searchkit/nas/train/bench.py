@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -41,16 +42,22 @@ def measured_on(device: torch.device) -> dict[str, Any]:
 def model_said(model: NetConfig) -> dict[str, Any]:
     """The keys of a model that are not their defaults, as plain data: what differs where the protocols of two scores
     have other digests of it."""
-    model = by_file_names(model)
-    own = {f.name: (getattr(model, f.name), f.default) for f in fields(model) if f.default is not MISSING}
-    given = {name: value for name, (value, default) in own.items() if value != default and name != BACKBONE}
-    return {name: _plain(value) for name, value in given.items()}
+    given = _given(by_file_names(model))
+    return {name: value for name, value in given.items() if name not in (BACKBONE, f"{BACKBONE}_options")}
 
 
-def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-    return list(value) if isinstance(value, tuple) else value
+def _given(section: Any, below: str = "") -> dict[str, Any]:
+    """The fields of a section that are not their defaults; those of options of parts each by itself."""
+    given: dict[str, Any] = {}
+    for f in fields(section):
+        value = getattr(section, f.name)
+        made = f.default is MISSING and f.default_factory is not MISSING
+        default = f.default_factory() if made else f.default  # type: ignore[operator]
+        if is_dataclass(value):
+            given |= _given(value, f"{below}{f.name}.")
+        elif default is not MISSING and value != default:
+            given[f"{below}{f.name}"] = json.loads(json.dumps(value))  # lists, as records have them
+    return given
 
 
 def by_file_names(model: NetConfig) -> NetConfig:

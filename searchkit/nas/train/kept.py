@@ -31,6 +31,7 @@ MAY_CHANGE = {
 FREE = frozenset(key for keys in MAY_CHANGE for key in keys.split(", "))
 FIXED = ("task", "model", "space", "categories", "num_classes", "images", "train.optimizer")  # its state is of another
 RANKS = "ranks"
+OPTIONS = ("model.neck_options", "model.head_options")
 _LONGEST = 120  # characters of a value in a message
 
 
@@ -63,8 +64,16 @@ def differences(old: Mapping[str, Any], recipe: Recipe, ranks: int) -> dict[str,
             continue  # an anchor more
         was = old[key] if key in old else default[key]
         if was != value:
-            texts[key] = f"{key}: {_shown(was)} there, {_shown(value)} here"
+            texts[key] = _told(key, was, value)
     return texts
+
+
+def _told(key: str, was: Any, value: Any) -> str:
+    """What a key was and is; of the many options of a neck or a head, those alone that differ."""
+    if not isinstance(was, Mapping) or not isinstance(value, Mapping) or key not in OPTIONS:
+        return f"{key}: {_shown(was)} there, {_shown(value)} here"
+    differ = [name for name in {**was, **value} if was.get(name) != value.get(name)]
+    return "; ".join(f"{key}.{name}: {_shown(was.get(name))} there, {_shown(value.get(name))} here" for name in differ)
 
 
 def _flat(name: str, section: Any) -> dict[str, Any]:
