@@ -126,7 +126,8 @@ def read(text: str, folder: Path, name: str = "") -> Converted:
 )
 def test_one_network_in_the_words_of_four_projects(text: str, tmp_path: Path) -> None:
     net = read(text, tmp_path)
-    assert net.arch == LAT22_ARCH and net.model == {"backbone": "mobilenet_v3"} and net.task == "cls"
+    assert net.arch == LAT22_ARCH and net.model["backbone"] == "mobilenet_v3" and net.task == "cls"
+    assert net.classes is None or net.model["neck_options"] == {"width": 1280}
     assert net.shapes == (() if "MobileNetV3" in text else (140,))
 
 
@@ -142,7 +143,8 @@ def test_a_detector_of_aw_nas(tmp_path: Path) -> None:
 def test_attentive_nas(tmp_path: Path) -> None:
     net = read(json.dumps(A0), tmp_path)
     assert net.arch is not None and net.arch["backbone.body.expand"] == (1, 4, 4, 4, 4, 6, 6)
-    assert net.shapes == (192,) and net.behind == (1792, 1000) and net.model == {"backbone": "attentive_nas"}
+    assert net.shapes == (192,) and net.model["backbone"] == "attentive_nas"
+    assert net.model["neck_options"] == {"width": 1792, "activation": "swish"}
     several = yaml.safe_dump(
         {"pareto_models": {"supernet_checkpoint_path": "x", "a0": A0, "a6": {**A0, "depth": [1] * 7}}}
     )
@@ -470,7 +472,7 @@ RUNS, LAYER = '__import__("os").system("touch owned")', "backbone.layers.2.1."
         (genotype().replace("(4, 7)", "(4, 8)"), [":1:.*cell_3_block_0: must be .expansion, odd kernel"]),
         (genotype() + ",\nhaed_0=(1, 2)", [":2:8: haed_0: no name of a genotype"]),
         (genotype() + ", head_0=(0.5, 3)", ["there must be head_0 to head_3, but there are head_0"]),
-        (genotype().replace("cell_5=2, ", ""), ["depths of 6 .mobilenet_v3. or 7 .*, but there are 5"]),
+        (genotype().replace("cell_5=2, ", ""), ["depths of 6 .mbv3_backbone. or 7 .*, but there are 5"]),
         (genotype()[:50], [r":1:\d+: is no genotype"]),
         (mmrazor_chosen(**{f"{LAYER}kernel_size": "x"}), ["kernel_size.chosen: must be a whole number above 0"]),
         (mmrazor_chosen().replace(f"{LAYER}kernel_size", "x"), ["2.1.kernel_size is missing, of a stage of depth 2"]),

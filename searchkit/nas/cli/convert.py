@@ -12,6 +12,9 @@ from searchkit import console
 from searchkit.errors import UsageError
 from searchkit.nas.cli.options import say, shared
 from searchkit.records import modelspace
+from searchkit.records.arch import Arch
+
+NECK_WIDTH = "neck.width"  # of the layer behind a classifier's mean, where a space has it
 
 
 @click.command("convert", context_settings=console.CONTEXT)
@@ -72,15 +75,14 @@ def _costs(net: Any, name: str) -> list[str]:
     from searchkit.nas.convert.cost import cost
     from searchkit.nas.convert.published import published
 
-    if not net.behind:
+    if net.classes is None:
         return []
     shape = net.shapes[0] if net.shapes else 224
-    flops, params = cost(net, shape, "macs")
-    lines = [f"{flops:,} MACs and {params:,} parameters at {shape}, with all that it has there behind the mean"]
+    macs = cost(net, shape, "macs")
+    lines = [f"{macs.flops:,} MACs and {macs.params:,} parameters at {shape}, with {net.classes:,} classes"]
     known = published(name)
     if known is not None:
-        ours = flops if known.convention == "macs" else cost(net, shape, known.convention)[0]
-        lines.append(known.compared(ours))
+        lines.append(known.compared(cost(net, shape, known.convention).flops))
     return lines
 
 
@@ -93,7 +95,10 @@ def _print_record(file: str, net: Any, config: str, overrides: tuple[str, ...]) 
     if net.arch is None:
         raise UsageError(f"{file} has a space, not one arch", "Leave --for out: it prints a config of the space")
     recipe = configs.load(config, overrides)
-    record: dict[str, Any] = {"arch": placed(net.arch, recipe.space, file, config).nested()}
+    arch, width = net.arch, net.model.get("neck_options", {}).get("width")
+    if width is not None and NECK_WIDTH in {dim.key for dim in recipe.space.dims}:
+        arch = Arch.of({**dict(arch.items), NECK_WIDTH: width})
+    record: dict[str, Any] = {"arch": placed(arch, recipe.space, file, config).nested()}
     if net.shapes:
         record["data"] = {"input_shape": plain_shape(net.shapes[0])}
     click.echo(modelspace.dumps(record))

@@ -4,13 +4,13 @@ width: […], kernel_size: […], expand_ratio: […], depth: […]}`, alone or 
 from __future__ import annotations
 
 from searchkit.errors import did_you_mean
-from searchkit.nas.convert.parts import Converted, Stage, arch_of_stages, counts, fixed, shape_of
+from searchkit.nas.convert.parts import Converted, Stage, arch_of_stages, counts, fixed, shape_of, with_hidden
 from searchkit.reading.cursor import Cursor
 
 NAME = "AttentiveNAS"
 KEYS = ("width", "kernel_size", "expand_ratio", "depth")
 STAGES, CLASSES = 7, 1000
-NO_HIDDEN = "a classifier has one layer behind the mean here: that of {} in front of it is left out"
+ACTIVATION = "swish"
 
 
 def is_attentive(at: Cursor) -> bool:
@@ -41,6 +41,5 @@ def _network(at: Cursor) -> Converted:
     arch = arch_of_stages(widths[0], stages, None)
     size = at.get("resolution") or at.get("res")
     shapes = () if size is None else (shape_of(size),)
-    notes = (NO_HIDDEN.format(widths[-1]),)
-    model = {"backbone": "attentive_nas"}
-    return Converted(NAME, "cls", model, fixed(arch), shapes, notes, arch, (widths[-1], CLASSES))
+    model = with_hidden({"backbone": "attentive_nas"}, widths[-1], activation=ACTIVATION)
+    return Converted(NAME, "cls", model, fixed(arch), shapes, (), arch, CLASSES)

@@ -12,16 +12,18 @@ from typing import Any, NamedTuple
 
 from searchkit.errors import ConfigError, Fault
 from searchkit.nas.convert.parts import Converted, Stage, arch_of_stages, fixed
+from searchkit.nas.models.backbones.mobilenet_plan import STRIDES
 from searchkit.nas.models.plan import multiple_of
 from searchkit.records.arch import Arch
 
 MARK = re.compile(r"\bcell_0\s*=")
 _NAME = re.compile(r"image_size|cell_\d+(?:_block_\d+)?|head_\d+")
 _NUMPY = re.compile(r"u?int\d*|float\d*")
-# aw_nas' backbones by their number of cells: the name here, stem, widths and last conv, at mult_ratio 1.
-BACKBONES: Mapping[int, tuple[str, int, tuple[int, ...], int]] = {
-    6: ("mobilenet_v3", 16, (16, 24, 40, 80, 112, 160), 960),
-    7: ("mobilenet_v2", 32, (16, 24, 32, 64, 96, 160, 320), 1280),
+# aw_nas' backbones by their number of cells: options of mobilenet_v3, then stem, widths and last conv at mult_ratio 1.
+RELU = {"strides": list(STRIDES), "squeeze": [False] * 7, "activations": ["relu"] * 7, "activation": "relu"}
+BACKBONES: Mapping[int, tuple[str, Mapping[str, Any], int, tuple[int, ...], int]] = {
+    6: ("mbv3_backbone", {}, 16, (16, 24, 40, 80, 112, 160), 960),
+    7: ("mbv2_backbone", RELU, 32, (16, 24, 32, 64, 96, 160, 320), 1280),
 }
 EXTRAS = (512, 256, 256, 128)  # channels of the levels behind the backbone, whose blocks are head_0, head_1 …
 
@@ -53,7 +55,7 @@ def read_genotype(path: str, text: str, line: int = 1, col: int = 1) -> Converte
         known = " or ".join(f"{n} ({backbone[0]})" for n, backbone in BACKBONES.items())
         faults.append(Fault(line, col, f"there must be the depths of {known} cells, but there are {cells}"))
         _raise(path, faults)
-    backbone, stem, widths, head = BACKBONES[cells]
+    _, options, stem, widths, head = BACKBONES[cells]
     stages = [_stage(values, i, width, faults, line, col) for i, width in enumerate(widths)]
     image = values.get("image_size")
     if image is not None and not _is_count(image.data):
@@ -71,16 +73,13 @@ def read_genotype(path: str, text: str, line: int = 1, col: int = 1) -> Converte
     arch = arch_of_stages(stem, stages, head)
     shapes = () if image is None else (image.data,)
     notes = ["a genotype does not say mult_ratio: widths are those of 1"]
+    if heads:
+        options = {**options, "features": ["c4", "tail"]}
+    model: dict[str, Any] = {"backbone": "mobilenet_v3"} | ({"backbone_options": dict(options)} if options else {})
     if not heads:
-        model: dict[str, Any] = {"backbone": backbone}
         return Converted("aw_nas", "cls", model, fixed(arch), shapes, tuple(notes), arch)
     arch = Arch.of({**dict(arch.items), **_neck(head, [value.data for value in extras if value is not None])})
-    model = {
-        "backbone": backbone,
-        "backbone_options": {"features": ["c4", "tail"]},
-        "neck": "ssd_extras",
-        "head": "ssd",
-    }
+    model |= {"neck": "ssd_extras", "head": "ssd"}
     return Converted("aw_nas", "det", model, fixed(arch), shapes, tuple(notes), arch)
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from searchkit.nas.convert.attentive import NO_HIDDEN
+from searchkit.nas.convert.attentive import ACTIVATION
 from searchkit.nas.convert.ofa import CLASSES, HEAD
-from searchkit.nas.convert.parts import Converted, Stage, arch_of_stages, count, fixed, shape_of, value_of
+from searchkit.nas.convert.parts import Converted, Stage, arch_of_stages, count, fixed, shape_of, value_of, with_hidden
 from searchkit.nas.models.backbones.mobilenet_plan import DEPTHS, STRIDES
 from searchkit.reading.cursor import Cursor
 from searchkit.records.arch import Arch
@@ -95,9 +95,9 @@ def _chosen(values: Cursor) -> Converted:
     arch = arch_of_stages(first, stages, HEAD if is_ofa else None)
     size = values.get("input_shape")
     shapes = () if size is None else (shape_of(value_of(size)),)
-    backbone = "mobilenet_v3" if is_ofa else "attentive_nas"
-    notes.append(NO_HIDDEN.format(last))
-    return Converted(NAME, "cls", {"backbone": backbone}, fixed(arch), shapes, tuple(notes), arch, (last, CLASSES))
+    model = {"backbone": "mobilenet_v3" if is_ofa else "attentive_nas"}
+    model = with_hidden(model, last, **({} if is_ofa else {"activation": ACTIVATION}))
+    return Converted(NAME, "cls", model, fixed(arch), shapes, tuple(notes), arch, CLASSES)
 
 
 def _blocks(values: Cursor) -> Converted:
@@ -123,7 +123,7 @@ def _blocks(values: Cursor) -> Converted:
     )
     notes = ("widths are those of mmrazor's searchable ShuffleNetV2, which the file does not say",)
     model = {"backbone": "shufflenet_v2", "backbone_options": {"stem_pool": False, "keep_width": True}}
-    return Converted(NAME, "cls", model, fixed(arch), (), notes, arch, (CLASSES,))
+    return Converted(NAME, "cls", model, fixed(arch), (), notes, arch, CLASSES)
 
 
 def _channels(values: Cursor) -> Converted:
@@ -157,4 +157,4 @@ def _channels(values: Cursor) -> Converted:
     stem, head = (count(value_of(end)) for end in ends if end is not None)
     arch = arch_of_stages(stem, stages, head)
     assert len(stages) == len(STRIDES)
-    return Converted(NAME, "cls", {"backbone": "mobilenet_v2"}, fixed(arch), (), (), arch, (CLASSES,))
+    return Converted(NAME, "cls", {"backbone": "mobilenet_v2"}, fixed(arch), (), (), arch, CLASSES)

@@ -5,16 +5,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from searchkit.nas.convert.parts import Converted, Stage, arch_of_stages, count, counts, fixed, shape_of
+from searchkit.nas.convert.parts import Converted, Stage, arch_of_stages, count, counts, fixed, shape_of, with_hidden
+from searchkit.nas.models.backbones.mobilenet_v3_plan import ACTIVATIONS, SQUEEZE, STRIDES
 from searchkit.reading.cursor import Cursor
 
 NAME = "once-for-all"
 # ofa_mbv3_d234_e346_k357 at width 1: stem, stages, last conv, the layer behind the mean, classes of ImageNet.
 STEM, WIDTHS, HEAD, BEHIND, CLASSES = 16, (16, 24, 40, 80, 112, 160), 960, 1280, 1000
-STRIDES, SQUEEZE = (1, 2, 2, 2, 1, 2), (False, False, True, False, True, True)
-ACTIVATIONS = ("relu", "relu", "relu", "hswish", "hswish", "hswish")
 BLOCKS = 4  # of a stage at most; the first stage is one block
-NO_HIDDEN = "a classifier has one layer behind the mean here: that of {} in front of it is left out"
 
 
 def is_ofa(at: Cursor) -> bool:
@@ -40,8 +38,9 @@ def _of_choices(at: Cursor) -> Converted:
     arch = arch_of_stages(STEM, stages, HEAD)
     sizes = at.get("r")
     shapes = () if sizes is None else tuple(shape_of(item) for item in (sizes.items[:1] or [sizes]))
-    notes = ("widths are those of a multiplier of 1, which the file does not say", NO_HIDDEN.format(BEHIND))
-    return Converted(NAME, "cls", {"backbone": "mobilenet_v3"}, fixed(arch), shapes, notes, arch, (BEHIND, CLASSES))
+    notes = ("widths are those of a multiplier of 1, which the file does not say",)
+    model = with_hidden({"backbone": "mobilenet_v3"}, BEHIND)
+    return Converted(NAME, "cls", model, fixed(arch), shapes, notes, arch, CLASSES)
 
 
 def _of_config(at: Cursor) -> Converted:
@@ -92,9 +91,9 @@ def _of_config(at: Cursor) -> Converted:
         if tuple(found) != tuple(default):
             options[name] = found
     model: dict[str, Any] = {"backbone": "mobilenet_v3"} | ({"backbone_options": options} if options else {})
-    notes = (NO_HIDDEN.format(behind),) if behind else ()
-    widths = tuple(width for width in (behind, classes) if width)
-    return Converted(NAME, "cls", model, fixed(arch), (), notes, arch, widths)
+    if behind:
+        model = with_hidden(model, behind)
+    return Converted(NAME, "cls", model, fixed(arch), (), (), arch, classes)
 
 
 def _width(at: Cursor, layer: str, key: str) -> int | None:

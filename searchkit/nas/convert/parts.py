@@ -22,7 +22,7 @@ class Converted:
     shapes: tuple[InputShape, ...] = ()  # input shapes, if the file says some
     notes: tuple[str, ...] = ()  # what could not be taken, or was read otherwise than it is written
     arch: Arch | None = None  # of a file of one architecture
-    behind: tuple[int, ...] = ()  # widths of the linear layers behind the mean of a classifier, for its cost
+    classes: int | None = None  # of a classifier whose project has so many: ImageNet's, for its cost
     train: Mapping[str, Any] = field(default_factory=dict)  # the section of a config
 
 
@@ -94,6 +94,11 @@ def shape_of(at: Cursor) -> InputShape:
         return count(at)
     values = counts(at)[-2:]
     return values[0] if len(set(values)) == 1 else (values[0], values[1])
+
+
+def with_hidden(model: Mapping[str, Any], width: int, **options: Any) -> dict[str, Any]:
+    """A classifier with a layer of that width between the mean and the last one."""
+    return {**model, "neck": "hidden", "neck_options": {"width": width, **options}}
 
 
 def fixed(arch: Arch) -> dict[str, Any]:
