@@ -16,10 +16,13 @@ from searchkit.nas.models.backbones.efficientnet_lite_plan import lite
 from searchkit.nas.models.backbones.mobilenet_plan import DEPTHS, EXPANDS, WIDTHS
 from searchkit.nas.models.heads.faster_rcnn_plan import DetectorConfig
 from searchkit.nas.models.heads.linear_plan import ClassifierConfig
+from searchkit.nas.models.heads.retinanet import RetinaNetOptions
 from searchkit.nas.models.init.load import load_init
 from searchkit.nas.models.init.sources import read_weights
+from searchkit.nas.models.necks.elastic_fpn_plan import ElasticFPNOptions
 from searchkit.nas.models.necks.hidden_plan import HiddenOptions
 from searchkit.nas.models.network import build
+from searchkit.nas.models.part import PlainConfig
 from searchkit.records.arch import Arch
 from tests.support.detectors import R18, config
 
@@ -127,6 +130,41 @@ def test_a_detector_of_gaia(tmp_path: Path) -> None:
     loaded = load_init(net, saved({"state_dict": file}, tmp_path))
     assert not loaded.kept and not loaded.unused
     assert net.state_dict()["rpn.head.cls_logits.bias"].tolist() == [1, 3, 5, 0, 2, 4]
+
+
+def retinanet(p6: str, **head: Any) -> PlainConfig:
+    neck = ElasticFPNOptions(out_channel=16, p6=p6, p7_relu=p6 == "p5")  # type: ignore[arg-type]
+    return PlainConfig(
+        num_classes=5,
+        backbone_options=BASIC,
+        neck="elastic_fpn",
+        neck_options=neck,
+        head="retinanet",
+        head_options=RetinaNetOptions(width=16, **head),
+    )
+
+
+def test_a_retinanet_of_mmdetection(tmp_path: Path) -> None:
+    """Its last two levels are convs of the pyramid like the others; in a Faster R-CNN its levels would be others."""
+    path = saved({"state_dict": of("mmdet_retinanet_r18")}, tmp_path)
+    net = build(retinanet("c5"), R18)
+    loaded = load_init(net, path)
+    assert {*loaded.whole} == learnt(net) and not loaded.kept and not loaded.unused
+    net = build(DetectorConfig(num_classes=5, fpn_channels=16, box_head_width=24, backbone_options=BASIC), R18)
+    loaded = load_init(net, path)
+    assert not loaded.parts[0].unused and not loaded.parts[1].filled and loaded.lost == ("neck", "head")
+    assert loaded.parts[1].unused[0].endswith("(of elastic_fpn, but the neck here is fpn)")
+
+
+def test_an_elastic_neck_is_filled_in_part(tmp_path: Path) -> None:
+    """The first channels of its levels; towers on more channels keep their values."""
+    wider = Arch.of({**dict(R18.items), "neck.out_channel": 24})
+    loaded = load_init(build(retinanet("c5"), wider), saved({"state_dict": of("mmdet_retinanet_r18")}, tmp_path))
+    assert len(loaded.parts[1].partly) == 16 and not loaded.parts[1].kept
+    assert [name.partition(" ")[0] for name in loaded.parts[2].unused] == [
+        "bbox_head.cls_convs.0.conv.weight",
+        "bbox_head.reg_convs.0.conv.weight",
+    ]
 
 
 def test_a_part_that_does_not_fit_at_all_is_said_loudly(tmp_path: Path) -> None:

@@ -243,7 +243,7 @@ def _misfit(part: str, there: Layout, of: _Net) -> str:
     if part == BACKBONE:
         return ""  # whose kind is told by its names
     kind, here = there.neck if part == NECK else there.head, of.kinds[part]
-    return "" if here in (kind, None) else f"of a {kind}, but this {part} is a {here}"
+    return "" if here in (kind, None) else f"of {kind}, but the {part} here is {here}"
 
 
 def _levels(names: Iterable[str]) -> int:
