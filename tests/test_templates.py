@@ -81,6 +81,7 @@ def test_every_config_is_whole(name: str) -> None:
     assert words[-1][5].startswith("+" if loaded.monitor.mode == "max" else "-")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_runs_by_the_commands_in_its_header(name: str, tmp_path: Path) -> None:
     needed, scalars = RECIPES[name]
@@ -102,6 +103,7 @@ def test_a_recipe_runs_by_the_commands_in_its_header(name: str, tmp_path: Path) 
     assert len(job["scalars"][reward]) > 1, "a curve, not a single number"
 
 
+@pytest.mark.slow
 def test_a_search_runs_by_the_commands_in_its_header(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     pytest.importorskip("optuna")
@@ -141,6 +143,7 @@ def test_an_unknown_name_is_told_the_known_ones(name: str, tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_digits_script_reads_mnist(data_dir: Path, tmp_path: Path) -> None:
     """--data takes MNIST's own files. An epoch of it takes half a minute, so this only reads them."""
     pytest.importorskip("torch")

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.support.suite import command, environment, events, kill, ok, processes_with, run, states
+from tests.support.suite import command, environment, events, kill, look, processes_with, states
 
 MAX_LOST = 3  # of one job: a fourth loss is an error by law
 Live = Callable[[Path], dict[int, tuple[str, int]]]  # processes: what kind, and the job that a death counts against
@@ -68,5 +68,5 @@ def settled(folder: Path, runs: Path, jobs: int, left: str, what: str) -> collec
     accepted = collections.Counter(e["job"] for e in events(folder) if e["type"] == "result" and not e["retry"])
     assert accepted == dict.fromkeys(range(jobs), 1), what
     assert processes_with(left) == [], what
-    assert "0 fault(s)" in ok(run(folder, "search-ctl", "fsck")), what
+    assert "0 fault(s)" in look(folder, "fsck"), what
     return lines

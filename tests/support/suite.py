@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import json
 import os
 import shutil
@@ -14,6 +16,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 BIN = Path(sys.executable).parent
 BACKGROUND = "INT HUP QUIT"  # what `nohup COMMAND &` in a script has it ignore
@@ -132,7 +136,17 @@ def task_dir(folder: Path, task: str = "default") -> Path:
 
 def show(folder: Path, task: str = "default") -> dict[str, Any]:
     """`search-ctl show --task T --json`."""
-    return json.loads(ok(run(folder, "search-ctl", "show", "--task", task, "--json")))
+    return json.loads(look(folder, "show", "--task", task, "--json"))
+
+
+def look(folder: Path, *argv: str) -> str:
+    """What `search-ctl argv` prints that changes nothing: run in this process, as tests look often."""
+    from searchkit.suite.cli import ctl
+
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
+        patch.chdir(folder)
+        ctl.group.main([*argv], "search-ctl", standalone_mode=False)
+    return out.getvalue()
 
 
 def states(folder: Path, task: str = "default") -> dict[int, str]:

@@ -22,15 +22,8 @@ task:
 def seen(folder: Path, *argv: str, more: str = "", free_gib: tuple[int, ...] = (16, 16), **env: str) -> Any:
     """Run the config with flags; what search-run said first, and the devices that each job saw."""
     project(folder, CONFIG + more)
-    said = ok(
-        run(
-            folder,
-            "search-run",
-            "config.yaml",
-            *argv,
-            env={**fake_gpus(folder.parent / f"{folder.name}-lib", *free_gib), **env},
-        )
-    )
+    env = {**fake_gpus(folder.parent / f"{folder.name}-lib", *free_gib), **env}
+    said = ok(run(folder, "search-run", "config.yaml", *argv, env=env))
     return said.splitlines()[0], sorted((task_dir(folder) / f"jobs/all/{n}/log").read_text().strip() for n in range(4))
 
 
