@@ -147,19 +147,27 @@ def test_what_a_newcomer_gets_wrong_is_told(tmp_path: Path) -> None:
         searchkit.run("other.yaml", cwd=project)
 
 
-def test_a_stopper_that_fails_ends_it_when_all_that_runs_has_ended(tmp_path: Path) -> None:
-    """As a sampler does; the same command goes on once it is mended."""
-    project = suite.project(tmp_path / "project", SEARCH, train_py=TRAIN)
+@pytest.mark.parametrize(
+    ("before", "fails"),
+    [("points = [", "1 / 0"), ("return before is None", "step < 12 or 1 / 0")],
+    ids=["as it judges", "at the end of a job"],
+)
+def test_a_stopper_that_fails_ends_it_when_all_that_runs_has_ended(tmp_path: Path, before: str, fails: str) -> None:
+    """As a sampler does; the same command goes on once it is mended, and no job runs again."""
+    longer = TRAIN.replace("sleep(0.5)", "sleep(3 if os.environ['SEARCHKIT_JOB'] == '1' else 0.5)")
+    project = suite.project(tmp_path / "project", SEARCH, train_py=f"import os{longer}")
     for name in ("lattice.py", "roofline.py"):
         shutil.copy(OWN / name, project)
     (project / "edge.json").write_text('{"macs_per_s": 2e10, "bytes_per_s": 1e9}')
     whole = (OWN / "trend.py").read_text()
-    (project / "trend.py").write_text(whole.replace("        points = [", "        1 / 0\n        points = [", 1))
+    (project / "trend.py").write_text(whole.replace(f"        {before}", f"        {fails}\n        {before}", 1))
     done = suite.run(project, "search-run", "config.yaml", "-j", "2", "--gpus", "none")
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    line = whole[: whole.index("        points = [")].count("\n") + 1
+    line = whole[: whole.index(f"        {before}")].count("\n") + 1
     assert f"the stopper trend:Trend failed: ZeroDivisionError: division by zero (trend.py:{line})" in done.stderr
+    assert suite.processes_with(f"SEARCHKIT_JOB_DIR={suite.task_dir(project)}") == []
     assert set(suite.states(project).values()) == {"finished"} and len(suite.states(project)) < 10
     (project / "trend.py").write_text(whole)
     suite.ok(suite.run(project, "search-run", "config.yaml", "-j", "2", "--gpus", "none"))
-    assert len(suite.states(project)) == 10
+    assert [job["attempt"] for job in suite.show(project)["jobs"]] == [1] * 10
+    assert sorted(event["job"] for event in suite.events(project) if event["type"] == "result") == [*range(10)]

@@ -67,7 +67,8 @@ class Node:
     def __str__(self) -> str:
         if self.kind != "scalar":
             return {"list": "a list", "map": "a mapping"}.get(self.kind, "something else")
-        return "nothing" if self.is_null else repr(self.text if len(self.text) <= 60 else self.text[:57] + "...")
+        text = self.text if len(self.text) <= 60 else self.text[:57] + "..."
+        return "nothing" if self.is_null else repr(text) if isinstance(self.data, str) else text
 
 
 class Report:

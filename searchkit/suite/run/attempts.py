@@ -60,9 +60,8 @@ def judge(run: Run) -> None:
         free = [n for n, one in live if not (one.ending or one.elsewhere or one.command_ended)]
         try:
             judging.judge(run.search, [n for n in free if n in run.task.state.jobs])
-        except UsageError as e:  # of a stopper: what runs may end, and the same command goes on once it is fixed
-            run.search.fault = e
-            run.asked.drain("error")
+        except UsageError as e:
+            results.stopper_failed(run, e)
 
 
 def read_ahead(run: Run) -> None:

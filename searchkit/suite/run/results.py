@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from searchkit import fsio
-from searchkit.errors import StorageError
+from searchkit.errors import StorageError, UsageError
 from searchkit.suite.run import judging
 from searchkit.suite.run.owners import Live, Run
 from searchkit.suite.store import kept, numbers, scalars, status
@@ -61,11 +61,23 @@ def accept(run: Run, n: int, s: Status, behind: Sequence[str] = ()) -> None:
         if s.exit_code is not None:
             # Before the result is accepted: it must not be lost once it was shown.
             scalars.make_durable(reader)
-    if reading:
-        fields |= _reported(run, job, fields, reader, reading)
-    run.reports.readers.close(job)
+    try:
+        if reading:
+            fields |= _reported(run, job, fields, reader, reading)
+    except UsageError as e:
+        stopper_failed(run, e)
+        return  # its end stands on disk: the next search-run accepts it
+    finally:
+        run.reports.readers.close(job)
     record(run, n, fields)
     _count_false_starts(run, n, s)
+
+
+def stopper_failed(run: Run, e: UsageError) -> None:
+    """A stopper raised `e`: what runs may end, and the same command goes on once the stopper is fixed."""
+    if run.search:
+        run.search.fault = e
+    run.asked.drain("error")
 
 
 def _reported(run: Run, job: Job, fields: Event, reader: Reader, reading: Reading) -> Event:

@@ -227,5 +227,5 @@ def test_faults_of_a_number_s_schedule() -> None:
     ):
         assert words in faults_of({"boundary": boundary, "value": value})
     assert "lacks value" in faults_of({"boundary": [1]})
-    assert faults_of(2) == "weight: must be a number from 0 to 1, or {boundary, value}, not '2'"
+    assert faults_of(2) == "weight: must be a number from 0 to 1, or {boundary, value}, not 2"
     assert faults_of({"boundary": [1, 2], "value": [0, "x"]}).startswith("weight.value[1]: must be a number from 0 to")

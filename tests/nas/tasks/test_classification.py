@@ -440,11 +440,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no value": ({"train": {"label_smoothing": {"boundary": [1]}}}, "a schedule has the keys boundary and value"),
     "smoothing above 1": (
         {"train": {"label_smoothing": 1.5}},
-        "train.label_smoothing: must be a number from 0 to 1, or {boundary, value}, not '1.5'",
+        "train.label_smoothing: must be a number from 0 to 1, or {boundary, value}, not 1.5",
     ),
     "smoothing to above 1": (
         {"train": {"label_smoothing": {"boundary": [1, 2], "value": [0, 2]}}},
-        "train.label_smoothing.value[1]: must be a number from 0 to 1, not '2'",
+        "train.label_smoothing.value[1]: must be a number from 0 to 1, not 2",
     ),
     "no temperature": ({"train": {"distill": {"temperature": 0}}}, "temperature: must be a number above 0"),
     "a text as weight": ({"train": {"loss_weights": {"loss_ce": "much"}}}, "loss_weights.loss_ce: must be a number"),

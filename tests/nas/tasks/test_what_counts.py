@@ -175,19 +175,19 @@ def test_in_place_the_largest_alone_has_dropout(toy_cls: Path, tmp_path: Path, m
     [
         (
             {"milestones": (8, 11)},
-            "milestones[0]: must be a number above 0 and below 1, not '8'; milestones[1]: must be",
+            "milestones[0]: must be a number above 0 and below 1, not 8; milestones[1]: must be",
         ),
         ({"milestones": (0.9, 0.7)}, "must ascend, but are [0.9, 0.7]"),
-        ({"momentum": 1.5}, "momentum: must be a number of 0 or more and below 1, not '1.5'"),
-        ({"momentum": float("nan")}, "momentum: must be a number of 0 or more and below 1, not 'nan'"),
+        ({"momentum": 1.5}, "momentum: must be a number of 0 or more and below 1, not 1.5"),
+        ({"momentum": float("nan")}, "momentum: must be a number of 0 or more and below 1, not nan"),
         ({"momentum": 0, "nesterov": True}, "must be above 0 with nesterov"),
         (
             {"weight_decay": -1, "gamma": -3, "floor": -2},
-            "weight_decay: must be a number of 0 or more, not '-1'; gamma: must be",
+            "weight_decay: must be a number of 0 or more, not -1; gamma: must be",
         ),
         (
             {"lr": float("inf"), "epochs": float("inf")},
-            "epochs: must be a number above 0, not 'inf'; lr: must be a number above 0, not 'inf'",
+            "epochs: must be a number above 0, not inf; lr: must be a number above 0, not inf",
         ),
     ],
 )

@@ -176,7 +176,7 @@ FILES = {
     "task: {template: x}\nenv: {A: 1,\n  B: 2, A: 3}": "3:9: the key 'A' is given twice (first on line 2)",
     "task: {template: x}\ntask: {template: y}": "2:1: the key 'task' is given twice (first on line 1)",
     "task: {template: x}\n? [a]\n: b": "2:3: a key must be a text, not a list",
-    "task: {template: x}\nenv: {<<: 5}": "2:11: <<: must be a mapping, or a list of mappings, not '5'",
+    "task: {template: x}\nenv: {<<: 5}": "2:11: <<: must be a mapping, or a list of mappings, not 5",
     "task: !!python/object/new:os.system {}": "1:7: the tag !!python/object/new:os.system is not allowed",
     "task: {template: !!python/name:os.system x}": "1:18: the tag !!python/name:os.system is not allowed",
     "task: {template: !!binary aGk=}": "1:18: the tag !!binary is not allowed",
@@ -206,7 +206,7 @@ KEYS = {
         "1:1: unknown key 'tsk' (did you mean task?)",
     ],
     "task:\nrun: {}": ["1:6: missing key 'task'"],
-    "task: 5": ["1:7: task: must be a mapping (key: value), not '5'"],
+    "task: 5": ["1:7: task: must be a mapping (key: value), not 5"],
     "task: {constraints: []}": ["1:7: task: missing key 'template'"],
     "task: {template: }": ["1:18: task: missing key 'template'"],
     "task: {tempate: x}": [
@@ -221,15 +221,15 @@ KEYS = {
         "1:18: task.template: must be a command for the shell or a list of words, not a mapping"
     ],
     "task: {template: [a, [b]]}": ["1:22: task.template[1]: must be a text, not a list"],
-    "task: {template: x, search_args: 5}": ["1:34: task.search_args: must be a list, not '5'"],
+    "task: {template: x, search_args: 5}": ["1:34: task.search_args: must be a list, not 5"],
     "task: {template: x, constraints: lr < 1}": ["1:34: task.constraints: must be a list, not 'lr < 1'"],
     "task: {template: x, constraints: [[1]]}": ["1:35: task.constraints[0]: must be a text, not a list"],
     "task: {template: x, constraints: [lr < 1]}": [
         "1:35: task.constraints[0]: 'lr' is not a declared argument (none is declared)"
     ],
     "task: {template: x, reward_attribute: [a]}": ["1:39: task.reward_attribute: must be a text, not a list"],
-    "search: {seed: -1}": ["1:16: search.seed: must be a whole number of 0 or more, not '-1'"],
-    "search: {seed: true}": ["1:16: search.seed: must be a whole number of 0 or more, not 'true'"],
+    "search: {seed: -1}": ["1:16: search.seed: must be a whole number of 0 or more, not -1"],
+    "search: {seed: true}": ["1:16: search.seed: must be a whole number of 0 or more, not true"],
     "search: {sampler: gird}": ["1:19: search.sampler: unknown sampler 'gird' (did you mean grid?)"],
     "search: {sampler: [a]}": [
         "1:19: search.sampler: must be the name of a sampler, or a mapping of type and its options, not a list"
@@ -238,7 +238,7 @@ KEYS = {
     "search: {sampler: {type: randm}}": ["1:26: search.sampler.type: unknown sampler 'randm' (did you mean random?)"],
     "search: {sampler: {type: random, n: 1}}": ["1:34: search.sampler: random has no option 'n'; it has none"],
     "search: {trials: 5}": ["1:10: search: unknown key 'trials' (did you mean n_trials?)"],
-    "search: {n_trials: 0}": ["1:20: search.n_trials: must be a whole number of 1 or more, not '0'"],
+    "search: {n_trials: 0}": ["1:20: search.n_trials: must be a whole number of 1 or more, not 0"],
     "search: {time_budget_s: soon}": [
         "1:25: search.time_budget_s: must be seconds above 0, or a time such as 30s, 10m, 2h or 1d, not 'soon'"
     ],
@@ -262,7 +262,7 @@ KEYS = {
         "1:52: search.objectives[1].name: 'a' is an objective already"
     ],
     "search: {enqueue: {lr: 1}}": ["1:19: search.enqueue: must be a list, not a mapping"],
-    "search: {enqueue: [1]}": ["1:20: search.enqueue[0]: must be a mapping (key: value), not '1'"],
+    "search: {enqueue: [1]}": ["1:20: search.enqueue[0]: must be a mapping (key: value), not 1"],
     "search: {enqueue: [{lr: 1}]}": ["1:21: search.enqueue[0]: 'lr' is not a declared argument (none is declared)"],
     "search: {warm_start: old}": ["1:22: search.warm_start: must be a mapping (key: value), not 'old'"],
     "search: {warm_start: {task: a, csv: b}}": [
@@ -278,27 +278,27 @@ KEYS = {
     "queue: 1": [
         "1:1: unknown key 'queue' (valid: task, search, resources, run, callbacks, env, monitor, pavi, stages)"
     ],
-    "resources: {gpus: -1}": ["1:19: resources.gpus: must be a whole number of 0 or more, not '-1'"],
-    "resources: {gpus: 0.5}": ["1:19: resources.gpus: must be a whole number of 0 or more, not '0.5'"],
-    "resources: {cpus: 0}": ["1:19: resources.cpus: must be a whole number of 1 or more, not '0'"],
+    "resources: {gpus: -1}": ["1:19: resources.gpus: must be a whole number of 0 or more, not -1"],
+    "resources: {gpus: 0.5}": ["1:19: resources.gpus: must be a whole number of 0 or more, not 0.5"],
+    "resources: {cpus: 0}": ["1:19: resources.cpus: must be a whole number of 1 or more, not 0"],
     "resources: {gpu_mem: 6X}": [
         "1:22: resources.gpu_mem: must be a number of bytes, or a size such as 6G or 512M, not '6X'"
     ],
     "resources: {gpu_mem: 0}": [
-        "1:22: resources.gpu_mem: must be a number of bytes, or a size such as 6G or 512M, not '0'"
+        "1:22: resources.gpu_mem: must be a number of bytes, or a size such as 6G or 512M, not 0"
     ],
-    "run: {max_parallel: 0}": ["1:21: run.max_parallel: must be a whole number of 1 or more, not '0'"],
-    "run: {retries: -2}": ["1:16: run.retries: must be a whole number of 0 or more, not '-2'"],
+    "run: {max_parallel: 0}": ["1:21: run.max_parallel: must be a whole number of 1 or more, not 0"],
+    "run: {retries: -2}": ["1:16: run.retries: must be a whole number of 0 or more, not -2"],
     "run: {retries: [1]}": ["1:16: run.retries: must be a whole number of 0 or more, not a list"],
     "run: {timeout_s: 12:30}": [
         "1:18: run.timeout_s: must be seconds above 0, or a time such as 30s, 10m, 2h or 1d, not '12:30'"
     ],
     "run: {timeout_s: 0}": [
-        "1:18: run.timeout_s: must be seconds above 0, or a time such as 30s, 10m, 2h or 1d, not '0'"
+        "1:18: run.timeout_s: must be seconds above 0, or a time such as 30s, 10m, 2h or 1d, not 0"
     ],
     "run: {on_error: halt}": ["1:17: run.on_error: must be one of continue, stop, not 'halt'"],
-    "run: {workers: 0}": ["1:16: run.workers: must be true, false, or a whole number of 1 or more, not '0'"],
-    "run: {workers: 1.5}": ["1:16: run.workers: must be true, false, or a whole number of 1 or more, not '1.5'"],
+    "run: {workers: 0}": ["1:16: run.workers: must be true, false, or a whole number of 1 or more, not 0"],
+    "run: {workers: 1.5}": ["1:16: run.workers: must be true, false, or a whole number of 1 or more, not 1.5"],
     "run: {worker: 1}": ["1:7: run: unknown key 'worker' (did you mean workers?)"],
     "callbacks: {pre: ''}": ["1:18: callbacks.pre: must be a text, not ''"],
     "callbacks: {before: x}": ["1:13: callbacks: unknown key 'before' (valid: pre, after)"],
@@ -471,7 +471,7 @@ SEARCHES = {
     "search: {sampler: {type: tpe, n_start: 3, n_startup: ten, group: 1}, n_trials: 9}": [
         "10:31: search.sampler: tpe has no option 'n_start'; its options are n_startup: 10, ",
         "10:54: search.sampler.n_startup: must be a whole number, not 'ten'",
-        "10:66: search.sampler.group: must be true or false, not '1'",
+        "10:66: search.sampler.group: must be true or false, not 1",
     ],
     "search: {sampler: random, n_trials: 9, stop: [{type: patience, steps: 3, min_delta: a}, {type: asha, min: .5}]}": [
         "10:64: search.stop[0]: patience has no option 'steps'; its options are patience: 10, min_delta: 0.0",
@@ -536,9 +536,7 @@ BESTS = {  # what is replaced in STAGES, by what: faults
     ("stage: a", "stage: c"): ["17:27: stages[2].search_args[0].stage: 'c' must be a stage that runs before"],
     ("stage: a, ", ""): ["17:7: stages[2].search_args[0]: missing key 'stage'"],
     (", number: 5", ""): ["17:7: stages[2].search_args[0]: missing key 'number'"],
-    ("number: 5", "number: 0"): [
-        "17:38: stages[2].search_args[0].number: must be a whole number of 1 or more, not '0'"
-    ],
+    ("number: 5", "number: 0"): ["17:38: stages[2].search_args[0].number: must be a whole number of 1 or more, not 0"],
     ("number: 5", "number: 5, args: [mom, lr]"): [
         "15:17: stages[2].task.template: {opt} is not a declared argument",
         "17:48: stages[2].search_args[0].args: 'mom' needs 'opt' beside it, on which it depends in that stage",

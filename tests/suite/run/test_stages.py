@@ -371,7 +371,7 @@ stages:
 
 FAULTS = {
     "stages: []": ["1:9: stages: must be a list of at least one stage, not an empty one"],
-    "stages: 3": ["1:9: stages: must be a list of at least one stage, not '3'"],
+    "stages: 3": ["1:9: stages: must be a list of at least one stage, not 3"],
     "stages: [{task: {template: x}}]": ["1:10: stages[0]: missing key 'name'"],
     "stages: [{name: a}]": ["1:10: stages[0]: missing key 'task'"],
     "stages: [{name: a.b, task: {template: x}}]": [
@@ -391,7 +391,7 @@ FAULTS = {
         "(did you mean SEARCHKIT_STAGE_TRAIN?)"
     ],
     "stages: [{name: a, task: {template: x}, run: {retries: -1}, stages: []}]": [
-        "1:56: stages[0].run.retries: must be a whole number of 0 or more, not '-1'",
+        "1:56: stages[0].run.retries: must be a whole number of 0 or more, not -1",
         "1:61: stages[0]: unknown key 'stages' (did you mean task?)",
     ],
     "stages: [{name: a, task: {template: 'x {b}', search_args: [{type: Categorical, name: c, value: []}]}}]": [

@@ -137,7 +137,7 @@ env: {A: &a 1e-3, B: *a}
 
 @pytest.mark.parametrize(
     ("written", "shown"),
-    [("[1, 2, 1]", "'1'"), ("[1, '1']", "'1'"), ("[1e-3, 0.001]", "'0.001'"), ("[[a], [a]]", "[a]")],
+    [("[1, 2, 1]", "1"), ("[1, '1']", "'1'"), ("[1e-3, 0.001]", "0.001"), ("[[a], [a]]", "[a]")],
 )
 def test_note_for_a_value_listed_twice(written: str, shown: str) -> None:
     config = read(f"task:\n  template: x {{a}}\n  search_args:\n  - {{type: Categorical, name: a, value: {written}}}")
@@ -190,7 +190,7 @@ ARGS = {
         "5:41: search_args[1].value: must be a list of at least one value, not an empty one"
     ],
     "{type: Categorical, name: a, value: 5}": [
-        "5:41: search_args[1].value: must be a list of at least one value, not '5'"
+        "5:41: search_args[1].value: must be a list of at least one value, not 5"
     ],
     "{type: Categorical, name: a, value: {b: 1}}": ["5:41: search_args[1].value: must be a list, not a mapping"],
     "{type: Categorical, name: [a], value: [1]}": ["5:31: search_args[1].name: must be a text, not a list"],
@@ -218,7 +218,7 @@ ARGS = {
         "all rows must have the same keys"
     ],
     "{type: Nested, value: [{a: 1}, 5]}": [
-        "5:36: search_args[1].value[1]: must be a mapping of at least one name and its value, not '5'"
+        "5:36: search_args[1].value[1]: must be a mapping of at least one name and its value, not 5"
     ],
     "{type: Nested, value: [{a: 1}, {}]}": [
         "5:36: search_args[1].value[1]: must be a mapping of at least one name and its value, not an empty one"
@@ -226,12 +226,12 @@ ARGS = {
     "{type: Nested, value: [{'a b': 1}]}": ["5:29: search_args[1].value[0].a b: the name 'a b' must not contain ' '"],
     "{type: Uniform, name: a, low: 1, high: 0}": ["5:44: search_args[1].high: must be above low, which is 1, not 0"],
     "{type: Int, name: a, low: 3, high: 3}": ["5:40: search_args[1].high: must be above low, which is 3, not 3"],
-    "{type: LogUniform, name: a, low: 0, high: 1}": ["5:38: search_args[1].low: must be a number above 0, not '0'"],
+    "{type: LogUniform, name: a, low: 0, high: 1}": ["5:38: search_args[1].low: must be a number above 0, not 0"],
     "{type: LogInt, name: a, low: -1, high: 1}": [
-        "5:34: search_args[1].low: must be a whole number between 1 and 2**53, as every one on a log scale, not '-1'"
+        "5:34: search_args[1].low: must be a whole number between 1 and 2**53, as every one on a log scale, not -1"
     ],
     "{type: Int, name: a, low: 1, high: 4, step: 0}": [
-        "5:49: search_args[1].step: must be a whole number of 1 or more, not '0'"
+        "5:49: search_args[1].step: must be a whole number of 1 or more, not 0"
     ],
     "{type: Int, name: a, low: 1, high: 4, step: 4}": [
         "5:49: search_args[1].step: must be at most high - low, which is 3, not 4"
@@ -240,13 +240,13 @@ ARGS = {
         "5:46: search_args[1]: unknown key 'step' (valid: type, name, low, high, when)"
     ],
     "{type: Int, name: a, low: 1.5, high: true, step: x}": [
-        "5:31: search_args[1].low: must be a whole number between -2**53 and 2**53, not '1.5'",
-        "5:42: search_args[1].high: must be a whole number between -2**53 and 2**53, not 'true'",
+        "5:31: search_args[1].low: must be a whole number between -2**53 and 2**53, not 1.5",
+        "5:42: search_args[1].high: must be a whole number between -2**53 and 2**53, not true",
         "5:54: search_args[1].step: must be a whole number of 1 or more, not 'x'",
     ],
     "{type: Uniform, name: a, low: .nan, high: .inf}": [
-        "5:35: search_args[1].low: must be a number, not '.nan'",
-        "5:47: search_args[1].high: must be a number, not '.inf'",
+        "5:35: search_args[1].low: must be a number, not .nan",
+        "5:47: search_args[1].high: must be a number, not .inf",
     ],
     "{type: Uniform, low: 1}": [f"5:5: search_args[1]: missing key '{key}'" for key in ("high", "name")],
     "{type: Uniform, name: a, low: 0, high: 1}": [
@@ -263,7 +263,7 @@ ARGS = {
     "{type: Nested, value: [{a: 1, b-c: 1}], when: lr > b-c}": [
         "5:51: search_args[1].when: the conditions go round: 'a,b-c' needs 'a,b-c'"
     ],
-    "5": ["5:5: search_args[1]: must be a mapping (key: value), not '5'"],
+    "5": ["5:5: search_args[1]: must be a mapping (key: value), not 5"],
     "{}": [f"5:5: search_args[1]: missing key '{key}'" for key in ("name", "type", "value")],
 }
 

@@ -229,7 +229,7 @@ def test_faults_of_the_key() -> None:
             "cfg.yaml:8:13: task.measures: must be a function of your own, as module:function or a mapping "
             "(key: value), not a list",
         ),
-        ('{call: "a:b", given: 3}', "cfg.yaml:8:34: task.measures.given: must be a mapping (key: value), not '3'"),
+        ('{call: "a:b", given: 3}', "cfg.yaml:8:34: task.measures.given: must be a mapping (key: value), not 3"),
     ):
         assert faults(CONFIG.replace("MACS", "macs < 1").replace(measures, other)) == [said]
     without = CONFIG.replace("MACS", "macs < 1").replace(f"  measures: {measures}\n", "")

@@ -395,7 +395,7 @@ BARE = "{name: one, task: {reward_attribute: acc, template: x}}"
 FAULTS = {  # of an argument on line 6, from column 3
     "stage: one": ["6:3: stages[1].search_args[0]: missing key 'number'"],
     "number: 2": ["6:3: stages[1].search_args[0]: missing key 'stage'"],
-    "stage: one, number: 0": ["6:36: stages[1].search_args[0].number: must be a whole number of 1 or more, not '0'"],
+    "stage: one, number: 0": ["6:36: stages[1].search_args[0].number: must be a whole number of 1 or more, not 0"],
     "stage: oen, number: 2": [
         "6:23: stages[1].search_args[0].stage: 'oen' must be a stage that runs before (did you mean one?)"
     ],

@@ -187,7 +187,7 @@ def test_records_of_an_earlier_stage(tmp_path: Path) -> None:
         ("type: Subnet, name: a", "missing key 'space'"),
         ("type: Subnet, space: a.json", "missing key 'name'"),
         ("type: Subnet, name: a, space: a.yaml", "must be a .json or .jsonl file, not 'a.yaml'"),
-        ("type: Subnet, name: a, space: a.json, per_job: 0", "must be a whole number of 1 or more, not '0'"),
+        ("type: Subnet, name: a, space: a.json, per_job: 0", "must be a whole number of 1 or more, not 0"),
         ("type: Subnet, name: a, space: a.json, value: [1]", "unknown key 'value'"),
         ("type: Subnet, name: a, space: $SEARCHKIT_STAGE_X/a.json", "this config has no stages"),
     ],
