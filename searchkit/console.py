@@ -14,7 +14,7 @@ from typing import Any, Literal, NoReturn
 
 import click
 
-from searchkit.errors import SearchkitError
+from searchkit.errors import ConfigError, SearchkitError, UsageError
 from searchkit.fsio import storage_error
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -26,6 +26,11 @@ def span(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, s = divmod(round(seconds), 60)
     return f"{minutes} min {s:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def counted(n: int, one: str, several: str = "") -> str:
+    """`1 job`, `2,000 jobs`."""
+    return f"{n:,} {one if n == 1 else several or f'{one}s'}"
 
 
 def size(n: float) -> str:
@@ -51,13 +56,16 @@ def run(command: click.Command, name: str, leave: Callable[[int], NoReturn] = sy
     except click.ClickException as e:
         e.show()
         code = e.exit_code
+        _print_fault(UsageError(e.format_message()))
     except BrokenPipeError:  # the reader of our output went away: `search-ctl show | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 0
     except OSError as e:
         code = complain(storage_error(e))
+        _print_fault(storage_error(e))
     except SearchkitError as e:
         code = complain(e)
+        _print_fault(e)
     except KeyboardInterrupt:
         code = 130
     leave(code if isinstance(code, int) else 0)
@@ -89,6 +97,21 @@ def complain(e: SearchkitError) -> int:
     if e.hint:
         click.echo(f"  {e.hint}", err=True)
     return e.exit_code
+
+
+def _print_fault(e: SearchkitError) -> None:
+    """What programs get instead of the document that they asked for."""
+    if "--json" in sys.argv[1:]:
+        print_json(fault_facts(e))
+
+
+def fault_facts(e: SearchkitError) -> dict[str, Any]:
+    """A fault that ended a command, as plain data; those of a config with their places."""
+    facts: dict[str, Any] = {"kind": e.kind, "message": e.message, "hint": e.hint, "exit": e.exit_code}
+    if isinstance(e, ConfigError):
+        places = [{"file": e.filename, "line": f.line, "column": f.col, "message": f.what} for f in e.faults]
+        facts["faults"] = places
+    return {"error": facts}
 
 
 def is_terminal(stream: Literal["stdin", "stdout", "stderr"] = "stdout") -> bool:

@@ -67,7 +67,7 @@ class ConfigError(UsageError):
     """Every fault of one file, in the order of the file: `cfg.yaml:7:15: unknown key 'tempate' (did you mean ...)`."""
 
     def __init__(self, filename: str, faults: list[Fault], hint: str = "") -> None:
-        self.faults = sorted(faults)
+        self.filename, self.faults = filename, sorted(faults)
         super().__init__("\n".join(f"{filename}:{f.line}:{f.col}: {f.what}" for f in self.faults), hint)
 
 

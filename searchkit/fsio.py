@@ -43,7 +43,7 @@ def storage_error(e: OSError) -> StorageError:
             "What could not be written does not count. Make room, then run the same command again. Working copies and "
             "checkpoints of jobs that ended: search-ctl free"
         )
-    return StorageError(f"cannot use the workspace: {reason}{where}", hint)
+    return StorageError(f"can't read or write: {reason}{where}", hint)
 
 
 @contextlib.contextmanager

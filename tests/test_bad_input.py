@@ -124,7 +124,11 @@ def test_no_workspace_task_job_or_config(tmp_path: Path) -> None:
     assert done.returncode == 3 and "nope" in done.stderr
     ok(run(folder, "search-run", "config.yaml"))
     done = run(folder, "search-ctl", "show", "--task", "default", "--jobs", "7")
-    assert done.returncode == 3 and "jobs 0 to 1" in done.stderr
+    assert done.returncode == 3 and "jobs 0 to 1" in done.stderr and not done.stdout
+    for words, kind, code in ((("--jobs", "7"), "not_found", 3), (("--jbs", "7"), "usage", 2)):
+        done = run(folder, "search-ctl", "show", "--task", "default", *words, "--json")
+        error = json.loads(done.stdout)["error"]
+        assert (error["kind"], error["exit"], done.returncode) == (kind, code, code) and error["message"] in done.stderr
     done = run(folder, "search-ctl", "show", "--task", "default", "--jobs", "@beste:1")
     assert done.returncode == 2
     done = run(folder, "search-run", "config.yaml", "--gpus", "0,zero")

@@ -86,7 +86,7 @@ def test_a_backbone_of_ones_own_gets_all_verbs(toy_cls: Path, tmp_path: Path, mo
         "data.input_shape": {"choices": [32]},
     }
     config = nas.write(tmp_path / "mine.yaml", body)
-    assert "128 archs x 1 input shapes = 128 points" in nas.good("space", config)
+    assert "128 archs x 1 input shape = 128 points" in nas.good("space", config)
     nas.good("train", config, "--work-dir", "work", "--set", "train.steps=4", "--device", "cpu")
     common = (config, "--checkpoint", "work/latest.pth", "--device", "cpu")
     nas.good("test", *common, "--arch", "MAX", "--arch", "MIN", "--out", "tested.jsonl")

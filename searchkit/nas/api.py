@@ -38,7 +38,7 @@ from searchkit.nas.train.memory import memory_advice
 from searchkit.nas.train.recipe import Recipe
 from searchkit.nas.train.splits import open_split
 from searchkit.records import modelspace
-from searchkit.records.arch import Arch
+from searchkit.records.arch import Arch, is_int
 
 T = TypeVar("T")
 ArchLike = Arch | str | Mapping[str, Any]
@@ -205,9 +205,11 @@ def extract(
     checkpoint: a supernet's, or that of a tuned subnet. The folder holds model.py, weights.safetensors, config.json and
     proof.json, and needs torch, torchvision and safetensors, but no searchkit. Batch-norm statistics are calibrated as
     for the score of a record of `score`, which is then measured again on the folder (`proof["score"]`); of another arch
-    as the config's test section says. images: real ones that the proof compares on. Raises SearchkitError, and
-    writes nothing, where the folder does not compute what the supernet does, bit for bit.
+    as the config's test section says. images: real ones that the proof compares on beside random input, 0 for none.
+    Raises SearchkitError, and writes nothing, where the folder does not compute what the supernet does, bit for bit.
     """
+    if not is_int(images) or images < 0:
+        raise UsageError(f"images must be a whole number of 0 or more, not {images!r}")
     source, where = extraction.open_source(recipe, checkpoint, seed), _device(device)
     placed, shape = _placed(recipe, arch, input_shape)
     record = arch if isinstance(arch, Mapping) and "protocol" in arch else None

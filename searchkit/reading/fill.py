@@ -302,10 +302,19 @@ def _tuple(options: tuple[Any, ...], node: Node, path: str, report: Report) -> t
         hints = list(options)
     values, failed = [], False
     for i, (hint, item) in enumerate(zip(hints, node.items, strict=True)):
+        at = f"{path}[{i}]"
         try:
-            values.append(_value(hint, item, f"{path}[{i}]", report))
+            value = _value(hint, item, at, report)
         except Bad:
             failed = True
+            continue
+        if item.is_null and isinstance(value, str | Mapping):
+            kept = f"it counts as {value or 'an empty one'}"
+            report.ask(item, f"{at}: holds nothing", "write it, or remove it", kept)
+            if not report.begun:
+                failed = True
+                continue
+        values.append(value)
     if failed:
         raise Bad(tuple(values))
     return tuple(values)

@@ -88,8 +88,8 @@ def _schema(hint: Any, definitions: dict[str, Schema]) -> Schema:
         return dict(Choice(*options).to_schema())
     if origin is tuple:
         if options[-1] is Ellipsis:
-            return {"type": "array", "items": _item(options[0], definitions)}
-        items = [_item(o, definitions) for o in options]
+            return {"type": "array", "items": _item(options[0], definitions, listed=True)}
+        items = [_item(o, definitions, listed=True) for o in options]
         return {"type": "array", "items": items, "minItems": len(items), "maxItems": len(items)}
     if isinstance(origin, type) and issubclass(origin, Mapping):
         names = _schema(options[0], definitions)
@@ -104,13 +104,14 @@ def _schema(hint: Any, definitions: dict[str, Schema]) -> Schema:
     return dict(_TYPES.get(hint, {}))
 
 
-def _item(hint: Any, definitions: dict[str, Schema]) -> Schema:
-    """What an item of a list or a value of a mapping may be. A null there is a text, or an empty mapping."""
+def _item(hint: Any, definitions: dict[str, Schema], listed: bool = False) -> Schema:
+    """What an item of a list or a value of a mapping may be. A null in a mapping is a text, or an empty mapping."""
     schema = _schema(hint, definitions)
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     is_class = dataclasses.is_dataclass(hint) and isinstance(hint, type)
     empty = is_class and not any(is_required(f) for f, _ in keys_of(hint).values())
-    takes_null = type(None) in options or empty or schema.get("type") == SCALARS or origin is Mapping
+    holds = schema.get("type") == SCALARS or origin is Mapping
+    takes_null = type(None) in options or empty or (holds and not listed)
     return _or_null(schema) if takes_null else schema
 
 

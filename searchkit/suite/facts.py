@@ -116,13 +116,6 @@ def explained(why: Mapping[str, Any]) -> str:
     return "\n".join([head, *(f"    | {line}" for line in why["log_tail"])])
 
 
-def fault_facts(fault: SearchkitError) -> dict[str, Any]:
-    """The fault that ended a command."""
-    return {
-        "error": {"kind": fault.kind, "message": fault.message, "hint": fault.hint, "exit": fault.exit_code},
-    }
-
-
 # --- what jobs reported ----------------------------------------------------------------------------------------------
 
 

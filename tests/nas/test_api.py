@@ -103,6 +103,8 @@ def test_what_is_no_arch_shape_split_device_or_list_is_told(folder: Path) -> Non
         (lambda: load("cls.yaml", "train.lr=1"), "overrides must be a list"),
         (lambda: searchkit.nas.open_supernet(recipe, "cls/latest.pth", split="vall"), "split must be train, val, test"),
         (lambda: searchkit.nas.open_supernet(recipe, "cls/latest.pth", device="cuda:99"), "device 'cuda:99'"),
+        (lambda: searchkit.nas.train_supernet(recipe, "cls.yaml", say=quiet), "a folder, but cls.yaml is a file"),
+        (lambda: searchkit.nas.extract(recipe, "cls/latest.pth", "MIN", "new", images=-1), "images must be a whole"),
     )
     for call, message in wrong:
         with pytest.raises(UsageError, match=message):

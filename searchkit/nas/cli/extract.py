@@ -49,7 +49,14 @@ class Extract(Options):
     type=click.Choice(["torch"]),
     help="Also write it by torch.export (of a detector the backbone with its FPN).",
 )
-@click.option("--images", "count", default=4, show_default=True, help="Real images that the proof compares on.")
+@click.option(
+    "--images",
+    "count",
+    type=click.IntRange(0),
+    default=4,
+    show_default=True,
+    help="Real images that the proof compares on.",
+)
 @shared("checkpoint", "set", "seed", "device", "json")
 @takes(Extract)
 def extract_command(asked: Extract) -> None:
@@ -114,8 +121,9 @@ def extract_command(asked: Extract) -> None:
 def _print_proof(proof: dict[str, Any]) -> None:
     equal, cost = proof["equal"], proof["cost"]
     boxes = f" ({equal['boxes_compared']} boxes)" if "boxes_compared" in equal else ""
+    images = console.counted(len(equal["images"]), "image")
     what = "pyramid and boxes" if boxes else "features and scores"
-    click.echo(f"equal bit for bit to the source: {what} on random input and on {len(equal['images'])} images{boxes}")
+    click.echo(f"equal bit for bit to the source: {what} on random input and on {images}{boxes}")
     click.echo(
         f"MACs: {cost['macs']:,} in closed form, {cost['macs_measured']:,} measured; parameters {cost['params']:,}"
     )

@@ -78,7 +78,7 @@ def flops_command(
         console.print_json(flops_facts(out, count, fresh, seconds, convention))
     else:
         kept = f" ({count - fresh:,} were there)" if fresh < count else ""
-        click.echo(f"{out}: {count:,} records{kept}, convention {convention}, {seconds:.1f} s")
+        click.echo(f"{out}: {console.counted(count, 'record')}{kept}, convention {convention}, {seconds:.1f} s")
 
 
 def _sampled(recipe: Any, n: int, seed: int) -> list[dict[str, Any]]:

@@ -135,6 +135,8 @@ def search_command(
     _mirror(keep, tag)
     shown = work_dir if os.path.isdir(work_dir) else keep
     code = _finish(shown, standing, view, end, recipe.space, evaluations, as_json)
+    if end.fault and as_json:
+        return console.complain(end.fault)  # the document has it
     if end.fault:
         raise end.fault
     return code
@@ -315,7 +317,7 @@ def _finish(folder: str, standing: Any, view: Any, end: Any, space: Any, total: 
     if as_json:
         files = paths if done else {}
         facts = search_facts(standing, new=view.fresh, failed=end.failed, rate=rate, files=files, code=end.code)
-        console.print_json(facts)
+        console.print_json({**facts, **(console.fault_facts(end.fault) if end.fault else {})})
         return int(end.code)
     if done:
         several = len(standing.wanted) > 1

@@ -45,7 +45,8 @@ def space_command(config: str, png: str | None, overrides: tuple[str, ...], seed
         each = " | ".join(f"{c[0]}..{c[-1]} ({len(c)})" if len(c) > 1 else str(c[0]) for c in dim.choices)
         click.echo(f"{dim.key:26} {each}{_remarks(dim)}")
     click.echo(f"{'data.input_shape':26} {', '.join(map(str, scales))}")
-    click.echo(f"\n{space.count():,} archs x {len(scales)} input shapes = {space.count() * len(scales):,} points\n")
+    archs, shapes = console.counted(space.count(), "arch"), console.counted(len(scales), "input shape")
+    click.echo(f"\n{archs} x {shapes} = {console.counted(space.count() * len(scales), 'point')}\n")
     click.echo(f"{'arch':8} {'input':>12} {'MACs':>9} {'params':>9}")
     for row in named:
         cost = [human(row[k]) for k in ("macs", "params")]

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from searchkit import console
 from searchkit.errors import UsageError, did_you_mean
 from searchkit.nas.data.coco_boxes import judge, read_table
 from searchkit.nas.data.coco_images import read_entries, whole
@@ -284,5 +285,7 @@ def _report(
     shown = [f"{name} {n}" for (_, name), n in zip(categories[:10], counts, strict=False)]
     if len(categories) > 10:
         shown.append(f"{len(categories) - 10} more")
-    summary = f"{len(infos)} images, {len(labels)} boxes in {len(categories)} classes ({', '.join(shown)})"
+    pairs = ((infos, "image", ""), (labels, "box", "boxes"), (categories, "class", "classes"))
+    images, boxes, classes = (console.counted(len(there), one, several) for there, one, several in pairs)
+    summary = f"{images}, {boxes} in {classes} ({', '.join(shown)})"
     return DataReport(f"{source}: {summary}", faults.lines())

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from searchkit import console
 from searchkit.errors import UsageError, did_you_mean
 from searchkit.nas.data.coco import joined_reading
 from searchkit.nas.data.coco_images import say_heads
@@ -219,7 +220,8 @@ def _digest(digest: str, names: Sequence[str], rows: np.ndarray, labels: np.ndar
 def _summary(names: Sequence[str], labels: np.ndarray) -> str:
     counts = np.bincount(labels, minlength=len(names))
     shown = _some([f"{name} {n}" for name, n in zip(names, counts, strict=True)])
-    return f"{len(labels)} images in {len(names)} classes ({shown})"
+    images, classes = console.counted(len(labels), "image"), console.counted(len(names), "class", "classes")
+    return f"{images} in {classes} ({shown})"
 
 
 def _some(names: Sequence[str]) -> str:

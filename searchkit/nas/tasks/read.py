@@ -190,8 +190,11 @@ def _override(document: Document, text: str) -> Document:
         keys = ["space", *_dimension(document, ".".join(keys[1:]))]
     new = Node("scalar", 1, 1)
     if value.strip():
-        given = nodes.parse(value.encode(), f"--set {key}")
-        given.check()
+        try:
+            given = nodes.parse(value.encode(), "")
+            given.check()
+        except ConfigError as e:
+            raise UsageError(f"--set {text}: {e.faults[0].what}", "Quote what YAML reads as something else") from e
         new = given.root
     return replace(document, root=_with(document.root, keys, new))
 

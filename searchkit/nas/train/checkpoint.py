@@ -163,6 +163,8 @@ def held(folder: str) -> Iterator[None]:
     The kernel gives the lock back when the process dies, however. It belongs to the process, not to the open file as
     flock's does, so that the workers of a loader, which outlive a killed training by seconds, don't keep it.
     """
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise UsageError(f"checkpoints need a folder, but {folder} is a file", "Name another one")
     with fsio.storage():
         os.makedirs(folder, exist_ok=True)
         fd = os.open(os.path.join(folder, LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

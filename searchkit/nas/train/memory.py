@@ -11,13 +11,13 @@ _CPU = "DefaultCPUAllocator"
 _NO_MEMORY = (_CPU, "out of memory", "ALLOC_FAILED")  # torch's allocator, CUDA's refusal, that of cuBLAS and cuDNN
 LOWER = {
     "train": "train.batch_size, train.scales, data.max_edge or data.cache_mb, or set train.precision=bf16; "
-    "with --accept-changes a training goes on so from its last checkpoint",
+    "a training that accepts the change (--accept-changes; in Python accept_changes) goes on from its last checkpoint",
     "test": "test.batch_size, test.calibration_images, data.max_edge or data.cache_mb, or pick smaller input shapes; "
     "a sweep goes on where it was",
     "finetune": "finetune.batch_size, test.batch_size, data.max_edge or data.cache_mb, or set finetune.precision=bf16; "
     "a sweep goes on where it was",
-    "extract": "test.batch_size, test.calibration_images, data.max_edge or data.cache_mb, or give a smaller --input",
-    "predict": "the size of the images, of a supernet test.calibration_images too, or run with --device cpu",
+    "extract": "test.batch_size, test.calibration_images, data.max_edge or data.cache_mb, or a smaller input shape",
+    "predict": "the size of the images, of a supernet test.calibration_images too, or use the CPU (--device cpu)",
 }
 
 

@@ -66,12 +66,9 @@ def best(task_name: str, k: int | None, mode: str | None, as_json: bool) -> None
         console.print_json(facts)
         return
     if len(objectives) > 1:
-        click.echo(f"{_described(objectives)}: {len(front)} of {_jobs(len(rows))} on the Pareto front\n")
+        jobs = console.counted(len(rows), "job")
+        click.echo(f"{_described(objectives)}: {len(front)} of {jobs} on the Pareto front\n")
     click.echo("\n".join(_block(task, row, objectives) for row in chosen), nl=False)
-
-
-def _jobs(n: int) -> str:
-    return "1 job" if n == 1 else f"{n} jobs"
 
 
 def _described(objectives: Sequence[Objective]) -> str:
@@ -157,7 +154,7 @@ def pareto_text(rows: Sequence[Scored], objectives: Sequence[Objective], referen
         of = "as given" if len(reference) == len(objectives) else "partly as given"
     volume = "too large a front" if facts["hypervolume"] is None else f"{facts['hypervolume']:.6g}"
     return (
-        f"Pareto front of {_described(objectives)}: {len(front)} of {_jobs(len(rows))}\n"
+        f"Pareto front of {_described(objectives)}: {len(front)} of {console.counted(len(rows), 'job')}\n"
         f"{tables.aligned(lines)}\n"
         f"hypervolume: {volume} (reference point: {by}, {of})\n"
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from searchkit import console
 from searchkit.suite.workspace import TaskPaths, Workspace
 
 if TYPE_CHECKING:
@@ -39,14 +40,15 @@ def run(ws: Workspace, config: Config, task_name: str, slots_line: str, *, anew:
     space = config.space
     counted = check_points(config)  # none is an error
     n = counted or space.size() or 0
-    jobs = f"{n} jobs" if counted else f"at most {n:,} jobs, which constraints make fewer"
+    jobs = console.counted(n, "job") if counted else f"at most {n:,} jobs, which constraints make fewer"
     click.echo(f"task {task_name}: {jobs}, {slots_line} (dry run: nothing is written)")
     points, first = space.points(), 0
     if not anew and (state := _made(ws.task(task_name))).jobs and counted:
         left = list(points_left(space, state))
         points, first, n = iter(left), state.next_job, len(left)
         gone = f", {len(state.deleted)} were deleted or withdrawn" if state.deleted else ""
-        click.echo(f"{n} of them are new, {len(state.jobs)} jobs are there already{gone}")
+        there = console.counted(len(state.jobs), "job is", "jobs are")
+        click.echo(f"{n} of them are new, {there} there already{gone}")
         if left_out := withdrawn_line(config, state):
             click.echo(left_out)
     for i, point in enumerate(points if n <= 2 * DRY_RUN_JOBS else islice(points, DRY_RUN_JOBS), first):
@@ -75,15 +77,16 @@ def _search(config: Config, task_name: str, slots_line: str) -> None:
     from searchkit.suite.store.state import EXHAUSTED
 
     s, space = config.search, config.space
-    limits = [f"{s.n_trials} trials"] if s.n_trials is not None else []
+    limits = [console.counted(s.n_trials, "trial")] if s.n_trials is not None else []
     limits += [f"{s.time_budget_s:g} s"] if s.time_budget_s is not None else []
     limits += [f"{objective.name} {s.target:g}" for objective in config.objectives[:1] if s.target is not None]
     size = space.size()
-    points = f"{size:,} points before constraints" if size is not None else "a continuum of points"
+    points = f"{console.counted(size, 'point')} before constraints" if size is not None else "a continuum of points"
     message = f"search by {s.sampler}, until {' or '.join(limits) or EXHAUSTED}; {points}"
+    first = searching.preview(config, min(DRY_RUN_JOBS, s.n_trials or DRY_RUN_JOBS))  # a sampler that lacks is an error
     click.echo(f"task {task_name}: {message}; {slots_line} (dry run: nothing is written)")
     click.echo("the first points, before any result:")
-    for i, genes in enumerate(searching.preview(config, min(DRY_RUN_JOBS, s.n_trials or DRY_RUN_JOBS))):
+    for i, genes in enumerate(first):
         point = space.point(genes)
         values = "" if config.template.names else "  " + " ".join(f"{k}={v.text}" for k, v in point.items())
         click.echo(f"#{i} {command_text(describe(config, point)[2])}{values}")

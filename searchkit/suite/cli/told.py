@@ -32,7 +32,7 @@ class Told:
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
         fault = fsio.storage_error(e) if isinstance(e, OSError) and not isinstance(e, BrokenPipeError) else e
         if isinstance(fault, SearchkitError):
-            self._add(facts.fault_facts(fault))
+            self._add(console.fault_facts(fault))
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None

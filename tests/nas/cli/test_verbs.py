@@ -20,7 +20,7 @@ from searchkit.nas.train import net as nets
 from searchkit.records import modelspace
 from searchkit.records.arch import Arch
 from tests.support import nas
-from tests.support.nas import Trained, bad, good, lines, tiny, write
+from tests.support.nas import Trained, bad, call, good, lines, tiny, write
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -200,6 +200,11 @@ def test_all_faults_of_a_config_at_once() -> None:
         "cfg.yaml:13:1: unknown key 'lr'",
     ):
         assert part in said, said
+    done = call("space", "cfg.yaml", "--json")
+    error = json.loads(done.out)["error"]
+    assert (error["kind"], error["exit"], done.code) == ("usage", 2, 2) and done.err == said
+    first = {"file": "cfg.yaml", "line": 3, "column": 22}
+    assert first.items() <= error["faults"][0].items() and len(error["faults"]) == len(said.splitlines())
     Path("cfg.yaml").write_text("data: {}\n")
     said = bad("space", "cfg.yaml")
     assert "missing key 'model'" in said and "missing key 'space'" in said

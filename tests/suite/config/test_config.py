@@ -113,6 +113,13 @@ def test_an_empty_item_is_told_and_not_left_out() -> None:
     assert faults(config) == ["cfg.yaml:1:41: task.search_args[0]: holds nothing; write it, or remove it"]
     stages = "stages: [{name: a, task: {template: x}}, ~]"
     assert faults(stages) == ["cfg.yaml:1:42: stages[1]: holds nothing; write it, or remove it"]
+    search = "{sampler: random, n_trials: 1, enqueue: [~]}"
+    task = f"{{template: 'x {{a}}', search_args: [{arg}], constraints: [null]}}"
+    others = f"task: {task}\nsearch: {search}\nmonitor: {{scalars: [~, b]}}"
+    keys = ("task.constraints[0]", "search.enqueue[0]", "monitor.scalars[0]")
+    assert [fault.partition(": ")[2] for fault in faults(others)] == [
+        f"{key}: holds nothing; write it, or remove it" for key in keys
+    ]
 
 
 def test_arguments_that_are_no_list_leave_open_what_the_template_may_use() -> None:
