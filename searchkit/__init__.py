@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from searchkit import nas
     from searchkit.errors import SearchkitError
     from searchkit.job.report import params, report
-    from searchkit.job.trials import TrialStopped, trials
+    from searchkit.job.trial import TrialStopped
+    from searchkit.job.trials import trials
     from searchkit.suite.api import open, run
 
 __version__ = "0.1.0"
@@ -25,10 +26,14 @@ def __getattr__(name: str) -> object:
         from searchkit.job import report as worker
 
         return getattr(worker, name)
-    if name in ("trials", "TrialStopped"):
-        from searchkit.job import trials as trial
+    if name == "trials":
+        from searchkit.job.trials import trials as serve
 
-        return getattr(trial, name)
+        return serve
+    if name == "TrialStopped":
+        from searchkit.job.trial import TrialStopped as stopped
+
+        return stopped
     if name in ("open", "run"):
         from searchkit.suite import api
 

@@ -68,7 +68,7 @@ MEETS = {
 OF_THE_SUITE = ("suite.workspace", "suite.facts")  # what nas may use of it: what a user of its public API would
 ROW = {name: row for row, (name, _) in enumerate(TABLE)}
 WING = dict(TABLE)
-STDLIB_ONLY = ("errors", "proc", "fsio", "cpus", "seeds", "job.report", "job.trials")
+STDLIB_ONLY = ("errors", "proc", "fsio", "cpus", "seeds", "job.report", "job.trial", "job.trials")
 # What one module does for all: the text by which it is known, and the modules that may hold it.
 ALONE = {
     '"/proc': {"proc", "suite.backends.local.callback"},  # this one is a program of its own, and imports nothing

@@ -19,11 +19,11 @@ import time
 
 from searchkit import proc
 from searchkit.job import report as worker
+from searchkit.job.trial import STOPPED, Trial
 
 TYPE_CHECKING = False  # as in report.py: nothing is imported that the running script does not need
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from types import TracebackType
+    from collections.abc import Iterator
     from typing import Any
 
 WAIT_S = 60.0  # how long a worker without a scheduler waits for the next one
@@ -31,69 +31,6 @@ LOOK_S = 1.0  # how often it looks whether there is one
 POLL_S = 0.1  # how often it reads its inbox if nobody wakes it
 RING_S = 0.05  # reports reach the scheduler at once at most this often
 TOKEN = "SEARCHKIT_TOKEN"
-STOPPED = 143  # the exit code of a trial that was stopped: as if by SIGTERM
-
-
-class TrialStopped(BaseException):
-    """Raised by `trial.report` when this trial is to end: it was stopped, pruned, or ran too long.
-
-    No `Exception`, so that `except Exception` in training code lets it pass. `with trial:` ends there, and the loop
-    goes on with the next trial.
-    """
-
-
-class Trial:
-    """One point of the search, to be tried now."""
-
-    def __init__(self, params: dict[str, Any], serving: _Worker | None = None, name: str = "") -> None:
-        self.params = params  # the arguments by name, as `searchkit.params` gives them
-        self.number = int(os.environ.get("SEARCHKIT_JOB", "0"))  # of the job; 0 by hand
-        self.folder = os.getcwd()  # its working folder, which is the current one while it runs
-        self.seed = int(os.environ.get("SEARCHKIT_SEED", "0"))
-        self._callback = os.environ.get("SEARCHKIT_CALLBACK")
-        self._checkpoint = os.environ.get("SEARCHKIT_CHECKPOINT")
-        self._serving, self._name = serving, name
-
-    @property
-    def checkpoint(self) -> str:
-        """The folder that all attempts of the trial share; by hand, `checkpoint` in the current folder."""
-        if self._checkpoint is None:
-            self._checkpoint = os.path.join(self.folder, "checkpoint")
-            os.makedirs(self._checkpoint, exist_ok=True)
-        return self._checkpoint
-
-    def report(self, mapping: Mapping[str, Any] | None = None, /, *, step: int | None = None, **scalars: Any) -> None:
-        """Hand numbers of this trial to the search, as `searchkit.report` does for a job.
-
-        Raises TrialStopped, after the numbers are written, where the trial is to end; RuntimeError where it has ended;
-        TypeError and ValueError as `searchkit.report`.
-        """
-        if self._serving is not None and self._serving.current != self._name:
-            raise RuntimeError(f"trial {self.number} has ended: it can't report any more")
-        worker.report_to(self._callback, mapping, step, scalars)
-        if self._serving is not None and self._serving.is_stopped(ring=True):
-            raise TrialStopped(f"trial {self.number} is to end")
-
-    def __enter__(self) -> Trial:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> bool:
-        """The end of the trial. In a worker its exception is the trial's alone: it goes to the log, and no further."""
-        if self._serving is None or self._serving.current != self._name or self._serving.is_forked():
-            return False
-        code = 0
-        if isinstance(e, TrialStopped):
-            code = STOPPED
-        elif isinstance(e, SystemExit):
-            code = _exit_code(e)
-        elif isinstance(e, Exception):
-            with contextlib.suppress(Exception):
-                sys.excepthook(type(e), e, tb)
-            code = 1
-        elif e is not None:
-            return False  # Ctrl-C: the whole process ends
-        self._serving.finish(code)
-        return True
 
 
 def trials(**defaults: Any) -> Iterator[Trial]:
@@ -138,8 +75,8 @@ class _Worker:
             raise _usage_error("the command of a worker asked for trials in two processes")
         self.wake, self.bell = _fifo(f"{folder}/wake.fifo"), _fifo(f"{os.path.dirname(folder)}/bell.fifo")
         self.out = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in (1, 2)]
-        ticks = proc.start_ticks("self")
-        self.start = f"start local {os.uname().nodename} {proc.boot_id()} {self.pid} {ticks} {self.name}"
+        process = f"{os.uname().nodename} {proc.boot_id()} {self.pid} {proc.start_ticks('self')}"
+        self.start = f"start {_backend_of(folder)} {process} {self.name}"
         # What this process starts is no worker: within a trial it is part of a job.
         del os.environ["SEARCHKIT_WORKER"]
         os.register_at_fork(after_in_child=self._forget)
@@ -361,6 +298,14 @@ def _usage_error(message: str) -> Exception:
     return UsageError(message, "Leave run.workers out of the config: then every trial is a job, a process of its own")
 
 
+def _backend_of(folder: str) -> str:
+    """The backend that started the worker of a folder, as the first line of its status file says."""
+    with contextlib.suppress(OSError), open(f"{folder}/status") as f:
+        words = f.readline().split()
+        return words[1] if words[:1] == ["start"] and len(words) > 1 else "local"
+    return "local"
+
+
 def _fifo(path: str) -> int:
     """Both ends of a FIFO, so that no death of the other side ever sends us a SIGPIPE; -1 where there is none."""
     try:
@@ -377,16 +322,6 @@ def _flush() -> None:
     if "ctypes" in sys.modules:  # without it, no C code is likely to print
         with contextlib.suppress(Exception):
             sys.modules["ctypes"].CDLL(None).fflush(None)
-
-
-def _exit_code(e: SystemExit) -> int:
-    """The code that the process would have ended with."""
-    if e.code is None:
-        return 0
-    if isinstance(e.code, int):
-        return e.code & 0xFF
-    print(e.code, file=sys.stderr)
-    return 1
 
 
 def _left_children(token: str) -> bool:

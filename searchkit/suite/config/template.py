@@ -20,8 +20,9 @@ from functools import lru_cache
 
 from searchkit.errors import ConfigError, UsageError
 from searchkit.reading import yaml_tree
-from searchkit.suite.config import quoting
-from searchkit.suite.config.quoting import HOLE, Slot
+from searchkit.suite.config import quoting, syntax
+from searchkit.suite.config.quoting import Slot
+from searchkit.suite.config.syntax import HOLE
 from searchkit.suite.space.args import Value
 
 _NAME = r"[^\W\d][\w-]*(?:\.[\w-]+)*"
@@ -87,7 +88,7 @@ def parse(template: str | Sequence[str], bash: bool = True) -> Template:
     if not isinstance(template, str):
         return Template(texts, tuple(map(_word, texts)), is_shell=False)
     flat, slots = _flat(template)
-    reading = quoting.read(flat, iter(slots), bash)
+    reading = syntax.read(flat, iter(slots), bash)
     return Template(template, (_parts(reading.text, reading.slots),), True, reading.background)
 
 
