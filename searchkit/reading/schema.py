@@ -15,7 +15,8 @@ import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Union
 
-from searchkit.reading.fill import Part, is_required, keys_of, tag_of, tags
+from searchkit.reading.fill import Part, tag_of, tags
+from searchkit.reading.keys import is_required, keys_of
 from searchkit.reading.kinds import SCALARS, Choice, Reader, Some
 
 DRAFT = "http://json-schema.org/draft-07/schema#"

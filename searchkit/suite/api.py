@@ -31,8 +31,8 @@ from searchkit.errors import (
 )
 from searchkit.suite import facts
 from searchkit.suite.store import journal, ranking, tasks
+from searchkit.suite.store.job import State
 from searchkit.suite.store.ranking import JobScalars
-from searchkit.suite.store.state import State
 from searchkit.suite.store.tasks import JobView, TaskView
 from searchkit.suite.workspace import NAME, TaskPaths, check_task_name, find
 from searchkit.suite.workspace import Workspace as Paths

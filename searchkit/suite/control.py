@@ -18,8 +18,8 @@ from searchkit.suite.backends.base import GRACE_S, NO_JOB, Handle
 from searchkit.suite.backends.table import Backends
 from searchkit.suite.run import points
 from searchkit.suite.store import best, creation, disk, intents, journal, snapshot, status, subnets, tasks
+from searchkit.suite.store.job import Job, State
 from searchkit.suite.store.outcome import outcome
-from searchkit.suite.store.state import Job, State
 from searchkit.suite.store.tasks import OpenTask
 from searchkit.suite.workspace import AttemptPaths, TaskPaths, Workspace
 

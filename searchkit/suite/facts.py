@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from searchkit import fsio
 from searchkit.errors import SearchkitError
-from searchkit.suite.store.state import EXHAUSTED, Job, State
+from searchkit.suite.store.job import Job, State
+from searchkit.suite.store.state import EXHAUSTED
 from searchkit.suite.store.tasks import JobView, TaskView
 from searchkit.suite.workspace import NAME as WORKSPACE
 from searchkit.suite.workspace import TaskPaths

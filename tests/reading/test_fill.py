@@ -10,7 +10,8 @@ import pytest
 
 from searchkit.errors import UsageError
 from searchkit.reading import nodes, schema
-from searchkit.reading.fill import ABSENT, At, Part, fill, fill_onto
+from searchkit.reading.fill import ABSENT, Part, fill, fill_onto
+from searchkit.reading.keys import At
 from searchkit.reading.kinds import (
     Bytes,
     Count,

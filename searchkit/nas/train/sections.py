@@ -21,7 +21,7 @@ from searchkit.nas.space.schema import sampler_schema
 from searchkit.nas.space.shapes import InputShape
 from searchkit.nas.train.schedules import Scheduled
 from searchkit.reading.cursor import node_of
-from searchkit.reading.fill import At, keys_of
+from searchkit.reading.keys import At, keys_of
 from searchkit.reading.kinds import LATER, Bad, Count, Fraction, Kind, Number, Reader, Whole, number
 from searchkit.reading.nodes import Node, Report
 

@@ -12,8 +12,8 @@ from searchkit.records.objective import loss
 from searchkit.suite.cli.pictures import DARK, GREY, LOG_FROM, MANY, legend, plain
 from searchkit.suite.config.settings import Objective
 from searchkit.suite.store import ranking
+from searchkit.suite.store.job import State
 from searchkit.suite.store.ranking import JobScalars
-from searchkit.suite.store.state import State
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,7 +8,8 @@ import time
 
 from searchkit.errors import SearchkitError
 from searchkit.suite.store import journal, tasks
-from searchkit.suite.store.state import ENDED, replay
+from searchkit.suite.store.job import ENDED
+from searchkit.suite.store.state import replay
 from searchkit.suite.workspace import TaskPaths
 
 POLL_S = 0.2

@@ -21,7 +21,7 @@ from searchkit.suite.cli.told import Told
 from searchkit.suite.facts import end_facts, explained
 from searchkit.suite.run import search as searching
 from searchkit.suite.store import ranking, tasks, trials
-from searchkit.suite.store.state import ENDED, Job, State
+from searchkit.suite.store.job import ENDED, Job, State
 from searchkit.suite.store.tasks import OpenTask
 from searchkit.suite.workspace import Workspace
 

@@ -27,7 +27,7 @@ def stop(task_name: str, jobs: str | None, grace_s: float, gone_host: str, as_js
     """
     from searchkit.suite import control
     from searchkit.suite.store import reserve, tasks
-    from searchkit.suite.store.state import ENDED
+    from searchkit.suite.store.job import ENDED
 
     ws, task = open_task(task_name)
     if tasks.stage_names(task) and jobs is None:

@@ -11,7 +11,7 @@ import click
 from searchkit import console, fsio
 from searchkit.errors import SearchkitError, UsageError
 from searchkit.suite import facts
-from searchkit.suite.store.state import Job
+from searchkit.suite.store.job import Job
 
 
 class Told:

@@ -12,7 +12,7 @@ from searchkit.suite.run import crew as working
 from searchkit.suite.run import judging, results
 from searchkit.suite.run.owners import Live, Run
 from searchkit.suite.store import status
-from searchkit.suite.store.state import State
+from searchkit.suite.store.job import State
 from searchkit.suite.store.status import Status
 
 PREPARE_AHEAD = 4  # jobs whose working folders are laid out before a slot is free

@@ -11,7 +11,7 @@ from searchkit.suite.run.owners import Run
 from searchkit.suite.run.search import Search
 from searchkit.suite.space.expand import Point
 from searchkit.suite.store import creation
-from searchkit.suite.store.state import State
+from searchkit.suite.store.job import State
 
 CREATE_AT_ONCE = 64  # jobs whose folders are made in one go
 CREATE_BESIDE = 8  # the same, while others run and may end at any moment

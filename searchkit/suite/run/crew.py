@@ -19,7 +19,7 @@ from searchkit.suite.backends.workers import Worker
 from searchkit.suite.run import results
 from searchkit.suite.run.owners import Live, Run
 from searchkit.suite.store import snapshot, status
-from searchkit.suite.store.state import Job
+from searchkit.suite.store.job import Job
 from searchkit.suite.store.status import Status
 from searchkit.suite.workspace import JobPaths
 

@@ -14,8 +14,8 @@ from searchkit.suite.algorithms.history import Verdict
 from searchkit.suite.config.settings import Config
 from searchkit.suite.run.search import Read, Search, once
 from searchkit.suite.store import scalars, trials
+from searchkit.suite.store.job import Job, State
 from searchkit.suite.store.scalars import Reading, Series
-from searchkit.suite.store.state import Job, State
 from searchkit.suite.store.tasks import OpenTask
 
 EVENT_FILES_S = 2.0  # between two looks for event files of TensorBoard

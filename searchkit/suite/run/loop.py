@@ -34,7 +34,7 @@ from searchkit.suite.run import search as searching
 from searchkit.suite.run.launcher import Launcher
 from searchkit.suite.run.owners import Asked, News, Observer, Reports, Run
 from searchkit.suite.store import trials
-from searchkit.suite.store.state import State
+from searchkit.suite.store.job import State
 
 TICK_S = 0.2  # how often adopted jobs, timeouts and intents are looked at
 

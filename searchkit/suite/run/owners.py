@@ -27,7 +27,7 @@ from searchkit.suite.run.launcher import Launcher, Plan
 from searchkit.suite.run.search import Search
 from searchkit.suite.space.expand import Point
 from searchkit.suite.store.intents import Waiting
-from searchkit.suite.store.state import Job
+from searchkit.suite.store.job import Job
 from searchkit.suite.store.tasks import OpenTask
 from searchkit.suite.store.trials import Readers
 

@@ -22,7 +22,8 @@ from searchkit.suite.space.expand import shared_level
 from searchkit.suite.space.genes import dim_of, gene_of, named
 from searchkit.suite.space.space import Genes, Space
 from searchkit.suite.store import creation, trials
-from searchkit.suite.store.state import State, TaskState
+from searchkit.suite.store.job import State
+from searchkit.suite.store.state import TaskState
 from searchkit.suite.store.tasks import OpenTask
 
 Texts = dict[str, str]  # the arguments of a point, each as its text

@@ -11,7 +11,7 @@ from searchkit.suite.run import crew as working
 from searchkit.suite.run import search as searching
 from searchkit.suite.run.owners import Live, Run
 from searchkit.suite.store import creation, disk, status
-from searchkit.suite.store.state import State
+from searchkit.suite.store.job import State
 
 
 def recover(run: Run) -> None:

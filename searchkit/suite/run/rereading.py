@@ -17,8 +17,9 @@ from searchkit.suite.config.settings import Config
 from searchkit.suite.run import judging
 from searchkit.suite.run import search as searching
 from searchkit.suite.store import kept, numbers, ranking, tasks, trials
+from searchkit.suite.store.job import Job, State
 from searchkit.suite.store.scalars import Reading
-from searchkit.suite.store.state import Job, State, TaskState
+from searchkit.suite.store.state import TaskState
 from searchkit.suite.store.tasks import OpenTask
 
 AT_ONCE = 50  # jobs whose numbers are recorded before they are synced

@@ -9,10 +9,10 @@ from searchkit.errors import StorageError, UsageError
 from searchkit.suite.run import judging
 from searchkit.suite.run.owners import Live, Run
 from searchkit.suite.store import kept, numbers, scalars, status
+from searchkit.suite.store.job import BY_STOPPER, Job, State
 from searchkit.suite.store.journal import Event
 from searchkit.suite.store.outcome import outcome
 from searchkit.suite.store.scalars import Reader, Reading
-from searchkit.suite.store.state import BY_STOPPER, Job, State
 from searchkit.suite.store.status import Status
 
 MAX_FALSE_STARTS = 10

@@ -27,7 +27,8 @@ from searchkit.suite.space.expand import shared_level
 from searchkit.suite.space.genes import named
 from searchkit.suite.space.space import Genes, Space
 from searchkit.suite.store import creation, numbers, tasks, trials
-from searchkit.suite.store.state import DEFAULTS, EXHAUSTED, State, TaskState
+from searchkit.suite.store.job import State
+from searchkit.suite.store.state import DEFAULTS, EXHAUSTED, TaskState
 from searchkit.suite.store.tasks import OpenTask
 from searchkit.suite.store.trials import History, Readers
 from searchkit.suite.workspace import Workspace

@@ -18,7 +18,8 @@ from searchkit.suite.config.read import Config, Stage, stage_variable
 from searchkit.suite.control import Answer
 from searchkit.suite.run import search as searching
 from searchkit.suite.store import best, journal, subnets, tasks, trials
-from searchkit.suite.store.state import State, TaskState, replay
+from searchkit.suite.store.job import State
+from searchkit.suite.store.state import TaskState, replay
 from searchkit.suite.workspace import TaskPaths, Workspace
 
 POLL_S = 0.05

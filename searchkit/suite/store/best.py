@@ -28,7 +28,8 @@ from searchkit.suite.config.settings import Config, Objective
 from searchkit.suite.space.args import Best, Point, Subnet, Value
 from searchkit.suite.space.expand import escape
 from searchkit.suite.store import journal, ranking, snapshot, tasks
-from searchkit.suite.store.state import Job, State, TaskState, replay
+from searchkit.suite.store.job import Job, State
+from searchkit.suite.store.state import TaskState, replay
 from searchkit.suite.workspace import TaskPaths
 
 LINK = "best"  # beside a working folder

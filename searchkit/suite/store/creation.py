@@ -19,8 +19,9 @@ from searchkit.suite.config import template
 from searchkit.suite.space.expand import escape, tree_path
 from searchkit.suite.space.genes import named
 from searchkit.suite.store import snapshot, subnets, trials
+from searchkit.suite.store.job import Job
 from searchkit.suite.store.snapshot import Manifest
-from searchkit.suite.store.state import Job, TaskState
+from searchkit.suite.store.state import TaskState
 from searchkit.suite.workspace import TaskPaths
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 from searchkit.errors import StorageError
 from searchkit.suite.store import snapshot
-from searchkit.suite.store.state import ENDED, Job, State, TaskState
+from searchkit.suite.store.job import ENDED, Job, State
+from searchkit.suite.store.state import TaskState
 from searchkit.suite.store.tasks import OpenTask
 from searchkit.suite.workspace import JOB_FILE, TaskPaths
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from searchkit import fsio
 from searchkit.errors import StorageError
 from searchkit.suite.store import best, creation, journal, snapshot, status, subnets, tasks
-from searchkit.suite.store.state import Job, TaskState, replay
+from searchkit.suite.store.job import Job
+from searchkit.suite.store.state import TaskState, replay
 from searchkit.suite.workspace import TaskPaths
 
 

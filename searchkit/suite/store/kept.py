@@ -15,8 +15,8 @@ from typing import Any
 
 from searchkit import fsio
 from searchkit.suite.store import journal, scalars
+from searchkit.suite.store.job import Job
 from searchkit.suite.store.scalars import Reader, Reading, Series
-from searchkit.suite.store.state import Job
 from searchkit.suite.workspace import TaskPaths
 
 FROM_BYTES = 4096  # in files; with less, reading them is as fast

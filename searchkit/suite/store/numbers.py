@@ -22,9 +22,9 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from searchkit.suite.store import trials
+from searchkit.suite.store.job import Job
 from searchkit.suite.store.journal import Event
 from searchkit.suite.store.scalars import Reading, Series
-from searchkit.suite.store.state import Job
 from searchkit.suite.store.trials import digest
 from searchkit.suite.workspace import TaskPaths
 

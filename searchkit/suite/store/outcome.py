@@ -6,8 +6,8 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
+from searchkit.suite.store.job import BY_STOPPER, Job, State
 from searchkit.suite.store.journal import Event
-from searchkit.suite.store.state import BY_STOPPER, Job, State
 from searchkit.suite.store.status import Status
 
 LOST = "lost: its processes are gone, and it left no exit line"

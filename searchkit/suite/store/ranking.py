@@ -18,9 +18,9 @@ from searchkit.records import pareto
 from searchkit.records.objective import losses
 from searchkit.suite.config.settings import Objective
 from searchkit.suite.store import numbers, records, scalars, trials
+from searchkit.suite.store.job import State
 from searchkit.suite.store.numbers import Summary
 from searchkit.suite.store.records import Row
-from searchkit.suite.store.state import State
 from searchkit.suite.store.tasks import JobView
 from searchkit.suite.workspace import TaskPaths
 

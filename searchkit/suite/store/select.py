@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from searchkit.errors import NotFoundError, UsageError, did_you_mean
-from searchkit.suite.store.state import Job, State
+from searchkit.suite.store.job import Job, State
 from searchkit.suite.store.tasks import JobView
 
 WORDS = {

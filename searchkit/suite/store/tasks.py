@@ -15,10 +15,11 @@ from searchkit import fsio, proc
 from searchkit.errors import ConflictError, StorageError
 from searchkit.suite.config.shells import BASH, SH, Shell
 from searchkit.suite.store import journal, snapshot, status
+from searchkit.suite.store.job import Job, State
 from searchkit.suite.store.journal import Event, Holder, Journal, Lease
 from searchkit.suite.store.outcome import outcome
 from searchkit.suite.store.snapshot import Manifest
-from searchkit.suite.store.state import DEFAULTS, Job, State, TaskState, advance, replay
+from searchkit.suite.store.state import DEFAULTS, TaskState, advance, replay
 from searchkit.suite.workspace import TaskPaths, Workspace
 
 if TYPE_CHECKING:

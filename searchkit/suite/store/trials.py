@@ -21,8 +21,9 @@ from searchkit.reading import expression
 from searchkit.suite.algorithms.history import Trial
 from searchkit.suite.config.settings import Objective
 from searchkit.suite.store import kept, scalars
+from searchkit.suite.store.job import Job, State
 from searchkit.suite.store.scalars import Reader, Reading, Series
-from searchkit.suite.store.state import Job, State, TaskState
+from searchkit.suite.store.state import TaskState
 from searchkit.suite.workspace import TaskPaths
 
 if TYPE_CHECKING:

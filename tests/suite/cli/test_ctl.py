@@ -14,7 +14,7 @@ import pytest
 
 from searchkit.errors import NotFoundError, UsageError
 from searchkit.suite.store import journal, select, tasks
-from searchkit.suite.store.state import State
+from searchkit.suite.store.job import State
 from searchkit.suite.workspace import Workspace
 from tests.support.suite import BIN, REFERENCE, ok, project, run, task_dir
 

@@ -22,8 +22,8 @@ from searchkit.suite.cli.best import parse_reference
 from searchkit.suite.config.settings import Objective
 from searchkit.suite.space.args import Arg, Categorical, Nested, Range, Value
 from searchkit.suite.store import ranking, tasks, trials
+from searchkit.suite.store.job import Job, State
 from searchkit.suite.store.ranking import JobScalars, Scored
-from searchkit.suite.store.state import Job, State
 from searchkit.suite.store.tasks import JobView
 from searchkit.suite.workspace import Workspace
 from tests.support.suite import ok, project, run, task_dir

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from searchkit.suite.store import growing, kept
+from searchkit.suite.store.job import Job
 from searchkit.suite.store.scalars import Reader, Reading
-from searchkit.suite.store.state import Job
 from searchkit.suite.workspace import TaskPaths
 from tests.suite.store.test_tfevents import event, record, simple
 from tests.support.suite import ok, project, run, task_dir

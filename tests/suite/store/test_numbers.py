@@ -11,9 +11,9 @@ import pytest
 
 from searchkit.suite.config import read as configs
 from searchkit.suite.store import numbers, ranking, tasks
+from searchkit.suite.store.job import Job, apply
 from searchkit.suite.store.numbers import Summary
 from searchkit.suite.store.scalars import Reading
-from searchkit.suite.store.state import Job, apply
 from searchkit.suite.workspace import Workspace
 from tests.support.suite import events, ok, project, run, task_dir
 
