@@ -11,7 +11,7 @@ _CPU = "DefaultCPUAllocator"
 _NO_MEMORY = (_CPU, "out of memory", "ALLOC_FAILED")  # torch's allocator, CUDA's refusal, that of cuBLAS and cuDNN
 LOWER = {
     "train": "train.batch_size, train.scales, data.max_edge or data.cache_mb, or set train.precision=bf16; "
-    "a training that accepts the change (--accept-changes; in Python accept_changes) goes on from its last checkpoint",
+    "a training goes on so from its last checkpoint, with --accept-changes (in Python accept_changes)",
     "test": "test.batch_size, test.calibration_images, data.max_edge or data.cache_mb, or pick smaller input shapes; "
     "a sweep goes on where it was",
     "finetune": "finetune.batch_size, test.batch_size, data.max_edge or data.cache_mb, or set finetune.precision=bf16; "
