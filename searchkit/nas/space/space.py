@@ -21,7 +21,7 @@ from searchkit.nas.space.grid import Grid
 from searchkit.nas.space.knobs import Knob, Knobs, knobs_of
 from searchkit.nas.space.phases import narrowed, needs_no_more
 from searchkit.nas.space.shapes import INPUT, InputShape, read_scales
-from searchkit.nas.space.strategy import read_dims
+from searchkit.nas.space.strategy import KEYS, read_dims
 from searchkit.reading.cursor import Cursor, read_plain
 from searchkit.records.arch import PREFIX, Arch, Width
 
@@ -260,7 +260,7 @@ def _dimensions(at: Cursor) -> dict[str, Cursor]:
         inside = [other for other in found if other.startswith(key + ".") or key.startswith(other + ".")]
         if not all(word.strip() == word and word for word in key.split(".")):
             at.fault_of_key(given, f"the name {given!r} must be words joined by dots")
-        elif key.startswith("data.") or _is_typo(key):
+        elif key.startswith("data.") or _is_typo(key) or _is_section(key, at[given]):
             at.fault_of_key(given, f"unknown key {key!r}{did_you_mean(key, (INPUT, ANCHORS))}")
         elif key in found or inside:
             what = f"{key} is declared twice" if key in found else f"{key} and {inside[0]} exclude each other"
@@ -273,6 +273,11 @@ def _dimensions(at: Cursor) -> dict[str, Cursor]:
 def _is_typo(key: str) -> bool:
     """`anchor`, `ancors` …: no dimension is called so."""
     return "." not in key and did_you_mean(key, (ANCHORS,)).startswith(" (did")
+
+
+def _is_section(key: str, at: Cursor) -> bool:
+    """`sampler`, `schedules` …: a word with a mapping below it that declares no dimension."""
+    return "." not in key and at.node.kind == "map" and not at.node.entries.keys() & {*KEYS}
 
 
 def _anchors(at: Cursor, space: Space | None) -> tuple[tuple[str, Arch], ...]:

@@ -96,14 +96,20 @@ def _check_backbone(config: str, model: Node, report: Report) -> None:
 
 
 def check_dimensions(model: Any, space: Space, node: Node, declared: Node, report: Report) -> None:
-    """The names of a space must be those that its parts read, and these fit together at its ends."""
+    """The names of a space must be those that its parts read, and these fit together at its ends. A
+    backbone of one's own need not say which it reads."""
     neck, head = neck_of(model), head_of(model)
+    read = getattr(part_class(BACKBONE, model.backbone), "NAMES", None)
     for dim in space.dims:
+        part, _, name = dim.key.partition(".")
+        place = declared.entries[dim.key][0] if dim.key in declared.entries else declared
         try:
             check_names((dim.key,), neck, head)
         except UsageError as e:
-            place = declared.entries[dim.key][0] if dim.key in declared.entries else declared
             report.fault(place, f"space.{e.message}")
+        if part == BACKBONE and read is not None and name not in read:
+            what = f"{model.backbone} has no such dimension{did_you_mean(name, read)}; it has {', '.join(read)}"
+            report.fault(place, f"space.{dim.key}: {what}")
     others = [dim.key for dim in space.dims if not dim.key.startswith(f"{BACKBONE}.")]
     plain = all(getattr(model, part) == getattr(type(model), part) for part in (NECK, HEAD)) and not others
     if report.faults or plain:  # a plain network is put together where it is needed, and no sooner

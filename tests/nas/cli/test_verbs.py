@@ -185,6 +185,14 @@ lr: 3
 """
 
 
+NAMES = """model: {num_classes: 3}
+space:
+  backbone.stem.width: 64
+  backbone.body.width: [64, 128, 256, 512]
+  backbone.body.depht: [3, 4, 6, 3]
+"""
+
+
 def test_all_faults_of_a_config_at_once() -> None:
     Path("cfg.yaml").write_text(WRONG)
     said = bad("space", "cfg.yaml")
@@ -205,6 +213,12 @@ def test_all_faults_of_a_config_at_once() -> None:
     assert (error["kind"], error["exit"], done.code) == ("usage", 2, 2) and done.err == said
     first = {"file": "cfg.yaml", "line": 3, "column": 22}
     assert first.items() <= error["faults"][0].items() and len(error["faults"]) == len(said.splitlines())
+    Path("cfg.yaml").write_text(NAMES)
+    assert "cfg.yaml:5:3: space.backbone.body.depht: resnet has no such dimension (did you mean body.depth?)" in bad(
+        "space", "cfg.yaml"
+    )
+    Path("cfg.yaml").write_text(f"{NAMES}  sampler: {{type: random}}\n")
+    assert "cfg.yaml:6:3: space: unknown key 'sampler'" in bad("space", "cfg.yaml")
     Path("cfg.yaml").write_text("data: {}\n")
     said = bad("space", "cfg.yaml")
     assert "missing key 'model'" in said and "missing key 'space'" in said

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from searchkit.nas.models.backbones.mobilenet_plan import STRIDES, mobilenet_plan
+from searchkit.nas.models.backbones.mobilenet_plan import NAMES, STRIDES, mobilenet_plan
 from searchkit.nas.models.plan import Plan, channels
 from searchkit.nas.nn import Chain, attach, norm_of, run_rows
 
@@ -28,6 +28,8 @@ class MobileNetV2(nn.Module):
     all widths are multiples, those inside the blocks too.
     Or "sync_bn": "bn" over the ranks of a training together, in groups of `norm_ranks` neighbours (0: all of them).
     """
+
+    NAMES: ClassVar[tuple[str, ...]] = NAMES
 
     def __init__(
         self,

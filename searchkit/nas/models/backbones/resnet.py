@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from searchkit.errors import UsageError
-from searchkit.nas.models.backbones.resnet_plan import resnet_plan
+from searchkit.nas.models.backbones.resnet_plan import NAMES, resnet_plan
 from searchkit.nas.models.plan import Plan, channels
 from searchkit.nas.nn import Residual, add_layers, attach, norm_of, run_layers
 
@@ -31,6 +31,8 @@ class ResNet(nn.Module):
     frozen_stages: 0 freezes nothing; n: the stem and the first n stages learn nothing and update no statistics.
     zero_init_residual: every block starts as its shortcut (https://arxiv.org/abs/1706.02677).
     """
+
+    NAMES: ClassVar[tuple[str, ...]] = NAMES
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from searchkit.nas.models.plan import CACHE, Layer, Plan, Row, per_stage
 if TYPE_CHECKING:
     from searchkit.records.arch import Arch
 
+NAMES = ("stem.width", "body.width", "body.depth", "body.kernel")
 EXPANSION = {"bottleneck": 4, "basic": 1}  # block -> output channels over `body.width`
 
 

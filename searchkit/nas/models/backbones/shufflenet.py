@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from searchkit.errors import UsageError
-from searchkit.nas.models.backbones.shufflenet_plan import BLOCKS, block_row, choices_of, shufflenet_plan
+from searchkit.nas.models.backbones.shufflenet_plan import BLOCKS, NAMES, block_row, choices_of, shufflenet_plan
 from searchkit.nas.models.plan import Plan, channels
 from searchkit.nas.nn import Chain, TwoPaths, attach, norm_of, run_rows
 
@@ -37,6 +37,7 @@ class ShuffleNetV2(nn.Module):
     """
 
     CHOICES: ClassVar[tuple[str, ...]] = (CHOICE,)
+    NAMES: ClassVar[tuple[str, ...]] = NAMES
 
     def __init__(
         self,
