@@ -7,16 +7,39 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import click
 
 from searchkit import console, fsio
 from searchkit.errors import UsageError
-from searchkit.nas.cli.options import check_device, say, seed_of, shared
+from searchkit.nas.cli.options import Options, check_device, say, shared, takes
 from searchkit.records import modelspace
 
 FRONT, BEST, PICTURE = "front.jsonl", "best.jsonl", "front.png"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search(Options):
+    config: str
+    checkpoint: str
+    algorithm: str
+    evaluations: int
+    population: int | None
+    top_k: int | None
+    mutation: float | None
+    wanted: tuple[str, ...]
+    constraints: tuple[str, ...]
+    shapes: tuple[str, ...]
+    split: str | None
+    proxy_epochs: float | None
+    proxy_steps: int | None
+    enqueue: str | None
+    workers: int | None
+    gpus: str
+    work_dir: str
+    overwrite: bool
 
 
 @click.command("search", context_settings=console.CONTEXT)
@@ -65,30 +88,8 @@ FRONT, BEST, PICTURE = "front.jsonl", "best.jsonl", "front.png"
 @click.option("--work-dir", default="search", show_default=True, metavar="DIR", help="All files of the search.")
 @click.option("--overwrite", is_flag=True, help="Move another search in --work-dir away first.")
 @shared("checkpoint", "set", "seed", "device", "json")
-def search_command(
-    config: str,
-    algorithm: str,
-    evaluations: int,
-    population: int | None,
-    top_k: int | None,
-    mutation: float | None,
-    wanted: tuple[str, ...],
-    constraints: tuple[str, ...],
-    shapes: tuple[str, ...],
-    split: str | None,
-    proxy_epochs: float | None,
-    proxy_steps: int | None,
-    enqueue: str | None,
-    workers: int | None,
-    gpus: str,
-    work_dir: str,
-    overwrite: bool,
-    checkpoint: str,
-    overrides: tuple[str, ...],
-    seed: int | None,
-    device: str | None,
-    as_json: bool,
-) -> int:
+@takes(Search)
+def search_command(asked: Search) -> int:
     """Search the subnets of a supernet for the best ones. Run the same command again to go on where it was.
 
     \b
@@ -104,38 +105,35 @@ def search_command(
     from searchkit.nas.tasks import read as configs
     from searchkit.nas.train import checkpoint as checkpoints
 
-    overrides = (*overrides, *_proxy(proxy_epochs, proxy_steps))
-    if device is not None:
-        check_device(device)
-    recipe = configs.load(config, overrides)
-    if search.tells_classes(recipe, wanted) and not recipe.test.per_class:
+    overrides = (*asked.overrides, *_proxy(asked.proxy_epochs, asked.proxy_steps))
+    if asked.device is not None:
+        check_device(asked.device)
+    recipe = configs.load(asked.config, overrides)
+    if search.tells_classes(recipe, asked.wanted) and not recipe.test.per_class:
         overrides = (*overrides, "test.per_class=true")
-        recipe = configs.load(config, overrides)
-    given = {"population": population, "top_k": top_k, "mutation": mutation}
-    tag = search.PROXY if proxy_epochs or proxy_steps else search.DIRECT
-    plan = _plan(
-        recipe, checkpoint, algorithm, given, wanted, constraints, shapes, split, seed_of(seed), tag, overrides
-    )
-    plan = search.with_enqueued(plan, recipe, _records(enqueue))
-    width, argv = _width(workers, gpus, device)
-    here = search.Here(os.path.abspath(config), os.path.abspath(checkpoint), os.getcwd(), device, _job_gpus(gpus))
-    keep = os.path.abspath(checkpoints.keep_folder(work_dir))
+        recipe = configs.load(asked.config, overrides)
+    plan = search.with_enqueued(_plan(asked, recipe, overrides), recipe, _records(asked.enqueue))
+    width, argv = _width(asked.workers, asked.gpus, asked.device)
+    config, checkpoint = os.path.abspath(asked.config), os.path.abspath(asked.checkpoint)
+    here = search.Here(config, checkpoint, os.getcwd(), asked.device, _job_gpus(asked.gpus))
+    keep = os.path.abspath(checkpoints.keep_folder(asked.work_dir))
     text = search.document(plan, recipe.space, keep, sys.executable)
     begun = os.path.exists(os.path.join(keep, search.PLAN))
-    if not overwrite or not begun:
+    if not asked.overwrite or not begun:
         search.check_same(keep, plan)
-    with search_run.folder_of(keep, plan, here, text, begun, overwrite):
+    with search_run.folder_of(keep, plan, here, text, begun, asked.overwrite):
+        work_dir = asked.work_dir
         if keep != os.path.abspath(work_dir) and (os.path.islink(work_dir) or not os.path.exists(work_dir)):
             checkpoints.link(keep, work_dir)
-        standing = Standing(plan.wanted, tag)
-        run = search_run.Run(keep, [*argv, "-j", str(width), "--n-trials", str(evaluations)])
-        end, view = search_run.watch(run, standing, evaluations, recipe.space)
+        standing = Standing(plan.wanted, plan.tag)
+        run = search_run.Run(keep, [*argv, "-j", str(width), "--n-trials", str(asked.evaluations)])
+        end, view = search_run.watch(run, standing, asked.evaluations, recipe.space)
         if end.fault and not standing.records:
             raise end.fault  # in here, so that the folder is taken back
-    _mirror(keep, tag)
+    _mirror(keep, plan.tag)
     shown = work_dir if os.path.isdir(work_dir) else keep
-    code = _finish(shown, standing, view, end, recipe.space, evaluations, as_json)
-    if end.fault and as_json:
+    code = _finish(shown, standing, view, end, recipe.space, asked.evaluations, asked.as_json)
+    if end.fault and asked.as_json:
         return console.complain(end.fault)  # the document has it
     if end.fault:
         raise end.fault
@@ -156,19 +154,7 @@ def _proxy(epochs: float | None, steps: int | None) -> tuple[str, ...]:
     return (f"finetune.steps={steps}",) if steps is not None else ()
 
 
-def _plan(
-    recipe: Any,
-    path: str,
-    algorithm: str,
-    given: Mapping[str, Any],
-    wanted: Sequence[str],
-    constraints: tuple[str, ...],
-    shapes: tuple[str, ...],
-    split: str | None,
-    seed: int,
-    tag: str,
-    overrides: tuple[str, ...],
-) -> Any:
+def _plan(asked: Search, recipe: Any, overrides: tuple[str, ...]) -> Any:
     """What defines the search; all that can be known is checked, and nothing is written."""
     from searchkit.nas.space.shapes import plain_shape
     from searchkit.nas.subnet import search
@@ -177,7 +163,10 @@ def _plan(
     from searchkit.nas.train import net as nets
     from searchkit.nas.train.splits import open_split
 
+    algorithm = asked.algorithm
+    tag = search.PROXY if asked.proxy_epochs or asked.proxy_steps else search.DIRECT
     _, names, defaults = search.ALGORITHMS[algorithm]
+    given = {"population": asked.population, "top_k": asked.top_k, "mutation": asked.mutation}
     chosen = {key: value for key, value in given.items() if value is not None}
     if odd := [key for key in chosen if key not in names]:
         has = ", ".join(f"--{key.replace('_', '-')}" for key in names) or "no options"
@@ -185,21 +174,22 @@ def _plan(
     options = {names[key]: value for key, value in {**defaults, **chosen}.items()}
     if options.get("top_k", 1) > options.get("population", 1):
         raise UsageError(f"--top-k must be at most --population ({options['population']}), not {options['top_k']}")
-    input_shapes = _shapes(shapes, recipe)
+    input_shapes = _shapes(asked.shapes, recipe)
     knobs = [knob.name for knob in recipe.space.knobs()]
     if not knobs:
         raise UsageError("the space has one architecture: there is nothing to search", "Widen space: of the config")
     plain = plain_shape(input_shapes[0])
-    where = split or recipe.test.split
+    where = asked.split or recipe.test.split
     _check_data(recipe, where)
     evaluator = recipe.task.objective.evaluator(open_split(recipe, where), recipe.test)
     known = bench.metrics_on(recipe, evaluator)
     metrics = [name for name in known if recipe.test.per_class or name in recipe.metrics]
-    objectives = search.objectives(wanted, algorithm, metrics, search.sample_record(recipe, tag, plain, metrics))
+    sample = search.sample_record(recipe, tag, plain, metrics)
+    objectives = search.objectives(asked.wanted, algorithm, metrics, sample)
     search.check_values(recipe, where, objectives, known)
-    search.numeric(constraints, knobs, recipe.space, plain)
-    kept, digest = checkpoints.load_with_digest(path)
-    nets.check_space(recipe, kept, path)
+    search.numeric(asked.constraints, knobs, recipe.space, plain)
+    kept, digest = checkpoints.load_with_digest(asked.checkpoint)
+    nets.check_space(recipe, kept, asked.checkpoint)
     for note in recipe.task.objective.notes(evaluator):
         say(note)
     sections = search.digests(recipe, tag == search.PROXY)
@@ -210,10 +200,10 @@ def _plan(
         algorithm,
         options,
         tuple(objectives),
-        constraints,
+        asked.constraints,
         input_shapes,
         where,
-        seed,
+        asked.seed_used,
         tag,
         overrides,
         digest,
