@@ -4,7 +4,7 @@
 #   make test   runs the checks and the tests; make test-fast what is quick of them, at each save
 
 PYTHON ?= python3
-PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST_ARGS ?= -n 2 --dist worksteal
 
 VENV  := .venv
 BIN   := $(VENV)/bin
