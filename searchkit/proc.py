@@ -47,14 +47,14 @@ def stat(pid: int | str) -> Stat | None:
 
 def start_ticks(pid: int | str) -> int | None:
     """When a process began, in clock ticks since boot; None where there is no such process."""
-    found = stat(pid)
-    return None if found is None else found.start_ticks
+    process = stat(pid)
+    return None if process is None else process.start_ticks
 
 
 def is_alive(pid: int, ticks: int | None) -> bool:
     """Whether the process that began at `ticks` still runs (a zombie does not, even if nobody reaps it)."""
-    found = stat(pid)
-    return found is not None and found.state not in ENDED and (ticks is None or found.start_ticks == ticks)
+    process = stat(pid)
+    return process is not None and process.state not in ENDED and (ticks is None or process.start_ticks == ticks)
 
 
 def boot_id() -> str:

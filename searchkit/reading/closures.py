@@ -80,12 +80,12 @@ def read(name: str) -> Function:
 def _read(lookup: Mapping[str, Any], name: str) -> Any:
     if name in lookup:
         return as_list(lookup[name])
-    found: Any = lookup
+    value: Any = lookup
     for part in name.split("."):
-        if not isinstance(found, Mapping) or part not in found:
+        if not isinstance(value, Mapping) or part not in value:
             raise UsageError(f"unknown name {name!r}{did_you_mean(name, [str(key) for key in lookup])}")
-        found = found[part]
-    return as_list(found)
+        value = value[part]
+    return as_list(value)
 
 
 def as_list(value: Any) -> Any:

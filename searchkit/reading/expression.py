@@ -208,8 +208,8 @@ def _stray(text: str, at: int) -> str:
     elif c in "@#$:":
         around = (m for m in _ODD_NAME.finditer(text) if m.start() < at < m.end())
         instead = next((quoted(m.group()) for m in around), "")
-    said = f" (write {instead})" if instead else ""
-    return "a string that doesn't end" if c in "'\"" else f"{c!r} is not allowed{said}"
+    written = f" (write {instead})" if instead else ""
+    return "a string that doesn't end" if c in "'\"" else f"{c!r} is not allowed{written}"
 
 
 def quoted(name: str) -> str:
@@ -220,9 +220,9 @@ def quoted(name: str) -> str:
 
 def unquoted(text: str, names: Iterable[str]) -> str:
     """` (write name('val/acc'))` where `text` holds some of `names` that have to be quoted, and are not; else empty."""
-    found = [name for name in names if not _PLAIN.fullmatch(name) and quoted(name) not in text]
-    found = [name for name in found if re.search(rf"(?<![\w/.@-]){re.escape(name)}(?![\w/@])", text)]
-    return f" (write {' and '.join(map(quoted, found))})" if found else ""
+    bare = [name for name in names if not _PLAIN.fullmatch(name) and quoted(name) not in text]
+    bare = [name for name in bare if re.search(rf"(?<![\w/.@-]){re.escape(name)}(?![\w/@])", text)]
+    return f" (write {' and '.join(map(quoted, bare))})" if bare else ""
 
 
 def _atom(kind: str, m: re.Match[str], text: str, at: int) -> Atom:

@@ -155,15 +155,15 @@ def train(
 
 def tensors(path: str | Path, optimizer: bool = True) -> dict[str, torch.Tensor]:
     """All tensors of a checkpoint by name: of the net, and of the optimizer."""
-    found = checkpoint.load(str(path))
-    state = found.optimizer.get("state", {}) if optimizer else {}
+    kept = checkpoint.load(str(path))
+    state = kept.optimizer.get("state", {}) if optimizer else {}
     moments = {
         f"optimizer {index} {name}": torch.as_tensor(value)
         for index, values in state.items()
         for name, value in values.items()
         if value is not None
     }
-    return {**found.net, **moments, "step": torch.tensor(found.step)}
+    return {**kept.net, **moments, "step": torch.tensor(kept.step)}
 
 
 def equal(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
@@ -289,8 +289,8 @@ def archs_file(path: Path, records: list[dict[str, Any]]) -> Path:
 
 def scores(session: sweep.Session, arch: Arch, calibrated: bool = True) -> dict[str, float]:
     record = sweep.test_record(session, {"arch": arch.nested()}, arch, "t", calibrated)
-    found: dict[str, float] = record["metric"]["t"]
-    return found
+    metrics: dict[str, float] = record["metric"]["t"]
+    return metrics
 
 
 def attempt(patch: pytest.MonkeyPatch, job: Path, number: int) -> Path:

@@ -22,8 +22,8 @@ HOME, PYTHON = "/home/me", "/home/me/searchkit/.venv/bin/python"
 
 def expected(name: str) -> dict[str, Any]:
     """What the old code said of `project` or `nets`."""
-    said: dict[str, Any] = json.loads((ASSETS / "expected.json").read_text())[name]
-    return said
+    facts: dict[str, Any] = json.loads((ASSETS / "expected.json").read_text())[name]
+    return facts
 
 
 def unpack(name: str, folder: Path) -> Path:

@@ -165,7 +165,7 @@ def wait_for(what: Callable[[], Any], timeout_s: float = 30.0, why: str = "") ->
 
 def processes_with(needle: str) -> list[int]:
     """Live processes (not zombies) with `needle` in their environment."""
-    found = []
+    pids = []
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():
             continue
@@ -175,8 +175,8 @@ def processes_with(needle: str) -> list[int]:
         except OSError:
             continue
         if needle.encode() in env and state != "Z":
-            found.append(int(name))
-    return found
+            pids.append(int(name))
+    return pids
 
 
 def kill(pid: int, sig: int = signal.SIGKILL) -> None:

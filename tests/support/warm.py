@@ -52,11 +52,11 @@ def env_of(tmp_path: Path) -> dict[str, str]:
 
 def pids(tmp_path: Path) -> dict[int, list[int]]:
     """Which processes ran each trial."""
-    found: dict[int, list[int]] = {}
+    by_trial: dict[int, list[int]] = {}
     for line in (tmp_path / "pids").read_text().splitlines():
         trial, pid = map(int, line.split())
-        found.setdefault(trial, []).append(pid)
-    return found
+        by_trial.setdefault(trial, []).append(pid)
+    return by_trial
 
 
 def went(tmp_path: Path, i: int) -> Path:

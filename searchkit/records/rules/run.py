@@ -134,13 +134,13 @@ class _Run:
             if group.records is self.checked or not group.records:
                 continue
             try:
-                found = convention(group.records)
+                counted = convention(group.records)
             except UsageError as e:
                 raise UsageError(f"{rule.path} ({rule.label}): {e.message}", e.hint) from e
-            if self.convention and found != self.convention:
-                what = f"reads costs counted as {found}, but an earlier one read some counted as {self.convention}"
+            if self.convention and counted != self.convention:
+                what = f"reads costs counted as {counted}, but an earlier one read some counted as {self.convention}"
                 raise UsageError(f"{rule.path} ({rule.label}): {what}", "query one convention at a time")
-            self.convention, self.checked = found, group.records
+            self.convention, self.checked = counted, group.records
 
     def _filter(self, rule: Eval, group: Group) -> list[Record]:
         holds = function(rule.expr, lambda name: _reader(name, rule.skip))
@@ -175,17 +175,17 @@ class _Run:
         for group in groups:
             records, values = self._ranked(rule, group)
             total = len(records)
-            wanted = math.floor(rule.value * total) if rule.ratio else int(rule.value)
-            if wanted < 1 and total:
-                wanted, raised = 1, raised + 1
-            short += 0 < total < wanted
-            wanted = min(wanted, total)
+            size = math.floor(rule.value * total) if rule.ratio else int(rule.value)
+            if size < 1 and total:
+                size, raised = 1, raised + 1
+            short += 0 < total < size
+            size = min(size, total)
             if rule.operation == "random":
                 place = "/".join(map(str, group.trail))
                 seed = self.seed if rule.seed is None else rule.seed
-                order = sorted(rng_of(seed, rule.path, place).sample(range(total), wanted))
+                order = sorted(rng_of(seed, rule.path, place).sample(range(total), size))
             else:  # stable: of equal ones, the first in the file
-                order = sorted(range(total), key=values.__getitem__, reverse=rule.operation == "top")[:wanted]
+                order = sorted(range(total), key=values.__getitem__, reverse=rule.operation == "top")[:size]
             out.append(replace(group, records=[records[i] for i in order]))
         if raised:
             self._note(
@@ -291,17 +291,17 @@ def _plain(name: str, skip: bool) -> Function:
     parts = name.split(".")
 
     def get(record: Record) -> Any:
-        found: Any = record
+        value: Any = record
         try:
             for part in parts:
-                found = found[part]
+                value = value[part]
         except (KeyError, TypeError):
             flat = flatten(record)  # some of it may be dotted already
             if name not in flat:
                 raise Missing(name) from None
-            found = flat[name]
-        if found is None and skip:
+            value = flat[name]
+        if value is None and skip:
             raise Missing(name)
-        return as_list(found) if type(found) is tuple else found
+        return as_list(value) if type(value) is tuple else value
 
     return get

@@ -186,8 +186,8 @@ class Config:
     def objectives(self) -> tuple[Objective, ...]:
         """What the search is judged by: its objectives, else the reward; none where the config names neither."""
         reward = self.reward_attribute
-        found = self.search.objectives or ((Objective(reward, self.monitor.mode),) if reward else ())
-        return tuple(replace(o, score=self.monitor.score) for o in found)
+        objectives = self.search.objectives or ((Objective(reward, self.monitor.mode),) if reward else ())
+        return tuple(replace(objective, score=self.monitor.score) for objective in objectives)
 
     @property
     def is_search(self) -> bool:

@@ -63,8 +63,8 @@ def of_words(words: Shell) -> Shell:
     if len(words) == 1 and words[0] in _NAMED:
         return _NAMED[words[0]]
     if not words or not (is_bash(words) or _name(words) in _SH_LIKE):
-        said = " ".join(words)
-        what = f"must be bash, sh, or words that begin with {LIKE}, not {said!r}"
+        text = " ".join(words)
+        what = f"must be bash, sh, or words that begin with {LIKE}, not {text!r}"
         other = _name(words) or "zsh"
         raise UsageError(what, f"values are quoted for these; call others in the template: {other} train.sh")
     if any("\n" in word for word in words):
@@ -103,10 +103,10 @@ def fault(shell: Shell, command: str, env: Mapping[str, str]) -> str:
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, env=env, timeout=READ_S)
     except (OSError, ValueError, subprocess.TimeoutExpired):  # too long, say: the jobs tell
         return ""
-    said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-    if done.returncode != SYNTAX_ERROR or not said:
+    errors = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    if done.returncode != SYNTAX_ERROR or not errors:
         return ""
-    return re.sub(r"^\S+: (-c: )?(line )?(?=\d+: )", "line ", said[0])
+    return re.sub(r"^\S+: (-c: )?(line )?(?=\d+: )", "line ", errors[0])
 
 
 def _name(shell: Shell) -> str:
