@@ -266,7 +266,7 @@ def test_overrides(trained: Trained) -> None:
         ("trian.lr=1", "unknown key 'trian' (did you mean train?)"),
         ("train.lr", "must be section.key=value"),
         ("train..lr=1", "must be section.key=value"),
-        ("train.lr=[1", "--set train.lr:2:1: not YAML"),
+        ("train.lr=[1", "--set train.lr=[1: not YAML"),
         ("train.lr=!!python/name:os.system x", "the tag !!python/name:os.system is not allowed"),
         ("space.backbone.stem.width=x", "backbone.stem.width"),
     ):
