@@ -196,6 +196,14 @@ def test_the_environment_is_the_trials_while_it_runs(tmp_path: Path) -> None:
     assert log == "outside=1\nthe end\n"
 
 
+def test_a_trial_names_the_backend_that_started_its_worker(tmp_path: Path) -> None:
+    from searchkit.job.trials import _backend_of
+
+    assert _backend_of(str(tmp_path)) == "local"
+    (tmp_path / "status").write_text("start pilot host boot 7 8 pilot-1 9.0\n")
+    assert _backend_of(str(tmp_path)) == "pilot"
+
+
 def test_each_worker_has_its_own_gpu(tmp_path: Path) -> None:
     body = SAY_PID + "print(os.environ['CUDA_VISIBLE_DEVICES'], os.environ['OMP_NUM_THREADS'])\ntime.sleep(0.1)"
     folder = project(tmp_path / "p", config(8, "workers: true", "resources: {cpus: 3}"), train_py=loop(body))
