@@ -17,7 +17,9 @@ from searchkit.nas.convert.parts import Converted
 from searchkit.nas.convert.place import placed
 from searchkit.nas.convert.published import PUBLISHED, published
 from searchkit.nas.convert.read import convert
+from searchkit.nas.cost.price import price_net
 from searchkit.nas.space.space import read_space
+from searchkit.nas.tasks import read as configs
 from searchkit.records.arch import Arch
 
 # OFA's note8_lat22: (expansion, kernel) of the blocks of each stage.
@@ -393,6 +395,7 @@ net:
 """
 
 
+SUBNET = "    subnet:" + BIGNAS.partition("    subnet:")[2]
 JOB = """\
             loss_weight: 0.5
             teacher0:
@@ -406,7 +409,11 @@ def test_the_training_and_the_subnet_of_bignas(tmp_path: Path) -> None:
     net = read(BIGNAS, tmp_path)
     assert net.shapes == ((768, 1344),) and net.arch is not None
     assert net.arch["backbone.stem.width"] == 32 and net.arch["backbone.body.depth"] == (1, 2, 2, 4)
-    assert net.arch["neck.depth"] == 5 and net.arch["head.cls.width"] == net.arch["head.box.width"] == 64
+    assert net.arch["neck.depth"] == 5 and net.arch["head.cls.width"] == 64
+    assert "head.box.width" not in net.arch  # as that of classes
+    other = BIGNAS[::-1].replace("[64]"[::-1], "[96]"[::-1], 1)[::-1]  # the last, of boxes
+    box = read(other, tmp_path).arch
+    assert box is not None and box["head.box.width"] == 96 and "head.box.depth" not in box
     mimic = {"student": "backbone.fpn.extra_blocks.p6", "of": "max", "weight": 0.5}
     assert net.train["distill"] == {"weight": 0, "mimic": [mimic]}
     assert net.train["sample_strategy"] == ["max", "random", "random", "min"]
@@ -440,22 +447,25 @@ def test_a_whole_retinanet_of_bignas(tmp_path: Path) -> None:
     net = read(PARTS + BIGNAS, tmp_path)
     assert net.task == "det" and net.arch is None and net.model["num_classes"] == 80
     assert net.model["backbone_options"]["features"] == ["c3", "c4", "c5"]
-    assert net.model["neck_options"] == {
-        "norm": "bn",
-        "p6": "lateral",
-        "p7_relu": False,
-        "first": 0,
-        "depth": 5,
-        "kernel": 3,
-        "out_channel": 128,
-    }
+    assert net.model["neck_options"] == {"norm": "bn", "p6": "lateral", "p7_relu": False, "first": 0}
     head = net.model["head_options"]
-    assert (head["norm"], head["width"], head["depth"], head["assigner"]) == ("per_level", 128, 4, "atss")
+    assert (head["norm"], head["assigner"], head["prior"]) == ("per_level", "atss", 0.01)
     assert (head["class_loss"], head["box_loss"], head["anchor_scales"]) == ("quality_focal", "giou", [6, 8])
     assert net.space["head.cls.width"] == {"choices": [64, 96, 128]}
+    assert (net.space["head.cls.depth"], net.space["neck.depth"], net.space["neck.out_channel"]) == (4, 5, 128)
     assert net.space["anchors"]["SUBNET"]["head.cls.width"] == 64
-    space = read_space({key: value for key, value in net.space.items() if key != "anchors"})
-    assert space.count() == 59_049
+    assert read_space(dict(net.space)).count() == 59_049
+
+
+@pytest.mark.parametrize(("edges", "macs"), [((768, 1344), 37_358_447_616), ((512, 1024), 18_974_785_536)])
+def test_what_a_retinanet_of_bignas_costs(edges: tuple[int, int], macs: int, tmp_path: Path) -> None:
+    """The printed config is read again, and its subnet costs what is published."""
+    (tmp_path / "bignas.yaml").write_text(PARTS + BIGNAS.partition("    distiller:")[0] + SUBNET)
+    out = CliRunner().invoke(main_command, ["convert", str(tmp_path / "bignas.yaml")], catch_exceptions=False).output
+    (tmp_path / "ours.yaml").write_text(out.replace("[768, 1344]", str(list(edges))))
+    recipe = configs.load(str(tmp_path / "ours.yaml"))
+    assert price_net(recipe.model, recipe.space.named("SUBNET"), edges).flops == macs
+    assert recipe.scales == (edges,) and recipe.train.sample_strategy == ("max", "random", "random", "min")
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------

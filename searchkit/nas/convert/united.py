@@ -22,6 +22,9 @@ STRATEGIES = ("stage_wise", "stage_wise_depth", "block_wise", "net_wise")
 # Of all its RetinaNets.
 NECK_OPTIONS: Mapping[str, Any] = {"norm": "bn", "p6": "lateral", "p7_relu": False}
 HEAD_OPTIONS: Mapping[str, Any] = {"norm": "per_level"}
+# Its dimensions, and ours.
+NECK_DIMENSIONS = {"depth": "depth", "out_channel": "out_channel", "kernel_size": "kernel"}
+TOWER_DIMENSIONS = {"depth": "depth", "out_channel": "width", "kernel_size": "kernel"}
 # Its parts, and ours.
 TOWERS = {"roi_head.cls_subnet": "head.cls", "roi_head.box_subnet": "head.box", "roi_head": "head.cls"}
 MODULES = {f"neck.p{i}_conv.conv": f"backbone.fpn.extra_blocks.p{i}" for i in (6, 7)}
@@ -59,6 +62,9 @@ def read_united(at: Cursor) -> Converted:
         )
         space = {name: list(value) if isinstance(value, tuple) else value for name, value in arch.items}
     elif arch is not None:
+        for name in arch.names:
+            if name.startswith("head.box.") and name.replace("box", "cls") in space:
+                space[name] = space[name.replace("box", "cls")]
         space["anchors"] = {"SUBNET": {n: list(v) if isinstance(v, tuple) else v for n, v in arch.items}}
     if model and "head" not in model:
         notes.append("there is no head: set task and model.head")
@@ -231,21 +237,15 @@ def _neck(at: Cursor, model: dict[str, Any], space: dict[str, Any]) -> None:
     options: dict[str, Any] = dict(NECK_OPTIONS)
     if "features" in model.get("backbone_options", {}):
         options["first"] = 0  # else the finest feature of a backbone is not read, as is the default
-    if "depth" in at:
-        _, options["depth"] = _pair(at["depth"])
-    if "kernel_size" in at:
-        lateral, kernel = _pair(at["kernel_size"])
-        if lateral != 1:
-            at["kernel_size"].fault(f"laterals must have a kernel of 1, not {lateral}")
-        options["kernel"] = kernel
-    if "out_channel" in at:
-        lateral, width = _pair(at["out_channel"])
-        if lateral != width:
-            at["out_channel"].fault(f"laterals and outputs must have one width, not {lateral} and {width}")
-        if isinstance(width, int):
-            options["out_channel"] = width
-        else:
-            space["neck.out_channel"] = width
+    for key, ours in NECK_DIMENSIONS.items():
+        if key not in at:
+            continue
+        lateral, value = _pair(at[key])
+        if key == "kernel_size" and lateral != 1:
+            at[key].fault(f"laterals must have a kernel of 1, not {lateral}")
+        elif key == "out_channel" and lateral != value:
+            at[key].fault(f"laterals and outputs must have one width, not {lateral} and {value}")
+        space[f"neck.{ours}"] = value
     model["neck_options"] = options
 
 
@@ -264,12 +264,9 @@ def _pair(at: Cursor) -> tuple[Any, Any]:
 
 def _head(at: Cursor, model: dict[str, Any], space: dict[str, Any], notes: list[str]) -> None:
     options: dict[str, Any] = dict(HEAD_OPTIONS)
-    for key, ours in (("depth", "depth"), ("out_channel", "width"), ("kernel_size", "kernel")):
+    for key, ours in TOWER_DIMENSIONS.items():
         if key in at:
-            value = _tower(at[key])
-            options[ours] = value if isinstance(value, int) else max(value["choices"])
-            if not isinstance(value, int):
-                space[f"head.cls.{ours}"] = value
+            space[f"head.cls.{ours}"] = _tower(at[key])
     if "init_prior" in at:
         options["prior"] = at["init_prior"].data
     if "num_classes" in at:
@@ -346,15 +343,18 @@ def _subnet(at: Cursor, notes: list[str]) -> Arch:
             if "expand_ratio" in settings:
                 notes.append("subnet_settings.backbone.expand_ratio: the config's backbone_options have it: left out")
         elif part == "neck":
-            for key, ours in (("depth", "depth"), ("out_channel", "out_channel"), ("kernel_size", "kernel")):
+            for key, ours in NECK_DIMENSIONS.items():
                 if key in settings:
                     values[f"neck.{ours}"] = counts(settings[key], 2)[1]
         elif part in TOWERS:
-            for key, ours in (("depth", "depth"), ("out_channel", "width"), ("kernel_size", "kernel")):
+            for key, ours in TOWER_DIMENSIONS.items():
                 if key in settings:
                     values[f"{TOWERS[part]}.{ours}"] = counts(settings[key], 1)[0]
         else:
             notes.append(f"subnet_settings.{part} has no counterpart that is known: left out")
+    for ours in TOWER_DIMENSIONS.values():  # a tower of boxes is like that of classes, if nothing else is said
+        if values.get(f"head.box.{ours}") == values.get(f"head.cls.{ours}"):
+            values.pop(f"head.box.{ours}", None)
     return Arch.of(values)
 
 
