@@ -147,7 +147,7 @@ def parts() -> dict[str, str]:
         if cls is sections.Finetune:
             leave_out = shared - {"epochs"}
         elif cls in (sections.Data, sections.LabelData):
-            leave_out = {"augment"}
+            leave_out = {"augment", "stretched"}  # the one has a table of its own, the other is no key
         heading = f"{name}, {of}" if of else name
         made[heading] = f"### {heading}\n\n{textwrap.fill(line, 120)}\n\n{table(cls, leave_out)}\n"
     rows = [f"| `{name}` | {dimensions} | {options(name)} |" for name, dimensions in BACKBONES.items()]

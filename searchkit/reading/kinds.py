@@ -226,6 +226,7 @@ Count = Annotated[int, whole(1)]
 Whole = Annotated[int, whole(0)]
 Number = Annotated[float, number()]
 Fraction = Annotated[float, number(0, 1)]
+Positive = Annotated[float, number(above=0)]
 Bytes = Annotated[
     int, Kind("a number of bytes, or a size such as 6G or 512M", _bytes, _sized("[KMGTkmgt]?([iI]?[bB])?"))
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Annotated, Any
 
@@ -12,7 +12,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from searchkit.errors import UsageError
-from searchkit.reading.kinds import Fraction, number
+from searchkit.reading.kinds import LATER, Fraction, number
 
 Factor = Annotated[float, number(above=0)]
 Hue = Annotated[float, number(0, 0.5)]
@@ -22,8 +22,8 @@ Hue = Annotated[float, number(0, 0.5)]
 class Augment:
     """What may change, and how much; the default flips, as the reference detectors of torchvision do.
 
-    The image keeps its size, but for `crop`. Boxes are clipped to what is left of the image; those that end up smaller
-    than `min_box` in width or height are dropped, with their labels.
+    The image keeps its size, but for `expand` and `crop`. Boxes are clipped to what is left of the image; those that
+    end up smaller than `min_box` in width or height are dropped, with their labels.
     """
 
     hflip: Fraction = 0.5  # probability
@@ -39,11 +39,14 @@ class Augment:
     photometric: Fraction = 0.5  # probability of the four above
     min_box: Factor = 2.0  # px
     fill: tuple[int, int, int] = (124, 116, 104)  # RGB; ImageNet's mean
+    expand: Fraction = field(default=0.0, metadata=LATER)
+    """Probability of SSD's expansion, before all else: the image becomes a part of a canvas, of `fill`, whose edges are
+    up to 4 times as long."""
 
     def __post_init__(self) -> None:
         wrong = [
             f"{name} must be a probability, in [0, 1]; got {getattr(self, name)}"
-            for name in ("hflip", "crop", "photometric")
+            for name in ("hflip", "crop", "expand", "photometric")
             if not 0 <= getattr(self, name) <= 1
         ]
         for name, top in (("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0.5)):
@@ -88,6 +91,8 @@ def apply(augment: Augment, image: Tensor, target: dict[str, Tensor], seed: int)
 def pipeline(augment: Augment, has_boxes: bool = True) -> v2.Transform:
     """The transform of (tv_tensors.Image, tv_tensors.BoundingBoxes); it draws from torch's global generator."""
     steps: list[v2.Transform] = []
+    if augment.expand:
+        steps.append(v2.RandomZoomOut(fill=augment.fill, side_range=(1.0, 4.0), p=augment.expand))
     if augment.crop and has_boxes:  # without a box there is nothing whose IoU could be kept
         steps.append(v2.RandomApply([v2.RandomIoUCrop()], p=augment.crop))
     if augment.scale is not None:

@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,11 +35,20 @@ TrainBatches = Generator[tuple[int, list[Tensor], Targets], None, None]  # close
 EvalBatches = Generator[tuple[list[Tensor], Targets], None, None]
 
 Edges = tuple[int, int]  # a short and a long one, px
-_Key = tuple[int, int, int, Edges | None]
 
 _ORDER, _AUGMENT = 0, 1  # the streams of random numbers that one seed gives
 
 log = logging.getLogger(__name__)
+
+
+class Exactly(NamedTuple):
+    """A size, px, that every image is made, whatever its own shape is."""
+
+    height: int
+    width: int
+
+
+_Key = tuple[int, int, int, Edges | Exactly | None]
 
 
 @dataclass
@@ -112,7 +121,7 @@ def train_loader(
     cache_mb: float = 0,
     pin_memory: bool = False,
     seen: Seen | None = None,
-    edges: Callable[[int], Edges] | None = None,
+    edges: Callable[[int], Edges | Exactly] | None = None,
 ) -> TrainBatches:
     """(step, images, targets) of the steps start_step, ..., steps - 1 of one rank.
 
@@ -124,8 +133,9 @@ def train_loader(
     workers: processes that decode, each on one thread; 0: this process does.
     cache_mb: see DetectionData; workers share what was decoded before they start, where processes are forked.
     seen: counts what was left out. The message of an image that can't be used is logged once, too.
-    edges: the longest short and long edge (px) that the network makes of images at a step; those that are larger are
-    shrunk to that as it would do, so that only what it needs is sent. None: images keep their size.
+    edges: the longest short and long edge (px) that the network makes of images at a step, or the size that it makes
+    all of them; those that are larger are shrunk to that as it would do, so that only what it needs is sent. None:
+    images keep their size.
 
     Raises UsageError where no box can be learned from, where no image can be decoded, or for senseless numbers.
     """
@@ -222,7 +232,7 @@ class _Steps:
         end: int,
         rank: int,
         world: int,
-        edges: Callable[[int], Edges] | None,
+        edges: Callable[[int], Edges | Exactly] | None,
     ) -> None:
         self.aspect_ratios = np.array(aspect_ratios)
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
@@ -264,23 +274,31 @@ class _Samples(Dataset):
         return step, image, target, boxes, faults
 
 
-def shrunk(image: Tensor, target: dict[str, Tensor], edges: Edges) -> tuple[Tensor, dict[str, Tensor]]:
+def shrunk(image: Tensor, target: dict[str, Tensor], edges: Edges | Exactly) -> tuple[Tensor, dict[str, Tensor]]:
     """An image (3, H, W) uint8 and its boxes, shrunk to the size that torchvision's detectors would shrink it to, so
     that they leave it as it is. Interpolated as they do it, but rounded to 8 bits."""
     height, width = image.shape[-2:]
-    short, long = edges[0] / min(height, width), edges[1] / max(height, width)
-    factor = min(short, long)
-    if factor >= 1:
+    exact = isinstance(edges, Exactly)
+    size = (edges[0], edges[1]) if exact else _within(height, width, edges)
+    if height * width <= size[0] * size[1]:
         return image, target
-    least, most = (
-        (edges[0], int(max(height, width) * factor)) if short <= long else (int(min(height, width) * factor), edges[1])
-    )
-    size = (least, most) if height <= width else (most, least)
     resized = F.interpolate(image[None].float(), size=size, mode="bilinear", align_corners=False)[0]
     resized = resized.round_().to(torch.uint8)  # torch's own interpolation of uint8 rounds differently
     scale = torch.tensor([size[1] / width, size[0] / height] * 2)
     area = target["area"] * (scale[0] * scale[1])
     return resized, target | {"boxes": target["boxes"] * scale, "area": area}
+
+
+def _within(height: int, width: int, edges: Edges) -> tuple[int, int]:
+    """The size of an image that is shrunk to a short and a long edge; its own where it is no larger."""
+    short, long = edges[0] / min(height, width), edges[1] / max(height, width)
+    factor = min(short, long)
+    if factor >= 1:
+        return height, width
+    least, most = (
+        (edges[0], int(max(height, width) * factor)) if short <= long else (int(min(height, width) * factor), edges[1])
+    )
+    return (least, most) if height <= width else (most, least)
 
 
 def _loader(samples: _Samples, workers: int, plan: Any) -> DataLoader:

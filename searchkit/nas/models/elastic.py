@@ -14,7 +14,7 @@ from torch import nn
 
 from searchkit.errors import UsageError, did_you_mean
 from searchkit.nas.models.part import BACKBONE, HEAD, NECK, PARTS, Channels, Head, Neck, levels_of
-from searchkit.nas.models.table import part_class
+from searchkit.nas.models.table import BACKBONES, part_class
 from searchkit.records.arch import Arch
 
 Held = Mapping[str, tuple[tuple[int, ...], ...]]  # by dimension, the choices of each position: Space.held()
@@ -47,7 +47,13 @@ def make_backbone(name: str, options: Mapping[str, Any], arch: Arch, held: Held 
         key: held[f"{BACKBONE}.{key}"] for key in getattr(cls, "CHOICES", ()) if held and f"{BACKBONE}.{key}" in held
     }
     more = {"held": choices} if choices else {}
-    return cls(part, **options, **more)
+    try:
+        return cls(part, **options, **more)
+    except TypeError as e:
+        if name not in BACKBONES:
+            raise  # of a class of the user's own the traceback says more
+        shown = ", ".join(f"{key}: {value}" for key, value in options.items())
+        raise UsageError(f"backbone {name} can't have the options {{{shown}}}: {e}") from e
 
 
 def check_names(names: Iterable[str], neck: Neck, head: Head) -> None:

@@ -27,12 +27,14 @@ BACKBONES: dict[str, str] = {
 NECKS: dict[str, str] = {
     "fpn": "searchkit.nas.models.necks.fpn:FPNNeck",
     "elastic_fpn": "searchkit.nas.models.necks.elastic_fpn:ElasticFPN",
+    "ssd_extras": "searchkit.nas.models.necks.ssd_extras:SSDExtras",
     "none": "searchkit.nas.models.necks.none:NoNeck",
     "hidden": "searchkit.nas.models.necks.hidden:HiddenNeck",
 }
 HEADS: dict[str, str] = {  # the first of each task is that of configs that name none
     "faster_rcnn": "searchkit.nas.models.heads.faster_rcnn:FasterRCNNHead",
     "retinanet": "searchkit.nas.models.heads.retinanet:RetinaNetHead",
+    "ssd": "searchkit.nas.models.heads.ssd:SSDHead",
     "linear": "searchkit.nas.models.heads.linear:LinearHead",
 }
 TABLES: Mapping[str, Mapping[str, str]] = {BACKBONE: BACKBONES, NECK: NECKS, HEAD: HEADS}

@@ -120,7 +120,8 @@ def sampler_schema() -> Schema:
 
 def _sampler() -> Schema:
     name = {"type": "string", "minLength": 1}
-    anchor = {"anyOf": [{"type": "string"}, {"type": "object"}]}
+    arch = {"$ref": f"#/definitions/{ARCH}"}
+    anchor = {"anyOf": [{"type": "string"}, {"type": "object", "properties": {"arch": arch}}]}
     keys: dict[str, Schema] = {
         "key": name,
         "ascending": {"type": "boolean"},

@@ -15,10 +15,10 @@ from searchkit.nas.data.augment import least_box
 from searchkit.nas.data.coco import CocoSet
 from searchkit.nas.data.coco_eval import PER_CLASS, Evaluator, as_results, metric_names
 from searchkit.nas.data.images import unreadable
-from searchkit.nas.data.loader import Seen
+from searchkit.nas.data.loader import Edges, Exactly, Seen
 from searchkit.nas.data.pixels import Reading
 from searchkit.nas.nn import enough
-from searchkit.nas.space.shapes import InputShape
+from searchkit.nas.space.shapes import InputShape, height_width
 from searchkit.nas.tasks import pictures
 from searchkit.nas.train import checkpoint
 from searchkit.nas.train.distributed import Ranks
@@ -109,7 +109,7 @@ def train_batches(
         cache_mb=section.cache_mb,
         pin_memory=True,
         seen=seen,
-        edges=lambda step: _edges(scale_at(scales, seed, step), section),
+        edges=lambda step: _size(scale_at(scales, seed, step), section),
     )
 
 
@@ -138,13 +138,22 @@ def images_of(batch: Any) -> list[Tensor]:
 
 
 def set_scale(net: nn.Module, shape: InputShape, section: Data) -> None:
-    """Let a detector resize its images to a short edge (the long one at most max_edge), or into (H, W)."""
-    short, long = _edges(shape, section)
+    """Let a detector resize its images to a short edge (the long one at most max_edge), or into (H, W); one that
+    stretches them, to S x S or (H, W)."""
     transform: Any = net.transform  # torchvision's GeneralizedRCNNTransform
+    if transform.fixed_size is not None:
+        height, width = height_width(shape)
+        transform.fixed_size = (width, height)
+    short, long = _edges(shape, section)
     transform.min_size, transform.max_size = (short,), long
 
 
-def _edges(shape: InputShape, section: Data) -> tuple[int, int]:
+def _size(shape: InputShape, section: Data) -> Edges | Exactly:
+    """What training images are shrunk to."""
+    return Exactly(*height_width(shape)) if section.stretched else _edges(shape, section)
+
+
+def _edges(shape: InputShape, section: Data) -> Edges:
     """The short and the long edge that images are resized to, px."""
     return (shape, section.max_edge) if isinstance(shape, int) else (min(shape), max(shape))
 

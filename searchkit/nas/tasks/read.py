@@ -101,6 +101,8 @@ def _recipe(path: str, document: Document) -> Recipe:
     _check_archs(space, top.get("train"), document)
     document.check()
     assert model and space and data and train and test and finetune  # what is None has a fault
+    if getattr(head, "STRETCHES", False):
+        data = replace(data, stretched=True)
     if not train.best_metric:
         train = replace(train, best_metric=metrics[0])
     if train.best_metric.startswith(per_class):

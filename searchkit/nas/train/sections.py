@@ -22,7 +22,7 @@ from searchkit.nas.space.shapes import InputShape
 from searchkit.nas.train.schedules import Scheduled
 from searchkit.reading.cursor import node_of
 from searchkit.reading.keys import At, keys_of
-from searchkit.reading.kinds import LATER, Bad, Count, Fraction, Kind, Number, Reader, Whole, number
+from searchkit.reading.kinds import LATER, Bad, Count, Fraction, Key, Kind, Number, Positive, Reader, Whole, number
 from searchkit.reading.nodes import Node, Report
 
 
@@ -50,7 +50,6 @@ def _above_0(node: Node) -> float:
     return float(node.data)
 
 
-Positive = Annotated[float, number(above=0)]
 NotNegative = Annotated[float, number(0)]
 Interval = Annotated[  # which may be infinite: never
     float, Kind("a number above 0", _above_0, {"type": "number", "exclusiveMinimum": 0})
@@ -167,6 +166,7 @@ class Data:
     split `held_out`."""
     held_out_seed: Whole = field(default=0, metadata=LATER)  # of the choice of these images, by their ids
     augment: Augment = field(default_factory=Augment)
+    stretched: Annotated[bool, Key("")] = field(default=False, metadata=LATER)  # as Head.STRETCHES of the model's head
 
     def __post_init__(self) -> None:
         _check(self)

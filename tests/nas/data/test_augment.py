@@ -59,6 +59,7 @@ def test_flipping_twice_gives_the_same() -> None:
         Augment(scale=(1.0, 3.0), fill=(0, 0, 0)),
         Augment(crop=1.0),
         Augment(crop=0.5, scale=(0.5, 2.0), fill=(0, 0, 0), min_box=4),
+        Augment(expand=1.0, fill=(0, 0, 0)),
     ],
 )
 def test_boxes_stay_on_what_they_hold(augment: Augment) -> None:
@@ -69,7 +70,9 @@ def test_boxes_stay_on_what_they_hold(augment: Augment) -> None:
         image, target = painted(120, 160, seed)
         after, changed = augmentation.apply(augment, image, target, seed)
         height, width = after.shape[-2:]
-        if not augment.crop:
+        if augment.expand:
+            assert 120 <= height <= 480 and abs(width / height - 160 / 120) < 0.02
+        elif not augment.crop:
             assert (height, width) == (120, 160)
         assert len({len(changed[key]) for key in ("boxes", "labels", "iscrowd", "area")}) == 1
         assert torch.equal(changed["iscrowd"], changed["labels"] - 1)

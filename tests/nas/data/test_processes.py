@@ -21,7 +21,7 @@ from searchkit.nas.data import label_loader, loader, processes
 from searchkit.nas.data.coco import CocoSet, load_coco
 from searchkit.nas.data.images import DetectionData
 from searchkit.nas.data.labelled import open_labelled
-from searchkit.nas.data.loader import shrunk, train_loader
+from searchkit.nas.data.loader import Exactly, shrunk, train_loader
 from searchkit.nas.data.processes import LoadingError, watched
 from searchkit.nas.data.toy import make_toy_det
 from tests.support import cls, nas, suite
@@ -188,6 +188,20 @@ def test_images_are_shrunk_as_the_network_does_it(size: tuple[int, int], edges: 
         gap = (whole.tensors - again.tensors) * 255
         assert gap.abs().max() < 0.51  # rounded to whole numbers
     assert shrunk(small, found, edges)[0] is small
+
+
+@pytest.mark.parametrize("size", [(300, 400), (90, 1000), (1000, 90)])
+def test_images_are_shrunk_as_a_network_stretches_them(size: tuple[int, int]) -> None:
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, *size), np.uint8))
+    target = {"boxes": torch.tensor([[3.0, 4.0, 60.0, 50.0]]), "area": torch.tensor([57.0 * 46])}
+    transform = GeneralizedRCNNTransform(64, 96, [0.0] * 3, [1.0] * 3, size_divisible=1, fixed_size=(96, 64))
+    whole, wanted = transform([image / 255], [{"boxes": target["boxes"].clone()}])
+    small, found = shrunk(image, target, Exactly(64, 96))
+    assert small.shape == (3, 64, 96) == whole.tensors[0].shape
+    assert (whole.tensors[0] - small / 255).abs().max() * 255 < 0.51  # rounded to whole numbers
+    assert torch.allclose(found["boxes"], wanted[0]["boxes"])
+    assert shrunk(small, found, Exactly(64, 96))[0] is small
+    assert shrunk(small, found, Exactly(96, 96))[0] is small  # it is enlarged, which can wait
 
 
 def test_only_what_the_network_needs_is_sent(tmp_path: Path) -> None:

@@ -94,9 +94,22 @@ TINY_NECKS = {
         {"out_channel": {"choices": [4, 8]}, "kernel": {"choices": [1, 3]}, "depth": {"choices": [3, 4, 5]}},
         partner="retinanet",
     ),
+    "ssd_extras": Tiny(
+        {"channels": [16, 8]},
+        {
+            "width": {"choices": [[8, 16], [8]]},
+            "hidden": {"choices": [[4, 8], [8]]},
+            "kernel": {"choices": [[3, 5]] * 2},
+        },
+        partner="ssd",
+    ),
 }
 TINY_HEADS = {
     "linear": Tiny({"dropout": 0.1}, partner="fpn"),
+    "ssd": Tiny(
+        {"ratios": [[2], [2, 3], [], [2]], "scales": [0.1, 0.3, 0.5, 0.7, 0.9], "score_thresh": 0.0},
+        {"kernel": {"choices": [[3, 5]] * 4}},
+    ),
     "faster_rcnn": Tiny({"box_head_width": 16, "score_thresh": 0.0, "rpn_pre_nms_test": 30, "rpn_post_nms_test": 20}),
     "retinanet": Tiny(
         {"norm": "per_level", "anchor_scales": (1.0,), "score_thresh": 0.0, "detections_per_image": 10**6},

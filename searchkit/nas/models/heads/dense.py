@@ -44,11 +44,11 @@ class Dense:
 
     assigner: str = "iou"  # which anchors are to find which boxes: iou or atss
     assigner_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    class_loss: str = "focal"  # or quality_focal, clamped_focal, multibox (with scores: softmax)
+    class_loss: str = "focal"  # focal, quality_focal, clamped_focal, or multibox (with scores: softmax)
     class_loss_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    box_loss: str = "l1"  # or smooth_l1, giou
+    box_loss: str = "l1"  # l1, smooth_l1 or giou
     box_loss_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    normalizer: str = "image"  # losses are means over the positives of an image (or image_with_positives), or the batch
+    normalizer: str = "image"  # image, image_with_positives or batch: whose positives losses are means over
     coder: tuple[float, float] = (1.0, 1.0)  # weights of centres and sizes in box deltas
     background: bool = False  # logits begin with the background's
     scores: Literal["sigmoid", "softmax"] = "sigmoid"  # what makes them of logits; a softmax needs the background

@@ -12,6 +12,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from searchkit.nas.models.heads.dense import LOSSES, Dense, moved_classes
 from searchkit.nas.models.heads.dense_source import DenseForm
 from searchkit.nas.models.part import NEVER, NetConfig, PlainConfig
+from searchkit.nas.nn import enough
 
 
 class ClassRows(NamedTuple):
@@ -51,13 +52,18 @@ class DenseHead:
         raise NotImplementedError
 
     def anchors_source(self, net: Any) -> str:
-        """The anchors of a network as the text of an expression, of torchvision's AnchorGenerator."""
+        """The anchors of a network as the text of an expression, of the class that it has them from."""
         generator = net.anchor_generator
         return f"AnchorGenerator({generator.sizes}, {generator.aspect_ratios})"
 
     def transform(self, config: Any, min_size: int | tuple[int, ...], max_size: int) -> GeneralizedRCNNTransform:
         """What a detector's images go through first."""
         return GeneralizedRCNNTransform(min_size, max_size, list(config.image_mean), list(config.image_std))
+
+    @property
+    def norms_of_one(self) -> bool:
+        """Its coarsest level may be one place, and have norms."""
+        return False
 
     @property
     def form(self) -> DenseForm:
@@ -68,7 +74,8 @@ class DenseHead:
     def statistics(self, net: Any, inputs: Sequence[Tensor]) -> None:
         """All of it is run."""
         batch, _ = net.transform(list(inputs))
-        net.levels(batch.tensors)
+        with enough(inputs):
+            net.levels(batch.tensors)
 
     def silence(self, net: nn.Module, known: int) -> None:
         """The rows of each anchor's classes behind the first `known`."""

@@ -62,7 +62,8 @@ class DenseForm:
             settings=dense.settings_source(self.options),
             classes=config.num_classes,
             anchors=self.anchors(net),
-            transform=(*size, list(net.transform.image_mean), list(net.transform.image_std)),
+            generator=type(net.anchor_generator).__name__,
+            transform=_transform_source(net.transform, size),
         )
 
     def size_of(self, net: Any, shape: InputShape) -> tuple[int, int]:
@@ -117,6 +118,14 @@ class DenseForm:
         return int(counter.get_total_flops()) // 2
 
 
+def _transform_source(transform: Any, size: tuple[int, int]) -> str:
+    """What resizes and normalises images, as text."""
+    arguments = [*map(str, size), str(list(transform.image_mean)), str(list(transform.image_std))]
+    if transform.fixed_size is not None:
+        arguments += [f"size_divisible={transform.size_divisible}", f"fixed_size={transform.fixed_size}"]
+    return f"GeneralizedRCNNTransform({', '.join(arguments)})"
+
+
 _TEMPLATE = '''"""{title}
 
 Needs torch, torchvision (with the numpy and Pillow that it needs) and safetensors:
@@ -142,7 +151,7 @@ import torchvision.ops as ops
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.anchor_utils import {generator}
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -172,7 +181,7 @@ class Detector(DenseDetector):
 
 def build(**settings):
     """The detector with new weights; `settings` go over those of SETTINGS."""
-    return Detector(GeneralizedRCNNTransform{transform}, **settings)
+    return Detector({transform}, **settings)
 
 
 def load(folder=HERE, **settings):

@@ -23,7 +23,7 @@ from searchkit.nas.models.part import NEVER, Channels, NetConfig, Pieces, PlainC
 from searchkit.nas.models.trunk import Trunk
 from searchkit.nas.nn import add_layers, enough, norm_of, run_layers
 from searchkit.reading.fill import At
-from searchkit.reading.kinds import LATER, Count
+from searchkit.reading.kinds import LATER, Count, Positive
 
 if TYPE_CHECKING:
     from searchkit.records.arch import Arch
@@ -41,9 +41,9 @@ class RetinaNetOptions(Dense):
     norm: Literal["none", "per_level", "group"] = "none"  # of these; per_level: a batch norm for each level
     norm_group: Count = 8  # channels of a group, all widths are multiples of it; for `group`
     prior: float = 0.01  # the score of all classes before training
-    anchor_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)  # px, one for each level, finest first
-    anchor_scales: tuple[float, ...] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))  # of these sizes, rounded down to px
-    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
+    anchor_sizes: tuple[Count, ...] = (32, 64, 128, 256, 512)  # px, one for each level, finest first
+    anchor_scales: tuple[Positive, ...] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))  # of these sizes, rounded down to px
+    anchor_ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)  # height / width
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -12,36 +12,44 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from searchkit.errors import UsageError
-from searchkit.nas.models.heads.dense import LOSSES, Dense
-from searchkit.nas.models.heads.ssd_plan import Style, anchors_at, head_pieces, head_rows
+from searchkit.nas.models.heads.dense import Dense, DenseDetector
+from searchkit.nas.models.heads.dense_head import ClassRows, DenseHead
+from searchkit.nas.models.heads.ssd_plan import CLASSES, Style, anchors_at, head_pieces, head_rows
 from searchkit.nas.models.necks.ssd_extras import normal_convs
-from searchkit.nas.models.part import Channels, Pieces
+from searchkit.nas.models.part import NEVER, Channels, NetConfig, Pieces, PlainConfig
 from searchkit.nas.models.plan import Row
 from searchkit.nas.nn import Chain, attach, norm_of
+from searchkit.reading.kinds import LATER, Count, Fraction, Positive
 
 if TYPE_CHECKING:
+    from searchkit.nas.models.trunk import Trunk
     from searchkit.records.arch import Arch
+
+# What the rows of a class hold, by the tensor's name within its level, that is never predicted.
+_NEVER = {"1.weight": 0.0, "1.bias": NEVER, "2.weight": 0.0, "2.bias": NEVER}
+_NEVER |= {"2.running_mean": 0.0, "2.running_var": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SSDOptions(Dense):
-    """The head of an SSD. Defaults are aw_nas'; docs/supernets.md has those of torchvision's SSDLite.
+    """The head of an SSD. Defaults are aw_nas'.
 
     A level has in each cell squares of its scale s and of the geometric mean of s and the next level's, and for each of
     its ratios a flat and an upright box as large as the first square.
     """
 
-    ratios: tuple[tuple[float, ...], ...] = ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,))  # beside 1, for each level
-    scales: tuple[float, ...] = (0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.05)  # of the image's edges; one more than levels
-    kernel: int = 3  # of the filters, where the space has no `head.kernel`; odd
+    ratios: tuple[tuple[Positive, ...], ...] = ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,))  # beside 1, for each level
+    scales: tuple[Positive, ...] = (0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.05)  # of the image's edges; one more than levels
+    kernel: Count = 3  # of the filters, where the space has no `head.kernel`; odd
     activation: Literal["relu", "relu6"] = "relu"
     bias: bool = False  # of the last convs
     logit_norm: bool = True  # batch norms behind the last convs
     prior: float = 0.5  # the score of all classes before training, where scores are sigmoids; RetinaNet's is 0.01
-    norm_eps: float = 1e-5
-    norm_momentum: float = 0.1
+    norm_eps: Positive = 1e-5
+    norm_momentum: Fraction = 0.1
     # Of Dense, with other defaults:
     assigner_options: Mapping[str, Any] = field(default_factory=lambda: {"force": "box"}, hash=False)
     class_loss: str = "clamped_focal"
@@ -52,7 +60,7 @@ class SSDOptions(Dense):
     background: bool = True
     score_thresh: float = 0.01
     detections_per_image: int = 200
-    candidates: int = 2268  # all default boxes of an image of 300 x 300 px
+    candidates: int = 2268  # that enter NMS at most, of each class: all of an image of 300 x 300 px
     candidates_of: Literal["level", "class"] = "class"
 
     def __post_init__(self) -> None:
@@ -70,30 +78,29 @@ class SSDOptions(Dense):
             raise UsageError(f"kernel must be odd and at least 1, but is {self.kernel}")
         if not 0 < self.prior < 1:
             raise UsageError(f"prior must be between 0 and 1, but is {self.prior:g}")
-        if self.prior != 0.5 and (self.scores == "softmax" or not (self.bias or self.logit_norm)):
-            raise UsageError("prior needs scores: sigmoid, and bias: true or logit_norm: true to be a value of")
+        if self.prior != 0.5 and self.scores == "softmax":
+            raise UsageError("prior needs scores: sigmoid")
+        if not (self.bias or self.logit_norm):
+            raise UsageError("one of bias and logit_norm must be true, or both")
 
 
-class SSDHead:
+@dataclass(frozen=True, kw_only=True)
+class SSDConfig(PlainConfig):
+    """An SSD but for its architecture."""
+
+    neck: str = field(default="ssd_extras", repr=False, metadata=LATER)
+    head: str = field(default="ssd", repr=False, metadata=LATER)
+
+
+class SSDHead(DenseHead):
     """The head `ssd`. `head.kernel` of an architecture, which may be left out, are the sizes of the filters: one number
     for all levels, or one for each."""
 
-    TASK: ClassVar[str] = "det"
+    KIND: ClassVar[str] = "SSD"
+    Config: ClassVar[type[NetConfig]] = SSDConfig
     Options: ClassVar[type] = SSDOptions
     NAMES: ClassVar[tuple[str, ...]] = ("kernel",)
-    MODULE: ClassVar[str] = "head"
-    LOSSES: ClassVar[tuple[str, ...]] = LOSSES
-    EVALUATION: ClassVar[tuple[str, ...]] = (
-        "score_thresh",
-        "nms_thresh",
-        "detections_per_image",
-        "candidates",
-        "candidates_of",
-    )
-
-    def __init__(self, options: SSDOptions, num_classes: int) -> None:
-        self.options = options
-        self.num_classes = num_classes
+    STRETCHES: ClassVar[bool] = True
 
     def plan(self, arch: Arch, levels: Channels) -> Pieces:
         """See Head of searchkit.nas.models.part."""
@@ -118,6 +125,47 @@ class SSDHead:
     def default_boxes(self) -> DefaultBoxGenerator:
         """The default boxes of all levels."""
         return DefaultBoxGenerator([list(ratios) for ratios in self.options.ratios], scales=list(self.options.scales))
+
+    def network(
+        self, trunk: Trunk, arch: Arch, config: Any, min_size: int | tuple[int, ...] = 300, max_size: int = 300
+    ) -> SSD:
+        """An SSD around a backbone with its neck."""
+        return SSD(trunk, Predictors(self, arch, trunk.channels), self.transform(config, min_size, max_size))
+
+    def transform(self, config: Any, min_size: int | tuple[int, ...], max_size: int) -> GeneralizedRCNNTransform:
+        """What images go through first: each becomes one of min_size x min_size px, until set_scale says otherwise."""
+        edge = min_size if isinstance(min_size, int) else min_size[0]
+        mean, std = list(config.image_mean), list(config.image_std)
+        return GeneralizedRCNNTransform(edge, edge, mean, std, size_divisible=1, fixed_size=(edge, edge))
+
+    def class_rows(self) -> list[ClassRows]:
+        """See DenseHead: the last convs, and the norms behind them."""
+        return [
+            ClassRows(f"{CLASSES}.{i}.{tensor}", anchors, never)
+            for i, anchors in enumerate(anchors_at(self.options.ratios))
+            for tensor, never in _NEVER.items()
+        ]
+
+    def anchors_source(self, net: Any) -> str:
+        """The default boxes as text."""
+        boxes = net.anchor_generator
+        return f"DefaultBoxGenerator({boxes.aspect_ratios}, scales={boxes.scales})"
+
+
+class SSD(DenseDetector):
+    """An SSD; its extra levels and the filters of its head may be elastic. Every image becomes one of the same height
+    and width."""
+
+    def __init__(self, backbone: nn.Module, head: Predictors, transform: GeneralizedRCNNTransform) -> None:
+        part = head.part
+        super().__init__(part.num_classes, part.default_boxes(), transform, **part.options.settings())
+        self.backbone = backbone
+        self.head = head
+
+    def levels(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """See DenseDetector."""
+        outputs: list[tuple[Tensor, Tensor]] = self.head([*self.backbone(x).values()])
+        return outputs
 
 
 class Predictors(nn.Module):

@@ -281,6 +281,28 @@ LAYOUTS: tuple[Layout, ...] = (
             _place("", HEAD),
         ),
     ),
+    # ssdlite320_mobilenet_v3_large: its backbone is in two pieces, the second of which begins within block 13.
+    Layout(
+        "torchvision",
+        "ssd_extras",
+        "ssd",
+        (
+            "backbone.features.0.13.",
+            "backbone.features.1.0.",
+            "backbone.extra.",
+            "head.classification_head.module_list.",
+        ),
+        (
+            _place(r"backbone\.features\.0\.13\.", BACKBONE, "features.13.block.0."),
+            _place(r"backbone\.features\.0\.", BACKBONE, "features."),
+            _place(r"backbone\.features\.1\.0\.", BACKBONE, "features.13.block."),
+            _place(r"backbone\.features\.1\.1\.", BACKBONE, "features.14."),
+            _place(r"backbone\.features\.1\.2\.", BACKBONE, "features.15."),
+            _place(r"backbone\.features\.1\.3\.", BACKBONE, "features.16."),
+            _place(r"backbone\.extra\.", NECK),
+            _place("", HEAD),
+        ),
+    ),
     Layout(
         "mmdetection",
         "elastic_fpn",

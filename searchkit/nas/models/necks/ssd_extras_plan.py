@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from searchkit.errors import UsageError
 from searchkit.nas.models.part import Channels, Piece, Pieces, feature, level
 from searchkit.nas.models.plan import CACHE, Layer, Plan, Row, multiple_of
+from searchkit.reading.kinds import Count, Fraction, Positive
 
 if TYPE_CHECKING:
     from searchkit.records.arch import Arch, Width
@@ -23,15 +24,15 @@ class SSDExtrasOptions:
     linear: false, activation: relu6, norm_eps: 0.001 and norm_momentum: 0.03.
     """
 
-    features: int = 2  # of the backbone that are levels: so many, from the coarsest on
-    channels: tuple[int, ...] = (512, 256, 256, 128)  # of each extra level, where the space has no neck.width
-    kernel: int = 3  # of the filters, where the space has no neck.kernel
-    hidden: float = 0.5  # channels inside a block, where the space has no neck.hidden: so many times ...
+    features: Count = 2  # of the backbone's features, so many, the coarsest, are levels
+    channels: tuple[Count, ...] = (512, 256, 256, 128)  # of each extra level, where the space has no `neck.width`
+    kernel: Count = 3  # of the filters, where the space has no `neck.kernel`; odd
+    hidden: Positive = 0.5  # channels inside a block, where the space has no `neck.hidden`: so many times ...
     hidden_of: Literal["in", "out"] = "in"  # ... those that go in, or come out, in multiples of 8
     activation: Literal["relu", "relu6"] = "relu"
-    linear: bool = True
-    norm_eps: float = 1e-5
-    norm_momentum: float = 0.1
+    linear: bool = True  # no activation at the end of a block
+    norm_eps: Positive = 1e-5
+    norm_momentum: Fraction = 0.1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(self.channels))  # a list of a YAML file
