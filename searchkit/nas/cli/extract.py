@@ -47,7 +47,7 @@ class Extract(Options):
 @click.option(
     "--export",
     type=click.Choice(["torch"]),
-    help="Also write it by torch.export (of a detector the backbone with its FPN).",
+    help="Also write it by torch.export (of a detector all before its anchors or regions).",
 )
 @click.option(
     "--images",
@@ -122,7 +122,7 @@ def _print_proof(proof: dict[str, Any]) -> None:
     equal, cost = proof["equal"], proof["cost"]
     boxes = f" ({equal['boxes_compared']} boxes)" if "boxes_compared" in equal else ""
     images = console.counted(len(equal["images"]), "image")
-    what = "pyramid and boxes" if boxes else "features and scores"
+    what = "levels and boxes" if boxes else "features and scores"
     click.echo(f"equal bit for bit to the source: {what} on random input and on {images}{boxes}")
     click.echo(
         f"MACs: {cost['macs']:,} in closed form, {cost['macs_measured']:,} measured; parameters {cost['params']:,}"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from searchkit.nas.models.heads.dense import LOSSES, Dense, moved_classes
+from searchkit.nas.models.heads.dense import EVALUATION, LOSSES, Dense, moved_classes
 from searchkit.nas.models.heads.dense_source import DenseForm
 from searchkit.nas.models.part import NEVER, NetConfig, PlainConfig
 from searchkit.nas.nn import enough
@@ -35,13 +35,7 @@ class DenseHead:
     Config: ClassVar[type[NetConfig]] = PlainConfig
     MODULE: ClassVar[str] = "head"
     LOSSES: ClassVar[tuple[str, ...]] = LOSSES
-    EVALUATION: ClassVar[tuple[str, ...]] = (
-        "score_thresh",
-        "nms_thresh",
-        "detections_per_image",
-        "candidates",
-        "candidates_of",
-    )
+    EVALUATION: ClassVar[tuple[str, ...]] = EVALUATION
 
     def __init__(self, options: Any, num_classes: int) -> None:
         self.options: Any = options

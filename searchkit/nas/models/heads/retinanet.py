@@ -6,22 +6,21 @@ Its depth, width and kernel are dimensions. Losses, anchors and boxes: searchkit
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from searchkit.errors import UsageError
-from searchkit.nas.models.heads.dense import EVALUATION, LOSSES, Dense, DenseDetector, moved_classes
-from searchkit.nas.models.heads.dense_source import DenseForm
+from searchkit.nas.models.heads.dense import Dense, DenseDetector
+from searchkit.nas.models.heads.dense_head import ClassRows, DenseHead, conv_rows
 from searchkit.nas.models.heads.retinanet_plan import NAMES, head_pieces, towers_of
-from searchkit.nas.models.part import NEVER, Channels, NetConfig, Pieces, PlainConfig
+from searchkit.nas.models.part import Channels, NetConfig, Pieces, PlainConfig
 from searchkit.nas.models.trunk import Trunk
-from searchkit.nas.nn import add_layers, enough, norm_of, run_layers
+from searchkit.nas.nn import add_layers, norm_of, run_layers
 from searchkit.reading.fill import At
 from searchkit.reading.kinds import LATER, Count, Positive
 
@@ -151,43 +150,20 @@ class RetinaNet(DenseDetector):
         return super().anchors(batch, maps)
 
 
-class RetinaNetHead:
+class RetinaNetHead(DenseHead):
     """The head `retinanet`. Dimensions: `head.cls.depth`, `.width`, `.kernel`, and the same of `head.box`, each of
     which is that of `head.cls` where the space lacks it."""
 
-    TASK: ClassVar[str] = "det"
+    KIND: ClassVar[str] = "RetinaNet"
     Config: ClassVar[type[NetConfig]] = RetinaNetConfig
     Options: ClassVar[type] = RetinaNetOptions
     NAMES: ClassVar[tuple[str, ...]] = NAMES
-    MODULE: ClassVar[str] = "head"
-    LOSSES: ClassVar[tuple[str, ...]] = LOSSES
-    EVALUATION: ClassVar[tuple[str, ...]] = EVALUATION
-
-    def __init__(self, options: RetinaNetOptions, num_classes: int) -> None:
-        self.options, self.num_classes = options, num_classes
 
     def plan(self, arch: Arch, levels: Channels) -> Pieces:
         """See Head of searchkit.nas.models.part."""
         if len(levels) > len(self.options.anchor_sizes):
             raise self._other_levels(len(levels))
         return head_pieces(self.options, towers_of(self.options, arch), self.num_classes, levels)
-
-    def _other_levels(self, levels: int) -> UsageError:
-        sizes = len(self.options.anchor_sizes)
-        return UsageError(
-            f"head_options.anchor_sizes must have a size for each of the {levels} levels of the neck, but has {sizes}",
-            "Give another list of sizes, or say in neck_options how many levels there are.",
-        )
-
-    @property
-    def norms_of_one(self) -> bool:
-        """The coarsest level may be one place, and has a norm of its own."""
-        return self.options.norm != "per_level"
-
-    @property
-    def form(self) -> DenseForm:
-        """How its network looks as source code."""
-        return DenseForm("RetinaNet", self.options, _anchors_source)
 
     def network(
         self, trunk: Trunk, arch: Arch, config: Any, min_size: int | tuple[int, ...] = 800, max_size: int = 1333
@@ -197,43 +173,21 @@ class RetinaNetHead:
         if most != len(self.options.anchor_sizes):
             raise self._other_levels(most)
         towers = Towers(self.options, self.num_classes, arch, trunk.channels)
-        mean, std = list(config.image_mean), list(config.image_std)
-        return RetinaNet(trunk, towers, GeneralizedRCNNTransform(min_size, max_size, mean, std))
+        return RetinaNet(trunk, towers, self.transform(config, min_size, max_size))
 
-    def statistics(self, net: Any, inputs: Sequence[Tensor]) -> None:
-        """All of it is run."""
-        batch, _ = net.transform(list(inputs))
-        with enough(inputs):
-            net.levels(batch.tensors)
+    def class_rows(self) -> Sequence[ClassRows]:
+        """Those of the last conv."""
+        return conv_rows(CLS, self.options.anchors)
 
-    def silence(self, net: nn.Module, known: int) -> None:
-        """The rows of each anchor's classes behind the first `known`; there is no background."""
-        with torch.no_grad():
-            for kind, value in (("weight", 0.0), ("bias", NEVER)):
-                rows = net.get_parameter(f"{CLS}.{kind}")
-                rows.unflatten(0, (self.options.anchors, self.num_classes))[:, known:] = value
+    @property
+    def norms_of_one(self) -> bool:
+        """The coarsest level may be one place, and have a norm of its own."""
+        options: RetinaNetOptions = self.options
+        return options.norm != "per_level"
 
-    def adapt(
-        self,
-        state: Mapping[str, Tensor],
-        own: Mapping[str, Tensor],
-        old: Sequence[str],
-        new: Sequence[str],
-        to_train: bool,
-    ) -> dict[str, Tensor]:
-        """See Head; rows are counted by anchor, then by class."""
-        result, anchors = dict(state), self.options.anchors
-        theirs = state[f"{CLS}.weight"]
-        same = list(old) == list(new) and theirs.shape == own[f"{CLS}.weight"].shape
-        if same or len(theirs) != anchors * len(old) or theirs.shape[1:] != own[f"{CLS}.weight"].shape[1:]:
-            return result  # whoever loads it names what else differs
-        for kind, value in (("weight", 0.0), ("bias", NEVER)):
-            name, never = f"{CLS}.{kind}", None if to_train else value
-            result[name] = moved_classes(state[name], own[name], old, new, anchors, 0, never)
-        return result
-
-
-def _anchors_source(net: RetinaNet) -> str:
-    """The anchors of the levels that a network gives out, as text."""
-    levels = len(net.anchor_generator.sizes)
-    return f"AnchorGenerator({net.anchor_generator.sizes}, ({net.head.options.anchor_ratios},) * {levels})"
+    def _other_levels(self, levels: int) -> UsageError:
+        sizes = len(self.options.anchor_sizes)
+        return UsageError(
+            f"head_options.anchor_sizes must have a size for each of the {levels} levels of the neck, but has {sizes}",
+            "Give another list of sizes, or say in neck_options how many levels there are.",
+        )
