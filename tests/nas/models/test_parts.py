@@ -39,6 +39,7 @@ class Tiny(NamedTuple):
     options: Mapping[str, Any] = MappingProxyType({})
     space: Mapping[str, Any] = MappingProxyType({})
     partner: str = ""  # of a head: the neck that it is tried with, if not its own; of a neck: the head
+    without: tuple[str, ...] = ()  # of a head: dimensions of a neck that it doesn't go with
 
 
 FOUR = {
@@ -75,6 +76,10 @@ BODIES = {
         {"strides": [2, 2, 2, 2], "stem_stride": 2},
         {**FOUR, "body.expand": {"choices": [[1, 2]] * 4}, "body.kernel": {"choices": [[3, 5]] * 4}},
     ),
+    "regnet": Tiny(
+        {"squeeze": "hidden"},
+        {**FOUR, "body.groups": {"choices": [[1, 2]] * 4}, "body.kernel": {"choices": [[1, 3]] * 4}},
+    ),
     "shufflenet_v2": Tiny(
         {"stem_pool": False},
         {
@@ -110,7 +115,11 @@ TINY_HEADS = {
         {"ratios": [[2], [2, 3], [], [2]], "scales": [0.1, 0.3, 0.5, 0.7, 0.9], "score_thresh": 0.0},
         {"kernel": {"choices": [[3, 5]] * 4}},
     ),
-    "faster_rcnn": Tiny({"box_head_width": 16, "score_thresh": 0.0, "rpn_pre_nms_test": 30, "rpn_post_nms_test": 20}),
+    "faster_rcnn": Tiny(
+        {"box_head_width": 16, "score_thresh": 0.0, "rpn_pre_nms_test": 30, "rpn_post_nms_test": 20},
+        partner="elastic_fpn",
+        without=("depth",),
+    ),
     "retinanet": Tiny(
         {"norm": "per_level", "anchor_scales": (1.0,), "score_thresh": 0.0, "detections_per_image": 10**6},
         {"cls.width": {"choices": [4, 8]}, "cls.kernel": {"choices": [1, 3]}, "box.depth": {"choices": [1, 2]}},
@@ -156,7 +165,8 @@ def config_of(case: Case) -> NetConfig:
 
 def space_of(case: Case, config: NetConfig) -> Space:
     body, neck, head = BODIES[case.backbone], TINY_NECKS[config.neck], TINY_HEADS[case.head]
-    return read_space({**below(BACKBONE, body.space), **below(NECK, neck.space), **below(HEAD, head.space)})
+    of_neck = {name: choices for name, choices in neck.space.items() if name not in head.without}
+    return read_space({**below(BACKBONE, body.space), **below(NECK, of_neck), **below(HEAD, head.space)})
 
 
 def sizes_of(case: Case) -> dict[str, int]:
