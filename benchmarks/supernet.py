@@ -1,10 +1,11 @@
 """What an elastic detector costs beside the same static one, measured in one run, in turns.
 
-.venv/bin/python benchmarks/supernet.py [--arch R50 --arch MIN] [--size 480] [--batch 1] [--rounds 7] [--json FILE]
+.venv/bin/python benchmarks/supernet.py [CONFIG] [--arch R50 --arch MIN] [--size 480] [--batch 1] [--rounds 7]
+    [--json FILE]
 
-A step is forward, loss and backward of a Faster R-CNN on random images: a supernet of ResNet-50 to -101 that runs an
-architecture, and the detector that is cut out of it. Times are of the process, on one thread; the ratio is taken round
-by round, and its median is what counts.
+A step is forward, loss and backward on random images: a supernet that runs an architecture, and the network that is cut
+out of it. CONFIG is one of search-nas, of a detector or a classifier; without it these are Faster R-CNNs of ResNet-50
+to -101. Times are of the process, on one thread; the ratio is taken round by round, and its median is what counts.
 """
 
 from __future__ import annotations
@@ -13,22 +14,23 @@ import argparse
 import json
 import statistics
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from searchkit.nas.models.elastic import set_arch
-from searchkit.nas.models.heads.faster_rcnn_plan import DetectorConfig
-from searchkit.nas.models.network import build
+from searchkit.nas.models.network import NetConfig, build
 from searchkit.nas.models.subnet import subnet
 from searchkit.nas.tasks.read import load
 from searchkit.records.arch import Arch
 
 ASKED = 1.05  # at most so many times the static network's time
 CONFIG = Path(__file__).resolve().parent.parent / "templates" / "det" / "faster_rcnn_ar50to101.yaml"
+CLASSES = 80  # where a config leaves them to its data
 
 
 @dataclass(frozen=True)
@@ -45,20 +47,24 @@ class Row:
 
 
 def step_s(net: Any, images: list[Tensor], targets: list[dict[str, Tensor]]) -> float:
-    """Seconds of one forward and backward; the losses' sampling is the same in all."""
+    """Seconds of one forward and backward; the losses' sampling is the same in all. targets: empty for a classifier."""
     net.zero_grad(set_to_none=True)
     torch.manual_seed(0)
     began = time.process_time()
-    loss: Any = sum(net(images, targets).values())
+    loss: Any
+    if targets:
+        loss = sum(net(images, targets).values())
+    else:
+        loss = F.cross_entropy(net(torch.stack(images)), torch.arange(len(images)))
     loss.backward()
     return time.process_time() - began
 
 
-def measure(net: Any, config: DetectorConfig, arch: Arch, name: str, size: int, batch: int, rounds: int) -> Row:
+def measure(net: Any, config: NetConfig, arch: Arch, name: str, size: int, batch: int, rounds: int) -> Row:
     """Both networks in turns, the order turning round every time; the first round warms up and is dropped."""
     images = [torch.rand(3, size, size) for _ in range(batch)]
     boxes = torch.tensor([[0.1, 0.1, 0.5, 0.6], [0.4, 0.3, 0.9, 0.8]]) * size
-    targets = [{"boxes": boxes, "labels": torch.tensor([1, 2])} for _ in images]
+    targets = [{"boxes": boxes, "labels": torch.tensor([1, 2])} for _ in images if hasattr(net, "transform")]
     set_arch(net, arch)
     static = subnet(net, arch, config)
     samples: tuple[list[float], list[float]] = ([], [])
@@ -80,7 +86,8 @@ def show(rows: list[Row]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--arch", action="append", help="MAX, MIN or R50; default all")
+    parser.add_argument("config", nargs="?", default=str(CONFIG), metavar="CONFIG")
+    parser.add_argument("--arch", action="append", help="MAX, MIN or an anchor such as R50; default all")
     parser.add_argument("--size", type=int, default=480, help="edge of the images in pixels")
     parser.add_argument("--batch", type=int, default=1, help="images of a step")
     parser.add_argument("--rounds", type=int, default=7)
@@ -88,10 +95,16 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    config = DetectorConfig(num_classes=80)
-    space = load(str(CONFIG)).space
-    net = build(config, space.maximum(), min_size=args.size, max_size=args.size).train()
-    print(f"Faster R-CNN, {args.batch} image(s) of {args.size} x {args.size}, forward and backward, one thread")
+    recipe = load(args.config)
+    space, config = recipe.space, recipe.model
+    if args.config == str(CONFIG):
+        config = type(config)(num_classes=CLASSES)
+    elif config.num_classes < 2:
+        config = replace(config, num_classes=CLASSES)
+    sizes = {"min_size": args.size, "max_size": args.size} if recipe.task.name == "det" else {}
+    net = build(config, space.maximum(), space.held(), **sizes).train()
+    shown = f"{config.head} on {config.backbone}, {args.batch} image(s) of {args.size} x {args.size}"
+    print(f"{shown}, forward and backward, one thread")
     rows = []
     for name in args.arch or space.names():
         arch = space.named(name)
