@@ -284,6 +284,11 @@ def test_half_a_file(cut: float, tmp_path: Path) -> None:
             "its weights are not on this machine",
             "Fetch https://download.pytorch.org/models/resnet18",
         ),
+        (
+            "torchvison:resnet18",
+            "no weights are named by 'torchvison' (did you mean torchvision?)",
+            "begin with torchvision:",
+        ),
         ("package:efficientnet_lite9", "no package of weights is called", "There are efficientnet_lite0, "),
         (
             "torchvision:efficientnet_b0",

@@ -36,6 +36,10 @@ def read_weights(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     kind, colon, name = path.partition(":")
     if colon and kind in SOURCES:
         path = SOURCES[kind](name)
+    elif colon and not os.path.exists(path):
+        near = did_you_mean(kind, tuple(SOURCES))
+        hint = f"Names of weights begin with {', '.join(f'{known}:' for known in SOURCES)}"
+        raise UsageError(f"no file {path}, and no weights are named by {kind!r}{near}", hint)
     return _of_file(path)
 
 
@@ -78,7 +82,7 @@ def _of_torchvision(name: str) -> str:
 def _of_timm(name: str) -> str:
     """Where the weights of a timm model are kept: in Hugging Face's cache, else torch.hub's."""
     timm = _module("timm", f"timm:{name}", "pip install timm")
-    known = timm.list_models(pretrained=True)
+    known = timm.list_models()
     given = timm.models.get_pretrained_cfg(name) if timm.is_model(name) else None
     if given is None or not (given.hf_hub_id or given.url):
         raise UsageError(f"timm has no weights for a {name!r}{did_you_mean(name, known)}")
