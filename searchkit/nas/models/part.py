@@ -171,7 +171,8 @@ class Head(Protocol):
     dotted name, within its network, of the module that has `arch` and `set_arch(arch, levels)`, as a neck's; unused
     without NAMES. LOSSES: the names of its losses. EVALUATION: those of its options that count in evaluation alone, and
     may change when a training goes on. form: how its network looks as source code.
-    STRETCHES may be left out; true: a detector that makes every image one of the input shape, whatever its own is.
+    STRETCHES may be left out; true: a detector that makes every image one of the input shape, whatever its own is. So
+    may needs_boxes, true: a detector that learns nothing from an image without boxes.
     """
 
     TASK: ClassVar[str]

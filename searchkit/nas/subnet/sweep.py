@@ -81,6 +81,8 @@ def open_session(
         for part in parts[1:]:
             tune_set = sets.joined(tune_set, part)
         sets.require_labels(tune_set, recipe.data)
+        for line in sets.unlearnt(tune_set, network.head_of(recipe.model)):
+            say(line)
         sets.same_classes(bench.evaluated, tune_set)
         if frozen := frozen_text(net, recipe.finetune):
             say(frozen)

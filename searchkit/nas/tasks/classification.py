@@ -269,6 +269,7 @@ CLASSIFICATION = Task(
         compared="folders are compared by names and sizes of files, other sets by content",
         open_split=open_split,
         require_labels=require_labels,
+        unlearnt=lambda data, head: (),
         joined=labelled.joined,
         matched=labelled.matched,
         same_classes=labelled.same_classes,

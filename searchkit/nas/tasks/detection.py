@@ -46,6 +46,14 @@ def require_labels(data: CocoSet, section: Data) -> None:
     coco.require_boxes(data, least_box(section.augment))
 
 
+def unlearnt(data: CocoSet, head: Any) -> tuple[str, ...]:
+    """That images without boxes are of no use, where the head learns from positives and their images alone."""
+    empty = sum(bool(image.crowd.all()) for image in data.images)
+    if not empty or not getattr(head, "needs_boxes", False):
+        return ()
+    return (f"{empty} of {len(data.images)} images have no boxes: this head learns nothing from them",)
+
+
 def digest(data: CocoSet) -> str:
     """What tells a set from others: the digest of its annotations."""
     return checkpoint.digest(data.source)
@@ -255,6 +263,7 @@ DETECTION = Task(
         compared="annotations are compared, pixels are not",
         open_split=open_split,
         require_labels=require_labels,
+        unlearnt=unlearnt,
         joined=coco.joined,
         matched=coco.matched,
         same_classes=coco.same_classes,

@@ -68,7 +68,7 @@ def train_supernet(
     keep = checkpoint.keep_folder(work_dir)
     data = open_split(recipe, "train")
     recipe.task.sets.require_labels(data, recipe.data)
-    for line in data.report.lines:
+    for line in (*data.report.lines, *recipe.task.sets.unlearnt(data, network.head_of(recipe.model))):
         watch.say(line)
     with checkpoint.held(keep) if ranks.first else nullcontext():
         steps = _train(recipe, data, keep, work_dir, seed, device, ranks, watch, teach, accept)

@@ -33,6 +33,9 @@ class Sets:
     compared: str  # what `digest` sees, for messages
     open_split: Callable[[Any, str, Any, Reading], Any]  # (the section, name of a split, its section, reading) -> set
     require_labels: Callable[[Any, Any], None]  # UsageError for a set that nothing can be learnt from
+    unlearnt: Callable[
+        [Any, Any], tuple[str, ...]
+    ]  # (a training set, the head) -> what of it teaches nothing, in words
     joined: Callable[[Any, Any], Any]  # the images of two sets
     matched: Callable[[Any, Sequence[str]], Any]  # a set with its classes in the order of these names
     same_classes: Callable[[Any, Any], None]  # UsageError where the second has examples of classes the first lacks

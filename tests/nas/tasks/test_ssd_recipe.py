@@ -71,3 +71,24 @@ def test_the_small_one_goes_through_all_verbs(
     assert proof["equal"]["bit_equal"]
     drawn = nas.call("predict", out, data / "images", "--limit", "1", "--out", tmp_path / "boxes", "--device", "cpu")
     assert drawn.code == 0, drawn.err
+
+
+def test_images_that_teach_nothing_are_told(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only where the loss drops them: RetinaNet's learns from images without boxes, too."""
+    monkeypatch.setenv("DATA", str(tmp_path))
+    for part in ("images", "annotations"):
+        (tmp_path / part).symlink_to(data / part) if part == "images" else (tmp_path / part).mkdir()
+    for split in ("train", "val"):
+        file = f"annotations/instances_{split}.json"
+        found = json.loads((data / file).read_text())
+        empty = found["images"][0]["id"] if split == "train" else None
+        found["annotations"] = [each for each in found["annotations"] if each["image_id"] != empty]
+        (tmp_path / file).write_text(json.dumps(found))
+    path = str(DET / "ssd_ofa_small.yaml")
+    schedules = [f"space.backbone.body.{name}.schedule=" for name in ("kernel", "expand", "depth")]
+    fast = ("train.steps=1", "train.batch_size=2", "train.eval_archs=[]", *schedules)
+    said: list[str] = []
+    for options in ((), ("model.head_options.class_loss=focal", "model.head_options.normalizer=image")):
+        watch = nas.Watch(said.append, lambda _: None, lambda *_: None)
+        nas.train(path, tmp_path / f"work{len(options)}", *fast, *options, watch=watch)
+    assert said.count("1 of 12 images have no boxes: this head learns nothing from them") == 1

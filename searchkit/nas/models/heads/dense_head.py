@@ -60,6 +60,12 @@ class DenseHead:
         return False
 
     @property
+    def needs_boxes(self) -> bool:
+        """Whether an image without boxes teaches nothing."""
+        options: Dense = self.options
+        return options.normalizer == "image_with_positives" or options.class_loss == "multibox"
+
+    @property
     def form(self) -> DenseForm:
         """How its network looks as source code."""
         options: Dense = self.options
