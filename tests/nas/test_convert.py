@@ -142,6 +142,19 @@ def test_a_detector_of_aw_nas(tmp_path: Path) -> None:
     assert (net.model["neck"], net.model["head"]) == ("ssd_extras", "ssd")
 
 
+def test_the_largest_detector_of_aw_nas_costs_what_its_shapes_say(tmp_path: Path) -> None:
+    """By the config that is printed, for the 20 classes of VOC."""
+    blocks = [f"cell_{i}_block_{j}=(6, 7)" for i in range(1, 6) for j in range(4)]
+    cells = [f"cell_{i}={4 if i else 1}" for i in range(6)]
+    heads = [f"head_{i}=(0.5, 3)" for i in range(4)]
+    (tmp_path / "max.txt").write_text(", ".join(["image_size=300", *cells, "cell_0_block_0=(1, 3)", *blocks, *heads]))
+    out = CliRunner().invoke(main_command, ["convert", str(tmp_path / "max.txt")], catch_exceptions=False).output
+    (tmp_path / "ours.yaml").write_text(out)
+    recipe = configs.load(str(tmp_path / "ours.yaml"), ["model.num_classes=20"])
+    cost = price_net(recipe.model, recipe.space.maximum(), 300)
+    assert (cost.flops, cost.params) == (1_120_326_368, 6_547_244)
+
+
 def test_attentive_nas(tmp_path: Path) -> None:
     net = read(json.dumps(A0), tmp_path)
     assert net.arch is not None and net.arch["backbone.body.expand"] == (1, 4, 4, 4, 4, 6, 6)

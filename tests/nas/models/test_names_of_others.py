@@ -10,6 +10,9 @@ import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.detection import RetinaNet
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from searchkit.errors import UsageError
 from searchkit.nas.models.backbones.efficientnet_lite_plan import lite
@@ -154,6 +157,15 @@ def test_a_retinanet_of_mmdetection(tmp_path: Path) -> None:
     loaded = load_init(net, path)
     assert not loaded.parts[0].unused and not loaded.parts[1].filled and loaded.lost == ("neck", "head")
     assert loaded.parts[1].unused[0].endswith("(of elastic_fpn, but the neck here is fpn)")
+
+
+def test_a_retinanet_of_torchvision(tmp_path: Path) -> None:
+    levels = {"returned_layers": [2, 3, 4], "extra_blocks": LastLevelP6P7(256, 256), "trainable_layers": 5}
+    trunk = resnet_fpn_backbone(backbone_name="resnet18", weights=None, norm_layer=nn.BatchNorm2d, **levels)
+    theirs = RetinaNet(trunk, 5)
+    net = build(dataclasses.replace(retinanet("p5"), neck_options=None, head_options=None), R18)
+    loaded = load_init(net, saved(theirs.state_dict(), tmp_path))
+    assert {*loaded.whole} == {*net.state_dict()} == {*theirs.state_dict()} and not loaded.unused
 
 
 def test_an_elastic_neck_is_filled_in_part(tmp_path: Path) -> None:

