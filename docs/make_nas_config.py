@@ -57,11 +57,14 @@ SECTIONS = (
     ("train", "", sections.Train, "How the supernet is trained."),
     (
         "train.distill",
-        "of a classifier",
+        "",
         sections.Distill,
-        "Softer targets: the KL divergence to the scores of the largest arch of the step, or of a separate teacher "
-        "([classification](classification.md#distillation)). `distill: {}` switches it on.",
+        "Softer targets: the KL divergence to the class scores of the largest arch of the step, or of another teacher "
+        "([classification](classification.md#distillation)), and features ([teachers](supernets.md#teachers)). "
+        "`distill: {}` switches it on.",
     ),
+    ("train.distill.mimic", "each of the list", sections.Mimic, "Features that are to be like a teacher's."),
+    ("train.distill.teachers", "each by its name", sections.Teacher, "Further networks that teach."),
     ("test", "", sections.Test, "How subnets are scored."),
     ("finetune", "", sections.Finetune, "How subnets are fine-tuned: the optimisation keys of `train`, and these."),
 )
@@ -126,7 +129,7 @@ def kind(hint: Any, written: Any) -> str:
     for name, word in words.items():
         if re.search(rf"\b{name}\b", text):
             return f"list of {word}s" if "tuple" in text else word
-    return "mapping"
+    return "list of mappings" if "tuple" in text else "mapping"
 
 
 def table(cls: type, leave_out: set[str]) -> str:

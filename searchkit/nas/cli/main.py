@@ -15,6 +15,7 @@ from searchkit.cpus import let_waiting_threads_sleep
 # verb -> (module, one line). Modules are loaded when their verb is used: `search-nas --help` needs no torch.
 VERBS: Mapping[str, tuple[str, str]] = {
     "space": ("space", "How large the space is: archs, points, cost, a histogram of MACs."),
+    "modules": ("modules", "List a network's modules: names, shapes, what follows."),
     "flops": ("flops", "Price the whole space, given records, or a sample, in closed form."),
     "select": ("select", "Pick records of a model space by rules."),
     "train": ("train", "Train a supernet."),

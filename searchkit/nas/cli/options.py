@@ -12,6 +12,7 @@ import click
 
 from searchkit import cpus, fonts
 from searchkit.errors import UsageError
+from searchkit.records import modelspace
 
 Command = Callable[..., Any]
 
@@ -76,6 +77,14 @@ def seed_of(seed: int | None) -> int:
         return seed
     text = os.environ.get("SEARCHKIT_SEED", "0")
     return int(text) if text.lstrip("-").isdecimal() else 0
+
+
+def input_shape_of(text: str) -> Any:
+    """The input shape that --input says: S or H,W."""
+    words = text.split(",")
+    if len(words) > 2 or not all(word.strip().isdecimal() and int(word) > 0 for word in words):
+        raise UsageError(f"--input must be a short edge S, or H,W, in pixels, not {text!r}", "Such as --input 224")
+    return modelspace.edge([int(word) for word in words])
 
 
 def count_threads() -> None:

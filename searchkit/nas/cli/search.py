@@ -14,7 +14,7 @@ import click
 
 from searchkit import console, fsio
 from searchkit.errors import UsageError
-from searchkit.nas.cli.options import Options, check_device, say, shared, takes
+from searchkit.nas.cli.options import Options, check_device, input_shape_of, say, shared, takes
 from searchkit.records import modelspace
 
 FRONT, BEST, PICTURE = "front.jsonl", "best.jsonl", "front.png"
@@ -232,18 +232,10 @@ def _check_data(recipe: Any, name: str) -> None:
 
 def _shapes(texts: Sequence[str], recipe: Any) -> tuple[Any, ...]:
     """The input shapes that --input names."""
-    shapes = recipe.scales if "all" in texts else tuple(map(_shape, texts)) or recipe.scales[:1]
+    shapes = recipe.scales if "all" in texts else tuple(map(input_shape_of, texts)) or recipe.scales[:1]
     if len({isinstance(shape, int) for shape in shapes}) > 1:
         raise UsageError("--input must name short edges alone, or H,W alone", "Constraints must fit all of them")
     return tuple(dict.fromkeys(shapes))
-
-
-def _shape(text: str) -> Any:
-    """S or H,W."""
-    words = text.split(",")
-    if len(words) > 2 or not all(word.strip().isdecimal() and int(word) > 0 for word in words):
-        raise UsageError(f"--input must be a short edge S, or H,W, in pixels, not {text!r}", "Such as --input 224")
-    return modelspace.edge([int(word) for word in words])
 
 
 def _records(path: str | None) -> list[dict[str, Any]]:

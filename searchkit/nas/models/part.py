@@ -173,6 +173,9 @@ class Head(Protocol):
     may change when a training goes on. form: how its network looks as source code.
     STRETCHES may be left out; true: a detector that makes every image one of the input shape, whatever its own is. So
     may needs_boxes, true: a detector that learns nothing from an image without boxes.
+
+    One whose class logits another network may learn has `class_logits(net)`, which gives their ClassLogits
+    (searchkit.nas.models.class_logits).
     """
 
     TASK: ClassVar[str]

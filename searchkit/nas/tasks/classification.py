@@ -163,24 +163,13 @@ def _no_dropout(net: Any) -> Iterator[None]:
 def losses(
     net: nn.Module, inputs: Tensor, targets: Any, settings: Optimisation, epoch: int, soft: Soft | None
 ) -> Losses:
-    """(`loss_ce` and, with a teacher, `loss_distill`, each weighted; the scores (N, classes of the data))."""
+    """`loss_ce`, of the classes of the data."""
     labels, _, known = targets
     with enough(inputs), contextlib.nullcontext() if soft is None or soft.dropout else _no_dropout(net):
         scores = net(inputs)[:, :known]  # those behind them stay silent, whatever label_smoothing asks for
     labels = labels.to(inputs.device, non_blocking=True)
     hard = F.cross_entropy(scores.float(), labels, label_smoothing=float(value_at(settings.label_smoothing, epoch)))
-    if soft is None:
-        return {"loss_ce": hard}, scores
-    parts = {"loss_distill": soft.weight * divergence(scores, soft.scores, soft.temperature)}
-    if soft.label_weight:
-        parts["loss_ce"] = soft.label_weight * hard
-    return parts, scores
-
-
-def divergence(scores: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(softmax(teacher / T) || softmax(scores / T)), the mean over the batch (Hinton et al., 2015, §2)."""
-    ours, theirs = (F.log_softmax(s.float() / temperature, 1) for s in (scores, teacher))
-    return temperature**2 * F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+    return {"loss_ce": hard}
 
 
 def ids_of(targets: Any) -> list[int]:
@@ -296,7 +285,7 @@ CLASSIFICATION = Task(
     objective=Objective(
         metrics=lambda test: ("top1", "top5"),
         per_class="top1/",
-        train_keys=("label_smoothing", "distill"),
+        train_keys=("label_smoothing",),
         test_keys=(),
         losses=losses,
         evaluator=evaluator,

@@ -174,11 +174,12 @@ def inputs_of(images: Sequence[Tensor], device: torch.device) -> list[Tensor]:
 def losses(
     net: nn.Module, inputs: list[Tensor], targets: Any, settings: Optimisation, epoch: int, soft: Soft | None
 ) -> Losses:
-    """The losses of its head by name; a detector has no outputs that others could learn from."""
+    """The losses of its head by name."""
     device = inputs[0].device
     answers = [{k: t[k].to(device, non_blocking=True) for k in ("boxes", "labels")} for t in targets]
     with enough(inputs):
-        return net(inputs, answers), None
+        parts: Losses = net(inputs, answers)
+    return parts
 
 
 def ids_of(targets: Any) -> list[int]:

@@ -30,12 +30,14 @@ FORMAT = 1
 @dataclass(frozen=True)
 class Checkpoint:
     """`net`: state dict; `optimizer`: its state dict, empty where none was kept; `step`: steps done; `meta`: plain
-    data: categories (names in label order), space (the maximal arch), seed, best (value of the best metric so far)."""
+    data: categories (names in label order), space (the maximal arch), seed, best (value of the best metric so far);
+    `extras`: state dict of what learns beside the network."""
 
     net: dict[str, torch.Tensor]
     step: int = 0
     optimizer: dict[str, Any] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
+    extras: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def save(folder: str, name: str, checkpoint: Checkpoint) -> str:
@@ -48,6 +50,7 @@ def save(folder: str, name: str, checkpoint: Checkpoint) -> str:
         "optimizer": checkpoint.optimizer,
         "step": checkpoint.step,
         "meta": checkpoint.meta,
+        **({"extras": checkpoint.extras} if checkpoint.extras else {}),
     }
     torch.save(content, buffer)
     path = os.path.join(folder, name)
@@ -76,7 +79,8 @@ def load_with_digest(path: str, device: torch.device | str = "cpu") -> tuple[Che
     if not isinstance(content, dict) or content.get("format") != FORMAT or "net" not in content:
         hint = "A checkpoint of another program starts a training: give it as `init:` of the config"
         raise UsageError(f"{path} was not written by search-nas train or finetune", hint)
-    return Checkpoint(content["net"], content["step"], content["optimizer"], content["meta"]), sha256
+    extras = content.get("extras", {})
+    return Checkpoint(content["net"], content["step"], content["optimizer"], content["meta"], extras), sha256
 
 
 def digest(path: str) -> str:

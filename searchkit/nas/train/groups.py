@@ -35,27 +35,34 @@ def parts_of(net: nn.Module) -> dict[str, str]:
     }
 
 
-def make_optimizer(net: nn.Module, settings: Optimisation, batch: int) -> torch.optim.Optimizer:
+EXTRAS = "extras"  # the names of what learns beside a network begin with it
+
+
+def make_optimizer(
+    net: nn.Module, settings: Optimisation, batch: int, extras: nn.Module | None = None
+) -> torch.optim.Optimizer:
     """SGD or AdamW over the parameters that train, each in one group; norms and biases get `norm_weight_decay`.
+
+    extras: what learns beside the network, at the rate of parts without one of their own.
 
     Where parts have rates of their own, there are groups for each part, and the parameters of a frozen one no longer
     need a gradient. Raises UsageError for a part that the network doesn't have, and where nothing is left to train.
     """
     lr = schedules.scaled_lr(settings.lr, settings.lr_scaling, batch, settings.base_batch)
     own = {part: rate for part in PARTS if (rate := getattr(settings, f"{part}_lr")) is not None}
-    parts = parts_of(net) if own else {name: "" for name, _ in net.named_parameters()}
+    beside = [] if extras is None else [(f"{EXTRAS}.{name}", p) for name, p in extras.named_parameters()]
+    every = [*net.named_parameters(), *beside]
+    parts = {name: "" for name, _ in every} | (parts_of(net) if own else {})
     if missing := [part for part in own if part not in parts.values()]:
         raise UsageError(f"{missing[0]}_lr: this network has no {missing[0]}", "Leave it out")
-    for name, p in net.named_parameters():
+    for name, p in every:
         if own.get(parts[name]) == 0:
             p.requires_grad_(False)
     groups = []
     for decay, is_decayed in ((settings.weight_decay, True), (settings.norm_weight_decay, False)):
-        for part in PARTS if own else ("",):
+        for part in (*PARTS, "") if own else ("",):
             chosen = [
-                (name, p)
-                for name, p in net.named_parameters()
-                if p.requires_grad and parts[name] == part and (p.ndim > 1) == is_decayed
+                (name, p) for name, p in every if p.requires_grad and parts[name] == part and (p.ndim > 1) == is_decayed
             ]
             rate = own.get(part, settings.lr)
             scaled = schedules.scaled_lr(rate, settings.lr_scaling, batch, settings.base_batch)

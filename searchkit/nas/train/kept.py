@@ -13,6 +13,7 @@ from searchkit.nas.models.table import part_class
 from searchkit.nas.space.space import Space
 from searchkit.nas.train.recipe import Recipe
 from searchkit.nas.train.sections import Distill, LabelSplit, Split, Train
+from searchkit.reading.kinds import LATER
 
 # Keys that may change while a training goes on, and why. All others decide what is trained.
 MAY_CHANGE = {
@@ -84,8 +85,15 @@ def _flat(name: str, section: Any) -> dict[str, Any]:
         if field.name == "augment":
             flat |= _flat(key, value)
         else:
-            flat[key] = dataclasses.asdict(value) if isinstance(value, Distill | Split | LabelSplit) else value
+            flat[key] = _plain(value) if isinstance(value, Distill | Split | LabelSplit) else value
     return flat
+
+
+def _plain(section: Any) -> dict[str, Any]:
+    """A section within a section, without what came later and has its default: an older version kept none of it."""
+    plain = dataclasses.asdict(section)
+    later = {f.name: f.default for f in dataclasses.fields(section) if f.metadata == LATER}
+    return {name: value for name, value in plain.items() if name not in later or getattr(section, name) != later[name]}
 
 
 def _space(space: Space) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from searchkit.errors import SearchkitError
 from searchkit.nas.models.elastic import set_arch
 from searchkit.nas.space.shapes import InputShape
 from searchkit.nas.train import distributed, groups, schedules
-from searchkit.nas.train.distill import Teaching
+from searchkit.nas.train.distill import Teaching, watched
 from searchkit.nas.train.distributed import Ranks
 from searchkit.nas.train.schedules import value_at
 from searchkit.nas.train.sections import Data, LabelData, Optimisation
@@ -46,6 +46,7 @@ class Run:
     step: int = 0  # steps done
     best: float = -math.inf
     scored: int = 0  # the step of the last evaluation
+    extras: nn.ModuleDict = field(default_factory=nn.ModuleDict)  # what learns beside the network, such as connectors
 
 
 def fit(
@@ -77,14 +78,15 @@ def fit(
     for step, images, targets in batches:
         if prepare:
             prepare(step)
-        task.network.set_scale(net, scale_at(scales, seed, step), section)
+        for each in (net, *(teaching.teachers.values() if teaching else ())):
+            task.network.set_scale(each, scale_at(scales, seed, step), section)
         lr_factor = schedules.factor_at(settings, step, steps, steps_per_epoch)
         for group in run.optimizer.param_groups:
             group["lr"] = group["base_lr"] * lr_factor
         visited = archs(step) if archs else [None]
         where = _Where(step, 1 + step // max(1, steps_per_epoch), seed, device, ranks.rank)
         losses = _gradients(net, images, targets, visited, settings, task, where, teaching)
-        parameters = [p for p in net.parameters() if p.requires_grad]
+        parameters = [p for p in (*net.parameters(), *run.extras.parameters()) if p.requires_grad]
         distributed.average_gradients(parameters, ranks)
         distributed.average_statistics(net, ranks)
         if settings.clip_norm:
@@ -124,20 +126,25 @@ def _gradients(
     inputs = task.network.inputs_of(images, at.device)
     total: dict[str, list[Tensor]] = {}
     with autocast(at.device, settings.precision):
-        soft = teaching.before(inputs, at.epoch) if teaching else None
+        taught = teaching.begin(inputs, at.epoch, at.step) if teaching else None
     for i, arch in enumerate(archs):
         if arch is not None:
             set_arch(net, arch)
         # torchvision samples anchors and proposals from the global generator, and dropout draws from it.
         torch.manual_seed(step_seed(at.seed, "sampling", at.step, i, at.rank))
-        with autocast(at.device, settings.precision):
-            parts, outputs = task.objective.losses(net, inputs, targets, settings, at.epoch, soft)
+        soft = taught.soft() if taught else None
+        with autocast(at.device, settings.precision), watched(net, teaching.of_student if teaching else ()) as seen:
+            parts = task.objective.losses(net, inputs, targets, settings, at.epoch, soft)
+            if soft is not None:
+                parts = {name: soft.label_weight * value for name, value in parts.items() if soft.label_weight}
+            if taught:
+                parts = {**taught.losses(seen), **parts}
         loss: Any = sum(_loss_weight(settings, name, at.epoch) * value for name, value in parts.items())
         for name, value in {**parts, "loss": loss}.items():
             total.setdefault(name, []).append(value.detach())
         (loss / len(archs)).backward()
-        if teaching and i == 0:
-            soft = teaching.after_first(outputs, soft, at.epoch)
+        if taught and i == 0:
+            taught.keep(seen)
     losses = {name: float(sum(values) / len(values)) for name, values in total.items()}
     if not math.isfinite(losses["loss"]):
         parts_text = ", ".join(f"{name} {value:g}" for name, value in losses.items())

@@ -12,7 +12,7 @@ from itertools import pairwise
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from searchkit.errors import UsageError
+from searchkit.errors import UsageError, did_you_mean
 from searchkit.nas.data.augment import Augment
 from searchkit.nas.data.coco_eval import AREAS as COCO_AREAS
 from searchkit.nas.data.label_augment import LabelAugment
@@ -22,7 +22,20 @@ from searchkit.nas.space.shapes import InputShape
 from searchkit.nas.train.schedules import Scheduled
 from searchkit.reading.cursor import node_of
 from searchkit.reading.keys import At, keys_of
-from searchkit.reading.kinds import LATER, Bad, Count, Fraction, Key, Kind, Number, Positive, Reader, Whole, number
+from searchkit.reading.kinds import (
+    LATER,
+    Bad,
+    Count,
+    Fraction,
+    Key,
+    Kind,
+    Number,
+    Positive,
+    Reader,
+    Text,
+    Whole,
+    number,
+)
 from searchkit.reading.nodes import Node, Report
 
 
@@ -216,10 +229,39 @@ class LabelData:
         _check_range(self.range)
 
 
+LARGEST = "max"  # as a teacher: the largest arch of the step
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A network that teaches."""
+
+    config: str  # that it was trained with
+    checkpoint: str  # its weights
+    arch: str = "MAX"  # that it runs
+
+
+@dataclass(frozen=True)
+class Mimic:
+    """Features that are to be like those of a teacher, and how much that counts."""
+
+    student: Text  # the name of a module, as search-nas modules lists them
+    teacher: Text | None = None  # the name of the teacher's module; null: the same
+    of: Text | None = None  # whose: a name in `teachers`, or max, the largest arch of the step; null: as of the scores
+    connector: Literal["none", "conv"] = "none"
+    """conv: a 1x1 convolution, trained along, from the student's channels to the teacher's."""
+    loss: Literal["l2", "mse"] = "l2"  # l2: of each image's features as vectors of length 1
+    weight: ScheduledWeight = 1.0
+    warmup_steps: Whole = 0  # over which the weight grows from 0
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
 @dataclass(frozen=True)
 class Distill:
-    """What a step's archs learn from softer targets: the KL divergence to another network's outputs (Hinton et al.,
-    "Distilling the Knowledge in a Neural Network", 2015).
+    """What a step's archs learn from softer targets: the KL divergence to another network's class scores (Hinton et
+    al., "Distilling the Knowledge in a Neural Network", 2015), and its features.
 
     Without config and checkpoint the teacher is the largest arch of the step, which is visited first and learns from
     the labels alone (in-place distillation: Yu & Huang, ICCV 2019; Yu et al., "BigNAS", ECCV 2020).
@@ -229,17 +271,50 @@ class Distill:
     checkpoint: str | None = None  # of that teacher
     arch: str = "MAX"  # that the teacher runs
     weight: ScheduledWeight = 1.0  # of the divergence
-    label_weight: ScheduledWeight = None  # of the labels for archs with a teacher; null: 0 in place, 1 beside a teacher
+    label_weight: ScheduledWeight = None
+    """Of the labels for archs with a teacher; null: 1, but 0 for a classifier's archs that the largest one teaches."""
     temperature: ScheduledAbove0 = 1.0  # of both softmaxes; the divergence is multiplied by its square
+    mimic: tuple[Mimic, ...] = field(default=(), metadata=LATER)  # features that are to be like a teacher's
+    teachers: Mapping[str, Teacher] | None = field(default=None, metadata=LATER)  # further ones, by name, for mimic
 
     def __post_init__(self) -> None:
         _check(self)
         if (self.config is None) != (self.checkpoint is None):
             raise UsageError("a teacher needs both config and checkpoint; without both the largest arch is the teacher")
+        names = (LARGEST, *(self.teachers or ()))
+        if len(set(names)) < len(names):
+            raise At("teachers", f"none can be called {LARGEST}: that is the largest arch of the step")
+        for mimic in self.mimic:
+            if mimic.of is not None and mimic.of not in names:
+                near = did_you_mean(mimic.of, names)
+                raise At("mimic", f"there is no teacher {mimic.of!r}{near}; there are {', '.join(names)}")
+        if self.weight == 0 and not self.mimic:
+            raise At("weight", "is 0, and there is no mimic: nothing would be taught")
+
+    @property
+    def own_teacher(self) -> str:
+        """Whose class scores are learnt: LARGEST, or the network of `config`, which has no name."""
+        return LARGEST if self.config is None else ""
+
+    def teacher_name(self, mimic: Mimic) -> str:
+        """Whose features are learnt."""
+        return self.own_teacher if mimic.of is None else mimic.of
+
+    @property
+    def taught_by(self) -> set[str]:
+        """The names of all teachers that something is learnt from."""
+        of_features = set(map(self.teacher_name, self.mimic))
+        return of_features if self.weight == 0 else {self.own_teacher, *of_features}
 
     @property
     def in_place(self) -> bool:
-        return self.config is None
+        return LARGEST in self.taught_by
+
+    def teacher_of(self, name: str) -> Teacher:
+        """Where a teacher that is a network of its own comes from."""
+        if name:
+            return (self.teachers or {})[name]
+        return Teacher(str(self.config), str(self.checkpoint), self.arch)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from searchkit.nas.space.shapes import InputShape
 from searchkit.seeds import rng_of
 
 Batch = tuple[int, Any, Any]  # (step, images, targets), in the form of the task
-Losses = tuple[Mapping[str, Tensor], Tensor | None]  # by name; what others may learn from
+Losses = Mapping[str, Tensor]  # by name
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Soft:
-    """Softer targets of one arch in one step: a teacher's scores (N, classes), and how much they count."""
+    """How an arch with a teacher learns from the labels of a step."""
 
-    scores: Tensor
-    weight: float
     label_weight: float
-    temperature: float
-    dropout: bool = True  # whether the arch that learns from them has it
+    dropout: bool = True  # whether it has its dropout then
 
 
 def scale_at(scales: Sequence[InputShape], seed: int, step: int) -> InputShape:

@@ -98,7 +98,8 @@ def _train(
     _check_reached(recipe.space, steps, epoch)
     choose = policy_of(recipe, nets.sized(recipe, data.names), seed, epoch)
     teaching = teach(recipe, data.names, device, seed)
-    run = Run(net, make_optimizer(net, settings, batch))
+    extras = teaching.extras if teaching else nn.ModuleDict()
+    run = Run(net, make_optimizer(net, settings, batch, extras), extras=extras)
     saver = Saver(recipe, keep, work_dir, list(data.names), task.sets.digest(data), seed, steps, epoch, ranks)
     saver.meta |= range_entry(data)
     latest = os.path.join(keep, checkpoint.LATEST)
@@ -255,7 +256,8 @@ class Saver:
             return
         optimizer = run.optimizer.state_dict() if name == checkpoint.LATEST else {}
         meta = {**self.meta, "best": run.best, "scored": run.scored}
-        content = Checkpoint(run.net.state_dict(), run.step, optimizer, meta)
+        extras = run.extras.state_dict() if name == checkpoint.LATEST else {}
+        content = Checkpoint(run.net.state_dict(), run.step, optimizer, meta, extras)
         checkpoint.save(self.keep, name, content)
         self._show(name)
 
@@ -297,6 +299,9 @@ class Saver:
         if changes:
             self.meta["changes"] = changes
         nets.load_exactly(run.net, found.net, path, "this config")
+        own = run.extras.state_dict()
+        same = {name: value for name, value in found.extras.items() if name in own and value.shape == own[name].shape}
+        run.extras.load_state_dict({**own, **same})
         if fresh := load_optimizer(run.optimizer, found.optimizer):
             notes.append(f"{fresh} parameters begin anew in the optimizer, which has gathered nothing for them")
         run.step, run.best, run.scored = found.step, there["best"], there.get("scored", found.step)

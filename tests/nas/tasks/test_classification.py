@@ -19,6 +19,7 @@ import torchvision
 from torch import nn
 
 from searchkit.errors import UsageError
+from searchkit.nas.models.class_logits import ClassLogits
 from searchkit.nas.models.elastic import set_arch
 from searchkit.nas.models.heads.linear_plan import ClassifierConfig
 from searchkit.nas.models.init.load import load_init
@@ -31,13 +32,14 @@ from searchkit.nas.tasks import read as config
 from searchkit.nas.tasks.table import TASKS
 from searchkit.nas.train import checkpoint, supernet
 from searchkit.nas.train import net as nets
+from searchkit.nas.train.distill import Scores
 from searchkit.nas.train.distributed import Ranks
 from searchkit.nas.train.evaluate import calibrate, calibrated_norms
 from searchkit.nas.train.groups import make_optimizer
 from searchkit.nas.train.loop import Run, fit
 from searchkit.nas.train.recipe import Recipe
+from searchkit.nas.train.sections import Distill
 from searchkit.nas.train.splits import open_split
-from searchkit.nas.train.steps import Soft
 from searchkit.nas.train.task import Task
 from searchkit.records.arch import Arch
 from tests.support import cls, nas
@@ -123,11 +125,11 @@ def test_the_loss_of_labels_is_torchs() -> None:
     for smoothing in (0.0, 0.1, {"boundary": [1, 3], "value": [0.3, 0.05]}):
         o = config.Train(label_smoothing=smoothing)
         for epoch in (1, 2, 3, 9):
-            parts, out = classification.losses(net, scores, (labels, labels, 7), o, epoch, None)
+            parts = classification.losses(net, scores, (labels, labels, 7), o, epoch, None)
             eps = smoothing if isinstance(smoothing, float) else (0.3 if epoch < 3 else 0.05)
             log_p = scores - scores.exp().sum(1, keepdim=True).log()
             wanted = -(1 - eps) * log_p[range(5), labels].mean() - eps * log_p.mean()
-            assert set(parts) == {"loss_ce"} and torch.equal(out, scores)
+            assert set(parts) == {"loss_ce"}
             assert torch.equal(parts["loss_ce"], nn.CrossEntropyLoss(label_smoothing=eps)(scores, labels))
             torch.testing.assert_close(parts["loss_ce"], wanted)
 
@@ -135,18 +137,17 @@ def test_the_loss_of_labels_is_torchs() -> None:
 def test_silent_classes_have_no_part_in_the_losses() -> None:
     """Of a net with more classes than the data."""
     generator = torch.Generator().manual_seed(0)
-    scores, theirs = torch.randn(4, 7, generator=generator), torch.randn(4, 5, generator=generator)
+    scores, theirs = torch.randn(4, 7, generator=generator), torch.randn(4, 6, generator=generator)
     scores[:, 5:] = NEVER
     labels = torch.tensor([0, 4, 3, 3])
-    soft = Soft(theirs, 2.0, 0.0, 1.5)
+    logits = ClassLogits("fc", lambda output: output, softmax=True, of_image=True)
+    distiller = Scores(Distill(weight=2.0, temperature=1.5), "", logits, logits, (5, 3, 2, 1, 0))
+    p, log_q = F.softmax(theirs[:, [5, 3, 2, 1, 0]] / 1.5, 1), F.log_softmax(scores[:, :5] / 1.5, 1)
+    expected = 2 * 1.5**2 * (p * (p.log() - log_q)).sum(1).mean()
+    torch.testing.assert_close(distiller.loss([scores], [theirs], 1, 0), expected)
     o = config.Train(label_smoothing=0.1)
-    parts, _ = classification.losses(nn.Identity(), scores, (labels, labels, 5), o, 1, soft)
-    p, log_q = F.softmax(theirs / 1.5, 1), F.log_softmax(scores[:, :5] / 1.5, 1)
-    torch.testing.assert_close(parts["loss_distill"], 2 * 1.5**2 * (p * (p.log() - log_q)).sum(1).mean())
-    assert set(parts) == {"loss_distill"}
-    parts, told = classification.losses(nn.Identity(), scores, (labels, labels, 5), o, 1, None)
+    parts = classification.losses(nn.Identity(), scores, (labels, labels, 5), o, 1, None)
     assert torch.equal(parts["loss_ce"], F.cross_entropy(scores[:, :5], labels, label_smoothing=0.1))
-    assert told is not None and told.shape == (4, 5)
 
 
 # ---- training ----
@@ -543,8 +544,8 @@ def test_the_checkpoint_of_another_task(learnt: tuple[str, str], tmp_path: Path)
     (tmp_path / "work").mkdir()
     (tmp_path / "det.pth").rename(tmp_path / "work" / "latest.pth")
     assert "task det there, cls here" in bad("train", path, "--work-dir", tmp_path / "work", code=4)
-    smooth = {**det, "train": {"label_smoothing": 0.1, "distill": {"weight": 2}}, "finetune": {"label_smoothing": 0.1}}
+    smooth = {**det, "train": {"label_smoothing": 0.1}, "finetune": {"label_smoothing": 0.1}}
     said = bad("train", write(tmp_path / "smooth.yaml", smooth), "--work-dir", tmp_path / "w")
-    for key in ("train.label_smoothing", "train.distill", "finetune.label_smoothing"):
+    for key in ("train.label_smoothing", "finetune.label_smoothing"):
         assert f"{key}: is of task cls, but the task is det" in said
     assert not (tmp_path / "w").exists()

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from searchkit.nas.models import class_logits
 from searchkit.nas.models.elastic import set_arch
 from searchkit.nas.models.subnet import subnet
 from searchkit.nas.tasks import classification
@@ -26,6 +27,7 @@ from searchkit.nas.tasks.teacher import open_teaching
 from searchkit.nas.train import checkpoint, supernet
 from searchkit.nas.train import net as nets
 from searchkit.nas.train.bench import open_calibration
+from searchkit.nas.train.distill import Scores
 from searchkit.nas.train.distributed import Ranks
 from searchkit.nas.train.evaluate import calibrate
 from searchkit.nas.train.groups import make_optimizer
@@ -129,18 +131,21 @@ def test_a_teacher_teaches_all_by_names(toy_cls: Path, teacher: tuple[str, str],
     lesson = f"{{config: {config_path}, checkpoint: {weights}, weight: 0.5, temperature: 2, arch: MIN}}"
     recipe = config.load(path, [f"train.distill={lesson}"])
     teaching = open_teaching(recipe, cls.CLASSES, CPU, 0)
-    assert teaching is not None and teaching.teacher is not None
-    assert not teaching.teacher.training and not any(p.requires_grad for p in teaching.teacher.parameters())
+    assert teaching is not None
+    (network,) = teaching.teachers.values()
+    assert not network.training and not any(p.requires_grad for p in network.parameters())
     theirs, found = config.load(config_path), checkpoint.load(weights)
     net, _ = nets.load(theirs, found, found.meta["categories"], 0, to_train=False, where="it")
     static = subnet(net, theirs.space.minimum(), nets.sized(theirs, cls.CLASSES)).eval()
     raw = static(x := torch.rand(4, 3, 32, 32))
     calibrate(static, open_calibration(recipe, 0).batches(32), CPU, task=CLASSIFICATION)  # it was never trained alone
     assert not torch.equal(raw, static(x))
-    soft = teaching.before(x, 1)
-    assert soft is not None and (soft.weight, soft.label_weight, soft.temperature) == (0.5, 1.0, 2.0)
+    (scores,) = teaching.distillers
+    taught = teaching.begin(x, 1, 0)
+    soft = taught.soft()
+    assert isinstance(scores, Scores) and soft is not None and (soft.label_weight, soft.dropout) == (1.0, True)
     with torch.no_grad():
-        assert torch.equal(soft.scores, static(x).flip(1))
+        assert torch.equal(taught.seen[""]["fc"][0], static(x)) and scores.order == tuple(range(8))[::-1]
     archs = [recipe.space.named("MIXED"), recipe.space.minimum()]
 
     def ours(scores: list[Tensor], labels: Tensor, images: Tensor) -> list[Tensor]:
@@ -201,13 +206,20 @@ def test_schedules_change_with_their_epochs(toy_cls: Path, tmp_path: Path, monke
     real_ce = F.cross_entropy
 
     def noted(net: Any, inputs: Any, targets: Any, o: Any, epoch: int, soft: Any) -> Any:
-        seen.append((epoch, soft and soft.weight, soft and soft.label_weight, soft and soft.temperature))
+        seen.append((epoch, soft and soft.label_weight))
         return real(net, inputs, targets, o, epoch, soft)
 
     def cross_entropy(*args: Any, **more: Any) -> Tensor:
         smooth.append(more["label_smoothing"])
         return real_ce(*args, **more)
 
+    real_kl, told = class_logits.divergence, []
+
+    def divergence(scores: Tensor, theirs: Tensor, temperature: float) -> Tensor:
+        told.append(temperature)
+        return real_kl(scores, theirs, temperature)
+
+    monkeypatch.setattr(class_logits, "divergence", divergence)
     noting = replace(CLASSIFICATION, objective=replace(CLASSIFICATION.objective, losses=noted))
     monkeypatch.setitem(TASKS, "cls", noting)
     monkeypatch.setattr(classification.F, "cross_entropy", cross_entropy)
@@ -219,13 +231,10 @@ def test_schedules_change_with_their_epochs(toy_cls: Path, tmp_path: Path, monke
     first, rest = seen[:12], seen[12:]
     assert first[10:12] == rest[:2]
     steps = [*first[:10], *rest]
-    soft = {1: (0.5, 0.0, 1.0), 2: (2.0, 0.0, 3.0), 3: (2.0, 0.25, 3.0), 4: (2.0, 0.25, 2.0)}
-    expected = [
-        each
-        for step in range(16)
-        for each in ((1 + step // 4, None, None, None), (1 + step // 4, *soft[1 + step // 4]))
-    ]
-    assert steps == expected
+    labels = {1: 0.0, 2: 0.0, 3: 0.25, 4: 0.25}
+    epochs = [1 + step // 4 for step in range(16)]
+    assert steps == [each for epoch in epochs for each in ((epoch, None), (epoch, labels[epoch]))]
+    assert [*told[:5], *told[6:]] == [{1: 1.0, 2: 3.0, 3: 3.0, 4: 2.0}[epoch] for epoch in epochs]
     assert [*smooth[:10:2], *smooth[12::2]] == [0.2] * 8 + [0.0] * 8
     train(path, tmp_path / "again", watch=nas.quiet(lambda report: reports.append(dict(report.losses))))
     for step, found in enumerate(reports):
@@ -339,7 +348,7 @@ def test_teachers_that_cannot_teach(toy_cls: Path, teacher: tuple[str, str], tmp
     assert "is the checkpoint of another space: backbone.stem.width: 8 there, 4 here" in said(
         {**good, "config": write(tmp_path / "smaller.yaml", smaller)}
     )
-    det = write(tmp_path / "det.yaml", {"model": {}, "space": own["space"]})
+    det = write(tmp_path / "det.yaml", {name: nas.TINY[name] for name in ("model", "space")})
     assert "the teacher must be of task cls, but" in said({**good, "config": det})
     old = checkpoint.Checkpoint(found.net, 8, {}, {k: v for k, v in found.meta.items() if k != "task"})
     checkpoint.save(str(tmp_path), "det.pth", old)

@@ -75,6 +75,7 @@ def test_no_verb_but_scoring_sees_them(path: str, tmp_path: Path) -> None:
     assert "score of the folder on held_out: " in proof and "equal to the record's" in proof
 
 
+@pytest.mark.slow
 def test_a_search_scores_on_them(toy_cls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "cfg.yaml", cls.tiny(toy_cls, data={"held_out": 0.5, "val": None}))
     monkeypatch.chdir(tmp_path)

@@ -19,6 +19,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from searchkit.errors import did_you_mean
+from searchkit.nas.models.class_logits import ClassLogits
 from searchkit.nas.models.heads.assigners import ASSIGNERS
 from searchkit.nas.models.heads.boxes import decode, encode, paired_iou
 from searchkit.nas.models.heads.dense_losses import BOX_LOSSES, CLASS_LOSSES, NORMALIZERS
@@ -225,6 +226,16 @@ def flat_level(level: Tensor, columns: int) -> Tensor:
     """(N, A columns, h, w) -> (N, h w A, columns)."""
     n, _, h, w = level.shape
     return level.view(n, -1, columns, h, w).permute(0, 3, 4, 1, 2).reshape(n, -1, columns)
+
+
+def level_logits(module: str, num_classes: int, options: Dense) -> ClassLogits:
+    """The class logits of a detector, one of whose modules gives out what `levels` does."""
+    columns = num_classes + int(options.background)
+
+    def flat(levels: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        return torch.cat([flat_level(logits, columns) for logits, _ in levels], 1)
+
+    return ClassLogits(module, flat, softmax=options.scores == "softmax", background=options.background)
 
 
 def moved_classes(

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from searchkit.nas.models.heads.dense import EVALUATION, LOSSES, Dense, moved_classes
+from searchkit.nas.models.class_logits import ClassLogits
+from searchkit.nas.models.heads.dense import EVALUATION, LOSSES, Dense, level_logits, moved_classes
 from searchkit.nas.models.heads.dense_source import DenseForm
 from searchkit.nas.models.part import NEVER, NetConfig, PlainConfig
 from searchkit.nas.nn import enough
@@ -70,6 +71,10 @@ class DenseHead:
         """How its network looks as source code."""
         options: Dense = self.options
         return DenseForm(self.KIND, options, self.anchors_source)
+
+    def class_logits(self, net: Any) -> ClassLogits:
+        """Those of all levels, of a network whose module MODULE gives out what `levels` does."""
+        return level_logits(self.MODULE, self.num_classes, self.options)
 
     def statistics(self, net: Any, inputs: Sequence[Tensor]) -> None:
         """All of it is run."""

@@ -16,7 +16,9 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 
+from searchkit.nas.models.class_logits import ClassLogits
 from searchkit.nas.models.heads import faster_rcnn_source
+from searchkit.nas.models.heads.dense import flat_level
 from searchkit.nas.models.heads.faster_rcnn_plan import FasterRCNNPlan, settings
 from searchkit.nas.models.part import NEVER, Form
 from searchkit.nas.models.trunk import Trunk
@@ -128,6 +130,10 @@ class FasterRCNNHead(FasterRCNNPlan):
         _narrow(net.roi_heads.box_head, Linear, "fc6")
         return net
 
+    def class_logits(self, net: Any) -> ClassLogits:
+        """The RPN's: those of the boxes are of other boxes in each arch."""
+        return ClassLogits("rpn.head", _flat_objectness, of_classes=False)
+
     def statistics(self, net: Any, inputs: Sequence[Tensor]) -> None:
         """Its backbone with the neck alone has batch norms."""
         batch, _ = net.transform(inputs)
@@ -169,6 +175,11 @@ class FasterRCNNHead(FasterRCNNPlan):
                     boxes[4 * mine : 4 * mine + 4] = theirs[4 * its : 4 * its + 4]
             result[f"{BOX}.{kind}"] = boxes
         return result
+
+
+def _flat_objectness(output: tuple[list[Tensor], list[Tensor]]) -> Tensor:
+    """What the RPN's head gives out -> (N, anchors of all levels, 1)."""
+    return torch.cat([flat_level(level, 1) for level in output[0]], 1)
 
 
 def _same_kind(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from searchkit.nas.models.class_logits import ClassLogits
 from searchkit.nas.models.heads import linear_source
 from searchkit.nas.models.heads.linear_plan import ClassifierConfig, LinearPlan
 from searchkit.nas.models.part import NEVER, Form
@@ -48,6 +49,10 @@ class LinearHead(LinearPlan):
         """A classifier around a backbone; one without a neck has the backbone itself as `backbone`."""
         backbone = trunk.body if trunk.neck is None else trunk
         return Classifier(backbone, trunk.channels[-1], self.num_classes, config)
+
+    def class_logits(self, net: Any) -> ClassLogits:
+        """Its scores."""
+        return ClassLogits("fc", lambda scores: scores, softmax=True, of_image=True)
 
     def statistics(self, net: Any, inputs: Tensor) -> None:
         """All of it is run."""
