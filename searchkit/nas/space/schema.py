@@ -14,7 +14,7 @@ from searchkit.nas.space.dim import STRATEGIES
 from searchkit.nas.space.samplers import KEYS, MAX_TIMES
 from searchkit.nas.space.shapes import INPUT
 from searchkit.nas.space.space import ANCHORS, MAX, MIN
-from searchkit.nas.space.strategy import SCHEDULE, SCHEDULE_KEYS, SPACE, STRATEGY
+from searchkit.nas.space.strategy import ORDERED, SCHEDULE, SCHEDULE_KEYS, SPACE, STRATEGY
 
 Schema = dict[str, Any]
 SAMPLER, ARCH, DIMENSION = "sampler", "arch", "dimension"  # names of definitions
@@ -61,7 +61,7 @@ def _forms(least: int) -> list[Schema]:
 def _dimension() -> Schema:
     ints = {"anyOf": [_int(0), _array({"anyOf": [_int(0), _array(_int(0))]})]}
     steps = schedule_schema(ints)
-    common = {"ascending": {"type": "boolean"}, STRATEGY: {"enum": [*STRATEGIES]}}
+    common = {"ascending": {"type": "boolean"}, STRATEGY: {"enum": [*STRATEGIES, *ORDERED]}}
     beside = {**common, SCHEDULE: {"anyOf": [steps, {"type": "null"}]}}
     plain = [_object({**form, **beside}, form) for form in _forms(0)]
     inner = {name: schema for form in _forms(0) for name, schema in form.items()} | {"ascending": {"type": "boolean"}}

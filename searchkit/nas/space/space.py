@@ -49,6 +49,16 @@ class Space:
         near it."""
         return self._of_rows(self._grid.fixed(lambda row: row[(len(row) - 1) // 2]))
 
+    def slim(self, rng: random.Random) -> Arch:
+        """One with the least or the greatest choice at every position, drawn evenly; where these do not go together,
+        one near it. Neither MAX nor MIN, if there are others."""
+        ends = (self.maximum(), self.minimum())
+        for _ in range(50):
+            arch = self._of_rows(self._grid.fixed(lambda row: rng.choice((row[0], row[-1]))))
+            if arch not in ends:
+                break
+        return arch
+
     def names(self) -> tuple[str, ...]:
         """MAX, MIN, then the anchors in the order declared."""
         return (MAX, MIN, *(name for name, _ in self.anchors))

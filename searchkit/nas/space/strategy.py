@@ -23,6 +23,9 @@ from searchkit.nas.space.dim import BLOCK_WISE, NET_WISE, STAGE_WISE, STRATEGIES
 from searchkit.reading.cursor import Cursor
 from searchkit.records.arch import is_int
 
+# The strategies whose values don't fall from stage to stage, and what they are beside `ascending: true`. BigNAS' limits
+# of their slope are no part of it.
+ORDERED = {"ordered_stage_wise": STAGE_WISE, "ordered_stage_wise_depth": TIED}
 STRATEGY, SCHEDULE, SPACE = "sample_strategy", "schedule", "space"
 SCHEDULE_KEYS = ("boundary", "value")
 KEYS = (*DIM_KEYS, STRATEGY, SCHEDULE, SPACE, *SCHEDULE_KEYS)
@@ -49,7 +52,7 @@ def read_dims(parts: Mapping[str, Cursor]) -> tuple[Dim, ...]:
     for key, each in declared.items():
         sibling = f"{key.rpartition('.')[0]}.depth".removeprefix(".")
         depth = declared[sibling].dim if sibling in declared and sibling != key else None
-        strategy = each.strategy.node.text if each.strategy else ""
+        strategy = _plain(each.strategy.node.text) if each.strategy else ""
         if depth is None and sibling in parts and sibling != key and strategy in (TIED, BLOCK_WISE):
             continue  # the fault is the depth's
         dim = _with(each, strategy, depth, sibling)
@@ -71,8 +74,9 @@ def _declared(key: str, at: Cursor) -> _Declared | None:
     faults = len(report.faults)
     at.check_keys(KEYS)
     strategy = at.get(STRATEGY)
-    if strategy is not None and strategy.node.text not in STRATEGIES:
-        strategy.fault(f"unknown {STRATEGY} {strategy.shown}{did_you_mean(strategy.node.text, STRATEGIES)}")
+    known = (*STRATEGIES, *ORDERED)
+    if strategy is not None and strategy.node.text not in known:
+        strategy.fault(f"unknown {STRATEGY} {strategy.shown}{did_you_mean(strategy.node.text, known)}")
     plain = _with_inner(at)
     schedule = at[SCHEDULE] if SCHEDULE in at and not at[SCHEDULE].node.is_null else None
     choices, steps = None, None
@@ -89,9 +93,27 @@ def _declared(key: str, at: Cursor) -> _Declared | None:
     elif given or len(report.faults) == faults:
         choices = read_choices(plain)
     dim = None if choices is None else dim_of(key, choices, plain)
+    if dim is not None and strategy is not None and strategy.node.text in ORDERED:
+        dim = _ordered(dim, strategy)
     if choices is None or dim is None or len(report.faults) > faults:
         return None
     return _Declared(dim, at, choices.places, strategy, schedule, steps or ())
+
+
+def _plain(strategy: str) -> str:
+    return ORDERED.get(strategy, strategy)
+
+
+def _ordered(dim: Dim, strategy: Cursor) -> Dim | None:
+    """A dimension whose values don't fall; None where it can't have any."""
+    if dim.scalar:
+        strategy.fault(f"can't be {strategy.node.text}: it has one value, and only a list of values has an order")
+        return None
+    try:
+        return replace(dim, ascending=True)
+    except UsageError as e:
+        strategy.fault(e.message)
+        return None
 
 
 def _with_inner(at: Cursor) -> Cursor:

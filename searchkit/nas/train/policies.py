@@ -29,7 +29,7 @@ from searchkit.seeds import rng_of
 
 Policy = Callable[[int], list[Arch]]
 POLICIES = ("sandwich", "anchors", "single_path", "fixed")
-WORDS = ("max", "min", "middle", "random")  # of a sample_strategy, beside the names of anchors
+WORDS = ("max", "min", "middle", "random", "random_slim")  # of a sample_strategy, beside the names of anchors
 TRIES = 500  # archs drawn for one bin of MACs
 
 
@@ -51,7 +51,8 @@ def policy(
     `steps_per_epoch`: of the epochs (from 1) that the schedules of the space speak of.
     `random_archs`: random archs in a sandwich, or at the end of the anchor cycle. `arch`: the named arch of `fixed`.
     `sampler`: for `anchors`, the cycle as a GAIA record sampler (parsed YAML) instead of the default one.
-    `sample_strategy`: what a sandwich visits in every step: max, min, middle, random, or names of anchors.
+    `sample_strategy`: what a sandwich visits in every step: max, min, middle, random, random_slim (each position at its
+    least or greatest choice), or names of anchors.
     `macs_bins`: for `single_path`, (low, high, width) in MACs: a bin is drawn, then archs until one is in it; after 500
     the nearest of them is taken. `macs` gives those of an arch. Raises UsageError for what some step could not obey.
     """
@@ -121,6 +122,8 @@ def _strategy(words: Sequence[str], space: Space, rng: random.Random) -> list[Ar
                 archs.append(space.middle())
             case "random":
                 archs.append(space.sample(rng))
+            case "random_slim":
+                archs.append(space.slim(rng))
             case _:
                 archs.append(space.named(word))
     return sorted(archs, key=lambda arch: arch != largest)

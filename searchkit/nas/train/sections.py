@@ -384,7 +384,8 @@ class Train(Optimisation):
 
     policy: Literal["sandwich", "anchors", "single_path", "fixed"] = "sandwich"
     random_archs: Whole = 2  # in a sandwich, or at the end of the anchor cycle
-    sample_strategy: tuple[str, ...] = ()  # of a sandwich: max, min, middle, random or named archs, all in every step
+    sample_strategy: tuple[str, ...] = ()
+    """Of a sandwich: max, min, middle, random, random_slim or named archs, all in every step."""
     macs_bins: tuple[float, float, float] | None = None  # of single_path: from, to, width, in MACs of the first scale
     distill: Distill | None = None  # softer targets, of the largest arch or of a teacher
     arch: str = "MAX"  # of policy fixed

@@ -321,3 +321,21 @@ def test_a_space_that_no_sampler_can_turn() -> None:
     space = read_space({"a.w": {"choices": [list(range(200))] * 4, "ascending": True}})
     with pytest.raises(UsageError, match="ascending combinations, more than"):
         space.knobs()
+
+
+def test_ordered_strategies_are_ascending_ones() -> None:
+    """BigNAS' names of them."""
+    spec = {"choices": [[8, 16, 24], [8, 16], [12, 32]]}
+    ordered = read_space({WIDTH: {**spec, "sample_strategy": "ordered_stage_wise"}})
+    assert [*ordered.enumerate()] == [*read_space({WIDTH: {**spec, "ascending": True}}).enumerate()]
+    assert not any(a[WIDTH] != tuple(sorted(a[WIDTH])) for a in ordered.enumerate())  # type: ignore[arg-type]
+    depths = read_space({DEPTH: {"choices": [[1, 2], [1, 2]], "sample_strategy": "ordered_stage_wise_depth"}})
+    assert [a[DEPTH] for a in depths.enumerate()] == [(1, 1), (1, 2), (2, 2)]
+    depth = {DEPTH: {"choices": [[1, 2]]}}
+    for spec, what in (
+        ({"choices": [8, 16], "sample_strategy": "ordered_stage_wise"}, "only a list of values has an order"),
+        ({"choices": [[8, 16]], "sample_strategy": "ordered_stage_wise_depth"}, "is ascending, which can't go with"),
+        ({"choices": [[8], [4]], "sample_strategy": "ordered_stage_wise"}, "has no ascending combination"),
+        ({"choices": [[8]], "sample_strategy": "ordered_stage"}, "did you mean ordered_stage_wise?"),
+    ):
+        assert what in fault(read_space, {**depth, WIDTH: spec})

@@ -137,6 +137,19 @@ def test_a_sandwich_of_named_layers() -> None:
     assert many[:2] == [space.maximum()] * 2 and len(many) == 3
 
 
+def test_a_slim_arch_has_ends_alone() -> None:
+    space = read_space({key: {k: v for k, v in each.items() if k != "schedule"} for key, each in SPACE.items()})
+    choose = policies.policy("sandwich", space, 3, sample_strategy=["max", "random_slim", "random_slim", "min"])
+    seen = {arch for step in range(1, 40) for arch in choose(step)} - {space.maximum(), space.minimum()}
+    for arch in seen:
+        assert space.contains(arch) and arch["a.stem"] in (8, 24)
+        assert all(value in (3, 7) for value in arch["a.kernel"])  # type: ignore[union-attr]
+    assert {arch["a.depth"] for arch in seen} == {(1, 1), (1, 3), (2, 1), (2, 3)}
+    assert choose(5) == choose(5)
+    one = read_space({"a.width": 8})
+    assert policies.policy("sandwich", one, 0, sample_strategy=["random_slim"])(0) == [one.maximum()]
+
+
 def test_strategies_that_no_step_can_obey() -> None:
     space = read_space(SPACE)
 
