@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from searchkit import console, fsio
 from searchkit.errors import UsageError
-from searchkit.nas.cli.options import seed_of, shared
+from searchkit.nas.cli.options import save_picture, say, seed_of, shared
 from searchkit.nas.cost.rules import CONVENTIONS, Convention
 from searchkit.records import modelspace
 
@@ -20,6 +21,14 @@ from searchkit.records import modelspace
 @click.option("--out", required=True, metavar="FILE", help="Records (JSON lines); a file that was cut short goes on.")
 @click.option("--records", "records_path", metavar="FILE", help="Price these records instead of the whole space.")
 @click.option("--sample", type=click.IntRange(1), metavar="N", help="Price N random points of the space.")
+@click.option(
+    "--range",
+    "within",
+    nargs=2,
+    metavar="LOW HIGH",
+    help="Of --sample: points that cost so much: 20G 40G.",
+)
+@click.option("--png", metavar="FILE", help="Cost and parameters of the points, as a picture.")
 @click.option(
     "--convention",
     type=click.Choice(CONVENTIONS),
@@ -34,6 +43,8 @@ def flops_command(
     out: str,
     records_path: str | None,
     sample: int | None,
+    within: tuple[str, str] | None,
+    png: str | None,
     convention: Convention,
     overrides: tuple[str, ...],
     seed: int | None,
@@ -49,9 +60,11 @@ def flops_command(
       search-nas flops cfg.yaml --out flops.jsonl
       search-nas flops cfg.yaml --out flops.jsonl --convention gaia
       search-nas flops cfg.yaml --out some.jsonl --sample 1000
+      search-nas flops cfg.yaml --out some.jsonl --sample 100 --range 20G 40G --png some.png
     """
     from searchkit.nas.cli.priced import pricing
     from searchkit.nas.cli.records import read
+    from searchkit.nas.cost.price import price
     from searchkit.nas.cost.write import write_space
     from searchkit.nas.facts import flops_facts
     from searchkit.nas.subnet.sweep import checked
@@ -59,12 +72,26 @@ def flops_command(
 
     if records_path and sample:
         raise UsageError("--records and --sample exclude each other")
+    if within and not sample:
+        raise UsageError(
+            "--range needs --sample N",
+            "Of a table of the whole space, rules pick a range: search-nas select, `where: overhead.flops <= 40G`",
+        )
     recipe = configs.load(config, overrides)
     plan_of = pricing(recipe)
     began = time.monotonic()
     os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
     if records_path or sample:
-        records = read(records_path) if records_path else _sampled(recipe, sample or 0, seed_of(seed))
+        if records_path:
+            records = read(records_path)
+        elif within:
+
+            def cost_of(arch: Any, shape: Any) -> int:
+                return price(plan_of, arch, shape, convention).flops
+
+            records = _within(recipe, sample or 0, seed_of(seed), within, cost_of)
+        else:
+            records = _sampled(recipe, sample or 0, seed_of(seed))
         pairs = zip(*checked(records, recipe), strict=True)
         priced = [_priced(recipe, record, arch, plan_of, convention) for record, arch in pairs]
         with fsio.storage():
@@ -79,6 +106,9 @@ def flops_command(
     else:
         kept = f" ({count - fresh:,} were there)" if fresh < count else ""
         click.echo(f"{out}: {console.counted(count, 'record')}{kept}, convention {convention}, {seconds:.1f} s")
+    if png:
+        _picture(png, modelspace.load(out), convention)
+        say(f"picture: {png}")
 
 
 def _sampled(recipe: Any, n: int, seed: int) -> list[dict[str, Any]]:
@@ -91,6 +121,37 @@ def _sampled(recipe: Any, n: int, seed: int) -> list[dict[str, Any]]:
         {"arch": recipe.space.sample(rng).nested(), "data": {"input_shape": plain_shape(rng.choice(scales))}}
         for _ in range(n)
     ]
+
+
+def _within(recipe: Any, n: int, seed: int, within: tuple[str, str], cost_of: Any) -> list[dict[str, Any]]:
+    """Random points whose cost is within a range."""
+    from searchkit.nas.cost.sample import Range, sample_points
+    from searchkit.nas.space.shapes import plain_shape
+    from searchkit.seeds import rng_of
+
+    rng = rng_of(seed, "flops", "within")
+    points, drawn = sample_points(recipe.space, recipe.scales, n, rng, Range.of(within), cost_of)
+    say(f"{len(points):,} of {drawn:,} random points cost {' to '.join(within)}")
+    return [{"arch": arch.nested(), "data": {"input_shape": plain_shape(shape)}} for arch, shape in points]
+
+
+def _picture(path: str, records: Sequence[dict[str, Any]], convention: str) -> None:
+    """Parameters over cost, a colour for each input shape."""
+    from matplotlib.figure import Figure
+
+    from searchkit.nas.space.shapes import shape_text
+
+    shapes: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        shapes.setdefault(shape_text(modelspace.edge(record["data"]["input_shape"])), []).append(record["overhead"])
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for shape, costs in shapes.items():
+        axes.scatter([c["flops"] / 1e9 for c in costs], [c["params"] / 1e6 for c in costs], s=8, label=shape)
+    axes.set_xlabel(f"GMACs ({convention})" if convention == "macs" else f"GFLOPs ({convention})")
+    axes.set_ylabel("parameters, millions")
+    axes.legend(title="input shape", fontsize=7, title_fontsize=7)
+    save_picture(figure, path)
 
 
 def _priced(recipe: Any, record: dict[str, Any], arch: Any, plan_of: Any, convention: Any) -> dict[str, Any]:
