@@ -52,8 +52,8 @@ def flops_command(
 ) -> None:
     """Write the cost of every point of the space: one record a line, first dimension slowest, input shapes fastest.
 
-    Backbone, FPN and RPN are counted on an image of exactly the input shape (S means S x S), the RoI head on 1,000
-    boxes.
+    All of a network is counted on an image of exactly the input shape (S means S x S), but for a RoI head, which is
+    counted on 1,000 boxes.
 
     \b
     Examples:

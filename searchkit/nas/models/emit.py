@@ -46,7 +46,7 @@ def straight_line(module: nn.Module) -> tuple[str, str]:
         graph = _Tracer().trace(module)
     except Exception as e:  # whatever a forward does that depends on data
         raise UsageError(
-            f"the backbone's forward can't be written down as a straight line: {str(e).splitlines()[0]}",
+            f"the forward of backbone, neck or head can't be written down as a straight line: {str(e).splitlines()[0]}",
             "It must not look at the values of tensors (if x.sum() > 0), and use torch functions and layers alone",
         ) from e
     layers = {str(n.target): _layer(module.get_submodule(str(n.target))) for n in graph.nodes if n.op == "call_module"}
@@ -105,7 +105,7 @@ def _call(node: fx.Node, names: Mapping[fx.Node, str], unindexed: Container[str]
     if node.op == "call_module":
         return f"{_path(str(node.target), unindexed)}({args[0]})"  # without the widths: a plain layer has one
     if node.op == "get_attr":
-        fault = f"the backbone's forward uses the tensor {node.target!r} by itself"
+        fault = f"a forward uses the tensor {node.target!r} by itself"
         raise UsageError(f"{fault}, but only layers can be written down", "Put it into a layer of torch.nn")
     keywords = [f"{k}={_text(v, names)}" for k, v in node.kwargs.items()]
     if node.op == "call_method":

@@ -99,7 +99,7 @@ class DenseForm:
             raise SearchkitError(
                 "the extracted model does not compute what the source does: they differ by up to "
                 f"{max(gaps, default=float('inf')):g}",
-                "Nothing was written. Does the backbone use other layers than those of searchkit.nas.nn and torch.nn?",
+                "Nothing was written. Does a part use other layers than those of searchkit.nas.nn and torch.nn?",
             )
         boxes = sum(len(a) for i, (a, _) in enumerate(pairs[checked:]) if i % 3 == 0)
         return {

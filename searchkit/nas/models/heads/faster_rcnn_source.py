@@ -17,7 +17,7 @@ from searchkit.nas.space.shapes import InputShape, height_width
 
 KIND = "Faster R-CNN"
 COUNTED_ON = {"boxes": PROPOSALS}  # what the RoI head's cost is stated for
-TRUNK = "backbone and FPN"  # what `trunk` is
+TRUNK = "backbone and neck"  # what `trunk` is
 
 
 def model_source(net: Any, config: DetectorConfig, title: str, size: tuple[int, int]) -> str:
@@ -95,7 +95,7 @@ def equality(
         worst = max(gaps, default=float("inf"))
         raise SearchkitError(
             f"the extracted model does not compute what the source does: they differ by up to {worst:g}",
-            "Nothing was written. Does the backbone use other layers than those of searchkit.nas.nn and torch.nn?",
+            "Nothing was written. Does a part use other layers than those of searchkit.nas.nn and torch.nn?",
         )
     boxes = sum(len(a) for i, (a, _) in enumerate(pairs[checked:]) if i % 3 == 0)
     return {

@@ -75,7 +75,7 @@ def equality(
         raise SearchkitError(
             "the extracted model does not compute what the source does: they differ by up to "
             f"{max(gaps, default=float('inf')):g}",
-            "Nothing was written. Does the backbone use other layers than those of searchkit.nas.nn and torch.nn?",
+            "Nothing was written. Does a part use other layers than those of searchkit.nas.nn and torch.nn?",
         )
     return {"bit_equal": True, "random_input": [2, 3, h, w], "seed": seed, "images": list(ids)}
 
