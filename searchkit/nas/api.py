@@ -20,11 +20,12 @@ import torch
 from torch import nn
 
 from searchkit.errors import UsageError
-from searchkit.nas.cost.price import Cost, plans_of
+from searchkit.nas.cost.price import Cost, plans_of, read_meters
 from searchkit.nas.cost.price import price as price_arch
 from searchkit.nas.cost.rules import Convention
 from searchkit.nas.models import elastic
 from searchkit.nas.models.elastic import arch_of as arch_of
+from searchkit.nas.models.part import NetPlan
 from searchkit.nas.models.subnet import subnet
 from searchkit.nas.space.shapes import InputShape
 from searchkit.nas.subnet import extract as extraction
@@ -73,8 +74,8 @@ def price(
     """The cost of one arch on one image, in closed form: `Cost(flops, params)`.
 
     `flops` is counted by the convention: `macs` are multiply-adds of convolutions and linear layers, of a detector with
-    1,000 boxes; `gaia` counts as GAIA's tools do. `params` are those of the subnet alone. Where the config names no
-    number of classes, data.train is asked; `prices` does so once for many archs.
+    1,000 boxes; `gaia` counts as GAIA's tools do, `ptflops` as mmrazor's zoo. `params` are those of the subnet alone.
+    Where the config names no number of classes, data.train is asked; `prices` does so once for many archs.
     """
     return prices(recipe, [arch], input_shape, convention=convention)[0]
 
@@ -87,10 +88,20 @@ def prices(
     convention: Convention = "macs",
 ) -> list[Cost]:
     """`price` of each of these archs, in their order: the network is laid out, and the data asked, but once."""
-    config = recipe.model if recipe.classes_given else nets.sized(recipe, _categories(recipe))
-    plans = plans_of(config, recipe.space.maximum())
+    plans = _plans(recipe)
     placed = (_placed(recipe, arch, input_shape) for arch in _several(archs, "archs", '["MAX", "MIN"]'))
     return [price_arch(plans, arch, shape, convention) for arch, shape in placed]
+
+
+def meters(recipe: Recipe, arch: ArchLike, input_shape: InputShape | None = None) -> dict[str, int]:
+    """All that is counted of one arch on one image: `macs`, `gaia` and `ptflops`, operations by these conventions, and
+    `params`, all torch parameters of the subnet."""
+    return read_meters(_plans(recipe), *_placed(recipe, arch, input_shape))
+
+
+def _plans(recipe: Recipe) -> NetPlan:
+    config = recipe.model if recipe.classes_given else nets.sized(recipe, _categories(recipe))
+    return plans_of(config, recipe.space.maximum())
 
 
 def build_supernet(recipe: Recipe, categories: Sequence[str] | None = None, *, seed: int = 0) -> nn.Module:

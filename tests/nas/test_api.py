@@ -60,6 +60,12 @@ def test_a_subnet_is_scored_and_extracted_as_by_the_verbs(folder: Path, task: st
         assert record[key] == told[key]
     cost = searchkit.nas.price(recipe, record)
     assert (cost.flops, cost.params) == (told["overhead"]["flops"], told["overhead"]["params"])
+    costs = searchkit.nas.meters(recipe, record)
+    assert list(costs) == ["macs", "gaia", "ptflops", "params"] and (costs["macs"], costs["params"]) == (
+        cost.flops,
+        cost.params,
+    )
+    assert costs["gaia"] == searchkit.nas.price(recipe, record, convention="gaia").flops
     assert searchkit.nas.prices(recipe, ["MAX", record])[1] == cost != searchkit.nas.price(recipe, "MAX")
     proof = searchkit.nas.extract(recipe, f"{task}/latest.pth", record, f"{task}-door", device="cpu")
     assert proof["equal"]["bit_equal"] and proof["score"]["equal"] and len(proof["equal"]["images"]) == 4

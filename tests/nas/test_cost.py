@@ -27,7 +27,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from searchkit import fsio
 from searchkit.errors import ConflictError, UsageError
-from searchkit.nas.cost.price import Cost, plans_of, price, price_net, price_space
+from searchkit.nas.cost.price import Cost, plans_of, price, price_net, price_space, read_meters
 from searchkit.nas.cost.write import write_space
 from searchkit.nas.models.backbones.resnet_plan import resnet_plan
 from searchkit.nas.models.elastic import set_arch
@@ -328,6 +328,30 @@ def test_a_file_holds_every_point(tmp_path: Path) -> None:
     assert Path(path).read_text() == "".join(f"{modelspace.dumps(record(*p, 'gaia'))}\n" for p in points)
     assert len(modelspace.load(path)) == space.points() and modelspace.convention(modelspace.load(path)) == "gaia"
     assert write_space(path, plans(resnet_plan, GAIA), space, "gaia") == 0
+
+
+def test_a_file_holds_other_counts_beside(tmp_path: Path) -> None:
+    """Each as it is alone; an interrupted file is gone on with, and without them it is another file."""
+    space, path = read_space(SMALL), tmp_path / "space.jsonl"
+    plan_of = plans(resnet_plan, GAIA)
+    assert write_space(str(path), plan_of, space, beside=("gaia", "ptflops"), start=2) == space.points() - 2
+    whole = path.read_bytes()
+    alone = {name: price_space(plan_of, space, name, start=2) for name in ("macs", "gaia", "ptflops")}
+    for told, *costs in zip(modelspace.load(str(path)), *alone.values(), strict=True):
+        counts = [cost.flops for _, _, cost in costs]
+        assert [told["overhead"][name] for name in ("flops", "gaia", "ptflops")] == counts
+        assert told["overhead"]["params"] == costs[0][2].params and told["overhead"]["convention"] == "macs"
+        assert read_meters(plan_of, costs[0][0], costs[0][1]) == {
+            **dict(zip(alone, counts, strict=True)),
+            "params": costs[0][2].params,
+        }
+    path.write_bytes(whole[:5000])
+    assert write_space(str(path), plan_of, space, beside=("gaia", "ptflops"), start=2) > 0
+    assert path.read_bytes() == whole
+    with pytest.raises(ConflictError):
+        write_space(str(path), plan_of, space, start=2)
+    with pytest.raises(UsageError, match=r"no meter 'gaja' \(did you mean gaia"):
+        read_meters(plan_of, costs[0][0], 64, ["gaja"])
 
 
 def test_a_broken_file_is_gone_on_with(tmp_path: Path) -> None:

@@ -37,6 +37,12 @@ from searchkit.records import modelspace
     help="macs: multiply-adds of conv and linear. gaia: as the GAIA tools count. ptflops: as mmrazor's zoo does, with "
     "norms, activations and pools.",
 )
+@click.option(
+    "--beside",
+    type=click.Choice(CONVENTIONS),
+    multiple=True,
+    help="Another convention, whose count is written as overhead.<its name>; several times for several.",
+)
 @shared("set", "seed", "json")
 def flops_command(
     config: str,
@@ -46,6 +52,7 @@ def flops_command(
     within: tuple[str, str] | None,
     png: str | None,
     convention: Convention,
+    beside: tuple[Convention, ...],
     overrides: tuple[str, ...],
     seed: int | None,
     as_json: bool,
@@ -59,6 +66,7 @@ def flops_command(
     Examples:
       search-nas flops cfg.yaml --out flops.jsonl
       search-nas flops cfg.yaml --out flops.jsonl --convention gaia
+      search-nas flops cfg.yaml --out flops.jsonl --beside ptflops
       search-nas flops cfg.yaml --out some.jsonl --sample 1000
       search-nas flops cfg.yaml --out some.jsonl --sample 100 --range 20G 40G --png some.png
     """
@@ -93,13 +101,13 @@ def flops_command(
         else:
             records = _sampled(recipe, sample or 0, seed_of(seed))
         pairs = zip(*checked(records, recipe), strict=True)
-        priced = [_priced(recipe, record, arch, plan_of, convention) for record, arch in pairs]
+        priced = [_priced(recipe, record, arch, plan_of, convention, beside) for record, arch in pairs]
         with fsio.storage():
             fsio.atomic_write(out, "".join(modelspace.dumps(r) + "\n" for r in priced))
         count, fresh = len(priced), len(priced)
     else:
         count = recipe.space.points()
-        fresh = write_space(out, plan_of, recipe.space, convention)
+        fresh = write_space(out, plan_of, recipe.space, convention, beside=tuple(dict.fromkeys(beside)))
     seconds = time.monotonic() - began
     if as_json:
         console.print_json(flops_facts(out, count, fresh, seconds, convention))
@@ -154,14 +162,17 @@ def _picture(path: str, records: Sequence[dict[str, Any]], convention: str) -> N
     save_picture(figure, path)
 
 
-def _priced(recipe: Any, record: dict[str, Any], arch: Any, plan_of: Any, convention: Any) -> dict[str, Any]:
-    from searchkit.nas.cost.price import price
+def _priced(
+    recipe: Any, record: dict[str, Any], arch: Any, plan_of: Any, convention: Any, beside: Any
+) -> dict[str, Any]:
+    from searchkit.nas.cost.price import price, read_meters
     from searchkit.nas.space.shapes import plain_shape
     from searchkit.nas.subnet.sweep import shape_of
 
     shape = shape_of(record, recipe)
     cost = price(plan_of, arch, shape, convention)
     overhead = {**record.get("overhead", {}), "flops": cost.flops, "params": cost.params, "convention": convention}
+    overhead |= read_meters(plan_of, arch, shape, beside)
     data = {**record.get("data", {})}
     data.setdefault("input_shape", plain_shape(shape))
     return {**record, "overhead": overhead, "data": data}

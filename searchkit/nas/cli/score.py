@@ -152,7 +152,8 @@ def _check_protocols(records: Any, tag: str, protocols: Mapping[Any, Mapping[str
 def measures(path: str, names: list[str]) -> Callable[[Mapping[str, Any]], dict[str, float]]:
     """For search-run: a function from the values of a trial's knobs to what the constraints name beside them."""
     from searchkit.nas.cli.priced import pricing
-    from searchkit.nas.cost.price import price
+    from searchkit.nas.cost.price import read_meters
+    from searchkit.nas.cost.rules import METERS
     from searchkit.nas.space.shapes import plain_shape
     from searchkit.nas.subnet import search
     from searchkit.nas.tasks import read as configs
@@ -162,18 +163,15 @@ def measures(path: str, names: list[str]) -> Callable[[Mapping[str, Any]], dict[
     os.chdir(here.cwd)  # the data is asked for its classes where the config does not say
     try:
         recipe = configs.load(here.config, plan.overrides)
-        costly = any(name in (*search.COSTS, *search.COSTS.values()) for name in names)
-        plans = pricing(recipe) if costly else None
+        meters = [meter for meter in METERS if meter in names or search.COSTS.get(meter) in names]
+        plans = pricing(recipe) if meters else None
     finally:
         os.chdir(before)
 
     def measure(values: Mapping[str, Any]) -> dict[str, float]:
         shape, arch = plan.shape_of(values), _arch(recipe, values)
-        macs = params = 0
-        if plans is not None:
-            cost = price(plans, arch, shape)
-            macs, params = cost.flops, cost.params
-        facts = search.facts_of(arch, plain_shape(shape), macs, params)
+        costs = read_meters(plans, arch, shape, meters) if plans is not None else {}
+        facts = search.facts_of(arch, plain_shape(shape), costs)
         return {name: facts[name] for name in names}
 
     return measure

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from searchkit.errors import UsageError
-from searchkit.nas.cost.rules import Convention, Sizes, check_convention, row_cost
+from searchkit.errors import UsageError, did_you_mean
+from searchkit.nas.cost.rules import METERS, Convention, Sizes, check_convention, row_cost
 from searchkit.nas.models.part import BACKBONE, NetPlan, Pieces, Where
 from searchkit.nas.models.plan import Row
 from searchkit.nas.space.shapes import InputShape, height_width
@@ -35,6 +35,19 @@ def price(plans: NetPlan, arch: Arch, input_shape: InputShape, convention: Conve
     """One architecture on one image: square with edge S, or (H, W). Sizes are not padded: odd ones stay odd."""
     ((_, flops, params),) = price_archs(plans, (arch,), (input_shape,), convention)
     return Cost(flops[0], params)
+
+
+def read_meters(
+    plans: NetPlan, arch: Arch, input_shape: InputShape, names: Iterable[str] = tuple(METERS)
+) -> dict[str, int]:
+    """What one architecture costs on one image, by the names of METERS. UsageError for a name that is none."""
+    names = tuple(names)
+    for name in names:
+        if name not in METERS:
+            raise UsageError(f"there is no meter {name!r}{did_you_mean(name, tuple(METERS))}")
+    conventions = dict.fromkeys(METERS[name].convention for name in names)
+    costs = {convention: price(plans, arch, input_shape, convention) for convention in conventions}
+    return {name: getattr(costs[METERS[name].convention], METERS[name].of) for name in names}
 
 
 def price_net(config: NetConfig, arch: Arch, input_shape: InputShape, convention: Convention = "macs") -> Cost:

@@ -25,6 +25,19 @@ from searchkit.nas.models.plan import CACHE, Layer, Row
 
 Convention = Literal["macs", "gaia", "ptflops"]
 CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
+
+
+class Meter(NamedTuple):
+    """A number that tells what a network costs: its operations or its parameters, as a convention counts them."""
+
+    of: Literal["flops", "params"]
+    convention: Convention
+
+
+METERS: dict[str, Meter] = {
+    **{name: Meter("flops", name) for name in CONVENTIONS},
+    "params": Meter("params", "macs"),  # of all torch parameters
+}
 Sizes = tuple[tuple[int, int], ...]  # (height, width) of a feature, for each input shape
 
 

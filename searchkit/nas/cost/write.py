@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from itertools import islice, repeat
 
 from searchkit import fsio
 from searchkit.errors import ConflictError
 from searchkit.nas.cost.price import price_archs, space_scales
 from searchkit.nas.cost.rules import Convention
 from searchkit.nas.models.part import NetPlan
+from searchkit.nas.space.shapes import InputShape
 from searchkit.nas.space.space import Space
-from searchkit.records.arch import Arch
 from searchkit.records.modelspace import dumps
 
 CHUNK = 1 << 20  # bytes per read
@@ -26,15 +26,17 @@ def write_space(
     space: Space,
     convention: Convention = "macs",
     *,
+    beside: Sequence[Convention] = (),
     start: int = 0,
     stop: int | None = None,
 ) -> int:
     """Write the points `start` up to (not including) `stop` of a space to `path`, in the order of price_space.
 
-    A line is `{"overhead": {"flops": …, "params": …, "convention": …}, "arch": {…}, "data": {"input_shape": …}}`. Of a
-    file that is there, complete lines stay, a torn last one is cut off, and the rest is added. Returns how many lines
-    were written now. Raises ConflictError where the file's last complete line is another than would be written, or
-    another process is writing, and StorageError.
+    A line is `{"overhead": {"flops": …, "params": …, "convention": …}, "arch": {…}, "data": {"input_shape": …}}`;
+    `beside` names further conventions, such as ptflops, for `"overhead": {…, "ptflops": …}`. Of a file that is there,
+    complete lines stay, a torn last one is cut off, and the rest is added. Returns how many lines were written now.
+    Raises ConflictError where the file's last complete line is another than would be written, or another process is
+    writing, and StorageError.
     """
     total = space.points() if stop is None else min(stop, space.points())
     with fsio.storage():
@@ -43,7 +45,7 @@ def write_space(
             if not fsio.try_lock(fd):
                 raise ConflictError(f"another process is writing {path}", "Wait for it, or write to another file.")
             done, end, last = _complete_lines(fd)
-            lines = space_lines(plans, space, convention, start=start + max(0, done - 1), stop=total)
+            lines = space_lines(plans, space, convention, beside, start=start + max(0, done - 1), stop=total)
             if done and next(lines, "").encode() != last:
                 raise ConflictError(
                     f"{path}:{done}: the line is not the one of point {start + done - 1} of this space",
@@ -57,26 +59,40 @@ def write_space(
 
 
 def space_lines(
-    plans: NetPlan, space: Space, convention: Convention, *, start: int = 0, stop: int | None = None
+    plans: NetPlan,
+    space: Space,
+    convention: Convention,
+    beside: Sequence[Convention] = (),
+    *,
+    start: int = 0,
+    stop: int | None = None,
 ) -> Iterator[str]:
     """The records of the points `start` up to `stop` of a space as lines, with their newlines."""
     scales = space_scales(space)
     skip, first = divmod(start, len(scales))
-    archs = islice(space.enumerate(), skip, None)
     ends = [json.dumps(shape) + "}}\n" for shape in scales]
+    more = zip(*(_beside(plans, space, skip, scales, name) for name in beside), strict=True) if beside else None
     lines = (
-        f'{{"overhead": {{"flops": {flops}, {middle}{end}'
-        for arch, costs, params in price_archs(plans, archs, scales, convention)
-        for middle in [_middle(arch, params, convention)]
-        for flops, end in zip(costs, ends, strict=True)
+        f'{{"overhead": {{"flops": {flops}, {same}{other}{middle}{end}'
+        for arch, costs, params in price_archs(plans, islice(space.enumerate(), skip, None), scales, convention)
+        for same in [f'"params": {params}, "convention": "{convention}"']
+        for middle in [f'}}, "arch": {dumps(arch.nested())}, "data": {{"input_shape": ']
+        for flops, other, end in zip(costs, _joined(next(more)) if more else repeat(""), ends, strict=False)
     )
     return islice(lines, first, None if stop is None else max(first, stop - skip * len(scales)))
 
 
-def _middle(arch: Arch, params: int, convention: Convention) -> str:
-    """What the lines of an architecture have in common, between the flops and the input shape."""
-    nested = dumps(arch.nested())
-    return f'"params": {params}, "convention": "{convention}"}}, "arch": {nested}, "data": {{"input_shape": '
+def _beside(
+    plans: NetPlan, space: Space, skip: int, scales: tuple[InputShape, ...], convention: Convention
+) -> Iterator[list[str]]:
+    """What another convention adds to the lines of each architecture in turn, one for each input shape."""
+    for _, costs, _ in price_archs(plans, islice(space.enumerate(), skip, None), scales, convention):
+        yield [f', "{convention}": {flops}' for flops in costs]
+
+
+def _joined(parts: Sequence[Sequence[str]]) -> list[str]:
+    """The additions of all conventions, for each input shape."""
+    return list(map("".join, zip(*parts, strict=True)))
 
 
 def _complete_lines(fd: int) -> tuple[int, int, bytes]:

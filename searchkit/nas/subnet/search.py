@@ -20,6 +20,7 @@ from typing import Any
 
 from searchkit import fsio
 from searchkit.errors import ConflictError, UsageError, did_you_mean
+from searchkit.nas.cost.rules import METERS
 from searchkit.nas.space import shapes
 from searchkit.nas.space.shapes import InputShape, plain_shape, shape_text
 from searchkit.nas.space.space import Space
@@ -233,10 +234,11 @@ def value_of(record: Mapping[str, Any], name: str, tag: str) -> float:
     return float(value) if value is not None and _is_number(value) else math.nan
 
 
-def facts_of(arch: Arch, shape: Any, macs: int, params: int) -> dict[str, Any]:
+def facts_of(arch: Arch, shape: Any, costs: Mapping[str, int]) -> dict[str, Any]:
     """What constraints may name beside the knobs: costs, and the names of records, those of an arch short or whole.
-    Lists are there by position too: `backbone.body.depth.0`."""
-    facts: dict[str, Any] = {"macs": macs, "params": params, "overhead.flops": macs, "overhead.params": params}
+    Lists are there by position too: `backbone.body.depth.0`. costs: by meter; 0 for those that it lacks."""
+    facts: dict[str, Any] = {name: costs.get(name, 0) for name in METERS}
+    facts |= {name: facts[short] for short, name in COSTS.items()}
     facts["data.input_shape"] = shape
     for name, value in arch.items:
         facts[name] = facts[f"arch.{name}"] = value
@@ -252,7 +254,7 @@ def numeric(constraints: Iterable[str], knobs: Sequence[str], space: Space, shap
     `input_shape` becomes what records call it. Raises UsageError for unknown names, and for texts that are no
     expressions.
     """
-    facts = facts_of(space.maximum(), shape, 0, 0)
+    facts = facts_of(space.maximum(), shape, {})
     texts: list[str] = []
     names_used: dict[str, None] = {}
     for text in constraints:

@@ -369,11 +369,15 @@ def test_objectives_and_constraints_are_read(trained: Trained) -> None:
         ("metric.direct.toy_bbox_mAP", "max"),
     ]
     knobs = [knob.name for knob in recipe.space.knobs()]
-    texts = ["macs <= 3M", f"{knobs[0]} > 1", "backbone.body.depth[0] + arch.backbone.stem.width < max([2, 9])"]
+    texts = [
+        "ptflops <= 3M",
+        f"{knobs[0]} > 1",
+        "backbone.body.depth[0] + arch.backbone.stem.width < max([2, 9])",
+    ]
     rewritten, names = search.numeric(texts, knobs, recipe.space, 48)
     parts = ", ".join(f"backbone.body.depth.{i}" for i in range(4))
     assert rewritten == [*texts[:2], f"[{parts}][0] + arch.backbone.stem.width < max([2, 9])"]
-    assert names == ["macs", *parts.split(", "), "arch.backbone.stem.width"]
+    assert names == ["ptflops", *parts.split(", "), "arch.backbone.stem.width"]
     with pytest.raises(UsageError, match="column"):
         search.numeric(["import os"], knobs, recipe.space, 48)
 
