@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -167,6 +168,7 @@ def test_places_are_not_rounded_in_half_precision() -> None:
 
 
 ALL = Arch(())
+TWO = SSDExtrasOptions(channels=(64, 64))
 SSDLITE_NECK = SSDExtrasOptions(hidden_of="out", linear=False, activation="relu6", norm_eps=0.001, norm_momentum=0.03)
 SSDLITE_HEAD = SSDOptions(
     ratios=((2, 3),) * 6,
@@ -219,8 +221,9 @@ def test_default_boxes_are_those_of_aw_nas_and_of_ssdlite() -> None:
     [
         (SSDExtrasOptions(), {}, (112, 960, 512, 256, 256, 128), (480, 256, 128, 128)),  # aw_nas: half of the input
         (SSDLITE_NECK, {}, (112, 960, 512, 256, 256, 128), (256, 128, 128, 64)),  # half of the output
-        (SSDExtrasOptions(), {"width": (64, 40), "kernel": (5, 3)}, (112, 960, 64, 40), (480, 32)),
-        (SSDExtrasOptions(features=1), {"width": (64, 40), "hidden": (17, 9)}, (960, 64, 40), (17, 9)),
+        (TWO, {"width": (64, 40), "kernel": (5, 3)}, (112, 960, 64, 40), (480, 32)),
+        (TWO, {"width": 40}, (112, 960, 40, 40), (480, 24)),
+        (replace(TWO, features=1), {"width": (64, 40), "hidden": (17, 9)}, (960, 64, 40), (17, 9)),
     ],
 )
 def test_widths_of_the_extra_levels(
@@ -273,8 +276,12 @@ def test_smaller_necks_and_heads_are_slices_of_the_larger() -> None:
         (lambda: SSDOptions(scales=(0.1, 0.2)), "one value more"),
         (lambda: SSDOptions(scores="softmax", prior=0.01), "prior needs scores: sigmoid"),
         (lambda: SSDExtras(SSDExtrasOptions()).plan(ALL, (16,)), "takes the last 2 features of the backbone"),
-        (lambda: SSDExtras(SSDExtrasOptions()).plan(Arch.of({"kernel": (3, 3)}), (16, 32)), "one for each of the 4"),
+        (
+            lambda: SSDExtras(SSDExtrasOptions()).plan(Arch.of({"kernel": (3, 3)}), (16, 32)),
+            "of which neck_options.channels names 4, but it has 2",
+        ),
         (lambda: SSDExtras(SSDExtrasOptions()).plan(Arch.of({"kernel": 4}), (16, 32)), "kernels odd"),
+        (lambda: SSDExtras(TWO).plan(Arch.of({"width": (64,)}), (16, 32)), "channels names 2, but it has 1"),
         (
             lambda: SSDHead(SSDOptions(), 3).plan(ALL, (16, 32, 8)),
             "default boxes for 6 levels, but the neck gives out 3",

@@ -76,7 +76,7 @@ class SSDExtrasPlan:
 @lru_cache(CACHE)
 def block_rows(cin: int, width: Width, hidden: Width | None, kernel: Width, options: SSDExtrasOptions) -> Plan:
     """The blocks on a feature of `cin` channels, each argument one number for all or one for each."""
-    widths = (width,) * len(options.channels) if isinstance(width, int) else width
+    widths = _each("neck.width", width, len(options.channels))
     kernels = _each("neck.kernel", kernel, len(widths))
     inside = None if hidden is None else _each("neck.hidden", hidden, len(widths))
     rows = []
@@ -90,7 +90,10 @@ def block_rows(cin: int, width: Width, hidden: Width | None, kernel: Width, opti
 def _each(name: str, value: Width, levels: int) -> tuple[int, ...]:
     values = (value,) * levels if isinstance(value, int) else value
     if len(values) != levels:
-        raise UsageError(f"{name} must have 1 number, or one for each of the {levels} extra levels, but has {value}")
+        raise UsageError(
+            f"{name} must have 1 number, or one for each extra level, of which neck_options.channels names {levels}, "
+            f"but it has {len(values)}"
+        )
     return values
 
 
