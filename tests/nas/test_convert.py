@@ -424,6 +424,8 @@ def test_the_training_and_the_subnet_of_bignas(tmp_path: Path) -> None:
     assert net.arch["backbone.stem.width"] == 32 and net.arch["backbone.body.depth"] == (1, 2, 2, 4)
     assert net.arch["neck.depth"] == 5 and net.arch["head.cls.width"] == 64
     assert "head.box.width" not in net.arch  # as that of classes
+    assert net.model["neck_options"]["p6"] == "lateral" and net.model["head_options"] == {"norm": "per_level"}
+    assert any(note.endswith("flops CONFIG --sample 100 --range 200G 400G --out FILE") for note in net.notes)
     other = BIGNAS[::-1].replace("[64]"[::-1], "[96]"[::-1], 1)[::-1]  # the last, of boxes
     box = read(other, tmp_path).arch
     assert box is not None and box["head.box.width"] == 96 and "head.box.depth" not in box
@@ -454,6 +456,18 @@ def test_the_space_of_bignas(tmp_path: Path) -> None:
         640,
     )
     assert net.model["backbone_options"] == {"stem_expand": 0.5, "expand": [1, 1, 1, 1]} and net.task is None
+
+
+def test_how_the_stages_of_bignas_vary_together(tmp_path: Path) -> None:
+    """Its ordered strategies have names here; those of no name are told, with the nearest."""
+    text = NET.replace("sample_strategy: stage_wise\n", "sample_strategy: ordered_stage_wise\n", 1)
+    net = read(text.replace("stage_wise_depth", "ordered_stage_wise_depth"), tmp_path)
+    assert net.space["backbone.body.width"]["sample_strategy"] == "ordered_stage_wise"
+    assert net.space["backbone.body.depth"]["sample_strategy"] == "ordered_stage_wise_depth"
+    assert read_space(dict(net.space)).count() < 9 * 3**8
+    net = read(text.replace("ordered_stage_wise\n", "net_wise_index\n", 1), tmp_path)
+    (note,) = [note for note in net.notes if "net_wise_index" in note]
+    assert "net[0].out_channel" in note and "did you mean net_wise?" in note
 
 
 def test_a_whole_retinanet_of_bignas(tmp_path: Path) -> None:
@@ -503,6 +517,7 @@ RUNS, LAYER = '__import__("os").system("touch owned")', "backbone.layers.2.1."
         ("backbone.layers: 3\n", ["is of no kind of mmrazor's files that is known"]),
         (json.dumps({**A0, "depth": [1, 2]}), ["depth: must be a list of 7 whole numbers"]),
         (NET.replace("max: [64, 80", "max: [70, 80"), ["position 0: from 32 to 70 in steps of 16 does not end at 70"]),
+        (BIGNAS.replace("['200G', '400G']", "400G"), ["flops_range: must be a list of the least and the greatest"]),
         (BIGNAS.replace(JOB, ""), ["mimic_job0: must have loss_weight, teacher0 and student"]),
     ],
 )

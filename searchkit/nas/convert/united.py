@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from searchkit.errors import did_you_mean
+from searchkit.nas.convert.bignas import training_of
 from searchkit.nas.convert.parts import Converted, count, counts, shape_of
 from searchkit.nas.space.shapes import InputShape
 from searchkit.reading.cursor import Cursor
@@ -18,7 +19,8 @@ from searchkit.records.arch import Arch, is_int
 
 NAME = "United-Perception"
 BACKBONE_KEYS = ("out_channel", "depth", "kernel_size", "expand_ratio")
-STRATEGIES = ("stage_wise", "stage_wise_depth", "block_wise", "net_wise")
+STRATEGIES = ("stage_wise", "ordered_stage_wise", "stage_wise_depth", "block_wise", "net_wise")
+OF_DEPTH = {"stage_wise_depth": None, "ordered_stage_wise_depth": "ordered_stage_wise_depth"}
 # Of all its RetinaNets.
 NECK_OPTIONS: Mapping[str, Any] = {"norm": "bn", "p6": "lateral", "p7_relu": False}
 HEAD_OPTIONS: Mapping[str, Any] = {"norm": "per_level"}
@@ -27,9 +29,7 @@ NECK_DIMENSIONS = {"depth": "depth", "out_channel": "out_channel", "kernel_size"
 TOWER_DIMENSIONS = {"depth": "depth", "out_channel": "width", "kernel_size": "kernel"}
 # Its parts, and ours.
 TOWERS = {"roi_head.cls_subnet": "head.cls", "roi_head.box_subnet": "head.box", "roi_head": "head.cls"}
-MODULES = {f"neck.p{i}_conv.conv": f"backbone.fpn.extra_blocks.p{i}" for i in (6, 7)}
 CLASS_LOSSES = {"quality_focal_loss": "quality_focal", "sigmoid_focal_loss": "focal"}
-JOB_KEYS = ("loss_weight", "teacher0", "student", "warm_up_iters", "cfgs")
 
 
 def is_united(at: Cursor) -> bool:
@@ -51,15 +51,17 @@ def read_united(at: Cursor) -> Converted:
     settings = (bignas.get("subnet") or bignas).get("subnet_settings")
     arch = None if settings is None else _subnet(settings, notes)
     if "train" in bignas or "distiller" in bignas or "data" in bignas:
-        train = _training(bignas, notes)
+        train = training_of(bignas, notes)
         shapes = tuple(shape_of(item) for item in _within(bignas, "data", "image_size_list"))
     size = None if "subnet" not in bignas else bignas["subnet"].get("image_size")
     if size is not None and not shapes:
         shapes = (shape_of(size),)
     if net is None and arch is not None and settings is not None:
-        model = {"backbone": "big_resnet"} | (
-            {"neck": "elastic_fpn", "head": "retinanet"} if "neck" in settings else {}
-        )
+        model = {"backbone": "big_resnet"}
+        if "neck" in settings:
+            model |= {"neck": "elastic_fpn", "neck_options": dict(NECK_OPTIONS)}
+            model |= {"head": "retinanet", "head_options": dict(HEAD_OPTIONS)}
+            notes.append("there is no net: losses and anchors of the head are the defaults")
         space = {name: list(value) if isinstance(value, tuple) else value for name, value in arch.items}
     elif arch is not None:
         for name in arch.names:
@@ -193,16 +195,15 @@ def _strategy(at: Cursor, key: str, notes: list[str]) -> str | None:
         return None
     name = given["name"] if given.node.kind == "map" and "name" in given else given
     text = str(name.data)
-    if "ordered" in text:
-        notes.append(
-            f"{at.path}: {text} is taken as stage by stage; `ascending: true` beside start and end orders stages"
-        )
-        return None
+    if given.node.kind == "map" and "kwargs" in given:
+        notes.append(f"{at.path}: the kwargs of {text} are left out")
+    if key == "depth" and text in OF_DEPTH:
+        return OF_DEPTH[text]
     if text not in STRATEGIES:
         near = did_you_mean(text, STRATEGIES)
-        notes.append(f"{at.path}: there is no strategy {text}{near}: it is taken as stage by stage")
+        notes.append(f"{at.path}: there is no strategy {text} here{near}: it is taken as stage by stage")
         return None
-    return None if text == "stage_wise" or key == "depth" else text
+    return None if text == "stage_wise" else text
 
 
 def _choices(space: Cursor) -> list[list[int]] | None:
@@ -356,74 +357,3 @@ def _subnet(at: Cursor, notes: list[str]) -> Arch:
         if values.get(f"head.box.{ours}") == values.get(f"head.cls.{ours}"):
             values.pop(f"head.box.{ours}", None)
     return Arch.of(values)
-
-
-def _training(at: Cursor, notes: list[str]) -> dict[str, Any]:
-    """What of `bignas:` is of the training."""
-    train: dict[str, Any] = {}
-    section = at.get("train")
-    if section is not None and "sample_strategy" in section:
-        train["sample_strategy"] = [item.data for item in section["sample_strategy"].items]
-        several = section.get("sample_subnet_num")
-        if several is not None and several.data == 1:
-            notes.append("train.sample_subnet_num: 1 visits one subnet a step in turn there; here a step visits all")
-    if section is not None and "valid_before_train" in section and section["valid_before_train"].data:
-        notes.append("train.valid_before_train: test MAX and MIN beforehand by search-nas test")
-    for section_name, keys in (
-        ("data", ("share_interpolation", "share_input", "interpolation_type", "calib_meta_file", "metric1", "metric2")),
-        ("subnet", ("flops_range", "baseline_flops", "subnet_count", "subnet_sample_mode", "calib_bn")),
-    ):
-        inside = at.get(section_name)
-        found = [key for key in keys if inside is not None and key in inside]
-        if found:
-            notes.append(f"bignas.{section_name}: {', '.join(found)}: see docs/coming-from.md for what stands for them")
-    mimics = [_mimic(job, notes) for job in _jobs(at, notes)]
-    if mimics:
-        train["distill"] = {"weight": 0, "mimic": [mimic for mimic in mimics if mimic]}
-    return train
-
-
-def _jobs(at: Cursor, notes: list[str]) -> list[Cursor]:
-    """The jobs of `distiller.mimic`. In the documentation of United-Perception the keys of mimic_job0 are indented as
-    if they were its neighbours: that is read as it was meant."""
-    distiller = at.get("distiller")
-    mimic = None if distiller is None else distiller.get("mimic")
-    if mimic is None or mimic.node.kind != "map":
-        return []
-    jobs = [mimic[key] for key in mimic.node.entries if key.startswith("mimic_job")]
-    empty = [job for job in jobs if job.node.is_null]
-    beside = [key for key in JOB_KEYS if key in mimic]
-    if len(empty) == 1 and beside:
-        line = empty[0].node.line
-        notes.append(
-            f"line {line}: {empty[0].path} is empty, and {', '.join(beside)} stand beside it: they are read as its own"
-        )
-        return [job for job in jobs if job is not empty[0]] + [mimic.only(beside)]
-    for job in empty:
-        job.fault("must have loss_weight, teacher0 and student")
-    return [job for job in jobs if not job.node.is_null]
-
-
-def _mimic(at: Cursor, notes: list[str]) -> Mapping[str, Any]:
-    """One job: whose features are to be like whose."""
-    names = {}
-    for side in ("student", "teacher0"):
-        inside = at.get(side)
-        given = [] if inside is None or "mimic_name" not in inside else inside["mimic_name"].items
-        if len(given) != 1:
-            at.fault(f"{side}.mimic_name must be a list of one name")
-            return {}
-        theirs = str(given[0].data)
-        names[side] = MODULES.get(theirs, theirs)
-        if theirs in MODULES:
-            notes.append(f"{theirs} is called {MODULES[theirs]} here (search-nas modules lists all)")
-        else:
-            notes.append(f"{theirs} keeps its name, which is another here (search-nas modules lists all)")
-    job: dict[str, Any] = {"student": names["student"], "of": "max"}
-    if names["teacher0"] != names["student"]:
-        job["teacher"] = names["teacher0"]
-    if "loss_weight" in at:
-        job["weight"] = at["loss_weight"].data
-    if "warm_up_iters" in at and at["warm_up_iters"].data:
-        job["warmup_steps"] = count(at["warm_up_iters"])
-    return job
