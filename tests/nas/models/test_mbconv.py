@@ -20,6 +20,7 @@ from searchkit.nas.models.backbones.attentive_nas import AttentiveNAS
 from searchkit.nas.models.backbones.efficientnet_lite import EfficientNetLite
 from searchkit.nas.models.backbones.efficientnet_lite_plan import INPUTS, lite
 from searchkit.nas.models.backbones.mbconv import MBConvNet
+from searchkit.nas.models.backbones.mobilenet import MobileNetV2
 from searchkit.nas.models.backbones.mobilenet_plan import mobilenet_plan
 from searchkit.nas.models.backbones.mobilenet_v3 import MobileNetV3
 from searchkit.nas.models.elastic import set_arch
@@ -257,15 +258,17 @@ def test_costs_of_the_twins() -> None:
 
 
 def test_a_mobilenet_v2_of_aw_nas() -> None:
-    """ReLU everywhere, no squeezing, learnt kernels: the tensors and the cost are those of a MobileNetV2."""
+    """ReLU everywhere and learnt kernels, at the cost of a MobileNetV2."""
     body = {"body.width": (16, 24, 32, 64, 96, 160, 320), "body.depth": (1, 4, 4, 4, 4, 4, 1)}
     kernels = {"body.kernel": (3, 7, 7, 7, 7, 7, 3), "body.expand": (1, 6, 6, 6, 6, 6, 6)}
     arch = Arch.of({"stem.width": 32, **body, **kernels})
-    options = {"squeeze": (False,) * 7, "activations": ("relu",) * 7, "activation": "relu"}
+    space = {"body.kernel": ((3,), *(((3, 5, 7),) * 5), (3,))}
     with torch.device("meta"):
-        ours = MobileNetV3(arch, strides=(1, 2, 2, 2, 1, 2, 1), **options)  # type: ignore[arg-type]
+        ours = MobileNetV2(arch, activation="relu", transform="direct", held=space)
     assert cost(ours.plan(arch), (300, 300)) == cost(mobilenet_plan(arch), (300, 300))
     assert {layer.kind for row in ours.plan(arch) for layer in row.layers} == {"conv", "norm", "relu", "add"}
+    matrices = [name.rpartition(".")[2] for name, _ in ours.named_parameters() if name.endswith("_matrix")]
+    assert {*matrices} == {"7to5_matrix", "7to3_matrix"} and len(matrices) == 2 * 4 * 5
 
 
 # --- static networks -------------------------------------------------------------------------------------------------

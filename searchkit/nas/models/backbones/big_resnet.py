@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from torch import Tensor, nn
 
 from searchkit.errors import UsageError
-from searchkit.nas.models.backbones.big_resnet_plan import Style, big_resnet_plan
+from searchkit.nas.models.backbones.big_resnet_plan import NAMES, Style, big_resnet_plan
 from searchkit.nas.models.elastic import Held
 from searchkit.nas.models.plan import Plan, channels
 from searchkit.nas.nn import Chain, attach, norm_of, run_rows
@@ -34,6 +34,7 @@ class BigResNet(nn.Module):
     neighbours (0: all of them). zero_init_residual: every block starts as its shortcut.
     """
 
+    NAMES: ClassVar[tuple[str, ...]] = NAMES
     CHOICES: ClassVar[tuple[str, ...]] = ("stem.width", "body.width")
 
     def __init__(

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor, nn
 
 from searchkit.errors import UsageError
-from searchkit.nas.models.backbones.mbconv_plan import Stages, plan_of
+from searchkit.nas.models.backbones.mbconv_plan import NAMES, Stages, plan_of
 from searchkit.nas.models.elastic import Held
-from searchkit.nas.models.plan import Plan, channels, per_block, per_stage
+from searchkit.nas.models.plan import Plan, Row, channels, per_block, per_stage
 from searchkit.nas.nn import Chain, attach, run_rows
 from searchkit.nas.nn.kinds import Norm
 from searchkit.nas.nn.transforms import Transform, check_transform, transformed
@@ -19,6 +19,18 @@ if TYPE_CHECKING:
     from searchkit.records.arch import Arch
 
 KERNEL = "body.kernel"
+
+
+def _as_nested(rows: Plan) -> list[Row]:
+    """Rows in their order, but for one that lies inside the module of another: `stages.3.0.expand` comes behind
+    `stages.3.0`."""
+    names = [row.name for row in rows]
+
+    def place(row: Row) -> tuple[int, bool]:
+        outer = row.name.rpartition(".")[0]
+        return names.index(outer if outer in names else row.name), outer in names
+
+    return sorted(rows, key=place)
 
 
 class MBConvNet(nn.Module):
@@ -30,6 +42,7 @@ class MBConvNet(nn.Module):
     network owns what its own arch uses. A supernet with transforms runs the kernels of its space alone.
     """
 
+    NAMES: ClassVar[tuple[str, ...]] = NAMES
     CHOICES: ClassVar[tuple[str, ...]] = ("stem.width", "body.width", KERNEL)
 
     def __init__(
@@ -46,8 +59,7 @@ class MBConvNet(nn.Module):
         check_transform(transform)
         self.stages_plan = stages
         owned = plan_of(arch, stages, whole=held is not None)
-        # `stages.3.0.expand` may be a row of its own, inside the module of the row `stages.3.0`
-        for row in sorted(owned, key=lambda row: row.name.count(".")):
+        for row in _as_nested(owned):
             attach(self, row.name, Chain(row, norm))
         self.held: Held = self._transform(arch, held, transform)
         self._owned = {row.name: frozenset(layer.name for layer in row.layers) for row in owned}

@@ -1,7 +1,7 @@
 """Networks of inverted residual blocks at one architecture, as rows of layers. No torch.
 
 A block widens its input (1x1 conv), has one kxk filter for each channel, weighs the channels if wanted
-(squeeze-and-excitation), and narrows again (1x1 conv). MobileNetV3, EfficientNet-Lite and AttentiveNAS are such
+(squeeze-and-excitation), and narrows again (1x1 conv). MobileNetV2 and V3, EfficientNet-Lite and AttentiveNAS are such
 networks: each says in its own file what its stages have, and what other packages call its tensors.
 """
 
@@ -40,6 +40,7 @@ class Style(NamedTuple):
     pooled: bool = False  # every block has a shortcut: where sizes differ, of an average pool and a 1x1 conv, no norm
     same: bool = False  # padding as TensorFlow's SAME
     frozen_norm: bool = False
+    divisor: int = 8  # what a block is wide inside is a multiple of, where `body.expand` says it
 
 
 class Stages(NamedTuple):
@@ -109,11 +110,11 @@ def plan_of(arch: Arch, net: Stages, *, whole: bool = False) -> Plan:
     """Rows of a network at an architecture: the stem, the blocks, the last 1x1 conv.
 
     `arch` has the names below `backbone.`: `stem.width`; `body.width` and `body.depth` of each stage; `body.expand`,
-    how many times wider a block is inside than its input, in multiples of 8, and if wanted `body.kernel`, odd, in place
-    of 3, each as per_block takes it; and `head.width` where there is a last conv. A block of expand 1 has no conv that
-    widens: its filters work on its input. With `body.hidden`, the channels inside each block, which blocks these are is
-    all that `body.expand` says. A block is added to its input where that is possible, at stride 1 if it is as wide; a
-    `pooled` one always.
+    how many times wider a block is inside than its input, in multiples of the style's divisor, and if wanted
+    `body.kernel`, odd, in place of 3, each as per_block takes it; and `head.width` where there is a last conv. A block
+    of expand 1 has no conv that widens: its filters work on its input. With `body.hidden`, the channels inside each
+    block, which blocks these are is all that `body.expand` says. A block is added to its input where that is possible,
+    at stride 1 if it is as wide; a `pooled` one always.
 
     whole: with every conv that an architecture of other widths would have on the first shortcut of a stage. Raises
     UsageError where the parts of `arch` don't fit together.
@@ -205,7 +206,7 @@ def _stage(
                 f"stage {stage + 1}: body.hidden of block {i + 1} is {inside}, but must be at least 1, and of a block "
                 f"of expand 1 as wide as its input, {before}"
             )
-        mid = inside or (before if expand == 1 else multiple_of(before * expand))
+        mid = inside or (before if expand == 1 else multiple_of(before * expand, style.divisor))
         block = Block(stage, i, before, expand > 1, mid, width, kernel, 1 if i else stride, style, output and i == last)
         rows += block_rows(block._replace(tap=tap and i == 0), whole and i == 0)
     return tuple(rows)
