@@ -185,7 +185,7 @@ def options_of_parts() -> str:
             flat = part == HEAD and issubclass(cls.Config, cls.Options)
             if dataclasses.fields(cls.Options) and not flat:
                 about = " ".join((inspect.getdoc(cls.Options) or "").split("\n\n")[0].split())
-                heading = f"### model.{part}_options, of a {name}"
+                heading = f"### model.{part}_options, of {name}"
                 texts.append(f"{heading}\n\n{textwrap.fill(about, 120)}\n\n{table(cls.Options, set())}\n")
     return "\n".join(texts)
 
