@@ -17,9 +17,11 @@ from searchkit.nas.models.backbones.big_resnet import BigResNet
 from searchkit.nas.models.backbones.mobilenet_v3 import MobileNetV3
 from searchkit.nas.models.backbones.resnet import ResNet
 from searchkit.nas.models.backbones.shufflenet import ShuffleNetV2
+from searchkit.nas.models.heads.linear import ClassifierConfig
+from searchkit.nas.models.network import build
 from searchkit.nas.models.part import BACKBONE
 from searchkit.nas.space.space import Space, read_space
-from searchkit.nas.train.sorting import inner_channels, sort_channels, widths_of
+from searchkit.nas.train.sorting import Sorter, inner_channels, sort_channels, widths_of
 from searchkit.records.arch import Arch
 from tests.support import nas
 from tests.support.backbones import Flat
@@ -172,3 +174,21 @@ def test_broken_off_where_it_sorts(toy: Path, tmp_path: Path) -> None:
         assert equal(tensors(tmp_path / str(stop) / "latest.pth"), tensors(Path(whole)))
     other = train(path, tmp_path / "unsorted", "train.sort_channels=false")
     assert not equal(tensors(Path(other)), tensors(Path(whole)))
+
+
+def test_a_start_from_weights_may_open_widths_at_once() -> None:
+    """The largest network counts as trained then; one that begins at random has nothing to sort."""
+    space = read_space({**BODY, "backbone.body.expand": {"choices": [[3, 6], [3, 6]]}})
+    conf = ClassifierConfig(num_classes=3, backbone="mobilenet_v3", backbone_options=V3)
+    net = build(conf, space.maximum(), space.held()).eval()
+    tuned, said, x = torch.optim.SGD(net.parameters(), lr=0.1), list[str](), torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        was, wanted = {k: v.clone() for k, v in net.state_dict().items()}, net(x)
+        Sorter(net, tuned, space, 4, said.append, from_weights=False)(0)
+        assert not said and equal(net.state_dict(), was)
+        sorter = Sorter(net, tuned, space, 4, said.append, from_weights=True)
+        for step in range(9):
+            sorter(step)
+        assert said == ["epoch 1 opens narrower widths at 6 places inside blocks: channels are sorted there"]
+        assert not equal(net.state_dict(), was)
+        torch.testing.assert_close(net(x), wanted)
