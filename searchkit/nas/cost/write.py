@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from itertools import islice, repeat
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
 
 from searchkit import fsio
 from searchkit.errors import ConflictError
 from searchkit.nas.cost.price import price_archs, space_scales
 from searchkit.nas.cost.rules import Convention
 from searchkit.nas.models.part import NetPlan
-from searchkit.nas.space.shapes import InputShape
 from searchkit.nas.space.space import Space
+from searchkit.records.arch import Arch
 from searchkit.records.modelspace import dumps
 
 CHUNK = 1 << 20  # bytes per read
@@ -33,7 +34,7 @@ def write_space(
     """Write the points `start` up to (not including) `stop` of a space to `path`, in the order of price_space.
 
     A line is `{"overhead": {"flops": …, "params": …, "convention": …}, "arch": {…}, "data": {"input_shape": …}}`;
-    `beside` names further conventions, such as ptflops, for `"overhead": {…, "ptflops": …}`. Of a file that is there,
+    `beside` names further conventions, such as ptflops, for `{"flops": …, "ptflops": …, …}`. Of a file that is there,
     complete lines stay, a torn last one is cut off, and the rest is added. Returns how many lines were written now.
     Raises ConflictError where the file's last complete line is another than would be written, or another process is
     writing, and StorageError.
@@ -71,28 +72,29 @@ def space_lines(
     scales = space_scales(space)
     skip, first = divmod(start, len(scales))
     ends = [json.dumps(shape) + "}}\n" for shape in scales]
-    more = zip(*(_beside(plans, space, skip, scales, name) for name in beside), strict=True) if beside else None
+    priced = (price_archs(plans, islice(space.enumerate(), skip, None), scales, name) for name in (convention, *beside))
     lines = (
-        f'{{"overhead": {{"flops": {flops}, {same}{other}{middle}{end}'
-        for arch, costs, params in price_archs(plans, islice(space.enumerate(), skip, None), scales, convention)
-        for same in [f'"params": {params}, "convention": "{convention}"']
-        for middle in [f'}}, "arch": {dumps(arch.nested())}, "data": {{"input_shape": ']
-        for flops, other, end in zip(costs, _joined(next(more)) if more else repeat(""), ends, strict=False)
+        f'{{"overhead": {{"flops": {counts}, {middle}{end}'
+        for arch, costs, params in (_joined(beside, *priced) if beside else next(priced))
+        for middle in [_middle(arch, params, convention)]
+        for counts, end in zip(costs, ends, strict=True)
     )
     return islice(lines, first, None if stop is None else max(first, stop - skip * len(scales)))
 
 
-def _beside(
-    plans: NetPlan, space: Space, skip: int, scales: tuple[InputShape, ...], convention: Convention
-) -> Iterator[list[str]]:
-    """What another convention adds to the lines of each architecture in turn, one for each input shape."""
-    for _, costs, _ in price_archs(plans, islice(space.enumerate(), skip, None), scales, convention):
-        yield [f', "{convention}": {flops}' for flops in costs]
+def _joined(
+    names: Sequence[str], first: Iterable[tuple[Arch, tuple[int, ...], int]], *others: Iterable[Any]
+) -> Iterator[tuple[Arch, list[str], int]]:
+    """Prices with those by other conventions beside: `7, "ptflops": 9`."""
+    for (arch, costs, params), *rest in zip(first, *others, strict=True):
+        beside = [[f', "{name}": {cost}' for cost in more] for name, (_, more, _) in zip(names, rest, strict=True)]
+        yield arch, [f"{cost}{''.join(texts)}" for cost, *texts in zip(costs, *beside, strict=True)], params
 
 
-def _joined(parts: Sequence[Sequence[str]]) -> list[str]:
-    """The additions of all conventions, for each input shape."""
-    return list(map("".join, zip(*parts, strict=True)))
+def _middle(arch: Arch, params: int, convention: Convention) -> str:
+    """What the lines of an architecture have in common, between the flops and the input shape."""
+    nested = dumps(arch.nested())
+    return f'"params": {params}, "convention": "{convention}"}}, "arch": {nested}, "data": {{"input_shape": '
 
 
 def _complete_lines(fd: int) -> tuple[int, int, bytes]:
