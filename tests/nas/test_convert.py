@@ -515,6 +515,8 @@ RUNS, LAYER = '__import__("os").system("touch owned")', "backbone.layers.2.1."
         (mmrazor_chosen().replace(f"{LAYER}kernel_size", "x"), ["2.1.kernel_size is missing, of a stage of depth 2"]),
         (spos().replace("shuffle_xception", "shuffle_9x9"), ["must be one of shuffle_3x3, .*, not 'shuffle_9x9'"]),
         ("backbone.layers: 3\n", ["is of no kind of mmrazor's files that is known"]),
+        ("backbone.layers.0.0: {a: 1}\n", ["must be one of shuffle_3x3"]),
+        (json.dumps({**A0, "resolution": []}), ["resolution: must be an edge, .H, W. or .N, C, H, W."]),
         (json.dumps({**A0, "depth": [1, 2]}), ["depth: must be a list of 7 whole numbers"]),
         (NET.replace("max: [64, 80", "max: [70, 80"), ["position 0: from 32 to 70 in steps of 16 does not end at 70"]),
         (BIGNAS.replace("['200G', '400G']", "400G"), ["flops_range: must be a list of the least and the greatest"]),

@@ -4,7 +4,7 @@ width: […], kernel_size: […], expand_ratio: […], depth: […]}`, alone or 
 from __future__ import annotations
 
 from searchkit.errors import did_you_mean
-from searchkit.nas.convert.parts import Converted, Stage, arch_of_stages, counts, fixed, shape_of, with_hidden
+from searchkit.nas.convert.parts import DEEPEST, Converted, Stage, arch_of_stages, counts, fixed, shape_of, with_hidden
 from searchkit.reading.cursor import Cursor
 
 NAME = "AttentiveNAS"
@@ -33,7 +33,7 @@ def read_attentive(at: Cursor, name: str) -> Converted:
 
 def _network(at: Cursor) -> Converted:
     widths = counts(at["width"], STAGES + 2)  # stem, stages, and the layer behind the mean
-    kernels, expands, depths = (counts(at[key], STAGES) for key in KEYS[1:])
+    kernels, expands, depths = (counts(at[key], STAGES, DEEPEST) for key in KEYS[1:])
     stages = [
         Stage(width, [kernel] * depth, [expand] * depth)
         for width, kernel, expand, depth in zip(widths[1:-1], kernels, expands, depths, strict=True)

@@ -106,6 +106,7 @@ def _stage(values: Mapping[str, Value], i: int, width: int, faults: list[Fault],
         if block is None:
             what = f"cell_{i} has {depth.data} blocks, but {name} is missing"
             faults.append(Fault(depth.line, depth.col, what))
+            break
         elif not _is_pair(block.data) or not all(map(_is_count, block.data)) or block.data[1] % 2 == 0:
             faults.append(block.fault(f"{name}: must be (expansion, odd kernel), both whole numbers"))
         else:

@@ -11,7 +11,17 @@ from collections.abc import Iterator
 
 from searchkit.nas.convert.attentive import ACTIVATION
 from searchkit.nas.convert.ofa import CLASSES, HEAD
-from searchkit.nas.convert.parts import Converted, Stage, arch_of_stages, count, fixed, shape_of, value_of, with_hidden
+from searchkit.nas.convert.parts import (
+    DEEPEST,
+    Converted,
+    Stage,
+    arch_of_stages,
+    count,
+    fixed,
+    shape_of,
+    value_of,
+    with_hidden,
+)
 from searchkit.nas.models.backbones.mobilenet_plan import DEPTHS, STRIDES
 from searchkit.reading.cursor import Cursor
 from searchkit.records.arch import Arch
@@ -68,7 +78,7 @@ def _chosen(values: Cursor) -> Converted:
             values.fault(f"{where}.{missing[0]} is missing")
             continue
         stage = Stage(count(told[number, None, "out_channels"]))
-        for i in range(count(told[number, None, "depth"])):
+        for i in range(count(told[number, None, "depth"], DEEPEST)):
             for key, into in (("kernel_size", stage.kernels), ("expand_ratio", stage.expands)):
                 chosen = told.get((number, i, key)) or told.get((number, None, key))
                 if chosen is None:
@@ -104,9 +114,10 @@ def _blocks(values: Cursor) -> Converted:
     """A ShuffleNetV2 with one of four blocks at each position."""
     stages: dict[int, dict[int, int]] = {}
     for match, value in _found(values, _BLOCK):
-        if value.data not in SHUFFLES:
+        choice = SHUFFLES.get(value.node.text if isinstance(value.data, str) else "")
+        if choice is None:
             value.fault(f"must be one of {', '.join(SHUFFLES)}, not {value.shown}")
-        stages.setdefault(int(match[1]), {})[int(match[2])] = SHUFFLES.get(value.data, 0)
+        stages.setdefault(int(match[1]), {})[int(match[2])] = choice or 0
     if sorted(stages) != list(range(len(SHUFFLE_WIDTHS))):
         values.fault(f"must have blocks of layers 0 to {len(SHUFFLE_WIDTHS) - 1}, but has {sorted(stages)}")
     for number, stage in stages.items():

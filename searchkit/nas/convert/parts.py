@@ -10,6 +10,8 @@ from searchkit.nas.space.shapes import InputShape
 from searchkit.reading.cursor import Cursor
 from searchkit.records.arch import Arch, Width, is_int
 
+DEEPEST = 100  # blocks of a stage
+
 
 @dataclass(frozen=True)
 class Converted:
@@ -70,28 +72,34 @@ def value_of(at: Cursor) -> Cursor:
     return next((at[key] for key in ("chosen", "current_choice") if key in at), at)
 
 
-def count(at: Cursor) -> int:
-    """A whole number above 0; 1 where it is none, which is reported."""
+def count(at: Cursor, most: int = 1 << 20) -> int:
+    """A whole number above 0 that is no more than `most`; 1 where it is none, which is reported."""
     if not is_int(at.data) or at.data < 1:
         at.fault(f"must be a whole number above 0, not {at.shown}")
-        return 1
-    value: int = at.data
-    return value
+    elif at.data > most:
+        at.fault(f"must be at most {most:,}, not {at.shown}")
+    else:
+        value: int = at.data
+        return value
+    return 1
 
 
-def counts(at: Cursor, length: int | None = None) -> list[int]:
+def counts(at: Cursor, length: int | None = None, most: int = 1 << 20) -> list[int]:
     """A list of whole numbers above 0, of this length; faults are reported."""
     if at.node.kind != "list" or (length is not None and len(at.items) != length):
         many = "" if length is None else f"{length} "
         at.fault(f"must be a list of {many}whole numbers, not {at.shown}")
         return [1] * (length or 1)
-    return [count(item) for item in at.items]
+    return [count(item, most) for item in at.items]
 
 
 def shape_of(at: Cursor) -> InputShape:
     """An input shape: an edge, [H, W], or [N, C, H, W]; a square one is its edge."""
     if at.node.kind != "list":
         return count(at)
+    if len(at.items) < 2:
+        at.fault(f"must be an edge, [H, W] or [N, C, H, W], not {at.shown}")
+        return 1
     values = counts(at)[-2:]
     return values[0] if len(set(values)) == 1 else (values[0], values[1])
 

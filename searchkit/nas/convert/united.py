@@ -19,6 +19,7 @@ from searchkit.records.arch import Arch, is_int
 
 NAME = "United-Perception"
 BACKBONE_KEYS = ("out_channel", "depth", "kernel_size", "expand_ratio")
+MOST_CHOICES = 10_000
 STRATEGIES = ("stage_wise", "ordered_stage_wise", "stage_wise_depth", "block_wise", "net_wise")
 OF_DEPTH = {"stage_wise_depth": None, "ordered_stage_wise_depth": "ordered_stage_wise_depth"}
 # Of all its RetinaNets.
@@ -225,6 +226,9 @@ def _choices(space: Cursor) -> list[list[int]] | None:
         if is_int(given.data)
         else counts(given, len(low))
     )
+    if any((b - a) // step > MOST_CHOICES for a, b, step in zip(low, high, steps, strict=True)):
+        space.fault(f"a position must have no more than {MOST_CHOICES:,} choices")
+        return None
     rows = [list(range(a, b + 1, step)) for a, b, step in zip(low, high, steps, strict=True)]
     for i, (row, a, b) in enumerate(zip(rows, low, high, strict=True)):
         if not row or row[-1] != b:
