@@ -87,7 +87,9 @@ def test_json_fails_too_where_nothing_can_be_read(model: Path, tmp_path: Path) -
     (tmp_path / "text.jpg").write_text("no image")
     for more in ((), ("--json",)):
         done = nas.call("predict", model, tmp_path / "zero.jpg", tmp_path / "text.jpg", "--out", tmp_path / "o", *more)
-        assert (done.code, done.out) == (2, "") and "no image could be read" in done.err
+        assert done.code == 2 and "no image could be read" in done.err
+        error = json.loads(done.out)["error"] if more else done.out
+        assert error == ({"kind": "usage", "message": "no image could be read", "hint": "", "exit": 2} if more else "")
 
 
 def test_images_are_those_of_training(tmp_path: Path) -> None:

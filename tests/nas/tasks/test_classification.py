@@ -531,6 +531,7 @@ def test_the_checkpoint_of_another_task(learnt: tuple[str, str], tmp_path: Path)
     old = checkpoint.Checkpoint(found.net, 1, {}, {k: v for k, v in found.meta.items() if k != "task"})
     checkpoint.save(str(tmp_path), "det.pth", old)  # those before there were tasks are a detector's
     det = {**json.loads(Path(path).read_text()), "task": "det", "model": {}, "data": {}, "train": {}}
+    det["space"] = {"backbone.stem.width": 8, "backbone.body.width": [8] * 4, "backbone.body.depth": [1] * 4}
     as_det = write(tmp_path / "det.yaml", det)
     for config_path, file, said in (
         (path, tmp_path / "det.pth", "is the checkpoint of task det, but the config's is cls"),

@@ -155,7 +155,7 @@ def test_training_starts_from_weights_of_torchvision(
     for name in ("layer1.0.conv2.weight", "layer4.0.bn2.weight", "layer3.0.downsample.0.weight"):
         assert torch.equal(after[f"backbone.body.{name}"], state[name])
     assert torch.equal(after["backbone.body.conv1.weight"][:64], state["conv1.weight"])
-    assert "fc.weight (no such tensor in the network)" in " ".join(said)
+    assert "fc.weight (a layer behind the mean of a classifier)" in " ".join(said)
     with pytest.raises(UsageError, match=r"cannot read .*none.pth"):
         train(write(tmp_path / "cfg.yaml", {**body, "init": "none.pth"}), tmp_path / "other")
 

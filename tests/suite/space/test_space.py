@@ -35,9 +35,9 @@ def drawn(space: Space, rng: random.Random) -> Genes:
     def choose(dim: Dim) -> float | int:
         if dim.arg.size is not None:
             return rng.choice(list(dim.arg.grid()))
-        return (
-            math.exp(rng.uniform(math.log(dim.low), math.log(dim.high))) if dim.log else rng.uniform(dim.low, dim.high)
-        )
+        if dim.log:  # logarithms are rounded, beyond a bound too
+            return min(max(math.exp(rng.uniform(math.log(dim.low), math.log(dim.high))), dim.low), dim.high)
+        return rng.uniform(dim.low, dim.high)
 
     return space.complete(choose)
 
