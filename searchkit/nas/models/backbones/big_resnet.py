@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from searchkit.errors import UsageError
 from searchkit.nas.models.backbones.big_resnet_plan import NAMES, Style, big_resnet_plan
+from searchkit.nas.models.backbones.body import Body
 from searchkit.nas.models.elastic import Held
-from searchkit.nas.models.plan import Plan, channels
-from searchkit.nas.nn import Chain, attach, norm_of, run_rows
+from searchkit.nas.models.plan import Plan
+from searchkit.nas.nn import Chain, attach, norm_of
 
 if TYPE_CHECKING:
     from searchkit.records.arch import Arch
 
 
-class BigResNet(nn.Module):
+class BigResNet(Body):
     """Features of every stage, at any architecture up to the one it is built at.
 
     `arch` (settable, the only state of the search) has the names below `backbone.`: `stem.width`, `body.width`,
@@ -65,33 +65,17 @@ class BigResNet(nn.Module):
         self.arch = arch
         self._init_weights(zero_init_residual and norm != "frozen")
 
-    @property
-    def arch(self) -> Arch:
-        return self._arch
-
-    @arch.setter
-    def arch(self, arch: Arch) -> None:
-        rows = self.plan(arch)
+    def check_held(self, arch: Arch, rows: Plan) -> None:
         for row in rows:
             if row.name not in self._shortcuts and any(layer.branch for layer in row.layers):
                 raise UsageError(
                     f"the network has no conv on the shortcut of {row.name}, which {arch.text()} needs",
                     "Build it from a space that has this architecture.",
                 )
-        self._rows = rows
-        self._arch = arch
 
     def plan(self, arch: Arch) -> Plan:
         """The rows of the network at an architecture."""
         return big_resnet_plan(arch, self.style)
-
-    def channels(self, arch: Arch) -> tuple[int, ...]:
-        """Channels of the features at an architecture, finest first."""
-        return channels(self.plan(arch))
-
-    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
-        """x: (N, 3, H, W) -> features (N, C_i, H_i, W_i) under "0", "1", ..., finest first."""
-        return run_rows(self, self._rows, x)
 
     def _init_weights(self, zero_last_norms: bool) -> None:
         """torchvision's initial values; norms have theirs from their own constructors."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from searchkit.errors import UsageError
+from searchkit.nas.models.backbones.body import Body
 from searchkit.nas.models.backbones.mbconv_plan import NAMES, Stages, plan_of
 from searchkit.nas.models.elastic import Held
-from searchkit.nas.models.plan import Plan, Row, channels, per_block, per_stage
-from searchkit.nas.nn import Chain, attach, run_rows
+from searchkit.nas.models.plan import Plan, Row, per_block, per_stage
+from searchkit.nas.nn import Chain, attach
 from searchkit.nas.nn.kinds import Norm
 from searchkit.nas.nn.transforms import Transform, check_transform, transformed
 
@@ -33,7 +33,7 @@ def _as_nested(rows: Plan) -> list[Row]:
     return sorted(rows, key=place)
 
 
-class MBConvNet(nn.Module):
+class MBConvNet(Body):
     """A network of mbconv_plan at any architecture up to the one it is built at, `arch` (settable, the only state of
     the search): the first blocks of every stage, the first channels of each, inside and outside, and the centres of
     their kernels or what `transform` makes of them.
@@ -66,13 +66,7 @@ class MBConvNet(nn.Module):
         self.arch = arch
         self._init_weights(zero_last_norms)
 
-    @property
-    def arch(self) -> Arch:
-        return self._arch
-
-    @arch.setter
-    def arch(self, arch: Arch) -> None:
-        rows = self.plan(arch)
+    def check_held(self, arch: Arch, rows: Plan) -> None:
         for row in rows:
             missing = [x for x in row.layers if x.kind == "conv" and x.name not in self._owned.get(row.name, ())]
             if missing:
@@ -80,20 +74,10 @@ class MBConvNet(nn.Module):
                     f"the network has no {row.name}.{missing[0].name}, which {arch.text()} needs",
                     "Build it from a space that has this architecture.",
                 )
-        self._rows = rows
-        self._arch = arch
 
     def plan(self, arch: Arch) -> Plan:
         """The rows of the network at an architecture."""
         return plan_of(arch, self.stages_plan)
-
-    def channels(self, arch: Arch) -> tuple[int, ...]:
-        """Channels of the features at an architecture, finest first."""
-        return channels(self.plan(arch))
-
-    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
-        """x: (N, 3, H, W) -> features (N, C_i, H_i, W_i) under "0", "1", ..., finest first."""
-        return run_rows(self, self._rows, x)
 
     def _transform(self, arch: Arch, held: Held | None, transform: Transform) -> Held:
         """Put transforms into the filters of blocks with several kernels; returns the kernels of each position."""

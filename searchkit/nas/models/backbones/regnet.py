@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from searchkit.errors import UsageError
+from searchkit.nas.models.backbones.body import Body
 from searchkit.nas.models.backbones.regnet_plan import GROUPS, STRIDES, Squeeze, check_squeeze, regnet_plan
 from searchkit.nas.models.elastic import Held
-from searchkit.nas.models.plan import Plan, channels
-from searchkit.nas.nn import Chain, Residual, attach, norm_of, run_rows
+from searchkit.nas.models.plan import Plan
+from searchkit.nas.nn import Chain, Residual, attach, norm_of
 from searchkit.records.arch import Arch
 
 if TYPE_CHECKING:
     from searchkit.records.arch import Width
 
 
-class RegNet(nn.Module):
+class RegNet(Body):
     """Features of every stage that halves the image, at any architecture up to the one it is built at.
 
     `arch` (settable, the only state of the search) has the names below `backbone.`: `stem.width`, `body.width`,
@@ -71,29 +71,9 @@ class RegNet(nn.Module):
         self.arch = arch
         self._init_weights()
 
-    @property
-    def arch(self) -> Arch:
-        return self._arch
-
-    @arch.setter
-    def arch(self, arch: Arch) -> None:
-        self._rows = self.plan(arch)
-        self._arch = arch
-
     def plan(self, arch: Arch) -> Plan:
         """The rows of the network at an architecture."""
         return regnet_plan(arch, **self.plan_options)
-
-    def channels(self, arch: Arch) -> tuple[int, ...]:
-        """Channels of the features at an architecture, finest first."""
-        return channels(self.plan(arch))
-
-    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
-        """x: (N, 3, H, W) -> features (N, C_i, H_i, W_i) under "0", "1", ..., finest first.
-
-        With torchvision's strides there are four, of H / 4, H / 8, H / 16 and H / 32, rounded up.
-        """
-        return run_rows(self, self._rows, x)
 
     def _init_weights(self) -> None:
         """torchvision's initial values; norms have theirs from their own constructors."""

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from searchkit.errors import UsageError
+from searchkit.nas.models.backbones.body import Body
 from searchkit.nas.models.backbones.resnet_plan import NAMES, resnet_plan
-from searchkit.nas.models.plan import Plan, channels
+from searchkit.nas.models.plan import Plan
 from searchkit.nas.nn import Residual, add_layers, attach, norm_of, run_layers
 
 if TYPE_CHECKING:
     from searchkit.records.arch import Arch
 
 
-class ResNet(nn.Module):
+class ResNet(Body):
     """Features of every stage, at any architecture up to the one it is built at.
 
     `arch` (settable, the only state of the search) has the names below `backbone.`: `stem.width`, `body.width` (of the
@@ -76,22 +77,9 @@ class ResNet(nn.Module):
         for name in self.frozen:
             self.get_submodule(name).requires_grad_(False)
 
-    @property
-    def arch(self) -> Arch:
-        return self._arch
-
-    @arch.setter
-    def arch(self, arch: Arch) -> None:
-        self._rows = self.plan(arch)
-        self._arch = arch
-
     def plan(self, arch: Arch) -> Plan:
         """The rows of the network at an architecture."""
         return resnet_plan(arch, **self.plan_options)
-
-    def channels(self, arch: Arch) -> tuple[int, ...]:
-        """Channels of the features at an architecture, finest first."""
-        return channels(self.plan(arch))
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
         """x: (N, 3, H, W) -> the features of the stages, (N, C_i, H / 2^(i+2), W / 2^(i+2)) under "0", "1", ..."""

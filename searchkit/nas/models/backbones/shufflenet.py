@@ -4,16 +4,14 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from torch import Tensor, nn
-
 from searchkit.errors import UsageError
+from searchkit.nas.models.backbones.body import Body
 from searchkit.nas.models.backbones.shufflenet_plan import BLOCKS, NAMES, block_row, choices_of, shufflenet_plan
-from searchkit.nas.models.plan import Plan, channels
-from searchkit.nas.nn import Chain, TwoPaths, attach, norm_of, run_rows
+from searchkit.nas.models.plan import Plan
+from searchkit.nas.nn import Chain, TwoPaths, attach, norm_of
 
 if TYPE_CHECKING:
     from searchkit.records.arch import Arch
@@ -22,7 +20,7 @@ CHOICE = "body.choice"
 Held = Mapping[str, tuple[tuple[int, ...], ...]]
 
 
-class ShuffleNetV2(nn.Module):
+class ShuffleNetV2(Body):
     """Features before each halving of the image and at the end, with any of the blocks that it holds.
 
     `arch` (settable, the only state of the search) has the names below `backbone.`: `stem.width`, `body.width`,
@@ -74,21 +72,13 @@ class ShuffleNetV2(nn.Module):
                 choice_row = block_row(*sizes)
                 attach(self, choice_row.name, TwoPaths(choice_row, make))
 
-    @property
-    def arch(self) -> Arch:
-        return self._arch
-
-    @arch.setter
-    def arch(self, arch: Arch) -> None:
-        rows = self.plan(arch)
+    def check_held(self, arch: Arch, rows: Plan) -> None:
         for i, (choice, choices) in enumerate(zip(choices_of(arch), self.held[CHOICE], strict=True)):
             if choice not in choices:
                 raise UsageError(
                     f"body.choice is {choice} ({BLOCKS[choice]}) at position {i}, but the network holds "
                     f"{', '.join(f'{c} ({BLOCKS[c]})' for c in choices)} there"
                 )
-        self._rows = rows
-        self._arch = arch
 
     def plan(self, arch: Arch) -> Plan:
         """The rows of the network at an architecture, whose choices need not be held.
@@ -102,14 +92,6 @@ class ShuffleNetV2(nn.Module):
                 "Give every width and depth one value in the space; only body.choice may vary.",
             )
         return shufflenet_plan(arch, **self.plan_options)
-
-    def channels(self, arch: Arch) -> tuple[int, ...]:
-        """Channels of the features at an architecture, finest first."""
-        return channels(self.plan(arch))
-
-    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
-        """x: (N, 3, H, W) -> features (N, C_i, H_i, W_i) under "0", "1", ..., finest first, at H / 4, H / 8, ..."""
-        return run_rows(self, self._rows, x)
 
 
 def _held_choices(held: Held | None, own: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
