@@ -86,10 +86,8 @@ def watched(loader: DataLoader) -> Iterator[Any]:
                     raise fault
             yield item
     except (RuntimeError, OSError, EOFError, LoadingError) as e:  # of a pipe to a dead process, too
-        if isinstance(e, OSError | EOFError) and not str(e).startswith(
-            "Caught"
-        ):  # a pipe closes before its process ends
-            wait([process.sentinel for process in workers], _ENDING_S)
+        if isinstance(e, OSError | EOFError) and not str(e).startswith("Caught"):
+            _await_end(workers)
         fault = _death(workers) if _dead(workers) else e
         for process in workers:  # one may be waiting for a lock that a dead one held
             process.kill()
@@ -115,6 +113,14 @@ def _alarm(workers: Sequence[BaseProcess]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGCHLD, before)
+
+
+def _await_end(workers: Sequence[BaseProcess]) -> None:
+    """Wait until a worker that has closed its pipes has an exit code: its pipes and its sentinel close before that."""
+    ended = wait([process.sentinel for process in workers], _ENDING_S)
+    for process in workers:
+        if process.sentinel in ended:
+            process.join(_ENDING_S)
 
 
 def _dead(workers: Sequence[BaseProcess]) -> list[tuple[int | None, int]]:
