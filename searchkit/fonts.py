@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import shutil
-import subprocess
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -97,6 +96,8 @@ def _covered(path: str) -> frozenset[int]:
 @functools.lru_cache(maxsize=256)
 def _with_letter(letter: int) -> tuple[str, ...]:
     """The machine's fonts that can write a letter: fontconfig knows, else those in the usual folders are opened."""
+    import subprocess  # kept off the start-up path
+
     from matplotlib import font_manager
 
     if shutil.which("fc-list"):

@@ -1,4 +1,4 @@
-"""What the kernel tells of processes, mounts and cgroups: the one place that reads /proc (see proc(5)).
+"""What the kernel tells of processes, mounts, cgroups, the machine: the one place that reads /proc (see proc(5)).
 
 A process that is gone, or another user's, is no fault: what was asked of it is None, empty or False then.
 """
@@ -23,6 +23,11 @@ class Stat(NamedTuple):
     session: int
     flags: int
     start_ticks: int
+
+
+def host() -> str:
+    """The name of this machine."""
+    return os.uname().nodename
 
 
 def numbers() -> list[int]:

@@ -9,7 +9,6 @@ import contextlib
 import inspect
 import os
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -92,6 +91,8 @@ def explained(kind: str, name: str) -> Iterator[None]:
     except Exception as e:
         if ":" not in name:
             raise
+        import traceback  # kept off the start-up path
+
         file = getattr(sys.modules.get(name.partition(":")[0]), "__file__", None)
         lines = [frame.lineno for frame in traceback.extract_tb(e.__traceback__) if frame.filename == file]
         where = f" ({os.path.basename(file)}:{lines[-1]})" if file and lines else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -61,22 +62,27 @@ def table(
     total = len(rows)
     if test is not None:
         rows = table_rows.chosen(rows, test)
-    rows = table_rows.ordered(rows, key, descending) if key else table_rows.best_first(rows, top) if top else rows
-    rows = rows[:top]
+    order: Sequence[int] = range(len(rows))
+    if key:
+        order = table_rows.ordered(rows, key, descending)
+    elif top:
+        order = table_rows.best_first(rows, top)
+    rows, order = table_rows.taken(rows, order[:top])
     if key and key not in shown and not listed:
         shown.append(key)
     if as_json:
         by_name = {name: table_rows.column(rows, name) for name in shown}
         body = [dict(zip(by_name, cells, strict=True)) for cells in zip(*by_name.values(), strict=True)]
-        console.print_json({"tasks": task_names.split(","), "columns": shown, "rows": body})
+        in_order = [body[at] for at in order]
+        console.print_json({"tasks": task_names.split(","), "columns": shown, "rows": in_order})
         return parts
     if as_csv:
-        click.echo(table_rows.to_csv(rows, shown), nl=False)
+        click.echo(table_rows.to_csv(rows, order, shown), nl=False)
         return parts
-    fitted, notes = table_rows.fit(
+    (head, *lines), notes = table_rows.fit(
         [[name, *table_rows.texts(rows, name)] for name in shown], console.width(), {"task", "job", key, *listed[:1]}
     )
-    click.echo("\n".join(fitted))
+    click.echo("\n".join([head, *(lines[at] for at in order)]))
     if len(rows) < total:
         click.echo(f"{len(rows)} of {total} rows", err=True)
     for note in notes:

@@ -1,4 +1,4 @@
-"""What the events say about one job: `apply(job, event) -> job`, pure.
+"""What the events say about one job: `apply(job, event) -> job`, pure; `change(job, event)` where nobody else holds it.
 
 pending    will run (again) when a slot is free
 running    launched, and no result accepted yet
@@ -96,12 +96,17 @@ def changed(job: Job, **changes: Any) -> Job:
     """`dataclasses.replace`, ten times as fast: whoever looks at 10,000 trials makes 60,000 of these."""
     fields = job.__dict__.copy()
     fields.update(changes)
+    return of_fields(fields)
+
+
+def of_fields(fields: dict[str, Any]) -> Job:
+    """The job whose fields these are, all of them; it keeps the mapping."""
     new = object.__new__(Job)
     object.__setattr__(new, "__dict__", fields)  # as it stands: to fill the one that is there takes twice as long
     return new
 
 
-NEW = changed(Job(0, {}, {}, ""))
+NEW: Mapping[str, Any] = vars(Job(0, {}, {}, ""))  # the fields of a job of which nothing is known
 _LAUNCHED: dict[str, Any] = {  # what a launch sets, whichever it is
     "result": None,
     "stop": "",
@@ -116,98 +121,107 @@ _LAUNCHED: dict[str, Any] = {  # what a launch sets, whichever it is
 
 def apply(job: Job, event: Event) -> Job:
     """The job after an event that concerns it."""
-    return changed(job, **changes(job, event))
+    new = changed(job)
+    change(new, event)
+    return new
 
 
-def changes(job: Job, event: Event) -> dict[str, Any]:
-    """The fields of a job that an event sets."""
-    return _CHANGES[event["type"]](job, event)
+def change(job: Job, event: Event) -> None:
+    """Take a job that nobody else holds over an event, in place: half the time of `apply`."""
+    _CHANGES[event["type"]](job, vars(job), event)
 
 
-def _launched(_: Job, event: Event) -> dict[str, Any]:
-    gpus = tuple(event["gpus"])
-    return {**_LAUNCHED, "attempt": event["attempt"], "launched_s": event["time"], "gpus": gpus}
+# Each sets fields of a job; what it reads of the job first, it may set then.
 
 
-def _ended(job: Job, event: Event) -> dict[str, Any]:
+def _launched(_: Job, fields: dict[str, Any], event: Event) -> None:
+    fields.update(_LAUNCHED)
+    fields["attempt"], fields["launched_s"], fields["gpus"] = event["attempt"], event["time"], tuple(event["gpus"])
+
+
+def _ended(job: Job, fields: dict[str, Any], event: Event) -> None:
     attempt, state, spent, scores = event["attempt"], _STATES[event["state"]], event["spent"], event.get("scores")
     reason = event.get("reason", "")
-    return {
-        "attempt": max(job.attempt, attempt),  # the line of its launch may be damaged
-        "result": Result(attempt, state, event["rc"], event["start"], event["end"], event["retry"], reason),
-        "errors": job.errors + (spent == "error"),
-        "lost": job.lost + (spent == "lost"),
-        "held": job.held or (job.stop == "stop" and state is State.STOPPED),
-        "paused": job.stop == "pause" and state is State.PRUNED,
-        "scores": None if scores is None else tuple(scores),
-        **_reported(event),
-    }
+    fields["attempt"] = max(job.attempt, attempt)  # the line of its launch may be damaged
+    fields["result"] = Result(attempt, state, event["rc"], event["start"], event["end"], event["retry"], reason)
+    if spent == "error":
+        fields["errors"] = job.errors + 1
+    elif spent == "lost":
+        fields["lost"] = job.lost + 1
+    if job.stop == "stop" and state is State.STOPPED:
+        fields["held"] = True
+    fields["paused"] = job.stop == "pause" and state is State.PRUNED
+    fields["scores"] = None if scores is None else tuple(scores)
+    _reported(fields, event)
 
 
-def _renumbered(job: Job, event: Event) -> dict[str, Any]:
-    return _reported(event) if event["attempt"] == job.attempt else {}
+def _renumbered(job: Job, fields: dict[str, Any], event: Event) -> None:
+    if event["attempt"] == job.attempt:
+        _reported(fields, event)
 
 
-def _judged(job: Job, event: Event) -> dict[str, Any]:
-    stop = event.get("stop") if not job.stop and job.state is State.RUNNING else None
-    return {"reports": (*job.reports, (event["step"], event["value"])), "stop": stop or job.stop}
+def _judged(job: Job, fields: dict[str, Any], event: Event) -> None:
+    if (stop := event.get("stop")) and not job.stop and job.state is State.RUNNING:
+        fields["stop"] = stop
+    fields["reports"] = (*job.reports, (event["step"], event["value"]))
 
 
-def _promoted(job: Job, _: Event) -> dict[str, Any]:
-    return {"result": job.result and job.result._replace(retry=True), "stop": "", "paused": False}
+def _late(_: Job, fields: dict[str, Any], __: Event) -> None:
+    fields["stop"] = ""
 
 
-def _stopped(job: Job, event: Event) -> dict[str, Any]:
+def _promoted(job: Job, fields: dict[str, Any], _: Event) -> None:
+    fields.update(result=job.result and job.result._replace(retry=True), stop="", paused=False)
+
+
+def _stopped(job: Job, fields: dict[str, Any], event: Event) -> None:
     if job.state is State.RUNNING:
-        kept = job.stop == "stop" or (job.stop in BY_STOPPER and event["why"] != "stop")
-        return {} if kept else {"stop": event["why"]}
-    return {"held": True} if event["why"] == "stop" and job.state is State.PENDING else {}
+        if job.stop != "stop" and (job.stop not in BY_STOPPER or event["why"] == "stop"):
+            fields["stop"] = event["why"]
+    elif event["why"] == "stop" and job.state is State.PENDING:
+        fields["held"] = True
 
 
-def _adopted(job: Job, _: Event) -> dict[str, Any]:
+def _adopted(job: Job, fields: dict[str, Any], _: Event) -> None:
     # What was left running (a third Ctrl-C, a killed scheduler) counts again, whatever was once asked of it.
-    return {"stop": "" if job.stop in ("interrupt", "task") else job.stop}
+    if job.stop in ("interrupt", "task"):
+        fields["stop"] = ""
 
 
-def _restarted(job: Job, event: Event) -> dict[str, Any]:
-    again = job.result and job.result._replace(retry=True)
-    fresh = {"errors": 0, "lost": 0, "reports": (), "paused": False, "held": False}
-    return {**fresh, "result": again, "snapshot": event["snapshot"]}
+def _restarted(job: Job, fields: dict[str, Any], event: Event) -> None:
+    fields["result"] = job.result and job.result._replace(retry=True)
+    fields.update(errors=0, lost=0, reports=(), paused=False, held=False, snapshot=event["snapshot"])
 
 
-def _reported(event: Event) -> dict[str, Any]:
-    return {
-        "numbers": event.get("numbers"),
-        "monitor": event.get("monitor", ""),
-        "more": event.get("more", 0),
-        "left": tuple(event.get("left", ())),
-        "shared": tuple(event.get("shared", ())),
-    }
+def _reported(fields: dict[str, Any], event: Event) -> None:
+    fields["numbers"] = event.get("numbers")
+    fields["monitor"] = event.get("monitor", "")
+    fields["more"] = event.get("more", 0)
+    fields["left"] = tuple(event.get("left", ()))
+    fields["shared"] = tuple(event.get("shared", ()))
 
 
-def _read_again(job: Job, event: Event) -> dict[str, Any]:
+def _read_again(job: Job, fields: dict[str, Any], event: Event) -> None:
     """A job as the trial that the newest config makes of it. What the event does not name stays."""
-    moved = {"genes": event["genes"]} if "genes" in event else {}
+    if "genes" in event:
+        fields["genes"] = event["genes"]
     if "scores" not in event:
-        return moved
+        return
     scores = None if event["scores"] is None else tuple(event["scores"])
-    return {
-        **moved,
-        "scores": scores,
-        "reports": tuple((step, value) for step, value in event["reports"]),
-        "result": job.result and job.result._replace(reason=event["reason"]),
-        "first": job.first and (job.first[0], scores, job.first[2]),
-        "read_by": event["config"],
-    }
+    fields["scores"] = scores
+    fields["reports"] = tuple((step, value) for step, value in event["reports"])
+    fields["result"] = job.result and job.result._replace(reason=event["reason"])
+    fields["first"] = job.first and (job.first[0], scores, job.first[2])
+    fields["read_by"] = event["config"]
 
 
-_CHANGES: Mapping[str, Callable[[Job, Event], dict[str, Any]]] = {
+_CHANGES: Mapping[str, Callable[[Job, dict[str, Any], Event], None]] = {
     "launch": _launched,
     "result": _ended,
     "numbers": _renumbered,
     "trial": _read_again,
     "report": _judged,
-    "late": lambda job, event: {"stop": ""},
+    "late": _late,
     "promote": _promoted,
     "stop": _stopped,
     "adopt": _adopted,

@@ -6,12 +6,11 @@ from __future__ import annotations
 import json
 import os
 import platform
-import socket
 import subprocess
 import sys
 from typing import Any
 
-from searchkit import cpus, fsio
+from searchkit import cpus, fsio, proc
 from searchkit.fsio import storage_error
 from searchkit.suite.workspace import SnapshotPaths
 
@@ -94,7 +93,7 @@ def capture(
         **(listed or {"packages": None}),
         "searchkit_python": sys.version,
         "searchkit_prefix": sys.prefix,
-        "host": socket.gethostname(),
+        "host": proc.host(),
         "platform": platform.platform(),
         "cpus": cpus.usable(),
         "gpus": gpus,

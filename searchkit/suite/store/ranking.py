@@ -113,13 +113,15 @@ def read(
         if job.attempt == 0:
             out.append(JobScalars(view, {}, None, None, 0))
             continue
-        accepted = job.scores if view.state in COUNTED else None
-        scores = dict(zip(objective_names, accepted or (), strict=False))
-        known = numbers.of(job, monitor, names) if light else None
-        left = numbers.LEFT.values() if known is None else job.left
-        if light and known is None and names and scored and scores.keys() >= set(names):
-            # Written before results had numbers.
-            known, left = {}, ("records",)
+        scores: dict[str, float] = {}
+        if job.scores is not None and view.state in COUNTED:
+            scores = dict(zip(objective_names, job.scores, strict=False))
+        known, left = numbers.of(job, monitor, names) if light else None, job.left
+        if known is None:
+            left = tuple(numbers.LEFT.values())
+            if light and names and scored and scores.keys() >= set(names):
+                # Written before results had numbers.
+                known, left = {}, ("records",)
         if known is not None and not left:
             out.append(JobScalars(view, {}, None, None, 0, scores=scores, known=known, shared=job.shared))
             continue

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from searchkit.suite.store.job import NEW, Job, State, apply, changed, changes
+from searchkit.suite.store.job import NEW, Job, State, apply, change, changed, of_fields
 from searchkit.suite.store.journal import Event
 
 EXHAUSTED = "the space has no further point"  # why a search is over: `ended`, and the event's `why`
@@ -63,9 +63,9 @@ def advance(task: TaskState, event: Event, *, alone: bool = False) -> None:
     time_s = event.get("time")
     if time_s is not None:
         task.time_s = time_s
-        if task.opened_s and kind != "open":
-            task.busy_s += max(0.0, time_s - task.opened_s)
-            task.opened_s = max(task.opened_s, time_s)
+        if task.opened_s and kind != "open" and time_s > task.opened_s:
+            task.busy_s += time_s - task.opened_s
+            task.opened_s = time_s
     if step := _STEPS.get(kind):
         step(task, event, alone)
 
@@ -75,22 +75,14 @@ def _create(task: TaskState, event: Event, _: bool) -> None:
     task.next_job = max(task.next_job, n + 1)
     if n in task.jobs or n in task.deleted:
         return
+    fields = {**NEW, "index": n, "values": event["values"], "text": event["text"], "command": event["command"]}
+    fields["snapshot"], fields["python"], fields["asked"] = task.snapshot, task.python, _tick(task, n)
+    fields["genes"], fields["given"] = event.get("genes"), event.get("given", False)
+    fields["level"] = tuple(event.get("level", ()))
     if event.get("added"):
+        fields["added"] = True
         task.added, task.in_order = task.added + 1, False
-    job = changed(
-        NEW,
-        index=n,
-        values=event["values"],
-        text=event["text"],
-        command=event["command"],
-        snapshot=task.snapshot,
-        genes=event.get("genes"),
-        given=event.get("given", False),
-        added=event.get("added", False),
-        level=tuple(event.get("level", ())),
-        python=task.python,
-        asked=_tick(task, n),
-    )
+    job = of_fields(fields)
     for early in task.early.pop(n, ()):
         job = apply(job, early)
     task.jobs[n] = job
@@ -103,19 +95,18 @@ def _change_job(task: TaskState, event: Event, alone: bool) -> None:
         if n not in task.deleted:
             task.early.setdefault(n, []).append(event)
         return
-    new = changes(job, event)
+    if not alone:
+        job = task.jobs[n] = changed(job)
+    change(job, event)
+    fields = vars(job)
     if kind == "launch":
-        new["python"] = task.python
+        fields["python"] = task.python
         if task.config:
-            new["read_by"] = task.config
+            fields["read_by"] = task.config
     elif kind == "result":
-        new["told"], new["read_by"] = _tick(task, n), task.config
+        fields["told"], fields["read_by"] = _tick(task, n), task.config
         if job.first is None and not event["retry"]:
-            new["first"] = (new["result"].state, new["scores"], new["told"])
-    if alone:
-        job.__dict__.update(new)
-    else:
-        task.jobs[n] = changed(job, **new)
+            fields["first"] = (fields["result"].state, job.scores, job.told)
     task.changed.add(n)
 
 

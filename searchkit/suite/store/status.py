@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 from dataclasses import dataclass
 
 from searchkit import fsio, proc
@@ -106,7 +105,7 @@ def read(paths: AttemptPaths) -> Status:
         if start.boot_id == proc.boot_id():
             # A file system without flock never says "alive": ask the process table as well.
             alive = proc.is_alive(start.pid, start.start_ticks)
-        elif start.host != socket.gethostname():
+        elif start.host != proc.host():
             alive, elsewhere = True, start.host
     ended = end_s if exit_code is not None else None
     if ended is not None and start:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -157,7 +156,7 @@ def exists(task: TaskPaths) -> bool:
 def myself() -> Holder:
     """This process as the holder of a lease."""
     pid = os.getpid()
-    return Holder(0, "local", socket.gethostname(), proc.boot_id(), pid, proc.start_ticks(pid) or 0, time.time())
+    return Holder(0, "local", proc.host(), proc.boot_id(), pid, proc.start_ticks(pid) or 0, time.time())
 
 
 @dataclass
@@ -232,7 +231,8 @@ def view_job(task: TaskPaths, job: Job, retries: int = 0) -> JobView:
     """Derive a job's state. Only a job without an accepted result costs a look at its files."""
     result = job.result
     if result is not None:
-        return JobView(job, job.state, result.start_s, result.end_s, result.rc, result.reason)
+        state = job.state if result.retry else result.state
+        return JobView(job, state, result.start_s, result.end_s, result.rc, result.reason)
     if job.attempt == 0:
         return JobView(job, job.state, None, None, None, "")
     s = read_status(task, job)

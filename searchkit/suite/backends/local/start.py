@@ -44,7 +44,7 @@ class Machine:
 
 def this_machine() -> Machine:
     """This host, as wrappers are told."""
-    return Machine(socket.gethostname(), proc.boot_id(), sys.executable)
+    return Machine(proc.host(), proc.boot_id(), sys.executable)
 
 
 def free_port(token: str, taken: Collection[int]) -> int:
