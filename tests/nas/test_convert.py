@@ -465,9 +465,33 @@ def test_how_the_stages_of_bignas_vary_together(tmp_path: Path) -> None:
     assert net.space["backbone.body.width"]["sample_strategy"] == "ordered_stage_wise"
     assert net.space["backbone.body.depth"]["sample_strategy"] == "ordered_stage_wise_depth"
     assert read_space(dict(net.space)).count() < 9 * 3**8
-    net = read(text.replace("ordered_stage_wise\n", "net_wise_index\n", 1), tmp_path)
-    (note,) = [note for note in net.notes if "net_wise_index" in note]
-    assert "net[0].out_channel" in note and "did you mean net_wise?" in note
+    for name in ("net_wise_index", "ordered_block_wise"):
+        net = read(text.replace("ordered_stage_wise\n", f"{name}\n", 1), tmp_path)
+        assert net.space["backbone.body.width"]["sample_strategy"] == name
+        said = [note for note in net.notes if name in note]
+        assert said == [f"net[0].out_channel: the stem is no stage here, and varies by itself, not by {name}"]
+    assert read_space(dict(net.space)).maximum()["backbone.body.width"][-1] == 640  # type: ignore[index]
+    net = read(text.replace("ordered_stage_wise\n", "net_wise_indez\n", 1), tmp_path)
+    (note,) = [note for note in net.notes if "net_wise_indez" in note]
+    assert "net[0].out_channel" in note and "did you mean net_wise_index?" in note
+
+
+def test_limits_of_a_slope(tmp_path: Path) -> None:
+    """They count stages from the stem, which is none here."""
+    limits = "{mode: sum, start_stage: 2, end_stage: 3, min_slope: 1.5, max_slope: 1.7}"
+    steep = f"sample_strategy: {{name: ordered_stage_wise, kwargs: {limits}}}\n"
+    net = read(NET.replace("sample_strategy: stage_wise\n", steep, 1), tmp_path)
+    width = net.space["backbone.body.width"]
+    assert width["sample_strategy"]["kwargs"] == {
+        "min_slope": 1.5,
+        "max_slope": 1.7,
+        "start_stage": 1,
+        "end_stage": 2,
+    }
+    assert any("of the kwargs of ordered_stage_wise, mode are left out" in note for note in net.notes)
+    space = read_space({"backbone.body.width": width})
+    ratios = {arch["backbone.body.width"][2] / arch["backbone.body.width"][1] for arch in space.enumerate()}  # type: ignore[index]
+    assert ratios and all(1.5 <= ratio <= 1.7 for ratio in ratios)
 
 
 def test_a_whole_retinanet_of_bignas(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def space_command(config: str, png: str | None, overrides: tuple[str, ...], seed
 
 def _remarks(dim: Any) -> str:
     """What else is declared of a dimension."""
-    words = ("ascending" if dim.ascending else "", dim.strategy or "", "scheduled" if dim.phases else "")
+    words = (dim.slope.text() if dim.ascending else "", dim.strategy or "", "scheduled" if dim.phases else "")
     return "".join(f"  {word}" for word in words if word)
 
 

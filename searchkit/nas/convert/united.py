@@ -13,14 +13,16 @@ from typing import Any
 from searchkit.errors import did_you_mean
 from searchkit.nas.convert.bignas import training_of
 from searchkit.nas.convert.parts import Converted, count, counts, shape_of
+from searchkit.nas.space.dim import STRATEGIES
 from searchkit.nas.space.shapes import InputShape
+from searchkit.nas.space.strategy import ORDERED, SLOPE_KEYS, STEEP
 from searchkit.reading.cursor import Cursor
 from searchkit.records.arch import Arch, is_int
 
 NAME = "United-Perception"
 BACKBONE_KEYS = ("out_channel", "depth", "kernel_size", "expand_ratio")
 MOST_CHOICES = 10_000
-STRATEGIES = ("stage_wise", "ordered_stage_wise", "stage_wise_depth", "block_wise", "net_wise")
+TOGETHER = ("net_wise", "net_wise_index", *ORDERED)  # the strategies by which stages hang on each other
 OF_DEPTH = {"stage_wise_depth": None, "ordered_stage_wise_depth": "ordered_stage_wise_depth"}
 # Of all its RetinaNets.
 NECK_OPTIONS: Mapping[str, Any] = {"norm": "bn", "p6": "lateral", "p7_relu": False}
@@ -173,6 +175,7 @@ def _dimension(at: Cursor, key: str, notes: list[str]) -> tuple[Any, Any]:
         values = counts(at)
         return values[0], values[1:]
     space, strategy = at.get("space"), _strategy(at, key, notes)
+    name = strategy["name"] if isinstance(strategy, dict) else strategy
     choices = None if space is None else _choices(space)
     if choices is None:
         if space is None:
@@ -180,6 +183,8 @@ def _dimension(at: Cursor, key: str, notes: list[str]) -> tuple[Any, Any]:
         return 1, [1]
     first, *rest = choices
     stages: dict[str, Any] = {"choices": rest} if any(len(row) > 1 for row in rest) else {}
+    if name in TOGETHER and len(first) > 1:
+        notes.append(f"{at.path}: the stem is no stage here, and varies by itself, not by {name}")
     if not stages:
         return _one(first), [row[0] for row in rest]
     return _one(first), stages | ({"sample_strategy": strategy} if strategy else {})
@@ -189,22 +194,36 @@ def _one(row: list[int]) -> Any:
     return row[0] if len(row) == 1 else {"choices": row}
 
 
-def _strategy(at: Cursor, key: str, notes: list[str]) -> str | None:
+def _strategy(at: Cursor, key: str, notes: list[str]) -> Any:
     """How the stages of a dimension vary together, as we call it; None for stage by stage."""
     given = at.get("sample_strategy")
     if given is None:
         return None
     name = given["name"] if given.node.kind == "map" and "name" in given else given
     text = str(name.data)
-    if given.node.kind == "map" and "kwargs" in given:
-        notes.append(f"{at.path}: the kwargs of {text} are left out")
     if key == "depth" and text in OF_DEPTH:
-        return OF_DEPTH[text]
-    if text not in STRATEGIES:
-        near = did_you_mean(text, STRATEGIES)
+        known = OF_DEPTH[text]
+    elif text in STRATEGIES or text in ORDERED:
+        known = None if text == "stage_wise" else text
+    else:
+        near = did_you_mean(text, (*STRATEGIES, *ORDERED))
         notes.append(f"{at.path}: there is no strategy {text} here{near}: it is taken as stage by stage")
+        known = None
+    limits = given["kwargs"] if given.node.kind == "map" and "kwargs" in given else None
+    if limits is None or limits.node.kind != "map" or not limits.node.entries:
+        return known
+    if known not in STEEP:
+        notes.append(f"{at.path}: the kwargs of {text} are left out")
+        return known
+    kept = {name: limits[name].data for name in SLOPE_KEYS if name in limits and not limits[name].node.is_null}
+    if left := [name for name in limits.node.entries if name not in SLOPE_KEYS]:
+        notes.append(f"{at.path}: of the kwargs of {text}, {', '.join(left)} are left out")
+    for stage in ("start_stage", "end_stage"):  # they count from the stem, which is no stage here
+        if stage in kept:
+            kept[stage] = max(0, count(limits[stage]) - 1) if kept[stage] != 0 else 0
+    if kept.get("end_stage") is not None and kept["end_stage"] <= kept.get("start_stage", 0):
         return None
-    return None if text == "stage_wise" else text
+    return {"name": known, "kwargs": kept}
 
 
 def _choices(space: Cursor) -> list[list[int]] | None:

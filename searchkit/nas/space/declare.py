@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from searchkit.errors import UsageError
-from searchkit.nas.space.dim import Dim, Rows
+from searchkit.nas.space.dim import Dim
+from searchkit.nas.space.order import Rows
 from searchkit.reading.cursor import Cursor
 from searchkit.records.arch import is_int
 

@@ -2,7 +2,7 @@
 
 Most dimensions vary alone. Two kinds hang on the depth, which says how many blocks each stage has: a tied one takes the
 choice that the depth takes; a block_wise one has a slot for each block, and what stands in slots without a block
-(inactive ones) is fixed, so that no two combinations are one network.
+(inactive ones) is fixed, so that no two combinations are one network. blocks.py says what a depth leaves of them.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 
 from searchkit.errors import UsageError
-from searchkit.nas.space.dim import Dim, Rows
+from searchkit.nas.space.blocks import Counts, Left, Row, left_of
+from searchkit.nas.space.dim import Dim
 from searchkit.records.arch import Width
-
-Row = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -56,54 +54,41 @@ class Grid:
         return any(at is not None for at in self.depth_of)
 
     @cached_property
-    def weights(self) -> tuple[Rows | None, ...]:
-        """For each dimension that others hang on: how many combinations these have at each choice of each position."""
-        return tuple(self._weights(d) if d in self.depth_of else None for d in range(len(self.dims)))
-
-    def _weights(self, d: int) -> Rows:
-        depth = self.dims[d]
-        out = [[1] * len(row) for row in depth.choices]
-        for dim, at in zip(self.dims, self.depth_of, strict=True):
-            if at == d and not dim.tied:
-                slots = len(dim.choices) // len(depth.choices)
-                for s, row in enumerate(depth.choices):
-                    for k, v in enumerate(row):
-                        out[s][k] *= math.prod(map(len, dim.choices[s * slots : s * slots + v]))
-        if depth.common:
-            out = [[math.prod(column) for column in zip(*out, strict=True)]]
-        return tuple(map(tuple, out))
-
-    @cached_property
-    def ways(self) -> tuple[Rows, ...]:
-        """For each dimension, its `ways`; of one that others hang on, together with theirs."""
-        return tuple(
-            dim.ways if own is None else dim.weighed(own) for dim, own in zip(self.dims, self.weights, strict=True)
-        )
+    def counts(self) -> tuple[Counts | None, ...]:
+        """For each dimension that others hang on: how many combinations it has with these."""
+        hanging = [
+            tuple(dim for dim, at in zip(self.dims, self.depth_of, strict=True) if at == d)
+            for d in range(len(self.dims))
+        ]
+        return tuple(Counts(dim, on) if on else None for dim, on in zip(self.dims, hanging, strict=True))
 
     @cached_property
     def count(self) -> int:
         """How many combinations there are."""
-        return math.prod(sum(w[0]) for w, at in zip(self.ways, self.depth_of, strict=True) if at is None)
+        alone = zip(self.dims, self.counts, self.depth_of, strict=True)
+        return math.prod(dim.count() if own is None else own.total for dim, own, at in alone if at is None)
 
     def at(self, i: int) -> list[Row]:
         """The i-th combination: the first dimension changes slowest."""
         rows: list[Row] = []
         left = self.count  # combinations that begin with `rows`, of which it is the i-th
-        for d, (dim, at) in enumerate(zip(self.dims, self.depth_of, strict=True)):
+        for d, (dim, at, own) in enumerate(zip(self.dims, self.depth_of, self.counts, strict=True)):
             if at is not None:
-                given = self._given(d, rows[at])
-                left //= math.prod(map(len, given))
+                given = self._left(d, rows[at])
+                left //= given.count()
                 place, i = divmod(i, left)
-                rows.append(_nth(given, place))
-                continue
-            total, weights = sum(self.ways[d][0]), self.weights[d]
-            left //= total
-            place, i = divmod(i, left)
-            row, again = dim.find(place, self.ways[d], weights)
-            rows.append(row)
-            if weights:
+                rows.append(given.nth(place))
+            elif own is not None:
+                left //= own.total
+                place, i = divmod(i, left)
+                row, again = own.find(place)
+                rows.append(row)
                 i += again * left
-                left *= self._times(d, row)
+                left *= own.at(row)
+            else:
+                left //= dim.count()
+                place, i = divmod(i, left)
+                rows.append(dim.find(place))
         return rows
 
     def sample(self, rng: random.Random) -> list[Row]:
@@ -116,13 +101,8 @@ class Grid:
             if at is None:
                 rows.append(tuple(dim.unpack(dim.at(rng.randrange(dim.count())))))
             else:
-                rows.append(tuple(map(rng.choice, self._given(d, rows[at]))))
+                rows.append(self._left(d, rows[at]).sample(rng))
         return rows
-
-    def _times(self, d: int, depth: Row) -> int:
-        """How many combinations the dimensions that hang on the depth have together."""
-        hanging = [e for e, at in enumerate(self.depth_of) if at == d]
-        return math.prod(math.prod(map(len, self._given(e, depth))) for e in hanging)
 
     def rows(self, at: int = 0, head: tuple[Width, ...] = ()) -> Iterator[tuple[Width, ...]]:
         """Every combination, packed, in order."""
@@ -130,15 +110,15 @@ class Grid:
             yield head
             return
         dim, depth = self.dims[at], self.depth_of[at]
-        values = dim.values() if depth is None else product(*self._given(at, dim.unpack(head[depth])))
+        values = dim.values() if depth is None else iter(self._left(at, dim.unpack(head[depth])))
         for value in values:
             yield from self.rows(at + 1, (*head, value))
 
-    def _given(self, d: int, depth: Row) -> Rows:
-        """What is left of the positions of a dimension that hangs on the depth."""
+    def _left(self, d: int, depth: Sequence[int]) -> Left:
+        """What the depth that a dimension hangs on leaves of it."""
         at = self.depth_of[d]
         assert at is not None
-        return self.dims[d].given(depth, self.dims[at].choices)
+        return left_of(self.dims[d], depth, self.dims[at].choices)
 
     def fixed(self, pick: Callable[[Row], int]) -> list[Row]:
         """The combination near `pick` of the choices of every position."""
@@ -150,10 +130,7 @@ class Grid:
         rows: list[Row] = []
         for d, (dim, value) in enumerate(zip(self.dims, values, strict=True)):
             row, at = tuple(dim.nearest(value)), self.depth_of[d]
-            if at is not None:  # ties and inactive slots leave one choice
-                given = self._given(d, rows[at])
-                row = tuple(v if v in left else left[0] for v, left in zip(row, given, strict=True))
-            rows.append(row)
+            rows.append(row if at is None else self._left(d, rows[at]).nearest(row))
         return rows
 
     def canonical(self, values: Mapping[str, Width]) -> dict[str, Width]:
@@ -177,25 +154,25 @@ class Grid:
         changed = False
         for d, dim in enumerate(self.dims):
             fresh = self._follow(d, rows, parent, rng)
-            for i in range(0 if dim.tied else 1 if dim.common else len(rows[d])):
+            for i in dim.turned:
                 if i in fresh or not self._is_active(d, i, rows):
                     continue
-                options = dim.others(rows[d], i) if rng.random() < p else []
+                options = self._others(d, i, rows) if rng.random() < p else []
                 if options:
-                    self._put(d, i, rng.choice(options), rows)
+                    rows[d][:] = dim.put(rows[d], i, rng.choice(options))
                     changed = True
         if not changed:
             # one exists: raising (or lowering) the last position of a run that can be raised keeps the run ascending
             moves = [
                 (d, i, v)
                 for d, dim in enumerate(self.dims)
-                for i in range(0 if dim.tied else 1 if dim.common else len(rows[d]))
+                for i in dim.turned
                 if self._is_active(d, i, rows)
-                for v in dim.others(rows[d], i)
+                for v in self._others(d, i, rows)
             ]
             if moves:
                 d, i, v = rng.choice(moves)
-                self._put(d, i, v, rows)
+                rows[d][:] = self.dims[d].put(rows[d], i, v)
                 for e, at in enumerate(self.depth_of):
                     if at == d:
                         self._follow(e, rows, parent, rng)
@@ -208,28 +185,30 @@ class Grid:
         slots = len(rows[d]) // len(rows[at])
         return i % slots < rows[at][i // slots]
 
-    def _put(self, d: int, i: int, value: int, rows: list[list[int]]) -> None:
-        if self.dims[d].common:
-            rows[d][:] = [value] * len(rows[d])
-        else:
-            rows[d][i] = value
+    def _others(self, d: int, i: int, rows: Sequence[Sequence[int]]) -> list[int]:
+        """What a position may become."""
+        at = self.depth_of[d]
+        return self.dims[d].others(rows[d], i) if at is None else self._left(d, rows[at]).others(rows[d], i)
 
     def _follow(self, d: int, rows: list[list[int]], parent: Sequence[Row], rng: random.Random) -> set[int]:
         """Puts a dimension where its depth allows it to be; returns the slots that have a block now, and had none."""
         at = self.depth_of[d]
         if at is None:
             return set()
-        dim, given = self.dims[d], self._given(d, tuple(rows[at]))
+        dim, left = self.dims[d], self._left(d, rows[at])
         if dim.tied:
-            rows[d][:] = [row[0] for row in given]
+            rows[d][:] = left.nth(0)
             return set()
         before, now = dim.active(parent[at]), dim.active(rows[at])
         fresh = {i for i, (was, on) in enumerate(zip(before, now, strict=True)) if on and not was}
-        for i, row in enumerate(given):
+        kept = {i: rows[d][i] for i, (was, on) in enumerate(zip(before, now, strict=True)) if on and was}
+        for i, row in enumerate(left.rows):
             if i in fresh:
-                rows[d][i] = rng.choice(row)
+                rows[d][i] = rng.choice(_between(row, i, kept) if dim.ascending else row)
+                kept[i] = rows[d][i]
             elif not now[i]:
                 rows[d][i] = row[0]
+        rows[d][:] = left.nearest(rows[d])
         return fresh
 
     def cross(self, a: Sequence[Row], b: Sequence[Row], rng: random.Random) -> list[Row]:
@@ -241,25 +220,23 @@ class Grid:
                 continue
             at, out = self.depth_of[d], list[int]()
             if at is not None and dim.tied:
-                rows.append(tuple(row[0] for row in self._given(d, rows[at])))
+                rows.append(self._left(d, rows[at]).nth(0))
                 continue
             if at is not None:
                 pairs = zip(ours, dim.active(a[at]), theirs, dim.active(b[at]), dim.active(rows[at]), strict=True)
                 for i, (x, x_on, y, y_on, on) in enumerate(pairs):
                     out.append(rng.choice([v for v, there in ((x, x_on), (y, y_on)) if there]) if on else dim.rest[i])
-                rows.append(tuple(out))
+                rows.append(self._left(d, rows[at]).nearest(out))
                 continue
-            for pair in zip(ours, theirs, strict=True):
-                # ascending: the parent that gave the position before offers a value that is not below it
-                out.append(rng.choice([v for v in pair if not (dim.ascending and out and v < out[-1])]))
+            for i, pair in enumerate(zip(ours, theirs, strict=True)):
+                # ordered: the parent that gave the position before offers a value that may follow it
+                out.append(rng.choice([v for v in pair if not out or dim.allows(i, out[-1], v)]))
             rows.append(tuple(out))
         return rows
 
 
-def _nth(rows: Rows, i: int) -> Row:
-    """The i-th of the product of rows; the last position changes fastest."""
-    out = []
-    for row in reversed(rows):
-        i, place = divmod(i, len(row))
-        out.append(row[place])
-    return tuple(reversed(out))
+def _between(row: Row, i: int, kept: Mapping[int, int]) -> Row:
+    """The choices of a slot that are not below the slots before it, nor above those behind it; all, if none is so."""
+    low = max((v for j, v in kept.items() if j < i), default=0)
+    high = min((v for j, v in kept.items() if j > i), default=row[-1])
+    return tuple(v for v in row if low <= v <= high) or row

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from searchkit.errors import UsageError, did_you_mean
-from searchkit.nas.space.dim import Dim
+from searchkit.nas.space.dim import NET_INDEX, Dim
 from searchkit.nas.space.grid import Grid, Row
 
 MAX_COMBINATIONS = 1_000_000  # of an ascending dimension: they are one knob, whose choices are listed
@@ -59,9 +59,9 @@ class Knobs:
             elif place.position is not None:
                 row[place.position] = int(value)
             elif dim.common:
-                row[:] = [int(value)] * len(row)
+                row[:] = dim.spread((int(value),))
             else:
-                row[:] = dim.unpack(dim.at(int(value)))
+                row[:] = dim.find(int(value))
         if wrong:
             raise UsageError("; ".join(wrong))
         return grid.nearest([dim.pack(row) for dim, row in zip(grid.dims, rows, strict=True)])
@@ -76,7 +76,7 @@ class Knobs:
             if place.position is not None:
                 out[knob.name] = row[place.position]
             else:
-                out[knob.name] = row[0] if dim.common else _number(dim, row)
+                out[knob.name] = row[dim.lead] if dim.common else _number(dim, row)
         return out
 
 
@@ -88,9 +88,14 @@ def knobs_of(grid: Grid) -> Knobs:
         if dim.tied:
             continue
         if dim.common or _is_bound(dim):
-            choices = dim.choices[0] if dim.common else _numbers(dim)
+            choices = dim.free[0] if dim.common else _numbers(dim)
             places += [_Place(Knob(names.new(dim.key), choices), d, None)] if len(choices) > 1 else []
             continue
+        if at is not None and dim.ascending:
+            raise UsageError(
+                f"{dim.key} can't be searched: its blocks ascend, so they can't be chosen one by one",
+                "search with sample_strategy: block_wise, or draw archs by search-nas flops --sample",
+            )
         for i, choices in enumerate(dim.choices):
             name, when = names.new(dim.key if dim.scalar else f"{dim.key}.{i}"), None
             if at is not None:
@@ -113,12 +118,15 @@ def _when(places: list[_Place], at: int, stage: int, block: int, dim: Dim, depth
             f"leave out one of them, or set the depths of each stage so that all combinations of {depth.key} ascend",
         )
     knob = next(p.knob for p in places if p.dim == at and p.position in (None, stage))
-    return knob.name, block
+    if depth.strategy != NET_INDEX:
+        return knob.name, block
+    ranks = zip(depth.free[0], depth.choices[stage], strict=True)  # the knob turns another stage's depth
+    return knob.name, max(value for value, blocks in ranks if blocks <= block)
 
 
 def _is_bound(dim: Dim) -> bool:
     """Whether its positions can't be chosen one by one."""
-    return dim.ascending and dim.count() < math.prod(map(len, dim.choices))
+    return dim.ordered and dim.count() < math.prod(map(len, dim.choices))
 
 
 def _numbers(dim: Dim) -> tuple[int, ...]:
@@ -135,8 +143,8 @@ def _number(dim: Dim, row: Row) -> int:
     """The place of a combination among those of its dimension."""
     number = 0
     for i, v in enumerate(row):
-        low = row[i - 1] if dim.ascending and i else 0
-        number += sum(n for w, n in zip(dim.choices[i], dim.ways[i], strict=True) if low <= w < v)
+        pairs = zip(dim.choices[i], dim.ways[i], strict=True)
+        number += sum(n for w, n in pairs if w < v and (not i or dim.allows(i, row[i - 1], w)))
     return number
 
 

@@ -12,9 +12,10 @@ from typing import Any
 from searchkit.nas.space.declare import BOUND_KEYS, DIM_KEYS, RANGE_KEYS
 from searchkit.nas.space.dim import STRATEGIES
 from searchkit.nas.space.samplers import KEYS, MAX_TIMES
+from searchkit.nas.space.scheduled import SCHEDULE, SCHEDULE_KEYS
 from searchkit.nas.space.shapes import INPUT
 from searchkit.nas.space.space import ANCHORS, MAX, MIN
-from searchkit.nas.space.strategy import ORDERED, SCHEDULE, SCHEDULE_KEYS, SPACE, STRATEGY
+from searchkit.nas.space.strategy import KWARGS, NAME, ORDERED, SLOPE_KEYS, SPACE, STEEP, STRATEGY
 
 Schema = dict[str, Any]
 SAMPLER, ARCH, DIMENSION = "sampler", "arch", "dimension"  # names of definitions
@@ -61,7 +62,7 @@ def _forms(least: int) -> list[Schema]:
 def _dimension() -> Schema:
     ints = {"anyOf": [_int(0), _array({"anyOf": [_int(0), _array(_int(0))]})]}
     steps = schedule_schema(ints)
-    common = {"ascending": {"type": "boolean"}, STRATEGY: {"enum": [*STRATEGIES, *ORDERED]}}
+    common = {"ascending": {"type": "boolean"}, STRATEGY: _strategy()}
     beside = {**common, SCHEDULE: {"anyOf": [steps, {"type": "null"}]}}
     plain = [_object({**form, **beside}, form) for form in _forms(0)]
     inner = {name: schema for form in _forms(0) for name, schema in form.items()} | {"ascending": {"type": "boolean"}}
@@ -72,6 +73,16 @@ def _dimension() -> Schema:
         "description": "The choices of a dimension: an int, a list of ints, choices, or a range",
         "anyOf": [_int(0), _array(_int(0)), *plain, below, alone],
     }
+
+
+def _strategy() -> Schema:
+    """A name, or one with limits of a slope."""
+    times = {"type": ["number", "null"], "exclusiveMinimum": 0}
+    place = {"type": ["integer", "null"], "minimum": 0}
+    limits = _object(dict(zip(SLOPE_KEYS, (times, times, place, place), strict=True)))
+    names = {"enum": [*STRATEGIES, *ORDERED]}
+    steep = _object({NAME: {"enum": [*STEEP]}, KWARGS: {"anyOf": [limits, {"type": "null"}]}}, [NAME])
+    return {"anyOf": [names, steep, _object({NAME: names, KWARGS: {"type": "null"}}, [NAME])]}
 
 
 def _input_shapes() -> Schema:

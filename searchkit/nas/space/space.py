@@ -16,9 +16,10 @@ from typing import Any
 
 from searchkit.errors import UsageError, did_you_mean
 from searchkit.nas.space.anchors import place_of, read_arch
-from searchkit.nas.space.dim import Dim, Rows
+from searchkit.nas.space.dim import Dim
 from searchkit.nas.space.grid import Grid
 from searchkit.nas.space.knobs import Knob, Knobs, knobs_of
+from searchkit.nas.space.order import Rows
 from searchkit.nas.space.phases import narrowed, needs_no_more
 from searchkit.nas.space.shapes import INPUT, InputShape, read_scales
 from searchkit.nas.space.strategy import KEYS, read_dims

@@ -1,36 +1,31 @@
-"""Dimensions as a config declares them: what a sampling strategy and a schedule add to a list of choices.
+"""Dimensions as a config declares them: what a sampling strategy adds to a list of choices (scheduled.py: a schedule).
 
-The strategies are those of United-Perception's BigNAS, the schedules those of aw_nas:
-https://github.com/ModelTC/United-Perception, https://github.com/walkerning/aw_nas.
+The strategies are those of United-Perception's BigNAS: https://github.com/ModelTC/United-Perception.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from searchkit.errors import UsageError, did_you_mean
-from searchkit.nas.space.declare import (
-    BOUND_KEYS,
-    DIM_KEYS,
-    Choices,
-    dim_of,
-    read_choices,
-    read_listed,
-    read_row,
-)
-from searchkit.nas.space.dim import BLOCK_WISE, NET_WISE, STAGE_WISE, STRATEGIES, TIED, Dim, Rows
+from searchkit.nas.space.blocks import slots_of, without_blocks
+from searchkit.nas.space.declare import BOUND_KEYS, DIM_KEYS, Choices, dim_of, read_choices, read_listed
+from searchkit.nas.space.dim import BLOCK_WISE, NET_INDEX, NET_WISE, STAGE_WISE, STRATEGIES, TIED, Dim, unlike
+from searchkit.nas.space.order import Slope
+from searchkit.nas.space.scheduled import SCHEDULE, SCHEDULE_KEYS, Steps, read_schedule, scheduled
 from searchkit.reading.cursor import Cursor
 from searchkit.records.arch import is_int
 
-# The strategies whose values don't fall from stage to stage, and what they are beside `ascending: true`. BigNAS' limits
-# of their slope are no part of it.
-ORDERED = {"ordered_stage_wise": STAGE_WISE, "ordered_stage_wise_depth": TIED}
-STRATEGY, SCHEDULE, SPACE = "sample_strategy", "schedule", "space"
-SCHEDULE_KEYS = ("boundary", "value")
+# The strategies whose values don't fall from stage to stage, or block to block, and what they are beside `ascending:
+# true`.
+ORDERED = {"ordered_stage_wise": STAGE_WISE, "ordered_stage_wise_depth": TIED, "ordered_block_wise": BLOCK_WISE}
+STEEP = ("ordered_stage_wise", "ordered_stage_wise_depth")  # those whose slope may have limits
+NAME, KWARGS = "name", "kwargs"  # of a strategy with limits
+SLOPE_KEYS = ("min_slope", "max_slope", "start_stage", "end_stage")
+STRATEGY, SPACE = "sample_strategy", "space"
 KEYS = (*DIM_KEYS, STRATEGY, SCHEDULE, SPACE, *SCHEDULE_KEYS)
-
-Steps = tuple[tuple[int, Cursor], ...]  # of a schedule: the epoch that each value begins at, and the value
 
 
 @dataclass(frozen=True)
@@ -40,7 +35,8 @@ class _Declared:
     dim: Dim
     at: Cursor
     places: tuple[Cursor, ...]  # of the choices of each position
-    strategy: Cursor | None = None
+    strategy: Cursor | None = None  # its name
+    slope: Slope = field(default_factory=Slope)
     schedule: Cursor | None = None
     steps: Steps = ()
 
@@ -57,7 +53,7 @@ def read_dims(parts: Mapping[str, Cursor]) -> tuple[Dim, ...]:
             continue  # the fault is the depth's
         dim = _with(each, strategy, depth, sibling)
         if dim is not None and each.schedule is not None:
-            dim = _scheduled(dim, each.schedule, each.steps, depth)
+            dim = scheduled(dim, each.schedule, each.steps, depth)
         if dim is not None:
             dims.append(dim)
     return tuple(dims)
@@ -73,10 +69,7 @@ def _declared(key: str, at: Cursor) -> _Declared | None:
     report = at.report
     faults = len(report.faults)
     at.check_keys(KEYS)
-    strategy = at.get(STRATEGY)
-    known = (*STRATEGIES, *ORDERED)
-    if strategy is not None and strategy.node.text not in known:
-        strategy.fault(f"unknown {STRATEGY} {strategy.shown}{did_you_mean(strategy.node.text, known)}")
+    strategy, slope = _strategy(at[STRATEGY]) if STRATEGY in at else (None, Slope())
     plain = _with_inner(at)
     schedule = at[SCHEDULE] if SCHEDULE in at and not at[SCHEDULE].node.is_null else None
     choices, steps = None, None
@@ -93,24 +86,74 @@ def _declared(key: str, at: Cursor) -> _Declared | None:
     elif given or len(report.faults) == faults:
         choices = read_choices(plain)
     dim = None if choices is None else dim_of(key, choices, plain)
-    if dim is not None and strategy is not None and strategy.node.text in ORDERED:
-        dim = _ordered(dim, strategy)
+    if dim is not None and strategy is not None and strategy.node.text in STEEP:
+        dim = _ordered(dim, strategy, slope)
     if choices is None or dim is None or len(report.faults) > faults:
         return None
-    return _Declared(dim, at, choices.places, strategy, schedule, steps or ())
+    return _Declared(dim, at, choices.places, strategy, slope, schedule, steps or ())
 
 
 def _plain(strategy: str) -> str:
     return ORDERED.get(strategy, strategy)
 
 
-def _ordered(dim: Dim, strategy: Cursor) -> Dim | None:
-    """A dimension whose values don't fall; None where it can't have any."""
+def _strategy(at: Cursor) -> tuple[Cursor | None, Slope]:
+    """Where the name of a strategy stands, `net_wise` or `{name: …, kwargs: …}`, and the slope that it says. Faults are
+    reported."""
+    name = at
+    if at.node.kind == "map":
+        at.check_keys((NAME, KWARGS))
+        if NAME not in at:
+            at.fault(f"a {STRATEGY} with limits is {{{NAME}: …, {KWARGS}: {{…}}}}, but there is no {NAME}")
+            return None, Slope()
+        name = at[NAME]
+    known = (*STRATEGIES, *ORDERED)
+    if name.node.text not in known:
+        name.fault(f"unknown {STRATEGY} {name.shown}{did_you_mean(name.node.text, known)}")
+        return name, Slope()
+    limits = at.get(KWARGS) if name is not at else None
+    if limits is None or limits.node.is_null:
+        return name, Slope()
+    if name.node.text not in STEEP:
+        limits.fault(f"{name.node.text} has no limits; {' and '.join(STEEP)} have")
+        return name, Slope()
+    return name, _slope(limits)
+
+
+def _slope(at: Cursor) -> Slope:
+    """The limits of a slope; faults are reported."""
+    if at.node.kind != "map":
+        at.fault(f"must be a mapping with {', '.join(SLOPE_KEYS)}, not {at.shown}")
+        return Slope()
+    at.check_keys(SLOPE_KEYS)
+    least, most, first, last = (at.get(key) for key in SLOPE_KEYS)
+    values = {"least": least, "most": most, "first": first, "last": last}
+    given = {name: each for name, each in values.items() if each is not None and not each.node.is_null}
+    for name, each in given.items():
+        number = isinstance(each.data, int | float) and not isinstance(each.data, bool)
+        if name in ("least", "most") and not (number and 0 < each.data < math.inf):
+            each.fault(f"must be a number above 0, how many times the value before, not {each.shown}")
+            return Slope()
+        if name in ("first", "last") and not (is_int(each.data) and each.data >= 0):
+            each.fault(f"must be a position, a whole number from 0 on, not {each.shown}")
+            return Slope()
+    slope = Slope(**{name: each.data for name, each in given.items()})
+    if slope.most < slope.least:
+        at.fault(f"max_slope must not be below min_slope, but {slope.most:g} < {slope.least:g}")
+    elif slope.last is not None and slope.last <= slope.first:
+        at.fault(f"end_stage must be above start_stage, but {slope.last} <= {slope.first}")
+    else:
+        return slope
+    return Slope()
+
+
+def _ordered(dim: Dim, strategy: Cursor, slope: Slope) -> Dim | None:
+    """A dimension whose values follow each other so; None where it can't have any."""
     if dim.scalar:
         strategy.fault(f"can't be {strategy.node.text}: it has one value, and only a list of values has an order")
         return None
     try:
-        return replace(dim, ascending=True)
+        return replace(dim, ascending=True, slope=slope)
     except UsageError as e:
         strategy.fault(e.message)
         return None
@@ -153,12 +196,14 @@ def _with(each: _Declared, strategy: str, depth: Dim | None, sibling: str) -> Di
         valid = [other for other in STRATEGIES if not _impossible(dim, other, depth, sibling)]
         each.strategy.fault(f"can't be {strategy}: {reason} (valid: {', '.join(valid)})")
         return None
-    if dim.ascending and (strategy in (NET_WISE, BLOCK_WISE) or (strategy == TIED and not is_depth)):
-        each.strategy.fault(f"{dim.key} is ascending, which can't go with {strategy}, only with {STAGE_WISE}")
+    if dim.ascending and (strategy in (NET_WISE, NET_INDEX) or (strategy == TIED and not is_depth)):
+        each.strategy.fault(
+            f"{dim.key} is ascending, which can't go with {strategy}, only with {STAGE_WISE} and {BLOCK_WISE}"
+        )
         return None
-    if strategy == NET_WISE:
-        if (other := _unlike(dim.choices)) is not None:
-            each.places[other].fault(_unlike_text(dim.key, dim.choices, other))
+    if strategy in (NET_WISE, NET_INDEX):
+        if (uneven := unlike(strategy, dim.key, dim.choices)) is not None:
+            each.places[uneven[0]].fault(uneven[1])
             return None
         return dim if dim.scalar else Dim(dim.key, dim.choices, strategy=strategy)
     if strategy == STAGE_WISE or is_depth:
@@ -169,7 +214,7 @@ def _with(each: _Declared, strategy: str, depth: Dim | None, sibling: str) -> Di
 
 def _impossible(dim: Dim, strategy: str, depth: Dim | None, sibling: str) -> str:
     """Why a dimension can't have a strategy, whatever its choices; empty where it can."""
-    if strategy in (STAGE_WISE, TIED) and dim.scalar:
+    if strategy in (STAGE_WISE, TIED, NET_INDEX) and dim.scalar:
         return "it has one int, not a list with one for each stage"
     if sibling == dim.key:
         return "it is a depth itself, and has no blocks of its own" if strategy == BLOCK_WISE else ""
@@ -179,18 +224,6 @@ def _impossible(dim: Dim, strategy: str, depth: Dim | None, sibling: str) -> str
         if depth.scalar:
             return f"that needs {sibling} to have one value for each stage, not one int"
     return ""
-
-
-def _unlike(rows: Rows) -> int | None:
-    """The first position whose choices are not those of the first one."""
-    return next((i for i, row in enumerate(rows) if row != rows[0]), None)
-
-
-def _unlike_text(key: str, rows: Rows, i: int) -> str:
-    return (
-        f"{key} is {NET_WISE}, so all positions must have the same choices, but {key}[0] has {list(rows[0])} and "
-        f"{key}[{i}] has {list(rows[i])}"
-    )
 
 
 def _tied(each: _Declared, depth: Dim) -> Dim | None:
@@ -207,27 +240,22 @@ def _tied(each: _Declared, depth: Dim) -> Dim | None:
     return None if uneven else Dim(dim.key, dim.choices, strategy=TIED, depth=depth.key)
 
 
-def _slots(depth: Dim) -> int:
-    """Slots for each stage: for the deepest one, and at least 2, so that no list of slots is one of stages."""
-    return max(2, *(row[-1] for row in depth.choices))
-
-
 def _block_wise(each: _Declared, depth: Dim) -> Dim | None:
-    dim, stages, slots = each.dim, len(depth.choices), _slots(depth)
+    dim, stages, slots = each.dim, len(depth.choices), slots_of(depth)
     rows = dim.choices * stages if dim.scalar else dim.choices
     if not _fits(each, depth, len(rows) in (stages, stages * slots)):
         return None
     if len(rows) == stages:
         rows = tuple(row for row in rows for _ in range(slots))
-    rest = tuple(row[0] for row in rows)
-    rows = _without_blocks(rows, rest, depth)
-    return Dim(dim.key, rows, strategy=BLOCK_WISE, depth=depth.key, rest=rest)
-
-
-def _without_blocks(rows: Rows, rest: tuple[int, ...], depth: Dim) -> Rows:
-    """With nothing but `rest` in slots that never have a block."""
-    slots = _slots(depth)
-    return tuple(row if i % slots < depth.choices[i // slots][-1] else (rest[i],) for i, row in enumerate(rows))
+    ascending = dim.ascending or (each.strategy is not None and each.strategy.node.text in ORDERED)
+    rest, deepest = tuple(row[0] for row in rows), tuple(row[-1] for row in depth.choices) if ascending else ()
+    rows = without_blocks(rows, rest, depth)
+    try:
+        blocks = Dim(dim.key, rows, False, ascending, BLOCK_WISE, depth.key, rest, deepest=deepest)
+    except UsageError as e:
+        each.at.fault(e.message)
+        return None
+    return replace(blocks, rest=tuple(row[0] for row in blocks.choices))
 
 
 def _fits(each: _Declared, depth: Dim, fits: bool) -> bool:
@@ -235,119 +263,3 @@ def _fits(each: _Declared, depth: Dim, fits: bool) -> bool:
         stages, found = len(depth.choices), len(each.dim.choices)
         each.at.fault(f"must have a value for each stage of {depth.key}, which has {stages}, not {found}")
     return fits
-
-
-# --- schedules -------------------------------------------------------------------------------------------------------
-
-
-def read_schedule(at: Cursor) -> Steps | None:
-    """The steps of `{boundary: [1, 81], value: [a, b]}`, whatever the values are; None where a fault was reported."""
-    node, faults = at.node, len(at.report.faults)
-    if node.kind != "map":
-        at.fault(f"a schedule must be {{boundary, value}}, not {at.shown}")
-        return None
-    at.check_keys(SCHEDULE_KEYS)
-    if missing := [name for name in SCHEDULE_KEYS if name not in at]:
-        at.fault(f"a schedule has the keys boundary and value, but lacks {' and '.join(missing)}")
-    lists = [at[name] for name in SCHEDULE_KEYS if name in at]
-    for each in lists:
-        if each.node.kind != "list" or not each.node.items:
-            each.fault(f"boundary and value of a schedule must be lists, not {each.shown}")
-    if len(at.report.faults) > faults:
-        return None
-    boundary, value = (at[name].items for name in SCHEDULE_KEYS)
-    if len(boundary) != len(value):
-        at["value"].fault(f"boundary and value must be of one length, but have {len(boundary)} and {len(value)}")
-    before = 0
-    for epoch in boundary:
-        number = epoch.data
-        if not is_int(number):
-            epoch.fault(f"boundary must be epochs, whole numbers from 1 on, not {epoch.shown}")
-        elif epoch is boundary[0] and number != 1:
-            epoch.fault(f"boundary must start at epoch 1, not {number}")
-        elif number <= before:
-            epoch.fault(f"boundary must ascend, but {number} follows {before}")
-        before = number if is_int(number) else before
-    if len(at.report.faults) > faults:
-        return None
-    return tuple((epoch.data, each) for epoch, each in zip(boundary, value, strict=True))
-
-
-def _scheduled(dim: Dim, schedule: Cursor, steps: Steps, depth: Dim | None) -> Dim | None:
-    """A dimension with its phases; None where a fault was reported."""
-    if dim.tied:
-        schedule.fault(f"{dim.key} can't have a {SCHEDULE}: it follows {dim.depth}, whose {SCHEDULE} narrows both")
-        return None
-    read = [_narrow(dim, epoch, value, depth) for epoch, value in steps]
-    phases = [(epoch, rows) for (epoch, _), rows in zip(steps, read, strict=True) if rows is not None]
-    if len(phases) < len(steps):
-        return None
-    lost = False
-    for i, (row, last) in enumerate(zip(dim.choices, phases[-1][1], strict=True)):
-        if never := [v for v in row if v not in last]:
-            lost = True
-            steps[-1][1].fault(
-                f"the last value narrows below the space: {', '.join(map(str, never))} of {_place(dim, i)} would never "
-                "be trained"
-            )
-    if lost:
-        return None
-    return Dim(dim.key, dim.choices, dim.scalar, dim.ascending, dim.strategy, dim.depth, dim.rest, tuple(phases))
-
-
-def _place(dim: Dim, i: int) -> str:
-    return dim.key if dim.scalar else f"{dim.key}[{i}]"
-
-
-def _narrow(dim: Dim, epoch: int, value: Cursor, depth: Dim | None) -> Rows | None:
-    """The choices of every position from an epoch on."""
-    rows = _phase(dim, value, depth)
-    if rows is None:
-        return None
-    if empty := [_place(dim, i) for i, row in enumerate(rows) if not row]:
-        value.fault(f"the value from epoch {epoch} on leaves {', '.join(empty)} without a choice")
-        return None
-    try:
-        narrow = dim.with_choices(rows)
-    except UsageError as e:
-        value.fault(f"the value from epoch {epoch} on leaves nothing: {e.message}")
-        return None
-    if dim.common and (other := _unlike(narrow.choices)) is not None:
-        value.fault(f"from epoch {epoch} on {_unlike_text(dim.key, narrow.choices, other)}")
-        return None
-    return rows
-
-
-def _phase(dim: Dim, value: Cursor, depth: Dim | None) -> Rows | None:
-    """What of the choices of every position is in a value: ints for all positions, or such a list for each."""
-    n, items = len(dim.choices), value.items or [value]
-    faults = len(value.report.faults)
-    if not any(item.node.kind == "list" for item in items):
-        row = read_row(value, None)
-        if row is None:
-            return None
-        given = [row] * n
-        for item in items:
-            if not any(item.data in of for of in dim.choices):
-                item.fault(f"widens above the space: {item.data} is no choice of {dim.key}")
-    else:
-        rows = [read_row(item, None) for item in items]
-        given = [row for row in rows if row is not None]
-        if len(given) < len(rows):
-            return None
-        times = _slots(depth) if dim.rest and depth is not None and len(given) == len(depth.choices) else 1
-        if dim.scalar or len(given) * times != n:
-            needed = "a list of ints" if dim.scalar else f"{n} lists, one for each position"
-            value.fault(f"must be {needed}, not {value.shown}")
-            return None
-        given = [row for row in given for _ in range(times)]
-        for i, of in enumerate(dim.choices):
-            position = items[i // times]
-            for item in position.items or [position]:
-                v = item.data
-                if v not in of and not (dim.rest and of == (dim.rest[i],)):
-                    item.fault(f"widens above the space: {v} is no choice of {_place(dim, i)}")
-    if len(value.report.faults) > faults:
-        return None
-    rows_left = tuple(tuple(v for v in row if v in new) for row, new in zip(dim.choices, given, strict=True))
-    return _without_blocks(rows_left, dim.rest, depth) if dim.rest and depth is not None else rows_left

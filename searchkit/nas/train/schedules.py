@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from searchkit.nas.space.scheduled import read_schedule
 from searchkit.nas.space.schema import schedule_schema
-from searchkit.nas.space.strategy import read_schedule
 from searchkit.reading.cursor import Cursor
 from searchkit.reading.kinds import Bad, Kind, Reader
 from searchkit.reading.nodes import Node, Report

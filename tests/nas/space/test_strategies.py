@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -28,6 +30,22 @@ def network(arch: Arch) -> tuple[Any, ...]:
     return depths, arch.get(WIDTH), arch.get("backbone.stem.width"), tuple(blocks)
 
 
+def ascends(
+    values: Sequence[int],
+    *,
+    min_slope: float = 1,
+    max_slope: float = math.inf,
+    start_stage: int = 0,
+    end_stage: int | None = None,
+) -> bool:
+    """Whether each value is so many times the one before."""
+    return all(
+        u * min_slope <= v <= u * max_slope
+        for i, (u, v) in enumerate(itertools.pairwise(values), 1)
+        if start_stage < i <= (len(values) if end_stage is None else end_stage)
+    )
+
+
 def brute(spec: dict[str, Any]) -> set[tuple[Any, ...]]:
     """All networks of a declaration, in the words of its strategies."""
     rows = {key: each["choices"] for key, each in spec.items()}
@@ -35,6 +53,11 @@ def brute(spec: dict[str, Any]) -> set[tuple[Any, ...]]:
     found = set()
     for depths in itertools.product(*rows[DEPTH]):
         if how[DEPTH] == "net_wise" and len(set(depths)) > 1:
+            continue
+        ranks = {sorted(row).index(d) for row, d in zip(rows[DEPTH], depths, strict=True) if len(row) > 1}
+        if how[DEPTH] == "net_wise_index" and len(ranks) > 1:
+            continue
+        if how[DEPTH] == "ordered_stage_wise_depth" and not ascends(depths):
             continue
         values = []
         for key in (WIDTH, "backbone.stem.width", KERNEL, EXPAND):
@@ -44,38 +67,74 @@ def brute(spec: dict[str, Any]) -> set[tuple[Any, ...]]:
                 values.append(rows[key])
             elif how[key] == "net_wise":
                 values.append([(v,) * len(depths) for v in rows[key][0]])
+            elif how[key] == "net_wise_index":
+                ranks = range(max(map(len, rows[key])))
+                values.append([tuple(sorted(row)[k if len(row) > 1 else 0] for row in rows[key]) for k in ranks])
             elif how[key] == "stage_wise_depth":
                 ranks = [sorted(row).index(d) for row, d in zip(rows[DEPTH], depths, strict=True)]
                 values.append([tuple(sorted(row)[k] for row, k in zip(rows[key], ranks, strict=True))])
             elif how[key] == "block_wise":
                 stages = [itertools.product(row, repeat=d) for row, d in zip(rows[key], depths, strict=True)]
                 values.append(list(itertools.product(*stages)))
+            elif how[key] == "ordered_block_wise":
+                stages = [itertools.product(row, repeat=d) for row, d in zip(rows[key], depths, strict=True)]
+                values.append([v for v in itertools.product(*stages) if ascends([w for part in v for w in part])])
+            elif isinstance(how[key], dict):
+                values.append([v for v in itertools.product(*rows[key]) if ascends(v, **how[key]["kwargs"])])
             else:
                 values.append(list(itertools.product(*rows[key])))
         for width, stem, kernel, expand in itertools.product(*values):
             blocks = []
             for key, value in sorted(((KERNEL, kernel), (EXPAND, expand))):
                 if value is not None:
-                    blocks.append(value if how[key] == "block_wise" else per_block(key, value, depths))
+                    by_block = how[key] in ("block_wise", "ordered_block_wise")
+                    blocks.append(value if by_block else per_block(key, value, depths))
             found.add((depths, width, stem, tuple(blocks)))
     return found
 
 
+HOW = ("net_wise", "net_wise_index", "stage_wise", "stage_wise_depth", "block_wise", "ordered_block_wise", "steep")
+
+
+def spaces() -> st.SearchStrategy[tuple[dict[str, Any], Space]]:
+    """Declarations, with what they give; ordered ones may have no combination."""
+    return specs().map(lambda spec: (spec, read(spec))).filter(lambda pair: pair[1] is not None)
+
+
+def read(spec: dict[str, Any]) -> Any:
+    """The space of a declaration; None for one that has nothing in it."""
+    try:
+        return read_space(spec)
+    except UsageError as e:
+        pruned = "as many choices as" in e.message  # an ascending depth lost one, and what is tied to it did not
+        assert pruned or ("ascending" in e.message and "combination" in e.message)
+        return None
+
+
 @st.composite
 def specs(draw: st.DrawFn) -> dict[str, Any]:
-    stages = draw(st.integers(1, 2))
+    stages = draw(st.integers(1, 3))
     row = st.lists(st.integers(1, 3), min_size=1, max_size=2, unique=True)
     depths = draw(st.lists(row, min_size=stages, max_size=stages))
     out: dict[str, Any] = {DEPTH: {"choices": depths}}
-    if draw(st.booleans()):
-        out[DEPTH] = {"choices": [depths[0]] * stages, "sample_strategy": "net_wise"}
-        depths = [depths[0]] * stages
+    match draw(st.sampled_from(("", "net_wise", "net_wise_index", "ordered_stage_wise_depth"))):
+        case "net_wise":
+            depths = [depths[0]] * stages
+            out[DEPTH] = {"choices": depths, "sample_strategy": "net_wise"}
+        case "":
+            pass
+        case how:
+            out[DEPTH]["sample_strategy"] = how
     for key in draw(st.lists(st.sampled_from((WIDTH, KERNEL, EXPAND)), unique=True)):
-        how = draw(st.sampled_from(("net_wise", "stage_wise", "stage_wise_depth", "block_wise")))
+        how = draw(st.sampled_from(HOW))
         rows = draw(st.lists(row, min_size=stages, max_size=stages))
         if how == "stage_wise_depth":
             rows = [draw(st.permutations(range(1, 6)))[: len(each)] for each in depths]
-        if how == "block_wise" and key == WIDTH:
+        if how == "steep":
+            least, most = draw(st.sampled_from(((1, 2), (0.5, 1), (1.5, 3), (2, 2))))
+            kwargs = {"min_slope": least, "max_slope": most, "start_stage": draw(st.integers(0, 1))}
+            how = {"name": "ordered_stage_wise", "kwargs": kwargs | draw(st.sampled_from(({}, {"end_stage": 2})))}
+        if how in ("block_wise", "ordered_block_wise") and key == WIDTH:
             continue
         out[key] = {"choices": [rows[0]] * stages if how == "net_wise" else rows, "sample_strategy": how}
     if draw(st.booleans()):
@@ -90,9 +149,9 @@ def whole(space: Space) -> list[Arch]:
 
 @pytest.mark.slow
 @settings(deadline=None, max_examples=400)
-@given(specs())
-def test_the_grid_is_what_brute_force_finds(spec: dict[str, Any]) -> None:
-    space = read_space(spec)
+@given(spaces())
+def test_the_grid_is_what_brute_force_finds(declared: tuple[dict[str, Any], Space]) -> None:
+    spec, space = declared
     archs = whole(space)
     assert len(archs) == space.count() == len(set(archs)) == len({network(arch) for arch in archs})
     assert {network(arch) for arch in archs} == brute(spec)
@@ -108,9 +167,9 @@ def test_the_grid_is_what_brute_force_finds(spec: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 @settings(deadline=None, max_examples=150)
-@given(specs(), st.integers(0, 2**32))
-def test_children_are_archs_of_the_space(spec: dict[str, Any], seed: int) -> None:
-    space, rng = read_space(spec), random.Random(seed)
+@given(spaces(), st.integers(0, 2**32))
+def test_children_are_archs_of_the_space(declared: tuple[dict[str, Any], Space], seed: int) -> None:
+    space, rng = declared[1], random.Random(seed)
     grid = set(whole(space))
     a, b = space.sample(rng), space.sample(rng)
     for p in (0, 0.1, 0.5, 1):
@@ -128,12 +187,17 @@ def test_children_are_archs_of_the_space(spec: dict[str, Any], seed: int) -> Non
 
 
 @settings(deadline=None, max_examples=150)
-@given(specs())
-def test_knobs_are_the_space(spec: dict[str, Any]) -> None:
-    space = read_space(spec)
+@given(spaces())
+def test_knobs_are_the_space(declared: tuple[dict[str, Any], Space]) -> None:
+    space = declared[1]
     archs = whole(space)
     points: list[dict[str, int]] = [{}]
-    for knob in space.knobs():
+    try:
+        knobs = space.knobs()
+    except UsageError as e:
+        assert "can't be searched: " in e.message and any(dim.ascending for dim in space.dims)
+        return
+    for knob in knobs:
         assert knob.name.isidentifier() and len(knob.choices) > 1
         points = [
             {**point, knob.name: v} if there else point
@@ -255,8 +319,50 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         "unknown sample_strategy 'net_wide' (did you mean net_wise?)",
     ),
     "no text": (
-        {"a.w": {"choices": [1], "sample_strategy": {"name": "net_wise"}}},
-        "a.w.sample_strategy: unknown sample_strategy {",
+        {"a.w": {"choices": [1], "sample_strategy": ["net_wise"]}},
+        "a.w.sample_strategy: unknown sample_strategy [",
+    ),
+    "no name": (
+        {"a.w": {"choices": [1], "sample_strategy": {"kwargs": {}}}},
+        "a.w.sample_strategy: a sample_strategy with limits is {name: …, kwargs: {…}}, but there is no name",
+    ),
+    "no limits": (
+        {"a.w": {"choices": [[1]], "sample_strategy": {"name": "net_wise", "kwargs": {"min_slope": 1}}}},
+        "a.w.sample_strategy.kwargs: net_wise has no limits; ordered_stage_wise and ordered_stage_wise_depth have",
+    ),
+    "limit": (
+        {"a.w": {"choices": [[1]], "sample_strategy": {"name": "ordered_stage_wise", "kwargs": {"min_slop": 1}}}},
+        "a.w.sample_strategy.kwargs: unknown key 'min_slop' (did you mean min_slope?)",
+    ),
+    "no number": (
+        {"a.w": {"choices": [[1]], "sample_strategy": {"name": "ordered_stage_wise", "kwargs": {"min_slope": 0}}}},
+        "a.w.sample_strategy.kwargs.min_slope: must be a number above 0, how many times the value before, not 0",
+    ),
+    "slopes": (
+        {
+            "a.w": {
+                "choices": [[1]],
+                "sample_strategy": {"name": "ordered_stage_wise", "kwargs": {"min_slope": 2, "max_slope": 1.5}},
+            }
+        },
+        "a.w.sample_strategy.kwargs: max_slope must not be below min_slope, but 1.5 < 2",
+    ),
+    "steep": (
+        {
+            "a.w": {
+                "choices": [[2, 3], [7, 8], [9]],
+                "sample_strategy": {"name": "ordered_stage_wise", "kwargs": {"max_slope": 2, "end_stage": 1}},
+            }
+        },
+        "a.w has no ascending by 1 to 2 times (positions 1 to 1) combination",
+    ),
+    "numbers": (
+        {"a.w": {"choices": [[4], [1, 2], [1, 2, 3]], "sample_strategy": "net_wise_index"}},
+        "a.w is net_wise_index, so all positions must have as many choices, or one, but a.w[1] has 2 and a.w[2] has 3",
+    ),
+    "blocks": (
+        {"a.depth": [1, 2], "a.w": {"choices": [[5], [3]], "sample_strategy": "ordered_block_wise"}},
+        "a.w: the dimension a.w has no ascending combination",
     ),
     "typo": (
         {"a.w": {"choices": [1], "sample_stategy": "net_wise"}},
