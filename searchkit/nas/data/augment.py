@@ -42,11 +42,12 @@ class Augment:
     expand: Fraction = field(default=0.0, metadata=LATER)
     """Probability of SSD's expansion, before all else: the image becomes a part of a canvas, of `fill`, whose edges are
     up to 4 times as long."""
+    vflip: Fraction = field(default=0.0, metadata=LATER)  # probability; for images without an up and a down
 
     def __post_init__(self) -> None:
         wrong = [
             f"{name} must be a probability, in [0, 1]; got {getattr(self, name)}"
-            for name in ("hflip", "crop", "expand", "photometric")
+            for name in ("hflip", "vflip", "crop", "expand", "photometric")
             if not 0 <= getattr(self, name) <= 1
         ]
         for name, top in (("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0.5)):
@@ -99,6 +100,8 @@ def pipeline(augment: Augment, has_boxes: bool = True) -> v2.Transform:
         steps.append(ScaleJitter(augment.scale, augment.fill))
     if augment.hflip:
         steps.append(v2.RandomHorizontalFlip(augment.hflip))
+    if augment.vflip:
+        steps.append(v2.RandomVerticalFlip(augment.vflip))
     if augment.brightness or augment.contrast or augment.saturation or augment.hue:
         colour = v2.ColorJitter(augment.brightness, augment.contrast, augment.saturation, augment.hue)
         steps.append(v2.RandomApply([colour], p=augment.photometric))
