@@ -65,9 +65,11 @@ def _remarks(dim: Any) -> str:
 
 
 def bins_of(values: Sequence[int]) -> tuple[list[int], float, float]:
-    """(how many values in each bin, where the first begins, width of a bin)."""
+    """(how many values in each bin, where the first begins, width of a bin); a bin alone where they are all the same."""
     low, high = min(values), max(values)
-    width = (high - low) / BINS or 1.0
+    if low == high:
+        return [len(values)], low, 1.0
+    width = (high - low) / BINS
     counts = [0] * BINS
     for value in values:
         counts[min(BINS - 1, int((value - low) / width))] += 1

@@ -23,6 +23,7 @@ from searchkit.nas.data.pixels import Reading, both
 from searchkit.nas.data.report import DataReport, Faults, other_classes
 
 AS_IS = Reading()
+SHOWN = 8  # keys of a file that is none of ours
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,7 +230,10 @@ def _read(path: str) -> dict[str, list[Any]]:
     keys = ("images", "annotations", "categories")
     wrong = [key for key in keys if not isinstance(raw, dict) or not isinstance(raw.get(key), list)]
     if wrong:
-        keys_text = ", ".join(map(str, raw)) if isinstance(raw, dict) else f"a {type(raw).__name__}"
+        keys_text = f"a {type(raw).__name__}"
+        if isinstance(raw, dict):
+            more = f", and {len(raw) - SHOWN} more" if len(raw) > SHOWN else ""
+            keys_text = ", ".join(map(str, list(raw)[:SHOWN])) + more
         hint = "A COCO file of object instances is an object with the lists images, annotations and categories."
         raise UsageError(f"{path} has no list {', '.join(wrong)}; found: {keys_text or 'nothing'}", hint)
     return {key: raw[key] for key in keys}

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from searchkit.nas.cli.main import VERBS
+from searchkit.nas.cli.space import histogram
 from searchkit.nas.cost.price import price_net
 from searchkit.nas.train import net as nets
 from searchkit.records import modelspace
@@ -110,6 +111,7 @@ def test_the_numbers_of_the_space_are_exact(trained: Trained) -> None:
     assert Path("macs.png").read_bytes().startswith(b"\x89PNG")
     bars = [line.split() for line in out.split("MACs of all points:")[1].splitlines() if line.strip()][:24]
     assert sum(int(bar[-1]) for bar in bars if bar[-1].isdecimal()) == 2 * len(archs)
+    assert histogram([5, 5]) == [f"{5:>8} {'█' * 50} 2"]
 
 
 def test_flops_go_on_after_a_cut(trained: Trained) -> None:
@@ -375,6 +377,8 @@ def test_data_that_is_wrong(trained: Trained, monkeypatch: pytest.MonkeyPatch) -
     said = edited("train", categories=[{"id": 1, "name": "circle"}, {"id": 2, "name": "square"}])
     assert "category 3 is used by" in said and "but not declared" in said
     assert "has no list categories" in edited("train", categories={})
+    said = edited("train", categories={}, **{f"tensor_{i}": i for i in range(200)})  # a file of something else
+    assert "tensor_1," in said and "more" in said and "tensor_99" not in said
     (data / "annotations" / "instances_train.json").unlink()
     assert "no such annotation file" in bad("train", path, "--work-dir", "work")
     body = tiny(data.absolute(), data={"train": None})
