@@ -18,6 +18,7 @@ import sys
 import time
 from pathlib import Path
 
+from pretrained import macs_at
 from scipy.stats import kendalltau
 
 HERE = Path(__file__).resolve().parent / "bccd"
@@ -39,20 +40,9 @@ def records(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def macs_at(work: Path, record: dict, proposals: int) -> int:
-    """MACs of a record with another number of boxes in the RoI head."""
-    from searchkit.nas.cost import price
-    from searchkit.nas.models import network
-    from searchkit.nas.models.heads.faster_rcnn_plan import FasterRCNNPlan
-    from searchkit.nas.tasks import read as config
-    from searchkit.nas.train import net as nets
-    from searchkit.records.arch import Arch
-
-    recipe = config.load(CONFIG)
-    model = nets.sized(recipe, ("RBC", "WBC", "Platelets"))
-    plans = network.plans_of(model, recipe.space.maximum())
-    plans.head = FasterRCNNPlan(model, model.num_classes, proposals)
-    return price.price(plans, Arch.of(record["arch"]), tuple(record["data"]["input_shape"])).flops
+def macs_of(record: dict) -> int:
+    """MACs of a record, with so many boxes in the RoI head as stand in the table."""
+    return macs_at(Path(CONFIG), [record])[0]
 
 
 def run(work: Path, seed: int) -> None:
@@ -152,7 +142,7 @@ def table(work: Path) -> None:
         t = tuned.get(json.dumps([r["arch"], r["data"]]))
         rows.append(
             (
-                macs_at(work, r, 200) / 1e9,
+                macs_of(r) / 1e9,
                 metric["direct_raw"]["bccd_bbox_mAP"],
                 metric["direct"]["bccd_bbox_mAP"],
                 t["metric"]["finetune"]["bccd_bbox_mAP"] if t else None,
@@ -180,7 +170,7 @@ def table(work: Path) -> None:
     scores = ", ".join(
         f"{name} {m[f'bccd_bbox_mAP{end}']:.3f}" for name, end in (("AP", ""), ("AP50", "_50"), ("AP75", "_75"))
     )
-    print(f"test, once: {scores}; {macs_at(work, final, 200) / 1e9:.2f} GMACs with 200 boxes")
+    print(f"test, once: {scores}; {macs_of(final) / 1e9:.2f} GMACs with 200 boxes")
     spent: dict[str, float] = {}
     for item in records(work / "times.jsonl"):
         spent[item["verb"]] = spent.get(item["verb"], 0) + item["seconds"]

@@ -25,7 +25,7 @@ import resource
 import statistics
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,7 @@ def macs_at(config: Path, records: list[dict[str, Any]]) -> list[int]:
     from searchkit.nas.cost import price
     from searchkit.nas.models import network
     from searchkit.nas.models.heads.faster_rcnn_plan import FasterRCNNPlan
+    from searchkit.nas.models.part import NetPlan
     from searchkit.nas.tasks import read
     from searchkit.nas.train import net as nets
     from searchkit.records.arch import Arch
@@ -81,7 +82,7 @@ def macs_at(config: Path, records: list[dict[str, Any]]) -> list[int]:
     model: Any = nets.sized(recipe, CLASSES)
     plans = network.plans_of(model, recipe.space.maximum())
     if isinstance(plans.head, FasterRCNNPlan):
-        plans = replace(plans, head=FasterRCNNPlan(model, model.num_classes, PROPOSALS))
+        plans = NetPlan(plans.backbone, plans.neck, FasterRCNNPlan(model, model.num_classes, PROPOSALS))
     shapes = [tuple(r["data"]["input_shape"]) for r in records]
     return [price.price(plans, Arch.of(r["arch"]), shape).flops for r, shape in zip(records, shapes, strict=True)]
 
