@@ -65,7 +65,7 @@ def _remarks(dim: Any) -> str:
 
 
 def bins_of(values: Sequence[int]) -> tuple[list[int], float, float]:
-    """(how many values in each bin, where the first begins, width of a bin); a bin alone where they are all the same."""
+    """(how many values in each bin, where the first begins, width of a bin); one bin where all are the same."""
     low, high = min(values), max(values)
     if low == high:
         return [len(values)], low, 1.0
