@@ -175,7 +175,8 @@ class Head(Protocol):
     may needs_boxes, true: a detector that learns nothing from an image without boxes.
 
     One whose class logits another network may learn has `class_logits(net)`, which gives their ClassLogits
-    (searchkit.nas.models.class_logits).
+    (searchkit.nas.models.class_logits). One with `outputs(net, inputs)` runs by it what gives out features and class
+    logits, without what follows; a network that teaches these alone is run so.
     """
 
     TASK: ClassVar[str]

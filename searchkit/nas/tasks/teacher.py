@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -62,10 +64,15 @@ def open_teaching(own: Recipe, categories: Sequence[str], device: torch.device, 
 
     def logits(name: str) -> tuple[ClassLogits, ClassLogits, tuple[int, ...]]:
         ours = _logits_of(student)
+        if settings.anchors == "positive" and ours.positives is None:
+            raise UsageError(
+                f"train.distill.anchors: which anchors of a {type(student).__name__} are to find a box is not known",
+                "Leave it out: scores of whole images are learnt from all of them",
+            )
         if name == LARGEST:
             return ours, ours, ours.columns_of(tuple(range(len(categories)))) if ours.of_classes else ()
         theirs = _logits_of(loaded[name].net)
-        if replace(theirs, module="", flat=ours.flat) != replace(ours, module="", flat=ours.flat):
+        if not theirs.same_kind(ours):
             kinds = [type(net).__name__ for net in (loaded[name].net, student)]
             raise UsageError(
                 f"the class scores of the teacher {loaded[name].path}, a {kinds[0]}, are of another kind than those of "
@@ -81,7 +88,7 @@ def open_teaching(own: Recipe, categories: Sequence[str], device: torch.device, 
     extras = nn.ModuleDict({f"mimic_{i}": connector for i, connector in connectors.items()}).to(device)
     if settings.mimic or not all(isinstance(d, Scores) and d.ours.of_image for d in distillers):
         sides.check(distillers)
-    return Teaching(settings, distillers, sides.teachers, extras)
+    return Teaching(settings, distillers, sides.teachers, sides.runs(distillers), extras)
 
 
 def _logits_of(net: nn.Module) -> ClassLogits:
@@ -151,6 +158,19 @@ class _Sides:
         for name, net in self.teachers.items():
             teachers[name] = self._shapes(net, [d.of_teacher for d in distillers if d.teacher == name])
         check_shapes(distillers, students, teachers)
+
+    def runs(self, distillers: Sequence[Distiller]) -> dict[str, Callable[[Any], Any]]:
+        """How each teacher is run: where its head can, without what follows the modules that are learnt from."""
+        runs: dict[str, Callable[[Any], Any]] = {}
+        for name, net in self.teachers.items():
+            head: Any = wiring_of(net).head
+            modules = [d.of_teacher for d in distillers if d.teacher == name]
+            if hasattr(head, "outputs"):
+                short = partial(head.outputs, net)
+                whole = self._shapes(net, modules)
+                if shapes_of(net, modules, self.own.scales[0], self.own.data, self.own.task, short) == whole:
+                    runs[name] = short
+        return runs
 
     def _teacher(self, name: str) -> nn.Module:
         return self.student if name == LARGEST else self.teachers[name]

@@ -74,8 +74,8 @@ class Distiller(Protocol):
         """The shapes of what is compared with the teacher's, from those that the student's module gives out."""
         ...
 
-    def loss(self, student: list[Any], teacher: list[Any], epoch: int, step: int) -> Tensor:
-        """The weighted loss of what the two modules gave out."""
+    def loss(self, student: list[Any], teacher: list[Any], at: Taught) -> Tensor:
+        """The weighted loss of what the two modules gave out in a step."""
         ...
 
 
@@ -84,7 +84,7 @@ class Scores:
     """Class scores: the KL divergence to the teacher's (Hinton et al., "Distilling the Knowledge in a Neural Network",
     2015). Those of a classifier are a softmax; those of a detector are of all its anchors, each weighed by how sure the
     teacher is that something is there (as Du et al., "Distilling Object Detectors with Feature Richness", NeurIPS 2021,
-    weigh features), for nearly all of them are background."""
+    weigh features), for nearly all of them are background; or of those alone that are to find a box, as in aw_nas."""
 
     settings: Distill
     teacher: str
@@ -105,15 +105,16 @@ class Scores:
         """See Distiller."""
         return student
 
-    def loss(self, student: list[Any], teacher: list[Any], epoch: int, step: int) -> Tensor:
+    def loss(self, student: list[Any], teacher: list[Any], at: Taught) -> Tensor:
         """See Distiller."""
-        weight = float(value_at(self.settings.weight, epoch))
-        temperature = float(value_at(self.settings.temperature, epoch))
+        weight = float(value_at(self.settings.weight, at.epoch))
+        temperature = float(value_at(self.settings.temperature, at.epoch))
         theirs = self.theirs.flat(teacher[-1])
         if self.order:
             theirs = theirs[..., list(self.order)]
         ours = self.ours.flat(student[-1])[..., : theirs.shape[-1]]
-        return weight * self.ours.divergence(ours, theirs, temperature)
+        counted = at.positives(self.ours, student[-1]) if self.settings.anchors == "positive" else None
+        return weight * self.ours.divergence(ours, theirs, temperature, counted)
 
 
 @dataclass(frozen=True)
@@ -140,11 +141,11 @@ class Features:
             return student
         return [(n, self.connector.out_channels, *size) for n, _, *size in student]
 
-    def loss(self, student: list[Any], teacher: list[Any], epoch: int, step: int) -> Tensor:
+    def loss(self, student: list[Any], teacher: list[Any], at: Taught) -> Tensor:
         """See Distiller."""
-        weight = float(value_at(self.settings.weight, epoch))
+        weight = float(value_at(self.settings.weight, at.epoch))
         if self.settings.warmup_steps:
-            weight *= min(1.0, step / self.settings.warmup_steps)
+            weight *= min(1.0, at.step / self.settings.warmup_steps)
         connected = [x if self.connector is None else self.connector(x) for x in tensors_in(student)]
         pairs = [*zip(connected, tensors_in(teacher), strict=True)]
         losses = [MIMIC_LOSSES[self.settings.loss](ours.float(), theirs.float()) for ours, theirs in pairs]
@@ -199,12 +200,13 @@ def distillers_of(opened: Opened) -> tuple[Distiller, ...]:
 
 @dataclass(frozen=True)
 class Teaching:
-    """How a training is taught. teachers: networks of their own by name, in eval mode, that learn nothing. extras: what
-    learns along with the network."""
+    """How a training is taught. teachers: networks of their own by name, in eval mode, that learn nothing; runs: how
+    each of them is run on inputs, no further than it is learnt from. extras: what learns along with the network."""
 
     settings: Distill
     distillers: tuple[Distiller, ...]
     teachers: Mapping[str, nn.Module] = field(default_factory=dict)
+    runs: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
     extras: nn.ModuleDict = field(default_factory=nn.ModuleDict)
 
     @property
@@ -213,25 +215,30 @@ class Teaching:
         own = [d.of_teacher for d in self.distillers if d.teacher == LARGEST]
         return tuple(dict.fromkeys((*(d.of_student for d in self.distillers), *own)))
 
-    def begin(self, inputs: Any, epoch: int, step: int) -> Taught:
-        """A step: its teachers see the inputs once."""
+    def begin(self, net: nn.Module, inputs: Any, targets: Any, epoch: int, step: int) -> Taught:
+        """A step of the network in training: its teachers see the inputs once."""
         seen: dict[str, Seen] = {}
-        for name, net in self.teachers.items():
+        for name, teacher in self.teachers.items():
             modules = [d.of_teacher for d in self.distillers if d.teacher == name]
-            with torch.no_grad(), watched(net, modules) as of_teacher:
-                net(inputs)
+            with torch.no_grad(), watched(teacher, modules) as of_teacher:
+                self.runs.get(name, teacher)(inputs)
             seen[name] = of_teacher
-        return Taught(self, epoch, step, seen)
+        return Taught(self, epoch, step, seen, net, inputs, targets)
 
 
 @dataclass
 class Taught:
-    """One step of a teaching. seen: what the teachers gave out, by teacher."""
+    """One step of a teaching. seen: what the teachers gave out, by teacher. net: that in training; inputs and targets:
+    what it sees, and is to find."""
 
     teaching: Teaching
     epoch: int
     step: int
     seen: dict[str, Seen]
+    net: nn.Module
+    inputs: Any
+    targets: Any
+    _positives: Tensor | None = None
 
     @property
     def _known(self) -> list[Distiller]:
@@ -254,8 +261,18 @@ class Taught:
         for distiller in self._known:
             theirs = self.seen[distiller.teacher][distiller.of_teacher]
             ours = student[distiller.of_student]
-            parts[distiller.loss_name] = distiller.loss(ours, theirs, self.epoch, self.step)
+            parts[distiller.loss_name] = distiller.loss(ours, theirs, self)
         return parts
+
+    def positives(self, logits: ClassLogits, output: Any) -> Tensor:
+        """Which anchors are to find a box, the same for all archs of the step; output: of the module of the logits."""
+        if self._positives is None:
+            assert logits.positives is not None
+            device = tensors_in(output)[0].device
+            targets = [{key: t[key].to(device) for key in ("boxes", "labels")} for t in self.targets]
+            with torch.no_grad():
+                self._positives = logits.positives(self.net, self.inputs, targets, output)
+        return self._positives
 
     def keep(self, student: Seen) -> None:
         """What the first arch gave out teaches the others, where it is asked for."""

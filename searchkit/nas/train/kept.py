@@ -48,7 +48,7 @@ def deciding(recipe: Recipe, ranks: int) -> dict[str, Any]:
         options = getattr(recipe.model, f"{part}_options")
         if dataclasses.is_dataclass(options) and not isinstance(options, type):
             of_evaluation = getattr(part_class(part, name), "EVALUATION", ())
-            decide = {k: v for k, v in dataclasses.asdict(options).items() if k not in of_evaluation}
+            decide = {k: v for k, v in _plain(options).items() if k not in of_evaluation}
             facts[f"model.{part}_options"] = decide
     facts |= _space(recipe.space) | {"init": recipe.init, RANKS: ranks}
     plain: dict[str, Any] = json.loads(json.dumps(facts, default=str))
@@ -100,10 +100,9 @@ def _space(space: Space) -> dict[str, Any]:
     """The dimensions, input shapes and anchors. An anchor that was added or taken out decides nothing."""
     facts: dict[str, Any] = {}
     for dim in space.dims:
-        given = {f.name: getattr(dim, f.name) for f in dataclasses.fields(dim)}
-        facts[f"space.{dim.key}"] = {
-            k: v for k, v in given.items() if k == "choices" or (v and k not in ("key", "scalar"))
-        }
+        given = {f.name: getattr(dim, f.name) for f in dataclasses.fields(dim) if f.name not in ("key", "scalar")}
+        plain = {f.name: f.default for f in dataclasses.fields(dim)}
+        facts[f"space.{dim.key}"] = {name: value for name, value in given.items() if value != plain[name]}
     facts["space.data.input_shape"] = space.scales
     return facts | {f"space.anchors.{name}": arch.nested() for name, arch in space.anchors}
 

@@ -126,7 +126,7 @@ def _gradients(
     inputs = task.network.inputs_of(images, at.device)
     total: dict[str, list[Tensor]] = {}
     with autocast(at.device, settings.precision):
-        taught = teaching.begin(inputs, at.epoch, at.step) if teaching else None
+        taught = teaching.begin(net, inputs, targets, at.epoch, at.step) if teaching else None
     for i, arch in enumerate(archs):
         if arch is not None:
             set_arch(net, arch)

@@ -59,10 +59,20 @@ def list_modules(net: nn.Module, shape: InputShape, section: Any, task: Task) ->
     )
 
 
-def shapes_of(net: nn.Module, names: Sequence[str], shape: InputShape, section: Any, task: Task) -> dict[str, Shapes]:
-    """What these modules of a network give out for one image, by call and tensor; nothing for one that doesn't run."""
+def shapes_of(
+    net: nn.Module,
+    names: Sequence[str],
+    shape: InputShape,
+    section: Any,
+    task: Task,
+    run: Callable[[Any], Any] | None = None,
+) -> dict[str, Shapes]:
+    """What these modules of a network give out for one image, by call and tensor; nothing for one that doesn't run.
+
+    run: how the network is run on inputs; None: its forward.
+    """
     with watched(net, names) as seen:
-        _run(net, shape, section, task)
+        _run(net, shape, section, task, run)
     return {name: [tuple(tensor.shape) for tensor in tensors_in(outputs)] for name, outputs in seen.items()}
 
 
@@ -88,11 +98,11 @@ def require_names(names: Iterable[str], net: nn.Module, key: str, listed: Callab
 
 
 @torch.no_grad()
-def _run(net: nn.Module, shape: InputShape, section: Any, task: Task) -> None:
+def _run(net: nn.Module, shape: InputShape, section: Any, task: Task, run: Callable[[Any], Any] | None = None) -> None:
     was, device = net.training, next(net.parameters()).device
     net.eval()
     task.network.set_scale(net, shape, section)
-    net(task.network.inputs_of(noise(shape, device), device))
+    (run or net)(task.network.inputs_of(noise(shape, device), device))
     net.train(was)
 
 

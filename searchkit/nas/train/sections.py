@@ -274,6 +274,9 @@ class Distill:
     label_weight: ScheduledWeight = None
     """Of the labels for archs with a teacher; null: 1, but 0 for a classifier's archs that the largest one teaches."""
     temperature: ScheduledAbove0 = 1.0  # of both softmaxes; the divergence is multiplied by its square
+    anchors: Literal["all", "positive"] = field(default="all", metadata=LATER)
+    """Of a detector, whose scores are learnt: all, each weighed by the teacher's score; or those that are to find a
+    box."""
     mimic: tuple[Mimic, ...] = field(default=(), metadata=LATER)  # features that are to be like a teacher's
     teachers: Mapping[str, Teacher] | None = field(default=None, metadata=LATER)  # further ones, by name, for mimic
 
@@ -290,6 +293,8 @@ class Distill:
                 raise At("mimic", f"there is no teacher {mimic.of!r}{near}; there are {', '.join(names)}")
         if self.weight == 0 and not self.mimic:
             raise At("weight", "is 0, and there is no mimic: nothing would be taught")
+        if self.weight == 0 and self.anchors != "all":
+            raise At("anchors", "says whose class scores are learnt, but with weight 0 none are")
 
     @property
     def own_teacher(self) -> str:

@@ -20,7 +20,7 @@ from searchkit.nas.tasks import read as config
 from searchkit.nas.tasks.teacher import open_teaching
 from searchkit.nas.train import checkpoint, kept, modules, supernet
 from searchkit.nas.train import net as nets
-from searchkit.nas.train.distill import watched
+from searchkit.nas.train.distill import Scores, Taught, Teaching, tensors_in, watched
 from searchkit.nas.train.distributed import Ranks
 from searchkit.nas.train.groups import make_optimizer
 from searchkit.nas.train.loop import Run, fit
@@ -151,6 +151,78 @@ def test_several_teachers_by_name(toy: Path, teacher: dict[str, str], tmp_path: 
     assert losses["loss_mimic_2"] == 0 < losses["loss_mimic_0"]
 
 
+def test_logits_of_positive_anchors_alone(toy: Path, tmp_path: Path) -> None:
+    """Those that are to find a box: the mean over them, whatever the teacher thinks of them."""
+    path = detector(toy, tmp_path, {"weight": 0.5, "temperature": 2, "anchors": "positive"})
+    recipe = config.load(path)
+    archs = [recipe.space.maximum(), recipe.space.minimum()]
+    data = open_split(recipe, "train")
+    ((_, images, targets),) = supernet.batches_of(data, recipe, recipe.train, 0, 0, 1, (64,), Ranks())
+    net: Any = nets.build(recipe, data.names, 0).train()
+    recipe.task.network.set_scale(net, 64, recipe.data)
+    batch, scaled = net.transform([image.float() / 255 for image in images], targets)
+
+    def by_hand(levels: list[list[Tensor]], logits: list[list[Tensor]], _: Tensor) -> list[Tensor]:
+        anchors = net.rpn.anchor_generator(batch, levels[0])
+        found = torch.cat(net.rpn.assign_targets_to_anchors(anchors, scaled)[0]) == 1
+        q, p = (torch.cat([x.permute(0, 2, 3, 1).flatten(1) for x in each], 1).flatten() for each in logits[::-1])
+        q2, p2 = (x[found].sigmoid() for x in (q / 2, p.detach() / 2))
+        assert 0 < found.sum() < len(found) / 10
+        return [0.5 * 4 * (p2 * (p2 / q2).log() + (1 - p2) * ((1 - p2) / (1 - q2)).log()).mean()]
+
+    taught, _ = moved(path, archs, True)
+    alone, _ = moved(path, archs, False)
+    added(taught, alone, trunk_gradient(path, archs, by_hand))
+    features = {"weight": 0, "anchors": "positive", "mimic": [{"student": "backbone"}]}
+    text = bad("train", detector(toy, tmp_path, features), "--work-dir", tmp_path / "none")
+    assert "train.distill.anchors: says whose class scores are learnt, but with weight 0 none are" in text
+
+
+@pytest.mark.parametrize("dense", [False, True], ids=["faster_rcnn", "retinanet"])
+def test_a_teacher_runs_no_further_than_it_teaches(dense: bool, toy: Path, tmp_path: Path) -> None:
+    """A detector that teaches features and class logits makes no boxes, and what it teaches is the same to the bit."""
+    model = {"neck": "elastic_fpn", "neck_options": {"out_channel": 16}, "head": "retinanet"}
+    model |= {"head_options": {"width": 8, "depth": 1, "anchor_sizes": [8, 16, 32, 64, 96]}}
+    body = tiny(toy, data={"val": None}, train={"policy": "fixed"})
+    if dense:
+        body["model"] = {key: value for key, value in body["model"].items() if key.startswith("backbone")} | model
+    path = write(tmp_path / "teacher.yaml", {**body, "task": "det"})
+    weights = train(path, tmp_path / "work", "train.steps=1")
+    lesson = {"config": path, "checkpoint": weights, "anchors": "positive", "mimic": [{"student": "backbone"}]}
+    body["train"] = {**body["train"], "policy": "sandwich", "distill": lesson}
+    recipe = config.load(write(tmp_path / "cfg.yaml", body))
+    teaching = open_teaching(recipe, ["circle", "square", "triangle"], CPU, 0)
+    assert teaching is not None
+    (net,) = teaching.teachers.values()
+    images = [torch.rand(3, 64, 64) for _ in range(2)]
+    named = [d.of_teacher for d in teaching.distillers]
+    with torch.no_grad(), watched(net, named) as whole:
+        net(images)
+
+    def boxes(*_: Any, **__: Any) -> Any:
+        raise AssertionError("boxes are made of what is taught")
+
+    for made in (net, getattr(net, "rpn", net)):
+        made.boxes = made.filter_proposals = boxes  # type: ignore[assignment]
+    seen = teaching.begin(nn.Identity(), images, [], 1, 0).seen[""]
+    assert len(named) == 2
+    for name in named:
+        pairs = zip(tensors_in(seen[name]), tensors_in(whole[name]), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+    step, scores = _step(teaching, recipe), teaching.distillers[0]
+    assert isinstance(scores, Scores) and scores.loss(seen[named[0]], seen[named[0]], step) == 0
+    positives = step.positives(scores.ours, seen[named[0]][-1])
+    assert positives.shape == scores.ours.flat(seen[named[0]][-1]).shape[:2] and positives.any(1).all()
+
+
+def _step(teaching: Teaching, recipe: Any) -> Taught:
+    """A step of a student with one box on each image."""
+    net = nets.build(recipe, ("circle", "square", "triangle"), 0)
+    recipe.task.network.set_scale(net, 64, recipe.data)
+    target = {"boxes": torch.tensor([[8.0, 8.0, 40.0, 40.0]]), "labels": torch.tensor([1])}
+    return Taught(teaching, 1, 0, {}, net, [torch.rand(3, 64, 64)] * 2, [target] * 2)
+
+
 def test_what_a_module_gave_out_is_seen_before_it_is_written_to() -> None:
     net = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(inplace=True))
     with watched(net, ["0", "1"]) as seen:
@@ -211,7 +283,8 @@ def test_a_connector_learns_along(toy: Path, teacher: dict[str, str], tmp_path: 
     assert (connector.in_channels, connector.out_channels) == (8, 8)
     ours, theirs = torch.randn(2, 4, 8, 8), torch.randn(2, 8, 8, 8)  # of MIN
     narrow = F.conv2d(ours, connector.weight[:, :4], connector.bias)
-    assert torch.equal(teaching.distillers[0].loss([ours], [theirs], 1, 0), F.mse_loss(narrow, theirs))
+    at = Taught(teaching, 1, 0, {}, nn.Identity(), None, None)
+    assert torch.equal(teaching.distillers[0].loss([ours], [theirs], at), F.mse_loss(narrow, theirs))
     made = make_optimizer(nets.build(recipe, ("a", "b", "c"), 0), recipe.train, 2, teaching.extras).param_groups
     names = [name for group in made for name in group["names"]]
     assert len(names) == len({*names}) and {*names} >= {"extras.mimic_0.weight", "extras.mimic_0.bias"}

@@ -171,14 +171,19 @@ class DenseDetector(nn.Module):
         counts = [a * x.shape[-2] * x.shape[-1] for a, x in zip(at_each, maps, strict=True)]
         return list(every.split(counts))
 
+    def matched(self, anchors: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]]) -> list[Tensor]:
+        """For each image, what the assigner says of all its anchors."""
+        count, device = sum(map(len, anchors)), anchors[0].device
+        nothing = torch.full((count,), -1, dtype=torch.int64, device=device)
+        return [self.assigner(anchors, t["boxes"]) if len(t["boxes"]) else nothing for t in targets]
+
     def losses(
         self, logits: Tensor, deltas: Tensor, anchors: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]]
     ) -> dict[str, Tensor]:
         """The losses of a batch, from logits (N, A, K), deltas (N, A, 4), anchors by level and targets."""
         every = torch.cat(list(anchors))
-        nothing = torch.full((len(every),), -1, dtype=torch.int64, device=every.device)
         with torch.no_grad():
-            matched = [self.assigner(anchors, t["boxes"]) if len(t["boxes"]) else nothing for t in targets]
+            matched = self.matched(anchors, targets)
             labels = torch.stack(matched)
             image, anchor = (labels >= 0).nonzero(as_tuple=True)
             first = 1 - int(self.background)  # the label of the first column
@@ -235,7 +240,13 @@ def level_logits(module: str, num_classes: int, options: Dense) -> ClassLogits:
     def flat(levels: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         return torch.cat([flat_level(logits, columns) for logits, _ in levels], 1)
 
-    return ClassLogits(module, flat, softmax=options.scores == "softmax", background=options.background)
+    def positives(net: Any, images: Any, targets: Any, levels: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        batch, scaled = net.transform(list(images), list(targets))
+        anchors = net.anchors(batch, [deltas.float() for _, deltas in levels])
+        return torch.stack(net.matched(anchors, scaled)) >= 0
+
+    softmax = options.scores == "softmax"
+    return ClassLogits(module, flat, softmax=softmax, background=options.background, positives=positives)
 
 
 def moved_classes(

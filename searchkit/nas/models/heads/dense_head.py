@@ -76,11 +76,15 @@ class DenseHead:
         """Those of all levels, of a network whose module MODULE gives out what `levels` does."""
         return level_logits(self.MODULE, self.num_classes, self.options)
 
+    def outputs(self, net: Any, inputs: Sequence[Tensor]) -> None:
+        """See Head: all but anchors and boxes."""
+        batch, _ = net.transform(list(inputs))
+        net.levels(batch.tensors)
+
     def statistics(self, net: Any, inputs: Sequence[Tensor]) -> None:
         """All of it is run."""
-        batch, _ = net.transform(list(inputs))
         with enough(inputs):
-            net.levels(batch.tensors)
+            self.outputs(net, inputs)
 
     def silence(self, net: nn.Module, known: int) -> None:
         """The rows of each anchor's classes behind the first `known`."""

@@ -132,7 +132,12 @@ class FasterRCNNHead(FasterRCNNPlan):
 
     def class_logits(self, net: Any) -> ClassLogits:
         """The RPN's: those of the boxes are of other boxes in each arch."""
-        return ClassLogits("rpn.head", _flat_objectness, of_classes=False)
+        return ClassLogits("rpn.head", _flat_objectness, of_classes=False, positives=_rpn_positives)
+
+    def outputs(self, net: Any, inputs: Sequence[Tensor]) -> None:
+        """See Head: its backbone with the neck, and what its RPN reads of levels."""
+        batch, _ = net.transform(list(inputs))
+        net.rpn.head([*net.backbone(batch.tensors).values()])
 
     def statistics(self, net: Any, inputs: Sequence[Tensor]) -> None:
         """Its backbone with the neck alone has batch norms."""
@@ -180,6 +185,14 @@ class FasterRCNNHead(FasterRCNNPlan):
 def _flat_objectness(output: tuple[list[Tensor], list[Tensor]]) -> Tensor:
     """What the RPN's head gives out -> (N, anchors of all levels, 1)."""
     return torch.cat([flat_level(level, 1) for level in output[0]], 1)
+
+
+def _rpn_positives(net: Any, images: Any, targets: Any, output: tuple[list[Tensor], list[Tensor]]) -> Tensor:
+    """Which anchors the RPN is to find a box from: (N, anchors of all levels)."""
+    batch, scaled = net.transform(list(images), list(targets))
+    anchors = net.rpn.anchor_generator(batch, output[0])
+    labels, _ = net.rpn.assign_targets_to_anchors(anchors, scaled)
+    return torch.stack(labels) > 0
 
 
 def _same_kind(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
