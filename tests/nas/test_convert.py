@@ -21,6 +21,7 @@ from searchkit.nas.cost.price import price_net
 from searchkit.nas.space.space import read_space
 from searchkit.nas.tasks import read as configs
 from searchkit.records.arch import Arch
+from searchkit.suite.cli.templates import template_root
 
 # OFA's note8_lat22: (expansion, kernel) of the blocks of each stage.
 LAT22 = (
@@ -153,6 +154,57 @@ def test_the_largest_detector_of_aw_nas_costs_what_its_shapes_say(tmp_path: Path
     recipe = configs.load(str(tmp_path / "ours.yaml"), ["model.num_classes=20"])
     cost = price_net(recipe.model, recipe.space.maximum(), 300)
     assert (cost.flops, cost.params) == (1_120_326_368, 6_547_244)
+
+
+def blocks(cells: int) -> str:
+    """The largest genotype of an MBv3 (6 cells) or an MBv2 (7 cells), at depth 3."""
+    depths = [1, *[3] * 5, 1][:cells]
+    sizes = [(1, 3), *[(6, 7)] * 5, (6, 3)]
+    each = [f"cell_{i}_block_{j}={sizes[i]}" for i, depth in enumerate(depths) for j in range(depth)]
+    return ", ".join([*(f"cell_{i}={depth}" for i, depth in enumerate(depths)), *each])
+
+
+def test_a_detector_in_a_config_of_aw_nas(tmp_path: Path) -> None:
+    """Its head is what says that it is one, where the genotype has no head_0; classes are counted without background,
+    there too, and a width is a multiple of 8."""
+    final = {"backbone_cfg": {"genotypes": blocks(6), "backbone_cfg": {"mult_ratio": 0.5}}, "num_classes": 20}
+    text = yaml.safe_dump({"final_model_cfg": {**final, "head_type": "ssd_head_final_model"}}, width=9999)
+    net = read(text, tmp_path)
+    assert net.task == "det" and net.arch is not None and net.model["num_classes"] == 20
+    assert net.arch["backbone.body.width"] == (8, 16, 24, 40, 56, 80)
+    assert net.arch["neck.hidden"] == (480, 256, 128, 128)
+    assert [note for note in net.notes if "mult_ratio" in note or "head_0" in note] == [
+        "the genotype has no head_0 …: the extra levels have (0.5, 3), as in the recipes of aw_nas"
+    ]
+
+
+@pytest.mark.parametrize(("name", "cells"), [("mbv3", 6), ("mbv2", 7)])
+@pytest.mark.parametrize("heads", ["", ", " + ", ".join(f"head_{i}=(0.5, 3)" for i in range(4))])
+def test_genotypes_are_archs_of_the_recipes(
+    name: str, cells: int, heads: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the options of the recipe's parts say needs no name; the network is that of the genotype's own config."""
+    monkeypatch.setenv("DATA", "/nowhere")
+    (tmp_path / "genotype.txt").write_text(blocks(cells) + heads)
+    recipe = str(Path(template_root(), "det", f"ssd_ofa_{name}.yaml"))
+    out = CliRunner().invoke(main_command, ["convert", str(tmp_path / "genotype.txt"), "--for", recipe]).stdout
+    loaded = configs.load(recipe, ["model.num_classes=20"])
+    arch = Arch.of(json.loads(out)["arch"])
+    assert loaded.space.contains(arch)
+    if heads:
+        out = CliRunner().invoke(main_command, ["convert", str(tmp_path / "genotype.txt")]).stdout
+        (tmp_path / "ours.yaml").write_text(out)
+        own = configs.load(str(tmp_path / "ours.yaml"), ["model.num_classes=20"])
+        assert price_net(own.model, own.space.maximum(), 300) == price_net(loaded.model, arch, 300)
+
+
+def test_a_genotype_of_other_extra_levels_fits_no_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATA", "/nowhere")
+    heads = ", ".join(f"head_{i}=({ratio}, 3)" for i, ratio in enumerate((0.5, 0.25, 0.5, 0.5)))
+    (tmp_path / "genotype.txt").write_text(f"{blocks(6)}, {heads}")
+    recipe = str(Path(template_root(), "det", "ssd_ofa_mbv3.yaml"))
+    refused = CliRunner().invoke(main_command, ["convert", str(tmp_path / "genotype.txt"), "--for", recipe])
+    assert isinstance(refused.exception, UsageError) and "neck.hidden is no dimension" in str(refused.exception)
 
 
 def test_attentive_nas(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from searchkit.records import modelspace
 from searchkit.records.arch import Arch
 
 NECK_WIDTH = "neck.width"  # of the layer behind a classifier's mean, where a space has it
+LAST_CONV = "backbone.head.width"
 
 
 @click.command("convert", context_settings=console.CONTEXT)
@@ -88,19 +89,27 @@ def _costs(net: Any, name: str) -> list[str]:
 
 def _print_record(file: str, net: Any, config: str, overrides: tuple[str, ...]) -> None:
     """The arch as a record of the space of a config."""
-    from searchkit.nas.convert.place import placed
+    from searchkit.nas.convert.place import placed, settled
+    from searchkit.nas.cost.price import plans_of
     from searchkit.nas.space.shapes import plain_shape
     from searchkit.nas.tasks import read as configs
 
     if net.arch is None:
         raise UsageError(f"{file} has a space, not one arch", "Leave --for out: it prints a config of the space")
     recipe = configs.load(config, overrides)
+    dims = {dim.key for dim in recipe.space.dims}
     arch, width = net.arch, net.model.get("neck_options", {}).get("width")
-    if width is not None and NECK_WIDTH in {dim.key for dim in recipe.space.dims}:
+    notes = list(net.notes)
+    if width is not None and NECK_WIDTH in dims:
         arch = Arch.of({**dict(arch.items), NECK_WIDTH: width})
+    if net.task == "cls" and recipe.task.name != "cls" and LAST_CONV in arch and LAST_CONV not in dims:
+        notes.append(f"{config} has no {LAST_CONV}: {arch[LAST_CONV]}, that of a classifier, is left out")
+        arch = Arch(tuple(item for item in arch.items if item[0] != LAST_CONV))
+    if {*arch.names} - dims:
+        arch = settled(arch, recipe.space, plans_of(recipe.model, recipe.space.maximum()))
     record: dict[str, Any] = {"arch": placed(arch, recipe.space, file, config).nested()}
     if net.shapes:
         record["data"] = {"input_shape": plain_shape(net.shapes[0])}
     click.echo(modelspace.dumps(record))
-    for note in net.notes:
+    for note in notes:
         say(f"note: {note}")

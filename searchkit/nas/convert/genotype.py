@@ -7,25 +7,71 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from searchkit.errors import ConfigError, Fault
 from searchkit.nas.convert.parts import Converted, Stage, arch_of_stages, fixed
 from searchkit.nas.models.backbones.mobilenet_plan import STRIDES
 from searchkit.nas.models.plan import multiple_of
+from searchkit.reading.nodes import Node
 from searchkit.records.arch import Arch
 
 MARK = re.compile(r"\bcell_0\s*=")
 _NAME = re.compile(r"image_size|cell_\d+(?:_block_\d+)?|head_\d+")
 _NUMPY = re.compile(r"u?int\d*|float\d*")
-# aw_nas' backbones by their number of cells: options of mobilenet_v3, then stem, widths and last conv at mult_ratio 1.
 RELU = {"strides": list(STRIDES), "squeeze": [False] * 7, "activations": ["relu"] * 7, "activation": "relu"}
-BACKBONES: Mapping[int, tuple[str, Mapping[str, Any], int, tuple[int, ...], int]] = {
-    6: ("mbv3_backbone", {}, 16, (16, 24, 40, 80, 112, 160), 960),
-    7: ("mbv2_backbone", RELU, 32, (16, 24, 32, 64, 96, 160, 320), 1280),
+
+
+class Backbone(NamedTuple):
+    """A backbone of aw_nas; its widths are those at mult_ratio 1, which scales the widths of its stages alone."""
+
+    name: str
+    options: Mapping[str, Any]  # of mobilenet_v3
+    stem: int
+    widths: tuple[int, ...]
+    head: int  # channels of the last conv
+    features: tuple[str, ...]  # that an SSD reads
+
+
+BACKBONES: Mapping[int, Backbone] = {  # by their number of cells
+    6: Backbone("mbv3_backbone", {}, 16, (16, 24, 40, 80, 112, 160), 960, ("c4", "tail")),
+    7: Backbone("mbv2_backbone", RELU, 32, (16, 24, 32, 64, 96, 160, 320), 1280, ("c4", "c5")),
 }
 EXTRAS = (512, 256, 256, 128)  # channels of the levels behind the backbone, whose blocks are head_0, head_1 …
+EXTRA = (0.5, 3)  # the expansion and kernel of one that no genotype says
+
+
+class Around(NamedTuple):
+    """What a config says around its genotype."""
+
+    is_ssd: bool = False
+    ratio: float | None = None
+    classes: int | None = None  # without the background
+
+
+ALONE = Around()  # no config at all
+
+
+def around(node: Node) -> Around:
+    """Of the mapping that a genotype stands in, at whatever depth."""
+
+    def first(key: str) -> Any:
+        return next((value.data for name, value in _entries(node) if name == key), None)
+
+    ratio, classes = first("mult_ratio"), first("num_classes")
+    return Around(
+        is_ssd="ssd" in str(first("head_type")),
+        ratio=float(ratio) if isinstance(ratio, int | float) and ratio > 0 else None,
+        classes=classes if _is_count(classes) else None,
+    )
+
+
+def _entries(node: Node) -> Iterator[tuple[str, Node]]:
+    """The keys of a mapping with their values, then those of the mappings in it."""
+    yield from ((key, value) for key, (_, value) in node.entries.items())
+    for _, value in node.entries.values():
+        yield from _entries(value)
 
 
 class Value(NamedTuple):
@@ -39,9 +85,9 @@ class Value(NamedTuple):
         return Fault(self.line, self.col, f"{what}, not {self.data!r}")
 
 
-def read_genotype(path: str, text: str, line: int = 1, col: int = 1) -> Converted:
+def read_genotype(path: str, text: str, line: int = 1, col: int = 1, config: Around = ALONE) -> Converted:
     """The network of a genotype, with or without the name of its type around; line, col: where the text begins in its
-    file. Raises ConfigError with every fault and its place."""
+    file; config: what stands around it there. Raises ConfigError with every fault and its place."""
     faults: list[Fault] = []
     values = _values(text, faults, line, col)
     if not values:
@@ -52,10 +98,11 @@ def read_genotype(path: str, text: str, line: int = 1, col: int = 1) -> Converte
             faults.append(Fault(value.line, value.col, what))
     cells = sum(re.fullmatch(r"cell_\d+", name) is not None for name in values)
     if cells not in BACKBONES:
-        known = " or ".join(f"{n} ({backbone[0]})" for n, backbone in BACKBONES.items())
+        known = " or ".join(f"{n} ({backbone.name})" for n, backbone in BACKBONES.items())
         faults.append(Fault(line, col, f"there must be the depths of {known} cells, but there are {cells}"))
         _raise(path, faults)
-    _, options, stem, widths, head = BACKBONES[cells]
+    backbone, ratio = BACKBONES[cells], 1 if config.ratio is None else config.ratio
+    widths = backbone.widths if ratio == 1 else [multiple_of(width * ratio) for width in backbone.widths]
     stages = [_stage(values, i, width, faults, line, col) for i, width in enumerate(widths)]
     image = values.get("image_size")
     if image is not None and not _is_count(image.data):
@@ -70,16 +117,22 @@ def read_genotype(path: str, text: str, line: int = 1, col: int = 1) -> Converte
         if not _is_pair(value.data) or not _is_count(value.data[1]):
             faults.append(value.fault(f"{name}: must be (expansion, kernel) of an extra level"))
     _raise(path, faults)
-    arch = arch_of_stages(stem, stages, head)
     shapes = () if image is None else (image.data,)
-    notes = ["a genotype does not say mult_ratio: widths are those of 1"]
-    if heads:
-        options = {**options, "features": ["c4", "tail"]}
-    model: dict[str, Any] = {"backbone": "mobilenet_v3"} | ({"backbone_options": dict(options)} if options else {})
-    if not heads:
+    notes = [] if config.ratio else ["a genotype does not say mult_ratio: widths are those of 1"]
+    model: dict[str, Any] = {"backbone": "mobilenet_v3"}
+    options = dict(backbone.options)
+    if not heads and not config.is_ssd:
+        arch = arch_of_stages(backbone.stem, stages, backbone.head)
+        model |= {"backbone_options": options} if options else {}
         return Converted("aw_nas", "cls", model, fixed(arch), shapes, tuple(notes), arch)
-    arch = Arch.of({**dict(arch.items), **_neck(head, [value.data for value in extras if value is not None])})
-    model |= {"neck": "ssd_extras", "head": "ssd"}
+    if not heads:
+        notes.append(f"the genotype has no head_0 …: the extra levels have {EXTRA}, as in the recipes of aw_nas")
+    has_tail = "tail" in backbone.features
+    arch = arch_of_stages(backbone.stem, stages, backbone.head if has_tail else None)
+    blocks = [EXTRA if value is None else value.data for value in extras]
+    arch = Arch.of({**dict(arch.items), **_neck(backbone.head if has_tail else widths[-1], blocks)})
+    model |= {"backbone_options": {**options, "features": list(backbone.features)}, "neck": "ssd_extras", "head": "ssd"}
+    model |= {} if config.classes is None else {"num_classes": config.classes}
     return Converted("aw_nas", "det", model, fixed(arch), shapes, tuple(notes), arch)
 
 

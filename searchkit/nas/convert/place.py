@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from searchkit.errors import UsageError
+from searchkit.nas.models.part import NetPlan
 from searchkit.nas.space.space import Space
 from searchkit.records.arch import Arch, Width
+
+
+def settled(arch: Arch, space: Space, plans: NetPlan) -> Arch:
+    """An architecture without the names that a space does not have, if its network is the same one without them: the
+    options of its parts say what they would."""
+    keys = {dim.key for dim in space.dims}
+    for name in arch.names:
+        if name not in keys:
+            less = Arch(tuple(item for item in arch.items if item[0] != name))
+            with suppress(UsageError):  # what does not fit is told as of any arch
+                arch = less if plans(less) == plans(arch) else arch
+    return arch
 
 
 def placed(arch: Arch, space: Space, file: str, config: str) -> Arch:

@@ -30,7 +30,8 @@ def convert(path: str, name: str = "") -> Converted:
         return genotype.read_genotype(path, document.text)
     document.check()
     if (given := _genotypes(document.root)) is not None:
-        return genotype.read_genotype(path, given.text, given.line, given.col)
+        text, config = given
+        return genotype.read_genotype(path, text.text, text.line, text.col, genotype.around(config))
     at = Cursor(document.root, "", document.report)
     at = at["arch"] if "arch" in at and at["arch"].node.kind == "map" else at  # a table of several projects' archs
     if ofa.is_ofa(at):
@@ -47,12 +48,13 @@ def convert(path: str, name: str = "") -> Converted:
     return replace(converted, notes=(*repairs, *converted.notes)) if repairs else converted
 
 
-def _genotypes(node: Node) -> Node | None:
-    """The genotype within a config of aw_nas; None where there is none."""
+def _genotypes(node: Node) -> tuple[Node, Node] | None:
+    """The genotype within a config of aw_nas, and the section of the config that it is in; None where there is none."""
     for key, (_, value) in node.entries.items():
-        found = value if key == "genotypes" and genotype.MARK.search(value.text) else _genotypes(value)
-        if found is not None:
-            return found
+        if key == "genotypes" and genotype.MARK.search(value.text):
+            return value, node
+        if (found := _genotypes(value)) is not None:
+            return found[0], node
     return None
 
 
