@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -62,6 +63,9 @@ def is_shown(metric: str) -> bool:
     return metric.endswith(("bbox_mAP", "bbox_mAP_50", "bbox_mAP_75", "bbox_AR", "top1", "top5"))
 
 
+LEAST = 20  # characters that a table leaves an arch
+
+
 def print_table(records: Sequence[Mapping[str, Any]], tag: str = "", limit: int = 30) -> None:
     """The records as a table that fits the terminal; best of `tag` first where there is one."""
     from rich.table import Table
@@ -81,19 +85,26 @@ def print_table(records: Sequence[Mapping[str, Any]], tag: str = "", limit: int 
     unit = modelspace.CONVENTIONS[modelspace.convention_of(records[0])]
     table = Table(box=None, pad_edge=False, header_style="bold")
     differing = _differing(records, tag)
-    for name in ("arch", "input", unit, "params", *metrics, *(["measured with"] if differing else [])):
-        table.add_column(name, justify="left" if name == "arch" else "right", no_wrap=True)
+    common, rows = _common([r for r in order if "name" not in r]), []
     for record in order[:limit]:
         cost = record.get("overhead", {})
-        row = [arch_text(record), str(record.get("data", {}).get("input_shape", ""))]
+        row = [arch_text(record, common), str(record.get("data", {}).get("input_shape", ""))]
         row += [human(cost[k]) if k in cost else "" for k in ("flops", "params")]
         metric = record.get("metric", {}).get(tag, {})
         row += [f"{metric[m]:.3f}" if m in metric else "" for m in metrics]
         protocol = record.get("protocol", {}).get(tag, {})
-        table.add_row(
-            *row, *(["  ".join(f"{key} {_brief(protocol.get(key))}" for key in differing)] if differing else [])
+        rows.append(
+            [*row, *(["  ".join(f"{key} {_brief(protocol.get(key))}" for key in differing)] if differing else [])]
         )
-    console.rich_console(200).print(table)
+    names = ("arch", "input", unit, "params", *metrics, *(["measured with"] if differing else []))
+    to = console.rich_console(200)
+    others = sum(2 + max(len(name), *(len(row[i]) for row in rows)) for i, name in enumerate(names) if i)
+    for name in names:  # where there is too little room, it is the arch that is cut
+        most = max(LEAST, to.width - others) if name == "arch" else None
+        table.add_column(name, justify="left" if name == "arch" else "right", no_wrap=True, max_width=most)
+    for row in rows:
+        table.add_row(*row)
+    to.print(table)
     if len(order) > limit:
         click.echo(f"… and {len(order) - limit} more")
 
@@ -134,7 +145,19 @@ def print_classes(records: Sequence[Mapping[str, Any]], tag: str, recipe: Any, l
     console.rich_console(200).print(table)
 
 
-def arch_text(record: Mapping[str, Any]) -> str:
+def _common(records: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The names with values that all archs of records have, where the archs differ."""
+    archs = {Arch.of(record["arch"]) for record in records if "arch" in record}
+    if len(archs) < 2:
+        return {}
+    first, *others = archs
+    return {name: value for name, value in first.items if all(other.get(name) == value for other in others)}
+
+
+def arch_text(record: Mapping[str, Any], common: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """A record's own name, or its arch in one line but for what it has in common with others."""
     if "name" in record:
         return str(record["name"])
-    return Arch.of(record["arch"]).text() if "arch" in record else "?"
+    if "arch" not in record:
+        return "?"
+    return Arch(tuple(item for item in Arch.of(record["arch"]).items if item[0] not in common)).text()

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from searchkit.nas.cli.main import VERBS
+from searchkit.nas.cli.records import print_table
 from searchkit.nas.cli.space import histogram
 from searchkit.nas.cost.price import price_net
 from searchkit.nas.train import net as nets
@@ -133,6 +134,24 @@ def test_flops_go_on_after_a_cut(trained: Trained) -> None:
     assert "exclude each other" in bad(
         "flops", trained.config, "--sample", "7", "--records", "f.jsonl", "--out", "x.jsonl"
     )
+
+
+def test_a_table_shows_the_scores_of_archs_with_many_names(capsys: pytest.CaptureFixture[str]) -> None:
+    """What all archs have in common is left out, and where there is too little room it is the arch that is cut."""
+    names = {f"backbone.body.{i}": list(range(30)) for i in "abcdef"}
+    scores = {f"digits_bbox_mAP{end}": 0.125 for end in ("", "_50", "_75")}
+    records = [
+        {"arch": {**names, "head.kernel": kernel}, "metric": {"final": scores}, "data": {"input_shape": 128}}
+        for kernel in (3, 5)
+    ]
+    print_table(records, "final")
+    whole = capsys.readouterr().out
+    assert "kernel=3 " in whole and "backbone" not in whole
+    print_table(records[:1], "final")
+    alone = capsys.readouterr().out.splitlines()
+    assert max(map(len, alone)) <= 200 and alone[1].startswith("backbone.body.a=0,1,2") and "…" in alone[1]
+    assert all(out.count("0.125") == 3 * (len(out.splitlines()) - 1) for out in (whole, "\n".join(alone)))
+    assert "digits_bbox_mAP  digits_bbox_mAP_50  digits_bbox_mAP_75" in alone[0]
 
 
 def test_select_shows_its_stages(trained: Trained) -> None:
