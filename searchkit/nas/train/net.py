@@ -121,6 +121,8 @@ def check_space(recipe: Recipe, checkpoint: Checkpoint, where: str) -> None:
     ]
     if differences:
         hint = "Use the config that it was trained with"
+        if not recipe.space.faults(trained):
+            hint += "; if it is of one subnet that was tuned, --set subnet=FILE with its record, and --arch MAX"
         raise UsageError(f"{where} is the checkpoint of another space: {'; '.join(differences)}", hint)
 
 

@@ -147,6 +147,16 @@ def test_ssdlite320_is_torchvisions(tmp_path: Path) -> None:
     assert {m.momentum for m in modules.values() if isinstance(m, nn.BatchNorm2d)} == {0.03}
 
 
+def test_a_checkpoint_of_ours_fills_all_parts(tmp_path: Path) -> None:
+    """Not only those whose names torchvision's file would have."""
+    theirs = settled(build(SMALL, SPACE.maximum()))
+    torch.save({"meta": {"space": SPACE.maximum().nested()}, "net": theirs.state_dict()}, tmp_path / "latest.pth")
+    ours = build(SMALL, SPACE.maximum())
+    loaded = load_init(ours, str(tmp_path / "latest.pth"))
+    assert not loaded.kept and not loaded.unused and not loaded.partly and loaded.whose is None
+    assert equal(dict(ours.state_dict()), dict(theirs.state_dict()))
+
+
 def test_costs_are_the_published_ones() -> None:
     """torchvision's metadata says 0.583 GMACs and 3,440,060 parameters; the others are recomputed by hand."""
     reduced, full = (price(plans_of(SSDLITE, large(tail)), large(tail), 320) for tail in (2, 1))

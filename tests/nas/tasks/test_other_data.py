@@ -196,6 +196,7 @@ def test_the_checkpoint_of_another_space(trained: Trained, tmp_path: Path) -> No
     path = write(tmp_path / "cfg.yaml", body)
     said = bad("test", path, "--checkpoint", trained.checkpoint, "--arch", "MIN", "--out", tmp_path / "o.jsonl")
     assert "of another space: backbone.stem.width: 8 there, 12 here" in said
+    assert "if it is of one subnet that was tuned, --set subnet=FILE with its record, and --arch MAX" in said
     same = json.loads(Path(trained.config).read_text())
     for change, named in (
         ({"fpn_channels": 8}, "fpn"),

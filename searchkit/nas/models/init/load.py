@@ -110,7 +110,11 @@ def load_init(net: nn.Module, path: str) -> Loaded:
     tensors = {name.removeprefix("module."): value for name, value in tensors.items()}  # of DataParallel
     own = dict(net.state_dict())
     of, there = _net(net, own), layout(tensors)
-    given = _of_unknown(tensors, of) if there is None else _of_layout(tensors, there, of)
+    given = (
+        _of_unknown(tensors, of, isinstance(meta.get("space"), Mapping))
+        if there is None
+        else _of_layout(tensors, there, of)
+    )
     body = {each.name: each.value for each in given if each.part == BACKBONE}
     row = backbone_names(body)
     _check_family(path, meta, row, of)
@@ -251,10 +255,10 @@ def _levels(names: Iterable[str]) -> int:
     return len({match[1] for name in names if (match := re.match(r"inner_blocks\.(\d+)\.", name))})
 
 
-def _of_unknown(tensors: Mapping[str, Tensor], of: _Net) -> list[_Given]:
+def _of_unknown(tensors: Mapping[str, Tensor], of: _Net, is_ours: bool) -> list[_Given]:
     """The tensors of any other file: a backbone with a prefix or without one, and what else has the names of ours, if
-    that is a network whose names are in no table either."""
-    is_known = any((row.neck, row.head) == (of.kinds[NECK], of.kinds[HEAD]) for row in LAYOUTS)
+    it is a checkpoint of ours, or the network one whose names are in no table either."""
+    is_known = not is_ours and any((row.neck, row.head) == (of.kinds[NECK], of.kinds[HEAD]) for row in LAYOUTS)
     prefixes = (of.begins[BACKBONE], "backbone.body.", "backbone.", "")
     prefix = next(prefix for prefix in prefixes if any(name.startswith(prefix) for name in tensors))
     given = []
