@@ -58,7 +58,7 @@ def test_the_rules_are_whole(path: Path) -> None:
 def test_the_tasks_are_whole(path: Path) -> None:
     loaded, _ = config.load(str(path))
     assert loaded is not None
-    for named in re.findall(r"\brules/[\w.]+|faster_rcnn_\w+\.yaml", path.read_text()):
+    for named in re.findall(r"\brules/[\w.]+|\b(?:faster_rcnn|retinanet|ssd)_\w+\.yaml", path.read_text()):
         assert (DET / named).is_file()
 
 
@@ -87,6 +87,50 @@ def test_the_small_one_runs_from_data_to_model(tmp_path: Path) -> None:
     tables = ok(run(tmp_path, "search-ctl", "show-scalar", "--task", "det", "-rt", "+5"))
     assert "MACs (G)" in tables and max(map(len, tables.splitlines())) <= 200
     work = tmp_path / ".search-run" / "tasks" / "det.extract" / "jobs" / "all" / "0" / tmp_path.name
+    proof = json.loads((work / "model" / "proof.json").read_text())
+    assert proof["equal"]["bit_equal"] and proof["cost"]["macs"] == proof["cost"]["macs_measured"]
+    assert proof["score"]["equal"], proof["score"]
+    assert len(os.listdir(work / "boxes")) == 8
+
+
+# --- SSD -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_once_for_all_runs_from_data_to_model(tmp_path: Path) -> None:
+    """Every stage of ssd_ofa_tasks.yaml, smaller in numbers of images, steps and archs alone: the schedules of the
+    space, what is held out and the two workers are the recipe's."""
+    copy_template("det", str(tmp_path))
+    small = yaml.safe_load((tmp_path / "ssd_ofa_small.yaml").read_text())
+    dims = [dim for dim in small["space"].values() if isinstance(dim, dict)]
+    epochs = max(dim["schedule"]["boundary"][-1] for dim in dims if "schedule" in dim)
+    small["train"].update(steps=epochs, batch_size=18, eval_archs=["MIN"])  # an epoch is one step
+    small["test"]["calibration_images"] = 8
+    small["finetune"].update(steps=2)
+    (tmp_path / "ssd_ofa_small.yaml").write_text(yaml.safe_dump(small, sort_keys=False))
+    tasks = (tmp_path / "ssd_ofa_tasks.yaml").read_text()
+    for whole, less in (
+        ("--out digits", "--out digits --images 20 4 4"),
+        ("--evaluations 24", "--evaluations 4"),
+        ("--population 8", "--population 2"),
+    ):
+        assert whole in tasks
+        tasks = tasks.replace(whole, less)
+    (tmp_path / "ssd_ofa_tasks.yaml").write_text(tasks)
+    env = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    ok(run(tmp_path, "search-init"))
+    ok(run(tmp_path, "search-run", "--task", "ofa", "ssd_ofa_tasks.yaml", "--symlinks", env=env, timeout_s=280))
+    shown = json.loads(ok(run(tmp_path, "search-ctl", "show-scalar", "--task", "ofa", "-rt", "+3", "--json")))
+    scores = [row["scalars"]["metric.final.digits_bbox_mAP"] for row in shown["rows"]]
+    assert len(scores) == 3 and scores == sorted(scores, reverse=True)
+    jobs = tmp_path / ".search-run" / "tasks"
+    log = (jobs / "ofa.supernet" / "jobs" / "all" / "0" / "log").read_text()
+    assert "held out of training, to score archs on: 2 of 20" in log and "channels are sorted there" in log
+    found = jobs / "ofa.search" / "jobs" / "all" / "0" / tmp_path.name / "search" / "results.jsonl"
+    protocols = [json.loads(line)["protocol"]["direct"] for line in found.read_text().splitlines()]
+    assert len(protocols) == 4 and {p["split"] for p in protocols} == {"held_out"}
+    work = jobs / "ofa.extract" / "jobs" / "all" / "0" / tmp_path.name
     proof = json.loads((work / "model" / "proof.json").read_text())
     assert proof["equal"]["bit_equal"] and proof["cost"]["macs"] == proof["cost"]["macs_measured"]
     assert proof["score"]["equal"], proof["score"]
