@@ -22,6 +22,7 @@ from searchkit.nas.space.space import read_space
 from searchkit.nas.tasks import read as configs
 from searchkit.records.arch import Arch
 from searchkit.suite.cli.templates import template_root
+from tests.support.bignas import BIGNAS, NET
 
 # OFA's note8_lat22: (expansion, kernel) of the blocks of each stage.
 LAT22 = (
@@ -340,84 +341,6 @@ def test_an_arch_takes_the_form_that_a_space_has() -> None:
 
 # --- United-Perception -----------------------------------------------------------------------------------------------
 
-# As its documentation has them: the keys of mimic_job0 stand beside it, those of a part deeper than its name.
-BIGNAS = """\
-bignas:
-    train: # This field is used to write information related to supnet training
-        sample_subnet_num: 1
-        sample_strategy: ['max', 'random', 'random', 'min']
-        valid_before_train: False # Is there a verification before the supnet training
-    data:  # This field writes information related to the input resolution adjustment
-        share_interpolation: False
-        interpolation_type: bicubic
-        image_size_list: [[1, 3, 768, 1344]]
-        calib_meta_file: /mnt/lustre/share/shenmingzhu/calib_coco/coco_2048_coco_format.json
-        metric1: bbox.AP
-        metric2: bbox.AP.5
-    distiller:
-        mimic:
-            mimic_as_jobs: True
-            mimic_job0:
-            loss_weight: 0.5
-            teacher0:
-                mimic_name: ['neck.p6_conv.conv']
-            student:
-                mimic_name: ['neck.p6_conv.conv']
-        teacher0: {}
-    subnet:
-        calib_bn: True
-        image_size: [1, 3, 768, 1344]
-        flops_range: ['200G', '400G']
-        baseline_flops: 200G
-        subnet_count: 100
-        subnet_sample_mode: traverse
-        subnet_settings:
-            backbone:
-                kernel_size: [3, 3, 3, 3, 3]
-                out_channel: [32, 48, 96, 192, 384]
-                depth: [1, 1, 2, 2, 4]
-            neck:
-                depth: [3, 5]
-                out_channel: [128, 128]
-                kernel_size: [1, 3]
-            roi_head.cls_subnet:
-                depth: [4]
-                out_channel: [64]
-                kernel_size: [3]
-            roi_head.box_subnet:
-                depth: [4]
-                out_channel: [64]
-                kernel_size: [3]
-        save_subnet_prototxt: False
-"""
-NET = """\
-net:
-- name: backbone            
-    type: big_resnet_basic
-    kwargs:
-    ···
-    normalize:
-      type: dynamic_solo_bn # Dynamic normalize, supports dynamic_sync_bn and dynamic_solo_bn
-    out_channel:
-        space:
-            min: [32, 48, 96, 192, 384]
-            max: [64, 80, 160, 320, 640]
-            stride: [16, 16, 32, 64, 128]
-        sample_strategy: stage_wise
-    kernel_size:
-        space:
-            min: [3, 3, 3, 3, 3]
-            max: [7, 3, 3, 3, 3]
-            stride: 2
-        sample_strategy: stage_wise
-    expand_ratio: [0.5, 1, 1, 1, 1]
-    depth:
-        space:
-            min: [1, 1, 2, 2, 4]
-            max: [1, 3, 4, 4, 6]
-            stride: [1, 1, 1, 1, 1]
-        sample_strategy: stage_wise_depth
-"""  # noqa: W291
 PARTS = """\
 num_classes: &num_classes 81
 net:
@@ -476,7 +399,7 @@ def test_the_training_and_the_subnet_of_bignas(tmp_path: Path) -> None:
     assert net.arch["backbone.stem.width"] == 32 and net.arch["backbone.body.depth"] == (1, 2, 2, 4)
     assert net.arch["neck.depth"] == 5 and net.arch["head.cls.width"] == 64
     assert "head.box.width" not in net.arch  # as that of classes
-    assert net.model["neck_options"]["p6"] == "lateral" and net.model["head_options"] == {"norm": "per_level"}
+    assert net.model["neck_options"]["p6"] == "lateral" and net.model["head_options"]["assigner"] == "atss"
     assert any(note.endswith("flops CONFIG --sample 100 --range 200G 400G --out FILE") for note in net.notes)
     other = BIGNAS[::-1].replace("[64]"[::-1], "[96]"[::-1], 1)[::-1]  # the last, of boxes
     box = read(other, tmp_path).arch
@@ -508,6 +431,80 @@ def test_the_space_of_bignas(tmp_path: Path) -> None:
         640,
     )
     assert net.model["backbone_options"] == {"stem_expand": 0.5, "expand": [1, 1, 1, 1]} and net.task is None
+
+
+def test_parts_that_a_net_lacks_are_the_subnets(tmp_path: Path) -> None:
+    """Of the documentation's two blocks one has the backbone alone, the other a subnet with neck and head, of the
+    published cost."""
+    (tmp_path / "both.yaml").write_text(NET + BIGNAS)
+    out = CliRunner().invoke(main_command, ["convert", str(tmp_path / "both.yaml")], catch_exceptions=False).output
+    assert "note: net: has no neck and no head: taken as subnet_settings has it, of that size alone" in out
+    assert "note: there is no post_process: losses and anchors are those of the RetinaNet that is published" in out
+    (tmp_path / "ours.yaml").write_text(out)
+    recipe = configs.load(str(tmp_path / "ours.yaml"), ("model.num_classes=80",))
+    assert recipe.space.count() == 3 * 3 * (3**4) * (3**4)
+    assert price_net(recipe.model, recipe.space.named("SUBNET"), (768, 1344)).flops == 37_358_447_616
+    subnet = yaml.safe_load(BIGNAS)["bignas"]["subnet"]
+    settings = subnet["subnet_settings"]  # those of a saver have the towers one mapping deeper
+    settings["roi_head"] = {tower: settings.pop(f"roi_head.{tower}") for tower in ("cls_subnet", "box_subnet")}
+    nested, flat = (read(text, tmp_path).arch for text in (yaml.safe_dump({"bignas": {"subnet": subnet}}), BIGNAS))
+    assert nested == flat is not None
+
+
+def test_several_jobs_and_teachers(tmp_path: Path) -> None:
+    """Each job's loss is a mean over its modules, for each of its teachers; `{}` is the largest arch."""
+    jobs = """\
+bignas:
+  distiller:
+    mimic:
+      mimic_as_jobs: True
+      mimic_job0:
+        loss_weight: 0.5
+        warm_up_iters: 100
+        teacher0: {mimic_name: [neck.p6_conv.conv, neck.c3_lateral]}
+        teacher1: {mimic_name: [fpn.p6, fpn.c3], teacher_weight: big.pth}
+        student: {mimic_name: [neck.p6_conv.conv, neck.c3_lateral]}
+      mimic_job1:
+        warm_up_iters: -1
+        teacher2: {mimic_name: [neck.p3_conv.conv]}
+        student: {mimic_name: [neck.p3_conv.conv]}
+    teacher0: {}
+    teacher1: {net: [{name: backbone}]}
+    teacher2: {}
+"""
+    net = read(jobs, tmp_path)
+    p6, c3, p3 = "extra_blocks.p6", "inner_blocks.0", "layer_blocks.0.0"
+    both = {"weight": 0.25, "warmup_steps": 100}
+    assert net.train["distill"]["mimic"] == [
+        {"student": f"backbone.fpn.{p6}", "of": "max", **both},
+        {"student": f"backbone.fpn.{c3}", "of": "max", **both},
+        {"student": f"backbone.fpn.{p6}", "teacher": "fpn.p6", "of": "teacher1", **both},
+        {"student": f"backbone.fpn.{c3}", "teacher": "fpn.c3", "of": "teacher1", **both},
+        {"student": f"backbone.fpn.{p3}", "of": "max"},
+    ]
+    assert net.train["distill"]["teachers"] == {"teacher1": {"config": "teacher1.yaml", "checkpoint": "big.pth"}}
+    assert any("teacher1: networks of their own there" in note for note in net.notes)
+    one = "bignas: {distiller: {mimic: {loss_weight: 2, teacher0: {mimic_name: [a]}, student: {mimic_name: [a]}}}}\n"
+    assert read(one, tmp_path).train["distill"]["mimic"] == [{"student": "a", "of": "max", "weight": 2}]
+    with pytest.raises(ConfigError, match=r"teacher0\.mimic_name and student\.mimic_name must be as long, not 2 and 1"):
+        read(one.replace("teacher0: {mimic_name: [a]}", "teacher0: {mimic_name: [a, b]}"), tmp_path)
+
+
+def test_norms_and_the_choice_of_boxes(tmp_path: Path) -> None:
+    sync = "normalize: {type: dynamic_sync_bn, kwargs: {group_size: 8}}"
+    predictor = (
+        "      roi_predictor: {kwargs: {pre_nms_score_thresh: 0.1, merger: {kwargs: {top_n: 50, nms: {nms_iou_thresh: "
+        "0.4}}}}}\n"
+    )
+    text = (
+        PARTS.replace("kwargs:\n    kernel_size: [1, 3]", f"kwargs:\n    {sync}\n    kernel_size: [1, 3]") + predictor
+    )
+    net = read(text.replace("frozen_layers: []", sync), tmp_path)
+    for options in ("backbone_options", "neck_options"):
+        assert (net.model[options]["norm"], net.model[options]["norm_ranks"]) == ("sync_bn", 8)
+    head = net.model["head_options"]
+    assert head["assigner_options"] == {"nearest": 18}
+    assert (head["score_thresh"], head["nms_thresh"], head["detections_per_image"]) == (0.1, 0.4, 50)
 
 
 def test_how_the_stages_of_bignas_vary_together(tmp_path: Path) -> None:

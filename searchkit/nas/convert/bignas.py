@@ -8,8 +8,16 @@ from typing import Any
 from searchkit.nas.convert.parts import count
 from searchkit.reading.cursor import Cursor
 
-MODULES = {f"neck.p{i}_conv.conv": f"backbone.fpn.extra_blocks.p{i}" for i in (6, 7)}
-JOB_KEYS = ("loss_weight", "teacher0", "student", "warm_up_iters", "cfgs")
+_LEVELS = {
+    **{f"neck.c{3 + i}_lateral": f"backbone.fpn.inner_blocks.{i}" for i in range(3)},
+    **{f"neck.p{3 + i}_conv": f"backbone.fpn.layer_blocks.{i}" for i in range(3)},
+}
+MODULES = {  # of its big_fpn on C3 to C5, and ours: a conv with its norm, and the conv alone
+    **_LEVELS,
+    **{f"{theirs}.conv": f"{ours}.0" for theirs, ours in _LEVELS.items()},
+    **{f"neck.p{i}_conv{end}": f"backbone.fpn.extra_blocks.p{i}" for i in (6, 7) for end in ("", ".conv")},
+}
+JOB_KEYS = ("loss_weight", "student", "warm_up_iters", "cfgs")  # and teacher0, teacher1 ...
 
 
 def training_of(at: Cursor, notes: list[str]) -> dict[str, Any]:
@@ -40,22 +48,40 @@ def training_of(at: Cursor, notes: list[str]) -> dict[str, Any]:
         notes.append(
             f"subnet.flops_range: search-nas flops CONFIG --sample {number} --range {' '.join(ends)} --out FILE"
         )
-    mimics = [_mimic(job, notes) for job in _jobs(at, notes)]
-    if mimics:
-        train["distill"] = {"weight": 0, "mimic": [mimic for mimic in mimics if mimic]}
+    distill = _distill(at, notes)
+    if distill:
+        train["distill"] = distill
     return train
 
 
-def _jobs(at: Cursor, notes: list[str]) -> list[Cursor]:
-    """The jobs of `distiller.mimic`. In the documentation of United-Perception the keys of mimic_job0 are indented as
-    if they were its neighbours: that is read as it was meant."""
+def _distill(at: Cursor, notes: list[str]) -> dict[str, Any]:
+    """What is learnt from teachers."""
     distiller = at.get("distiller")
-    mimic = None if distiller is None else distiller.get("mimic")
+    if distiller is None:
+        return {}
+    teachers: dict[str, Any] = {}
+    mimic = [entry for job in _jobs(distiller, notes) for entry in _mimic(job, distiller, teachers, notes)]
+    if not mimic:
+        return {}
+    if teachers:
+        notes.append(
+            f"distiller: {', '.join(teachers)}: networks of their own there; name their config and checkpoint below "
+            "train.distill.teachers, of trainings by search-nas"
+        )
+    return {"weight": 0, "mimic": mimic} | ({"teachers": teachers} if teachers else {})
+
+
+def _jobs(distiller: Cursor, notes: list[str]) -> list[Cursor]:
+    """The jobs of `distiller.mimic`, which may itself be one. In the documentation of United-Perception the keys of
+    mimic_job0 are indented as if they were its neighbours: that is read as it was meant."""
+    mimic = distiller.get("mimic")
     if mimic is None or mimic.node.kind != "map":
         return []
     jobs = [mimic[key] for key in mimic.node.entries if key.startswith("mimic_job")]
+    if not jobs:
+        return [mimic]
     empty = [job for job in jobs if job.node.is_null]
-    beside = [key for key in JOB_KEYS if key in mimic]
+    beside = [key for key in mimic.node.entries if key in JOB_KEYS or key.startswith("teacher")]
     if len(empty) == 1 and beside:
         line = empty[0].node.line
         notes.append(
@@ -67,26 +93,46 @@ def _jobs(at: Cursor, notes: list[str]) -> list[Cursor]:
     return [job for job in jobs if not job.node.is_null]
 
 
-def _mimic(at: Cursor, notes: list[str]) -> Mapping[str, Any]:
-    """One job: whose features are to be like whose."""
-    names = {}
-    for side in ("student", "teacher0"):
-        inside = at.get(side)
-        given = [] if inside is None or "mimic_name" not in inside else inside["mimic_name"].items
-        if len(given) != 1:
-            at.fault(f"{side}.mimic_name must be a list of one name")
-            return {}
-        theirs = str(given[0].data)
-        names[side] = MODULES.get(theirs, theirs)
-        if theirs in MODULES:
-            notes.append(f"{theirs} is called {MODULES[theirs]} here (search-nas modules lists all)")
-        else:
-            notes.append(f"{theirs} keeps its name, which is another here (search-nas modules lists all)")
-    job: dict[str, Any] = {"student": names["student"], "of": "max"}
-    if names["teacher0"] != names["student"]:
-        job["teacher"] = names["teacher0"]
-    if "loss_weight" in at:
-        job["weight"] = at["loss_weight"].data
-    if "warm_up_iters" in at and at["warm_up_iters"].data:
-        job["warmup_steps"] = count(at["warm_up_iters"])
-    return job
+def _mimic(at: Cursor, distiller: Cursor, teachers: dict[str, Any], notes: list[str]) -> list[Mapping[str, Any]]:
+    """One job: whose features are to be like whose. Its loss is, of each teacher, a mean over its modules. teachers:
+    gets those that are networks of their own."""
+    given = [key for key in at.node.entries if key.startswith("teacher")]
+    students = _names(at, "student", notes)
+    if not given:
+        at.fault("must have a teacher0, the one that is learnt from")
+    weight = at["loss_weight"].data if "loss_weight" in at else 1
+    if isinstance(weight, bool) or not isinstance(weight, int | float):
+        at["loss_weight"].fault(f"must be a number, not {at['loss_weight'].shown}")
+        weight = 1
+    common: dict[str, Any] = {} if weight == len(students) else {"weight": weight / max(1, len(students))}
+    if "warm_up_iters" in at and at["warm_up_iters"].data not in (-1, 0, None):
+        common["warmup_steps"] = count(at["warm_up_iters"])
+    if "cfgs" in at and at["cfgs"].data:
+        notes.append(f"{at.path}.cfgs: left out: the loss is l2, of features as vectors of length 1, as is its default")
+    entries: list[Mapping[str, Any]] = []
+    for key in given:
+        names = _names(at, key, notes)
+        if len(names) != len(students):
+            at.fault(f"{key}.mimic_name and student.mimic_name must be as long, not {len(names)} and {len(students)}")
+        settings = distiller.get(key)
+        own = settings is not None and bool(settings.data)
+        if own:
+            weights = at[key].get("teacher_weight")
+            path = f"{key}.pth" if weights is None else str(weights.data)
+            teachers[key] = {"config": f"{key}.yaml", "checkpoint": path}
+        for ours, theirs in zip(students, names, strict=False):
+            other = {} if theirs == ours else {"teacher": theirs}
+            entries.append({"student": ours, **other, "of": key if own else "max", **common})
+    return entries
+
+
+def _names(at: Cursor, side: str, notes: list[str]) -> list[str]:
+    """The modules of one side of a job, by our names where these are known."""
+    inside = at.get(side)
+    given = [] if inside is None or "mimic_name" not in inside else inside["mimic_name"].items
+    if not given:
+        at.fault(f"{side}.mimic_name must be a list of names")
+    for name in {str(item.data): None for item in given}:
+        called = f"is called {MODULES[name]} here" if name in MODULES else "keeps its name, which is another here"
+        notes.append(f"{name} {called} (search-nas modules lists all)")
+    return [MODULES.get(str(item.data), str(item.data)) for item in given]

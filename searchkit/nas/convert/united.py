@@ -12,7 +12,9 @@ from typing import Any
 
 from searchkit.errors import did_you_mean
 from searchkit.nas.convert.bignas import training_of
-from searchkit.nas.convert.parts import Converted, count, counts, shape_of
+from searchkit.nas.convert.parts import Converted, count, counts, fixed, shape_of
+from searchkit.nas.convert.retina import PUBLISHED, read_post_process, text_at
+from searchkit.nas.models.part import PARTS
 from searchkit.nas.space.dim import STRATEGIES
 from searchkit.nas.space.shapes import InputShape
 from searchkit.nas.space.strategy import ORDERED, SLOPE_KEYS, STEEP
@@ -27,12 +29,16 @@ OF_DEPTH = {"stage_wise_depth": None, "ordered_stage_wise_depth": "ordered_stage
 # Of all its RetinaNets.
 NECK_OPTIONS: Mapping[str, Any] = {"norm": "bn", "p6": "lateral", "p7_relu": False}
 HEAD_OPTIONS: Mapping[str, Any] = {"norm": "per_level"}
+MODELS: Mapping[str, Mapping[str, Any]] = {  # by part
+    "backbone": {"backbone": "big_resnet"},
+    "neck": {"neck": "elastic_fpn", "neck_options": NECK_OPTIONS},
+    "head": {"head": "retinanet", "head_options": HEAD_OPTIONS},
+}
 # Its dimensions, and ours.
 NECK_DIMENSIONS = {"depth": "depth", "out_channel": "out_channel", "kernel_size": "kernel"}
 TOWER_DIMENSIONS = {"depth": "depth", "out_channel": "width", "kernel_size": "kernel"}
 # Its parts, and ours.
 TOWERS = {"roi_head.cls_subnet": "head.cls", "roi_head.box_subnet": "head.box", "roi_head": "head.cls"}
-CLASS_LOSSES = {"quality_focal_loss": "quality_focal", "sigmoid_focal_loss": "focal"}
 
 
 def is_united(at: Cursor) -> bool:
@@ -48,8 +54,11 @@ def read_united(at: Cursor) -> Converted:
     train: dict[str, Any] = {}
     shapes: tuple[InputShape, ...] = ()
     bignas = at.get("bignas") or at
-    net = at if at.node.kind == "list" else at.get("net")
-    for part in net.items if net is not None else []:
+    net = at if at.node.kind == "list" else at.get("supernet") or at.get("net")
+    if "supernet" in at and "net" in at:
+        notes.append("net: left out, since supernet is the space")
+    parts = [] if net is None else net.items
+    for part in parts:
         _part(part, model, space, notes)
     settings = (bignas.get("subnet") or bignas).get("subnet_settings")
     arch = None if settings is None else _subnet(settings, notes)
@@ -59,20 +68,18 @@ def read_united(at: Cursor) -> Converted:
     size = None if "subnet" not in bignas else bignas["subnet"].get("image_size")
     if size is not None and not shapes:
         shapes = (shape_of(size),)
-    if net is None and arch is not None and settings is not None:
-        model = {"backbone": "big_resnet"}
-        if "neck" in settings:
-            model |= {"neck": "elastic_fpn", "neck_options": dict(NECK_OPTIONS)}
-            model |= {"head": "retinanet", "head_options": dict(HEAD_OPTIONS)}
-            notes.append("there is no net: losses and anchors of the head are the defaults")
-        space = {name: list(value) if isinstance(value, tuple) else value for name, value in arch.items}
-    elif arch is not None:
+    if arch is not None:
+        _complete(arch, model, space, notes, net is None)
+    if "head" in model and "post_process" not in {text_at(part, "name") for part in parts}:
+        model["head_options"] |= PUBLISHED
+        notes.append("there is no post_process: losses and anchors are those of the RetinaNet that is published")
+    if net is not None and arch is not None:
         for name in arch.names:
             if name.startswith("head.box.") and name.replace("box", "cls") in space:
                 space[name] = space[name.replace("box", "cls")]
-        space["anchors"] = {"SUBNET": {n: list(v) if isinstance(v, tuple) else v for n, v in arch.items}}
+        space["anchors"] = {"SUBNET": fixed(arch)}
     if model and "head" not in model:
-        notes.append("there is no head: set task and model.head")
+        notes.append("there is no head: as it stands it is a Faster R-CNN; set model.head, or task: cls")
     only = arch if net is None else None
     return Converted(
         NAME, "det" if "head" in model else None, model, space, shapes, tuple(dict.fromkeys(notes)), only, train=train
@@ -100,6 +107,16 @@ def repaired(text: str) -> tuple[str, list[str]]:
     return "\n".join(lines) + "\n", notes
 
 
+def _complete(arch: Arch, model: dict[str, Any], space: dict[str, Any], notes: list[str], alone: bool) -> None:
+    """Take parts that `net:` lacks, or all where there is none (`alone`), as the subnet has them."""
+    lacking = [part for part in PARTS if part not in model and any(n.startswith(f"{part}.") for n in arch.names)]
+    for part in lacking:
+        model |= {key: dict(value) if isinstance(value, Mapping) else value for key, value in MODELS[part].items()}
+        space |= {name: value for name, value in fixed(arch).items() if name.startswith(f"{part}.")}
+    if lacking and not alone:
+        notes.append(f"net: has no {' and no '.join(lacking)}: taken as subnet_settings has it, of that size alone")
+
+
 def _within(at: Cursor, section: str, key: str) -> list[Cursor]:
     inside = at.get(section)
     value = None if inside is None else inside.get(key)
@@ -121,12 +138,12 @@ def _part(at: Cursor, model: dict[str, Any], space: dict[str, Any], notes: list[
         _backbone(inside, model, space, notes)
     elif name == "neck" and kind == "big_fpn":
         model["neck"] = "elastic_fpn"
-        _neck(inside, model, space)
+        _neck(inside, model, space, notes)
     elif name == "roi_head" and kind == "BigRetinaHeadWithBN":
         model["head"] = "retinanet"
         _head(inside, model, space, notes)
     elif name == "post_process":
-        _post_process(inside, model, notes)
+        model["head_options"] = {**model.get("head_options", {}), **read_post_process(inside, notes)}
     else:
         known = "big_resnet_basic, big_fpn, BigRetinaHeadWithBN"
         notes.append(f"net: {name} of type {kind} has no counterpart that is known ({known}): left out")
@@ -158,15 +175,24 @@ def _backbone(at: Cursor, model: dict[str, Any], space: dict[str, Any], notes: l
         options["features"] = [f"c{1 + layer}" for layer in counts(layers)]
     if "deep_stem" in at and at["deep_stem"].data is not True:
         options["deep_stem"] = False
-    if "normalize" in at:
-        kind = at["normalize"].get("type")
-        notes.append(
-            f"normalize {'' if kind is None else kind.data}: left out: backbone_options.norm says which norms there are"
-        )
+    options |= _norm(at, "backbone", notes)
     left = [k for k in at.node.entries if k in ("frozen_layers",) and at[k].data]
     notes += [f"backbone.{key}: left out" for key in left]
     if options:
         model["backbone_options"] = options
+
+
+def _norm(at: Cursor, part: str, notes: list[str]) -> dict[str, Any]:
+    """The options of the norms of a backbone or a neck that are not plain batch norms."""
+    kind = text_at(at, "normalize", "type")
+    if kind is None or kind == "dynamic_solo_bn":
+        return {}
+    if kind != "dynamic_sync_bn":
+        notes.append(f"{part}: normalize {kind} has no counterpart that is known: the norms are plain batch norms")
+        return {}
+    kwargs = at["normalize"].get("kwargs")
+    ranks = None if kwargs is None else kwargs.get("group_size")
+    return {"norm": "sync_bn"} | ({} if ranks is None else {"norm_ranks": count(ranks)})
 
 
 def _dimension(at: Cursor, key: str, notes: list[str]) -> tuple[Any, Any]:
@@ -256,9 +282,9 @@ def _choices(space: Cursor) -> list[list[int]] | None:
     return rows
 
 
-def _neck(at: Cursor, model: dict[str, Any], space: dict[str, Any]) -> None:
+def _neck(at: Cursor, model: dict[str, Any], space: dict[str, Any], notes: list[str]) -> None:
     """Two groups of convs, laterals and outputs; both have one width here, and a lateral's kernel is 1."""
-    options: dict[str, Any] = dict(NECK_OPTIONS)
+    options: dict[str, Any] = {**NECK_OPTIONS, **_norm(at, "neck", notes)}
     if "features" in model.get("backbone_options", {}):
         options["first"] = 0  # else the finest feature of a backbone is not read, as is the default
     for key, ours in NECK_DIMENSIONS.items():
@@ -311,48 +337,18 @@ def _tower(at: Cursor) -> Any:
     return _one(rows[0])
 
 
-def _post_process(at: Cursor, model: dict[str, Any], notes: list[str]) -> None:
-    """Losses, anchors and assignment of a RetinaNet."""
-    cfg = at.get("cfg")
-    options: dict[str, Any] = {}
-    if cfg is None:
-        return
-    loss = _text(cfg, "cls_loss", "type")
-    if loss in CLASS_LOSSES:
-        options["class_loss"] = CLASS_LOSSES[loss]
-    elif loss is not None:
-        notes.append(f"post_process: cls_loss {loss} has no counterpart that is known: left out")
-    if _text(cfg, "loc_loss", "kwargs", "loss_type") == "giou":
-        options["box_loss"] = "giou"
-    anchors = cfg.get("anchor_generator")
-    given = None if anchors is None else anchors.get("kwargs")
-    if given is not None:
-        options |= {
-            "anchor_sizes": [8, 16, 32, 64, 128],
-            "anchor_scales": [item.data for item in given["anchor_scales"].items] if "anchor_scales" in given else [4],
-            "anchor_ratios": [item.data for item in given["anchor_ratios"].items] if "anchor_ratios" in given else [1],
-        }
-        notes.append("anchors are so many times their level's stride there: anchor_sizes are the strides of P3 to P7")
-    if _text(cfg, "roi_supervisor", "type") == "atss":
-        options["assigner"] = "atss"
-    model["head_options"] = {**model.get("head_options", {}), **options}
-
-
-def _text(at: Cursor, *keys: str) -> str | None:
-    inside: Cursor | None = at
-    for key in keys:
-        inside = None if inside is None else inside.get(key)
-    return None if inside is None or inside.node.is_null else str(inside.data)
-
-
 # --- bignas ----------------------------------------------------------------------------------------------------------
 
 
 def _subnet(at: Cursor, notes: list[str]) -> Arch:
     """One subnet: for each part lists by dimension, that of the backbone with the stem first."""
     values: dict[str, Any] = {}
-    for part in at.node.entries:
-        settings = at[part]
+    parts = {part: at[part] for part in at.node.entries}
+    for tower in ("cls_subnet", "box_subnet"):  # a saver's settings have them below roi_head
+        if "roi_head" in at and tower in at["roi_head"]:
+            parts = {part: settings for part, settings in parts.items() if part != "roi_head"}
+            parts[f"roi_head.{tower}"] = at["roi_head"][tower]
+    for part, settings in parts.items():
         if part == "backbone":
             for key, stem, body in (
                 ("out_channel", "stem.width", "body.width"),
