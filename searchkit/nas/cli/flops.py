@@ -28,6 +28,9 @@ from searchkit.records import modelspace
     metavar="LOW HIGH",
     help="Of --sample: points that cost so much: 20G 40G.",
 )
+@click.option(
+    "--parts", is_flag=True, help="With --sample or --records: also of backbone, neck and head, as overhead.parts."
+)
 @click.option("--png", metavar="FILE", help="Cost and parameters of the points, as a picture.")
 @click.option(
     "--convention",
@@ -50,6 +53,7 @@ def flops_command(
     records_path: str | None,
     sample: int | None,
     within: tuple[str, str] | None,
+    parts: bool,
     png: str | None,
     convention: Convention,
     beside: tuple[Convention, ...],
@@ -68,7 +72,7 @@ def flops_command(
       search-nas flops cfg.yaml --out flops.jsonl --convention gaia
       search-nas flops cfg.yaml --out flops.jsonl --beside ptflops
       search-nas flops cfg.yaml --out some.jsonl --sample 1000
-      search-nas flops cfg.yaml --out some.jsonl --sample 100 --range 20G 40G --png some.png
+      search-nas flops cfg.yaml --out some.jsonl --sample 100 --range 20G 40G --parts --png some.png
     """
     from searchkit.nas.cli.priced import pricing
     from searchkit.nas.cli.records import read
@@ -85,6 +89,8 @@ def flops_command(
             "--range needs --sample N",
             "Of a table of the whole space, rules pick a range: search-nas select, `where: overhead.flops <= 40G`",
         )
+    if parts and not (records_path or sample):
+        raise UsageError("--parts needs --sample N or --records FILE", "Of a whole space the table would be too large")
     recipe = configs.load(config, overrides)
     plan_of = pricing(recipe)
     began = time.monotonic()
@@ -101,7 +107,7 @@ def flops_command(
         else:
             records = _sampled(recipe, sample or 0, seed_of(seed))
         pairs = zip(*checked(records, recipe), strict=True)
-        priced = [_priced(recipe, record, arch, plan_of, convention, beside) for record, arch in pairs]
+        priced = [_priced(recipe, record, arch, plan_of, convention, beside, parts) for record, arch in pairs]
         with fsio.storage():
             fsio.atomic_write(out, "".join(modelspace.dumps(r) + "\n" for r in priced))
         count, fresh = len(priced), len(priced)
@@ -163,9 +169,9 @@ def _picture(path: str, records: Sequence[dict[str, Any]], convention: str) -> N
 
 
 def _priced(
-    recipe: Any, record: dict[str, Any], arch: Any, plan_of: Any, convention: Any, beside: Any
+    recipe: Any, record: dict[str, Any], arch: Any, plan_of: Any, convention: Any, beside: Any, parts: bool
 ) -> dict[str, Any]:
-    from searchkit.nas.cost.price import price, read_meters
+    from searchkit.nas.cost.price import price, price_parts, read_meters
     from searchkit.nas.space.shapes import plain_shape
     from searchkit.nas.subnet.sweep import shape_of
 
@@ -173,6 +179,9 @@ def _priced(
     cost = price(plan_of, arch, shape, convention)
     overhead = {**record.get("overhead", {}), "flops": cost.flops, "params": cost.params, "convention": convention}
     overhead |= read_meters(plan_of, arch, shape, beside)
+    if parts:
+        of_parts = price_parts(plan_of, arch, shape, convention)
+        overhead["parts"] = {part: {"flops": c.flops, "params": c.params} for part, c in of_parts.items()}
     data = {**record.get("data", {})}
     data.setdefault("input_shape", plain_shape(shape))
     return {**record, "overhead": overhead, "data": data}

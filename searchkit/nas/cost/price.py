@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from searchkit.errors import UsageError, did_you_mean
 from searchkit.nas.cost.rules import METERS, Convention, Sizes, check_convention, row_cost
-from searchkit.nas.models.part import BACKBONE, NetPlan, Pieces, Where
+from searchkit.nas.models.part import BACKBONE, HEAD, NECK, NetPlan, Pieces, Where
 from searchkit.nas.models.plan import Row
 from searchkit.nas.space.shapes import InputShape, height_width
 from searchkit.nas.space.space import Space
@@ -53,6 +53,22 @@ def read_meters(
 def price_net(config: NetConfig, arch: Arch, input_shape: InputShape, convention: Convention = "macs") -> Cost:
     """`price` for a network's config. For many architectures take `plans_of` once, which is the slow part."""
     return price(plans_of(config, arch), arch, input_shape, convention)
+
+
+def price_parts(
+    plans: NetPlan, arch: Arch, input_shape: InputShape, convention: Convention = "macs"
+) -> dict[str, Cost]:
+    """`price` of backbone, neck and head, which add up to it."""
+    check_convention(convention)
+    image = (height_width(input_shape),)
+    end = _State((0,), 0, image, ())
+    for row in plans.rows(arch):
+        end = _after(end, row, convention)
+    channels, sizes = tuple(c for c, _ in end.features), [s for _, s in end.features]
+    neck = _cost_behind(plans.neck.plan(arch.part(NECK), channels), image, sizes, convention)
+    both = _cost_behind(plans.behind(arch, channels), image, sizes, convention)
+    head = Cost(both[0][0] - neck[0][0], both[1] - neck[1])
+    return {BACKBONE: Cost(end.flops[0], end.params), NECK: Cost(neck[0][0], neck[1]), HEAD: head}
 
 
 def plans_of(config: NetConfig, maximum: Arch) -> NetPlan:

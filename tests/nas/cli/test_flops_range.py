@@ -24,8 +24,12 @@ def test_points_within_a_range(toy: Path, tmp_path: Path, monkeypatch: pytest.Mo
     found = lines("some.jsonl")
     assert all(low <= record["overhead"]["flops"] <= high for record in found)
     assert len({json.dumps([record["arch"], record["data"]]) for record in found}) == 5
-    good(*asked, "again.jsonl")
-    assert lines("again.jsonl") == found
+    good(*asked, "again.jsonl", "--parts")
+    again = lines("again.jsonl")
+    parts = [record["overhead"].pop("parts") for record in again]
+    assert again == found
+    assert [sum(cost["flops"] for cost in each.values()) for each in parts] == [r["overhead"]["flops"] for r in found]
+    assert "--parts needs --sample N or --records FILE" in bad("flops", path, "--parts", "--out", "none.jsonl")
     # what can't be reached: by each input shape, and never an endless loop
     text = bad("flops", path, "--sample", "5", "--range", "200G", "400G", "--out", "none.jsonl")
     assert "--range: no point of the space costs 200G to 400G; its archs cost " in text
