@@ -86,17 +86,20 @@ def print_table(records: Sequence[Mapping[str, Any]], tag: str = "", limit: int 
     table = Table(box=None, pad_edge=False, header_style="bold")
     differing = _differing(records, tag)
     common, rows = _common([r for r in order if "name" not in r]), []
+    machines = dict.fromkeys(r["overhead"]["ms_on"] for r in order[:limit] if "ms_on" in r.get("overhead", {}))
     for record in order[:limit]:
         cost = record.get("overhead", {})
         row = [arch_text(record, common), str(record.get("data", {}).get("input_shape", ""))]
         row += [human(cost[k]) if k in cost else "" for k in ("flops", "params")]
+        row += [f"{cost['ms']:.2f}" if "ms" in cost else ""] if machines else []
         metric = record.get("metric", {}).get(tag, {})
         row += [f"{metric[m]:.3f}" if m in metric else "" for m in metrics]
         protocol = record.get("protocol", {}).get(tag, {})
         rows.append(
             [*row, *(["  ".join(f"{key} {_brief(protocol.get(key))}" for key in differing)] if differing else [])]
         )
-    names = ("arch", "input", unit, "params", *metrics, *(["measured with"] if differing else []))
+    costs = (unit, "params", *(["ms"] if machines else []))
+    names = ("arch", "input", *costs, *metrics, *(["measured with"] if differing else []))
     to = console.rich_console(200)
     others = sum(2 + max(len(name), *(len(row[i]) for row in rows)) for i, name in enumerate(names) if i)
     for name in names:  # where there is too little room, it is the arch that is cut
@@ -107,6 +110,8 @@ def print_table(records: Sequence[Mapping[str, Any]], tag: str = "", limit: int 
     to.print(table)
     if len(order) > limit:
         click.echo(f"… and {len(order) - limit} more")
+    for machine in machines:
+        click.echo(f"ms: the median time; {machine}")
 
 
 def _differing(records: Sequence[Mapping[str, Any]], tag: str) -> list[str]:

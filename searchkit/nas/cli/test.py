@@ -37,6 +37,7 @@ class Sweep(Options):
 class Test(Sweep):
     raw: bool
     per_class: bool
+    speed: bool
     detections: str | None
 
 
@@ -74,6 +75,7 @@ def _sweep(command: Any) -> Any:
 @click.option("--tag", default="direct", show_default=True, help="The results are metric.<tag>.…")
 @click.option("--raw", is_flag=True, help="Also with the supernet's own batch-norm statistics: metric.<tag>_raw.…")
 @click.option("--per-class", is_flag=True, help="Also of every class, in a table and in the results.")
+@click.option("--speed", is_flag=True, help="Also the time of one image on this machine: overhead.ms.")
 @click.option(
     "--detections",
     metavar="FILE",
@@ -88,6 +90,7 @@ def test_command(asked: Test) -> None:
     Examples:
       search-nas test cfg.yaml --checkpoint work/latest.pth --archs picked.jsonl --out tested.jsonl
       search-nas test cfg.yaml --checkpoint work/latest.pth --arch MAX --arch MIN --raw
+      search-nas test cfg.yaml --checkpoint work/latest.pth --arch MAX --speed
       search-nas test cfg.yaml --checkpoint work/latest.pth --arch MAX --per-class --detections found.json
     """
     from searchkit.nas.subnet import sweep
@@ -118,20 +121,26 @@ def test_command(asked: Test) -> None:
 
         results = open_results(asked.out, tag, ranks.first)
         results.keep_calibration(session.bench.calibration)
-        todo = sweep.pending(records, archs, results, protocols, ranks, again=detections is not None)
+        here = sweep.timed_on(session)
+
+        def again(result: Record) -> bool:
+            return detections is not None or (asked.speed and result.get("overhead", {}).get("ms_on") != here)
+
+        todo = sweep.pending(records, archs, results, protocols, ranks, again)
         _say_done(records, results, protocols, ranks, recipe)
         with Progress("test", len(todo)) as progress:
             for done, (record, arch) in enumerate(todo, 1):
                 how = protocols(record)
                 there = results.find({"arch": record["arch"], "protocol": how})
                 whole = sweep.measured(record, results, protocols) is not None
-                for name in raw_tag if there and not detections else (*raw_tag, tag):
-                    there = sweep.test_record(session, there or record, arch, name, name == tag)
+                for name in raw_tag if there and not detections and not asked.speed else (*raw_tag, tag):
+                    timed = asked.speed and name == tag
+                    there = sweep.test_record(session, there or record, arch, name, name == tag, timed=timed)
                     for note in session.bench.last.notes:
                         if note not in session.bench.notes:
                             say(f"{arch.id}: {note}")
                 assert there is not None
-                if not whole:
+                if asked.speed or not whole:
                     results.add(there)
                 if detections is not None:
                     several = f"-{sweep.folder_name(record, arch, recipe)}" if len(records) > 1 else ""

@@ -27,6 +27,7 @@ from searchkit.nas.train.groups import frozen_text, load_optimizer, make_optimiz
 from searchkit.nas.train.loop import Run, StepReport, fit
 from searchkit.nas.train.recipe import Recipe
 from searchkit.nas.train.sections import Optimisation, text_of
+from searchkit.nas.train.speed import machine_text, ms_of
 from searchkit.nas.train.splits import HELD_OUT, open_split, range_entry
 from searchkit.nas.train.supernet import batches_of
 from searchkit.records import modelspace
@@ -157,12 +158,25 @@ def checked(records: Sequence[Record], recipe: Recipe) -> tuple[list[Record], li
     return [r if Arch.of(r["arch"]) == arch else {**r, "arch": arch.nested()} for r, arch in pairs], archs
 
 
-def test_record(session: Session, record: Record, arch: Arch, tag: str, calibrated: bool) -> Record:
-    """The record with the metrics of its subnet, with the supernet's weights, under `metric.<tag>`."""
+def test_record(
+    session: Session, record: Record, arch: Arch, tag: str, calibrated: bool, *, timed: bool = False
+) -> Record:
+    """The record with the metrics of its subnet, with the supernet's weights, under `metric.<tag>`; with `timed` also
+    its `overhead.ms`."""
     shape = shape_of(record, session.recipe)
     static = subnet(session.net, arch, session.config)
     metrics = session.bench.score(static, shape, calibrated=calibrated)
-    return scored(session, record, arch, shape, tag, metrics, test_protocol(session, record, calibrated))
+    result = scored(session, record, arch, shape, tag, metrics, test_protocol(session, record, calibrated))
+    if timed:
+        recipe, batches = session.recipe, session.bench.batches.at(shape)
+        ms = ms_of(static, batches, session.device, recipe.train.precision, recipe.task)
+        result["overhead"] |= {"ms": round(ms, 3), "ms_on": timed_on(session)}
+    return result
+
+
+def timed_on(session: Session) -> str:
+    """What the times of a session's subnets are of."""
+    return machine_text(session.device, session.recipe.train.precision)
 
 
 def test_protocol(session: Session, record: Record, calibrated: bool) -> dict[str, Any]:
@@ -222,15 +236,16 @@ def pending(
     results: Results,
     protocols: Protocols,
     ranks: Ranks,
-    again: bool = False,
+    again: Callable[[Record], bool] = lambda _: False,
 ) -> list[tuple[Record, Arch]]:
-    """This rank's records that have no result yet, each once; with `again` all. Which rank a record belongs to does not
-    depend on the results."""
+    """This rank's records that have no result yet, each once, and those whose result is to be measured `again`. Which
+    rank a record belongs to does not depend on the results."""
     unique: dict[str, tuple[Record, Arch]] = {}
     for record, arch in zip(records, archs, strict=True):
         unique.setdefault(key_of({"arch": record["arch"], "protocol": protocols(record)}, results.tag), (record, arch))
     own = list(unique.values())[ranks.rank :: ranks.world]
-    return [(record, arch) for record, arch in own if again or measured(record, results, protocols) is None]
+    found = [(record, arch, measured(record, results, protocols)) for record, arch in own]
+    return [(record, arch) for record, arch, result in found if result is None or again(result)]
 
 
 def tune_record(

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from searchkit.suite.facts import command_text, reason, run_path
-from searchkit.suite.store.records import FLOPS, PARAMS, SHAPE, Row
+from searchkit.suite.store.records import FLOPS, MS, PARAMS, SHAPE, Row
 from searchkit.suite.store.tasks import JobView, TaskView, stamp
 from searchkit.suite.workspace import TaskPaths
 
@@ -136,12 +136,14 @@ def record_table(rows: list[tuple[Row, dict[str, dict[int, float]]]]) -> str:
     ways = list(dict.fromkeys(row.convention for row, _ in rows if FLOPS in row.values))
     with_params = any(PARAMS in row.values for row, _ in rows)
     heads = ["row", SHAPE, *(_HEADS.get(way, f"overhead.flops (G, {way})") for way in ways)]
-    heads += [*(["params (M)"] if with_params else []), *metrics]
+    with_ms = any(MS in row.values for row, _ in rows)
+    heads += [*(["params (M)"] if with_params else []), *(["ms"] if with_ms else []), *metrics]
     lines = [heads]
     for row, series in rows:
         cells = [row.name, row.shape or "-"]
         cells += [_scaled(row.values.get(FLOPS), 1e9) if row.convention == way else "-" for way in ways]
         cells += [_scaled(row.values.get(PARAMS), 1e6)] if with_params else []
+        cells += [_scaled(row.values.get(MS), 1)] if with_ms else []
         cells += [f"{series[name][0]:.6g}" if name in series else "-" for name in metrics]
         lines.append(cells)
     return aligned(lines)

@@ -11,7 +11,7 @@ from searchkit import fsio
 from searchkit.errors import UsageError
 from searchkit.suite.workspace import AttemptPaths
 
-FLOPS, PARAMS, SHAPE = "overhead.flops", "overhead.params", "data.input_shape"
+FLOPS, PARAMS, MS, SHAPE = "overhead.flops", "overhead.params", "overhead.ms", "data.input_shape"
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _row(line: bytes, job: int) -> Row | None:
     values = {
         name: float(value)
         for name, value in _flat(record, "")
-        if name.startswith("metric.") or name in (FLOPS, PARAMS)
+        if name.startswith("metric.") or name in (FLOPS, PARAMS, MS)
         if (isinstance(value, (int, float)) and abs(value) < 1e300) or value != value
     }
     return Row(job, arch_id(record), shape_text(record), values, record)

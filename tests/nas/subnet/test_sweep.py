@@ -111,6 +111,25 @@ def test_raw_scores_come_beside(trained: Trained, tmp_path: Path) -> None:
     assert {r["name"]: r for r in shown} == latest
 
 
+def test_times_stand_beside_costs(trained: Trained, tmp_path: Path) -> None:
+    """One of another machine is measured again, and a score that lacks one; the scores stay what they are."""
+    out = tmp_path / "timed.jsonl"
+    common = ("test", trained.config, "--checkpoint", trained.checkpoint, "--arch", "MIN", "--out", out)
+    good(*common)
+    (before,) = lines(out)
+    text = good(*common, "--speed")
+    assert "ms: the median time; cpu, 1 thread, fp32, torch" in text
+    untimed, timed = lines(out)
+    assert untimed == before and timed["metric"] == before["metric"]
+    assert timed["overhead"].pop("ms") > 0 and timed["overhead"].pop("ms_on").endswith(", 1 image")
+    assert timed["overhead"] == before["overhead"]
+    good(*common, "--speed")
+    assert len(lines(out)) == 2
+    out.write_text(out.read_text().replace('"ms_on": "cpu', '"ms_on": "another'))
+    good(*common, "--speed")
+    assert len(lines(out)) == 3
+
+
 def test_processes_share_the_archs_out(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archs = archs_file(tmp_path / "archs.jsonl", some(trained, 5))
     command = ("test", trained.config, "--checkpoint", trained.checkpoint, "--archs", archs, "--out", "o.jsonl")
