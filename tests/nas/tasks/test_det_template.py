@@ -19,12 +19,13 @@ from tests.support.suite import ok, run
 pytest.importorskip("torchvision", reason="the recipe needs search-nas: pip install 'searchkit[nas]'")
 
 from searchkit.nas.cli.priced import pricing
-from searchkit.nas.cost.price import price
+from searchkit.nas.cost.price import price, price_parts
 from searchkit.nas.data.toy import make_toy_det
 from searchkit.nas.tasks import read as nas_config
 from searchkit.nas.train.policies import policy
 from searchkit.records.arch import Arch
-from tests.support.nas import good
+from tests.support.bignas import BIGNAS, NET
+from tests.support.nas import good, lines, section, write
 
 DET = Path(template_root(), "det")
 NETS = [path for path in DET.glob("*.yaml") if "\nmodel:" in path.read_text()]  # configs of search-nas
@@ -147,6 +148,14 @@ def test_bignas_r18_is_the_published_space_and_costs(monkeypatch: pytest.MonkeyP
     plans = pricing(recipe)
     costs = [price(plans, recipe.space.minimum(), shape).flops for shape in ((512, 1024), (768, 1344))]
     assert costs == [18_974_785_536, 37_358_447_616]
+    for arch in (recipe.space.minimum(), recipe.space.maximum()):
+        parts, whole = price_parts(plans, arch, (768, 1344)), price(plans, arch, (768, 1344))
+        assert sum(part.flops for part in parts.values()) == whole.flops
+        assert sum(part.params for part in parts.values()) == whole.params
+    levels = [(96, 168), (48, 84), (24, 42), (12, 21), (6, 11)]
+    pixels = [height * width for height, width in levels]
+    laterals = sum(n * width * 128 for n, width in zip(pixels, (96, 192, 384), strict=False))
+    assert price_parts(plans, recipe.space.minimum(), (768, 1344))["neck"].flops == laterals + sum(pixels) * 9 * 128**2
 
 
 @pytest.mark.slow
@@ -155,17 +164,18 @@ def test_bignas_r18_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     data = make_toy_det(str(tmp_path / "data"), images={"train": 2, "val": 1, "test": 1}, size=(64, 64))
     monkeypatch.setenv("DATA", str(data))
     changes = ("train.steps=2", "train.batch_size=2", "train.precision=fp32", "train.eval_archs=[]", "data.workers=0")
-    argv = [word for change in (*changes, "train.scales=[64]", "model.num_classes=") for word in ("--set", change)]
+    argv = [word for change in (*changes, "space.data.input_shape=64", "model.num_classes=") for word in ("--set", change)]
     out = good("train", DET / "retinanet_bignas_r18.yaml", "--work-dir", tmp_path / "work", *argv)
     assert "checkpoint: " in out
 
 
 @pytest.mark.slow
-def test_the_small_retinanet_runs_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands of its header, in a small size, and what else a stranger would do with its subnets."""
+@pytest.mark.parametrize("name", ["retinanet_bignas_small", "faster_rcnn_bignas_small"])
+def test_the_small_ones_of_bignas_run_to_their_end(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All verbs, one after the other, in a small size."""
     monkeypatch.chdir(tmp_path)
-    config = tmp_path / "retinanet.yaml"
-    text = (DET / "retinanet_bignas_small.yaml").read_text()
+    config = tmp_path / "small.yaml"
+    text = (DET / f"{name}.yaml").read_text()
     config.write_text(text.replace("epochs: 14", "steps: 2").replace("images: 64", "images: 8"))
     monkeypatch.setenv("DATA", str(tmp_path / "digits"))
     good("data", "digits-det", "--out", tmp_path / "digits", "--images", "12", "4", "4")
@@ -174,15 +184,71 @@ def test_the_small_retinanet_runs_to_its_end(tmp_path: Path, monkeypatch: pytest
     common = (config, "--checkpoint", work / "latest.pth")
     search = ("--algorithm", "nsga2", "--evaluations", "3", "--population", "2")
     good("search", *common, "--work-dir", tmp_path / "front", *search)
-    found = [json.loads(line) for line in (tmp_path / "front" / "results.jsonl").read_text().splitlines()]
-    assert {"cls", "out_channel"} <= {*found[0]["arch"]["head"], *found[0]["arch"]["neck"]}
+    found = lines(tmp_path / "front" / "results.jsonl")
+    assert {"out_channel"} == {*found[0]["arch"]["neck"]}
     archs.write_text(json.dumps(found[0]) + "\n")
     good("finetune", *common, "--archs", archs, "--out", tmp_path / "tuned.jsonl", "--set", "finetune.steps=1")
-    good("test", *common, "--archs", tmp_path / "tuned.jsonl", "--out", tmp_path / "tested.jsonl")
-    arch = {**found[0]["arch"], "head": {"cls": {"depth": 2, "width": 16}}, "neck": {"out_channel": 32}}
+    good("test", *common, "--archs", tmp_path / "tuned.jsonl", "--out", tmp_path / "tested.jsonl", "--speed")
+    assert lines(tmp_path / "tested.jsonl")[0]["overhead"]["ms"] > 0
+    assert "tau" in good("trust", *common, "--n", "2", "--bins", "1", "--out", tmp_path / "trust.jsonl", "--set", "train.steps=1")
+    head = {"head": {"cls": {"depth": 2, "width": 16}}} if "head" in found[0]["arch"] else {}
+    arch = {**found[0]["arch"], **head, "neck": {"out_channel": 32}}
     good("extract", *common, "--arch", json.dumps(arch), "--export", "torch", "--out", tmp_path / "model")
     proof = json.loads((tmp_path / "model" / "proof.json").read_text())
     assert proof["equal"]["bit_equal"] and proof["cost"]["macs"] == proof["cost"]["macs_measured"]
     assert proof["export"]["largest_difference"] == 0
     good("predict", tmp_path / "model", tmp_path / "digits" / "images", "--limit", "2", "--out", tmp_path / "boxes")
     assert len(os.listdir(tmp_path / "boxes")) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_bignas_runs_from_data_to_model(tmp_path: Path) -> None:
+    """Its phases as stages: what is made smaller are numbers of images, steps and archs alone."""
+    copy_template("det", str(tmp_path))
+    small = yaml.safe_load((tmp_path / "retinanet_bignas_small.yaml").read_text())
+    small["train"].update(steps=2, eval_archs=["MIN"])
+    small["test"]["calibration_images"] = 8
+    small["finetune"].update(steps=1)
+    (tmp_path / "retinanet_bignas_small.yaml").write_text(yaml.safe_dump(small, sort_keys=False))
+    task = (tmp_path / "bignas.yaml").read_text().replace("--out digits", "--out digits --images 12 6 6")
+    (tmp_path / "bignas.yaml").write_text(task.replace("--sample 16", "--sample 3"))
+    best = tmp_path / "rules" / "small_best.yaml"
+    best.write_text(best.read_text().replace("value: 3", "value: 1"))
+    env = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    ok(run(tmp_path, "search-init"))
+    ok(run(tmp_path, "search-run", "--task", "bignas", "bignas.yaml", "--symlinks", env=env, timeout_s=280))
+    sampled = ok(run(tmp_path, "search-ctl", "show-scalar", "--task", "bignas.sample_accuracy", "-rt", "+16"))
+    assert re.search(r"params \(M\) +ms +metric\.direct\.digits_bbox_mAP", sampled) and "Pareto front of" in sampled
+    shown = json.loads(ok(run(tmp_path, "search-ctl", "show-scalar", "--task", "bignas", "-rt", "+5", "--json")))
+    (tuned,) = shown["rows"]
+    assert 20e6 <= tuned["scalars"]["overhead.flops"] <= 50e6 and tuned["scalars"]["overhead.ms"] > 0
+    jobs = tmp_path / ".search-run" / "tasks"
+    priced = lines(jobs / "bignas.sample_flops" / "jobs" / "all" / "0" / tmp_path.name / "flops.jsonl")
+    for cost in (record["overhead"] for record in priced):
+        assert cost["flops"] == sum(cost["parts"][part]["flops"] for part in ("backbone", "neck", "head"))
+    work = jobs / "bignas.sample_subnet" / "jobs" / "all" / "0" / tmp_path.name
+    proof = json.loads((work / "model" / "proof.json").read_text())
+    assert proof["equal"]["bit_equal"] and proof["score"]["equal"]
+    assert len(os.listdir(work / "boxes")) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "head"), [("net", "faster_rcnn"), ("both", "retinanet")])
+def test_the_documentations_blocks_train(
+    name: str, head: str, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they stand, at their own widths and depths, on small images: read, two steps, priced, tested."""
+    monkeypatch.chdir(tmp_path)
+    Path("theirs.yaml").write_text({"net": NET, "both": NET + BIGNAS}[name])
+    sections = {split: section(toy, split) for split in ("train", "val")}
+    body = yaml.safe_load(good("convert", "theirs.yaml")) | {"data": {**sections, "workers": 0}}
+    body["space"]["data.input_shape"] = 64
+    path = write(tmp_path / "ours.yaml", {**body, "test": {"calibration_images": 2}})
+    assert nas_config.load(path).model.head == head
+    steps = ("train.steps=2", "train.batch_size=2", "train.eval_archs=[]")
+    good("train", path, "--work-dir", "work", *(word for step in steps for word in ("--set", step)))
+    good("flops", path, "--sample", "2", "--out", "some.jsonl")
+    arch = "SUBNET" if name == "both" else "MIN"
+    good("test", path, "--checkpoint", "work/latest.pth", "--arch", arch, "--out", "tested.jsonl", "--speed")
+    assert lines("tested.jsonl")[0]["overhead"]["ms"] > 0
