@@ -21,6 +21,11 @@ LATER = {"later": True}  # the metadata of fields that came to a section when th
 SCALARS = ["string", "number", "boolean"]  # JSON's types of what YAML reads as a text where a text is needed
 
 
+def says_nothing(field: Any, section: Any) -> bool:
+    """Whether a field of a section came later and has its default: then it is kept in no digest, as before it came."""
+    return bool(field.metadata == LATER and getattr(section, field.name) == field.default)
+
+
 class Bad(Exception):
     """A value with a fault, which is in the report. `rest`: what of a list has none."""
 

@@ -43,17 +43,19 @@ def make_backbone(name: str, options: Mapping[str, Any], arch: Arch, held: Held 
             f"an architecture must have names below {BACKBONE}., but has {', '.join(arch.names) or 'none'}"
         )
     cls = part_class(BACKBONE, name)
-    choices = {
-        key: held[f"{BACKBONE}.{key}"] for key in getattr(cls, "CHOICES", ()) if held and f"{BACKBONE}.{key}" in held
-    }
-    more = {"held": choices} if choices else {}
     try:
-        return cls(part, **options, **more)
+        return cls(part, **options, **alternatives(BACKBONE, cls, held))
     except TypeError as e:
         if name not in BACKBONES:
             raise  # of a class of the user's own the traceback says more
         shown = ", ".join(f"{key}: {value}" for key, value in options.items())
         raise UsageError(f"backbone {name} can't have the options {{{shown}}}: {e}") from e
+
+
+def alternatives(part: str, cls: Any, held: Held | None) -> dict[str, Held]:
+    """The keyword `held` of a part's module, where its class has alternatives (CHOICES) that the space chooses from."""
+    names = [key for key in getattr(cls, "CHOICES", ()) if held and f"{part}.{key}" in held]
+    return {"held": {key: held[f"{part}.{key}"] for key in names}} if held and names else {}
 
 
 def check_names(names: Iterable[str], neck: Neck, head: Head) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from searchkit.nas.models.elastic import Held, Wiring, check_names, make_backbone
+from searchkit.nas.models.elastic import Held, Wiring, alternatives, check_names, make_backbone
 from searchkit.nas.models.part import BACKBONE, HEAD, NECK, Head, Neck, NetConfig, NetPlan, levels_of
 from searchkit.nas.models.table import part_class
 from searchkit.nas.models.trunk import Trunk
+from searchkit.reading.kinds import says_nothing
 from searchkit.records.arch import Arch
 
 __all__ = ["NetConfig", "build", "head_of", "neck_of", "plans_of", "shapes_of", "unseen"]
@@ -51,8 +52,9 @@ def plans_of(config: NetConfig, maximum: Arch) -> NetPlan:
 def build(config: NetConfig, arch: Arch, held: Held | None = None, **sizes: Any) -> nn.Module:
     """A network with new weights whose sizes are those of `arch`: a supernet at the maximal one, else a static net.
 
-    held: see searchkit.nas.models.elastic.make_backbone. sizes: of a detector's images, px: min_size, the short edge
-    after resizing (of several, training draws one per image from torch's global generator), and max_size, the long one.
+    held: see searchkit.nas.models.elastic.make_backbone; necks and heads may have CHOICES, too. sizes: of a detector's
+    images, px: min_size, the short edge after resizing (of several, training draws one per image from torch's global
+    generator), and max_size, the long one.
     Raises UsageError where config and arch don't fit together.
     """
     neck, head = neck_of(config), head_of(config)
@@ -61,8 +63,9 @@ def build(config: NetConfig, arch: Arch, held: Held | None = None, **sizes: Any)
     features = body.channels(arch.part(BACKBONE))
     levels = levels_of(neck.plan(arch.part(NECK), features), features)
     head.plan(arch.part(HEAD), levels)  # which refuses levels that it can't read
-    module = neck.module(arch.part(NECK), features)
-    net = head.network(Trunk(body, module, neck.MODULE, len(features), levels), arch.part(HEAD), config, **sizes)
+    module = neck.module(arch.part(NECK), features, **alternatives(NECK, neck, held))
+    trunk = Trunk(body, module, neck.MODULE, len(features), levels)
+    net = head.network(trunk, arch.part(HEAD), config, **alternatives(HEAD, head, held), **sizes)
     names = {id(each): name for name, each in net.named_modules()}
     places = {BACKBONE: names[id(body)]}
     if neck.NAMES:
@@ -96,7 +99,8 @@ def unseen(config: NetConfig) -> dict[str, Any]:
         name, default = getattr(config, part), getattr(type(config), part)
         said |= {} if name == default else {part: os.path.basename(name)}
         unimportant = getattr(part_class(part, name), "EVALUATION", ())
-        given = {} if options is None else {f.name: getattr(options, f.name) for f in fields(options)}
+        told = [] if options is None else [f for f in fields(options) if not says_nothing(f, options)]
+        given = {f.name: getattr(options, f.name) for f in told}
         said |= {f"{part}_options.{key}": value for key, value in given.items() if key not in unimportant}
     said |= {name: getattr(config, name) for name in ("image_mean", "image_std")}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in said.items()}

@@ -157,6 +157,8 @@ class Neck(Protocol):
         """Its module with new weights, as large as the plan at that architecture; None where it has nothing to run.
 
         forward(features: OrderedDict of (N, C_i, H_i, W_i), finest first) -> OrderedDict of levels, finest first.
+        A neck with CHOICES, names of dimensions, gets their choices in a supernet as the keyword `held`, as backbones
+        do; so does the `network` of a head with CHOICES.
         One with NAMES has `arch`, what it runs now, and `set_arch(arch, features)`, which changes that: from then on
         it runs the plan of that architecture on features of so many channels, on leading slices of its weights.
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -71,6 +71,23 @@ class TransformedConv2d(Conv2d):
 
 def _name(large: int, small: int) -> str:
     return f"{large}to{small}_matrix"
+
+
+Choices = Mapping[str, tuple[tuple[int, ...], ...]]  # by dimension, those of each position
+
+
+def transform_filters(root: nn.Module, names: Sequence[str], transform: Transform, held: Choices | None) -> Choices:
+    """Put matrices to the kernels of a supernet's space into these convolutions below `root`, of which each has its
+    choices of the dimension `kernel`, or all have the same; returns the choices that they hold then: without a
+    transform, or in a static network (held: None), none."""
+    check_transform(transform)
+    if transform == "none" or not held:
+        return {}
+    choices = held["kernel"]
+    for name, kernels in zip(names, choices * len(names) if len(choices) == 1 else choices, strict=True):
+        path, _, last = name.rpartition(".")
+        root.get_submodule(path).add_module(last, transformed(root.get_submodule(name), kernels, transform))
+    return {"kernel": choices}
 
 
 def transformed(conv: nn.Module, kernels: Sequence[int], transform: Transform) -> nn.Module:

@@ -13,7 +13,7 @@ from searchkit.nas.models.table import part_class
 from searchkit.nas.space.space import Space
 from searchkit.nas.train.recipe import Recipe
 from searchkit.nas.train.sections import Distill, LabelSplit, Split, Train
-from searchkit.reading.kinds import LATER
+from searchkit.reading.kinds import says_nothing
 
 # Keys that may change while a training goes on, and why. All others decide what is trained.
 MAY_CHANGE = {
@@ -91,9 +91,8 @@ def _flat(name: str, section: Any) -> dict[str, Any]:
 
 def _plain(section: Any) -> dict[str, Any]:
     """A section within a section, without what came later and has its default: an older version kept none of it."""
-    plain = dataclasses.asdict(section)
-    later = {f.name: f.default for f in dataclasses.fields(section) if f.metadata == LATER}
-    return {name: value for name, value in plain.items() if name not in later or getattr(section, name) != later[name]}
+    kept = {f.name for f in dataclasses.fields(section) if not says_nothing(f, section)}
+    return {name: value for name, value in dataclasses.asdict(section).items() if name in kept}
 
 
 def _space(space: Space) -> dict[str, Any]:

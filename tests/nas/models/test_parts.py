@@ -100,7 +100,7 @@ TINY_NECKS = {
         partner="retinanet",
     ),
     "ssd_extras": Tiny(
-        {"channels": [16, 8]},
+        {"channels": [16, 8], "transform": "direct"},
         {
             "width": {"choices": [[8, 16], [8]]},
             "hidden": {"choices": [[4, 8], [8]]},
@@ -112,8 +112,13 @@ TINY_NECKS = {
 TINY_HEADS = {
     "linear": Tiny({"dropout": 0.1}, partner="fpn"),
     "ssd": Tiny(
-        {"ratios": [[2], [2, 3], [], [2]], "scales": [0.1, 0.3, 0.5, 0.7, 0.9], "score_thresh": 0.0},
-        {"kernel": {"choices": [[3, 5]] * 4}},
+        {
+            "ratios": [[2], [2, 3], [], [2]],
+            "scales": [0.1, 0.3, 0.5, 0.7, 0.9],
+            "score_thresh": 0.0,
+            "transform": "chained",
+        },
+        {"kernel": {"choices": [[3, 5, 7]] * 4}},
     ),
     "faster_rcnn": Tiny(
         {"box_head_width": 16, "score_thresh": 0.0, "rpn_pre_nms_test": 30, "rpn_post_nms_test": 20},

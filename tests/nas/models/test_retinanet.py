@@ -143,7 +143,7 @@ def test_heads_that_do_not_fit(levels: tuple[int, ...], arch: dict[str, Any], wo
         ({"anchor_sizes": ()}, "must have at least one value"),
         ({"anchor_scales": (1.0, 0.0)}, "all above 0"),
         ({"kernel": 2}, "must be odd, but is 2"),
-        ({"norm": "bn"}, "must be none, per_level or group"),
+        ({"norm": "bn"}, "must be none, per_level, group or sync_bn"),
         ({"prior": 1.0}, "between 0 and 1"),
         ({"background": True}, "no logits of a background"),
     ],

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
+from searchkit.errors import UsageError
 from searchkit.nas.cost.price import plans_of, price
 from searchkit.nas.models.elastic import set_arch
 from searchkit.nas.models.heads.ssd import SSDConfig, SSDHead, SSDOptions
@@ -256,3 +257,43 @@ def test_every_image_is_stretched() -> None:
     net.levels = lambda x: sizes.append(tuple(x.shape)) or run(x)
     net(images((40, 200), (120, 30)))
     assert sizes == [(2, 3, 64, 64)]
+
+
+@pytest.mark.parametrize("transform", ["chained", "direct"])
+def test_kernels_that_are_learnt(transform: str) -> None:
+    """Of the extra levels and of the head: matrices of the supernet alone, by which smaller kernels are made."""
+    neck, head = SMALL.neck_options, SMALL.head_options
+    config = replace(
+        SMALL, neck_options=replace(neck, transform=transform), head_options=replace(head, transform=transform)
+    )
+    space = read_space(
+        {key: [*value] if isinstance(value, tuple) else value for key, value in SPACE.maximum().items}
+        | {"neck.kernel": {"choices": [3, 5, 7]}, "head.kernel": {"choices": [[3, 5, 7], [3, 5], [3], [3]]}}
+    )
+    largest = space.maximum()
+    net: Any = settled(build(config, largest, space.held(), min_size=64)).eval()
+    matrices = {name: p for name, p in net.named_parameters() if name.endswith("_matrix")}
+    step = "5to3" if transform == "chained" else "7to3"
+    at = "head.classification_head.module_list.0.0.0"
+    assert f"backbone.extra.0.1.0.{step}_matrix" in matrices and f"{at}.{step}_matrix" in matrices
+    assert len(matrices) == 2 * 2 + 2 * (2 + 1)  # two blocks, two filters at the first level, and at the second
+    with torch.no_grad():
+        for matrix in matrices.values():
+            matrix.add_(torch.randn_like(matrix), alpha=0.3)
+    smallest = space.minimum()
+    set_arch(net, smallest)
+    static = subnet(net, smallest, config)
+    batch = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert all(equal(a, b) for a, b in zip(static.levels(batch), net.levels(batch), strict=True))
+    assert not any(name.endswith("_matrix") for name, _ in static.named_parameters())
+    weight = net.get_submodule(at).weight.detach()
+    for size in (5, 3) if transform == "chained" else (3,):
+        edge = (weight.shape[-1] - size) // 2
+        crop = weight[..., edge : edge + size, edge : edge + size].flatten(1)
+        large = weight.shape[-1]
+        weight = (crop @ matrices[f"{at}.{large}to{size}_matrix"].T).view(-1, 1, size, size)
+    torch.testing.assert_close(static.get_submodule(at).weight.detach(), weight)
+    wrong = Arch.of({**dict(smallest.items), "head.kernel": (1, 3, 3, 3)})
+    with pytest.raises(UsageError, match=r"head\.kernel\[0\] is 1, but must be one of"):
+        set_arch(net, wrong)

@@ -17,12 +17,12 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from searchkit.errors import UsageError
 from searchkit.nas.models.heads.dense import Dense, DenseDetector
 from searchkit.nas.models.heads.dense_head import ClassRows, DenseHead, conv_rows
-from searchkit.nas.models.heads.retinanet_plan import NAMES, head_pieces, towers_of
+from searchkit.nas.models.heads.retinanet_plan import NAMES, PER_LEVEL, head_pieces, towers_of
 from searchkit.nas.models.part import Channels, NetConfig, Pieces, PlainConfig
 from searchkit.nas.models.trunk import Trunk
 from searchkit.nas.nn import add_layers, norm_of, run_layers
 from searchkit.reading.fill import At
-from searchkit.reading.kinds import LATER, Count, Positive
+from searchkit.reading.kinds import LATER, Count, Positive, Whole
 
 if TYPE_CHECKING:
     from searchkit.records.arch import Arch
@@ -37,7 +37,9 @@ class RetinaNetOptions(Dense):
     depth: Count = 4  # convs of a tower before the last one, where the space has no `head.cls.depth`
     width: Count = 256  # of these
     kernel: Count = 3  # of these; odd
-    norm: Literal["none", "per_level", "group"] = "none"  # of these; per_level: a batch norm for each level
+    norm: Literal["none", "per_level", "group", "sync_bn"] = "none"
+    """Of these; per_level: a batch norm for each level; sync_bn: the same over the ranks of a training."""
+    norm_ranks: Whole = field(default=0, metadata=LATER)  # of a training, whose images a sync_bn sees together; 0: all
     norm_group: Count = 8  # channels of a group, all widths are multiples of it; for `group`
     prior: float = 0.01  # the score of all classes before training
     anchor_sizes: tuple[Count, ...] = (32, 64, 128, 256, 512)  # px, one for each level, finest first
@@ -56,8 +58,10 @@ class RetinaNetOptions(Dense):
                 raise At(name, f"must be at least 1, but is {getattr(self, name)}")
         if self.kernel % 2 == 0:
             raise At("kernel", f"must be odd, but is {self.kernel}")
-        if self.norm not in ("none", "per_level", "group"):
-            raise At("norm", f"must be none, per_level or group, but is {self.norm!r}")
+        if self.norm not in ("none", "per_level", "group", "sync_bn"):
+            raise At("norm", f"must be none, per_level, group or sync_bn, but is {self.norm!r}")
+        if self.norm_ranks < 0:
+            raise At("norm_ranks", f"must be at least 0, but is {self.norm_ranks}")
         if not 0 < self.prior < 1:
             raise At("prior", f"must be between 0 and 1, but is {self.prior:g}")
         if self.background:
@@ -96,7 +100,8 @@ class Towers(nn.Module):
         self.options = options
         self.num_classes = num_classes
         self.set_arch(arch, levels)
-        norm = norm_of("gn" if options.norm == "group" else "bn", options.norm_group, 1e-5)
+        kind = {"group": "gn", "sync_bn": "sync_bn"}.get(options.norm, "bn")
+        norm = norm_of(kind, options.norm_group, 1e-5, ranks=options.norm_ranks)
         for piece in self._pieces:
             for row in piece.rows:
                 add_layers(self, row, norm)
@@ -183,7 +188,7 @@ class RetinaNetHead(DenseHead):
     def norms_of_one(self) -> bool:
         """The coarsest level may be one place, and have a norm of its own."""
         options: RetinaNetOptions = self.options
-        return options.norm != "per_level"
+        return options.norm not in PER_LEVEL
 
     def _other_levels(self, levels: int) -> UsageError:
         sizes = len(self.options.anchor_sizes)

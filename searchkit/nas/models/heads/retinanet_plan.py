@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from searchkit.records.arch import Arch
 
 SIZES = ("depth", "width", "kernel")
+PER_LEVEL = ("per_level", "sync_bn")  # the norms of which each level has its own
 NAMES = tuple(f"{tower}.{size}" for tower in ("cls", "box") for size in SIZES)
 
 
@@ -71,7 +72,7 @@ def head_pieces(options: Options, towers: tuple[Tower, Tower], num_classes: int,
 def _pieces(
     towers: tuple[Tower, Tower], norm: str, anchors: int, num_classes: int, cin: int, levels: int
 ) -> tuple[Piece, Piece]:
-    own = levels if norm == "per_level" else 0
+    own = levels if norm in PER_LEVEL else 0
     cls, box = towers
     return (
         Piece(tower_rows("classification_head", "cls_logits", cls, cin, anchors * num_classes, norm, own), LEVELS),

@@ -22,7 +22,9 @@ from searchkit.nas.models.necks.ssd_extras import normal_convs
 from searchkit.nas.models.part import NEVER, Channels, NetConfig, Pieces, PlainConfig
 from searchkit.nas.models.plan import Row
 from searchkit.nas.nn import Chain, attach, norm_of
-from searchkit.reading.kinds import LATER, Count, Fraction, Positive
+from searchkit.nas.nn.transforms import Choices as Held
+from searchkit.nas.nn.transforms import transform_filters
+from searchkit.reading.kinds import LATER, Count, Fraction, Positive, Whole
 
 if TYPE_CHECKING:
     from searchkit.nas.models.trunk import Trunk
@@ -50,6 +52,11 @@ class SSDOptions(Dense):
     prior: float = 0.5  # the score of all classes before training, where scores are sigmoids; RetinaNet's is 0.01
     norm_eps: Positive = 1e-5
     norm_momentum: Fraction = 0.1
+    norm: Literal["bn", "sync_bn"] = field(default="bn", metadata=LATER)
+    norm_ranks: Whole = field(default=0, metadata=LATER)  # of a training, whose images a sync_bn sees together; 0: all
+    transform: Literal["none", "chained", "direct"] = field(default="none", metadata=LATER)
+    """How a kernel smaller than the largest of `head.kernel` is made: none is its centre; chained and direct learn maps
+    of it, as backbones do."""
     # Of Dense, with other defaults:
     assigner_options: Mapping[str, Any] = field(default_factory=lambda: {"force": "box"}, hash=False)
     class_loss: str = "clamped_focal"
@@ -100,6 +107,7 @@ class SSDHead(DenseHead):
     Config: ClassVar[type[NetConfig]] = SSDConfig
     Options: ClassVar[type] = SSDOptions
     NAMES: ClassVar[tuple[str, ...]] = ("kernel",)
+    CHOICES: ClassVar[tuple[str, ...]] = ("kernel",)
     STRETCHES: ClassVar[bool] = True
 
     def plan(self, arch: Arch, levels: Channels) -> Pieces:
@@ -127,10 +135,16 @@ class SSDHead(DenseHead):
         return DefaultBoxGenerator([list(ratios) for ratios in self.options.ratios], scales=list(self.options.scales))
 
     def network(
-        self, trunk: Trunk, arch: Arch, config: Any, min_size: int | tuple[int, ...] = 300, max_size: int = 300
+        self,
+        trunk: Trunk,
+        arch: Arch,
+        config: Any,
+        min_size: int | tuple[int, ...] = 300,
+        max_size: int = 300,
+        held: Held | None = None,
     ) -> SSD:
-        """An SSD around a backbone with its neck."""
-        return SSD(trunk, Predictors(self, arch, trunk.channels), self.transform(config, min_size, max_size))
+        """An SSD around a backbone with its neck; held: the choices of a supernet's kernels."""
+        return SSD(trunk, Predictors(self, arch, trunk.channels, held), self.transform(config, min_size, max_size))
 
     def transform(self, config: Any, min_size: int | tuple[int, ...], max_size: int) -> GeneralizedRCNNTransform:
         """What images go through first: each becomes one of min_size x min_size px, until set_scale says otherwise."""
@@ -172,14 +186,17 @@ class Predictors(nn.Module):
     """The layers that read each level, at any architecture up to the one that they are made at, with the names and
     initial values of torchvision's SSDLite."""
 
-    def __init__(self, head: SSDHead, arch: Arch, levels: Channels) -> None:
+    def __init__(self, head: SSDHead, arch: Arch, levels: Channels, held: Held | None = None) -> None:
         super().__init__()
         self.part = head
         self.set_arch(arch, levels)
         options = head.options
-        norm = norm_of("bn", 1, options.norm_eps, options.norm_momentum)
+        norm = norm_of(options.norm, 1, options.norm_eps, options.norm_momentum, options.norm_ranks)
         for row in (row for pair in self._rows for row in pair):
             attach(self, _below(row), Chain(row, norm))
+        for side in zip(*self._rows, strict=True):  # classes, then boxes
+            filters = [f"{_below(row)}.0.0" for row in side]
+            self.held = transform_filters(self, filters, options.transform, held)
         normal_convs(self)
         if options.prior != 0.5:
             for classes, _ in self._rows:

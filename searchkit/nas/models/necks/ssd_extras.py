@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from searchkit.nas.models.necks.ssd_extras_plan import SSDExtrasPlan
 from searchkit.nas.models.part import Channels
 from searchkit.nas.nn import Chain, attach, norm_of
+from searchkit.nas.nn.transforms import Choices as Held
+from searchkit.nas.nn.transforms import transform_filters
 
 if TYPE_CHECKING:
     from searchkit.records.arch import Arch
@@ -19,22 +21,25 @@ if TYPE_CHECKING:
 class SSDExtras(SSDExtrasPlan):
     """The neck `ssd_extras`."""
 
-    def module(self, arch: Arch, features: Channels) -> ExtraLevels:
-        """Its module with new weights, as large as that architecture."""
-        return ExtraLevels(self, arch, features)
+    def module(self, arch: Arch, features: Channels, held: Held | None = None) -> ExtraLevels:
+        """Its module with new weights, as large as that architecture; held: the choices of a supernet's kernels."""
+        return ExtraLevels(self, arch, features, held)
 
 
 class ExtraLevels(nn.Module):
     """Blocks behind the coarsest feature, one after the other, at any architecture up to the one that it is made at,
     with the names and initial values of torchvision's SSDLite."""
 
-    def __init__(self, neck: SSDExtras, arch: Arch, features: Channels) -> None:
+    def __init__(self, neck: SSDExtras, arch: Arch, features: Channels, held: Held | None = None) -> None:
         super().__init__()
         self.neck = neck
         self.set_arch(arch, features)
-        norm = norm_of("bn", 1, neck.options.norm_eps, neck.options.norm_momentum)
+        options = neck.options
+        norm = norm_of(options.norm, 1, options.norm_eps, options.norm_momentum, options.norm_ranks)
         for row in self._rows:
             attach(self, row.name, Chain(row, norm))
+        filters = [f"{row.name}.1.0" for row in self._rows]
+        self.held = transform_filters(self, filters, options.transform, held)
         normal_convs(self)
 
     def set_arch(self, arch: Arch, features: Channels) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from searchkit.errors import UsageError
 from searchkit.nas.models.part import Channels, Piece, Pieces, feature, level
 from searchkit.nas.models.plan import CACHE, Layer, Plan, Row, multiple_of
-from searchkit.reading.kinds import Count, Fraction, Positive
+from searchkit.reading.kinds import LATER, Count, Fraction, Positive, Whole
 
 if TYPE_CHECKING:
     from searchkit.records.arch import Arch, Width
@@ -33,6 +33,11 @@ class SSDExtrasOptions:
     linear: bool = True  # no activation at the end of a block
     norm_eps: Positive = 1e-5
     norm_momentum: Fraction = 0.1
+    norm: Literal["bn", "sync_bn"] = field(default="bn", metadata=LATER)
+    norm_ranks: Whole = field(default=0, metadata=LATER)  # of a training, whose images a sync_bn sees together; 0: all
+    transform: Literal["none", "chained", "direct"] = field(default="none", metadata=LATER)
+    """How a kernel smaller than the largest of `neck.kernel` is made: none is its centre; chained and direct learn maps
+    of it, as backbones do."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(self.channels))  # a list of a YAML file
@@ -58,6 +63,7 @@ class SSDExtrasPlan:
 
     Options: ClassVar[type] = SSDExtrasOptions
     NAMES: ClassVar[tuple[str, ...]] = ("width", "hidden", "kernel")
+    CHOICES: ClassVar[tuple[str, ...]] = ("kernel",)
     MODULE: ClassVar[str] = "extra"
 
     def __init__(self, options: SSDExtrasOptions) -> None:
