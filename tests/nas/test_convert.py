@@ -507,6 +507,58 @@ def test_norms_and_the_choice_of_boxes(tmp_path: Path) -> None:
     assert (head["score_thresh"], head["nms_thresh"], head["detections_per_image"]) == (0.1, 0.4, 50)
 
 
+REGNET = """\
+net:
+- name: backbone
+  type: big_regnet
+  kwargs:
+    out_layers: [4]
+    normalize: {type: dynamic_solo_bn}
+    out_channel: {space: {min: [32, 48, 96, 224, 576], max: [32, 80, 160, 320, 768], stride: [16, 16, 32, 32, 32]}}
+    kernel_size: [3, 3, 3, 3, 3]
+    expand_ratio: [0, 1, 1, 1, 1]
+    group_width: [16, 16, 16, 16, 16]
+    depth: {space: {min: [1, 1, 2, 5, 4], max: [1, 1, 4, 9, 6], stride: 1}, sample_strategy: stage_wise_depth}
+- {name: head, type: BigClsHead, kwargs: {num_classes: 1000, in_plane: 768}}
+- name: post_process
+  type: base_cls_postprocess
+  kwargs: {cls_loss: {type: label_smooth_ce, kwargs: {smooth_ratio: 0.1}}}
+bignas:
+  data: {image_size_list: [[1, 3, 224, 224]]}
+  subnet:
+    subnet_settings:
+      backbone:
+        out_channel: [32, 48, 96, 224, 576]
+        kernel_size: [3, 3, 3, 3, 3]
+        expand_ratio: [0, 1, 1, 1, 1]
+        group_width: [16, 16, 16, 16, 16]
+        depth: [1, 1, 2, 5, 4]
+"""
+
+
+def test_the_regnet_of_bignas(tmp_path: Path) -> None:
+    (tmp_path / "regnet.yaml").write_text(REGNET)
+    out = CliRunner().invoke(main_command, ["convert", str(tmp_path / "regnet.yaml")], catch_exceptions=False).output
+    assert "post_process: left out; train.label_smoothing: 0.1" in out
+    (tmp_path / "ours.yaml").write_text(out)
+    recipe = configs.load(str(tmp_path / "ours.yaml"))
+    assert recipe.task.name == "cls" and recipe.model.num_classes == 1000
+    assert recipe.space.count() == 3 * 3 * 4 * 7 * 3 * 5 * 3  # widths, then depths
+    subnet = recipe.space.named("SUBNET")
+    assert subnet == recipe.space.minimum()
+    stem, sizes, groups = 32 * 27 * 112**2, [56, 28, 14, 7], 0
+    for cin, width, depth, size in zip((32, 48, 96, 224), (48, 96, 224, 576), (1, 2, 5, 4), sizes, strict=True):
+        for first in [True] + [False] * (depth - 1):
+            enters = cin if first else width
+            groups += enters * width * (2 * size if first else size) ** 2  # at the size before the stride
+            groups += (width * 16 * 9 + width * width + (cin * width if first else 0)) * size**2
+    assert price_net(recipe.model, subnet, 224).flops == stem + groups + 576 * 1000
+    alone = read("bignas:\n" + REGNET.partition("bignas:\n")[2], tmp_path)
+    assert alone.model["backbone"] == "regnet" and alone.arch == subnet
+    with pytest.raises(ConfigError, match="must begin with 3, the kernel of the stem"):
+        read(REGNET.replace("kernel_size: [3,", "kernel_size: [7,", 1), tmp_path)
+
+
 def test_how_the_stages_of_bignas_vary_together(tmp_path: Path) -> None:
     """Its ordered strategies have names here; those of no name are told, with the nearest."""
     text = NET.replace("sample_strategy: stage_wise\n", "sample_strategy: ordered_stage_wise\n", 1)

@@ -59,6 +59,9 @@ def _distill(at: Cursor, notes: list[str]) -> dict[str, Any]:
     distiller = at.get("distiller")
     if distiller is None:
         return {}
+    inside = distiller.get("mimic")
+    if inside is not None and "task_loss" in inside:
+        notes.append("mimic.task_loss: left out: it has no effect there; train.distill.label_weight weighs the labels")
     teachers: dict[str, Any] = {}
     mimic = [entry for job in _jobs(distiller, notes) for entry in _mimic(job, distiller, teachers, notes)]
     if not mimic:

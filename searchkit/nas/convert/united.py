@@ -10,22 +10,17 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from searchkit.errors import did_you_mean
 from searchkit.nas.convert.bignas import training_of
 from searchkit.nas.convert.parts import Converted, count, counts, fixed, shape_of
 from searchkit.nas.convert.retina import PUBLISHED, read_post_process, text_at
+from searchkit.nas.convert.united_dims import choices, dimension, one
 from searchkit.nas.models.part import PARTS
-from searchkit.nas.space.dim import STRATEGIES
 from searchkit.nas.space.shapes import InputShape
-from searchkit.nas.space.strategy import ORDERED, SLOPE_KEYS, STEEP
 from searchkit.reading.cursor import Cursor
-from searchkit.records.arch import Arch, is_int
+from searchkit.records.arch import Arch
 
 NAME = "United-Perception"
 BACKBONE_KEYS = ("out_channel", "depth", "kernel_size", "expand_ratio")
-MOST_CHOICES = 10_000
-TOGETHER = ("net_wise", "net_wise_index", *ORDERED)  # the strategies by which stages hang on each other
-OF_DEPTH = {"stage_wise_depth": None, "ordered_stage_wise_depth": "ordered_stage_wise_depth"}
 # Of all its RetinaNets.
 NECK_OPTIONS: Mapping[str, Any] = {"norm": "bn", "p6": "lateral", "p7_relu": False}
 HEAD_OPTIONS: Mapping[str, Any] = {"norm": "per_level"}
@@ -70,7 +65,7 @@ def read_united(at: Cursor) -> Converted:
         shapes = (shape_of(size),)
     if arch is not None:
         _complete(arch, model, space, notes, net is None)
-    if "head" in model and "post_process" not in {text_at(part, "name") for part in parts}:
+    if model.get("head") == "retinanet" and "post_process" not in {text_at(part, "name") for part in parts}:
         model["head_options"] |= PUBLISHED
         notes.append("there is no post_process: losses and anchors are those of the RetinaNet that is published")
     if net is not None and arch is not None:
@@ -81,9 +76,8 @@ def read_united(at: Cursor) -> Converted:
     if model and "head" not in model:
         notes.append("there is no head: as it stands it is a Faster R-CNN; set model.head, or task: cls")
     only = arch if net is None else None
-    return Converted(
-        NAME, "det" if "head" in model else None, model, space, shapes, tuple(dict.fromkeys(notes)), only, train=train
-    )
+    task = {"linear": "cls", "retinanet": "det"}.get(model.get("head", ""))
+    return Converted(NAME, task, model, space, shapes, tuple(dict.fromkeys(notes)), only, train=train)
 
 
 def repaired(text: str) -> tuple[str, list[str]]:
@@ -113,6 +107,8 @@ def _complete(arch: Arch, model: dict[str, Any], space: dict[str, Any], notes: l
     for part in lacking:
         model |= {key: dict(value) if isinstance(value, Mapping) else value for key, value in MODELS[part].items()}
         space |= {name: value for name, value in fixed(arch).items() if name.startswith(f"{part}.")}
+    if "backbone" in lacking and "backbone.body.group_width" in arch.names:
+        model["backbone"] = "regnet"
     if lacking and not alone:
         notes.append(f"net: has no {' and no '.join(lacking)}: taken as subnet_settings has it, of that size alone")
 
@@ -136,6 +132,16 @@ def _part(at: Cursor, model: dict[str, Any], space: dict[str, Any], notes: list[
     if name == "backbone" and kind == "big_resnet_basic":
         model["backbone"] = "big_resnet"
         _backbone(inside, model, space, notes)
+    elif name == "backbone" and kind == "big_regnet":
+        model["backbone"] = "regnet"
+        _regnet(inside, model, space, notes)
+    elif name == "head" and kind == "BigClsHead":
+        model["head"] = "linear"
+        if "num_classes" in inside:
+            model["num_classes"] = count(inside["num_classes"])
+    elif name == "post_process" and "cls_loss" in inside:  # of a classifier
+        smooth = text_at(inside, "cls_loss", "kwargs", "smooth_ratio")
+        notes.append(f"post_process: left out; train.label_smoothing: {smooth or 0} is its label smoothing")
     elif name == "neck" and kind == "big_fpn":
         model["neck"] = "elastic_fpn"
         _neck(inside, model, space, notes)
@@ -145,7 +151,7 @@ def _part(at: Cursor, model: dict[str, Any], space: dict[str, Any], notes: list[
     elif name == "post_process":
         model["head_options"] = {**model.get("head_options", {}), **read_post_process(inside, notes)}
     else:
-        known = "big_resnet_basic, big_fpn, BigRetinaHeadWithBN"
+        known = "big_resnet_basic, big_regnet, big_fpn, BigRetinaHeadWithBN, BigClsHead"
         notes.append(f"net: {name} of type {kind} has no counterpart that is known ({known}): left out")
 
 
@@ -157,7 +163,7 @@ def _backbone(at: Cursor, model: dict[str, Any], space: dict[str, Any], notes: l
         ("depth", None, "backbone.body.depth"),
     ):
         if key in at:
-            first, rest = _dimension(at[key], key, notes)
+            first, rest = dimension(at[key], key, notes)
             space[body] = rest
             if stem is not None:
                 space[stem] = first
@@ -182,6 +188,35 @@ def _backbone(at: Cursor, model: dict[str, Any], space: dict[str, Any], notes: l
         model["backbone_options"] = options
 
 
+def _regnet(at: Cursor, model: dict[str, Any], space: dict[str, Any], notes: list[str]) -> None:
+    for key, stem, body in (
+        ("out_channel", "backbone.stem.width", "backbone.body.width"),
+        ("depth", None, "backbone.body.depth"),
+        ("kernel_size", None, "backbone.body.kernel"),
+        ("group_width", None, "backbone.body.group_width"),
+    ):
+        if key in at:
+            first, rest = dimension(at[key], key, notes)
+            space[body] = rest
+            if stem is not None:
+                space[stem] = first
+            elif key == "kernel_size" and first != 3:
+                at[key].fault("must begin with 3, the kernel of the stem")
+    if "expand_ratio" in at:  # that of the stem, which has no block, may be 0
+        space["backbone.body.expand"] = [count(item) for item in at["expand_ratio"].items[1:]]
+    options = _norm(at, "backbone", notes)
+    if "stride_stages" in at:
+        first_stride, *strides = counts(at["stride_stages"])
+        options |= {"stem_stride": first_stride, "strides": strides}
+    squeezed = {bool(item.data) for item in at["se_stages"].items[1:]} if "se_stages" in at else {False}
+    if len(squeezed) > 1:
+        at["se_stages"].fault("stages must all have squeeze-and-excitation here, or none of them")
+    elif squeezed == {True}:
+        options["squeeze"] = "hidden"
+    if options:
+        model["backbone_options"] = options
+
+
 def _norm(at: Cursor, part: str, notes: list[str]) -> dict[str, Any]:
     """The options of the norms of a backbone or a neck that are not plain batch norms."""
     kind = text_at(at, "normalize", "type")
@@ -193,93 +228,6 @@ def _norm(at: Cursor, part: str, notes: list[str]) -> dict[str, Any]:
     kwargs = at["normalize"].get("kwargs")
     ranks = None if kwargs is None else kwargs.get("group_size")
     return {"norm": "sync_bn"} | ({} if ranks is None else {"norm_ranks": count(ranks)})
-
-
-def _dimension(at: Cursor, key: str, notes: list[str]) -> tuple[Any, Any]:
-    """(the stem's declaration, that of the stages) of a list with one entry for the stem and one for each stage."""
-    if at.node.kind == "list":
-        values = counts(at)
-        return values[0], values[1:]
-    space, strategy = at.get("space"), _strategy(at, key, notes)
-    name = strategy["name"] if isinstance(strategy, dict) else strategy
-    choices = None if space is None else _choices(space)
-    if choices is None:
-        if space is None:
-            at.fault("must be a list, or {space: {min, max, stride}, sample_strategy}")
-        return 1, [1]
-    first, *rest = choices
-    stages: dict[str, Any] = {"choices": rest} if any(len(row) > 1 for row in rest) else {}
-    if name in TOGETHER and len(first) > 1:
-        notes.append(f"{at.path}: the stem is no stage here, and varies by itself, not by {name}")
-    if not stages:
-        return _one(first), [row[0] for row in rest]
-    return _one(first), stages | ({"sample_strategy": strategy} if strategy else {})
-
-
-def _one(row: list[int]) -> Any:
-    return row[0] if len(row) == 1 else {"choices": row}
-
-
-def _strategy(at: Cursor, key: str, notes: list[str]) -> Any:
-    """How the stages of a dimension vary together, as we call it; None for stage by stage."""
-    given = at.get("sample_strategy")
-    if given is None:
-        return None
-    name = given["name"] if given.node.kind == "map" and "name" in given else given
-    text = str(name.data)
-    if key == "depth" and text in OF_DEPTH:
-        known = OF_DEPTH[text]
-    elif text in STRATEGIES or text in ORDERED:
-        known = None if text == "stage_wise" else text
-    else:
-        near = did_you_mean(text, (*STRATEGIES, *ORDERED))
-        notes.append(f"{at.path}: there is no strategy {text} here{near}: it is taken as stage by stage")
-        known = None
-    limits = given["kwargs"] if given.node.kind == "map" and "kwargs" in given else None
-    if limits is None or limits.node.kind != "map" or not limits.node.entries:
-        return known
-    if known not in STEEP:
-        notes.append(f"{at.path}: the kwargs of {text} are left out")
-        return known
-    kept = {name: limits[name].data for name in SLOPE_KEYS if name in limits and not limits[name].node.is_null}
-    if left := [name for name in limits.node.entries if name not in SLOPE_KEYS]:
-        notes.append(f"{at.path}: of the kwargs of {text}, {', '.join(left)} are left out")
-    for stage in ("start_stage", "end_stage"):  # they count from the stem, which is no stage here
-        if stage in kept:
-            kept[stage] = max(0, count(limits[stage]) - 1) if kept[stage] != 0 else 0
-    if kept.get("end_stage") is not None and kept["end_stage"] <= kept.get("start_stage", 0):
-        return None
-    return {"name": known, "kwargs": kept}
-
-
-def _choices(space: Cursor) -> list[list[int]] | None:
-    """What each position may be."""
-    if "dynamic_range" in space:
-        return [counts(item) for item in space["dynamic_range"].items]
-    if missing := [key for key in ("min", "max") if key not in space]:
-        space.fault(f"must have min, max and stride, but lacks {' and '.join(missing)}")
-        return None
-    low, high = (counts(space[key]) for key in ("min", "max"))
-    if len(low) != len(high):
-        space.fault(f"min and max must be of one length, but have {len(low)} and {len(high)}")
-        return None
-    given = space.get("stride")
-    steps = (
-        [1] * len(low)
-        if given is None
-        else [count(given)] * len(low)
-        if is_int(given.data)
-        else counts(given, len(low))
-    )
-    if any((b - a) // step > MOST_CHOICES for a, b, step in zip(low, high, steps, strict=True)):
-        space.fault(f"a position must have no more than {MOST_CHOICES:,} choices")
-        return None
-    rows = [list(range(a, b + 1, step)) for a, b, step in zip(low, high, steps, strict=True)]
-    for i, (row, a, b) in enumerate(zip(rows, low, high, strict=True)):
-        if not row or row[-1] != b:
-            space.fault(f"position {i}: from {a} to {b} in steps of {steps[i]} does not end at {b}")
-            return None
-    return rows
 
 
 def _neck(at: Cursor, model: dict[str, Any], space: dict[str, Any], notes: list[str]) -> None:
@@ -305,11 +253,11 @@ def _pair(at: Cursor) -> tuple[Any, Any]:
         first, second = counts(at, 2)
         return first, second
     space = at.get("space")
-    rows = None if space is None else _choices(space)
+    rows = None if space is None else choices(space)
     if rows is None or len(rows) != 2:
         at.fault("must be two numbers, or {space: {min, max, stride}} with two each")
         return 1, 1
-    return _one(rows[0]), _one(rows[1])
+    return one(rows[0]), one(rows[1])
 
 
 def _head(at: Cursor, model: dict[str, Any], space: dict[str, Any], notes: list[str]) -> None:
@@ -330,11 +278,11 @@ def _tower(at: Cursor) -> Any:
     if at.node.kind == "list":
         return counts(at, 1)[0]
     space = at.get("space")
-    rows = None if space is None else _choices(space)
+    rows = None if space is None else choices(space)
     if rows is None or len(rows) != 1:
         at.fault("must be one number in a list, or {space: {min, max, stride}} with one each")
         return 1
-    return _one(rows[0])
+    return one(rows[0])
 
 
 # --- bignas ----------------------------------------------------------------------------------------------------------
@@ -350,17 +298,21 @@ def _subnet(at: Cursor, notes: list[str]) -> Arch:
             parts[f"roi_head.{tower}"] = at["roi_head"][tower]
     for part, settings in parts.items():
         if part == "backbone":
+            is_regnet = "group_width" in settings
             for key, stem, body in (
                 ("out_channel", "stem.width", "body.width"),
-                ("kernel_size", "stem.kernel", "body.kernel"),
+                ("kernel_size", None if is_regnet else "stem.kernel", "body.kernel"),
                 ("depth", None, "body.depth"),
+                ("group_width", None, "body.group_width"),
             ):
                 if key in settings:
                     first, *rest = counts(settings[key])
                     values[f"backbone.{body}"] = rest
                     if stem is not None:
                         values[f"backbone.{stem}"] = first
-            if "expand_ratio" in settings:
+            if "expand_ratio" in settings and is_regnet:
+                values["backbone.body.expand"] = [count(item) for item in settings["expand_ratio"].items[1:]]
+            elif "expand_ratio" in settings:
                 notes.append("subnet_settings.backbone.expand_ratio: the config's backbone_options have it: left out")
         elif part == "neck":
             for key, ours in NECK_DIMENSIONS.items():
