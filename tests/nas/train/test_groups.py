@@ -15,11 +15,13 @@ from searchkit.nas.train import checkpoint, groups
 from searchkit.nas.train import net as nets
 from searchkit.nas.train.sections import Train
 from searchkit.nas.train.supernet import Watch
+from searchkit.suite.cli.templates import template_root
 from tests.support import cls, nas
 from tests.support.nas import bad, equal, tensors, tiny, train, write
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+SSD = str(Path(template_root(), "det", "ssd_ofa_mbv3.yaml"))
 BACKBONE, NECK = "backbone.body.", "backbone.fpn."  # of a detector's names; all else is its head
 
 
@@ -41,14 +43,17 @@ def said(lines: list[str]) -> Watch:
         {"backbone_lr": 1.0, "neck_lr": 2.0, "head_lr": 3.0},
     ],
 )
-@pytest.mark.parametrize("task", ["det", "det, first stages frozen", "cls"])
+@pytest.mark.parametrize("task", ["det", "det, first stages frozen", "det, an SSD", "cls"])
 def test_every_parameter_that_trains_is_in_one_group(
-    task: str, rates: dict[str, float], toy: Path, toy_cls: Path, tmp_path: Path
+    task: str, rates: dict[str, float], toy: Path, toy_cls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of the SSD, the maps between kernels too, which are the backbone's."""
+    monkeypatch.setenv("DATA", str(toy))
     options = {"block": "basic", "frozen_stages": 1} if "frozen" in task else {"block": "basic"}
     rates = {part: rate for part, rate in rates.items() if task != "cls" or part != "neck_lr"}
     body = cls.tiny(toy_cls, "basic") if task == "cls" else tiny(toy, model={"backbone_options": options})
-    net = nets.build(config.load(write(tmp_path / "cfg.yaml", body)), ("a", "b", "c"), 0)
+    path = SSD if "SSD" in task else write(tmp_path / "cfg.yaml", body)
+    net = nets.build(config.load(path), ("a", "b", "c"), 0)
     before = {name for name, p in net.named_parameters() if p.requires_grad}
     settings = Train(lr=0.5, lr_scaling="linear", base_batch=4, **rates)  # type: ignore[arg-type]
     made = groups.make_optimizer(net, settings, 8).param_groups
@@ -65,12 +70,14 @@ def test_every_parameter_that_trains_is_in_one_group(
             decayed = net.get_parameter(name).ndim > 1
             assert group["weight_decay"] == (settings.weight_decay if decayed else settings.norm_weight_decay)
     if task != "cls":
+        neck = "backbone.extra." if "SSD" in task else NECK
+        assert "SSD" not in task or any(name.endswith("_matrix") for name in parts)
         expected = {
-            name: BACKBONE if name.startswith(BACKBONE) else NECK if name.startswith(NECK) else "" for name in parts
+            name: BACKBONE if name.startswith(BACKBONE) else neck if name.startswith(neck) else "" for name in parts
         }
         assert {expected[name]: part for name, part in parts.items()} == {
             BACKBONE: "backbone",
-            NECK: "neck",
+            neck: "neck",
             "": "head",
         }
 
