@@ -127,7 +127,8 @@ def held_of(net: nn.Module) -> Held:
 
 
 def misfits(arch: Arch, maximum: Arch, held: Held) -> list[str]:
-    """Which names or values of `arch` are not within 1 to those of `maximum`, or for alternatives among those held."""
+    """Which names or values of `arch` are not within 1 to those of `maximum` (0, where that is 0: a slot without a
+    block), or for alternatives among those held."""
     wrong = [f"{name} is no dimension{did_you_mean(name, maximum.names)}" for name in arch if name not in maximum]
     for name, limit in maximum.items:
         value = arch.get(name)
@@ -140,7 +141,9 @@ def misfits(arch: Arch, maximum: Arch, held: Held) -> list[str]:
         elif name in held:
             misses = [i for i, (v, has) in enumerate(zip(values, held[name], strict=True)) if v not in has]
             wrong += [f"{name}[{i}] is {values[i]}, but must be one of {held[name][i]}" for i in misses]
-        elif any(not 1 <= v <= top for v, top in zip(values, limits, strict=True)):
+        elif any(v < min(1, top) for v, top in zip(values, limits, strict=True)):
+            wrong.append(f"{name} is {value}, but must be at least 1")
+        elif any(v > top for v, top in zip(values, limits, strict=True)):
             wrong.append(f"{name} is {value}, at most {limit} are there")
     return wrong
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
+from searchkit.errors import UsageError
 from searchkit.nas.models.plan import Plan, channels
 from searchkit.reading.kinds import LATER, Count, number
 
@@ -259,6 +260,15 @@ class NetPlan:
         """The pieces of the neck and the head, on features of so many channels."""
         neck = self.neck.plan(arch.part(NECK), features)
         return (*neck, *self.head.plan(arch.part(HEAD), levels_of(neck, features)))
+
+
+class Misfit(UsageError):
+    """Parts of a network that don't fit together. keys: of a config, that decide it, the likeliest first, such as
+    `model.head_options.anchor_sizes` or `space.neck.depth`."""
+
+    def __init__(self, message: str, hint: str = "", *, keys: Sequence[str]) -> None:
+        super().__init__(message, hint)
+        self.keys = tuple(keys)
 
 
 class Form(Protocol):

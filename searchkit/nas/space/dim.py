@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 
 from searchkit.errors import UsageError
 from searchkit.nas.space.order import NOT_FALLING, Rows, Slope, within
+from searchkit.reading.kinds import LATER
 from searchkit.records.arch import Width
 
 STRATEGIES = ("net_wise", "net_wise_index", "stage_wise", "stage_wise_depth", "block_wise")
@@ -42,8 +43,8 @@ class Dim:
     depth: str = ""
     rest: tuple[int, ...] = ()
     phases: tuple[tuple[int, Rows], ...] = ()
-    slope: Slope = NOT_FALLING
-    deepest: tuple[int, ...] = ()
+    slope: Slope = field(default=NOT_FALLING, metadata=LATER)
+    deepest: tuple[int, ...] = field(default=(), metadata=LATER)
 
     def __post_init__(self) -> None:
         choices: Rows = tuple(tuple(sorted(set(values))) for values in self.choices)

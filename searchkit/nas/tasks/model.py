@@ -10,8 +10,8 @@ from typing import Any
 from searchkit.errors import UsageError, did_you_mean
 from searchkit.nas.models.elastic import check_names
 from searchkit.nas.models.network import head_of, neck_of, plans_of
-from searchkit.nas.models.part import BACKBONE, HEAD, NECK, PARTS
-from searchkit.nas.models.table import heads_of, part_class
+from searchkit.nas.models.part import BACKBONE, HEAD, NECK, PARTS, Misfit
+from searchkit.nas.models.table import BACKBONES, heads_of, part_class
 from searchkit.nas.space.space import Space
 from searchkit.nas.train.task import Task
 from searchkit.reading.fill import fill
@@ -110,16 +110,46 @@ def check_dimensions(model: Any, space: Space, node: Node, declared: Node, repor
         if part == BACKBONE and read is not None and name not in read:
             what = f"{model.backbone} has no such dimension{did_you_mean(name, read)}; it has {', '.join(read)}"
             report.fault(place, f"space.{dim.key}: {what}")
-    others = [dim.key for dim in space.dims if not dim.key.startswith(f"{BACKBONE}.")]
-    plain = all(getattr(model, part) == getattr(type(model), part) for part in (NECK, HEAD)) and not others
-    if report.faults or plain:  # a plain network is put together where it is needed, and no sooner
+        ours = part != BACKBONE or (model.backbone in BACKBONES and dim.key not in _alternatives(model))
+        if ours and any(row[0] == 0 < row[-1] for row in dim.choices):
+            report.fault(place, f"space.{dim.key}: 0 is no choice beside others: a network has at least 1 of it")
+    if report.faults:
         return
+    parts: tuple[tuple[str, Any], ...] = ((NECK, neck), (HEAD, head))
+    for part, of in parts:
+        transform = getattr(getattr(of, "options", None), "transform", "none")
+        if isinstance(transform, str) and transform != "none" and f"{part}.kernel" not in space.held():
+            what = f"is {transform}, but the space has no {part}.kernel to make smaller kernels of"
+            place = _place(f"{SECTION}.{part}_options.transform", node, declared) or node
+            report.fault(place, f"{SECTION}.{part}_options.transform: {what}")
     try:
         plans = plans_of(model, space.maximum())
         plans(space.minimum())
-    except UsageError as e:
-        at = declared.entries[others[0]][0] if others and others[0] in declared.entries else node
+    except Misfit as e:
+        places = [_place(key, node, declared) for key in e.keys]
+        at = next((place for place in places if place is not None), node)
         report.fault(at, f"the parts of the network don't fit together: {e.message}{f'; {e.hint}' if e.hint else ''}")
+    except UsageError as e:
+        report.fault(node, f"{e.message}{f'; {e.hint}' if e.hint else ''}")
+
+
+def _alternatives(model: Any) -> set[str]:
+    """The dimensions of which a backbone has each choice by itself, 0 too."""
+    return {f"{BACKBONE}.{name}" for name in getattr(part_class(BACKBONE, model.backbone), "CHOICES", ())}
+
+
+def _place(key: str, model: Node, declared: Node) -> Node | None:
+    """Where a key of the sections `model` or `space` stands; None where it is absent."""
+    section, _, rest = key.partition(".")
+    if section == "space":
+        found = declared.entries.get(rest) or declared.entries.get(f"arch.{rest}")
+        return found[0] if found else None
+    place, at = None, model
+    for word in rest.split("."):
+        if word not in at.entries:
+            return None
+        place, at = at.entries[word]
+    return place
 
 
 def _beside(config: str, name: str) -> str:

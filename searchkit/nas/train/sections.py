@@ -35,6 +35,7 @@ from searchkit.reading.kinds import (
     Text,
     Whole,
     number,
+    says_nothing,
 )
 from searchkit.reading.nodes import Node, Report
 
@@ -113,12 +114,16 @@ def _check_range(span: tuple[float, float] | None) -> None:
 def text_of(section: Any) -> str:
     """The text of a section that digests are made of: its repr, but for fields that came later and have their default,
     so that what was begun by an older version goes on."""
-    parts = []
-    for f in fields(section):
-        value = getattr(section, f.name)
-        if f.metadata != LATER or value != f.default:
-            parts.append(f"{f.name}={text_of(value) if is_dataclass(value) else repr(value)}")
-    return f"{type(section).__qualname__}({', '.join(parts)})"
+    told = [f for f in fields(section) if not says_nothing(f, section)]
+    return f"{type(section).__qualname__}({', '.join(f'{f.name}={_text(getattr(section, f.name))}' for f in told)})"
+
+
+def _text(value: Any) -> str:
+    """As repr, with `text_of` for sections within."""
+    if isinstance(value, tuple):
+        items = [*map(_text, value)]
+        return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
+    return text_of(value) if is_dataclass(value) else repr(value)
 
 
 def _span(node: Node) -> list[float]:

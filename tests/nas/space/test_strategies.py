@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from searchkit.errors import UsageError
 from searchkit.nas.models.plan import per_block
 from searchkit.nas.space.space import Space, read_space
+from searchkit.nas.train.sections import text_of
 from searchkit.records.arch import Arch
 from tests.nas.space.test_space import fault
 
@@ -445,3 +446,19 @@ def test_ordered_strategies_are_ascending_ones() -> None:
         ({"choices": [[8]], "sample_strategy": "ordered_stage"}, "did you mean ordered_stage_wise?"),
     ):
         assert what in fault(read_space, {**depth, WIDTH: spec})
+
+
+def test_a_declaration_of_before_has_its_digest_of_before() -> None:
+    """So that searches go on: what came later is no part of it where it says nothing."""
+    block = {DEPTH: {"choices": [[1, 2], [1, 2]]}, KERNEL: {"choices": [3, 5], "sample_strategy": "block_wise"}}
+    rows = {"choices": [[8, 16], [8, 16]], "ascending": True}
+    text = text_of(read_space({**block, WIDTH: rows}))
+    assert (
+        "slope" not in text and "deepest" not in text and text.startswith("Space(dims=(Dim(key='backbone.body.depth', ")
+    )
+    assert text == repr(read_space({**block, WIDTH: rows})).replace(LATER_DEFAULTS, "")
+    steep = {**rows, "sample_strategy": {"name": "ordered_stage_wise", "kwargs": {"max_slope": 1.5}}}
+    assert "slope=Slope(least=1, most=1.5, " in text_of(read_space({**block, WIDTH: steep}))
+
+
+LATER_DEFAULTS = ", slope=Slope(least=1, most=inf, first=0, last=None), deepest=()"

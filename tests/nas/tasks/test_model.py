@@ -80,6 +80,53 @@ def test_parts_that_do_not_fit_are_told_when_the_config_is_read(tmp_path: Path) 
     load(written(tmp_path, body, **plain, anchor_sizes=[8, 16, 32, 64]))
 
 
+RETINA: dict[str, Any] = {**FLAT, "fpn_channels": None, "head": "retinanet", "neck": "elastic_fpn"}
+OF_SSD: dict[str, Any] = {**RETINA, "head": "ssd", "neck": "ssd_extras"}
+
+
+@pytest.mark.parametrize(
+    ("model", "space", "key", "said"),
+    [
+        (FLAT | {"anchor_sizes": [8, 16]}, {}, "anchor_sizes", "the backbone must give out 1 to 2 features"),
+        (
+            FLAT | {"neck": "none", "fpn_channels": None},
+            {},
+            "neck",
+            "the levels of a Faster R-CNN must be of one width",
+        ),
+        (RETINA | {"neck_options": {"first": 9}}, {}, "first", "finest feature is number 9, but the backbone has 4"),
+        (RETINA | {"head_options": {"anchor_sizes": [8, 16]}}, {}, "anchor_sizes", "and at most 2, its neck_options"),
+        (RETINA | {"neck": "ssd_extras"}, {}, "neck", "anchor_sizes must have a size for each of the 6 levels"),
+        (RETINA, {"neck.depth": 2}, "neck.depth", "the pyramid must have at least 3 levels"),
+        (RETINA, {"head.cls.kernel": {"choices": [2, 3]}}, "head.cls.kernel", "head.cls.kernel must be odd, but is 2"),
+        (OF_SSD | {"neck_options": {"features": 9}}, {}, "features", "the SSD's neck takes the last 9 features"),
+        (OF_SSD | {"neck_options": {"channels": [16]}}, {}, "channels", "has default boxes for 6 levels"),
+        (OF_SSD, {"neck.width": [16, 8]}, "neck.width", "neck.width must have 1 number, or one for each extra level"),
+        (OF_SSD, {"head.kernel": [3, 3]}, "head.kernel", "head.kernel must be 1 number, or one for each of 6 levels"),
+        (
+            FLAT,
+            {"backbone.body.depth": {"choices": [[1], [0, 1], [1], [1]]}},
+            "backbone.body.depth",
+            "0 is no choice beside",
+        ),
+        (OF_SSD | {"neck_options": {"transform": "direct"}}, {}, "transform", "the space has no neck.kernel to make"),
+    ],
+)
+def test_each_misfit_has_its_place(
+    tmp_path: Path, model: dict[str, Any], space: dict[str, Any], key: str, said: str
+) -> None:
+    """The line of the key that decides it, be it of a part's options or of the space."""
+    body = copy.deepcopy(PARTED)
+    body["space"] = {name: choices for name, choices in body["space"].items() if name[:5] not in ("neck.", "head.")}
+    body["space"] |= space
+    path = written(tmp_path, body, **model)
+    with pytest.raises(ConfigError) as e:
+        load(path)
+    (fault,) = e.value.faults
+    assert said in fault.what
+    assert Path(path).read_text().splitlines()[fault.line - 1].strip().startswith(f'"{key}":')
+
+
 def test_an_option_stands_in_one_place(tmp_path: Path) -> None:
     """Right in `model:` or in `head_options`, the network is the same, and so is all that is kept of it."""
     body = copy.deepcopy(PARTED)

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from searchkit.errors import UsageError
-from searchkit.nas.models.part import LEVELS, Channels, Colour, NetConfig, Piece, Pieces, regions
+from searchkit.nas.models.part import LEVELS, Channels, Colour, Misfit, NetConfig, Piece, Pieces, regions
 from searchkit.nas.models.plan import CACHE, Layer, Row
 from searchkit.reading.fill import At
 from searchkit.reading.kinds import LATER
@@ -97,10 +97,18 @@ class FasterRCNNPlan:
         """Raises UsageError for levels of several widths, or another number of them than there are anchor sizes."""
         sizes = self.options.anchor_sizes
         if len(set(levels)) != 1:
-            raise UsageError(f"the levels of a Faster R-CNN must be of one width, but they have {levels} channels")
+            told = f"the levels of a Faster R-CNN must be of one width, but they have {levels} channels"
+            raise Misfit(told, keys=("model.neck",))
         if len(sizes) != len(levels):
-            raise UsageError(
-                f"anchor_sizes must have a size for each of the {len(levels)} levels of the neck, but has {len(sizes)}"
+            raise Misfit(
+                f"anchor_sizes must have a size for each of the {len(levels)} levels of the neck, but has {len(sizes)}",
+                keys=(
+                    "model.anchor_sizes",
+                    "model.head_options.anchor_sizes",
+                    "space.neck.depth",
+                    "model.neck_options.depth",
+                    "model.neck_options.levels",
+                ),
             )
         return faster_rcnn_pieces(self.options, self.num_classes, levels[0], self.proposals)
 

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from searchkit.errors import UsageError
 from searchkit.nas.models.heads.dense import Dense, DenseDetector
 from searchkit.nas.models.heads.dense_head import ClassRows, DenseHead, conv_rows
 from searchkit.nas.models.heads.retinanet_plan import NAMES, PER_LEVEL, head_pieces, towers_of
-from searchkit.nas.models.part import Channels, NetConfig, Pieces, PlainConfig
+from searchkit.nas.models.part import Channels, Misfit, NetConfig, Pieces, PlainConfig
 from searchkit.nas.models.trunk import Trunk
 from searchkit.nas.nn import add_layers, norm_of, run_layers
 from searchkit.reading.fill import At
@@ -190,9 +189,16 @@ class RetinaNetHead(DenseHead):
         options: RetinaNetOptions = self.options
         return options.norm not in PER_LEVEL
 
-    def _other_levels(self, levels: int) -> UsageError:
+    def _other_levels(self, levels: int) -> Misfit:
         sizes = len(self.options.anchor_sizes)
-        return UsageError(
+        return Misfit(
             f"head_options.anchor_sizes must have a size for each of the {levels} levels of the neck, but has {sizes}",
             "Give another list of sizes, or say in neck_options how many levels there are.",
+            keys=(
+                "model.head_options.anchor_sizes",
+                "model.neck_options.depth",
+                "model.neck_options.levels",
+                "space.neck.depth",
+                "model.neck",
+            ),
         )

@@ -5,8 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from searchkit.errors import UsageError
-from searchkit.nas.models.part import LEVELS, Channels, Piece, Pieces
+from searchkit.nas.models.part import LEVELS, Channels, Misfit, Piece, Pieces
 from searchkit.nas.models.plan import CACHE, Layer, Plan, Row
 
 if TYPE_CHECKING:
@@ -51,9 +50,11 @@ def _tower(name: str, default: Tower, arch: Arch) -> Tower:
     values = {size: arch.get(f"{name}.{size}", getattr(default, size)) for size in SIZES}
     for size, value in values.items():
         if not isinstance(value, int) or value < 1:
-            raise UsageError(f"head.{name}.{size} must be one integer of at least 1, but is {value}")
+            keys = (f"space.head.{name}.{size}",)
+            raise Misfit(f"head.{name}.{size} must be one integer of at least 1, but is {value}", keys=keys)
     if values["kernel"] % 2 == 0:
-        raise UsageError(f"head.{name}.kernel must be odd, but is {values['kernel']}")
+        of_either = (f"space.head.{name}.kernel", "space.head.cls.kernel")
+        raise Misfit(f"head.{name}.kernel must be odd, but is {values['kernel']}", keys=of_either)
     return Tower(**values)
 
 
@@ -61,9 +62,10 @@ def head_pieces(options: Options, towers: tuple[Tower, Tower], num_classes: int,
     """The two towers on levels of so many channels, with torchvision's names. Raises UsageError where the levels are
     not equally wide."""
     if len(set(levels)) != 1:
-        raise UsageError(
+        raise Misfit(
             f"the towers are the same for all levels, which must be equally wide, but they have {levels} channels",
             "Take a neck that gives out one width, such as elastic_fpn.",
+            keys=("model.neck", "model.head"),
         )
     return _pieces(towers, options.norm, options.anchors, num_classes, levels[0], len(levels))
 

@@ -19,7 +19,7 @@ from searchkit.nas.models.heads.dense import Dense, DenseDetector
 from searchkit.nas.models.heads.dense_head import ClassRows, DenseHead
 from searchkit.nas.models.heads.ssd_plan import CLASSES, Style, anchors_at, head_pieces, head_rows
 from searchkit.nas.models.necks.ssd_extras import normal_convs
-from searchkit.nas.models.part import NEVER, Channels, NetConfig, Pieces, PlainConfig
+from searchkit.nas.models.part import NEVER, Channels, Misfit, NetConfig, Pieces, PlainConfig
 from searchkit.nas.models.plan import Row
 from searchkit.nas.nn import Chain, attach, norm_of
 from searchkit.nas.nn.transforms import Choices as Held
@@ -118,14 +118,21 @@ class SSDHead(DenseHead):
         """What makes class logits and box deltas of each level. Raises UsageError where they don't fit."""
         options, kernel = self.options, arch.get("kernel", self.options.kernel)
         if len(levels) != len(options.ratios):
-            raise UsageError(
+            raise Misfit(
                 f"the SSD's head has default boxes for {len(options.ratios)} levels, but the neck gives out "
                 f"{len(levels)}",
                 "Give head_options.ratios a list for each level, and head_options.scales one number more.",
+                keys=(
+                    "model.head_options.ratios",
+                    "model.neck_options.channels",
+                    "model.neck_options.features",
+                    "model.neck",
+                ),
             )
         kernels = (kernel,) * len(levels) if isinstance(kernel, int) else kernel
         if len(kernels) != len(levels):
-            raise UsageError(f"head.kernel must be 1 number, or one for each of {len(levels)} levels, but is {kernel}")
+            told = f"head.kernel must be 1 number, or one for each of {len(levels)} levels, but is {kernel}"
+            raise Misfit(told, keys=("space.head.kernel",))
         style = Style(options.activation, options.bias, options.logit_norm)
         columns = self.num_classes + int(options.background)
         return head_rows(levels, anchors_at(options.ratios), kernels, columns, style)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from searchkit.errors import UsageError
-from searchkit.nas.models.part import Channels, Piece, Pieces, level
+from searchkit.nas.models.part import Channels, Misfit, Piece, Pieces, level
 from searchkit.nas.models.plan import CACHE, Layer, Row
 
 CLASSES, BOXES = "head.classification_head.module_list", "head.regression_head.module_list"  # torchvision's names
@@ -54,9 +53,10 @@ def level_row(name: str, at: Level, columns: int, style: Style) -> Row:
     """What reads one level: a filter for each channel, norm and activation, and a 1x1 conv. name: CLASSES or BOXES."""
     wide, outputs = at.width, at.anchors * columns
     if min(wide, at.kernel) < 1 or at.kernel % 2 == 0:
-        raise UsageError(
+        raise Misfit(
             f"level {at.number + 1} of the SSD's head: width must be at least 1 and kernel odd, but they are {wide} "
-            f"and {at.kernel}"
+            f"and {at.kernel}",
+            keys=("space.head.kernel", "model.head_options.kernel"),
         )
     layers = [
         Layer("conv", "0.0", wide, wide, kernel=at.kernel, padding=at.kernel // 2, groups=wide),

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
-from searchkit.errors import UsageError
-from searchkit.nas.models.part import Channels, Piece, Pieces, feature, level
+from searchkit.nas.models.part import Channels, Misfit, Piece, Pieces, feature, level
 from searchkit.nas.models.plan import CACHE, Layer, Row
 from searchkit.reading.fill import At
 from searchkit.reading.kinds import Count, Whole
@@ -75,9 +74,10 @@ def sizes_of(options: ElasticFPNOptions, arch: Arch) -> Sizes:
     values = {name: arch.get(name, getattr(options, name)) for name in NAMES}
     for name, value in values.items():
         if not isinstance(value, int) or value < 1:
-            raise UsageError(f"neck.{name} must be one integer of at least 1, but is {value}")
+            keys = (f"space.neck.{name}",)
+            raise Misfit(f"neck.{name} must be one integer of at least 1, but is {value}", keys=keys)
     if values["kernel"] % 2 == 0:
-        raise UsageError(f"neck.kernel must be odd, but is {values['kernel']}")
+        raise Misfit(f"neck.kernel must be odd, but is {values['kernel']}", keys=("space.neck.kernel",))
     return Sizes(**values)
 
 
@@ -90,16 +90,23 @@ def pyramid(options: ElasticFPNOptions, sizes: Sizes, features: Channels) -> Pie
     """
     read = features[options.first :]
     if not read:
-        raise UsageError(
+        raise Misfit(
             f"neck_options.first: the pyramid's finest feature is number {options.first}, but the backbone has "
             f"{len(features)}, from 0 on",
             "Set first to a smaller number.",
+            keys=("model.neck_options.first", "model.neck"),
         )
     if not len(read) <= sizes.depth <= options.depth:
-        raise UsageError(
+        raise Misfit(
             f"the pyramid must have at least {len(read)} levels, one for each feature that it reads, and at most "
             f"{options.depth}, its neck_options.depth, but has {sizes.depth}",
             "Change neck.depth of the space, or neck_options: first, the finest feature that is read, and depth.",
+            keys=(
+                *(("space.neck.depth",) if len(read) <= options.depth else ()),
+                "model.neck_options.depth",
+                "model.neck_options.first",
+                *(f"model.{key}anchor_sizes" for key in ("head_options.", "")),
+            ),
         )
     pieces = [
         Piece(on_feature(i, width, sizes, options.norm), feature(options.first + i), "level")

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar
 
-from searchkit.errors import UsageError
-from searchkit.nas.models.part import Channels, Piece, Pieces, feature, level
+from searchkit.nas.models.part import Channels, Misfit, Piece, Pieces, feature, level
 from searchkit.nas.models.plan import CACHE, Layer, Plan, Row
 from searchkit.reading.kinds import Count
 
@@ -41,11 +40,12 @@ class FPNPlan:
         """How many levels it gives out."""
         levels = len(features) + 1 if self.options.levels is None else self.options.levels
         if not 0 < len(features) <= levels:
-            raise UsageError(
+            raise Misfit(
                 f"the backbone must give out 1 to {levels} features, one for each level of the pyramid, "
                 f"but it gives out {len(features)}",
                 "Mark its rows with `output=True`, or change the number of levels (of a Faster R-CNN: one for each of "
                 "anchor_sizes).",
+                keys=("model.neck_options.levels", "model.anchor_sizes", "model.head_options.anchor_sizes"),
             )
         return levels
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from searchkit.errors import UsageError
-from searchkit.nas.models.part import Channels, Piece, Pieces, feature
+from searchkit.nas.models.part import Channels, Misfit, Piece, Pieces, feature
 from searchkit.nas.models.plan import CACHE, Activation, Layer, Row
 from searchkit.reading.kinds import number
 
@@ -38,7 +37,8 @@ class HiddenPlan:
         """`neck.width` channels, made from the mean of the last feature."""
         width = arch.get("width", self.options.width)
         if not isinstance(width, int) or width < 1:
-            raise UsageError(f"neck.width must be an integer of at least 1, but is {width!r}")
+            keys = ("space.neck.width", "model.neck_options.width")
+            raise Misfit(f"neck.width must be an integer of at least 1, but is {width!r}", keys=keys)
         return hidden_pieces(features[-1], width, self.options)
 
 

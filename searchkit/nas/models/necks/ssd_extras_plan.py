@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from searchkit.errors import UsageError
-from searchkit.nas.models.part import Channels, Piece, Pieces, feature, level
+from searchkit.nas.models.part import Channels, Misfit, Piece, Pieces, feature, level
 from searchkit.nas.models.plan import CACHE, Layer, Plan, Row, multiple_of
 from searchkit.reading.kinds import LATER, Count, Fraction, Positive, Whole
 
@@ -96,9 +96,10 @@ def block_rows(cin: int, width: Width, hidden: Width | None, kernel: Width, opti
 def _each(name: str, value: Width, levels: int) -> tuple[int, ...]:
     values = (value,) * levels if isinstance(value, int) else value
     if len(values) != levels:
-        raise UsageError(
+        raise Misfit(
             f"{name} must have 1 number, or one for each extra level, of which neck_options.channels names {levels}, "
-            f"but it has {len(values)}"
+            f"but it has {len(values)}",
+            keys=(f"space.{name}", "model.neck_options.channels"),
         )
     return values
 
@@ -108,9 +109,14 @@ def _block(
     extra: int, cin: int, hidden: int, cout: int, kernel: int, activation: Literal["relu", "relu6"], linear: bool
 ) -> Row:
     if min(cin, hidden, cout, kernel) < 1 or kernel % 2 == 0:
-        raise UsageError(
+        raise Misfit(
             f"extra level {extra + 1}: widths must be at least 1 and kernels odd, but it is {cin} wide before, "
-            f"{hidden} inside and {cout} behind, of kernel {kernel}"
+            f"{hidden} inside and {cout} behind, of kernel {kernel}",
+            keys=(
+                "space.neck.kernel" if kernel < 1 or kernel % 2 == 0 else "space.neck.width",
+                "space.neck.hidden",
+                "model.neck_options.kernel" if kernel < 1 or kernel % 2 == 0 else "model.neck_options.channels",
+            ),
         )
 
     def conv(name: str, cin: int, cout: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> tuple[Layer, ...]:
@@ -133,9 +139,10 @@ def _pieces(rows: Plan, features: int, taken: int) -> Pieces:
     """Where the blocks run: the last `taken` of so many features are levels as they are, and each block makes one more
     of the one before. Raises UsageError for too few features."""
     if features < taken:
-        raise UsageError(
+        raise Misfit(
             f"the SSD's neck takes the last {taken} features of the backbone, but it gives out {features}",
             "Set neck_options.features, or the features that the backbone gives out.",
+            keys=("model.neck_options.features", "model.backbone_options.features"),
         )
     taps = tuple(Piece((), feature(i), "level") for i in range(features - taken, features))
     return (*taps, Piece(rows, level(-1), "level")) if rows else taps
