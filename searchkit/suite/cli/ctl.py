@@ -152,6 +152,10 @@ def show_scalar(
     rows = ranking.split(entries)
     front = ranking.scored(rows, objectives) if len(objectives) > 1 else None
     never = ranking.never_scored(rows, objectives)
+    if name and not metric and rows and not any(ranking.reports(row, name) for row in rows):
+        near = did_you_mean(name, tuple(sorted({known for row in rows for known in row.names})))
+        lacks = f"no job reported {name!r}{near}: rows stand in the order of their jobs; --metric ranks by another"
+        never += [] if ranking.ways(rows, name) else [lacks]
     if metric and not any(metric in j.names or metric in j.scores for j in [*entries, *rows]):
         names = tuple(sorted({name for j in [*entries, *rows] for name in j.names}))
         if several := ranking.ways(entries, metric):

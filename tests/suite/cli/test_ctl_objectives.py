@@ -168,6 +168,12 @@ search:
     accs = sorted(row["scores"]["metric.acc"] for row in said["pareto"]["front"])
     assert accs == [0.11, 0.21, 0.22, 0.31, 0.32]
     assert facts(folder, "best", "-k", "1")["jobs"][0]["scores"]["metric.acc"] == 0.32
+    lacking = (folder / "config.yaml").read_text() + "monitor: {reward_attribute: metric.tuned}\n"
+    (folder / "other.yaml").write_text(lacking)
+    ok(run(folder, "search-run", "--task", "other", "other.yaml"))
+    told = run(folder, "search-ctl", "show-scalar", "--task", "other", "-rt", "+1").stderr
+    assert "note: no job reported 'metric.tuned'" in told and "rows stand in the order of their jobs" in told
+    assert "note:" not in run(folder, "search-ctl", "show-scalar", "-rt", "+1").stderr
     shown = asked(folder, "show", "--task", "default", "--jobs", "@best:1")
     assert re.findall("#Job Name: (.)", shown) == ["1"]
     rows = list(csv.DictReader(io.StringIO(asked(folder, "export"))))
