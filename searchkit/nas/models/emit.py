@@ -176,6 +176,35 @@ _READ = '''def read(path, folder=HERE):
 '''
 
 
+_LOAD = '''def load(folder=HERE{more}):
+    """The {kind} with its weights, in eval mode."""
+    net = build({settings})
+    net.load_state_dict(load_file(os.path.join(folder, "weights.safetensors")))
+    return net.eval()
+
+
+'''
+
+_CATEGORIES = '''
+def categories(folder=HERE):
+    """Names of the classes by label{background}."""
+    with open(os.path.join(folder, "config.json"), encoding="utf-8") as f:
+        return {names}
+'''
+
+
+def ending(kind: str, settings: str = "") -> str:
+    """The source that all networks end with: `load`, `read`, `categories`. kind: of network, "detector" or
+    "classifier"; settings: what a detector's `build` calls its keywords, which go over those of its config."""
+    load = _LOAD.format(kind=kind, settings=f"**{settings}" * bool(settings), more=f", **{settings}" * bool(settings))
+    names = 'json.load(f)["categories"]'
+    if kind == "detector":
+        categories = _CATEGORIES.format(background="; 0 is the background", names=f'["background", *{names}]')
+    else:
+        categories = _CATEGORIES.format(background="", names=names)
+    return f"{load}{reader()}\n{categories}"
+
+
 def reader() -> str:
     """The source of `read`, which makes image files what a network takes."""
     parts = (pixels.stored, pixels.upright, pixels.orientation_of, pixels.scaled)

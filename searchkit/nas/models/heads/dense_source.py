@@ -57,7 +57,7 @@ class DenseForm:
             layers=table,
             forward=body,
             attach=emit.attach(outputs),
-            read=emit.reader(),
+            ending=emit.ending("detector", "settings"),
             definitions=dense.source(self.options) + (f"\n\n{self.more}" if self.more else ""),
             settings=dense.settings_source(self.options),
             classes=config.num_classes,
@@ -184,17 +184,4 @@ def build(**settings):
     return Detector({transform}, **settings)
 
 
-def load(folder=HERE, **settings):
-    """The detector with its weights, in eval mode."""
-    net = build(**settings)
-    net.load_state_dict(load_file(os.path.join(folder, "weights.safetensors")))
-    return net.eval()
-
-
-{read}
-
-def categories(folder=HERE):
-    """Names of the classes by label; 0 is the background."""
-    with open(os.path.join(folder, "config.json"), encoding="utf-8") as f:
-        return ["background", *json.load(f)["categories"]]
-'''
+{ending}'''

@@ -34,7 +34,7 @@ def model_source(net: Any, config: DetectorConfig, title: str, size: tuple[int, 
         layers=table,
         forward=body,
         attach=emit.attach(net.backbone),
-        read=emit.reader(),
+        ending=emit.ending("detector", "arguments"),
         classes="".join(f"\n\n{inspect.getsource(cls).rstrip()}\n" for cls in ours),
         out_channels=channels,
         min_size=size[0],
@@ -192,17 +192,4 @@ def build(**arguments):
     )
 
 
-def load(folder=HERE, **arguments):
-    """The detector with its weights, in eval mode."""
-    net = build(**arguments)
-    net.load_state_dict(load_file(os.path.join(folder, "weights.safetensors")))
-    return net.eval()
-
-
-{read}
-
-def categories(folder=HERE):
-    """Names of the classes by label; 0 is the background."""
-    with open(os.path.join(folder, "config.json"), encoding="utf-8") as f:
-        return ["background", *json.load(f)["categories"]]
-'''
+{ending}'''

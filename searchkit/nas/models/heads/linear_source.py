@@ -30,7 +30,7 @@ def model_source(net: Any, config: ClassifierConfig, title: str, size: tuple[int
         layers=table,
         forward=body,
         attach=emit.attach(net.backbone),
-        read=emit.reader(),
+        ending=emit.ending("classifier"),
         size=size,
         width=net.fc.in_features,
         outputs=config.num_classes,
@@ -152,17 +152,4 @@ def build():
     return Classifier()
 
 
-def load(folder=HERE):
-    """The classifier with its weights, in eval mode."""
-    net = build()
-    net.load_state_dict(load_file(os.path.join(folder, "weights.safetensors")))
-    return net.eval()
-
-
-{read}
-
-def categories(folder=HERE):
-    """Names of the classes by label."""
-    with open(os.path.join(folder, "config.json"), encoding="utf-8") as f:
-        return json.load(f)["categories"]
-'''
+{ending}'''
