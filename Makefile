@@ -1,7 +1,7 @@
 # Everything happens in .venv/ beside this file; nothing is installed outside it.
 #   make        sets up .venv (once; again when pyproject.toml or constraints.txt changes)
 #   make demo   ranks eight settings of a training script, then searches a detector for digits (about seven minutes)
-#   make test   runs the checks and the tests; make test-fast what is quick of them, at each save
+#   make test   runs the checks and the tests; make test-fast what is quick of them, at each save; make test-all every one
 
 PYTHON ?= python3
 PYTEST_ARGS ?= -n 2 --dist worksteal
@@ -11,7 +11,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 SHELL := /bin/bash
 
-.PHONY: setup demo demo-hpo demo-det test test-fast lint bench clean
+.PHONY: setup demo demo-hpo demo-det test test-fast test-all lint bench clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -49,6 +49,10 @@ demo-det: $(STAMP)
 	@ls -d $(CURDIR)/.demo/det/.search-run/tasks/det.extract/jobs/all/0/det/{model,boxes/*}
 
 test: lint
+	env -u PYTHONUNBUFFERED $(BIN)/python -m pytest -m "not long" $(PYTEST_ARGS)
+
+# The long ones, too: whole sweeps of kills and all variants of recipes, of which `make test` runs a sample.
+test-all: lint
 	env -u PYTHONUNBUFFERED $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # At each save: what is quick of every package, under two minutes on two cores.

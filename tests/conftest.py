@@ -28,9 +28,10 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs a trained supernet is slow, whatever it does with it: who comes first waits for the training."""
+    """What needs a trained supernet is slow, whatever it does with it: who comes first waits for the training. What is
+    long is slow, too."""
     for item in items:
-        if "trained" in getattr(item, "fixturenames", ()):
+        if "trained" in getattr(item, "fixturenames", ()) or item.get_closest_marker("long"):
             item.add_marker(pytest.mark.slow)
 
 

@@ -9,6 +9,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.support.suite import (
     BIN,
     environment,
@@ -35,6 +37,7 @@ def needle(folder: Path) -> str:
     return f"SEARCHKIT_JOB_DIR={task_dir(folder)}/jobs/all/"
 
 
+@pytest.mark.slow
 def test_stopping_many_that_end_in_their_own_time(tmp_path: Path) -> None:
     """A wrapper that dies between two looks of the scheduler leaves no stale process number behind."""
     job = "trap 'exit 0' TERM\nsleep 1.$1 &\nwait\n"
@@ -49,6 +52,7 @@ def test_stopping_many_that_end_in_their_own_time(tmp_path: Path) -> None:
     assert sorted(e["job"] for e in results) == list(range(24))
 
 
+@pytest.mark.slow
 def test_wrappers_inherit_exactly_their_leases(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", config("sleep 20; true {i}", 6, "resources: {gpus: 4}\n"))
     gpus = ",".join(str(n) for n in range(300, 324))
@@ -78,6 +82,7 @@ def lose(folder: Path) -> None:
     assert processes_with(needle(folder))
 
 
+@pytest.mark.slow
 def test_a_lost_job_is_ended_before_it_is_restarted_or_deleted(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", config("sleep 100; true {i}"))
     lose(folder)
@@ -90,6 +95,7 @@ def test_a_lost_job_is_ended_before_it_is_restarted_or_deleted(tmp_path: Path) -
     assert processes_with(needle(folder)) == []
 
 
+@pytest.mark.slow
 def test_the_third_ctrl_c_leaves_jobs_that_count(tmp_path: Path) -> None:
     job = "trap '' TERM\nsleep 3\necho end >> \"$RUNS\"\n"
     folder = project(tmp_path / "p", config("exec sh job.sh {i}"), job_sh=job)
@@ -106,6 +112,7 @@ def test_the_third_ctrl_c_leaves_jobs_that_count(tmp_path: Path) -> None:
     assert show(folder)["jobs"][0]["attempt"] == 1
 
 
+@pytest.mark.slow
 def test_a_named_stop_outlives_ctrl_c(tmp_path: Path) -> None:
     job = "trap '' TERM\nsleep 60\n"
     folder = project(tmp_path / "p", config("sh job.sh {i}"), job_sh=job)
@@ -121,6 +128,7 @@ def test_a_named_stop_outlives_ctrl_c(tmp_path: Path) -> None:
     assert states(folder) == {0: "stopped"}
 
 
+@pytest.mark.slow
 def test_a_job_that_removes_its_own_files(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", config("rm -f ../status; true {i}"))
     ok(run(folder, "search-run", "config.yaml"), 1)
@@ -131,6 +139,7 @@ def test_a_job_that_removes_its_own_files(tmp_path: Path) -> None:
     ok(run(folder, "search-ctl", "show-scalar"))
 
 
+@pytest.mark.slow
 def test_damaged_create_and_launch_lines_lose_no_job(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", config('echo {i} >> "$RUNS"', 3))
     env = {"RUNS": str(tmp_path / "runs")}
@@ -147,6 +156,7 @@ def test_damaged_create_and_launch_lines_lose_no_job(tmp_path: Path) -> None:
     assert sorted((tmp_path / "runs").read_text().split()) == ["0", "1", "2"]  # nothing ran again
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_or_stdout_ends_no_run(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", config("sleep 0.2; true {i}", 6))
     for task, shell in (("pipe", "| head -1"), ("closed", ">&-")):
@@ -163,6 +173,7 @@ def test_a_constraint_that_fails_late_is_a_fault_of_the_config(tmp_path: Path) -
     assert done.returncode == 2 and "i=0" in done.stderr and not task_dir(folder).exists()
 
 
+@pytest.mark.slow
 def test_overwrite_keeps_the_old_task_where_the_new_one_cannot_start(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", config("true {i}"))
     ok(run(folder, "search-run", "config.yaml"))
@@ -180,6 +191,7 @@ def test_names_that_are_not_text_or_that_a_job_uses_itself(tmp_path: Path) -> No
     assert (task_dir(folder) / "jobs/all/0/callback-project/config.yaml").exists()
 
 
+@pytest.mark.slow
 def test_a_moved_project_goes_on(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", config("cat data.txt; exit $(({i} * $SEARCHKIT_ATTEMPT % 2))", 2), data_txt="data")
     ok(run(folder, "search-run", "config.yaml"), 1)
@@ -218,6 +230,7 @@ def test_what_retries_is_told(tmp_path: Path) -> None:
     assert "job 0 error" in said and "will run again" in said
 
 
+@pytest.mark.slow
 def test_detach_of_a_running_task_is_a_conflict(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", config("sleep 30; true {i}"))
     ok(run(folder, "search-run", "config.yaml", "--detach"))
@@ -243,6 +256,7 @@ def test_readers_do_not_wait_for_a_lock(tmp_path: Path) -> None:
         subprocess.run(["fuser", "-k", str(lock)], capture_output=True)
 
 
+@pytest.mark.slow
 def test_deleting_an_attempt_that_was_decided_and_never_begun(tmp_path: Path) -> None:
     """search-run dies between a launch event and its first folder; the job is then deleted while another runs."""
     folder = project(tmp_path / "p", config("sleep 2; true {i}", 2))
@@ -261,6 +275,7 @@ def test_deleting_an_attempt_that_was_decided_and_never_begun(tmp_path: Path) ->
     assert process.returncode == 0, out
 
 
+@pytest.mark.slow
 def test_a_job_that_just_ended_may_be_restarted_and_deleted_at_once(tmp_path: Path) -> None:
     """Whoever sees its exit line may act on it, even before its scheduler has noticed the end."""
     folder = project(tmp_path / "p", config("sleep $(({i} * 8)); true {i}", 2))

@@ -52,6 +52,7 @@ def test_they_keep_the_laws(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     check(name)
 
 
+@pytest.mark.slow
 def test_a_search_by_a_sampler_a_stopper_and_a_measure_of_ones_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,6 +75,7 @@ def test_a_search_by_a_sampler_a_stopper_and_a_measure_of_ones_own(
     assert any(measure({"width": 128, "layers": n})["ms"] > 4 for n in range(2, 7))  # and it left something out
 
 
+@pytest.mark.slow
 def test_a_backbone_of_ones_own_gets_all_verbs(toy_cls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(OWN / "mixer.py", tmp_path)
@@ -95,6 +97,7 @@ def test_a_backbone_of_ones_own_gets_all_verbs(toy_cls: Path, tmp_path: Path, mo
     assert proof["cost"]["macs"] == proof["cost"]["macs_measured"]
 
 
+@pytest.mark.slow
 def test_a_neck_and_a_head_of_ones_own_get_all_verbs(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +150,7 @@ def test_what_a_newcomer_gets_wrong_is_told(tmp_path: Path) -> None:
         searchkit.run("other.yaml", cwd=project)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "fails"),
     [("points = [", "1 / 0"), ("return before is None", "step < 12 or 1 / 0")],

@@ -41,6 +41,7 @@ from searchkit.nas.space.space import Space, read_space
 from searchkit.records import modelspace
 from searchkit.records.arch import Arch
 from tests.nas.space.test_space import AR50_101
+from tests.support.marks import some_of
 
 BASIC = partial(resnet_plan, block="basic")
 GAIA = DetectorConfig(num_classes=696, rpn_activation="softmax", class_agnostic=True)
@@ -183,7 +184,7 @@ OPTIONS: list[dict[str, Any]] = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("options", some_of(OPTIONS, *OPTIONS[1:3]), ids=str)
 def test_random_archs_of_the_supernet(options: dict[str, Any]) -> None:
     """What the supernet runs at an arch is what is priced, and its subnet holds as many parameters."""
     kernels = {"backbone.body.kernel": {"choices": [[3, 5], [3], [1, 3, 7]]}}

@@ -126,6 +126,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 4])
 def test_ranks_are_as_one(tmp_path: Path, world: int) -> None:
     """At the maximal width and at a narrower one in one step, of shares of a batch that differ in size."""

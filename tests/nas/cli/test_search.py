@@ -143,18 +143,22 @@ def test_another_search_is_refused_with_the_difference(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_killed_anywhere_it_ends_with_the_same_archs(trained: Trained, unbroken: Path, tmp_path: Path) -> None:
-    """Three kills to a search, of its processes in turn. KILLS=30 makes more searches."""
-    kills, rng = int(os.environ.get("KILLS", "3")), random.Random(7)
+@pytest.mark.parametrize("kills", [2, pytest.param(6, marks=pytest.mark.long)])
+def test_killed_anywhere_it_ends_with_the_same_archs(
+    trained: Trained, unbroken: Path, tmp_path: Path, kills: int
+) -> None:
+    """Up to three kills to a search, of its processes in turn."""
+    rng = random.Random(7)
     whole, met = lines(unbroken / "search/results.jsonl"), []
     for k in range(-(-kills // 3)):
         folder = tmp_path / f"k{k}"
         folder.mkdir()
         first(trained, folder)
         results = folder / "search/results.jsonl"
-        moments = sorted(rng.sample(range(N - 1), 3))  # evaluations
+        victims = rng.sample(VICTIMS, min(3, kills - 3 * k))
+        moments = sorted(rng.sample(range(N - 2), len(victims)))  # evaluations
         process = None
-        for begun, victim in zip(moments, rng.sample(VICTIMS, 3), strict=True):
+        for begun, victim in zip(moments, victims, strict=True):
             if process is None or process.poll() is not None:
                 process = suite.start(folder, *evolution(trained), env=ONE)
             met.append(kill_at(process, folder, results, begun, victim, rng))
@@ -168,7 +172,7 @@ def test_killed_anywhere_it_ends_with_the_same_archs(trained: Trained, unbroken:
         assert [job["status"] for job in suite.show(folder / "search", "search")["jobs"]] == ["finished"] * N
         suite.wait_for(lambda folder=folder: not found(folder, "worker"), why="no worker is left")
         shutil.rmtree(folder)
-    assert sum(map(bool, met)) >= 0.6 * kills
+    assert sum(map(bool, met)) >= kills / 2
     print(f"kills met: {met}")
 
 
@@ -209,7 +213,7 @@ def found(folder: Path, what: str) -> int:
 @pytest.mark.slow
 def test_two_workers_drain_and_go_on_and_more_may_be_asked_for(trained: Trained, tmp_path: Path) -> None:
     command = argv(trained, *RANDOM, "--workers", "2", "--constraint", COSTLY)
-    process = suite.start(tmp_path, *command, "--evaluations", "12", env=ONE)
+    process = suite.start(tmp_path, *command, "--evaluations", "8", env=ONE)
     results = tmp_path / "search/results.jsonl"
     try:
         suite.wait_for(lambda: results.exists() and len(lines(results)) >= 3, SLOW, "evaluations")
@@ -219,12 +223,12 @@ def test_two_workers_drain_and_go_on_and_more_may_be_asked_for(trained: Trained,
         suite.kill(process.pid)
     assert process.returncode == 130 and "may finish" in said and "go on" in said, said
     some = lines(results)
-    assert 3 <= len(some) < 12
-    done = nas.call_in(tmp_path, nas.environment(), *command[1:], "--evaluations", "14", "--json")
+    assert 3 <= len(some) < 8
+    done = nas.call_in(tmp_path, nas.environment(), *command[1:], "--evaluations", "10", "--json")
     body = json.loads(done.out)
     assert f"{len(some)} subnets have their score already" in done.err
-    assert body["evaluations"] == 14 and body["new"] == 14 - len(some) and body["best"] in lines(results)
-    assert lines(results)[: len(some)] == some and len(set(ids(tmp_path / "search"))) == 14
+    assert body["evaluations"] == 10 and body["new"] == 10 - len(some) and body["best"] in lines(results)
+    assert lines(results)[: len(some)] == some and len(set(ids(tmp_path / "search"))) == 10
     for record in lines(results):
         assert record["overhead"]["flops"] <= 28.7e6 and sum(record["arch"]["backbone"]["body"]["depth"]) < 6
     workers = {json.loads(line)["ready"] for line in outboxes(tmp_path / "search") if "ready" in line}

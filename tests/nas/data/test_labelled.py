@@ -449,6 +449,7 @@ def test_a_toy_set_is_a_function_of_its_arguments(tmp_path: Path, make: Any) -> 
         make(str(tmp_path / "a"), images={"train": 41})
 
 
+@pytest.mark.slow
 def test_no_scan_is_in_two_splits(tmp_path: Path) -> None:
     from sklearn.datasets import load_digits
 

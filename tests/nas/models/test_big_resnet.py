@@ -110,6 +110,7 @@ def test_an_arch_of_the_supernet_is_the_static_network(name: str) -> None:
     assert shortcuts == {False, True} or not options.get("pool", True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
 def test_costs_of_random_archs(name: str) -> None:
     options, rng = OPTIONS[name], random.Random(name)

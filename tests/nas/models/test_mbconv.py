@@ -342,6 +342,7 @@ def held(space: dict[str, Any]) -> dict[str, Any]:
     return {"stem.width": (space["stem"],), "body.width": space["width"], "body.kernel": tuple(kernels)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPACES)
 def test_an_arch_of_the_supernet_is_the_static_network(name: str) -> None:
     space, rng = SPACES[name], random.Random(name)
@@ -355,6 +356,7 @@ def test_an_arch_of_the_supernet_is_the_static_network(name: str) -> None:
     assert len(joined) > 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPACES)
 def test_costs_of_random_archs(name: str) -> None:
     space, rng = SPACES[name], random.Random(name)

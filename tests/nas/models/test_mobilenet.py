@@ -100,6 +100,7 @@ def test_initial_values_are_torchvisions() -> None:
             assert abs(float(value.std() / theirs[name].std()) - 1) < 0.2, name
 
 
+@pytest.mark.slow
 def test_weights_of_torchvision_fill_a_larger_network(tmp_path: Path) -> None:
     theirs = trained(torchvision.models.mobilenet_v2())
     slots = [e for stage in EXPANDS for e in (stage,) * 5]
@@ -112,6 +113,7 @@ def test_weights_of_torchvision_fill_a_larger_network(tmp_path: Path) -> None:
     assert not fresh and len(loaded.kept) == 15
 
 
+@pytest.mark.slow
 def test_weights_of_a_torchvision_resnet_fill_a_classifier(tmp_path: Path) -> None:
     small = {"stem.width": 64, "body.width": (64, 128, 256, 512), "body.depth": (2, 2, 2, 2)}
     biggest = Arch.of({**small, "body.width": (64, 128, 256, 520)})

@@ -190,6 +190,7 @@ def test_a_part_that_does_not_fit_at_all_is_said_loudly(tmp_path: Path) -> None:
     assert loud == "  NOTHING of the file's neck fits into the network's neck" and loaded.lost == ("neck",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["retinanet_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2"])
 def test_a_detector_of_another_kind_gives_its_backbone_alone(name: str, tmp_path: Path) -> None:
     """The levels of a RetinaNet's pyramid have the names of others here: they don't land there by their sizes."""

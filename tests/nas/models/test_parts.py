@@ -202,6 +202,7 @@ def test_every_part_has_its_row() -> None:
         assert {*table} == {*tiny}, "a part of models/table.py needs small sizes in this file"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", dict.fromkeys(CASES), ids=lambda case: "-".join(filter(None, case)))
 def test_the_laws(case: Case) -> None:
     """A subnet is the supernet at its arch, to the bit; costs are those that are measured; so is what is extracted."""

@@ -88,6 +88,7 @@ def test_it_is_torchvisions(name: str) -> None:
     assert all(torch.equal(value, state[key]) for key, value in ours.state_dict().items())
 
 
+@pytest.mark.slow
 def test_weights_of_torchvision_fill_a_larger_network(tmp_path: Path) -> None:
     theirs = trained(torchvision.models.regnet_x_400mf())
     small = arch_of(theirs)
@@ -135,6 +136,7 @@ def draw(space: dict[str, Any], pick: Any) -> Arch:
     return Arch.of({**depth, **{name: [pick(c) for c in choices] for name, choices in space.items()}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPACES)
 def test_an_arch_of_the_supernet_is_the_static_network(name: str) -> None:
     """Also where its groups are of another width than the supernet's, and it costs what is measured."""

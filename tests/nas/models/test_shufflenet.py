@@ -28,6 +28,7 @@ from tests.support.backbones import (
     same_on_a_gpu,
 )
 from tests.support.detectors import equal, trained
+from tests.support.marks import some_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -156,7 +157,7 @@ SPACES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[tuple[int, ...], .
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", some_of(SPACES, "all choices", "some choices, three stages, no pool"))
 def test_an_arch_of_the_supernet_is_the_static_network(name: str) -> None:
     sizes, options, positions = SPACES[name]
     net = randomise(ShuffleNetV2(arch(sizes, *(p[-1] for p in positions)), held=held(*positions), **options))
@@ -241,7 +242,7 @@ def test_published_cost_of_spos() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", some_of(SPACES, "all choices", "some choices, three stages, no pool"))
 def test_costs_of_random_archs(name: str) -> None:
     sizes, options, positions = SPACES[name]
     rng = random.Random(name)

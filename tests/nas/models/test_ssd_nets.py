@@ -167,6 +167,7 @@ def test_costs_are_the_published_ones() -> None:
     assert (aw_nas.flops, aw_nas.params) == (1_120_326_368, 6_547_244)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_the_laws(form: str) -> None:
     """At 20 archs: the cost is as measured, and the subnet computes and learns what the supernet does."""

@@ -163,7 +163,7 @@ def unbroken(toy_cls: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[s
     return path, folder / "work"
 
 
-@pytest.mark.slow
+@pytest.mark.long  # the same loop trains a detector: tests/nas/train/test_train.py
 def test_killed_at_any_moment(unbroken: tuple[str, Path], tmp_path: Path) -> None:
     path, reference = unbroken
     work = tmp_path / "work"

@@ -133,23 +133,40 @@ def stage(project: Path, name: str) -> Path:
     return project / ".search-run" / "tasks" / f"spos.{name}" / "jobs" / "all" / "0" / project.name
 
 
+def shorten(project: Path) -> None:
+    """What of the recipe takes long: fewer epochs and evaluations."""
+    for name, old, new in (
+        ("spos_small_supernet.yaml", "epochs: 18", "epochs: 2"),
+        ("spos_small_subnet.yaml", "epochs: 10", "epochs: 2"),
+        ("spos.yaml", "--evaluations 40 --population 10 --top-k 4", "--evaluations 8 --population 4 --top-k 2"),
+    ):
+        text = (project / name).read_text()
+        assert text.count(old) == 1
+        (project / name).write_text(text.replace(old, new))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(500)
-def test_spos_from_data_to_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the commands in the header of spos.yaml, as it is."""
-    *begin, show = head(CLS / "spos.yaml")
-    for line in begin:
-        ok(run(tmp_path, *line.split(), env=ENV, timeout_s=480))
+@pytest.mark.parametrize("evaluations", [8, pytest.param(40, marks=pytest.mark.long)])
+def test_spos_from_data_to_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evaluations: int) -> None:
+    """By the commands in the header of spos.yaml: shortened, or as it is, which learns enough to be judged."""
+    is_whole = evaluations == 40
+    make, start, show = head(CLS / "spos.yaml")
+    ok(run(tmp_path, *make.split(), env=ENV))
+    if not is_whole:
+        shorten(tmp_path)
+    ok(run(tmp_path, *start.split(), env=ENV, timeout_s=480))
     (row,) = json.loads(ok(run(tmp_path, *show.split(), "--json")))["rows"]
     top1 = row["scalars"]["metric.retrained.top1"]
-    assert top1 > 0.9 > 5 * CHANCE
+    assert top1 > 0.9 or not is_whole
     # The search: as many subnets as asked for, each once, all within the budget.
     results = nas.lines(stage(tmp_path, "search") / "search" / "results.jsonl")
     (best,) = nas.lines(stage(tmp_path, "search") / "search" / "best.jsonl")
-    assert len(results) == 40 == len({json.dumps(r["arch"], sort_keys=True) for r in results})
+    assert len(results) == evaluations == len({json.dumps(r["arch"], sort_keys=True) for r in results})
     assert all(r["overhead"]["flops"] <= 440_000 for r in results)
     scores = [r["metric"]["direct"]["top1"] for r in results]
-    assert best["metric"]["direct"]["top1"] == max(scores) > 3 * CHANCE
+    assert best["metric"]["direct"]["top1"] == max(scores)
+    assert max(scores) > 3 * CHANCE or not is_whole
     # The subnet that was found is the one that was trained anew and extracted; the folder scores what was told.
     subnet = str(stage(tmp_path, "search") / "search" / "best.jsonl")
     monkeypatch.setenv("DATA", str(stage(tmp_path, "data") / "digits"))
@@ -189,7 +206,7 @@ def top1(records: list[Any]) -> list[float]:
     return [record["metric"]["direct"]["top1"] for record in records]
 
 
-@pytest.mark.slow
+@pytest.mark.long  # of its parts, tests/nas/train has policy and teaching in place, tests/nas/cli the search
 @pytest.mark.timeout(500)
 def test_bignas_gives_a_front(project: Path) -> None:
     by_hand(project, "bignas_mobilenet_small")
@@ -204,7 +221,7 @@ def test_bignas_gives_a_front(project: Path) -> None:
         )
 
 
-@pytest.mark.slow
+@pytest.mark.long  # tests/nas/train has its parts: schedules of the space, a teacher
 @pytest.mark.timeout(500)
 def test_once_for_all_learns_from_its_teacher(project: Path) -> None:
     by_hand(project, "ofa_teacher_small", "ofa_mobilenet_small")

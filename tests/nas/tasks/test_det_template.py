@@ -158,7 +158,7 @@ def test_bignas_r18_is_the_published_space_and_costs(monkeypatch: pytest.MonkeyP
     assert price_parts(plans, recipe.space.minimum(), (768, 1344))["neck"].flops == laterals + sum(pixels) * 9 * 128**2
 
 
-@pytest.mark.slow
+@pytest.mark.long  # the small one trains, too, below
 def test_bignas_r18_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps at its own widths and depths, on small images."""
     data = make_toy_det(str(tmp_path / "data"), images={"train": 2, "val": 1, "test": 1}, size=(64, 64))

@@ -22,6 +22,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return nas.make_toy(tmp_path_factory.mktemp("toy"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "macs"), [("mbv3", 1_120_326_368), ("mbv2", 956_049_200)])
 def test_the_references_size(name: str, macs: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATA", str(data))
@@ -35,6 +36,7 @@ def test_the_references_size(name: str, macs: int, data: Path, tmp_path: Path, m
     nas.train(path, tmp_path, *fast, *schedules)
 
 
+@pytest.mark.slow
 def test_the_small_one_goes_through_all_verbs(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -73,6 +75,7 @@ def test_the_small_one_goes_through_all_verbs(
     assert drawn.code == 0, drawn.err
 
 
+@pytest.mark.slow
 def test_images_that_teach_nothing_are_told(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only where the loss drops them: RetinaNet's learns from images without boxes, too."""
     monkeypatch.setenv("DATA", str(tmp_path))

@@ -35,6 +35,7 @@ from searchkit.nas.train.loop import Run, fit
 from searchkit.nas.train.splits import open_split
 from searchkit.records.arch import Arch
 from tests.support import cls, nas
+from tests.support.marks import some_of
 from tests.support.nas import CPU, bad, equal, tensors, train, write
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -250,7 +251,7 @@ def test_schedules_change_with_their_epochs(toy_cls: Path, tmp_path: Path, monke
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["in place", "teacher"])
+@pytest.mark.parametrize("kind", some_of(["in place", "teacher"], "teacher"))
 def test_killed_and_gone_on(kind: str, toy_cls: Path, teacher: tuple[str, str], tmp_path: Path) -> None:
     distill: dict[str, Any] = {"temperature": {"boundary": [1, 3], "value": [1, 2]}}
     if kind == "teacher":
@@ -292,7 +293,7 @@ with open(f"{work}/{rank}.json", "w") as f:
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long  # without teaching: test_ranks.py
 def test_ranks_stay_together(toy_cls: Path, tmp_path: Path) -> None:
     changes = {"steps": 4, "batch_size": 4, "distill": {"temperature": 2}, "label_smoothing": 0.1}
     path = write(tmp_path / "cfg.yaml", cls.tiny(toy_cls, train=changes, model={"dropout": 0.2}))

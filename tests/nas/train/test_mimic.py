@@ -309,6 +309,7 @@ def test_what_came_later_is_not_kept_where_nothing_is_said(toy: Path, tmp_path: 
     assert [*kept.deciding(recipe, 1)["train.distill"]] == [*before, "mimic"]
 
 
+@pytest.mark.slow
 def test_killed_and_gone_on(toy: Path, teacher: dict[str, str], tmp_path: Path) -> None:
     distill = {**teacher, "mimic": [{"student": f"{FPN}.0.0", "of": "max", "warmup_steps": 4}]}
     path = detector(toy, tmp_path, distill)

@@ -35,7 +35,9 @@ def unbroken(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, 
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment(unbroken: tuple[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("stride", [2, pytest.param(1, marks=pytest.mark.long)])
+def test_killed_at_any_moment(unbroken: tuple[str, Path], tmp_path: Path, stride: int) -> None:
+    """Killed before the first checkpoint and over one; `long`: between two as well."""
     path, reference = unbroken
     work = tmp_path / "work"
     latest = work / "latest.pth"
@@ -61,7 +63,8 @@ def test_killed_at_any_moment(unbroken: tuple[str, Path], tmp_path: Path) -> Non
         return lambda: any(p.name.startswith(".latest.pth.") for p in work.glob(".*")) or enough()
 
     steps = []
-    for moment in (lambda: work.exists, lambda: changed(1), half_written, lambda: changed(3)):
+    moments = (lambda: work.exists, lambda: changed(1), half_written, lambda: changed(3))
+    for moment in moments[::stride]:
         process = start()
         with nas.killed_after(process):
             suite.wait_for(moment(), why="the moment to kill")

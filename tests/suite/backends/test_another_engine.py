@@ -9,6 +9,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from tests.support.suite import ok, processes_with, project, run, show, states, task_dir, wait_for
 
 ROOT = Path(__file__).parents[3]
@@ -64,6 +66,7 @@ def test_jobs_run_there_and_outlive_their_scheduler(tmp_path: Path) -> None:
     assert "0 fault(s)" in ok(run(folder, "search-ctl", "fsck"))
 
 
+@pytest.mark.slow
 def test_jobs_there_are_stopped_with_a_scheduler_and_without(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", CONFIG)
     scheduler = engine(folder, "search-run", "config.yaml", NAP="60")

@@ -178,6 +178,7 @@ def test_columns_stand_in_their_order_whatever_the_first_job_reported(tmp_path: 
     assert head[-4:] == ["param.a", "scalar.acc", "command", "run_path"]
 
 
+@pytest.mark.slow
 def test_nan_and_missing_come_last_both_ways(tmp_path: Path) -> None:
     job = """case $1 in
       0) v=NaN;; 1) v=3;; 2) v=-1;; 3) exit 0;; 4) v=7;; 5) v=Infinity;; 6) v=-Infinity;;

@@ -26,6 +26,7 @@ from searchkit.suite.store.job import Job, State
 from searchkit.suite.store.ranking import JobScalars, Scored
 from searchkit.suite.store.tasks import JobView
 from searchkit.suite.workspace import Workspace
+from tests.support.marks import some_of
 from tests.support.suite import ok, project, run, task_dir
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -99,6 +100,7 @@ def test_the_front_is_that_of_all_pairs(two: Path) -> None:
     assert said["objectives"][2] == {"name": "trade", "mode": "max", "value": "acc - 0.05 * macs"}
 
 
+@pytest.mark.slow
 def test_the_front_as_a_table(two: Path) -> None:
     text = asked(two, "show-scalar", "--task", "default", "-rt", "+1", "--reference", "acc=0, macs=10,trade=-1k")
     assert len(re.findall("#Job Name", text)) == 1  # -rt shows one job, the front is that of all
@@ -145,6 +147,7 @@ def test_too_large_a_front_has_no_volume() -> None:
     assert "too large" in best.pareto_text(rows, wanted, {})
 
 
+@pytest.mark.slow
 def test_records_that_carry_the_objectives(tmp_path: Path) -> None:
     job = """for d in 1 2 3; do
       echo '{"arch": {"w": '$1', "d": '$d'}, "overhead": {"flops": '$1$d'}, "metric": {"acc": 0.'$d$1'}}'
@@ -255,6 +258,7 @@ def test_of_stages_one_has_to_report_the_reward(tmp_path: Path) -> None:
     assert said.count("reported") == 2 and "note: no stage reported 'mAP' (reported: acc, x)\n" in said
 
 
+@pytest.mark.slow
 def test_jobs_of_a_grid_that_report_no_reward_are_told(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", REWARD.replace("loss, mode: min", "acc"), job_sh=REWARD_JOB)
     assert "note: no job ever reported 'acc' (reported: loss, other)\n" in ok(run(folder, "search-run", "config.yaml"))
@@ -363,6 +367,7 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_pruned_jobs_everywhere(pruned: Path) -> None:
     shown = asked(pruned, "show", "--task", "default", "--jobs", "@pruned")
     assert re.findall("#Job Name: (.)", shown) == ["0", "1"]
@@ -504,7 +509,7 @@ def is_grey(picture: bytes) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n", [10, 1000])
+@pytest.mark.parametrize("n", some_of([10, 1000], 10))
 def test_pictures_are_without_colour(n: int) -> None:
     at = points(n)
     one = made_up(at, [(loss(p),) for p in at], LOSS)

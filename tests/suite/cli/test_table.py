@@ -103,6 +103,7 @@ def test_several_tasks(done: Path) -> None:
     assert len(rows(done, "--task", "default,other", "--top", "3")) == 3
 
 
+@pytest.mark.slow
 def test_stages_and_records_are_rows_too(tmp_path: Path) -> None:
     record = '{"arch": {"a": 1}, "metric": {"acc": 0.5}}'
     text = f"""

@@ -7,6 +7,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.suite import ok, project, run, start, task_dir, wait_for
 
 CONFIG = """
@@ -58,6 +60,7 @@ def test_a_space_that_is_used_up(tmp_path: Path) -> None:
     assert told(facts)[-1]["end"]["exhausted"] is True
 
 
+@pytest.mark.slow
 def test_faults(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", CONFIG, job_py=JOB.replace("import sys", "import sys, time; time.sleep(9)"))
     facts = tmp_path / "facts"

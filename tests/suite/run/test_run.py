@@ -464,6 +464,7 @@ def test_a_template_that_starts_with_srun_takes_no_slot(tmp_path: Path) -> None:
     assert "1 at once" in said
 
 
+@pytest.mark.long  # a port for each job, and torchrun in one (the recipe hpo/torchrun), have tests of their own
 def test_torchrun_twice_at_once(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="torch is not installed: torchrun can't be tried")
     script = """

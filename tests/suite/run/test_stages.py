@@ -15,6 +15,7 @@ import pytest
 
 from searchkit.errors import ConfigError
 from searchkit.suite.config import read as c
+from tests.support.marks import some_of
 from tests.support.suite import (
     BACKGROUND,
     HARNESS,
@@ -302,8 +303,9 @@ SUBNETS = CONFIG.replace(
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize(("kills", "tears"), [(4, 1), pytest.param(10, 4, marks=pytest.mark.long)])
 @pytest.mark.parametrize("text", [CONFIG, SUBNETS], ids=["grid", "subnets"])
-def test_killed_at_seeded_changes(tmp_path: Path, text: str) -> None:
+def test_killed_at_seeded_changes(tmp_path: Path, text: str, kills: int, tears: int) -> None:
     """search-run is killed right after its n-th change to a file, or half-way through it; the same command goes on."""
 
     def fresh(here: Path) -> tuple[Path, dict[str, str]]:
@@ -317,9 +319,9 @@ def test_killed_at_seeded_changes(tmp_path: Path, text: str) -> None:
     ok(search_run(folder, {**env, "PYTHONPATH": str(HARNESS), "SEARCHKIT_KILL_LOG": str(log)}))
     changes = log.read_text().split()
     rng = random.Random(3)
-    points = [("SEARCHKIT_KILL_AT", n) for n in rng.sample(range(1, len(changes) + 1), 10)]
+    points = [("SEARCHKIT_KILL_AT", n) for n in rng.sample(range(1, len(changes) + 1), kills)]
     writes = [n for n, name in enumerate(changes, 1) if name == "write"]
-    points += [("SEARCHKIT_TEAR_AT", n) for n in rng.sample(writes, 4)]
+    points += [("SEARCHKIT_TEAR_AT", n) for n in rng.sample(writes, tears)]
     killed = 0
     for i, (variable, n) in enumerate(points):
         here = tmp_path / str(i)
@@ -332,7 +334,7 @@ def test_killed_at_seeded_changes(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", some_of([1, 2], 1))
 def test_killed_at_random_times(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     folder, env = staged(tmp_path, CONFIG.replace("sh job.sh 1", "sh job.sh 1 0.2"))

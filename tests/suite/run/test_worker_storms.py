@@ -1,6 +1,6 @@
 """SIGKILL over warm workers and their scheduler: no trial is lost, doubled or given to another job.
 
-`STORM_KILLS=50` makes the storm that long, `KILL_POINTS=all` cuts the scheduler at every single change of a file.
+`make test` has a sample, `make test-all` a longer one; `KILL_POINTS=all` cuts at every single change of a file.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def processes(folder: Path) -> dict[int, tuple[str, int]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_storm(tmp_path: Path) -> None:
-    kills = int(os.environ.get("STORM_KILLS", "10"))
+@pytest.mark.parametrize("kills", [6, pytest.param(50, marks=pytest.mark.long)])
+def test_storm(tmp_path: Path, kills: int) -> None:
     total: collections.Counter[str] = collections.Counter()
     seed = 0
     while total.total() < kills:
@@ -125,7 +125,8 @@ def check(folder: Path, runs: Path, jobs: int, what: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_kill_points(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cuts", [4, pytest.param(20, marks=pytest.mark.long)])
+def test_kill_points(tmp_path: Path, cuts: int) -> None:
     """Only the scheduler is killed, so its worker's trials run exactly once, wherever that happens."""
     here, log = tmp_path / "unbroken", tmp_path / "log"
     env = {"RUNS": str(tmp_path / "runs"), "LOCKS": str(tmp_path), "TRIAL_S": "0.02"}
@@ -138,7 +139,7 @@ def test_kill_points(tmp_path: Path) -> None:
     points += [("SEARCHKIT_TEAR_AT", n) for n, name in enumerate(changes, 1) if name == "write"]
     assert len(points) > 80
     if os.environ.get("KILL_POINTS") != "all":
-        points = random.Random(0).sample(points, 8)
+        points = random.Random(0).sample(points, cuts)
     killed = 0
     for variable, n in points:
         what = f"{variable}={n} ({changes[n - 1]})"
@@ -152,7 +153,7 @@ def test_kill_points(tmp_path: Path) -> None:
         said = collections.Counter(runs.read_text().splitlines())
         assert said == {f"{w} {i}": 1 for w in ("start", "end") for i in (0, 1)}, f"{what}: {said}"
     # The number of changes differs a little from run to run (how results batch), so the last points may not be met.
-    assert killed >= 0.8 * len(points), f"only {killed} of {len(points)} points were met"
+    assert killed >= 0.75 * len(points), f"only {killed} of {len(points)} points were met"
     print(f"kill points met: {killed}")
 
 
@@ -182,7 +183,8 @@ for name in ("open", "write", "dup2", "close", "chdir"):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_every_point_of_a_worker(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cuts", [3, pytest.param(15, marks=pytest.mark.long)])
+def test_every_point_of_a_worker(tmp_path: Path, cuts: int) -> None:
     """A worker dies after each of its changes: at most the trial that it runs is lost, and runs again."""
     env = {"RUNS": str(tmp_path / "runs"), "LOCKS": str(tmp_path), "TRIAL_S": "0"}
     script = SUICIDE + SCRIPT + "\nprint(made)\n"
@@ -191,7 +193,7 @@ def test_every_point_of_a_worker(tmp_path: Path) -> None:
     changes = int((task_dir(folder) / "workers/1/log").read_text())
     points = range(1, changes + 1)
     if os.environ.get("KILL_POINTS") != "all":
-        points = sorted(random.Random(0).sample(points, 6))
+        points = sorted(random.Random(0).sample(points, min(cuts, changes)))
     for n in points:
         env |= {"RUNS": str(tmp_path / f"runs-{n}"), "KILL_AFTER": str(n)}
         folder = project(tmp_path / f"at-{n}" / "p", config(2, 1), train_py=script)

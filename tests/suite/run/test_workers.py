@@ -177,6 +177,7 @@ def test_no_more_workers_than_trials_or_slots(tmp_path: Path) -> None:
         assert len(list((task_dir(folder) / "workers").glob("[0-9]*"))) == most
 
 
+@pytest.mark.slow
 def test_the_environment_is_the_trials_while_it_runs(tmp_path: Path) -> None:
     keys = "('SEARCHKIT_JOB', 'SEARCHKIT_ATTEMPT', 'SEARCHKIT_JOB_DIR', 'SEARCHKIT_CALLBACK', 'SEARCHKIT_CHECKPOINT')"
     script = loop(
@@ -230,6 +231,7 @@ print("after the loop")
 """
 
 
+@pytest.mark.slow
 def test_a_plain_for_ends_its_worker_and_another_goes_on(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", config(8, "workers: 1"), train_py=BARE)
     ok(run(folder, "search-run", "config.yaml", "-j", "1", env=env_of(tmp_path)), 1)
@@ -261,6 +263,7 @@ callbacks:
     assert json.loads(attempt(folder, 3).joinpath("callback/after.json").read_text()) == {"bytes": 3}
 
 
+@pytest.mark.slow
 def test_retries_and_logs_that_are_read(tmp_path: Path) -> None:
     body = 'print(f"acc: {i}.5")\nassert i != 1 or "attempt-3" in os.getcwd(), "not yet"'
     text = config(3, "workers: 2, retries: 2").replace("reward_attribute: acc", "regex: ['acc: (?P<acc>[0-9.]+)']")

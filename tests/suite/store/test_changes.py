@@ -18,6 +18,7 @@ from searchkit.suite.space.args import Categorical, Nested, Range, Value
 from searchkit.suite.space.widen import compare
 from searchkit.suite.store import changes, trials
 from searchkit.suite.store.state import TaskState, advance
+from tests.support.marks import some_of
 from tests.support.suite import HARNESS, events, ok, project, run, show, states, task_dir
 
 pytestmark = pytest.mark.slow
@@ -331,7 +332,7 @@ def told(folder: Path) -> list[tuple[Any, ...]]:
     return [(n, str(job.state), job.values, job.scores) for n, job in sorted(state.jobs.items())]
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", some_of(SAMPLERS, SAMPLERS[0], "grid"))
 def test_a_search_goes_on_in_a_wider_space_also_across_kills(sampler: str, tmp_path: Path) -> None:
     if "nsga2" in sampler or "tpe" in sampler:
         pytest.importorskip("optuna")

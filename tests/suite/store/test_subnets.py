@@ -121,6 +121,7 @@ def test_the_expansion_is_kept_and_a_changed_input_is_named(tmp_path: Path) -> N
     assert ok(done) and set(states(folder).values()) == {"finished"}
 
 
+@pytest.mark.slow
 def test_what_can_not_be_picked_writes_nothing(tmp_path: Path) -> None:
     folder = space_project(tmp_path / "p", config(", rules: rules.yaml"))
     for name, text, said in (
@@ -228,6 +229,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_rows_are_ranked_among_jobs(scored: Path) -> None:
     found = json.loads(ok(run(scored, "search-ctl", "show-scalar", "-rt", "+9", "--json")))
     a, b, wide = arch_id(1), arch_id(2), arch_id(8)
