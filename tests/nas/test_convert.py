@@ -18,6 +18,8 @@ from searchkit.nas.convert.place import placed
 from searchkit.nas.convert.published import PUBLISHED, published
 from searchkit.nas.convert.read import convert
 from searchkit.nas.cost.price import price_net
+from searchkit.nas.models.elastic import set_arch
+from searchkit.nas.models.network import build
 from searchkit.nas.space.space import read_space
 from searchkit.nas.tasks import read as configs
 from searchkit.records.arch import Arch
@@ -197,6 +199,9 @@ def test_genotypes_are_archs_of_the_recipes(
         (tmp_path / "ours.yaml").write_text(out)
         own = configs.load(str(tmp_path / "ours.yaml"), ["model.num_classes=20"])
         assert price_net(own.model, own.space.maximum(), 300) == price_net(loaded.model, arch, 300)
+        assert own.model.backbone == loaded.model.backbone
+        assert own.model.backbone_options.items() >= loaded.model.backbone_options.items()
+        set_arch(build(own.model, own.space.maximum(), own.space.held(), min_size=64), own.space.minimum())
 
 
 def test_a_genotype_of_other_extra_levels_fits_no_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from searchkit.errors import ConfigError, Fault
 from searchkit.nas.convert.parts import Converted, Stage, arch_of_stages, fixed
-from searchkit.nas.models.backbones.mobilenet_plan import STRIDES
 from searchkit.nas.models.plan import multiple_of
 from searchkit.reading.nodes import Node
 from searchkit.records.arch import Arch
@@ -20,14 +19,15 @@ from searchkit.records.arch import Arch
 MARK = re.compile(r"\bcell_0\s*=")
 _NAME = re.compile(r"image_size|cell_\d+(?:_block_\d+)?|head_\d+")
 _NUMPY = re.compile(r"u?int\d*|float\d*")
-RELU = {"strides": list(STRIDES), "squeeze": [False] * 7, "activations": ["relu"] * 7, "activation": "relu"}
+LEARNT = {"transform": "direct"}  # kernels smaller than 7x7, in its supernets
 
 
 class Backbone(NamedTuple):
     """A backbone of aw_nas; its widths are those at mult_ratio 1, which scales the widths of its stages alone."""
 
     name: str
-    options: Mapping[str, Any]  # of mobilenet_v3
+    ours: str
+    options: Mapping[str, Any]
     stem: int
     widths: tuple[int, ...]
     head: int  # channels of the last conv
@@ -35,8 +35,16 @@ class Backbone(NamedTuple):
 
 
 BACKBONES: Mapping[int, Backbone] = {  # by their number of cells
-    6: Backbone("mbv3_backbone", {}, 16, (16, 24, 40, 80, 112, 160), 960, ("c4", "tail")),
-    7: Backbone("mbv2_backbone", RELU, 32, (16, 24, 32, 64, 96, 160, 320), 1280, ("c4", "c5")),
+    6: Backbone("mbv3_backbone", "mobilenet_v3", LEARNT, 16, (16, 24, 40, 80, 112, 160), 960, ("c4", "tail")),
+    7: Backbone(
+        "mbv2_backbone",
+        "mobilenet_v2",
+        {"activation": "relu", **LEARNT},
+        32,
+        (16, 24, 32, 64, 96, 160, 320),
+        1280,
+        ("c4", "c5"),
+    ),
 }
 EXTRAS = (512, 256, 256, 128)  # channels of the levels behind the backbone, whose blocks are head_0, head_1 …
 EXTRA = (0.5, 3)  # the expansion and kernel of one that no genotype says
@@ -119,7 +127,7 @@ def read_genotype(path: str, text: str, line: int = 1, col: int = 1, config: Aro
     _raise(path, faults)
     shapes = () if image is None else (image.data,)
     notes = [] if config.ratio else ["a genotype does not say mult_ratio: widths are those of 1"]
-    model: dict[str, Any] = {"backbone": "mobilenet_v3"}
+    model: dict[str, Any] = {"backbone": backbone.ours}
     options = dict(backbone.options)
     if not heads and not config.is_ssd:
         arch = arch_of_stages(backbone.stem, stages, backbone.head)

@@ -23,7 +23,7 @@ from searchkit.nas.models.part import NEVER, Channels, Misfit, NetConfig, Pieces
 from searchkit.nas.models.plan import Row
 from searchkit.nas.nn import Chain, attach, norm_of
 from searchkit.nas.nn.transforms import Choices as Held
-from searchkit.nas.nn.transforms import transform_filters
+from searchkit.nas.nn.transforms import Transform, transform_filters
 from searchkit.reading.kinds import LATER, Count, Fraction, Positive, Whole
 
 if TYPE_CHECKING:
@@ -54,9 +54,7 @@ class SSDOptions(Dense):
     norm_momentum: Fraction = 0.1
     norm: Literal["bn", "sync_bn"] = field(default="bn", metadata=LATER)
     norm_ranks: Whole = field(default=0, metadata=LATER)  # of a training, whose images a sync_bn sees together; 0: all
-    transform: Literal["none", "chained", "direct"] = field(default="none", metadata=LATER)
-    """How a kernel smaller than the largest of `head.kernel` is made: none is its centre; chained and direct learn maps
-    of it, as backbones do."""
+    transform: Transform = field(default="none", metadata=LATER)  # of the largest kernel to smaller ones, see backbones
     # Of Dense, with other defaults:
     assigner_options: Mapping[str, Any] = field(default_factory=lambda: {"force": "box"}, hash=False)
     class_loss: str = "clamped_focal"

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from searchkit.records.arch import Arch, Width
 
 
+Transform = Literal["none", "chained", "direct"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class SSDExtrasOptions:
     """Levels behind the backbone's features.
@@ -35,9 +38,7 @@ class SSDExtrasOptions:
     norm_momentum: Fraction = 0.1
     norm: Literal["bn", "sync_bn"] = field(default="bn", metadata=LATER)
     norm_ranks: Whole = field(default=0, metadata=LATER)  # of a training, whose images a sync_bn sees together; 0: all
-    transform: Literal["none", "chained", "direct"] = field(default="none", metadata=LATER)
-    """How a kernel smaller than the largest of `neck.kernel` is made: none is its centre; chained and direct learn maps
-    of it, as backbones do."""
+    transform: Transform = field(default="none", metadata=LATER)  # of the largest kernel to smaller ones, see backbones
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(self.channels))  # a list of a YAML file
