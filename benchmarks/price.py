@@ -1,9 +1,11 @@
 """How long it takes to price all 597,051 points of AR50-101 and to write them, on one core; beside one forward each.
 
-taskset -c 0 .venv/bin/python benchmarks/price.py [--repeat 3] [--convention gaia] [--forwards 20] [--out FILE]
+taskset -c 0 .venv/bin/python benchmarks/price.py [--repeat 3] [--convention gaia] [--forwards 20] [--first 20000]
+    [--out FILE]
 
 The detector and the space are those of GAIA (Faster R-CNN, 696 classes); the records are JSON lines. `--forwards n`
 also times n points by torch's own counter on meta tensors, which is how one counts without plans. Times in seconds.
+`--first n`: how many of the first n points of other detectors' spaces are priced in a second of the processor.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from searchkit.nas.cost.price import plans_of, price, price_space
@@ -31,7 +35,10 @@ from searchkit.nas.tasks.read import load
 
 BENCH = Path(__file__).resolve().parent.parent / ".bench"
 ASKED_S = 15  # to price and write them all
-CONFIG = BENCH.parent / "templates" / "det" / "faster_rcnn_ar50to101.yaml"
+TEMPLATES = BENCH.parent / "templates" / "det"
+CONFIG = TEMPLATES / "faster_rcnn_ar50to101.yaml"
+DETECTORS = ("faster_rcnn_ar50to101", "retinanet_bignas_r18", "ssd_ofa_mbv2", "ssd_ofa_mbv3")
+CLASSES = 80  # where a template leaves them to its data
 DETECTOR = DetectorConfig(num_classes=696, rpn_activation="softmax", class_agnostic=True)
 PLANS = NetPlan(resnet_plan, FPNPlan(FPNOptions(**DETECTOR.neck_defaults())), FasterRCNNPlan(DETECTOR, 696))
 
@@ -81,11 +88,25 @@ def forward(space: Space, points: int) -> float:
     return total / points
 
 
+def points_per_s(template: str, first: int, repeat: int) -> float:
+    """How many of the first points of a template's space are priced in a second of the processor, at best."""
+    recipe = load(str(TEMPLATES / f"{template}.yaml"))
+    config = recipe.model if recipe.model.num_classes else replace(recipe.model, num_classes=CLASSES)
+    rates = []
+    for _ in range(repeat):
+        plans = plans_of(config, recipe.space.maximum())
+        start = time.process_time()
+        priced = sum(1 for _ in islice(price_space(plans, recipe.space), first))
+        rates.append(priced / (time.process_time() - start))
+    return max(rates)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--convention", choices=["macs", "gaia"], default="gaia")
     parser.add_argument("--forwards", type=int, default=20, help="points to time by torch's counter; 0: none")
+    parser.add_argument("--first", type=int, default=20_000, help="points of each other space; 0: none")
     parser.add_argument(
         "--out", help="write the records here, over what is there (default: a temporary file in .bench/)"
     )
@@ -100,6 +121,8 @@ def main() -> None:
         path = args.out or os.path.join(folder, "ar50to101.jsonl")
         both = seconds(lambda: write(path, space, args.convention), args.repeat)
         print(f"price and write       {both}   asked: under {ASKED_S}; {os.path.getsize(path) / 1e6:.1f} MB")
+    for template in DETECTORS if args.first else ():
+        print(f"{template:21} {points_per_s(template, args.first, args.repeat):9,.0f} points a second")
     if args.forwards:
         each = forward(space, args.forwards)
         hours = each * space.points() / 3600

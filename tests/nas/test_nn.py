@@ -14,7 +14,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d as TorchvisionFrozen
 from searchkit.errors import UsageError
 from searchkit.nas.models.backbones.resnet_plan import Block, Style, resnet_row
 from searchkit.nas.models.plan import Layer, Row
-from searchkit.nas.nn import BatchNorm2d, Chain, Conv2d, FrozenBatchNorm2d, GroupNorm, Linear, Residual, window
+from searchkit.nas.nn import BatchNorm2d, Chain, Conv2d, Cuts, FrozenBatchNorm2d, GroupNorm, Linear, Residual, window
 
 CONVS = {
     "1x1": lambda: Conv2d(12, 16, 1),
@@ -185,6 +185,38 @@ def test_window_is_a_view_of_the_centre() -> None:
     assert window(torch.tensor(3), ()).item() == 3
     with pytest.raises(UsageError):
         window(t, (1, 1, 1))
+
+
+def test_the_gradient_of_a_window_is_filled_with_zeros_once() -> None:
+    """However many dims are narrowed, the weight is the very next node: each other one would fill a tensor more."""
+    weight = nn.Parameter(torch.randn(4, 6, 5, 5))
+    (node,) = [node for node, _ in window(weight, (2, 3, 1, 1)).grad_fn.next_functions if node]
+    assert node.variable is weight
+    window(weight.to(memory_format=torch.channels_last), (2, 3, 3, 3)).sum().backward()
+    assert torch.equal(weight.grad, lead_of_ones(weight.shape, (2, 3, 3, 3)))
+
+
+def lead_of_ones(full: torch.Size, shape: tuple[int, ...]) -> Tensor:
+    t = torch.zeros(full)
+    lead(t, shape).fill_(1)
+    return t
+
+
+@pytest.mark.parametrize("conv", CONVS)
+def test_levels_that_share_cut_weights_are_those_that_do_not(conv: str) -> None:
+    """In one pass, to the bit, gradients too; another pass has weights of its own."""
+    layer = randomise(CONVS[conv]())
+    cin, cout = 6, layer.out_channels // 2
+    levels = [torch.randn(2, cin, size, size) for size in (9, 5)]
+    results = []
+    for shared in (False, True):
+        layer.zero_grad()
+        cuts: Cuts | None = {} if shared else None
+        out = [layer(x, cout, cuts=cuts) for x in levels]
+        assert not shared or (cuts is not None and len(cuts) == 1)
+        sum(y.square().sum() for y in out).backward()
+        results.append((*out, *(p.grad for p in layer.parameters())))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 @pytest.mark.parametrize("index", [0, 1])

@@ -6,6 +6,7 @@ from searchkit.nas.nn.blocks import Chain, Residual, TwoPaths, add_layers, attac
 from searchkit.nas.nn.layers import (
     BatchNorm2d,
     Conv2d,
+    Cuts,
     FrozenBatchNorm2d,
     GroupNorm,
     Linear,
@@ -19,6 +20,7 @@ __all__ = [
     "BatchNorm2d",
     "Chain",
     "Conv2d",
+    "Cuts",
     "FrozenBatchNorm2d",
     "GroupNorm",
     "Linear",

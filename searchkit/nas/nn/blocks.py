@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from searchkit.errors import UsageError, did_you_mean
 from searchkit.nas.nn.kinds import KINDS, LayerSpec, Norm, Paths
-from searchkit.nas.nn.layers import BatchNorm2d, FrozenBatchNorm2d, GroupNorm, SyncBatchNorm2d
+from searchkit.nas.nn.layers import BatchNorm2d, Cuts, FrozenBatchNorm2d, GroupNorm, SyncBatchNorm2d
 
 
 class RowSpec(Protocol):
@@ -75,12 +75,15 @@ def add_layers(root: nn.Module, row: RowSpec, norm: Norm) -> None:
             attach(root, layer.name, make(layer, norm))
 
 
-def run_layers(root: nn.Module, layers: Iterable[LayerSpec], x: Tensor, level: int = 0) -> Tensor:
+def run_layers(
+    root: nn.Module, layers: Iterable[LayerSpec], x: Tensor, level: int = 0, cuts: Cuts | None = None
+) -> Tensor:
     """Run layers below `root` one after the other, each as wide as it says, those of the shortcut beside the others.
 
-    level: of a pyramid, for norms that have one for each. x is not written to.
+    level: of a pyramid, for norms that have one for each. cuts: empty at first, for runs on several levels: narrower
+    weights are then cut once, and get their gradients once. x is not written to.
     """
-    paths, y = Paths(root, x, level), x
+    paths, y = Paths(root, x, level, cuts), x
     for layer in layers:
         if layer.branch:
             paths.side = _run(paths, layer, paths.start if paths.side is None else paths.side)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from searchkit.nas.nn.layers import Conv2d, Linear, SameConv2d
+from searchkit.nas.nn.layers import Conv2d, Cuts, Linear, SameConv2d
 
 Norm = Callable[[int], nn.Module]  # channels -> the norm
 
@@ -61,6 +61,7 @@ class Paths:
     root: nn.Module
     start: Tensor  # the row's input
     level: int = 0  # of a pyramid, which the row is run on
+    cuts: Cuts | None = None  # weights that the runs on all levels share
     side: Tensor | None = None  # the shortcut, as far as it has run; a half of the input after a "split"
     whole: Tensor | None = None  # what went into the last "mean"
 
@@ -85,7 +86,7 @@ def _make_conv(layer: LayerSpec, _norm: Norm) -> nn.Module:
 
 
 def _run_conv(paths: Paths, layer: LayerSpec, y: Tensor) -> Tensor:
-    out: Tensor = paths.root.get_submodule(layer.name)(y, layer.cout, layer.kernel, layer.groups)
+    out: Tensor = paths.root.get_submodule(layer.name)(y, layer.cout, layer.kernel, layer.groups, paths.cuts)
     return out
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence, Sized
 from functools import lru_cache
+from operator import gt
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -31,14 +32,26 @@ def window(t: Tensor, shape: Sequence[int]) -> Tensor:
 
     shape: as many sizes as `t` has dims, none larger. UsageError otherwise, and where a kernel has no such centre.
     """
-    if t.dim() != len(shape) or any(a > b for a, b in zip(shape, t.shape, strict=True)):
-        _refuse(f"a tensor of {tuple(t.shape)} has no slice of {tuple(shape)}", "Ask for no more than the model holds.")
-    for dim, (size, full) in enumerate(zip(shape, t.shape, strict=True)):
-        if size == full:
-            continue
-        start = 0 if dim < 2 else _margin(size, full)
-        t = t.narrow(dim, start, size)
-    return t
+    sizes, full, strides = tuple(shape), t.shape, t.stride()
+    if sizes == full:
+        return t
+    if len(sizes) != len(full) or any(map(gt, sizes, full)):
+        _refuse(f"a tensor of {tuple(full)} has no slice of {sizes}", "Ask for no more than the model holds.")
+    start = t.storage_offset()
+    for dim in range(2, len(sizes)):
+        if sizes[dim] != full[dim]:
+            start += strides[dim] * _margin(sizes[dim], full[dim])
+    # One view, not one for each dim: each of those fills a gradient of its own with zeros, the last of full size.
+    return t.as_strided(sizes, strides, start)
+
+
+def dense(t: Tensor) -> Tensor:
+    """A view as the tensor that a cut network has in its place: its own memory, in the order of the whole tensor's.
+
+    Kernels copy weights with gaps, in the forward and in the backward pass; this is one copy for both.
+    """
+    whole = t.is_contiguous() or t.is_contiguous(memory_format=torch.channels_last)
+    return t if whole else t.clone()
 
 
 def _margin(kernel: int, full: int) -> int:
@@ -56,6 +69,9 @@ def _refuse(message: str, hint: str) -> NoReturn:
     raise UsageError(message, hint)
 
 
+Cuts = dict[tuple[nn.Module, tuple[int, ...]], Tensor]  # by layer and shape
+
+
 class Conv2d(nn.Conv2d):
     """A convolution of any leading widths, and any kernel around the centre of its own (square) one.
 
@@ -66,9 +82,15 @@ class Conv2d(nn.Conv2d):
     """
 
     def forward(
-        self, x: Tensor, cout: int | None = None, kernel: int | None = None, groups: int | None = None
+        self,
+        x: Tensor,
+        cout: int | None = None,
+        kernel: int | None = None,
+        groups: int | None = None,
+        cuts: Cuts | None = None,
     ) -> Tensor:
-        """x: (N, cin, H, W) -> (N, cout, H', W'). cout: default all (grouped: those of the groups of x)."""
+        """x: (N, cin, H, W) -> (N, cout, H', W'). cout: default all (grouped: those of the groups of x). cuts: weights
+        that calls of one pass share."""
         cin = x.shape[1]
         if self.groups > 1 and cout is None and self.in_channels % self.groups == 0:
             cout = self.out_channels * cin // self.in_channels
@@ -82,7 +104,7 @@ class Conv2d(nn.Conv2d):
         cout = self.out_channels if cout is None else cout
         rows, cols = self.kernel_size if kernel is None else (kernel, kernel)
         groups = self._groups(cin, cout) if groups is None else groups
-        weight = self.cut((cout, cin // groups, rows, cols))
+        weight = self._cut_once((cout, cin // groups, rows, cols), {} if cuts is None else cuts)
         bias = None if self.bias is None else self.bias[:cout]
         padding = self.padding if kernel is None else self._padding(kernel)
         return self._convolved(x, weight, bias, padding, groups)
@@ -95,6 +117,11 @@ class Conv2d(nn.Conv2d):
     def cut(self, shape: Sequence[int]) -> Tensor:
         """The weights of that shape, (cout, cin / groups, rows, cols): those that run, and that a subnet gets."""
         return window(self.weight, shape)
+
+    def _cut_once(self, shape: tuple[int, ...], cuts: Cuts) -> Tensor:
+        if (self, shape) not in cuts:
+            cuts[self, shape] = dense(self.cut(shape))
+        return cuts[self, shape]
 
     def _groups(self, cin: int, cout: int) -> int:
         """How many groups these widths have."""
@@ -145,8 +172,8 @@ class Linear(nn.Linear):
         if cin == self.in_features and (cout is None or cout == self.out_features):
             return super().forward(x)
         cout = self.out_features if cout is None else cout
-        # A copy: BLAS may add up rows of another stride in another order, and the extracted layer has its own rows.
-        weight = window(self.weight, (cout, cin)).contiguous()
+        # Its own memory: BLAS may add up rows of another stride in another order, and the extracted layer has its own.
+        weight = dense(window(self.weight, (cout, cin)))
         return F.linear(x, weight, None if self.bias is None else self.bias[:cout])
 
     def plain(self) -> nn.Linear:
@@ -166,8 +193,8 @@ class BatchNorm2d(nn.BatchNorm2d):
         if c == self.num_features:
             return super().forward(x)
         _check_width(c, self.num_features)
-        mean = None if self.running_mean is None else self.running_mean[:c]
-        var = None if self.running_var is None else self.running_var[:c]
+        mean = None if self.running_mean is None else self.running_mean.narrow(0, 0, c)
+        var = None if self.running_var is None else self.running_var.narrow(0, 0, c)
         by_batch = self.training or mean is None
         return F.batch_norm(x, mean, var, *_affine(self, c), by_batch, self._share_of_batch(), self.eps)
 
@@ -304,7 +331,7 @@ def _check_width(c: int, full: int) -> None:
 def _affine(norm: nn.BatchNorm2d | nn.GroupNorm, c: int) -> tuple[Tensor | None, Tensor | None]:
     """The first c weights and biases, or None where the norm has none."""
     weight, bias = norm.weight, norm.bias
-    return (None if weight is None else weight[:c]), (None if bias is None else bias[:c])
+    return (None if weight is None else weight.narrow(0, 0, c)), (None if bias is None else bias.narrow(0, 0, c))
 
 
 def _copied(layer: nn.Module, cls: Callable[..., M], *args: Any) -> M:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, get_args
 
 import torch
@@ -44,10 +45,11 @@ class TransformedConv2d(Conv2d):
     def cut(self, shape: Sequence[int]) -> Tensor:
         """The weights of that shape, (cout, cin / groups, kernel, kernel)."""
         cout, cin, kernel, _ = shape
-        weight = window(self.weight, (cout, cin, *self.kernel_size))
-        for large, small in self._way(kernel):
+        way = self._way(kernel)
+        weight = self.weight if way else window(self.weight, shape)
+        for large, small in way:
             crop = window(weight, (cout, cin, small, small)).reshape(-1, small**2)
-            with torch.autocast(weight.device.type, enabled=False):  # as exact as a weight that is stored
+            with _exact(weight.device.type):
                 weight = F.linear(crop, self.get_parameter(_name(large, small))).view(cout, cin, small, small)
         return weight
 
@@ -67,6 +69,11 @@ class TransformedConv2d(Conv2d):
         twin = Conv2d(*sizes, self.groups, self.bias is not None, device="meta")  # type: ignore[arg-type]
         twin.load_state_dict({k: v for k, v in self.state_dict().items() if k in ("weight", "bias")}, assign=True)
         return twin.train(self.training).plain()
+
+
+def _exact(device: str) -> AbstractContextManager[Any]:
+    """Without mixed precision: a weight that is made is as exact as one that is stored."""
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def _name(large: int, small: int) -> str:

@@ -22,7 +22,7 @@ from searchkit.nas.models.heads.dense import flat_level
 from searchkit.nas.models.heads.faster_rcnn_plan import FasterRCNNPlan, settings
 from searchkit.nas.models.part import NEVER, Form
 from searchkit.nas.models.trunk import Trunk
-from searchkit.nas.nn import Conv2d, Linear
+from searchkit.nas.nn import Conv2d, Cuts, Linear
 from searchkit.records.arch import Arch
 
 CLS, BOX = "roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred"
@@ -65,7 +65,12 @@ class SquareConv2d(Conv2d):
     """A convolution that gives out as many channels as it gets."""
 
     def forward(
-        self, x: Tensor, cout: int | None = None, kernel: int | None = None, groups: int | None = None
+        self,
+        x: Tensor,
+        cout: int | None = None,
+        kernel: int | None = None,
+        groups: int | None = None,
+        cuts: Cuts | None = None,
     ) -> Tensor:
         """x: (N, C, H, W) -> (N, C, H', W')."""
         return super().forward(x, x.shape[1])

@@ -19,7 +19,7 @@ from searchkit.nas.models.heads.dense_head import ClassRows, DenseHead, conv_row
 from searchkit.nas.models.heads.retinanet_plan import NAMES, PER_LEVEL, head_pieces, towers_of
 from searchkit.nas.models.part import Channels, Misfit, NetConfig, Pieces, PlainConfig
 from searchkit.nas.models.trunk import Trunk
-from searchkit.nas.nn import add_layers, norm_of, run_layers
+from searchkit.nas.nn import Cuts, add_layers, norm_of, run_layers
 from searchkit.reading.fill import At
 from searchkit.reading.kinds import LATER, Count, Positive, Whole
 
@@ -121,12 +121,13 @@ class Towers(nn.Module):
     def forward(self, levels: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """levels: (N, C, h, w), finest first -> class logits (N, A classes, h, w) and box deltas (N, A 4, h, w)."""
         outputs = []
+        cuts: Cuts = {}
         for number, x in enumerate(levels):
             ends = []
             for piece in self._pieces:
                 y = x
                 for row in piece.rows:
-                    y = run_layers(self, row.layers, y, number)
+                    y = run_layers(self, row.layers, y, number, cuts)
                 ends.append(y)
             outputs.append((ends[0], ends[1]))
         return outputs
