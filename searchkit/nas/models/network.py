@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from functools import lru_cache
 from typing import Any
 
@@ -17,7 +18,7 @@ from searchkit.nas.models.trunk import Trunk
 from searchkit.reading.kinds import says_nothing
 from searchkit.records.arch import Arch
 
-__all__ = ["NetConfig", "build", "head_of", "neck_of", "plans_of", "shapes_of", "unseen"]
+__all__ = ["NetConfig", "build", "head_of", "neck_of", "plans_of", "shapes_of", "unseen", "unseen_there"]
 
 
 def neck_of(config: NetConfig) -> Neck:
@@ -104,3 +105,20 @@ def unseen(config: NetConfig) -> dict[str, Any]:
         said |= {f"{part}_options.{key}": value for key, value in given.items() if key not in unimportant}
     said |= {name: getattr(config, name) for name in ("image_mean", "image_std")}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in said.items()}
+
+
+def unseen_there(config: NetConfig, kept: Mapping[str, Any], keys: Mapping[str, Any]) -> tuple[Any, Any]:
+    """(what `unseen` says of a network, the same of a checkpoint's that kept `kept` of it), with the keys of `model:`
+    itself that weights are learnt for, which the checkpoint has among `keys` ("model.anchor_sizes"), and with the
+    defaults of a part for which one of the two has options."""
+    ours, theirs = unseen(config), dict(kept)
+    for part, defaults in ((NECK, config.neck_defaults()), (HEAD, {})):
+        begin, cls = f"{part}_options.", part_class(part, getattr(config, part))
+        if any(name.startswith(begin) for name in ours) != any(name.startswith(begin) for name in theirs):
+            plain = unseen(replace(config, **{f"{part}_options": cls.Options(**defaults)}))
+            options = {name: value for name, value in plain.items() if name.startswith(begin)}
+            ours, theirs = {**options, **ours}, {**options, **theirs}
+    for name in getattr(part_class(HEAD, config.head), "LEARNT_FOR", ()):
+        ours[name] = list(getattr(config, name))
+        theirs[name] = keys.get(f"model.{name}", ours[name])
+    return ours, theirs

@@ -175,7 +175,8 @@ class Head(Protocol):
     without NAMES. LOSSES: the names of its losses. EVALUATION: those of its options that count in evaluation alone, and
     may change when a training goes on. form: how its network looks as source code.
     STRETCHES may be left out; true: a detector that makes every image one of the input shape, whatever its own is. So
-    may needs_boxes, true: a detector that learns nothing from an image without boxes.
+    may needs_boxes, true: a detector that learns nothing from an image without boxes. So may LEARNT_FOR: of a Config
+    that has its Options' keys itself, those with which the same weights compute other numbers, and no shape tells.
 
     One whose class logits another network may learn has `class_logits(net)`, which gives their ClassLogits
     (searchkit.nas.models.class_logits). One with `outputs(net, inputs)` runs by it what gives out features and class

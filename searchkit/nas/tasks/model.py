@@ -13,6 +13,7 @@ from searchkit.nas.models.network import head_of, neck_of, plans_of
 from searchkit.nas.models.part import BACKBONE, HEAD, NECK, PARTS, Misfit
 from searchkit.nas.models.table import BACKBONES, heads_of, part_class
 from searchkit.nas.space.space import Space
+from searchkit.nas.tasks.choices import misfit_choices
 from searchkit.nas.train.task import Task
 from searchkit.reading.fill import fill
 from searchkit.reading.nodes import Node, Report
@@ -29,9 +30,9 @@ def read_model(config: str, node: Node, task: Task, report: Report) -> tuple[Any
         report.fault(at, f"{SECTION}.{HEAD}: {at.text} is of task {head.TASK}, but the task is {task.name}")
         head = None
     model: Any = fill((head or first).Config, node, SECTION, report, num_classes=1) if head is not None else None
-    _check_backbone(config, node, report)
+    has_backbone = _check_backbone(config, node, report)
     neck = _class_of(config, NECK, node, (head or first).Config.neck, report)
-    if model is None or head is None or neck is None:
+    if model is None or head is None or neck is None or not has_backbone:
         return None, head
     model = replace(model, **{part: _beside(config, getattr(model, part)) for part in PARTS})
     model = _with_head_options(model, head, node, report)
@@ -77,11 +78,11 @@ def _given(node: Node, key: str) -> Node | None:
     return None if value is None or value.is_null or value.kind == "bad" else value
 
 
-def _check_backbone(config: str, model: Node, report: Report) -> None:
-    """The backbone's class must be there, and take the options given."""
+def _check_backbone(config: str, model: Node, report: Report) -> bool:
+    """The backbone's class must be there, which is the answer, and take the options given."""
     cls = _class_of(config, BACKBONE, model, "resnet", report)
     if cls is None:
-        return
+        return False
     name = at.text if (at := _given(model, BACKBONE)) else "resnet"
     options = _given(model, "backbone_options") or Node("map", model.line, model.col)
     if options.kind != "map":
@@ -93,6 +94,7 @@ def _check_backbone(config: str, model: Node, report: Report) -> None:
         if key not in names and not any(p.kind is p.VAR_KEYWORD for p in known):
             what = f"{SECTION}.backbone_options: {name} has no option {key!r}{did_you_mean(key, names)}"
             report.fault(at, what)
+    return True
 
 
 def check_dimensions(model: Any, space: Space, node: Node, declared: Node, report: Report) -> None:
@@ -131,6 +133,12 @@ def check_dimensions(model: Any, space: Space, node: Node, declared: Node, repor
         report.fault(at, f"the parts of the network don't fit together: {e.message}{f'; {e.hint}' if e.hint else ''}")
     except UsageError as e:
         report.fault(node, f"{e.message}{f'; {e.hint}' if e.hint else ''}")
+    else:
+        for key, refused in misfit_choices(space, plans):
+            at = (_place(f"space.{key}", node, declared) if key else None) or declared
+            name = "space: has archs" if key is None else f"space.{key}: has a choice"
+            hint = f"; {refused.hint}" if refused.hint else ""
+            report.fault(at, f"{name} that no network can have: {refused.message}{hint}")
 
 
 def _alternatives(model: Any) -> set[str]:

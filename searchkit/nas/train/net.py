@@ -102,8 +102,9 @@ def check_task(recipe: Recipe, checkpoint: Checkpoint, where: str) -> None:
 def check_model(recipe: Recipe, checkpoint: Checkpoint, where: str) -> None:
     """UsageError for a checkpoint of another task, or one whose weights mean something else in the recipe's network."""
     check_task(recipe, checkpoint, where)
-    ours = network.unseen(recipe.model)
-    theirs = checkpoint.meta.get("model", ours)
+    meta = checkpoint.meta  # of a checkpoint that tells nothing, the config is taken at its word
+    kept = meta.get("model", network.unseen(recipe.model))
+    ours, theirs = network.unseen_there(recipe.model, kept, meta.get("config", {}))
     names = dict.fromkeys((*ours, *theirs))
     differences = [f"{n}: {theirs.get(n)} there, {ours.get(n)} here" for n in names if theirs.get(n) != ours.get(n)]
     if differences:

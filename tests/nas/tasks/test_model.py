@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from searchkit.errors import ConfigError, UsageError
-from searchkit.nas.models.network import build, unseen
+from searchkit.nas.models.network import build, unseen, unseen_there
 from searchkit.nas.models.subnet import subnet
 from searchkit.nas.tasks.read import load
 from searchkit.nas.train.bench import model_said
@@ -58,6 +59,8 @@ FLAT = {"neck": None, "neck_options": None, "head": None, "head_options": None, 
         ({"head_options": {"depht": 2}}, "model.head_options: unknown key 'depht' (did you mean depth?)"),
         ({"head_options": {"depth": "two"}}, "model.head_options.depth: must be a whole number, not 'two'"),
         ({"head_options": {"class_loss": "focl"}}, "model.head_options.class_loss: must be one of focal"),
+        ({"head_options": {"class_loss": "multibox"}}, "multibox is a softmax over the classes, but scores is sigmoid"),
+        ({"backbone": "resnte"}, "cfg.yaml:20:15: model.backbone: unknown backbone 'resnte' (did you mean resnet?)"),
         ({"neck": "fpn", "neck_options": None}, "space.neck.width: this neck has no such dimension"),
         ({"rpn_activation": "softmax"}, "model: unknown key 'rpn_activation'"),
         ({"head": None, "head_options": None}, "space.head.depth: this head has no such dimension"),
@@ -127,6 +130,58 @@ def test_each_misfit_has_its_place(
     assert Path(path).read_text().splitlines()[fault.line - 1].strip().startswith(f'"{key}":')
 
 
+REGNET: dict[str, Any] = {
+    "model": {
+        "num_classes": 3,
+        "backbone": "regnet",
+        "head": "retinanet",
+        "neck_options": {"first": 0, "depth": 4},
+        "head_options": {"anchor_sizes": [8, 16, 24, 32], "norm": "group", "norm_group": 8},
+    },
+    "space": {
+        "backbone.stem.width": 8,
+        "backbone.body.width": {"start": [16, 32, 32, 32], "end": [32, 32, 32, 32], "step": [16, 1, 1, 1]},
+        "backbone.body.depth": [1, 1, 1, 1],
+        "backbone.body.group_width": {"choices": [4, 8]},
+        "backbone.body.expand": {"choices": [1, 2]},
+        "head.cls.width": {"choices": [8, 16]},
+        "head.cls.kernel": {"choices": [1, 3]},
+        "data.input_shape": 64,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "said"),
+    [
+        ({}, ()),
+        (
+            {"head.cls.kernel": {"choices": [1, 2, 3]}, "head.cls.width": {"choices": [8, 12, 16]}},
+            (
+                "space.head.cls.kernel: has a choice that no network can have: head.cls.kernel must be odd, but is 2",
+                "space.head.cls.width: has a choice that no network can have: head.cls.width must be a multiple of "
+                "head_options.norm_group, 8, but is 12",
+            ),
+        ),
+        (  # 12 is right with groups of 4, and with groups of 8 where it is doubled
+            {"backbone.body.width": {"start": [8, 32, 32, 32], "end": [32, 32, 32, 32], "step": [4, 1, 1, 1]}},
+            ("space: has archs that no network can have: stage 1: block 1 is ", "into groups of 8 channels (at "),
+        ),
+    ],
+)
+def test_a_choice_that_no_network_can_have_is_told_before_a_step_draws_it(
+    tmp_path: Path, dimensions: dict[str, Any], said: tuple[str, ...]
+) -> None:
+    """The ends of the space are right in all of these."""
+    path = nas.write(tmp_path / "cfg.yaml", {**REGNET, "space": {**REGNET["space"], **dimensions}})
+    if not said:
+        load(path)
+        return
+    with pytest.raises(ConfigError) as e:
+        load(path)
+    assert all(text in e.value.message for text in said)
+
+
 def test_an_option_stands_in_one_place(tmp_path: Path) -> None:
     """Right in `model:` or in `head_options`, the network is the same, and so is all that is kept of it."""
     body = copy.deepcopy(PARTED)
@@ -138,6 +193,24 @@ def test_an_option_stands_in_one_place(tmp_path: Path) -> None:
     assert flat.model == below.model == named.model and str(flat.model) == str(below.model)
     with pytest.raises(ConfigError, match=r"model\.head_options\.roi_size: stands in model, too; say it once"):
         load(written(tmp_path, body, **{**FLAT, "head_options": {"roi_size": 5}}, roi_size=7))
+
+
+def test_what_weights_were_learnt_for(tmp_path: Path) -> None:
+    """Other anchors are another network, wherever they stand; options that a checkpoint did not name had defaults."""
+    body = {**PARTED, "space": {k: v for k, v in PARTED["space"].items() if k[:5] not in ("neck.", "head.")}}
+    recipe = load(written(tmp_path, body, **FLAT, anchor_sizes=[8, 16, 24, 32, 40]))
+    other = load(written(tmp_path, body, **FLAT, anchor_sizes=[8, 16, 24, 32, 48]))
+    kept, keys = unseen(recipe.model), deciding(recipe, 1)
+    ours, theirs = unseen_there(other.model, kept, keys)
+    assert {k for k in ours if ours[k] != theirs[k]} == {"anchor_sizes"}
+    assert (ours["anchor_sizes"][-1], theirs["anchor_sizes"][-1]) == (48, 40)
+    for model, there in ((recipe.model, keys), (other.model, {})):  # one that kept no keys is taken at its word
+        same, again = unseen_there(model, kept, there)
+        assert same == again
+    plain = load(nas.write(tmp_path / "cfg.yaml", {**REGNET, "space": {**REGNET["space"], "head.cls.kernel": 3}}))
+    named = replace(plain.model, neck_options=replace(plain.model.neck_options, p7_relu=False))
+    ours, theirs = unseen_there(named, unseen(replace(plain.model, neck_options=None)), {})
+    assert "p7_relu" in str({k for k in ours if ours[k] != theirs[k]})
 
 
 def test_what_tells_two_networks_apart(tmp_path: Path) -> None:

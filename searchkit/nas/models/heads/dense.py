@@ -67,6 +67,8 @@ class Dense:
             raise At("coder", f"must be two weights above 0, of centres and of sizes, but is {self.coder}")
         if self.scores == "softmax" and not self.background:
             raise At("scores", "softmax needs background: true, a score for what is no object")
+        if self.class_loss == "multibox" and self.scores != "softmax":
+            raise At("class_loss", f"multibox is a softmax over the classes, but scores is {self.scores}: set softmax")
 
     def row(self, name: str) -> Callable[..., Tensor]:
         """The chosen row of a table, with its options. Raises UsageError where there is no such row or option."""

@@ -102,6 +102,7 @@ class FasterRCNNHead(FasterRCNNPlan):
         "nms_thresh",
         "detections_per_image",
     )
+    LEARNT_FOR: ClassVar[tuple[str, ...]] = ("anchor_sizes", "anchor_ratios")
     norms_of_one: ClassVar[bool] = True
     form: ClassVar[Form] = faster_rcnn_source
 

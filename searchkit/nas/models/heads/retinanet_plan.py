@@ -28,6 +28,8 @@ class Options(Protocol):
     @property
     def norm(self) -> str: ...
     @property
+    def norm_group(self) -> int: ...
+    @property
     def anchors(self) -> int: ...
 
 
@@ -42,11 +44,11 @@ class Tower(NamedTuple):
 def towers_of(options: Options, arch: Arch) -> tuple[Tower, Tower]:
     """The towers of classes and of boxes at an architecture (its names below `head.`). What it has no `box.` name for
     is as in the tower of classes. Raises UsageError for values of another form."""
-    cls = _tower("cls", Tower(options.depth, options.width, options.kernel), arch)
-    return cls, _tower("box", cls, arch)
+    cls = _tower("cls", Tower(options.depth, options.width, options.kernel), options, arch)
+    return cls, _tower("box", cls, options, arch)
 
 
-def _tower(name: str, default: Tower, arch: Arch) -> Tower:
+def _tower(name: str, default: Tower, options: Options, arch: Arch) -> Tower:
     values = {size: arch.get(f"{name}.{size}", getattr(default, size)) for size in SIZES}
     for size, value in values.items():
         if not isinstance(value, int) or value < 1:
@@ -55,6 +57,12 @@ def _tower(name: str, default: Tower, arch: Arch) -> Tower:
     if values["kernel"] % 2 == 0:
         of_either = (f"space.head.{name}.kernel", "space.head.cls.kernel")
         raise Misfit(f"head.{name}.kernel must be odd, but is {values['kernel']}", keys=of_either)
+    if options.norm == "group" and values["width"] % options.norm_group:
+        raise Misfit(
+            f"head.{name}.width must be a multiple of head_options.norm_group, {options.norm_group}, but is "
+            f"{values['width']}",
+            keys=(f"space.head.{name}.width", "space.head.cls.width", "model.head_options.norm_group"),
+        )
     return Tower(**values)
 
 
