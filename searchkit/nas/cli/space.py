@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from searchkit import console
-from searchkit.nas.cli.options import save_picture, seed_of, shared
+from searchkit.nas.cli.options import save_picture, say, seed_of, shared
 
 BINS = 24
 
@@ -31,6 +31,8 @@ def space_command(config: str, png: str | None, overrides: tuple[str, ...], seed
     from searchkit.nas.tasks import read as configs
 
     recipe = configs.load(config, overrides)
+    for note in recipe.notes:
+        say(f"note: {note}")
     space = recipe.space
     plan_of = pricing(recipe)
     macs, whole = macs_of(recipe, plan_of, seed_of(seed))

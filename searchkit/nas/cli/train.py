@@ -42,6 +42,8 @@ def train_command(
 
     recipe = configs.load(config, overrides)
     first = os.environ.get("RANK", "0") == "0"
+    for note in recipe.notes if first else ():
+        say(f"note: {note}")
     with Reporter("train", work_dir) as reporter, memory_advice("train"):
         watch = Watch(say, reporter.step, reporter.scored) if first else Watch(nothing, nothing, nothing)
         path, steps = train_supernet(

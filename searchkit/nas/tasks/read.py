@@ -12,6 +12,7 @@ from searchkit.errors import ConfigError, SearchkitError, UsageError, did_you_me
 from searchkit.nas.space.samplers import sampler_of
 from searchkit.nas.space.shapes import InputShape
 from searchkit.nas.space.space import Space, space_of
+from searchkit.nas.tasks.idle import idle_keys, idle_options, unread_rows
 from searchkit.nas.tasks.model import check_dimensions, read_model
 from searchkit.nas.tasks.table import TASKS
 from searchkit.nas.train.policies import check_word, sampler_faults
@@ -107,7 +108,10 @@ def _recipe(path: str, document: Document) -> Recipe:
         train = replace(train, best_metric=metrics[0])
     if train.best_metric.startswith(per_class):
         test = replace(test, per_class=True)
-    return Recipe(path, task, model, space, data, train, test, finetune, file.init, classes_given)
+    trained = {"train": (top.get("train"), train), "finetune": (top.get("finetune"), finetune)}
+    assert node is not None
+    notes = (*idle_keys(path, trained), *idle_options(path, model, node, space), *unread_rows(path, model, node, space))
+    return Recipe(path, task, model, space, data, train, test, finetune, file.init, classes_given, notes)
 
 
 def _check_losses(name: str, section: Any, node: Node | None, task: Task, head: Any, document: Document) -> None:

@@ -26,6 +26,7 @@ class Recipe:
     finetune: Finetune
     init: str | None = None  # weights that training starts from: a file
     classes_given: bool = True  # False: model.num_classes stands for nothing, the data says how many
+    notes: tuple[str, ...] = ()  # keys that change nothing, each in a line with its place
 
     @property
     def scales(self) -> tuple[InputShape, ...]:

@@ -134,6 +134,13 @@ def test_files_that_hold_no_weights(
     assert "executed" not in capsys.readouterr().out
 
 
+def test_a_folder_names_the_file_in_it_to_give(tmp_path: Path) -> None:
+    (tmp_path / "weights.safetensors").touch()
+    with pytest.raises(UsageError, match="is a folder, but weights are read from a file") as e:
+        load_init(build(config(), FAMILIES["bottleneck, bn"][0].minimum()), str(tmp_path))
+    assert e.value.hint == f"Give {tmp_path}/weights.safetensors."
+
+
 def test_init_by_a_torchvision_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What torch.hub keeps is taken; random weights stand for torchvision's own, since nothing is downloaded here."""
     weights = torchvision.models.resnet18(weights=None).state_dict()

@@ -182,6 +182,43 @@ def test_a_choice_that_no_network_can_have_is_told_before_a_step_draws_it(
     assert all(text in e.value.message for text in said)
 
 
+def test_a_key_that_changes_nothing_is_told(tmp_path: Path) -> None:
+    body = copy.deepcopy(REGNET)
+    body["train"] = {"optimizer": "adamw", "nesterov": True, "schedule": "cosine", "milestones": [0.5], "gamma": 0.1}
+    body["train"] |= {"policy": "single_path", "random_archs": 3, "arch": "MIN"}
+    body["model"]["head_options"] |= {"kernel": 5, "norm": "none"}
+    body["model"]["neck_options"] |= {"norm_ranks": 2}
+    body["model"]["backbone_options"] = {"norm_group": 4}
+    told = [note.split(": ", 1)[1].split(" changes nothing: ") for note in load(nas.write(tmp_path / "a", body)).notes]
+    assert dict(told) == {
+        "train.nesterov": "it is of optimizer sgd, but optimizer is adamw",
+        "train.milestones": "it is of schedule step, but schedule is cosine",
+        "train.arch": "it is of policy fixed, but policy is single_path",
+        "train.random_archs": "it is of the policies sandwich and anchors, but policy is single_path",
+        "model.backbone_options.norm_group": "it is of norm gn or group, but norm is bn",
+        "model.neck_options.norm_ranks": "it is of norm sync_bn, but norm is none",
+        "model.head_options.norm_group": "it is of norm gn or group, but norm is none",
+        "model.head_options.kernel": "the space has head.cls.kernel, which goes instead",
+    }
+    assert not load(nas.write(tmp_path / "b", REGNET)).notes
+
+
+def test_what_stands_behind_the_last_feature_is_told(tmp_path: Path) -> None:
+    def notes(features: list[str]) -> tuple[str, ...]:
+        options = {"strides": [2, 2, 2], "features": features}
+        model = {"backbone": "efficientnet_lite", "backbone_options": options, "num_classes": 3, "fpn_channels": 8}
+        space = {"stem.width": 8, "body.width": [8, 8, 8], "body.depth": [1, 1, 1], "body.expand": 1}
+        space |= {"head.width": {"choices": [8, 16]}}
+        body = {"model": model, "space": {f"backbone.{name}": value for name, value in space.items()}}
+        body["model"]["anchor_sizes"] = [8, 16, 24][: len(features) + 1]
+        return load(nas.write(tmp_path / "cfg.yaml", body)).notes
+
+    assert not notes(["c3", "tail"])
+    (told,) = notes(["c3"])
+    assert "nothing reads what the backbone has behind these, stages.2.0, head: it runs for nothing" in told
+    assert told.endswith("and backbone.head.width of the space changes nothing that is found")
+
+
 def test_an_option_stands_in_one_place(tmp_path: Path) -> None:
     """Right in `model:` or in `head_options`, the network is the same, and so is all that is kept of it."""
     body = copy.deepcopy(PARTED)

@@ -44,6 +44,10 @@ def read_weights(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _of_file(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if os.path.isdir(path):
+        of_ours = [name for name in ("latest.pth", "weights.safetensors") if os.path.exists(os.path.join(path, name))]
+        which = f"Give {os.path.join(path, of_ours[0])}." if of_ours else "Give one of its files."
+        raise UsageError(f"{path} is a folder, but weights are read from a file", which)
     try:
         if path.endswith(".safetensors"):
             from safetensors.torch import load_file
