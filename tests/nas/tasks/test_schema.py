@@ -25,7 +25,7 @@ TOGETHER = re.compile(  # faults that several values make together, which no sch
     r"must not be above|a position must have at most|(?<!;) [\w.]+ is missing|but must (be|have)"
     r"|is no dimension|exclude each other|declared twice|no ascending|can't be |which can't go with"
     r"|must have a value for each stage|it must have as many|same choices|widens above|narrows below"
-    r"|leaves|of one length|must ascend|must start at epoch|can't have|the space has no|there is no '"
+    r"|leaves|of one length|must ascend|must start at epoch|can't have|the space has no|there is no '|no network can"
     r"|is no name|must have at least one dimension|is of policy|is there twice|without a teacher"
     r"|a teacher needs|ascending numbers|no file|of another space|three ints, or|max_dets: is"
     r"|one start, end and step|with nesterov|0 < lo <= hi|must be \d+ lists, one"
