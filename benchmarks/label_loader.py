@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import CIFAR10, ImageFolder
 from torchvision.transforms import v2
 
-from searchkit.nas.data.label_augment import LabelAugment
+from searchkit.nas.data.augment import LabelAugment
 from searchkit.nas.data.label_loader import in_memory, train_loader
 from searchkit.nas.data.labelled import LabelSet, open_labelled
 from searchkit.nas.data.toy_cls import make_toy_cls

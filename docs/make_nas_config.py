@@ -13,13 +13,12 @@ from typing import Any
 
 from made import filled
 
-from searchkit.nas.data.augment import Augment
-from searchkit.nas.data.label_augment import LabelAugment
+from searchkit.nas.data.augment import Augment, LabelAugment
 from searchkit.nas.models.heads.faster_rcnn_plan import DetectorConfig
 from searchkit.nas.models.heads.linear_plan import ClassifierConfig
 from searchkit.nas.models.init.names import BACKBONE_NAMES, LAYOUTS
 from searchkit.nas.models.part import BACKBONE, HEAD, NECK
-from searchkit.nas.models.table import HEADS, NECKS, part_class
+from searchkit.nas.models.table import HEADS, NECKS, options_of, plan_class
 from searchkit.nas.train import sections
 from searchkit.nas.train.kept import MAY_CHANGE
 
@@ -96,8 +95,8 @@ def comments(cls: type) -> dict[str, str]:
 
 def options(backbone: str) -> str:
     """The options that a backbone takes, with their defaults."""
-    _, *given = inspect.signature(part_class(BACKBONE, backbone)).parameters.values()  # the first is the arch
-    return ", ".join(f"`{p.name}: {default_text(p.default)}`" for p in given if p.name != "held")
+    known, _ = options_of(plan_class(BACKBONE, backbone))
+    return ", ".join(f"`{name}: {default_text(default)}`" for name, default in known.items())
 
 
 def default_text(value: Any) -> str:
@@ -169,7 +168,7 @@ def necks_and_heads() -> str:
     rows = ["| part | task | dimensions | neck where none is named |", "| --- | --- | --- | --- |"]
     for part, table in ((NECK, NECKS), (HEAD, HEADS)):
         for name in table:
-            cls = part_class(part, name)
+            cls = plan_class(part, name)
             dimensions = ", ".join(f"(`{each}`)" for each in cls.NAMES) or "none"
             task, own = (f"`{cls.TASK}`", f"`{cls.Config.neck}`") if part == HEAD else ("", "")
             rows.append(f"| {part} `{name}` | {task} | {dimensions} | {own} |")
@@ -181,7 +180,7 @@ def options_of_parts() -> str:
     texts = []
     for part, names in ((NECK, NECKS), (HEAD, HEADS)):
         for name in names:
-            cls = part_class(part, name)
+            cls = plan_class(part, name)
             flat = part == HEAD and issubclass(cls.Config, cls.Options)
             if dataclasses.fields(cls.Options) and not flat:
                 about = " ".join((inspect.getdoc(cls.Options) or "").split("\n\n")[0].split())

@@ -44,6 +44,7 @@ TABLE = (
     ("suite.run.stages", SUITE),
     ("suite.api", SUITE),
     ("suite.cli", SUITE),
+    ("nas.styles", NAS),
     ("nas.space", NAS),
     ("nas.nn", NAS),
     ("nas.data", NAS),
@@ -80,6 +81,28 @@ ALONE = {
 HEAVY = {"torch", "torchvision", "optuna", "pycocotools", "safetensors", "scipy", "sklearn", "tensorboard"}
 
 
+# Reading a config, pricing, and picking records import no torch, which takes seconds: of these modules no import at the
+# top of a file leads to it. What runs networks is imported by the functions that do so.
+WITHOUT_TORCH = (
+    "nas.styles",
+    "nas.space",
+    "nas.cost",
+    "nas.convert",
+    "nas.facts",
+    "nas.cli",
+    "nas.models.part",
+    "nas.models.layer_kinds",
+    "nas.models.plans",
+    "nas.models.table",
+    "nas.subnet.records",
+    "nas.subnet.search",
+    "nas.subnet.standing",
+    "nas.tasks.read",
+    "nas.tasks.schema",
+    "nas.train.splits",
+)
+
+
 def modules() -> dict[str, Path]:
     """Dotted name to file of every module. The recipes are reached by a link, and are no modules."""
     found = {}
@@ -98,9 +121,14 @@ MODULES = modules()
 
 def imports(module: str, path: Path, known: dict[str, Path]) -> list[tuple[int, str]]:
     """(line, imported module) of every import, in functions too. `from a import b` is a.b where that is a module."""
+    return imports_of(ast.parse(path.read_bytes(), str(path)), module, path, known)
+
+
+def imports_of(tree: ast.AST, module: str, path: Path, known: dict[str, Path]) -> list[tuple[int, str]]:
+    """`imports` of a part of a module."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     found = []
-    for node in ast.walk(ast.parse(path.read_bytes(), str(path))):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found += [(node.lineno, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -112,6 +140,19 @@ def imports(module: str, path: Path, known: dict[str, Path]) -> list[tuple[int, 
                 full = f"{base}.{alias.name}"
                 found.append((node.lineno, full if full in known else base))
     return found
+
+
+def at_the_top(path: Path) -> ast.Module:
+    """A file without its functions, and without what only a checker of types imports."""
+
+    class Top(ast.NodeTransformer):
+        def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+            return None
+
+        def visit_If(self, node: ast.If) -> ast.AST | None:
+            return None if ast.unparse(node.test) == "TYPE_CHECKING" else self.generic_visit(node)
+
+    return Top().visit(ast.parse(path.read_bytes(), str(path)))
 
 
 def row_of(module: str) -> str:
@@ -193,6 +234,67 @@ def test_every_import_follows_the_table() -> None:
 
 def test_no_import_cycle() -> None:
     assert not (found := cycle(MODULES)), " imports ".join(found)
+
+
+def test_reading_a_config_and_pricing_lead_to_no_torch() -> None:
+    """By the text of all files, whatever a config names."""
+    begin = [
+        module
+        for module in MODULES
+        if module.endswith("_plan") or any(f"{module}.".startswith(f"searchkit.{name}.") for name in WITHOUT_TORCH)
+    ]
+    assert len(begin) > 80
+    reached = {module: (module,) for module in begin}
+    queue = list(begin)
+    for module in queue:
+        for _, target in imports_of(at_the_top(MODULES[module]), module, MODULES[module], MODULES):
+            assert target.partition(".")[0] not in HEAVY, " imports ".join((*reached[module], target))
+            for name in (target, target.rpartition(".")[0]):  # a package is run before its modules
+                if name in MODULES and name not in reached:
+                    reached[name] = (*reached[module], name)
+                    queue.append(name)
+
+
+def test_verbs_that_run_no_network_run_without_torch(tmp_path: Path) -> None:
+    """In a process that can't import it; those that need it refuse a wrong config before they ask for it."""
+    recipes = [path for path in PACKAGE.parent.glob("templates/*/*.yaml") if "\nspace:" in path.read_text()]
+    assert len(recipes) > 8
+    (tmp_path / "rules.yaml").write_text("[{type: sample, operation: top, key: overhead.flops, value: 1}]")
+    det, cls = (
+        PACKAGE.parent / "templates" / name for name in ("det/faster_rcnn_small.yaml", "cls/spos_small_supernet.yaml")
+    )
+    right = [
+        *(f"flops {r} --sample 2 --out {r.stem}.jsonl --set model.num_classes=3 --set subnet=" for r in recipes),
+        f"select {det.stem}.jsonl --rules rules.yaml --dry-run",
+        "schema",
+        "data toy-det --out det --images 2 1 1 --size 64 64",
+        "data toy-cls --out cls --images 16 8 8",
+        f"flops {det} --sample 1 --out det.jsonl --set data.train.annotations=det/annotations/instances_train.json "
+        "--set data.train.images=det/images",
+        f"flops {cls} --sample 1 --out cls.jsonl --set data.train.path=cls/train",
+    ]
+    need = "--checkpoint no.pth"
+    wrong = [f"{verb} {det} --set train.epoch=1" for verb in ("modules", "space", "train --work-dir work")]
+    wrong += [f"{verb} {det} {need} --set train.epoch=1" for verb in ("test", "finetune", "search", "trust")]
+    wrong += [f"extract {det} {need} --out no --set train.epoch=1"]
+    wrong += [f"predict rules.yaml --config {det} rules.yaml --out no --set train.epoch=1"]
+    code = f"""
+import sys
+sys.modules["torch"] = sys.modules["torchvision"] = None
+from searchkit.errors import ConfigError
+from searchkit.nas.cli.main import main_command
+for words in {right!r}:
+    main_command(words.split(), standalone_mode=False)
+for words in {wrong!r}:
+    try:
+        main_command(words.split(), standalone_mode=False)
+    except ConfigError as e:
+        assert "train: unknown key 'epoch'" in str(e), (words, e)
+    else:
+        raise AssertionError(words)
+"""
+    python(code, tmp_path)
+    assert (tmp_path / "det.jsonl").stat().st_size and (tmp_path / "cls.jsonl").stat().st_size
 
 
 @pytest.mark.parametrize("name", STDLIB_ONLY)

@@ -36,8 +36,8 @@ from searchkit.nas.tasks.teacher import open_teaching
 from searchkit.nas.train import net as nets
 from searchkit.nas.train import supernet as training
 from searchkit.nas.train.memory import memory_advice
-from searchkit.nas.train.recipe import Recipe
-from searchkit.nas.train.splits import open_split
+from searchkit.nas.train.recipe import Recipe, sized
+from searchkit.nas.train.splits import class_names
 from searchkit.records import modelspace
 from searchkit.records.arch import Arch, is_int
 
@@ -100,7 +100,7 @@ def meters(recipe: Recipe, arch: ArchLike, input_shape: InputShape | None = None
 
 
 def _plans(recipe: Recipe) -> NetPlan:
-    config = recipe.model if recipe.classes_given else nets.sized(recipe, _categories(recipe))
+    config = recipe.model if recipe.classes_given else sized(recipe, class_names(recipe))
     return plans_of(config, recipe.space.maximum())
 
 
@@ -111,7 +111,7 @@ def build_supernet(recipe: Recipe, categories: Sequence[str] | None = None, *, s
     float in 0..1, and returns a list of {"boxes": (n, 4) xyxy in px, "labels": (n,) from 1, "scores": (n,)}; a
     classifier takes (N, 3, H, W), float in 0..1, and returns logits (N, classes). `set_arch` says which subnet runs.
     """
-    names = _categories(recipe) if categories is None else _several(categories, "categories", '["cat", "dog"]')
+    names = class_names(recipe) if categories is None else _several(categories, "categories", '["cat", "dog"]')
     return nets.build(recipe, list(names), seed)
 
 
@@ -280,11 +280,6 @@ def _arch_of_record(record: Any) -> Any:
     """The arch of a record; what is none is an arch itself."""
     arch = record.get("arch") if isinstance(record, Mapping) else None
     return arch if isinstance(arch, Mapping) else record
-
-
-def _categories(recipe: Recipe) -> Sequence[str]:
-    names: Sequence[str] = recipe.data.classes or open_split(recipe, "train").names
-    return names
 
 
 def _several(items: Iterable[T], name: str, example: str) -> Iterable[T]:

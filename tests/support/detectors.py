@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from searchkit.nas.models.heads.faster_rcnn_plan import DetectorConfig
-from searchkit.nas.models.heads.retinanet import RetinaNetConfig, RetinaNetOptions
+from searchkit.nas.models.heads.retinanet_plan import RetinaNetConfig, RetinaNetOptions
 from searchkit.nas.models.necks.elastic_fpn_plan import ElasticFPNOptions
 from searchkit.nas.models.network import build
 from searchkit.nas.models.part import NetConfig

@@ -30,7 +30,7 @@ def choose(text: str | None, metric: str | None, recipe: Any, source: Any, shape
         raise UsageError(f"--arch: {'; '.join(faults)}", "Take an arch of this config's space")
     if record is None or text is None:
         return Chosen(arch, _shape(shape) if shape else source.input_shape or recipe.scales[0])
-    from searchkit.nas.subnet.sweep import shape_of
+    from searchkit.nas.subnet.records import shape_of
 
     own = shape_of(record, recipe) if "data" in record else source.input_shape or recipe.scales[0]
     tag = metric.split(".")[1] if metric and metric.count(".") > 1 else None

@@ -12,7 +12,7 @@ import click
 from searchkit import console
 from searchkit.errors import UsageError
 from searchkit.nas.cli.chosen import choose, said_of, statistics_of
-from searchkit.nas.cli.options import Options, count_threads, device_of, say, shared, takes
+from searchkit.nas.cli.options import Options, count_threads, device_of, recipe_of, say, shared, takes
 from searchkit.nas.cli.records import is_shown
 
 
@@ -73,15 +73,14 @@ def extract_command(asked: Extract) -> None:
       search-nas extract cfg.yaml --checkpoint work/latest.pth --arch t.jsonl --metric metric.direct.my_bbox_mAP --out m
       search-nas extract cfg.yaml --checkpoint finetune/best/latest.pth --out model
     """
-    from searchkit.nas.facts import extract_facts
-    from searchkit.nas.subnet import extract as extraction
-    from searchkit.nas.tasks import read as configs
-    from searchkit.nas.train.memory import memory_advice
-
     if asked.raw and asked.calibrate:
         raise UsageError("--raw and --calibrate exclude each other")
+    recipe, seed = recipe_of(asked.config, asked.overrides), asked.seed_used
+    from searchkit.nas.facts import extract_facts
+    from searchkit.nas.subnet import extract as extraction
+    from searchkit.nas.train.memory import memory_advice
+
     count_threads()
-    recipe, seed = configs.load(asked.config, asked.overrides), asked.seed_used
     source, where = extraction.open_source(recipe, asked.checkpoint, seed), device_of(asked.device)
     chosen = choose(asked.arch, asked.metric, recipe, source, asked.shape)
     with memory_advice("extract"):

@@ -79,7 +79,7 @@ def flops_command(
     from searchkit.nas.cost.price import price
     from searchkit.nas.cost.write import write_space
     from searchkit.nas.facts import flops_facts
-    from searchkit.nas.subnet.sweep import checked
+    from searchkit.nas.subnet.records import checked
     from searchkit.nas.tasks import read as configs
 
     if records_path and sample:
@@ -173,7 +173,7 @@ def _priced(
 ) -> dict[str, Any]:
     from searchkit.nas.cost.price import price, price_parts, read_meters
     from searchkit.nas.space.shapes import plain_shape
-    from searchkit.nas.subnet.sweep import shape_of
+    from searchkit.nas.subnet.records import shape_of
 
     shape = shape_of(record, recipe)
     cost = price(plan_of, arch, shape, convention)

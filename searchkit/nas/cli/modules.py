@@ -8,7 +8,7 @@ import click
 
 from searchkit import console
 from searchkit.errors import UsageError
-from searchkit.nas.cli.options import count_threads, input_shape_of, shared
+from searchkit.nas.cli.options import count_threads, input_shape_of, recipe_of, shared
 
 
 @click.command("modules", context_settings=console.CONTEXT)
@@ -30,18 +30,18 @@ def modules_command(
       search-nas modules cfg.yaml
       search-nas modules cfg.yaml --arch MIN --match 'backbone.fpn.*'
     """
+    recipe = recipe_of(config, overrides)
     from searchkit.nas.models.elastic import set_arch
-    from searchkit.nas.tasks import read as configs
     from searchkit.nas.train import modules
     from searchkit.nas.train import net as nets
     from searchkit.nas.train.distill import shapes_text
-    from searchkit.nas.train.splits import open_split
+    from searchkit.nas.train.splits import class_names
 
-    recipe = configs.load(config, overrides)
     chosen, input_shape = recipe.space.named(arch), input_shape_of(shape) if shape else recipe.scales[0]
     count_threads()
-    classes = range(recipe.model.num_classes) if recipe.classes_given else open_split(recipe, "train").names
-    net = nets.build(recipe, [*map(str, recipe.data.classes or classes)], 0)
+    named = recipe.data.classes or not recipe.classes_given
+    classes = class_names(recipe) if named else [*map(str, range(recipe.model.num_classes))]
+    net = nets.build(recipe, classes, 0)
     set_arch(net, chosen)
     rows = modules.list_modules(net, input_shape, recipe.data, recipe.task)
     if match is not None:

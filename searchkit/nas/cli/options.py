@@ -79,6 +79,14 @@ def seed_of(seed: int | None) -> int:
     return int(text) if text.lstrip("-").isdecimal() else 0
 
 
+def recipe_of(config: str, overrides: tuple[str, ...]) -> Any:
+    """The recipe of a config. Verbs that run networks ask for it before they import torch, which takes seconds: a
+    config with faults is refused at once."""
+    from searchkit.nas.tasks import read
+
+    return read.load(config, overrides)
+
+
 def input_shape_of(text: str) -> Any:
     """The input shape that --input says: S or H,W."""
     words = text.split(",")

@@ -12,7 +12,7 @@ import click
 from searchkit import console, fonts
 from searchkit.errors import UsageError
 from searchkit.nas.cli.chosen import choose, said_of, statistics_of
-from searchkit.nas.cli.options import Options, device_of, say, shared, takes
+from searchkit.nas.cli.options import Options, device_of, recipe_of, say, shared, takes
 from searchkit.nas.cli.progress import Progress
 from searchkit.nas.train.memory import memory_advice
 
@@ -60,14 +60,15 @@ def predict_command(asked: Predict) -> None:
       search-nas predict work/latest.pth --config cfg.yaml photo.jpg --out boxes
       search-nas predict work/latest.pth --config cfg.yaml --arch search/best.jsonl photo.jpg --out boxes
     """
-    from searchkit.nas.subnet.pictures import open_folder
-    from searchkit.nas.tasks import pictures
-
     model, out = asked.model, asked.out
     if not os.path.exists(model):
         raise UsageError(f"there is no model at {model}", "Name an extracted folder, or a checkpoint")
+    recipe = None if os.path.isdir(model) else _recipe(asked)
+    from searchkit.nas.subnet.pictures import open_folder
+    from searchkit.nas.tasks import pictures
+
     where, files = device_of(asked.device), _files(asked.images, asked.limit)
-    if os.path.isdir(model):
+    if recipe is None:
         options = (("--set", asked.overrides), ("--arch", asked.arch), ("--raw", asked.raw))
         if useless := " and ".join(name for name, value in options if value):
             raise UsageError(
@@ -77,7 +78,7 @@ def predict_command(asked: Predict) -> None:
         opened, task = open_folder(model)
         opened.net.to(where)
     else:
-        opened, task = _of_checkpoint(asked, where, files)
+        opened, task = _of_checkpoint(asked, recipe, where, files)
     os.makedirs(out, exist_ok=True)
     taken = _not_ours(files, out)
     items: list[dict[str, Any]] = []
@@ -112,19 +113,23 @@ def predict_command(asked: Predict) -> None:
         click.echo(f"{item['picture']}: {task.text(item[task.key])}")
 
 
-def _of_checkpoint(asked: Predict, device: Any, files: list[str]) -> Any:
+def _recipe(asked: Predict) -> Any:
+    """That of a checkpoint."""
+    if asked.config is None:
+        hint = "Give --config FILE, or an extracted folder"
+        raise UsageError(f"{asked.model} is a checkpoint: its config is needed", hint)
+    return recipe_of(asked.config, asked.overrides)
+
+
+def _of_checkpoint(asked: Predict, recipe: Any, device: Any, files: list[str]) -> Any:
     """(the model of a checkpoint at an arch, with the statistics that it is scored with, and the range of deep greys,
     where some of the files are such; the Pictures of its task)."""
     from searchkit.nas.subnet import extract
     from searchkit.nas.subnet.pictures import model_of
     from searchkit.nas.tasks import pictures
-    from searchkit.nas.tasks import read as configs
 
-    path, seed = asked.model, asked.seed_used
-    if asked.config is None:
-        raise UsageError(f"{path} is a checkpoint: its config is needed", "Give --config FILE, or an extracted folder")
-    recipe = configs.load(asked.config, asked.overrides)
-    source = extract.open_source(recipe, path, seed)
+    seed = asked.seed_used
+    source = extract.open_source(recipe, asked.model, seed)
     whole = source.maximum == recipe.space.maximum()
     chosen = choose(asked.arch or ("MAX" if whole else None), asked.metric, recipe, source, None)
     with memory_advice("predict"):

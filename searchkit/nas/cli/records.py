@@ -136,7 +136,7 @@ def print_classes(records: Sequence[Mapping[str, Any]], tag: str, recipe: Any, l
     """The metrics of single classes as a table: a row for each class, a column for each of the first records."""
     from rich.table import Table
 
-    first = recipe.task.objective.record_name(recipe.data, recipe.task.objective.per_class)
+    first = recipe.task.objective.record_name(recipe.data, recipe.task.per_class)
     shown = [record.get("metric", {}).get(tag, {}) for record in records[:limit]]
     names = dict.fromkeys(name for values_by_class in shown for name in values_by_class if name.startswith(first))
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -14,7 +14,7 @@ import click
 
 from searchkit import console, fsio
 from searchkit.errors import UsageError
-from searchkit.nas.cli.options import Options, check_device, input_shape_of, say, shared, takes
+from searchkit.nas.cli.options import Options, check_device, input_shape_of, recipe_of, say, shared, takes
 from searchkit.records import modelspace
 
 FRONT, BEST, PICTURE = "front.jsonl", "best.jsonl", "front.png"
@@ -99,19 +99,18 @@ def search_command(asked: Search) -> int:
       search-nas search cfg.yaml --checkpoint work/latest.pth --proxy-steps 50 --evaluations 100
       search-nas finetune cfg.yaml --checkpoint work/latest.pth --archs search/front.jsonl --out tuned.jsonl
     """
+    overrides = (*asked.overrides, *_proxy(asked.proxy_epochs, asked.proxy_steps))
+    recipe = recipe_of(asked.config, overrides)
     from searchkit.nas.cli import search_run
     from searchkit.nas.subnet import search
     from searchkit.nas.subnet.standing import Standing
-    from searchkit.nas.tasks import read as configs
     from searchkit.nas.train import checkpoint as checkpoints
 
-    overrides = (*asked.overrides, *_proxy(asked.proxy_epochs, asked.proxy_steps))
     if asked.device is not None:
         check_device(asked.device)
-    recipe = configs.load(asked.config, overrides)
     if search.tells_classes(recipe, asked.wanted) and not recipe.test.per_class:
         overrides = (*overrides, "test.per_class=true")
-        recipe = configs.load(asked.config, overrides)
+        recipe = recipe_of(asked.config, overrides)
     plan = search.with_enqueued(_plan(asked, recipe, overrides), recipe, _records(asked.enqueue))
     width, argv = _width(asked.workers, asked.gpus, asked.device)
     config, checkpoint = os.path.abspath(asked.config), os.path.abspath(asked.checkpoint)
@@ -213,7 +212,7 @@ def _plan(asked: Search, recipe: Any, overrides: tuple[str, ...]) -> Any:
 
 def _check_data(recipe: Any, name: str) -> None:
     """Raises UsageError where a split of the data is not there; what is in it is for the workers to see."""
-    from searchkit.nas.tasks.read import path_of
+    from searchkit.nas.train.sections import path_of
     from searchkit.nas.train.splits import TRAIN, missing, section_of
 
     split = section_of(recipe, name)

@@ -12,8 +12,9 @@ import click
 
 from searchkit import console, fsio
 from searchkit.errors import UsageError
-from searchkit.nas.cli.options import OPTIONS, Options, device_of, ranks_of, say, shared, show_kept, takes
+from searchkit.nas.cli.options import OPTIONS, Options, device_of, ranks_of, recipe_of, say, shared, show_kept, takes
 from searchkit.nas.cli.progress import Progress, Reporter
+from searchkit.nas.subnet.records import checked, folder_name
 from searchkit.nas.train.memory import memory_advice
 
 Record = dict[str, Any]
@@ -93,13 +94,13 @@ def test_command(asked: Test) -> None:
       search-nas test cfg.yaml --checkpoint work/latest.pth --arch MAX --speed
       search-nas test cfg.yaml --checkpoint work/latest.pth --arch MAX --per-class --detections found.json
     """
-    from searchkit.nas.subnet import sweep
-    from searchkit.nas.subnet.results import key_of, open_results
-
     tag, detections = asked.tag, asked.detections
     if detections is not None and not detections.endswith(".json"):
         raise UsageError(f"--detections must be a .json file, not {detections}")
     recipe, records, archs = _opening(asked, *(["test.per_class=true"] if asked.per_class else []))
+    from searchkit.nas.subnet import sweep
+    from searchkit.nas.subnet.results import key_of, open_results
+
     ranks, where = ranks_of(), device_of(asked.device)
     raw_tag = (f"{tag}_raw",) if asked.raw or recipe.test.raw else ()
     with memory_advice("test"):
@@ -143,7 +144,7 @@ def test_command(asked: Test) -> None:
                 if asked.speed or not whole:
                     results.add(there)
                 if detections is not None:
-                    several = f"-{sweep.folder_name(record, arch, recipe)}" if len(records) > 1 else ""
+                    several = f"-{folder_name(record, arch, recipe)}" if len(records) > 1 else ""
                     _write_detections(f"{detections.removesuffix('.json')}{several}.json", session, record)
                 progress.update(done, _line(there, tag))
     keys = {key_of({"arch": r["arch"], "protocol": protocols(r)}, tag) for r in records}
@@ -170,12 +171,12 @@ def finetune_command(asked: Finetune) -> None:
       search-nas finetune cfg.yaml --checkpoint work/latest.pth --archs flops.jsonl --rules rules.yaml
       search-nas finetune cfg.yaml --checkpoint work/latest.pth --archs tested.jsonl --rules best.yaml --out tuned.jsonl
     """
+    tag = asked.tag
+    recipe, records, archs = _opening(asked)
     from searchkit.nas.subnet import sweep
     from searchkit.nas.subnet.results import open_results
     from searchkit.nas.train import checkpoint as checkpoints
 
-    tag = asked.tag
-    recipe, records, archs = _opening(asked)
     ranks, where = ranks_of(), device_of(asked.device)
     keep = checkpoints.keep_folder(asked.work_dir)
     with memory_advice("finetune"):
@@ -191,7 +192,7 @@ def finetune_command(asked: Finetune) -> None:
         todo = sweep.pending(records, archs, results, protocols, ranks)
         _say_done(records, results, protocols, ranks, recipe)
         for i, (record, arch) in enumerate(todo, 1):
-            folder = os.path.join(keep, sweep.folder_name(record, arch, recipe))
+            folder = os.path.join(keep, folder_name(record, arch, recipe))
             with Reporter(f"finetune {i}/{len(todo)} {arch.id}", None) as reporter:
                 tuned, _ = sweep.tune_record(session, record, arch, tag, folder, reporter.step)
             results.add(tuned)
@@ -205,15 +206,13 @@ def finetune_command(asked: Finetune) -> None:
 def _opening(asked: Sweep, *overrides: str) -> tuple[Any, list[Record], list[Any]]:
     """(recipe, records, their archs), all checked before any data is read. `overrides`: further ones."""
     from searchkit.nas.cli.records import pick
-    from searchkit.nas.subnet import sweep
-    from searchkit.nas.tasks import read as configs
 
-    recipe = configs.load(asked.config, (*asked.overrides, *overrides))
+    recipe = recipe_of(asked.config, (*asked.overrides, *overrides))
     if not asked.archs and not asked.names:
         raise UsageError("no subnets given", "Name a file of records (--archs FILE) or archs of the space (--arch MAX)")
     records = pick(asked.archs, asked.rules, asked.seed_used) if asked.archs else []
     records += [{"name": name, "arch": recipe.space.named(name).nested()} for name in asked.names]
-    return recipe, *sweep.checked(records, recipe)
+    return recipe, *checked(records, recipe)
 
 
 def _say_done(records: Sequence[Record], results: Any, protocols: Any, ranks: Any, recipe: Any) -> None:
@@ -239,7 +238,7 @@ def _link_best(records: Sequence[Record], recipe: Any, keep: str, asked: Finetun
 
     best = sweep.best_of(records, asked.tag, recipe.task.objective.record_name(recipe.data, recipe.metric))
     if best is not None:
-        folder = sweep.folder_name(best, Arch.of(best["arch"]), recipe)
+        folder = folder_name(best, Arch.of(best["arch"]), recipe)
         checkpoints.link(os.path.join(keep, folder), os.path.join(keep, "best"))
     show_kept(keep, asked.work_dir)
 

@@ -7,7 +7,7 @@ import os
 import click
 
 from searchkit import console
-from searchkit.nas.cli.options import device_of, say, seed_of, shared
+from searchkit.nas.cli.options import device_of, recipe_of, say, seed_of, shared
 from searchkit.nas.cli.progress import Reporter, nothing
 from searchkit.nas.train.memory import memory_advice
 
@@ -35,12 +35,11 @@ def train_command(
       search-nas train cfg.yaml --work-dir work
       torchrun --nproc-per-node 4 -m searchkit.nas.cli train cfg.yaml --work-dir work
     """
+    recipe = recipe_of(config, overrides)
     from searchkit.nas.facts import train_facts
-    from searchkit.nas.tasks import read as configs
     from searchkit.nas.tasks.teacher import open_teaching
     from searchkit.nas.train.supernet import Watch, train_supernet
 
-    recipe = configs.load(config, overrides)
     first = os.environ.get("RANK", "0") == "0"
     for note in recipe.notes if first else ():
         say(f"note: {note}")

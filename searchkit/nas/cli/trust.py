@@ -11,8 +11,19 @@ import click
 
 from searchkit import console
 from searchkit.errors import UsageError
-from searchkit.nas.cli.options import Options, device_of, ranks_of, save_picture, say, shared, show_kept, takes
+from searchkit.nas.cli.options import (
+    Options,
+    device_of,
+    ranks_of,
+    recipe_of,
+    save_picture,
+    say,
+    shared,
+    show_kept,
+    takes,
+)
 from searchkit.nas.cli.progress import Reporter
+from searchkit.nas.subnet.records import folder_name
 from searchkit.nas.train.memory import memory_advice
 
 # One hue from light to dark, told apart by form, too: for any colour vision, and in print.
@@ -75,18 +86,17 @@ def trust_command(asked: Trust) -> None:
       search-nas trust cfg.yaml --checkpoint work/latest.pth --n 24 --epochs 5
       search-nas trust cfg.yaml --checkpoint other/latest.pth --out trust.jsonl   # own trainings are kept
     """
-    from searchkit.nas.facts import trust_facts
-    from searchkit.nas.subnet import sweep, trust
-    from searchkit.nas.subnet.results import open_results
-    from searchkit.nas.tasks import read as configs
-    from searchkit.nas.train import checkpoint as checkpoints
-
     if asked.epochs is not None and asked.steps is not None:
         raise UsageError("--epochs and --steps exclude each other")
     if asked.n < 2 * asked.bins:
         hint = "Take more archs, or fewer bins"
         raise UsageError(f"--n must be at least two archs for each of the {asked.bins} bins, not {asked.n}", hint)
-    recipe = configs.load(asked.config, asked.overrides)
+    recipe = recipe_of(asked.config, asked.overrides)
+    from searchkit.nas.facts import trust_facts
+    from searchkit.nas.subnet import sweep, trust
+    from searchkit.nas.subnet.results import open_results
+    from searchkit.nas.train import checkpoint as checkpoints
+
     ranks = ranks_of()
     keep = checkpoints.keep_folder(asked.work_dir)
     with memory_advice("train"):
@@ -111,7 +121,7 @@ def trust_command(asked: Trust) -> None:
         if ranks.first:
             _say_plan(len(drawn), asked, len(ours) - len(todo), own.steps)
         for k, i in enumerate(todo, 1):
-            folder = os.path.join(keep, sweep.folder_name(records[i], drawn[i].arch, recipe))
+            folder = os.path.join(keep, folder_name(records[i], drawn[i].arch, recipe))
             with Reporter(f"own {k}/{len(todo)} {drawn[i].arch.id}", None) as reporter:
                 found = trust.compare(session, own, records[i], drawn[i].arch, known, folder, reporter.step)
             results.add(found)

@@ -9,7 +9,7 @@ from searchkit.nas.cost.price import Cost, price_net
 from searchkit.nas.cost.rules import Convention
 from searchkit.nas.models.heads.linear_plan import ClassifierConfig
 from searchkit.nas.models.part import NECK
-from searchkit.nas.models.table import part_class
+from searchkit.nas.models.table import plan_class
 from searchkit.nas.space.shapes import InputShape
 
 
@@ -18,5 +18,5 @@ def cost(net: Converted, shape: InputShape, convention: Convention) -> Cost:
     assert net.arch is not None and net.classes is not None
     model: dict[str, Any] = dict(net.model)
     if "neck" in model:
-        model["neck_options"] = part_class(NECK, model["neck"]).Options(**model.get("neck_options", {}))
+        model["neck_options"] = plan_class(NECK, model["neck"]).Options(**model.get("neck_options", {}))
     return price_net(ClassifierConfig(num_classes=net.classes, **model), net.arch, shape, convention)

@@ -15,6 +15,7 @@ from searchkit.errors import UsageError, did_you_mean
 from searchkit.nas.cost.rules import METERS, Convention, Sizes, check_convention, row_cost
 from searchkit.nas.models.part import BACKBONE, HEAD, NECK, NetPlan, Pieces, Where
 from searchkit.nas.models.plan import Row
+from searchkit.nas.models.plans import plans_of
 from searchkit.nas.space.shapes import InputShape, height_width
 from searchkit.nas.space.space import Space
 from searchkit.records.arch import Arch
@@ -69,16 +70,6 @@ def price_parts(
     both = _cost_behind(plans.behind(arch, channels), image, sizes, convention)
     head = Cost(both[0][0] - neck[0][0], both[1] - neck[1])
     return {BACKBONE: Cost(end.flops[0], end.params), NECK: Cost(neck[0][0], neck[1]), HEAD: head}
-
-
-def plans_of(config: NetConfig, maximum: Arch) -> NetPlan:
-    """The plans of a config's network up to the maximal architecture, for `price`, `price_space` and `write_space`.
-
-    The backbone is made without memory for its weights (tens of milliseconds). This imports torch; pricing does not.
-    """
-    from searchkit.nas.models import network
-
-    return network.plans_of(config, maximum)
 
 
 def price_space(

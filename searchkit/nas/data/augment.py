@@ -1,21 +1,21 @@
-"""Random changes of an image together with its boxes, made of torchvision's v2 transforms."""
+"""What of a training image may change at random, of a detector's and of a classifier's. No torch.
+
+The changes themselves: box_augment.py and label_augment.py.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Annotated, Any
-
-import torch
-from torch import Tensor
-from torchvision import tv_tensors
-from torchvision.transforms import v2
+from typing import Annotated, Literal
 
 from searchkit.errors import UsageError
-from searchkit.reading.kinds import LATER, Fraction, number
+from searchkit.reading.kinds import LATER, Fraction, Whole, number
 
 Factor = Annotated[float, number(above=0)]
 Hue = Annotated[float, number(0, 0.5)]
+Share = Annotated[float, number(most=1, above=0)]
+Ratio = Annotated[float, number(above=0)]
 
 
 @dataclass(frozen=True)
@@ -66,73 +66,41 @@ def least_box(augment: Augment | None) -> float:
     return 0.0 if augment is None else augment.min_box / max(1.0, augment.scale[1] if augment.scale else 1.0)
 
 
-def apply(augment: Augment, image: Tensor, target: dict[str, Tensor], seed: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """The image (3, H, W) and its target (see DetectionData) after the random changes of `seed`, and of nothing else.
+@dataclass(frozen=True)
+class LabelAugment:
+    """What may change, and how much. The default flips and nothing else. The crop comes first, then flip, colour,
+    cutout.
 
-    torchvision draws from torch's global generator: it is seeded here, and given back as it was. Rows of the target
-    stay aligned; `area` becomes that of the boxes.
-    """
-    height, width = image.shape[-2:]
-    boxes = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=(height, width))
-    transform = pipeline(augment, len(boxes) > 0)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        image, boxes = transform(tv_tensors.Image(image), boxes)
-    height, width = image.shape[-2:]
-    limit = torch.tensor([width, height, width, height], dtype=torch.float32)
-    boxes = boxes.as_subclass(Tensor).clamp(min=0).minimum(limit)
-    size = boxes[:, 2:] - boxes[:, :2]
-    keep = (size >= augment.min_box).all(1)
-    changed = {key: target[key][keep] for key in ("labels", "iscrowd")}
-    changed |= {"boxes": boxes[keep], "area": size[keep].prod(1)}
-    return image.as_subclass(Tensor).contiguous(), target | changed
-
-
-@lru_cache(maxsize=16)
-def pipeline(augment: Augment, has_boxes: bool = True) -> v2.Transform:
-    """The transform of (tv_tensors.Image, tv_tensors.BoundingBoxes); it draws from torch's global generator."""
-    steps: list[v2.Transform] = []
-    if augment.expand:
-        steps.append(v2.RandomZoomOut(fill=augment.fill, side_range=(1.0, 4.0), p=augment.expand))
-    if augment.crop and has_boxes:  # without a box there is nothing whose IoU could be kept
-        steps.append(v2.RandomApply([v2.RandomIoUCrop()], p=augment.crop))
-    if augment.scale is not None:
-        steps.append(ScaleJitter(augment.scale, augment.fill))
-    if augment.hflip:
-        steps.append(v2.RandomHorizontalFlip(augment.hflip))
-    if augment.vflip:
-        steps.append(v2.RandomVerticalFlip(augment.vflip))
-    if augment.brightness or augment.contrast or augment.saturation or augment.hue:
-        colour = v2.ColorJitter(augment.brightness, augment.contrast, augment.saturation, augment.hue)
-        steps.append(v2.RandomApply([colour], p=augment.photometric))
-    return v2.Compose(steps) if steps else v2.Identity()
-
-
-class ScaleJitter(v2.Transform):
-    """Scale the content by a factor from [lo, hi] and keep the size of the image: crop, or paste on a canvas.
-
-    torchvision's own ScaleJitter changes the size of the image, which a detector that resizes its input undoes.
+    crop: how an image becomes one of the input's size. All keep its aspect ratio, but for random_resized.
+    - none: short edge to that of the input, and the middle of it; an image of the input's size stays as it is;
+    - pad: the same, then `padding` black px around it, and a crop at random (CIFAR);
+    - random_resized: a part of `scale` of the area and `ratio` of width to height, resized (ImageNet);
+    - center: as in evaluation, see `fit`.
     """
 
-    def __init__(self, scale: tuple[float, float], fill: tuple[int, int, int]) -> None:
-        super().__init__()
-        self.scale = scale
-        self.fill = list(fill)
+    flip: Fraction = 0.5  # probability, left to right
+    crop: Literal["none", "pad", "random_resized", "center"] = "none"
+    padding: Whole = 4  # px
+    scale: tuple[Share, Share] = (0.08, 1.0)
+    ratio: tuple[Ratio, Ratio] = (3 / 4, 4 / 3)
+    color_jitter: Annotated[float, number(0)] = 0.0
+    """Brightness, contrast and saturation are each changed by a factor from [1 - v, 1 + v], in any order."""
+    cutout: Whole = 0
+    """Edge in px of a square at a random place that is made grey; it may reach beyond the image
+    (https://arxiv.org/abs/1708.04552)."""
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        height, width = next(x for x in flat_inputs if isinstance(x, tv_tensors.Image)).shape[-2:]
-        factor = float(torch.empty(1).uniform_(*self.scale))
-        shown = factor if factor < 1 else 1 / factor  # of each edge: what the content takes, or what is left of it
-        rows, cols = max(1, round(height * shown)), max(1, round(width * shown))
-        top = int(torch.randint(0, height - rows + 1, ()))
-        left = int(torch.randint(0, width - cols + 1, ()))
-        return {"shrink": factor < 1, "window": (top, left, rows, cols), "canvas": (height, width)}
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        top, left, rows, cols = params["window"]
-        height, width = params["canvas"]
-        if not params["shrink"]:
-            return v2.functional.resized_crop(inpt, top, left, rows, cols, size=[height, width])
-        small = v2.functional.resize(inpt, size=[rows, cols])
-        around = [left, top, width - cols - left, height - rows - top]
-        return v2.functional.pad(small, padding=around, fill=self.fill)
+    def __post_init__(self) -> None:
+        wrong = []
+        if not 0 <= self.flip <= 1:
+            wrong.append(f"flip must be a probability, in [0, 1]; got {self.flip}")
+        if self.crop not in ("none", "pad", "random_resized", "center"):
+            wrong.append(f"crop must be none, pad, random_resized or center; got {self.crop}")
+        for name in ("padding", "cutout", "color_jitter"):
+            if not 0 <= getattr(self, name) < math.inf:
+                wrong.append(f"{name} must be at least 0; got {getattr(self, name)}")
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            wrong.append(f"scale must be [lo, hi] with 0 < lo <= hi <= 1; got {list(self.scale)}")
+        if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
+            wrong.append(f"ratio must be [lo, hi] with 0 < lo <= hi; got {list(self.ratio)}")
+        if wrong:
+            raise UsageError("augment: " + "; ".join(wrong))

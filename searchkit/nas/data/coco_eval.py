@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,29 +18,11 @@ from torch import Tensor
 
 from searchkit.errors import UsageError, did_you_mean
 from searchkit.nas.data.coco import CocoSet, ImageInfo, Truth
+from searchkit.nas.data.metrics import AREAS, EVERYWHERE, FEWER, IOUS, MAX_DETS, PER_CLASS, metric_names
 
-MAX_DETS = 100  # of one class in one image, the best by score; COCO's number
-FEWER = (1, 10)  # numbers of detections whose recall is reported, too
-PER_CLASS = "bbox_AP/"  # and the name of a class
-
-# area ranges (px^2): suffix of the metrics -> (COCO's name, from, to)
-_EVERYWHERE = 1e10
-AREAS = {
-    "s": ("small", 0.0, 32.0**2),
-    "m": ("medium", 32.0**2, 96.0**2),
-    "l": ("large", 96.0**2, _EVERYWHERE),
-}
-_IOUS = {"bbox_mAP_50": 0.5, "bbox_mAP_75": 0.75}  # else the mean over 0.50:0.95
 _PACKAGES = {"faster": "faster_coco_eval", "pycocotools": "pycocotools"}  # `auto` takes the first that is installed
 
 Predictions = Mapping[int, Mapping[str, Any]]
-
-
-def metric_names(areas: Iterable[str] = (), max_dets: int = MAX_DETS) -> tuple[str, ...]:
-    """The metrics of an evaluation except those of single classes; areas: names of further ranges."""
-    every = (*AREAS, *areas)
-    recalls = ("bbox_AR", *(f"bbox_AR_{n}" for n in FEWER if n < max_dets))
-    return ("bbox_mAP", *_IOUS, *(f"bbox_mAP_{a}" for a in every), *recalls, *(f"bbox_AR_{a}" for a in every))
 
 
 def evaluate(data: CocoSet, predictions: Predictions, backend: str = "auto") -> dict[str, Any]:
@@ -103,7 +85,7 @@ class Evaluator:
             run = self._cocoeval(self._truth, detections, "bbox")
             run.params.maxDets = [*(n for n in FEWER if n < self.max_dets), self.max_dets]
             run.params.areaRngLbl = ["all", *(label for label, _, _ in self.areas.values())]
-            run.params.areaRng = [[0.0, _EVERYWHERE], *([low, high] for _, low, high in self.areas.values())]
+            run.params.areaRng = [[0.0, EVERYWHERE], *([low, high] for _, low, high in self.areas.values())]
             run.evaluate()
             run.accumulate()
         return _summary(run, self.names, self.areas, self.max_dets) | {"notes": [*self.notes, *notes]}
@@ -115,7 +97,7 @@ class Evaluator:
             if not ((self._counted >= low) & (self._counted <= high)).any():
                 why = (
                     f"no object has an area of {low:g} to {high:g} px^2"
-                    if high < _EVERYWHERE
+                    if high < EVERYWHERE
                     else (f"no object has an area of {low:g} px^2 or more")
                 )
                 reasons |= {f"bbox_mAP_{suffix}": why, f"bbox_AR_{suffix}": why}
@@ -241,7 +223,7 @@ def _summary(
     precision, recall = np.asarray(run.eval["precision"])[..., at], np.asarray(run.eval["recall"])
     all_areas = precision[..., 0]
     result: dict[str, Any] = {"bbox_mAP": _mean(all_areas)}
-    for metric, threshold in _IOUS.items():
+    for metric, threshold in IOUS.items():
         result[metric] = _mean(all_areas[np.isclose(run.params.iouThrs, threshold)])
     result |= {f"bbox_mAP_{suffix}": _mean(precision[..., k]) for k, suffix in enumerate(areas, 1)}
     result["bbox_AR"] = _mean(recall[..., 0, at])

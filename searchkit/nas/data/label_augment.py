@@ -8,22 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from searchkit.errors import UsageError
+from searchkit.nas.data.augment import LabelAugment
 from searchkit.nas.data.hashing import uniforms
-from searchkit.reading.kinds import Fraction, Whole, number
 from searchkit.seeds import sample_seed
 
 CROP_RATIO = 0.875  # 224 / 256, what large images are tested with since AlexNet
-Share = Annotated[float, number(most=1, above=0)]
-Ratio = Annotated[float, number(above=0)]
 FILL = (124, 116, 104)  # RGB of what is cut out; ImageNet's mean
 
 _AUGMENT = 2  # the stream of random numbers; 0 and 1 are those of loader.py
@@ -31,46 +26,6 @@ _TRIES = 10  # boxes drawn before the central one is taken, as in torchvision
 # The columns of an image's random numbers:
 _FLIP, _TOP, _LEFT, _CUT_Y, _CUT_X, _BRIGHTNESS, _CONTRAST, _SATURATION, _ORDER, _BOX = range(10)
 _ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
-
-
-@dataclass(frozen=True)
-class LabelAugment:
-    """What may change, and how much. The default flips and nothing else. The crop comes first, then flip, colour,
-    cutout.
-
-    crop: how an image becomes one of the input's size. All keep its aspect ratio, but for random_resized.
-    - none: short edge to that of the input, and the middle of it; an image of the input's size stays as it is;
-    - pad: the same, then `padding` black px around it, and a crop at random (CIFAR);
-    - random_resized: a part of `scale` of the area and `ratio` of width to height, resized (ImageNet);
-    - center: as in evaluation, see `fit`.
-    """
-
-    flip: Fraction = 0.5  # probability, left to right
-    crop: Literal["none", "pad", "random_resized", "center"] = "none"
-    padding: Whole = 4  # px
-    scale: tuple[Share, Share] = (0.08, 1.0)
-    ratio: tuple[Ratio, Ratio] = (3 / 4, 4 / 3)
-    color_jitter: Annotated[float, number(0)] = 0.0
-    """Brightness, contrast and saturation are each changed by a factor from [1 - v, 1 + v], in any order."""
-    cutout: Whole = 0
-    """Edge in px of a square at a random place that is made grey; it may reach beyond the image
-    (https://arxiv.org/abs/1708.04552)."""
-
-    def __post_init__(self) -> None:
-        wrong = []
-        if not 0 <= self.flip <= 1:
-            wrong.append(f"flip must be a probability, in [0, 1]; got {self.flip}")
-        if self.crop not in ("none", "pad", "random_resized", "center"):
-            wrong.append(f"crop must be none, pad, random_resized or center; got {self.crop}")
-        for name in ("padding", "cutout", "color_jitter"):
-            if not 0 <= getattr(self, name) < math.inf:
-                wrong.append(f"{name} must be at least 0; got {getattr(self, name)}")
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            wrong.append(f"scale must be [lo, hi] with 0 < lo <= hi <= 1; got {list(self.scale)}")
-        if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
-            wrong.append(f"ratio must be [lo, hi] with 0 < lo <= hi; got {list(self.ratio)}")
-        if wrong:
-            raise UsageError("augment: " + "; ".join(wrong))
 
 
 def augment(image: Tensor, a: LabelAugment, seed_parts: tuple[int, int, int], size: int | tuple[int, int]) -> Tensor:

@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from searchkit.errors import SearchkitError, UsageError
+from searchkit.nas.data.augment import LabelAugment
 from searchkit.nas.data.images import unusable
-from searchkit.nas.data.label_augment import CROP_RATIO, LabelAugment, augment_batch, fit
+from searchkit.nas.data.label_augment import CROP_RATIO, augment_batch, fit
 from searchkit.nas.data.label_stores import Arrays
 from searchkit.nas.data.labelled import LabelSet
 from searchkit.nas.data.loader import epoch_batches, steps_per_epoch

@@ -6,10 +6,9 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from searchkit import console
 from searchkit.errors import UsageError, did_you_mean
@@ -20,6 +19,9 @@ from searchkit.nas.data.label_files import Source, read_source
 from searchkit.nas.data.label_stores import AS_IS, Joined, Store
 from searchkit.nas.data.pixels import Reading, headers
 from searchkit.nas.data.report import DataReport, Faults, other_classes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _SHOWN = 10  # classes named in a line
 
@@ -42,6 +44,8 @@ class LabelSet:
 
     def image(self, index: int) -> Tensor:
         """(3, H, W) uint8 RGB. Raises UsageError naming the image where it can't be decoded."""
+        import torch
+
         return torch.from_numpy(self.pixels(index).copy())
 
     def pixels(self, index: int) -> np.ndarray:

@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from searchkit.errors import SearchkitError, UsageError
-from searchkit.nas.data.augment import Augment, apply, least_box
+from searchkit.nas.data.augment import Augment, least_box
+from searchkit.nas.data.box_augment import apply
 from searchkit.nas.data.coco import CocoSet, require_boxes
 from searchkit.nas.data.images import DetectionData, unreadable, unusable
 from searchkit.nas.data.processes import quiet_loader, share, watched

@@ -6,18 +6,18 @@ where its parts are. The only state of the search is the `arch` of each part tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from searchkit.errors import UsageError, did_you_mean
-from searchkit.nas.models.part import BACKBONE, HEAD, NECK, PARTS, Channels, Head, Neck, levels_of
-from searchkit.nas.models.table import BACKBONES, part_class
+from searchkit.nas.models.part import BACKBONE, HEAD, NECK, Channels, Head, Neck, levels_of
+from searchkit.nas.models.plan import Held
+from searchkit.nas.models.plans import made_backbone
+from searchkit.nas.models.table import part_class
 from searchkit.records.arch import Arch
-
-Held = Mapping[str, tuple[tuple[int, ...], ...]]  # by dimension, the choices of each position: Space.held()
 
 
 @dataclass(frozen=True)
@@ -37,40 +37,14 @@ def make_backbone(name: str, options: Mapping[str, Any], arch: Arch, held: Held 
     static network holds those of `arch` alone. For a plan without weights, call it within `torch.device("meta")`: no
     memory is taken, no random number drawn.
     """
-    part = arch.part(BACKBONE)
-    if not part.items:
-        raise UsageError(
-            f"an architecture must have names below {BACKBONE}., but has {', '.join(arch.names) or 'none'}"
-        )
     cls = part_class(BACKBONE, name)
-    try:
-        return cls(part, **options, **alternatives(BACKBONE, cls, held))
-    except TypeError as e:
-        if name not in BACKBONES:
-            raise  # of a class of the user's own the traceback says more
-        shown = ", ".join(f"{key}: {value}" for key, value in options.items())
-        raise UsageError(f"backbone {name} can't have the options {{{shown}}}: {e}") from e
+    return made_backbone(cls, name, options, arch, **alternatives(BACKBONE, cls, held))
 
 
 def alternatives(part: str, cls: Any, held: Held | None) -> dict[str, Held]:
     """The keyword `held` of a part's module, where its class has alternatives (CHOICES) that the space chooses from."""
     names = [key for key in getattr(cls, "CHOICES", ()) if held and f"{part}.{key}" in held]
     return {"held": {key: held[f"{part}.{key}"] for key in names}} if held and names else {}
-
-
-def check_names(names: Iterable[str], neck: Neck, head: Head) -> None:
-    """Raises UsageError for names of an architecture that no part reads. A backbone checks its own."""
-    wrong = []
-    for name in names:
-        part, _, rest = name.partition(".")
-        known = {NECK: neck.NAMES, HEAD: head.NAMES}.get(part)
-        if part not in PARTS:
-            wrong.append(f"{name}: the names of an architecture begin with {', '.join(f'{p}.' for p in PARTS)}")
-        elif known is not None and rest not in known:
-            has = f"it has {', '.join(known)}" if known else "it has no dimensions"
-            wrong.append(f"{name}: this {part} has no such dimension{did_you_mean(rest, known)}; {has}")
-    if wrong:
-        raise UsageError("; ".join(wrong), "The input's shape belongs to data.input_shape.")
 
 
 def body_of(net: nn.Module) -> nn.Module:

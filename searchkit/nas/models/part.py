@@ -1,9 +1,11 @@
 """What a neck and a head promise, and where the rows of a network run. No torch.
 
 A network is parts: a backbone gives features, a neck makes levels of them, a head says what is on the image. Each is
-one class in one file, a row of searchkit.nas.models.table or the user's own; what it reads of an architecture stands
-below `backbone.`, `neck.` or `head.` there. All that is known of a network at an architecture is its pieces, in the
-order in which they run: cost and parameters are read from them, whatever part they are of.
+a row of searchkit.nas.models.table, or one class of the user's own; what it reads of an architecture stands below
+`backbone.`, `neck.` or `head.` there. A part of ours is two classes, one of which extends the other: its plan side, all
+that needs no torch (options, names, `plan`), and what makes and runs modules. All that is known of a network at an
+architecture is its pieces, in the order in which they run: cost and parameters are read from them, whatever part they
+are of.
 """
 
 from __future__ import annotations
@@ -122,13 +124,17 @@ class PlainConfig(NetConfig):
 
 
 class PlansNeck(Protocol):
-    """What costs need of a neck: see Neck."""
+    """What costs need of a neck, its plan side: see Neck."""
+
+    NAMES: ClassVar[tuple[str, ...]]
 
     def plan(self, arch: Arch, features: Channels) -> Pieces: ...
 
 
 class PlansHead(Protocol):
-    """What costs need of a head: see Head."""
+    """What costs need of a head, its plan side: see Head."""
+
+    NAMES: ClassVar[tuple[str, ...]]
 
     def plan(self, arch: Arch, levels: Channels) -> Pieces: ...
 

@@ -10,6 +10,7 @@ here: equal rows are then the same object, and pricing a whole space takes secon
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
@@ -37,6 +38,7 @@ Kind = Literal[
     "concat",
     "shuffle",
 ]  # each a row of layer_kinds.KINDS, and of searchkit.nas.nn.kinds.KINDS
+Held = Mapping[str, tuple[tuple[int, ...], ...]]  # by dimension, the choices of each position: Space.held()
 CACHE = 1 << 14  # rows kept per builder: AR50-101, 85,293 architectures, has under 2,000
 
 

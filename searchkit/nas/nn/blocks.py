@@ -14,9 +14,9 @@ from typing import Protocol
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from searchkit.errors import UsageError, did_you_mean
 from searchkit.nas.nn.kinds import KINDS, LayerSpec, Norm, Paths
 from searchkit.nas.nn.layers import BatchNorm2d, Cuts, FrozenBatchNorm2d, GroupNorm, SyncBatchNorm2d
+from searchkit.nas.styles import NormStyle
 
 
 class RowSpec(Protocol):
@@ -31,30 +31,20 @@ class RowSpec(Protocol):
 def norm_of(name: str, group: int, eps: float, momentum: float = 0.1, ranks: int = 0) -> Norm:
     """The function that makes a norm of so many channels: "bn", "frozen", "gn" in groups of `group` channels, or
     "sync_bn", over groups of so many `ranks` of a training, 0 for all."""
-    if ranks < 0:
-        raise UsageError(f"norm_ranks must be at least 0, but is {ranks}", "0 stands for all ranks.")
-    if not eps >= 0 or group < 1:
-        raise UsageError(f"norm_eps must be at least 0 and norm_group at least 1, but they are {eps:g} and {group}")
-    if not 0 <= momentum <= 1:
-        raise UsageError(f"norm_momentum must be from 0 to 1, but is {momentum:g}")
+    style = NormStyle(name, group, eps, momentum, ranks)
+    style.check()
     norms: dict[str, Norm] = {
         "bn": partial(BatchNorm2d, eps=eps, momentum=momentum),
         "frozen": partial(FrozenBatchNorm2d, eps=eps),
-        "gn": partial(_group_norm, group, eps),
+        "gn": partial(_group_norm, style),
         "sync_bn": partial(SyncBatchNorm2d, eps=eps, momentum=momentum, ranks=ranks),
     }
-    if name not in norms:
-        raise UsageError(f"norm must be one of {', '.join(norms)}, but is {name!r}{did_you_mean(name, tuple(norms))}")
     return norms[name]
 
 
-def _group_norm(group: int, eps: float, width: int) -> nn.Module:
-    if width % group:
-        raise UsageError(
-            f"a group norm of {group} channels a group cannot take {width} channels",
-            "Set norm_group to a number that divides all widths.",
-        )
-    return GroupNorm(width // group, width, eps)
+def _group_norm(style: NormStyle, width: int) -> nn.Module:
+    style.check((width,))
+    return GroupNorm(width // style.group, width, style.eps)
 
 
 def attach(root: nn.Module, name: str, module: nn.Module) -> None:

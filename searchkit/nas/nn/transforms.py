@@ -4,23 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from searchkit.errors import UsageError, did_you_mean
+from searchkit.errors import UsageError
 from searchkit.nas.nn.layers import Conv2d, window
-
-Transform = Literal["none", "chained", "direct"]
-
-
-def check_transform(name: str) -> None:
-    """Raises UsageError for anything but the names of transforms."""
-    names = get_args(Transform)
-    if name not in names:
-        raise UsageError(f"transform must be one of {', '.join(names)}, but is {name!r}{did_you_mean(name, names)}")
+from searchkit.nas.styles import Transform, check_transform
 
 
 class TransformedConv2d(Conv2d):

@@ -41,7 +41,7 @@ from searchkit.nas.subnet.sweep import as_recorded
 from searchkit.nas.train import checkpoint
 from searchkit.nas.train import net as nets
 from searchkit.nas.train.bench import Bench, measured_on, model_said, open_bench, opened_train
-from searchkit.nas.train.recipe import Recipe
+from searchkit.nas.train.recipe import Recipe, sized
 from searchkit.nas.train.splits import open_split, reading_as_scored, reading_of_checkpoint, section_of
 from searchkit.records.arch import Arch
 
@@ -103,7 +103,7 @@ def for_classes(source: Source, recipe: Recipe, names: Sequence[str], seed: int)
     if loaded.meta.get("static"):  # the space is that arch alone
         recipe = replace(recipe, space=recipe.space.only(source.maximum))
     net, _ = nets.load(recipe, loaded, names, seed, to_train=False, where=source.path)
-    return replace(source, net=net.eval(), config=nets.sized(recipe, names), categories=tuple(names))
+    return replace(source, net=net.eval(), config=sized(recipe, names), categories=tuple(names))
 
 
 def read_as_scored(source: Source, recipe: Recipe, statistics: Statistics, bench: Bench | None) -> Source:

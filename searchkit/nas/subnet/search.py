@@ -181,7 +181,7 @@ def sample_record(recipe: Recipe, plan_tag: str, shape: Any, metrics: Sequence[s
 
 def tells_classes(recipe: Recipe, texts: Sequence[str]) -> bool:
     """Whether objectives name metrics of single classes."""
-    return any(recipe.task.objective.per_class in text for text in texts)
+    return any(recipe.task.per_class in text for text in texts)
 
 
 def check_values(recipe: Recipe, split: str, objectives: Iterable[tuple[str, str]], reasons: Mapping[str, str]) -> None:

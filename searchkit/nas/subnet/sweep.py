@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from searchkit.errors import UsageError
 from searchkit.nas.cost import price
 from searchkit.nas.models import network
 from searchkit.nas.models.part import NetConfig
+from searchkit.nas.models.plans import unseen
 from searchkit.nas.models.subnet import subnet
-from searchkit.nas.space.shapes import InputShape, plain_shape, shape_text
+from searchkit.nas.space.shapes import InputShape, plain_shape
+from searchkit.nas.subnet.records import shape_of
 from searchkit.nas.subnet.results import Record, Results, key_of
 from searchkit.nas.train import checkpoint
 from searchkit.nas.train import net as nets
@@ -25,12 +26,11 @@ from searchkit.nas.train.checkpoint import Checkpoint
 from searchkit.nas.train.distributed import Ranks
 from searchkit.nas.train.groups import frozen_text, load_optimizer, make_optimizer
 from searchkit.nas.train.loop import Run, StepReport, fit
-from searchkit.nas.train.recipe import Recipe
+from searchkit.nas.train.recipe import Recipe, sized
 from searchkit.nas.train.sections import Optimisation, text_of
 from searchkit.nas.train.speed import machine_text, ms_of
 from searchkit.nas.train.splits import HELD_OUT, open_split, range_entry
 from searchkit.nas.train.supernet import batches_of
-from searchkit.records import modelspace
 from searchkit.records.arch import Arch
 
 
@@ -90,7 +90,7 @@ def open_session(
     net = net.to(device)
     if recipe.train.channels_last:
         net = net.to(memory_format=torch.channels_last)
-    config = nets.sized(recipe, bench.categories)
+    config = sized(recipe, bench.categories)
     return Session(recipe, config, net.eval(), bench, sha256, device, seed, tune_set, notes)
 
 
@@ -120,42 +120,6 @@ def _seen(recipe: Recipe, split: str, loaded: Checkpoint) -> tuple[str, ...]:
         f"the checkpoint was trained with data.held_out {theirs[0]:g} and seed {theirs[1]}, the config has {ours[0]:g} "
         f"and {ours[1]}: if that was on this data.train, it has seen images that it is scored on",
     )
-
-
-def shape_of(record: Record, recipe: Recipe) -> InputShape:
-    """The input shape of a record as a short edge or (H, W); the recipe's first where it has none."""
-    shape = record.get("data", {}).get("input_shape")
-    return recipe.scales[0] if shape is None else modelspace.edge(shape)
-
-
-def folder_name(record: Record, arch: Arch, recipe: Recipe) -> str:
-    """What a subnet's own folder is called: its id and input shape."""
-    shape = shape_of(record, recipe)
-    return f"{arch.id}-{shape_text(shape)}"
-
-
-def checked(records: Sequence[Record], recipe: Recipe) -> tuple[list[Record], list[Arch]]:
-    """(records, their archs), each arch in its one spelling. Raises UsageError naming every one that does not fit into
-    the maximal model."""
-    archs, faults = [], []
-    for i, record in enumerate(records):
-        if "arch" not in record:
-            faults.append(f"record {i + 1} has no arch")
-            continue
-        try:
-            arch = Arch.of(record["arch"])
-        except UsageError as e:
-            faults.append(f"record {i + 1}: {e.message}")
-            continue
-        faults += [f"record {i + 1} ({arch.id}): {fault}" for fault in recipe.space.faults(arch)]
-        archs.append(recipe.space.canonical(arch))
-    if faults:
-        more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise UsageError(
-            f"these archs are not in the supernet: {'; '.join(faults[:5])}{more}", "Take archs of this config's space"
-        )
-    pairs = zip(records, archs, strict=True)
-    return [r if Arch.of(r["arch"]) == arch else {**r, "arch": arch.nested()} for r, arch in pairs], archs
 
 
 def test_record(
@@ -312,7 +276,7 @@ def train_static(
         "num_classes": session.config.num_classes,
         "data": recipe.data.name,
         "task": recipe.task.name,
-        "model": network.unseen(recipe.model),
+        "model": unseen(recipe.model),
         "static": True,  # it holds this arch alone
         "protocol": protocol,
         **range_entry(images),

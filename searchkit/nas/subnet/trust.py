@@ -20,6 +20,7 @@ from searchkit.nas.models.elastic import wiring_of
 from searchkit.nas.models.part import PARTS, NetConfig
 from searchkit.nas.space.shapes import InputShape, plain_shape
 from searchkit.nas.subnet import sweep
+from searchkit.nas.subnet.records import shape_of
 from searchkit.nas.subnet.results import Record, Results
 from searchkit.nas.subnet.sweep import Session
 from searchkit.nas.train import checkpoint
@@ -126,7 +127,7 @@ def protocols(session: Session, own: Own, record: Record) -> dict[str, dict[str,
         f"{text_of(options)} {session.recipe.data.augment} {session.config} {session.recipe.train.channels_last}"
     )
     by_tag[OWN] = {
-        **session.bench.protocol(sweep.shape_of(record, session.recipe), True),
+        **session.bench.protocol(shape_of(record, session.recipe), True),
         "trained_images": session.recipe.task.sets.count(own.images),
         "trained_data": own.digest,
         "trained_steps": own.steps,
@@ -195,7 +196,7 @@ def compare(
             metric, by_tag = record.get("metric", {}), record.get("protocol", {})
             record = {**record, "metric": {**metric, tag: dict(metrics_known)}, "protocol": {**by_tag, tag: protocol}}
         elif tag == OWN:
-            shape = sweep.shape_of(record, session.recipe)
+            shape = shape_of(record, session.recipe)
             metrics = _own_score(session, own, arch, shape, protocol, folder, on_step)
             record = sweep.scored(session, record, arch, shape, tag, metrics, protocol)
         else:

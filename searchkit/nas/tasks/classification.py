@@ -1,4 +1,4 @@
-"""Classification: one label for each image. What a task is made of: searchkit.nas.train.task."""
+"""Classification: what is done to find one label for each image. What a task is: searchkit.nas.train.task."""
 
 from __future__ import annotations
 
@@ -16,30 +16,16 @@ from searchkit.errors import UsageError
 from searchkit.nas.data import label_loader, labelled
 from searchkit.nas.data.labelled import LabelSet
 from searchkit.nas.data.loader import Seen
-from searchkit.nas.data.pixels import Reading
 from searchkit.nas.nn import enough
 from searchkit.nas.space.shapes import InputShape, height_width
 from searchkit.nas.tasks import pictures
 from searchkit.nas.train.distributed import Ranks
 from searchkit.nas.train.schedules import value_at
-from searchkit.nas.train.sections import LabelData, LabelSplit, Optimisation, Test, path_of
+from searchkit.nas.train.sections import LabelData, LabelSplit, Optimisation, Test
 from searchkit.nas.train.steps import Batch, Evaluation, Losses, Soft, autocast, scale_at
-from searchkit.nas.train.task import Network, Objective, Sets, Task
+from searchkit.nas.train.task import Functions, Network, Objective, Sets
 
 PLAIN = Test()
-
-
-def open_split(data: LabelData, name: str, split: LabelSplit, reading: Reading) -> LabelSet:
-    """One split of the data, with the chosen classes; that of training must have them all."""
-    return labelled.open_labelled(
-        path_of(split.path, f"data.{name}.path"),
-        labels=None if split.labels is None else path_of(split.labels, f"data.{name}.labels"),
-        portion=split.portion,
-        per_class=split.per_class,
-        classes=data.classes,
-        reading=reading,
-        partial=name != "train",
-    )
 
 
 def require_labels(data: LabelSet, section: LabelData) -> None:
@@ -250,13 +236,9 @@ def record_name(section: LabelData, metric: str) -> str:
     return metric
 
 
-CLASSIFICATION = Task(
-    name="cls",
+CLASSIFICATION = Functions(
     sets=Sets(
-        section=LabelData,
-        needs="path (class folders, an idx file, CIFAR-10's binary files, or .npz)",
         compared="folders are compared by names and sizes of files, other sets by content",
-        open_split=open_split,
         require_labels=require_labels,
         unlearnt=lambda data, head: (),
         joined=labelled.joined,
@@ -277,16 +259,11 @@ CLASSIFICATION = Task(
         protocol=protocol,
     ),
     network=Network(
-        input_shape=224,
         build_options=build_options,
         set_scale=set_scale,
         inputs_of=inputs_of,
     ),
     objective=Objective(
-        metrics=lambda test: ("top1", "top5"),
-        per_class="top1/",
-        train_keys=("label_smoothing",),
-        test_keys=(),
         losses=losses,
         evaluator=evaluator,
         without_value=without_value,

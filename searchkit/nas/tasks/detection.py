@@ -1,4 +1,4 @@
-"""Detection: boxes of objects, as COCO has them. What a task is made of: searchkit.nas.train.task."""
+"""Detection: what is done to find boxes of objects, as COCO has them. What a task is: searchkit.nas.train.task."""
 
 from __future__ import annotations
 
@@ -13,32 +13,20 @@ from searchkit.errors import UsageError
 from searchkit.nas.data import coco, loader
 from searchkit.nas.data.augment import least_box
 from searchkit.nas.data.coco import CocoSet
-from searchkit.nas.data.coco_eval import PER_CLASS, Evaluator, as_results, metric_names
+from searchkit.nas.data.coco_eval import Evaluator, as_results
 from searchkit.nas.data.images import unreadable
 from searchkit.nas.data.loader import Edges, Exactly, Seen
-from searchkit.nas.data.pixels import Reading
+from searchkit.nas.data.metrics import PER_CLASS
 from searchkit.nas.nn import enough
 from searchkit.nas.space.shapes import InputShape, height_width
 from searchkit.nas.tasks import pictures
 from searchkit.nas.train import checkpoint
 from searchkit.nas.train.distributed import Ranks
-from searchkit.nas.train.sections import Data, Optimisation, Split, Test, path_of
+from searchkit.nas.train.sections import Data, Optimisation, Split, Test
 from searchkit.nas.train.steps import Batch, Evaluation, Losses, Soft, autocast, scale_at
-from searchkit.nas.train.task import Network, Objective, Sets, Task
+from searchkit.nas.train.task import Functions, Network, Objective, Sets
 
 PLAIN = Test()
-
-
-def open_split(data: Data, name: str, split: Split, reading: Reading) -> CocoSet:
-    """One split of the data, with the chosen classes; that of training must have them all."""
-    return coco.load_coco(
-        path_of(split.annotations, f"data.{name}.annotations"),
-        path_of(split.images, f"data.{name}.images"),
-        classes=data.classes or None,
-        partial=name != "train",
-        reading=reading,
-        min_box=data.augment.min_box,
-    )
 
 
 def require_labels(data: CocoSet, section: Data) -> None:
@@ -256,13 +244,9 @@ def record_name(section: Data, metric: str) -> str:
     return f"{section.name}_{metric}" if metric.startswith("bbox_") else metric
 
 
-DETECTION = Task(
-    name="det",
+DETECTION = Functions(
     sets=Sets(
-        section=Data,
-        needs="annotations (COCO json) and images (folder)",
         compared="annotations are compared, pixels are not",
-        open_split=open_split,
         require_labels=require_labels,
         unlearnt=unlearnt,
         joined=coco.joined,
@@ -283,16 +267,11 @@ DETECTION = Task(
         protocol=protocol,
     ),
     network=Network(
-        input_shape=800,
         build_options=build_options,
         set_scale=set_scale,
         inputs_of=inputs_of,
     ),
     objective=Objective(
-        metrics=lambda test: metric_names(test.areas or (), test.max_dets),
-        per_class=PER_CLASS,
-        train_keys=(),
-        test_keys=("max_dets", "areas"),
         losses=losses,
         evaluator=evaluator,
         without_value=without_value,

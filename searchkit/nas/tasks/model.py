@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from dataclasses import fields, replace
 from typing import Any
 
 from searchkit.errors import UsageError, did_you_mean
-from searchkit.nas.models.elastic import check_names
-from searchkit.nas.models.network import head_of, neck_of, plans_of
 from searchkit.nas.models.part import BACKBONE, HEAD, NECK, PARTS, Misfit
-from searchkit.nas.models.table import BACKBONES, heads_of, part_class
+from searchkit.nas.models.plans import check_names, head_plan, neck_plan, plans_of
+from searchkit.nas.models.table import BACKBONES, heads_of, options_of, plan_class
 from searchkit.nas.space.space import Space
 from searchkit.nas.tasks.choices import misfit_choices
 from searchkit.nas.train.task import Task
@@ -42,10 +40,10 @@ def read_model(config: str, node: Node, task: Task, report: Report) -> tuple[Any
 
 
 def _class_of(config: str, part: str, node: Node, default: str, report: Report) -> Any:
-    """The class of a part; None where there is none, which was reported."""
+    """The class of a part, its plan side; None where there is none, which was reported."""
     at = _given(node, part)
     try:
-        return part_class(part, _beside(config, default if at is None else at.text))
+        return plan_class(part, _beside(config, default if at is None else at.text))
     except UsageError as e:
         report.fault(at or node, f"{SECTION}.{part}: {e.message}")
         return None
@@ -87,12 +85,10 @@ def _check_backbone(config: str, model: Node, report: Report) -> bool:
     options = _given(model, "backbone_options") or Node("map", model.line, model.col)
     if options.kind != "map":
         report.fault(options, f"{SECTION}.backbone_options: must be a mapping (option: value), not {options}")
-    _, *known = inspect.signature(cls).parameters.values()  # the first is the arch
-    known = [p for p in known if p.name != "held"]  # which the space says
-    names = tuple(p.name for p in known)
+    known, others = options_of(cls)
     for key, (at, _) in options.entries.items():
-        if key not in names and not any(p.kind is p.VAR_KEYWORD for p in known):
-            what = f"{SECTION}.backbone_options: {name} has no option {key!r}{did_you_mean(key, names)}"
+        if key not in known and not others:
+            what = f"{SECTION}.backbone_options: {name} has no option {key!r}{did_you_mean(key, tuple(known))}"
             report.fault(at, what)
     return True
 
@@ -100,8 +96,8 @@ def _check_backbone(config: str, model: Node, report: Report) -> bool:
 def check_dimensions(model: Any, space: Space, node: Node, declared: Node, report: Report) -> None:
     """The names of a space must be those that its parts read, and these fit together at its ends. A
     backbone of one's own need not say which it reads."""
-    neck, head = neck_of(model), head_of(model)
-    read = getattr(part_class(BACKBONE, model.backbone), "NAMES", None)
+    neck, head = neck_plan(model), head_plan(model)
+    read = getattr(plan_class(BACKBONE, model.backbone), "NAMES", None)
     for dim in space.dims:
         part, _, name = dim.key.partition(".")
         place = declared.entries[dim.key][0] if dim.key in declared.entries else declared
@@ -143,7 +139,7 @@ def check_dimensions(model: Any, space: Space, node: Node, declared: Node, repor
 
 def _alternatives(model: Any) -> set[str]:
     """The dimensions of which a backbone has each choice by itself, 0 too."""
-    return {f"{BACKBONE}.{name}" for name in getattr(part_class(BACKBONE, model.backbone), "CHOICES", ())}
+    return {f"{BACKBONE}.{name}" for name in getattr(plan_class(BACKBONE, model.backbone), "CHOICES", ())}
 
 
 def _place(key: str, model: Node, declared: Node) -> Node | None:

@@ -67,11 +67,11 @@ def _recipe(path: str, document: Document) -> Recipe:
     if named is not None and named.text != kind:
         document.check()  # what the sections may hold is the task's to say
     task = TASKS[kind]
-    per_class = task.objective.per_class
+    per_class = task.per_class
     node = top.get("model")
     classes_given = node is not None and "num_classes" in node.entries and not node.entries["num_classes"][1].is_null
     model, head = (None, None) if node is None else read_model(path, node, task, report)
-    data: Any = fill(task.sets.section, top.get("data"), "data", report)
+    data: Any = fill(task.section, top.get("data"), "data", report)
     train, test = fill(Train, top.get("train"), "train", report), fill(Test, top.get("test"), "test", report)
     finetune = fill(Finetune, top.get("finetune"), "finetune", report)
     declared = top.get("space")
@@ -91,7 +91,7 @@ def _recipe(path: str, document: Document) -> Recipe:
             f"test.max_dets: is {test.max_dets}, but an image has at most model.detections_per_image, {most}, of them"
         )
         report.fault(_entry(top.get("test"), "max_dets"), what)
-    metrics = task.objective.metrics(test or Test())
+    metrics = task.metrics(test or Test())
     if train is not None and train.best_metric not in ("", *metrics) and not train.best_metric.startswith(per_class):
         where = _entry(top.get("train"), "best_metric")
         near = did_you_mean(train.best_metric, metrics)
@@ -127,8 +127,8 @@ def _check_losses(name: str, section: Any, node: Node | None, task: Task, head: 
 
 
 def _of_others(task: Task, which: str) -> list[tuple[str, str]]:
-    """(key, its task) of the keys that other tasks have to themselves; which: a field of Objective that names some."""
-    return [(key, other.name) for other in TASKS.values() if other != task for key in getattr(other.objective, which)]
+    """(key, its task) of the keys that other tasks have to themselves; which: a field of Task that names some."""
+    return [(key, other.name) for other in TASKS.values() if other != task for key in getattr(other, which)]
 
 
 def _entry(node: Node | None, key: str) -> Node:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from searchkit.nas.data import coco_eval
+from searchkit.nas.data.metrics import metric_names
 from searchkit.nas.models.part import BACKBONE, HEAD, NECK
-from searchkit.nas.models.table import BACKBONES, NECKS, heads_of, part_class
+from searchkit.nas.models.table import BACKBONES, NECKS, heads_of, options_of, plan_class
 from searchkit.nas.space.schema import definitions, space_schema
 from searchkit.nas.tasks.table import TASKS
 from searchkit.nas.train.sections import Finetune, Test, Train
@@ -61,14 +60,14 @@ def _case(task: Task, parts: dict[str, Schema]) -> Schema:
         (test, "test_keys", Test),
     ):
         for other in TASKS.values():
-            for key in getattr(other.objective, which) if other != task else ():
+            for key in getattr(other, which) if other != task else ():
                 if key in section["properties"]:
                     default = getattr(cls, key, None)
                     section["properties"][key] = {"enum": list(dict.fromkeys((default, None)))}
     for section in (train, finetune):
         section["properties"]["loss_weights"]["propertyNames"] = {"enum": losses}
     train["properties"]["best_metric"] = _metric(task)
-    sections = {"data": _section(task.sets.section, parts), "train": train, "test": test, "finetune": finetune}
+    sections = {"data": _section(task.section, parts), "train": train, "test": test, "finetune": finetune}
     properties = {"model": _model(heads, parts), **{key: {"anyOf": [each, _NULL]} for key, each in sections.items()}}
     of_task = {"properties": {"task": {"enum": [task.name] + ([None] if task.name == UNNAMED else [])}}}
     return {
@@ -119,14 +118,14 @@ def _or_null(section: Schema) -> Schema:
 
 def _neck_options(neck: str, default: str, parts: dict[str, Schema]) -> Schema:
     """What `neck_options` has where the neck is of that name."""
-    options = _or_null(_section(part_class(NECK, neck).Options, parts))
+    options = _or_null(_section(plan_class(NECK, neck).Options, parts))
     return {"if": _chosen(NECK, neck, default), "then": {"properties": {"neck_options": options}}}
 
 
 def _options(backbone: str) -> Schema:
     """What `backbone_options` has where the backbone is of that name; the first one is the default."""
-    _, *given = inspect.signature(part_class(BACKBONE, backbone)).parameters.values()  # the first is the arch
-    names: Schema = {p.name: {} for p in given if p.name != "held"}
+    known, _ = options_of(plan_class(BACKBONE, backbone))
+    names: Schema = {key: {} for key in known}
     options: Schema = {"type": ["object", "null"], "properties": names, "additionalProperties": False}
     return {
         "if": _chosen(BACKBONE, backbone, next(iter(BACKBONES))),
@@ -136,9 +135,9 @@ def _options(backbone: str) -> Schema:
 
 def _metric(task: Task) -> Schema:
     """What `best_metric` may be: also of areas that the config names, and of single classes."""
-    named = [*task.objective.metrics(Test()), ""]
-    patterns = [f"^{re.escape(task.objective.per_class)}"]
-    if "areas" in task.objective.test_keys:
-        fewer = "|".join(map(re.escape, coco_eval.metric_names((), 10**6)))
+    named = [*task.metrics(Test()), ""]
+    patterns = [f"^{re.escape(task.per_class)}"]
+    if "areas" in task.test_keys:
+        fewer = "|".join(map(re.escape, metric_names((), 10**6)))
         patterns.append(rf"^(?:{fewer}|bbox_(?:mAP|AR)_[^\W\d]\w*)$")
     return {"anyOf": [{"enum": [*named, None]}, *({"type": "string", "pattern": pattern} for pattern in patterns)]}

@@ -31,7 +31,7 @@ from searchkit.nas.train.distill import (
 )
 from searchkit.nas.train.evaluate import calibrate
 from searchkit.nas.train.modules import ModuleRow, list_modules, require_names, shapes_of
-from searchkit.nas.train.recipe import Recipe
+from searchkit.nas.train.recipe import Recipe, sized
 from searchkit.nas.train.sections import LARGEST, Distill, Teacher, path_of
 from searchkit.records.arch import Arch
 from searchkit.seeds import step_seed
@@ -225,5 +225,5 @@ def _network(recipe: Recipe, kept: checkpoint.Checkpoint, path: str, name: str) 
     net, _ = nets.load(recipe, kept, names, 0, to_train=False, where=path)
     arch = recipe.space.named(name)
     alone = static or (recipe.train.policy == "fixed" and recipe.space.named(recipe.train.arch) == arch)
-    teacher: nn.Module = subnet(net, arch, nets.sized(recipe, names))
+    teacher: nn.Module = subnet(net, arch, sized(recipe, names))
     return teacher.eval().requires_grad_(False), alone

@@ -172,7 +172,7 @@ class Bench:
     def with_examples(self, names: Iterable[str]) -> list[str]:
         """Those of these classes of which the set has examples: they count in its scores."""
         without = self.recipe.task.objective.without_value(self.evaluator)
-        return [name for name in names if f"{self.recipe.task.objective.per_class}{name}" not in without]
+        return [name for name in names if f"{self.recipe.task.per_class}{name}" not in without]
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -189,7 +189,7 @@ def metrics_on(recipe: Recipe, evaluator: Any) -> dict[str, str]:
     empty where it has one."""
     objective = recipe.task.objective
     without = objective.without_value(evaluator)
-    names = (*recipe.metrics, *(f"{objective.per_class}{name}" for name in objective.class_names(evaluator)))
+    names = (*recipe.metrics, *(f"{recipe.task.per_class}{name}" for name in objective.class_names(evaluator)))
     return {name: without.get(name, "") for name in names}
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from searchkit.nas.models.part import PARTS
-from searchkit.nas.models.table import part_class
+from searchkit.nas.models.table import plan_class
 from searchkit.nas.space.space import Space
 from searchkit.nas.train.recipe import Recipe
 from searchkit.nas.train.sections import Distill, LabelSplit, Split, Train
@@ -47,7 +47,7 @@ def deciding(recipe: Recipe, ranks: int) -> dict[str, Any]:
         facts[f"model.{part}"] = os.path.basename(name)  # one of the user's own may lie elsewhere
         options = getattr(recipe.model, f"{part}_options")
         if dataclasses.is_dataclass(options) and not isinstance(options, type):
-            of_evaluation = getattr(part_class(part, name), "EVALUATION", ())
+            of_evaluation = getattr(plan_class(part, name), "EVALUATION", ())
             decide = {k: v for k, v in _plain(options).items() if k not in of_evaluation}
             facts[f"model.{part}_options"] = decide
     facts |= _space(recipe.space) | {"init": recipe.init, RANKS: ranks}

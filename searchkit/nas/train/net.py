@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,9 @@ from searchkit.errors import UsageError
 from searchkit.nas.models import network
 from searchkit.nas.models.elastic import Held, wiring_of
 from searchkit.nas.models.part import NetConfig
+from searchkit.nas.models.plans import unseen, unseen_there
 from searchkit.nas.train.checkpoint import Checkpoint
-from searchkit.nas.train.recipe import Recipe
+from searchkit.nas.train.recipe import Recipe, sized
 from searchkit.nas.train.task import UNNAMED
 from searchkit.records.arch import Arch
 
@@ -33,18 +34,6 @@ class HeadMatch:
             f"classes: {len(self.matched)} matched by name, {len(self.fresh)} start fresh ({', '.join(self.fresh[:8])}"
             + (", …)" if len(self.fresh) > 8 else ")")
         )
-
-
-def sized(recipe: Recipe, categories: Sequence[str]) -> NetConfig:
-    """The recipe's network with as many classes as the data has, where the recipe names no number."""
-    if not recipe.classes_given:
-        return replace(recipe.model, num_classes=len(categories))
-    if recipe.model.num_classes < len(categories):
-        raise UsageError(
-            f"model.num_classes is {recipe.model.num_classes}, but the data has {len(categories)} categories",
-            "Leave model.num_classes out to take the data's number, or choose some with data.classes",
-        )
-    return recipe.model
 
 
 def build(recipe: Recipe, categories: Sequence[str], seed: int) -> nn.Module:
@@ -103,8 +92,8 @@ def check_model(recipe: Recipe, checkpoint: Checkpoint, where: str) -> None:
     """UsageError for a checkpoint of another task, or one whose weights mean something else in the recipe's network."""
     check_task(recipe, checkpoint, where)
     meta = checkpoint.meta  # of a checkpoint that tells nothing, the config is taken at its word
-    kept = meta.get("model", network.unseen(recipe.model))
-    ours, theirs = network.unseen_there(recipe.model, kept, meta.get("config", {}))
+    kept = meta.get("model", unseen(recipe.model))
+    ours, theirs = unseen_there(recipe.model, kept, meta.get("config", {}))
     names = dict.fromkeys((*ours, *theirs))
     differences = [f"{n}: {theirs.get(n)} there, {ours.get(n)} here" for n in names if theirs.get(n) != ours.get(n)]
     if differences:

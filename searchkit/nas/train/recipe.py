@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from searchkit.errors import UsageError
 from searchkit.nas.models.part import NetConfig
 from searchkit.nas.space.shapes import InputShape
 from searchkit.nas.space.space import Space
@@ -20,7 +22,7 @@ class Recipe:
     task: Task
     model: NetConfig
     space: Space
-    data: Any  # task.sets.section
+    data: Any  # of the class task.section
     train: Train
     test: Test
     finetune: Finetune
@@ -31,7 +33,7 @@ class Recipe:
     @property
     def scales(self) -> tuple[InputShape, ...]:
         """The input shapes of the space; 800 for a detector, 224 for a classifier where it names none."""
-        return self.space.scales or (self.task.network.input_shape,)
+        return self.space.scales or (self.task.input_shape,)
 
     @property
     def metric(self) -> str:
@@ -41,4 +43,16 @@ class Recipe:
     @property
     def metrics(self) -> tuple[str, ...]:
         """What an evaluation tells, but for single classes."""
-        return self.task.objective.metrics(self.test)
+        return self.task.metrics(self.test)
+
+
+def sized(recipe: Recipe, categories: Sequence[str]) -> NetConfig:
+    """The recipe's network with as many classes as the data has, where the recipe names no number."""
+    if not recipe.classes_given:
+        return replace(recipe.model, num_classes=len(categories))
+    if recipe.model.num_classes < len(categories):
+        raise UsageError(
+            f"model.num_classes is {recipe.model.num_classes}, but the data has {len(categories)} categories",
+            "Leave model.num_classes out to take the data's number, or choose some with data.classes",
+        )
+    return recipe.model

@@ -13,10 +13,8 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from searchkit.errors import UsageError, did_you_mean
-from searchkit.nas.data.augment import Augment
-from searchkit.nas.data.coco_eval import AREAS as COCO_AREAS
-from searchkit.nas.data.label_augment import LabelAugment
-from searchkit.nas.data.pixels import Reading
+from searchkit.nas.data.augment import Augment, LabelAugment
+from searchkit.nas.data.metrics import AREAS as COCO_AREAS
 from searchkit.nas.space.schema import sampler_schema
 from searchkit.nas.space.shapes import InputShape
 from searchkit.nas.train.schedules import Scheduled
@@ -464,11 +462,6 @@ class Finetune(Optimisation):
         super().__post_init__()
         if not self.train_on or len(set(self.train_on)) < len(self.train_on):
             raise At("train_on", "must name train, val or both, each once")
-
-
-def reading_of(data: Data | LabelData) -> Reading:
-    """How image files are read."""
-    return Reading(data.exif, data.range)
 
 
 def path_of(text: str, key: str) -> str:

@@ -9,10 +9,15 @@ from typing import Any
 from searchkit.errors import UsageError
 from searchkit.nas.data.pixels import SIXTEEN, Reading
 from searchkit.nas.train.recipe import Recipe
-from searchkit.nas.train.sections import Data, LabelData, reading_of
+from searchkit.nas.train.sections import Data, LabelData
 from searchkit.seeds import step_seed
 
 TRAIN, HELD_OUT = "train", "held_out"  # the two parts of data.train
+
+
+def reading_of(data: Data | LabelData) -> Reading:
+    """How image files are read."""
+    return Reading(data.exif, data.range)
 
 
 def section_of(recipe: Recipe, name: str) -> Any:
@@ -30,29 +35,40 @@ def missing(recipe: Recipe, name: str) -> UsageError:
         hint = "Such as data.held_out: 0.1, before the supernet is trained"
         return UsageError("data.held_out is 0: no images of data.train were held out to score archs on", hint)
     key = TRAIN if name == HELD_OUT else name
-    return UsageError(f"data.{key} is missing in the config", f"Give data.{key} with its {recipe.task.sets.needs}")
+    return UsageError(f"data.{key} is missing in the config", f"Give data.{key} with its {recipe.task.needs}")
 
 
 def open_split(recipe: Recipe, name: str, names: Sequence[str] = ()) -> Any:
     """One split of the data, with the chosen classes; one to score on else with those of `names` (of the training set),
     matched by name. Where data.held_out is above 0, `train` and `held_out` are the two parts of data.train. Raises
     UsageError where the config names no such split."""
-    sets, data = recipe.task.sets, recipe.data
+    data, open_set = recipe.data, recipe.task.open_split
     split = section_of(recipe, name)
     if split is None:
         raise missing(recipe, name)
     if name == HELD_OUT or (name == TRAIN and data.held_out):
-        return _part(recipe, sets.open_split(data, TRAIN, split, reading_of(data)), name == HELD_OUT)
+        return _part(recipe, open_set(data, TRAIN, split, reading_of(data)), name == HELD_OUT)
     reading = reading_of(data)
-    opened: Any = sets.open_split(data, name, split, reading)
+    opened: Any = open_set(data, name, split, reading)
     if reading.range is None and opened.reading.range is not None and name != "train" and data.train is not None:
         # Its own values would say another range than those that the network has seen.
-        trained: Reading = sets.open_split(data, "train", data.train, reading).reading
+        trained: Reading = open_set(data, "train", data.train, reading).reading
         if trained.range is not None and trained.range != opened.reading.range:
             as_trained = replace(trained, why=f"as data.train: {trained.why}")
-            opened = sets.open_split(data, name, split, as_trained)
+            opened = open_set(data, name, split, as_trained)
     names = data.classes or names
-    return sets.matched(opened, names) if names and name != "train" else opened
+    return recipe.task.sets.matched(opened, names) if names and name != "train" else opened
+
+
+def class_names(recipe: Recipe) -> Sequence[str]:
+    """The classes of data.train. Raises UsageError as open_split."""
+    data = recipe.data
+    if data.classes:
+        return tuple(data.classes)
+    if data.train is None:
+        raise missing(recipe, TRAIN)
+    names: Sequence[str] = recipe.task.open_split(data, TRAIN, data.train, reading_of(data)).names
+    return names
 
 
 def _part(recipe: Recipe, data: Any, is_held_out: bool) -> Any:

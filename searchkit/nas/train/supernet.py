@@ -18,6 +18,7 @@ from searchkit.nas.data.loader import Seen
 from searchkit.nas.models import network
 from searchkit.nas.models.init.load import load_init
 from searchkit.nas.models.part import NetConfig
+from searchkit.nas.models.plans import unseen
 from searchkit.nas.models.subnet import subnet
 from searchkit.nas.space.shapes import InputShape
 from searchkit.nas.space.space import Space
@@ -29,7 +30,7 @@ from searchkit.nas.train.distill import OpenTeaching
 from searchkit.nas.train.groups import frozen_text, load_optimizer, make_optimizer
 from searchkit.nas.train.loop import Run, StepReport, fit
 from searchkit.nas.train.policies import Policy, policy
-from searchkit.nas.train.recipe import Recipe
+from searchkit.nas.train.recipe import Recipe, sized
 from searchkit.nas.train.sections import Optimisation, path_of
 from searchkit.nas.train.sorting import Sorter
 from searchkit.nas.train.splits import open_split, range_entry
@@ -96,7 +97,7 @@ def _train(
     images, batch = task.sets.count(data), settings.batch_size * ranks.world
     steps, epoch = settings.total_steps(images, ranks.world), settings.epoch_steps(images, ranks.world)
     _check_reached(recipe.space, steps, epoch)
-    choose = policy_of(recipe, nets.sized(recipe, data.names), seed, epoch)
+    choose = policy_of(recipe, sized(recipe, data.names), seed, epoch)
     teaching = teach(recipe, data.names, device, seed)
     extras = teaching.extras if teaching else nn.ModuleDict()
     run = Run(net, make_optimizer(net, settings, batch, extras), extras=extras)
@@ -237,10 +238,10 @@ class Saver:
             "space": recipe.space.maximum().nested(),
             "seed": seed,
             "steps": steps,
-            "num_classes": nets.sized(recipe, names).num_classes,
+            "num_classes": sized(recipe, names).num_classes,
             "data": recipe.data.name,
             "task": recipe.task.name,
-            "model": network.unseen(recipe.model),
+            "model": unseen(recipe.model),
             "images": digest[:16],
             "config": kept.deciding(recipe, ranks.world),
             "best_of": [recipe.train.best_arch, recipe.train.best_metric],
@@ -346,7 +347,7 @@ def _evaluate(run: Run, recipe: Recipe, bench: Bench, saver: Saver, watch: Watch
     """Score the named archs, and keep the checkpoint if it is the best so far."""
     settings = recipe.train
     run.scored = run.step
-    config = nets.sized(recipe, bench.categories)
+    config = sized(recipe, bench.categories)
     for name in dict.fromkeys((*settings.eval_archs, settings.best_arch)):
         static: nn.Module = subnet(run.net, recipe.space.named(name), config)
         metrics = bench.score(static, recipe.scales[0], calibrated=bool(bench.calibration.ids))

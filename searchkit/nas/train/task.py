@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
-from searchkit.errors import UsageError
-from searchkit.nas.data.loader import Seen
-from searchkit.nas.data.pixels import Reading
-from searchkit.nas.space.shapes import InputShape
-from searchkit.nas.train.distributed import Ranks
-from searchkit.nas.train.sections import Data, LabelData, Optimisation, Test
-from searchkit.nas.train.steps import Batch, Evaluation, Losses, Soft
+    from searchkit.errors import UsageError
+    from searchkit.nas.data.loader import Seen
+    from searchkit.nas.data.pixels import Reading
+    from searchkit.nas.space.shapes import InputShape
+    from searchkit.nas.train.distributed import Ranks
+    from searchkit.nas.train.sections import Data, LabelData, Optimisation, Test
+    from searchkit.nas.train.steps import Batch, Evaluation, Losses, Soft
 
 UNNAMED = "det"  # the task of configs, checkpoints and extracted folders that name none
 
@@ -28,10 +29,7 @@ UNNAMED = "det"  # the task of configs, checkpoints and extracted folders that n
 class Sets:
     """Sets of images, and their batches."""
 
-    section: type[Data] | type[LabelData]  # the config's `data`
-    needs: str  # the keys of a split, for messages
     compared: str  # what `digest` sees, for messages
-    open_split: Callable[[Any, str, Any, Reading], Any]  # (the section, name of a split, its section, reading) -> set
     require_labels: Callable[[Any, Any], None]  # UsageError for a set that nothing can be learnt from
     unlearnt: Callable[
         [Any, Any], tuple[str, ...]
@@ -60,7 +58,6 @@ class Sets:
 class Network:
     """What of a network differs from task to task, whatever its parts."""
 
-    input_shape: InputShape  # where the space names none
     build_options: Callable[[Any], dict[str, Any]]  # what of the config's `data` a network is built with
     set_scale: Callable[[nn.Module, InputShape, Any], None]  # let it take images of an input shape
     inputs_of: Callable[[Any, torch.device], Any]  # images (uint8) as it takes them
@@ -70,10 +67,6 @@ class Network:
 class Objective:
     """What is learnt, and what a score is."""
 
-    metrics: Callable[[Test], tuple[str, ...]]  # of an evaluation; the first ranks
-    per_class: str  # what the names of metrics of single classes begin with
-    train_keys: tuple[str, ...]  # of `train` and `finetune`: those of this task alone
-    test_keys: tuple[str, ...]  # of `test`: those of this task alone
     losses: Callable[[nn.Module, Any, Any, Optimisation, int, Soft | None], Losses]
     evaluator: Callable[[Any, Test], Any]  # what scores predictions on a set, made once
     without_value: Callable[[Any], dict[str, str]]  # metrics that have no value on the evaluator's set, and why
@@ -97,11 +90,42 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Task:
-    """One task."""
+class Functions:
+    """What is done in a task."""
 
-    name: str
     sets: Sets
     network: Network
     objective: Objective
     pictures: Pictures
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task: what a config of it may say; and what is done in it, which is imported, with torch, when asked for."""
+
+    name: str
+    section: type[Data] | type[LabelData]  # the config's `data`
+    needs: str  # the keys of a split, for messages
+    open_split: Callable[[Any, str, Any, Reading], Any]  # (the section, name of a split, its section, reading) -> set
+    input_shape: InputShape  # where the space names none
+    metrics: Callable[[Test], tuple[str, ...]]  # of an evaluation; the first ranks
+    per_class: str  # what the names of metrics of single classes begin with
+    train_keys: tuple[str, ...]  # of `train` and `finetune`: those of this task alone
+    test_keys: tuple[str, ...]  # of `test`: those of this task alone
+    functions: Callable[[], Functions]
+
+    @property
+    def sets(self) -> Sets:
+        return self.functions().sets
+
+    @property
+    def network(self) -> Network:
+        return self.functions().network
+
+    @property
+    def objective(self) -> Objective:
+        return self.functions().objective
+
+    @property
+    def pictures(self) -> Pictures:
+        return self.functions().pictures

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from searchkit.errors import UsageError
-from searchkit.nas.data import augment as augmentation
+from searchkit.nas.data import box_augment as augmentation
 from searchkit.nas.data.augment import Augment
 
 

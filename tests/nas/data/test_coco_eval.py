@@ -18,7 +18,8 @@ import torch
 from searchkit.errors import UsageError
 from searchkit.nas.data import toy
 from searchkit.nas.data.coco import CocoSet, load_coco, matched
-from searchkit.nas.data.coco_eval import Evaluator, as_results, evaluate, metric_names
+from searchkit.nas.data.coco_eval import Evaluator, as_results, evaluate
+from searchkit.nas.data.metrics import metric_names
 
 METRICS = ("bbox_mAP", "bbox_mAP_50", "bbox_mAP_75", "bbox_mAP_s", "bbox_mAP_m", "bbox_mAP_l")
 BACKENDS = [

@@ -17,8 +17,9 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from searchkit.errors import UsageError
+from searchkit.nas.data.augment import LabelAugment
 from searchkit.nas.data.hashing import mix, uniforms
-from searchkit.nas.data.label_augment import FILL, LabelAugment, augment, augment_batch, fit
+from searchkit.nas.data.label_augment import FILL, augment, augment_batch, fit
 from searchkit.nas.data.label_loader import Pictures, eval_batches, in_memory, train_loader
 from searchkit.nas.data.label_stores import Arrays
 from searchkit.nas.data.labelled import LabelSet, open_labelled, subset

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -16,10 +17,12 @@ from torchvision.ops import box_iou
 
 from searchkit.errors import UsageError
 from searchkit.nas.models.heads import dense as dense_file
+from searchkit.nas.models.heads import dense_plan
 from searchkit.nas.models.heads.assigners import assign_atss, assign_by_iou
 from searchkit.nas.models.heads.boxes import decode, encode, paired_iou
 from searchkit.nas.models.heads.dense import Dense, DenseDetector
 from searchkit.nas.models.heads.dense_losses import by_batch, by_image, quality_focal
+from searchkit.nas.models.heads.dense_rows import TABLES
 
 CLASSES, SIZE = 7, (96, 128)
 SIZES, RATIOS = ((24, 30), (48, 60), (96, 120)), (0.5, 1.0, 2.0)
@@ -166,7 +169,7 @@ def test_losses_and_detections_are_those_of_torchvisions_retinanet(box_loss: str
         [torch.cat(anchors)] * 2,
     )
     losses = own.train()(images, targets)
-    assert set(losses) == set(dense_file.LOSSES)
+    assert set(losses) == set(dense_plan.LOSSES)
     for name, value in losses.items():
         assert torch.allclose(value, expected[name], rtol=1e-5), name
     found = own.eval()(images)
@@ -269,6 +272,14 @@ def test_how_much_an_image_counts() -> None:
 def test_options_that_do_not_exist(keys: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         Dense(**keys)
+
+
+def test_the_options_are_those_of_the_functions() -> None:
+    def keywords_of(function: Any) -> tuple[str, ...]:
+        return tuple(p.name for p in signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY)
+
+    keywords = {name: {row: keywords_of(function) for row, function in rows.items()} for name, rows in TABLES.items()}
+    assert keywords == dense_plan.ROWS
 
 
 def test_its_source_stands_alone(tmp_path: Any) -> None:

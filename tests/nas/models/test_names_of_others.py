@@ -19,7 +19,7 @@ from searchkit.nas.models.backbones.efficientnet_lite_plan import lite
 from searchkit.nas.models.backbones.mobilenet_plan import DEPTHS, EXPANDS, WIDTHS
 from searchkit.nas.models.heads.faster_rcnn_plan import DetectorConfig
 from searchkit.nas.models.heads.linear_plan import ClassifierConfig
-from searchkit.nas.models.heads.retinanet import RetinaNetOptions
+from searchkit.nas.models.heads.retinanet_plan import RetinaNetOptions
 from searchkit.nas.models.init.load import load_init
 from searchkit.nas.models.init.sources import read_weights
 from searchkit.nas.models.necks.elastic_fpn_plan import ElasticFPNOptions

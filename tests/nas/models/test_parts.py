@@ -22,7 +22,7 @@ from searchkit.nas.models.elastic import arch_of, set_arch, wiring_of
 from searchkit.nas.models.network import build
 from searchkit.nas.models.part import BACKBONE, HEAD, NECK, NetConfig
 from searchkit.nas.models.subnet import subnet
-from searchkit.nas.models.table import BACKBONES, HEADS, NECKS, part_class
+from searchkit.nas.models.table import BACKBONES, HEADS, NECKS, name_of, options_of, part_class, plan_class
 from searchkit.nas.space.space import Space, read_space
 from searchkit.nas.tasks.table import TASKS
 from searchkit.nas.train.evaluate import calibrate
@@ -200,6 +200,17 @@ def exported(form: Any, static: nn.Module, config: NetConfig) -> Any:
 def test_every_part_has_its_row() -> None:
     for table, tiny in ((BACKBONES, BODIES), (NECKS, TINY_NECKS), (HEADS, TINY_HEADS)):
         assert {*table} == {*tiny}, "a part of models/table.py needs small sizes in this file"
+
+
+def test_what_runs_is_what_was_planned() -> None:
+    """What is priced and checked without torch is the very code that modules are made by."""
+    for part, table in ((BACKBONE, BACKBONES), (NECK, NECKS), (HEAD, HEADS)):
+        for name in table:
+            plan, whole = plan_class(part, name), part_class(part, name)
+            assert issubclass(whole, plan) and whole.plan is plan.plan, name
+            assert name_of(part, whole) == name
+    for name in BACKBONES:
+        assert options_of(plan_class(BACKBONE, name)) == options_of(part_class(BACKBONE, name)), name
 
 
 @pytest.mark.slow

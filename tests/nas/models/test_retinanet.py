@@ -18,7 +18,8 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from searchkit.errors import UsageError
 from searchkit.nas.cost.price import price_net
 from searchkit.nas.models.heads.dense import flat_level
-from searchkit.nas.models.heads.retinanet import CLS, RetinaNetConfig, RetinaNetHead, RetinaNetOptions, Towers
+from searchkit.nas.models.heads.retinanet import CLS, RetinaNetHead, Towers
+from searchkit.nas.models.heads.retinanet_plan import RetinaNetConfig, RetinaNetOptions
 from searchkit.nas.models.necks.elastic_fpn import ElasticFPN
 from searchkit.nas.models.necks.elastic_fpn_plan import ElasticFPNOptions
 from searchkit.nas.models.network import build, head_of

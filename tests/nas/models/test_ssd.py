@@ -21,7 +21,8 @@ from searchkit.nas.models.heads.assigners import assign_by_iou
 from searchkit.nas.models.heads.boxes import encode
 from searchkit.nas.models.heads.dense import Dense, DenseDetector
 from searchkit.nas.models.heads.dense_losses import by_image_with_positives
-from searchkit.nas.models.heads.ssd import Predictors, SSDHead, SSDOptions
+from searchkit.nas.models.heads.ssd import Predictors, SSDHead
+from searchkit.nas.models.heads.ssd_plan import SSDOptions
 from searchkit.nas.models.necks.ssd_extras import SSDExtras
 from searchkit.nas.models.necks.ssd_extras_plan import SSDExtrasOptions
 from searchkit.nas.models.part import levels_of

@@ -17,7 +17,8 @@ from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 from searchkit.errors import UsageError
 from searchkit.nas.cost.price import plans_of, price
 from searchkit.nas.models.elastic import set_arch
-from searchkit.nas.models.heads.ssd import SSDConfig, SSDHead, SSDOptions
+from searchkit.nas.models.heads.ssd import SSDHead
+from searchkit.nas.models.heads.ssd_plan import SSDConfig, SSDOptions
 from searchkit.nas.models.init.load import load_init
 from searchkit.nas.models.necks.ssd_extras_plan import SSDExtrasOptions
 from searchkit.nas.models.network import build, head_of

@@ -18,7 +18,8 @@ from searchkit.nas.models.subnet import subnet
 from searchkit.nas.subnet import sweep
 from searchkit.nas.tasks import detection
 from searchkit.nas.tasks import read as config
-from searchkit.nas.tasks.detection import DETECTION, set_scale
+from searchkit.nas.tasks.detection import set_scale
+from searchkit.nas.tasks.table import TASKS
 from searchkit.nas.train import bench, checkpoint, evaluate
 from searchkit.nas.train.splits import open_split
 from searchkit.records.modelspace import dumps
@@ -196,7 +197,7 @@ def test_statistics_are_of_training_images_alone(trained: Trained, session: swee
     arch = trained.recipe.space.named("MIDDLE")
     static: Any = subnet(session.net, arch, session.config)
     set_scale(static, 48, trained.recipe.data)
-    assert evaluate.calibrate(static, session.bench.calibration.batches(48), CPU, task=DETECTION) == 6
+    assert evaluate.calibrate(static, session.bench.calibration.batches(48), CPU, task=TASKS["det"]) == 6
     means, variances, shares = [], [], []
     for batch in session.bench.calibration.batches(48):
         x = static.transform([image.float() / 255 for image in batch])[0].tensors

@@ -66,7 +66,7 @@ def test_the_tasks_are_called_alike() -> None:
 
     def asked(task: Task) -> dict[str, list[str]]:
         """The parameters of each function of a task, by its name."""
-        parts = [getattr(task, f.name) for f in fields(task) if f.name != "name"]
+        parts = [getattr(task.functions(), f.name) for f in fields(task.functions())]
         functions = {f.name: getattr(part, f.name) for part in parts for f in fields(part)}
         return {
             name: [*inspect.signature(f).parameters]
@@ -302,7 +302,7 @@ def test_calibrated_statistics_are_the_mean_over_batches(learnt: tuple[str, str]
     with torch.no_grad():
         for batch in batches:
             theirs(batch.float() / 255)
-    assert calibrate(static, batches, CPU, task=classification.CLASSIFICATION) == 18
+    assert calibrate(static, batches, CPU, task=TASKS["cls"]) == 18
     assert equal(static.state_dict(), theirs.state_dict())
     norms = calibrated_norms(static)
     assert len(norms) == len(arrived) > 5 and not static.training

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from searchkit.errors import ConfigError, UsageError
-from searchkit.nas.models.network import build, unseen, unseen_there
+from searchkit.nas.models.network import build
+from searchkit.nas.models.plans import unseen, unseen_there
 from searchkit.nas.models.subnet import subnet
 from searchkit.nas.tasks.read import load
 from searchkit.nas.train.bench import model_said

@@ -139,7 +139,7 @@ def test_a_teacher_teaches_all_by_names(toy_cls: Path, teacher: tuple[str, str],
     net, _ = nets.load(theirs, found, found.meta["categories"], 0, to_train=False, where="it")
     static = subnet(net, theirs.space.minimum(), nets.sized(theirs, cls.CLASSES)).eval()
     raw = static(x := torch.rand(4, 3, 32, 32))
-    calibrate(static, open_calibration(recipe, 0).batches(32), CPU, task=CLASSIFICATION)  # it was never trained alone
+    calibrate(static, open_calibration(recipe, 0).batches(32), CPU, task=TASKS["cls"])  # it was never trained alone
     assert not torch.equal(raw, static(x))
     (scores,) = teaching.distillers
     taught = teaching.begin(x, 1, 0)
@@ -222,7 +222,7 @@ def test_schedules_change_with_their_epochs(toy_cls: Path, tmp_path: Path, monke
 
     monkeypatch.setattr(class_logits, "divergence", divergence)
     noting = replace(CLASSIFICATION, objective=replace(CLASSIFICATION.objective, losses=noted))
-    monkeypatch.setitem(TASKS, "cls", noting)
+    monkeypatch.setitem(TASKS, "cls", replace(TASKS["cls"], functions=lambda: noting))
     monkeypatch.setattr(classification.F, "cross_entropy", cross_entropy)
     reports: list[dict[str, float]] = []
     for stop in (6, None):  # the sixth step, of the second epoch, is done when it stops, and saved only after

@@ -15,7 +15,8 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from searchkit.errors import ConfigError
 from searchkit.nas.models.class_logits import ClassLogits
 from searchkit.nas.models.elastic import set_arch
-from searchkit.nas.models.heads.retinanet import RetinaNet, RetinaNetHead, RetinaNetOptions, Towers
+from searchkit.nas.models.heads.retinanet import RetinaNet, RetinaNetHead, Towers
+from searchkit.nas.models.heads.retinanet_plan import RetinaNetOptions
 from searchkit.nas.tasks import read as config
 from searchkit.nas.tasks.teacher import open_teaching
 from searchkit.nas.train import checkpoint, kept, modules, supernet

@@ -2,10 +2,57 @@
 
 from __future__ import annotations
 
-from searchkit.nas.models.backbones.mbconv_plan import Stages, Style, stages_of
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from searchkit.nas.models.backbones.mbconv_plan import MBConvPlan, Stages, Style, stages_of
+from searchkit.nas.models.plan import Held
+from searchkit.nas.styles import NormName, NormStyle
+
+if TYPE_CHECKING:
+    from searchkit.records.arch import Arch
 
 STRIDES = (1, 2, 2, 2, 1, 2, 1)
 SQUEEZE = (False, False, True, False, True, True, True)
+
+
+class AttentiveNASPlan(MBConvPlan):
+    """What AttentiveNAS's network is made of.
+
+    strides, squeeze: of each stage. stem_stride: 1 for small images. features: names such as [c2, c3, c4, c5], see
+    features.places_of. zero_init_residual: every block starts as its shortcut (as the authors' do).
+    norm: "bn", "frozen" (nothing of a norm is learnt or updated) or "gn", in groups of `norm_group` channels, of which
+    all widths are multiples, those inside the blocks too.
+    Or "sync_bn": "bn" over the ranks of a training together, in groups of `norm_ranks` neighbours (0: all of them).
+    """
+
+    def __init__(
+        self,
+        arch: Arch,
+        *,
+        held: Held | None = None,
+        strides: Sequence[int] = STRIDES,
+        squeeze: Sequence[bool] = SQUEEZE,
+        stem_stride: int = 2,
+        head_expand: int = 6,
+        features: Sequence[str] | None = None,
+        zero_init_residual: bool = True,
+        norm: NormName = "bn",
+        norm_group: int = 8,
+        norm_eps: float = 1e-5,
+        norm_momentum: float = 0.1,
+        norm_ranks: int = 0,
+    ) -> None:
+        stages = attentive_nas_stages(
+            strides=tuple(strides),
+            squeeze=tuple(squeeze),
+            stem_stride=stem_stride,
+            head_expand=head_expand,
+            features=None if features is None else tuple(features),
+            frozen_norm=norm == "frozen",
+        )
+        style = NormStyle(norm, norm_group, norm_eps, norm_momentum, norm_ranks)
+        super().__init__(arch, stages, style, held=held, zero_last_norms=zero_init_residual and norm != "frozen")
 
 
 def attentive_nas_stages(

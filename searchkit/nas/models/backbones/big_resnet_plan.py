@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from searchkit.errors import UsageError
+from searchkit.nas.models.backbones.body_plan import BodyPlan, norm_widths
 from searchkit.nas.models.backbones.features import places_of
 from searchkit.nas.models.plan import CACHE, Layer, Plan, Row, check_names, multiple_of, per_stage
+from searchkit.nas.styles import NormName, NormStyle
 
 if TYPE_CHECKING:
     from searchkit.records.arch import Arch
@@ -42,6 +45,48 @@ class Block(NamedTuple):
     shortcut: bool
     output: bool
     frozen_norm: bool
+
+
+class BigResNetPlan(BodyPlan):
+    """What this ResNet is made of.
+
+    deep_stem, stem_expand, pool: see big_resnet_plan; expand: where the arch
+    has no `body.expand`, fractions too.
+    features: names such as [c3, c4, c5], see features.places_of.
+    norm: "bn", "frozen" (nothing of a norm is learnt or updated) or "gn", in groups of `norm_group` channels, of which
+    all widths are multiples; or "sync_bn": "bn" over the ranks of a training together, in groups of `norm_ranks`
+    neighbours (0: all of them). zero_init_residual: every block starts as its shortcut.
+    """
+
+    NAMES: ClassVar[tuple[str, ...]] = NAMES
+    CHOICES: ClassVar[tuple[str, ...]] = ("stem.width", "body.width")
+
+    def __init__(
+        self,
+        arch: Arch,
+        *,
+        deep_stem: bool = True,
+        stem_expand: float = 0.5,
+        expand: float | Sequence[float] = 1.0,
+        pool: bool = True,
+        features: Sequence[str] | None = None,
+        zero_init_residual: bool = True,
+        norm: NormName = "bn",
+        norm_group: int = 8,
+        norm_eps: float = 1e-5,
+        norm_ranks: int = 0,
+    ) -> None:
+        super().__init__()
+        named = None if features is None else tuple(features)
+        expands = tuple(expand) if isinstance(expand, Sequence) else expand
+        self.style = Style(deep_stem, stem_expand, expands, pool, named, norm == "frozen")
+        self.norm_style = NormStyle(norm, norm_group, norm_eps, ranks=norm_ranks)
+        self.norm_style.check(norm_widths(self.plan(arch)))
+        self.zero_last_norms = zero_init_residual and norm != "frozen"
+
+    def plan(self, arch: Arch) -> Plan:
+        """The rows of the network at an architecture."""
+        return big_resnet_plan(arch, self.style)
 
 
 def big_resnet_plan(arch: Arch, style: Style = DEFAULT, *, whole: bool = False) -> Plan:

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from searchkit.nas.models.plan import Plan, channels
+from searchkit.nas.models.backbones.body_plan import BodyPlan
+from searchkit.nas.models.plan import Plan
 from searchkit.nas.nn import run_rows
 
 if TYPE_CHECKING:
     from searchkit.records.arch import Arch
 
 
-class Body(nn.Module):
-    """A backbone that runs the rows of its plan, each by the module of its name. A subclass makes these modules, has
-    `plan`, and sets `arch`, the only state of the search."""
+class Body(BodyPlan, nn.Module):
+    """A backbone that runs the rows of its plan, each by the module of its name. A subclass is also one of its plan
+    side; it makes these modules, and sets `arch`, the only state of the search."""
 
     _rows: Plan
     _arch: Arch
@@ -32,16 +33,8 @@ class Body(nn.Module):
         self._rows = rows
         self._arch = arch
 
-    def plan(self, arch: Arch) -> Plan:
-        """The rows of the network at an architecture."""
-        raise NotImplementedError
-
     def check_held(self, arch: Arch, rows: Plan) -> None:
         """Raises UsageError where its modules don't hold an architecture within its maximum; here they hold all."""
-
-    def channels(self, arch: Arch) -> tuple[int, ...]:
-        """Channels of the features at an architecture, finest first."""
-        return channels(self.plan(arch))
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
         """x: (N, 3, H, W) -> features (N, C_i, H_i, W_i) under "0", "1", ..., finest first.

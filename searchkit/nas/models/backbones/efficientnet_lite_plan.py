@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from searchkit.errors import UsageError
-from searchkit.nas.models.backbones.mbconv_plan import Stages, Style, stages_of
-from searchkit.nas.models.plan import multiple_of
+from searchkit.nas.models.backbones.mbconv_plan import MBConvPlan, Stages, Style, stages_of
+from searchkit.nas.models.plan import Held, multiple_of
+from searchkit.nas.styles import NormName, NormStyle
+
+if TYPE_CHECKING:
+    from searchkit.records.arch import Arch
 
 STRIDES = (1, 2, 2, 2, 1, 2, 1)
 WIDTHS, DEPTHS, KERNELS = (16, 24, 40, 80, 112, 192, 320), (1, 2, 2, 3, 3, 4, 1), (3, 3, 5, 3, 5, 5, 3)
@@ -18,6 +22,39 @@ SCALES = {"lite0": (1.0, 1.0), "lite1": (1.0, 1.1), "lite2": (1.1, 1.2), "lite3"
 INPUTS = {"lite0": 224, "lite1": 240, "lite2": 260, "lite3": 280, "lite4": 300}  # px
 _PARTS = {"_expand_conv": "expand.0", "_bn0": "expand.1", "_depthwise_conv": "depthwise.0", "_bn1": "depthwise.1"}
 _PARTS |= {"_project_conv": "project.0", "_bn2": "project.1"}
+
+
+class EfficientNetLitePlan(MBConvPlan):
+    """What an EfficientNet-Lite is made of.
+
+    strides: of each stage, 1 or 2; those of lite0 to lite4 are 1, 2, 2, 2, 1, 2, 1. stem_stride: 1 for small images.
+    features: names such as [c2, c3, c4, c5], see features.places_of.
+    norm: "bn", "frozen" (nothing of a norm is learnt or updated) or "gn", in groups of `norm_group` channels, of which
+    all widths are multiples, those inside the blocks too.
+    Or "sync_bn": "bn" over the ranks of a training together, in groups of `norm_ranks` neighbours (0: all of them).
+    """
+
+    def __init__(
+        self,
+        arch: Arch,
+        *,
+        held: Held | None = None,
+        strides: Sequence[int] = STRIDES,
+        stem_stride: int = 2,
+        features: Sequence[str] | None = None,
+        norm: NormName = "bn",
+        norm_group: int = 8,
+        norm_eps: float = 1e-3,
+        norm_momentum: float = 0.01,
+        norm_ranks: int = 0,
+    ) -> None:
+        stages = efficientnet_lite_stages(
+            strides=tuple(strides),
+            stem_stride=stem_stride,
+            features=None if features is None else tuple(features),
+            frozen_norm=norm == "frozen",
+        )
+        super().__init__(arch, stages, NormStyle(norm, norm_group, norm_eps, norm_momentum, norm_ranks), held=held)
 
 
 def efficientnet_lite_stages(

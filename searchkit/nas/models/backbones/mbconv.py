@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from searchkit.errors import UsageError
 from searchkit.nas.models.backbones.body import Body
-from searchkit.nas.models.backbones.mbconv_plan import NAMES, Stages, plan_of
-from searchkit.nas.models.elastic import Held
-from searchkit.nas.models.plan import Plan, Row, per_block, per_stage
-from searchkit.nas.nn import Chain, attach
-from searchkit.nas.nn.kinds import Norm
-from searchkit.nas.nn.transforms import Transform, check_transform, transformed
+from searchkit.nas.models.backbones.mbconv_plan import KERNEL, MBConvPlan, Stages, plan_of
+from searchkit.nas.models.plan import Held, Plan, Row, per_block, per_stage
+from searchkit.nas.nn import Chain, attach, norm_of
+from searchkit.nas.nn.transforms import transformed
+from searchkit.nas.styles import NormStyle, Transform
 
 if TYPE_CHECKING:
     from searchkit.records.arch import Arch
-
-KERNEL = "body.kernel"
 
 
 def _as_nested(rows: Plan) -> list[Row]:
@@ -33,7 +30,7 @@ def _as_nested(rows: Plan) -> list[Row]:
     return sorted(rows, key=place)
 
 
-class MBConvNet(Body):
+class MBConvNet(MBConvPlan, Body):
     """A network of mbconv_plan at any architecture up to the one it is built at, `arch` (settable, the only state of
     the search): the first blocks of every stage, the first channels of each, inside and outside, and the centres of
     their kernels or what `transform` makes of them.
@@ -42,25 +39,21 @@ class MBConvNet(Body):
     network owns what its own arch uses. A supernet with transforms runs the kernels of its space alone.
     """
 
-    NAMES: ClassVar[tuple[str, ...]] = NAMES
-    CHOICES: ClassVar[tuple[str, ...]] = ("stem.width", "body.width", KERNEL)
-
     def __init__(
         self,
         arch: Arch,
         stages: Stages,
-        norm: Norm,
+        norm: NormStyle,
         *,
         held: Held | None = None,
         transform: Transform = "none",
         zero_last_norms: bool = False,
     ) -> None:
-        super().__init__()
-        check_transform(transform)
-        self.stages_plan = stages
+        super().__init__(arch, stages, norm, transform=transform)
+        make = norm_of(*norm)
         owned = plan_of(arch, stages, whole=held is not None)
         for row in _as_nested(owned):
-            attach(self, row.name, Chain(row, norm))
+            attach(self, row.name, Chain(row, make))
         self.held: Held = self._transform(arch, held, transform)
         self._owned = {row.name: frozenset(layer.name for layer in row.layers) for row in owned}
         self.arch = arch
@@ -74,10 +67,6 @@ class MBConvNet(Body):
                     f"the network has no {row.name}.{missing[0].name}, which {arch.text()} needs",
                     "Build it from a space that has this architecture.",
                 )
-
-    def plan(self, arch: Arch) -> Plan:
-        """The rows of the network at an architecture."""
-        return plan_of(arch, self.stages_plan)
 
     def _transform(self, arch: Arch, held: Held | None, transform: Transform) -> Held:
         """Put transforms into the filters of blocks with several kernels; returns the kernels of each position."""

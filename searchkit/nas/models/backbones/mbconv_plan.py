@@ -8,13 +8,15 @@ networks: each says in its own file what its stages have, and what other package
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple, get_args
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, get_args
 
 from searchkit.errors import UsageError, did_you_mean
+from searchkit.nas.models.backbones.body_plan import BodyPlan, norm_widths
 from searchkit.nas.models.backbones.features import places_of
 from searchkit.nas.models.plan import (
     CACHE,
     Activation,
+    Held,
     Layer,
     Plan,
     Row,
@@ -25,11 +27,13 @@ from searchkit.nas.models.plan import (
     per_stage,
     squeeze_excite,
 )
+from searchkit.nas.styles import NormStyle, Transform, check_transform
 
 if TYPE_CHECKING:
     from searchkit.records.arch import Arch
 
-NAMES = ("stem.width", "body.width", "body.depth", "body.kernel", "body.expand", "body.hidden", "head.width")
+KERNEL = "body.kernel"
+NAMES = ("stem.width", "body.width", "body.depth", KERNEL, "body.expand", "body.hidden", "head.width")
 
 
 class Style(NamedTuple):
@@ -73,6 +77,35 @@ class Block(NamedTuple):
     style: Style
     output: bool = False
     tap: bool = False
+
+
+class MBConvPlan(BodyPlan):
+    """What a network of inverted residual blocks is made of; a subclass has its options.
+
+    held: the choices of a supernet's space, which the modules of a supernet are made by, and no row of its plan.
+    """
+
+    NAMES: ClassVar[tuple[str, ...]] = NAMES
+    CHOICES: ClassVar[tuple[str, ...]] = ("stem.width", "body.width", KERNEL)
+
+    def __init__(
+        self,
+        arch: Arch,
+        stages: Stages,
+        norm: NormStyle,
+        *,
+        held: Held | None = None,
+        transform: Transform = "none",
+        zero_last_norms: bool = False,
+    ) -> None:
+        super().__init__()
+        check_transform(transform)
+        self.stages_plan, self.norm_style = stages, norm
+        norm.check(norm_widths(self.plan(arch)))
+
+    def plan(self, arch: Arch) -> Plan:
+        """The rows of the network at an architecture."""
+        return plan_of(arch, self.stages_plan)
 
 
 def stages_of(

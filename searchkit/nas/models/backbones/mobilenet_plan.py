@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from searchkit.errors import UsageError
-from searchkit.nas.models.backbones.mbconv_plan import Stages, Style, plan_of, stages_of
-from searchkit.nas.models.plan import Activation, Plan
+from searchkit.nas.models.backbones.mbconv_plan import MBConvPlan, Stages, Style, plan_of, stages_of
+from searchkit.nas.models.plan import Activation, Held, Plan
+from searchkit.nas.styles import NormName, NormStyle, Transform
 
 if TYPE_CHECKING:
     from searchkit.records.arch import Arch
@@ -18,6 +19,43 @@ WIDTHS, DEPTHS, EXPANDS = (16, 24, 32, 64, 96, 160, 320), (1, 2, 3, 4, 3, 3, 1),
 _EXPANDED = {"0.0": "expand.0", "0.1": "expand.1", "1.0": "depthwise.0", "1.1": "depthwise.1"}
 _EXPANDED |= {"2": "project.0", "3": "project.1"}
 _PLAIN = {"0.0": "depthwise.0", "0.1": "depthwise.1", "1": "project.0", "2": "project.1"}
+
+
+class MobileNetV2Plan(MBConvPlan):
+    """What a MobileNetV2 is made of.
+
+    strides: of each stage, 1 or 2; torchvision's are 1, 2, 2, 2, 1, 2, 1. stem_stride: 1 for small images.
+    norm: "bn", "frozen" (nothing of a norm is learnt or updated) or "gn", in groups of `norm_group` channels, of which
+    all widths are multiples, those inside the blocks too.
+    Or "sync_bn": "bn" over the ranks of a training together, in groups of `norm_ranks` neighbours (0: all of them).
+    activation: aw_nas has "relu". features: names such as [c2, c3, c4, c5], see features.places_of. transform: how a
+    kernel smaller than a block's largest is made, as MobileNetV3's.
+    """
+
+    def __init__(
+        self,
+        arch: Arch,
+        *,
+        held: Held | None = None,
+        strides: Sequence[int] = STRIDES,
+        stem_stride: int = 2,
+        norm: NormName = "bn",
+        norm_group: int = 8,
+        norm_eps: float = 1e-5,
+        norm_ranks: int = 0,
+        activation: Activation = "relu6",
+        features: Sequence[str] | None = None,
+        transform: Transform = "none",
+    ) -> None:
+        stages = mobilenet_stages(
+            strides=tuple(strides),
+            stem_stride=stem_stride,
+            activation=activation,
+            features=None if features is None else tuple(features),
+            frozen_norm=norm == "frozen",
+        )
+        style = NormStyle(norm, norm_group, norm_eps, ranks=norm_ranks)
+        super().__init__(arch, stages, style, held=held, transform=transform)
 
 
 def mobilenet_stages(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from searchkit.errors import UsageError
-from searchkit.nas.models.backbones.mbconv_plan import Stages, Style, stages_of
-from searchkit.nas.models.plan import Activation
+from searchkit.nas.models.backbones.mbconv_plan import MBConvPlan, Stages, Style, stages_of
+from searchkit.nas.models.plan import Activation, Held
+from searchkit.nas.styles import NormName, NormStyle, Transform
+
+if TYPE_CHECKING:
+    from searchkit.records.arch import Arch
 
 # torchvision's mobilenet_v3_large, whose stages are also those of OFA.
 STRIDES = (1, 2, 2, 2, 1, 2)
@@ -15,6 +20,50 @@ ACTIVATIONS: tuple[Activation, ...] = ("relu", "relu", "relu", "hswish", "hswish
 # Blocks of torchvision's two, by stage.
 LARGE_DEPTHS, SMALL_DEPTHS = (1, 2, 3, 4, 2, 3), (1, 2, 3, 2, 3)
 _EXPANDED, _PLAIN = ("expand", "depthwise", "project"), ("depthwise", "project")
+
+
+class MobileNetV3Plan(MBConvPlan):
+    """What a MobileNetV3 is made of.
+
+    strides, squeeze, activations: of each stage, as in torchvision's mobilenet_v3_large; activation: of the stem and
+    the last conv; stem_stride: 1 for small images. features: names such as [c4, tail] or [c4.expand, tail], see
+    features.places_of.
+    transform: how a kernel smaller than a block's largest is made: "none" is its centre, "chained" learns maps from 7x7
+    to 5x5 and from there to 3x3 (once-for-all), "direct" learns each from the largest (aw_nas).
+    norm: "bn", "frozen" (nothing of a norm is learnt or updated) or "gn", in groups of `norm_group` channels, of which
+    all widths are multiples, those inside the blocks too.
+    Or "sync_bn": "bn" over the ranks of a training together, in groups of `norm_ranks` neighbours (0: all of them).
+    """
+
+    def __init__(
+        self,
+        arch: Arch,
+        *,
+        held: Held | None = None,
+        strides: Sequence[int] = STRIDES,
+        squeeze: Sequence[bool] = SQUEEZE,
+        activations: Sequence[Activation] = ACTIVATIONS,
+        activation: Activation = "hswish",
+        stem_stride: int = 2,
+        features: Sequence[str] | None = None,
+        transform: Transform = "none",
+        norm: NormName = "bn",
+        norm_group: int = 8,
+        norm_eps: float = 1e-3,
+        norm_momentum: float = 0.01,
+        norm_ranks: int = 0,
+    ) -> None:
+        stages = mobilenet_v3_stages(
+            strides=tuple(strides),
+            squeeze=tuple(squeeze),
+            activations=tuple(activations),
+            activation=activation,
+            stem_stride=stem_stride,
+            features=None if features is None else tuple(features),
+            frozen_norm=norm == "frozen",
+        )
+        style = NormStyle(norm, norm_group, norm_eps, norm_momentum, norm_ranks)
+        super().__init__(arch, stages, style, held=held, transform=transform)
 
 
 def mobilenet_v3_stages(

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from searchkit.errors import UsageError
 from searchkit.nas.models.backbones.body import Body
-from searchkit.nas.models.backbones.regnet_plan import GROUPS, STRIDES, Squeeze, check_squeeze, regnet_plan
-from searchkit.nas.models.elastic import Held
-from searchkit.nas.models.plan import Plan
+from searchkit.nas.models.backbones.regnet_plan import GROUPS, RegNetPlan
+from searchkit.nas.models.plan import Held
 from searchkit.nas.nn import Chain, Residual, attach, norm_of
 from searchkit.records.arch import Arch
 
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
     from searchkit.records.arch import Width
 
 
-class RegNet(Body):
+class RegNet(RegNetPlan, Body):
     """Features of every stage that halves the image, at any architecture up to the one it is built at.
 
     `arch` (settable, the only state of the search) has the names below `backbone.`: `stem.width`, `body.width`,
@@ -29,51 +27,21 @@ class RegNet(Body):
     at one group width a narrower net is the first groups of a wider one; at another one a row meets other channels.
 
     held: for "body.groups", the choices of each position: a conv then holds columns for the fewest groups; None: for
-    the arch's own. squeeze, expand_input: see regnet_plan. strides: of each stage, 1 or 2. stem_stride: 1 for small
-    images.
-    norm: "bn", "frozen" (nothing of a norm is learnt or updated) or "gn", in groups of `norm_group` channels, of which
-    all widths are multiples, those inside the blocks too. Or "sync_bn": "bn" over the ranks of a training together, in
-    groups of `norm_ranks` neighbours (0: all of them).
+    the arch's own.
     """
 
-    CHOICES: ClassVar[tuple[str, ...]] = (GROUPS,)
-
-    def __init__(
-        self,
-        arch: Arch,
-        *,
-        held: Held | None = None,
-        squeeze: Squeeze = "none",
-        expand_input: bool = False,
-        strides: Sequence[int] = STRIDES,
-        stem_stride: int = 2,
-        norm: Literal["bn", "gn", "frozen", "sync_bn"] = "bn",
-        norm_group: int = 8,
-        norm_eps: float = 1e-5,
-        norm_ranks: int = 0,
-    ) -> None:
-        super().__init__()
-        check_squeeze(squeeze)
-        self.plan_options: dict[str, Any] = {
-            "squeeze": squeeze,
-            "expand_input": expand_input,
-            "strides": tuple(strides),
-            "stem_stride": stem_stride,
-            "frozen_norm": norm == "frozen",
-        }
+    def __init__(self, arch: Arch, *, held: Held | None = None, **options: Any) -> None:
+        """options: see RegNetPlan."""
+        super().__init__(arch, **options)
         self.held: Held = _held_groups(held, arch)
         largest = arch
         if self.held:
             largest = Arch.of({**dict(arch.items), GROUPS: _fewest(self.held[GROUPS], arch[GROUPS])})
-        make = norm_of(norm, norm_group, norm_eps, ranks=norm_ranks)
+        make = norm_of(*self.norm_style)
         for row in self.plan(largest):
             attach(self, row.name, (Chain if row.stage < 0 else Residual)(row, make))
         self.arch = arch
         self._init_weights()
-
-    def plan(self, arch: Arch) -> Plan:
-        """The rows of the network at an architecture."""
-        return regnet_plan(arch, **self.plan_options)
 
     def _init_weights(self) -> None:
         """torchvision's initial values; norms have theirs from their own constructors."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, get_args
 
 from searchkit.errors import UsageError, did_you_mean
+from searchkit.nas.models.backbones.body_plan import BodyPlan, norm_widths
 from searchkit.nas.models.plan import (
     CACHE,
     Layer,
@@ -21,6 +22,7 @@ from searchkit.nas.models.plan import (
     per_stage,
     squeeze_excite,
 )
+from searchkit.nas.styles import NormName, NormStyle
 
 if TYPE_CHECKING:
     from searchkit.records.arch import Arch, Width
@@ -57,6 +59,49 @@ class Block(NamedTuple):
     stride: int
     output: bool
     style: Style
+
+
+class RegNetPlan(BodyPlan):
+    """What a RegNet is made of.
+
+    squeeze, expand_input: see regnet_plan. strides: of each stage, 1 or 2. stem_stride: 1 for small
+    images.
+    norm: "bn", "frozen" (nothing of a norm is learnt or updated) or "gn", in groups of `norm_group` channels, of which
+    all widths are multiples, those inside the blocks too. Or "sync_bn": "bn" over the ranks of a training together, in
+    groups of `norm_ranks` neighbours (0: all of them).
+    """
+
+    NAMES: ClassVar[tuple[str, ...]] = NAMES
+    CHOICES: ClassVar[tuple[str, ...]] = (GROUPS,)
+
+    def __init__(
+        self,
+        arch: Arch,
+        *,
+        squeeze: Squeeze = "none",
+        expand_input: bool = False,
+        strides: Sequence[int] = STRIDES,
+        stem_stride: int = 2,
+        norm: NormName = "bn",
+        norm_group: int = 8,
+        norm_eps: float = 1e-5,
+        norm_ranks: int = 0,
+    ) -> None:
+        super().__init__()
+        check_squeeze(squeeze)
+        self.plan_options: dict[str, Any] = {
+            "squeeze": squeeze,
+            "expand_input": expand_input,
+            "strides": tuple(strides),
+            "stem_stride": stem_stride,
+            "frozen_norm": norm == "frozen",
+        }
+        self.norm_style = NormStyle(norm, norm_group, norm_eps, ranks=norm_ranks)
+        self.norm_style.check(norm_widths(self.plan(arch)))
+
+    def plan(self, arch: Arch) -> Plan:
+        """The rows of the network at an architecture."""
+        return regnet_plan(arch, **self.plan_options)
 
 
 def regnet_plan(

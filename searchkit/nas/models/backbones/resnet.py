@@ -3,83 +3,40 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from searchkit.errors import UsageError
 from searchkit.nas.models.backbones.body import Body
-from searchkit.nas.models.backbones.resnet_plan import NAMES, resnet_plan
-from searchkit.nas.models.plan import Plan
+from searchkit.nas.models.backbones.resnet_plan import ResNetPlan
 from searchkit.nas.nn import Residual, add_layers, attach, norm_of, run_layers
 
 if TYPE_CHECKING:
     from searchkit.records.arch import Arch
 
 
-class ResNet(Body):
+class ResNet(ResNetPlan, Body):
     """Features of every stage, at any architecture up to the one it is built at.
 
     `arch` (settable, the only state of the search) has the names below `backbone.`: `stem.width`, `body.width` (of the
     3x3 convs; a bottleneck gives out four times that), `body.depth`, and if wanted `body.kernel`: see resnet_plan. An
     arch runs the first channels of the first blocks of every stage.
-
-    block: "bottleneck" or "basic". deep_stem, avg_down, first_shortcut: see resnet_plan.
-    norm: "bn", "frozen" (nothing of a norm is learnt or updated) or "gn", in groups of `norm_group` channels, of which
-    all widths are multiples.
-    Or "sync_bn": "bn" over the ranks of a training together, in groups of `norm_ranks` neighbours (0: all of them).
-    norm_eps: 1e-5; torchvision's Faster R-CNN weights for COCO were trained with frozen norms of 0.
-    frozen_stages: 0 freezes nothing; n: the stem and the first n stages learn nothing and update no statistics.
-    zero_init_residual: every block starts as its shortcut (https://arxiv.org/abs/1706.02677).
     """
 
-    NAMES: ClassVar[tuple[str, ...]] = NAMES
-
-    def __init__(
-        self,
-        arch: Arch,
-        *,
-        block: Literal["bottleneck", "basic"] = "bottleneck",
-        norm: Literal["bn", "gn", "frozen", "sync_bn"] = "bn",
-        deep_stem: bool = False,
-        avg_down: bool = False,
-        first_shortcut: bool = True,
-        frozen_stages: int = 0,
-        zero_init_residual: bool = False,
-        norm_group: int = 16,
-        norm_eps: float = 1e-5,
-        norm_ranks: int = 0,
-    ) -> None:
-        super().__init__()
-        self.plan_options: dict[str, Any] = {
-            "block": block,
-            "deep_stem": deep_stem,
-            "avg_down": avg_down,
-            "first_shortcut": first_shortcut,
-            "frozen_norm": norm == "frozen",
-        }
+    def __init__(self, arch: Arch, **options: Any) -> None:
+        """options: see ResNetPlan."""
+        super().__init__(arch, **options)
         self.arch = arch
-        make = norm_of(norm, norm_group, norm_eps, ranks=norm_ranks)
+        make = norm_of(*self.norm_style)
         for row in self._rows:
             if row.stage < 0:
                 add_layers(self, row, make)
             else:
                 attach(self, row.name, Residual(row, make))
-        stages = 1 + self._rows[-1].stage
-        if not 0 <= frozen_stages <= stages:
-            raise UsageError(f"frozen_stages must be 0 to {stages}, but is {frozen_stages}")
-        if zero_init_residual and norm == "frozen":
-            raise UsageError(
-                "zero_init_residual needs norms that learn, but norm is frozen", "Leave it out, or use norm: bn."
-            )
-        self._init_weights(zero_init_residual)
-        self.frozen = self._frozen_modules(frozen_stages)
+        self._init_weights(self.zero_init_residual)
+        self.frozen = self._frozen_modules(self.frozen_stages)
         for name in self.frozen:
             self.get_submodule(name).requires_grad_(False)
-
-    def plan(self, arch: Arch) -> Plan:
-        """The rows of the network at an architecture."""
-        return resnet_plan(arch, **self.plan_options)
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
         """x: (N, 3, H, W) -> the features of the stages, (N, C_i, H / 2^(i+2), W / 2^(i+2)) under "0", "1", ..."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from searchkit.errors import UsageError
+from searchkit.nas.models.backbones.body_plan import BodyPlan, norm_widths
 from searchkit.nas.models.plan import CACHE, Layer, Plan, Row, per_stage
+from searchkit.nas.styles import NormName, NormStyle
 
 if TYPE_CHECKING:
     from searchkit.records.arch import Arch
@@ -40,6 +42,60 @@ class Block(NamedTuple):
     @property
     def cout(self) -> int:
         return self.width * EXPANSION[self.style.block]
+
+
+class ResNetPlan(BodyPlan):
+    """What a ResNet is made of.
+
+    block: "bottleneck" or "basic". deep_stem, avg_down, first_shortcut: see resnet_plan.
+    norm: "bn", "frozen" (nothing of a norm is learnt or updated) or "gn", in groups of `norm_group` channels, of which
+    all widths are multiples.
+    Or "sync_bn": "bn" over the ranks of a training together, in groups of `norm_ranks` neighbours (0: all of them).
+    norm_eps: 1e-5; torchvision's Faster R-CNN weights for COCO were trained with frozen norms of 0.
+    frozen_stages: 0 freezes nothing; n: the stem and the first n stages learn nothing and update no statistics.
+    zero_init_residual: every block starts as its shortcut (https://arxiv.org/abs/1706.02677).
+    """
+
+    NAMES: ClassVar[tuple[str, ...]] = NAMES
+
+    def __init__(
+        self,
+        arch: Arch,
+        *,
+        block: Literal["bottleneck", "basic"] = "bottleneck",
+        norm: NormName = "bn",
+        deep_stem: bool = False,
+        avg_down: bool = False,
+        first_shortcut: bool = True,
+        frozen_stages: int = 0,
+        zero_init_residual: bool = False,
+        norm_group: int = 16,
+        norm_eps: float = 1e-5,
+        norm_ranks: int = 0,
+    ) -> None:
+        super().__init__()
+        self.plan_options: dict[str, Any] = {
+            "block": block,
+            "deep_stem": deep_stem,
+            "avg_down": avg_down,
+            "first_shortcut": first_shortcut,
+            "frozen_norm": norm == "frozen",
+        }
+        self.norm_style = NormStyle(norm, norm_group, norm_eps, ranks=norm_ranks)
+        rows = self.plan(arch)
+        self.norm_style.check(norm_widths(rows))
+        stages = 1 + rows[-1].stage
+        if not 0 <= frozen_stages <= stages:
+            raise UsageError(f"frozen_stages must be 0 to {stages}, but is {frozen_stages}")
+        if zero_init_residual and norm == "frozen":
+            raise UsageError(
+                "zero_init_residual needs norms that learn, but norm is frozen", "Leave it out, or use norm: bn."
+            )
+        self.frozen_stages, self.zero_init_residual = frozen_stages, zero_init_residual
+
+    def plan(self, arch: Arch) -> Plan:
+        """The rows of the network at an architecture."""
+        return resnet_plan(arch, **self.plan_options)
 
 
 def resnet_plan(

@@ -9,17 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from searchkit.errors import UsageError
+from searchkit.nas.models.backbones.body_plan import BodyPlan, norm_widths
 from searchkit.nas.models.plan import CACHE, Layer, Plan, Row, check_names, feature_rows, per_stage
+from searchkit.nas.styles import NormName, NormStyle
 
 if TYPE_CHECKING:
     from searchkit.records.arch import Arch
 
 BLOCKS = ("k3", "k5", "k7", "xception")  # by choice: the name of the block's module
 KERNELS = (3, 5, 7, 3)
-NAMES = ("stem.width", "body.width", "body.depth", "body.choice", "head.width")
+CHOICE = "body.choice"
+NAMES = ("stem.width", "body.width", "body.depth", CHOICE, "head.width")
 _RENAMED = (  # torchvision's names, and ours
     (re.compile(r"conv1\.(\d+)\."), r"stem.\1."),
     (re.compile(r"stage2\.(\d+)\."), rf"stages.0.\1.{BLOCKS[0]}."),
@@ -28,6 +31,63 @@ _RENAMED = (  # torchvision's names, and ours
     (re.compile(r"conv5\.(\d+)\."), r"head.\1."),
     (re.compile(r"fc\."), "fc."),
 )
+
+
+class ShuffleNetV2Plan(BodyPlan):
+    """What a ShuffleNetV2 is made of. Its widths and depths are those that it is made at.
+
+    stem_pool: a max pool behind the stem. stem_stride: 1 for small images. keep_width: see shufflenet_plan.
+    norm: "bn", "frozen" (nothing of a norm is learnt or updated) or "gn", in groups of `norm_group` channels, of which
+    all widths are multiples, halves of them too.
+    Or "sync_bn": "bn" over the ranks of a training together, in groups of `norm_ranks` neighbours (0: all of them).
+    """
+
+    NAMES: ClassVar[tuple[str, ...]] = NAMES
+    CHOICES: ClassVar[tuple[str, ...]] = (CHOICE,)
+
+    def __init__(
+        self,
+        arch: Arch,
+        *,
+        stem_pool: bool = True,
+        stem_stride: int = 2,
+        keep_width: bool = False,
+        norm: NormName = "bn",
+        norm_group: int = 8,
+        norm_eps: float = 1e-5,
+        norm_ranks: int = 0,
+    ) -> None:
+        super().__init__()
+        self.plan_options: dict[str, Any] = {
+            "stem_pool": stem_pool,
+            "stem_stride": stem_stride,
+            "keep_width": keep_width,
+            "frozen_norm": norm == "frozen",
+        }
+        self._built = _sizes(arch)
+        self.norm_style = NormStyle(norm, norm_group, norm_eps, ranks=norm_ranks)
+        self.norm_style.check(norm_widths(self.plan(arch)))
+
+    def plan(self, arch: Arch) -> Plan:
+        """The rows of the network at an architecture, whose choices need not be held.
+
+        Raises UsageError for other widths and depths.
+        """
+        if _sizes(arch) != self._built:
+            raise UsageError(
+                f"the widths and depths of a ShuffleNetV2 are fixed: it was built at {_text(self._built)}, "
+                f"but the architecture has {_text(_sizes(arch))}",
+                "Give every width and depth one value in the space; only body.choice may vary.",
+            )
+        return shufflenet_plan(arch, **self.plan_options)
+
+
+def _sizes(arch: Arch) -> tuple[tuple[str, Any], ...]:
+    return tuple((name, value) for name, value in arch.items if name != CHOICE)
+
+
+def _text(sizes: tuple[tuple[str, Any], ...]) -> str:
+    return " ".join(f"{name}={value}" for name, value in sizes)
 
 
 def shufflenet_plan(

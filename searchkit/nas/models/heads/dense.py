@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torchvision.ops as ops
@@ -18,87 +17,10 @@ from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from searchkit.errors import did_you_mean
 from searchkit.nas.models.class_logits import ClassLogits
-from searchkit.nas.models.heads.assigners import ASSIGNERS
 from searchkit.nas.models.heads.boxes import decode, encode, paired_iou
-from searchkit.nas.models.heads.dense_losses import BOX_LOSSES, CLASS_LOSSES, NORMALIZERS
-from searchkit.reading.fill import At
-
-LOSSES = ("classification", "bbox_regression")  # torchvision's names
-EVALUATION = ("score_thresh", "nms_thresh", "detections_per_image", "candidates", "candidates_of")  # fields of Dense
-TABLES: dict[str, Mapping[str, Callable[..., Tensor]]] = {  # field of Dense -> what it may be
-    "assigner": ASSIGNERS,
-    "class_loss": CLASS_LOSSES,
-    "box_loss": BOX_LOSSES,
-    "normalizer": NORMALIZERS,
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dense:
-    """How a dense detector learns, and what it makes of its outputs. Defaults are those of torchvision's
-    retinanet_resnet50_fpn.
-
-    `*_options`: keywords of the row of the table, such as assigner_options: {positive: 0.6}.
-    """
-
-    assigner: str = "iou"  # which anchors are to find which boxes: iou or atss
-    assigner_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    class_loss: str = "focal"  # focal, quality_focal, clamped_focal, or multibox (with scores: softmax)
-    class_loss_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    box_loss: str = "l1"  # l1, smooth_l1 or giou
-    box_loss_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    normalizer: str = "image"  # image, image_with_positives or batch: whose positives losses are means over
-    coder: tuple[float, float] = (1.0, 1.0)  # weights of centres and sizes in box deltas
-    background: bool = False  # logits begin with the background's
-    scores: Literal["sigmoid", "softmax"] = "sigmoid"  # what makes them of logits; a softmax needs the background
-    score_thresh: float = 0.05  # above which a detection is one
-    nms_thresh: float = 0.5  # IoU of two boxes of a class, above which the weaker one is left out
-    detections_per_image: int = 300  # the best ones
-    candidates: int = 1000  # that enter NMS at most, of each level or of each class
-    candidates_of: Literal["level", "class"] = "level"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "coder", tuple(self.coder))  # a list of a YAML file
-        for name in TABLES:
-            self.row(name)
-        if len(self.coder) != 2 or not all(weight > 0 for weight in self.coder):
-            raise At("coder", f"must be two weights above 0, of centres and of sizes, but is {self.coder}")
-        if self.scores == "softmax" and not self.background:
-            raise At("scores", "softmax needs background: true, a score for what is no object")
-        if self.class_loss == "multibox" and self.scores != "softmax":
-            raise At("class_loss", f"multibox is a softmax over the classes, but scores is {self.scores}: set softmax")
-
-    def row(self, name: str) -> Callable[..., Tensor]:
-        """The chosen row of a table, with its options. Raises UsageError where there is no such row or option."""
-        table, chosen = TABLES[name], getattr(self, name)
-        if chosen not in table:
-            known = ", ".join(table)
-            raise At(name, f"must be one of {known}, but is {chosen!r}{did_you_mean(chosen, tuple(table))}")
-        options: Mapping[str, Any] = getattr(self, f"{name}_options", {})
-        parameters = inspect.signature(table[chosen]).parameters.values()
-        keywords = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
-        for key in options:
-            if key not in keywords:
-                known = f"it has {', '.join(keywords)}" if keywords else "it has none"
-                near = did_you_mean(key, keywords)
-                raise At(f"{name}_options", f"{chosen} has no option {key!r}{near}; {known}")
-        return partial(table[chosen], **options) if options else table[chosen]
-
-    def settings(self) -> dict[str, Any]:
-        """What a DenseDetector is called with, but for its anchors, its classes and its transform."""
-        return {
-            **{name: self.row(name) for name in TABLES},
-            "coder": self.coder,
-            "background": self.background,
-            "scores": self.scores,
-            "score_thresh": self.score_thresh,
-            "nms_thresh": self.nms_thresh,
-            "detections_per_image": self.detections_per_image,
-            "candidates": self.candidates,
-            "candidates_of": self.candidates_of,
-        }
+from searchkit.nas.models.heads.dense_plan import Dense
+from searchkit.nas.models.heads.dense_rows import TABLES
 
 
 class DenseDetector(nn.Module):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from searchkit.nas.models.class_logits import ClassLogits
-from searchkit.nas.models.heads.dense import EVALUATION, LOSSES, Dense, level_logits, moved_classes
+from searchkit.nas.models.heads.dense import level_logits, moved_classes
+from searchkit.nas.models.heads.dense_plan import Dense, DensePlan
 from searchkit.nas.models.heads.dense_source import DenseForm
-from searchkit.nas.models.part import NEVER, NetConfig, PlainConfig
+from searchkit.nas.models.part import NEVER
 from searchkit.nas.nn import enough
 
 
@@ -24,23 +25,12 @@ class ClassRows(NamedTuple):
     never: float  # what the rows of a class hold that is never predicted
 
 
-class DenseHead:
+class DenseHead(DensePlan):
     """A head (searchkit.nas.models.part.Head) whose network is a DenseDetector.
 
     A subclass has NAMES, Options (a Dense), `plan`, `network`, `class_rows` and `anchors_source`, and says in KIND what
     its detector is called.
     """
-
-    TASK: ClassVar[str] = "det"
-    KIND: ClassVar[str] = "Dense detector"
-    Config: ClassVar[type[NetConfig]] = PlainConfig
-    MODULE: ClassVar[str] = "head"
-    LOSSES: ClassVar[tuple[str, ...]] = LOSSES
-    EVALUATION: ClassVar[tuple[str, ...]] = EVALUATION
-
-    def __init__(self, options: Any, num_classes: int) -> None:
-        self.options: Any = options
-        self.num_classes = num_classes
 
     def class_rows(self) -> Sequence[ClassRows]:
         """The tensors of its network that have rows for classes; those that a network lacks don't count."""

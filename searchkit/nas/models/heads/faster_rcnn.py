@@ -94,15 +94,6 @@ def _narrow(root: nn.Module, cls: type[Conv2d] | type[Linear], *names: str) -> N
 class FasterRCNNHead(FasterRCNNPlan):
     """The head `faster_rcnn`. It has no dimensions of its own, and reads levels as narrow as the neck makes them."""
 
-    LOSSES: ClassVar[tuple[str, ...]] = ("loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg")
-    EVALUATION: ClassVar[tuple[str, ...]] = (
-        "rpn_pre_nms_test",
-        "rpn_post_nms_test",
-        "score_thresh",
-        "nms_thresh",
-        "detections_per_image",
-    )
-    LEARNT_FOR: ClassVar[tuple[str, ...]] = ("anchor_sizes", "anchor_ratios")
     norms_of_one: ClassVar[bool] = True
     form: ClassVar[Form] = faster_rcnn_source
 

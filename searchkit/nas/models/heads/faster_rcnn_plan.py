@@ -88,6 +88,15 @@ class FasterRCNNPlan:
     Options: ClassVar[type] = FasterRCNNOptions
     NAMES: ClassVar[tuple[str, ...]] = ()
     MODULE: ClassVar[str] = ""
+    LOSSES: ClassVar[tuple[str, ...]] = ("loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg")
+    EVALUATION: ClassVar[tuple[str, ...]] = (
+        "rpn_pre_nms_test",
+        "rpn_post_nms_test",
+        "score_thresh",
+        "nms_thresh",
+        "detections_per_image",
+    )
+    LEARNT_FOR: ClassVar[tuple[str, ...]] = ("anchor_sizes", "anchor_ratios")
 
     def __init__(self, options: FasterRCNNOptions, num_classes: int, proposals: int = PROPOSALS) -> None:
         """num_classes: without background. proposals: that the box head is priced on, per image."""

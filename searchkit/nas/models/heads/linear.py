@@ -40,8 +40,6 @@ class Classifier(nn.Module):
 class LinearHead(LinearPlan):
     """The head `linear`."""
 
-    LOSSES: ClassVar[tuple[str, ...]] = ("loss_ce", "loss_distill")
-    EVALUATION: ClassVar[tuple[str, ...]] = ()
     norms_of_one: ClassVar[bool] = False
     form: ClassVar[Form] = linear_source
 

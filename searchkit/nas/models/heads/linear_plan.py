@@ -57,6 +57,8 @@ class LinearPlan:
     Options: ClassVar[type] = LinearOptions
     NAMES: ClassVar[tuple[str, ...]] = ()
     MODULE: ClassVar[str] = ""
+    LOSSES: ClassVar[tuple[str, ...]] = ("loss_ce", "loss_distill")
+    EVALUATION: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, options: LinearOptions, num_classes: int) -> None:
         self.options, self.num_classes = options, num_classes

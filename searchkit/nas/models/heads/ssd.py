@@ -6,25 +6,22 @@ Matching, losses and post-processing are those of dense.py; the default boxes ar
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from searchkit.errors import UsageError
-from searchkit.nas.models.heads.dense import Dense, DenseDetector
+from searchkit.nas.models.heads.dense import DenseDetector
 from searchkit.nas.models.heads.dense_head import ClassRows, DenseHead
-from searchkit.nas.models.heads.ssd_plan import CLASSES, Style, anchors_at, head_pieces, head_rows
+from searchkit.nas.models.heads.ssd_plan import CLASSES, SSDPlan, anchors_at
 from searchkit.nas.models.necks.ssd_extras import normal_convs
-from searchkit.nas.models.part import NEVER, Channels, Misfit, NetConfig, Pieces, PlainConfig
+from searchkit.nas.models.part import NEVER, Channels
 from searchkit.nas.models.plan import Row
 from searchkit.nas.nn import Chain, attach, norm_of
 from searchkit.nas.nn.transforms import Choices as Held
-from searchkit.nas.nn.transforms import Transform, transform_filters
-from searchkit.reading.kinds import LATER, Count, Fraction, Positive, Whole
+from searchkit.nas.nn.transforms import transform_filters
 
 if TYPE_CHECKING:
     from searchkit.nas.models.trunk import Trunk
@@ -35,105 +32,8 @@ _NEVER = {"1.weight": 0.0, "1.bias": NEVER, "2.weight": 0.0, "2.bias": NEVER}
 _NEVER |= {"2.running_mean": 0.0, "2.running_var": 1.0}
 
 
-@dataclass(frozen=True, kw_only=True)
-class SSDOptions(Dense):
-    """The head of an SSD. Defaults are aw_nas'.
-
-    A level has in each cell squares of its scale s and of the geometric mean of s and the next level's, and for each of
-    its ratios a flat and an upright box as large as the first square.
-    """
-
-    ratios: tuple[tuple[Positive, ...], ...] = ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,))  # beside 1, for each level
-    scales: tuple[Positive, ...] = (0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.05)  # of the image's edges; one more than levels
-    kernel: Count = 3  # of the filters, where the space has no `head.kernel`; odd
-    activation: Literal["relu", "relu6"] = "relu"
-    bias: bool = False  # of the last convs
-    logit_norm: bool = True  # batch norms behind the last convs
-    prior: float = 0.5  # the score of all classes before training, where scores are sigmoids; RetinaNet's is 0.01
-    norm_eps: Positive = 1e-5
-    norm_momentum: Fraction = 0.1
-    norm: Literal["bn", "sync_bn"] = field(default="bn", metadata=LATER)
-    norm_ranks: Whole = field(default=0, metadata=LATER)  # of a training, whose images a sync_bn sees together; 0: all
-    transform: Transform = field(default="none", metadata=LATER)  # of the largest kernel to smaller ones, see backbones
-    # Of Dense, with other defaults:
-    assigner_options: Mapping[str, Any] = field(default_factory=lambda: {"force": "box"}, hash=False)
-    class_loss: str = "clamped_focal"
-    box_loss: str = "smooth_l1"
-    box_loss_options: Mapping[str, Any] = field(default_factory=lambda: {"beta": 1 / 9, "weight": 0.25}, hash=False)
-    normalizer: str = "image_with_positives"
-    coder: tuple[float, float] = (10.0, 5.0)
-    background: bool = True
-    score_thresh: float = 0.01
-    detections_per_image: int = 200
-    candidates: int = 2268  # that enter NMS at most, of each class: all of an image of 300 x 300 px
-    candidates_of: Literal["level", "class"] = "class"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "ratios", tuple(tuple(of_level) for of_level in self.ratios))  # lists of a YAML file
-        object.__setattr__(self, "scales", tuple(self.scales))
-        if not self.ratios or len(self.scales) != len(self.ratios) + 1:
-            raise UsageError(
-                f"ratios must have a list for each level, and scales one value more: there are {len(self.ratios)} and "
-                f"{len(self.scales)}"
-            )
-        if not all(x > 0 for x in (*self.scales, *(ratio for of_level in self.ratios for ratio in of_level))):
-            raise UsageError("scales and ratios must be above 0")
-        if self.kernel < 1 or self.kernel % 2 == 0:
-            raise UsageError(f"kernel must be odd and at least 1, but is {self.kernel}")
-        if not 0 < self.prior < 1:
-            raise UsageError(f"prior must be between 0 and 1, but is {self.prior:g}")
-        if self.prior != 0.5 and self.scores == "softmax":
-            raise UsageError("prior needs scores: sigmoid")
-        if not (self.bias or self.logit_norm):
-            raise UsageError("one of bias and logit_norm must be true, or both")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SSDConfig(PlainConfig):
-    """An SSD but for its architecture."""
-
-    neck: str = field(default="ssd_extras", repr=False, metadata=LATER)
-    head: str = field(default="ssd", repr=False, metadata=LATER)
-
-
-class SSDHead(DenseHead):
-    """The head `ssd`. `head.kernel` of an architecture, which may be left out, are the sizes of the filters: one number
-    for all levels, or one for each."""
-
-    KIND: ClassVar[str] = "SSD"
-    Config: ClassVar[type[NetConfig]] = SSDConfig
-    Options: ClassVar[type] = SSDOptions
-    NAMES: ClassVar[tuple[str, ...]] = ("kernel",)
-    CHOICES: ClassVar[tuple[str, ...]] = ("kernel",)
-    STRETCHES: ClassVar[bool] = True
-
-    def plan(self, arch: Arch, levels: Channels) -> Pieces:
-        """See Head of searchkit.nas.models.part."""
-        return head_pieces(self.rows(arch, levels))
-
-    def rows(self, arch: Arch, levels: Channels) -> tuple[tuple[Row, Row], ...]:
-        """What makes class logits and box deltas of each level. Raises UsageError where they don't fit."""
-        options, kernel = self.options, arch.get("kernel", self.options.kernel)
-        if len(levels) != len(options.ratios):
-            raise Misfit(
-                f"the SSD's head has default boxes for {len(options.ratios)} levels, but the neck gives out "
-                f"{len(levels)}",
-                "Give head_options.ratios a list for each level, and head_options.scales one number more.",
-                keys=(
-                    "model.head_options.ratios",
-                    "model.neck_options.channels",
-                    "model.neck_options.features",
-                    "model.neck",
-                ),
-            )
-        kernels = (kernel,) * len(levels) if isinstance(kernel, int) else kernel
-        if len(kernels) != len(levels):
-            told = f"head.kernel must be 1 number, or one for each of {len(levels)} levels, but is {kernel}"
-            raise Misfit(told, keys=("space.head.kernel",))
-        style = Style(options.activation, options.bias, options.logit_norm)
-        columns = self.num_classes + int(options.background)
-        return head_rows(levels, anchors_at(options.ratios), kernels, columns, style)
+class SSDHead(SSDPlan, DenseHead):
+    """The head `ssd`."""
 
     def default_boxes(self) -> DefaultBoxGenerator:
         """The default boxes of all levels."""

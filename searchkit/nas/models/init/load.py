@@ -22,7 +22,7 @@ from searchkit.nas.models.init.names import (
 )
 from searchkit.nas.models.init.sources import read_weights
 from searchkit.nas.models.part import BACKBONE, HEAD, NECK, PARTS
-from searchkit.nas.models.table import TABLES
+from searchkit.nas.models.table import BACKBONES, name_of
 from searchkit.nas.nn import window
 
 LAST = "fc."  # the last layer of a classifier, whose columns are as many as its feature is wide
@@ -218,13 +218,8 @@ def _net(net: nn.Module, own: Mapping[str, Tensor]) -> _Net:
     neck = f"{body.rpartition('.')[0]}.{wiring.neck.MODULE}."
     has_neck = any(name.startswith(neck) for name in own)
     begins = {BACKBONE: f"{body}.", **({NECK: neck} if has_neck else {}), HEAD: ""}
-    kinds = {part: _kind(part, type(module)) for part, module in parts.items()}
+    kinds = {part: name_of(part, type(module)) for part, module in parts.items()}
     return _Net(own, kinds, begins, wiring.places.keys() - {HEAD})
-
-
-def _kind(part: str, cls: type) -> str | None:
-    place = f"{cls.__module__}:{cls.__qualname__}"
-    return next((kind for kind, path in TABLES[part].items() if path == place), None)
 
 
 def _of_layout(tensors: Mapping[str, Tensor], there: Layout, of: _Net) -> list[_Given]:
@@ -277,7 +272,7 @@ def _check_family(path: str, meta: Mapping[str, Any], row: BackboneNames | None,
     """Raises UsageError where the file is of a backbone that we have, and the network has another one of those."""
     config = meta.get("config")  # of a checkpoint of ours
     there = config.get("model.backbone") if isinstance(config, Mapping) else None
-    there = there if there in TABLES[BACKBONE] else row.kind if row is not None else None
+    there = there if there in BACKBONES else row.kind if row is not None else None
     here = of.kinds[BACKBONE]
     if there is not None and here is not None and there != here:
         raise UsageError(

@@ -1,0 +1,118 @@
+"""How dense detectors learn, and what they make of their outputs, as options; what their heads say of themselves.
+
+No torch: the functions that the options name are in dense_rows.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from searchkit.errors import did_you_mean
+from searchkit.nas.models.part import NetConfig, PlainConfig
+from searchkit.reading.fill import At
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LOSSES = ("classification", "bbox_regression")  # torchvision's names
+EVALUATION = ("score_thresh", "nms_thresh", "detections_per_image", "candidates", "candidates_of")  # fields of Dense
+ROWS: Mapping[str, Mapping[str, tuple[str, ...]]] = {  # field of Dense -> what it may be, and the options of that
+    "assigner": {"iou": ("positive", "negative", "force"), "atss": ("nearest",)},
+    "class_loss": {
+        "focal": ("alpha", "gamma"),
+        "quality_focal": ("gamma",),
+        "clamped_focal": ("alpha", "gamma", "eps"),
+        "multibox": ("negatives",),
+    },
+    "box_loss": {"l1": (), "smooth_l1": ("beta", "weight"), "giou": ()},
+    "normalizer": {"image": (), "image_with_positives": (), "batch": ()},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dense:
+    """How a dense detector learns, and what it makes of its outputs. Defaults are those of torchvision's
+    retinanet_resnet50_fpn.
+
+    `*_options`: keywords of the row of the table, such as assigner_options: {positive: 0.6}.
+    """
+
+    assigner: str = "iou"  # which anchors are to find which boxes: iou or atss
+    assigner_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    class_loss: str = "focal"  # focal, quality_focal, clamped_focal, or multibox (with scores: softmax)
+    class_loss_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    box_loss: str = "l1"  # l1, smooth_l1 or giou
+    box_loss_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    normalizer: str = "image"  # image, image_with_positives or batch: whose positives losses are means over
+    coder: tuple[float, float] = (1.0, 1.0)  # weights of centres and sizes in box deltas
+    background: bool = False  # logits begin with the background's
+    scores: Literal["sigmoid", "softmax"] = "sigmoid"  # what makes them of logits; a softmax needs the background
+    score_thresh: float = 0.05  # above which a detection is one
+    nms_thresh: float = 0.5  # IoU of two boxes of a class, above which the weaker one is left out
+    detections_per_image: int = 300  # the best ones
+    candidates: int = 1000  # that enter NMS at most, of each level or of each class
+    candidates_of: Literal["level", "class"] = "level"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "coder", tuple(self.coder))  # a list of a YAML file
+        for name in ROWS:
+            self._check_row(name)
+        if len(self.coder) != 2 or not all(weight > 0 for weight in self.coder):
+            raise At("coder", f"must be two weights above 0, of centres and of sizes, but is {self.coder}")
+        if self.scores == "softmax" and not self.background:
+            raise At("scores", "softmax needs background: true, a score for what is no object")
+        if self.class_loss == "multibox" and self.scores != "softmax":
+            raise At("class_loss", f"multibox is a softmax over the classes, but scores is {self.scores}: set softmax")
+
+    def _check_row(self, name: str) -> None:
+        """Raises UsageError where a table has no such row, or its row no such option."""
+        rows, chosen = ROWS[name], getattr(self, name)
+        if chosen not in rows:
+            known = ", ".join(rows)
+            raise At(name, f"must be one of {known}, but is {chosen!r}{did_you_mean(chosen, tuple(rows))}")
+        for key in getattr(self, f"{name}_options", {}):
+            if key not in rows[chosen]:
+                known = f"it has {', '.join(rows[chosen])}" if rows[chosen] else "it has none"
+                near = did_you_mean(key, rows[chosen])
+                raise At(f"{name}_options", f"{chosen} has no option {key!r}{near}; {known}")
+
+    def row(self, name: str) -> Callable[..., Tensor]:
+        """The chosen row of a table, with its options."""
+        from searchkit.nas.models.heads.dense_rows import TABLES
+
+        options: Mapping[str, Any] = getattr(self, f"{name}_options", {})
+        chosen = TABLES[name][getattr(self, name)]
+        return partial(chosen, **options) if options else chosen
+
+    def settings(self) -> dict[str, Any]:
+        """What a DenseDetector is called with, but for its anchors, its classes and its transform."""
+        return {
+            **{name: self.row(name) for name in ROWS},
+            "coder": self.coder,
+            "background": self.background,
+            "scores": self.scores,
+            "score_thresh": self.score_thresh,
+            "nms_thresh": self.nms_thresh,
+            "detections_per_image": self.detections_per_image,
+            "candidates": self.candidates,
+            "candidates_of": self.candidates_of,
+        }
+
+
+class DensePlan:
+    """The plan side of a dense detector's head: a subclass has NAMES, Options (a Dense) and `plan`, and says in KIND
+    what its detector is called."""
+
+    TASK: ClassVar[str] = "det"
+    KIND: ClassVar[str] = "Dense detector"
+    Config: ClassVar[type[NetConfig]] = PlainConfig
+    MODULE: ClassVar[str] = "head"
+    LOSSES: ClassVar[tuple[str, ...]] = LOSSES
+    EVALUATION: ClassVar[tuple[str, ...]] = EVALUATION
+
+    def __init__(self, options: Any, num_classes: int) -> None:
+        self.options: Any = options
+        self.num_classes = num_classes
