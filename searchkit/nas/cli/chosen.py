@@ -59,13 +59,13 @@ def statistics_of(recipe: Any, source: Any, chosen: Chosen, *, raw: bool, calibr
 
 def said_of(statistics: Mapping[str, Any], images: int) -> str:
     """One line for people about the statistics of a network, as a proof has them."""
-    what = {
+    origin = {
         "calibrated": f"calibrated on {images} training images",
         "raw": "raw, as the checkpoint has them",
         "own": "those of its own training",
     }[statistics["kind"]]
     note = f"; {statistics['note']}" if "note" in statistics else ""
-    return f"batch-norm statistics: {what} ({statistics['why']}{note})"
+    return f"batch-norm statistics: {origin} ({statistics['why']}{note})"
 
 
 def _arch(text: str | None, metric: str | None, recipe: Any, source: Any) -> tuple[Any, dict[str, Any] | None]:

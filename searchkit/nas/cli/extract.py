@@ -121,8 +121,8 @@ def _print_proof(proof: dict[str, Any]) -> None:
     equal, cost = proof["equal"], proof["cost"]
     boxes = f" ({equal['boxes_compared']} boxes)" if "boxes_compared" in equal else ""
     images = console.counted(len(equal["images"]), "image")
-    what = "levels and boxes" if boxes else "features and scores"
-    click.echo(f"equal bit for bit to the source: {what} on random input and on {images}{boxes}")
+    outputs = "levels and boxes" if boxes else "features and scores"
+    click.echo(f"equal bit for bit to the source: {outputs} on random input and on {images}{boxes}")
     click.echo(
         f"MACs: {cost['macs']:,} in closed form, {cost['macs_measured']:,} measured; parameters {cost['params']:,}"
     )

@@ -39,10 +39,10 @@ class Verbs(click.Group):
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        found = VERBS.get(name) or HIDDEN.get(name)
-        if found is None:
+        module, _ = VERBS.get(name) or HIDDEN.get(name) or (None, "")
+        if module is None:
             return None
-        command: click.Command = getattr(importlib.import_module(f"searchkit.nas.cli.{found[0]}"), f"{name}_command")
+        command: click.Command = getattr(importlib.import_module(f"searchkit.nas.cli.{module}"), f"{name}_command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -17,8 +17,8 @@ QUIET_S = 15.0  # between two lines in a pipe
 class Progress:
     """`with Progress("train", total) as p: p.update(done, "loss 1.23")`."""
 
-    def __init__(self, what: str, total: int, done: int = 0) -> None:
-        self.what, self.total, self.first = what, total, done
+    def __init__(self, title: str, total: int, done: int = 0) -> None:
+        self.title, self.total, self.first = title, total, done
         self.began = self.said = time.monotonic()
         self._bar: Any = None
 
@@ -30,7 +30,7 @@ class Progress:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             shown = console.rich_console(stderr=True)
             self._bar = Bar(*columns, TextColumn("{task.fields[note]}"), console=shown, transient=True)
-            self._task = self._bar.add_task(self.what, total=self.total, completed=self.first, note="")
+            self._task = self._bar.add_task(self.title, total=self.total, completed=self.first, note="")
             self._bar.start()
         return self
 
@@ -47,7 +47,7 @@ class Progress:
             self.said = now
             fresh = done - self.first
             left_s = (now - self.began) / fresh * (self.total - done) if fresh else 0.0
-            say(f"{self.what} {done}/{self.total}  {note}" + (f"  {left_s:.0f} s left" if done < self.total else ""))
+            say(f"{self.title} {done}/{self.total}  {note}" + (f"  {left_s:.0f} s left" if done < self.total else ""))
 
 
 def nothing(*_: object) -> None:
@@ -59,8 +59,8 @@ class Reporter:
 
     EVERY = 20  # steps between two reported lines
 
-    def __init__(self, what: str, log_dir: str | None) -> None:
-        self.what, self.log_dir = what, log_dir
+    def __init__(self, title: str, log_dir: str | None) -> None:
+        self.title, self.log_dir = title, log_dir
         self.progress: Progress | None = None
         self.board: Any = None
         self.done = 0
@@ -79,7 +79,7 @@ class Reporter:
     def step(self, r: Any) -> None:
         """A StepReport."""
         if self.progress is None:
-            self.progress = Progress(self.what, r.steps, r.step)
+            self.progress = Progress(self.title, r.steps, r.step)
             self.progress.__enter__()
         self.done, self.losses = r.step + 1, dict(r.losses)
         self.progress.update(self.done, f"loss {r.losses['loss']:.3f}  lr {r.lr:.2g}  {r.images_per_s:.1f} images/s")

@@ -88,17 +88,17 @@ def opened(plan: Any, here: Any, results_path: str) -> Callable[[Any], dict[str,
         record = {"arch": arch.nested(), "data": {"input_shape": plain_shape(shape)}, "overhead": overhead}
         for other in tail.new():  # another worker may have scored it, and died before it said so
             results.records[key_of(other, tag)] = other
-        found = results.find({"arch": record["arch"], "protocol": {tag: protocols[shape]}})
-        if found is None:
+        scored = results.find({"arch": record["arch"], "protocol": {tag: protocols[shape]}})
+        if scored is None:
             with memory_advice(verb):
                 if proxy:
-                    found = _tuned(session, record, arch, trial)
+                    scored = _tuned(session, record, arch, trial)
                 else:
-                    found = sweep.test_record(session, record, arch, tag, True)
-            results.add(found)
+                    scored = sweep.test_record(session, record, arch, tag, True)
+            results.add(scored)
         if proxy:
             _discard(trial.checkpoint)
-        return found
+        return scored
 
     return score
 
@@ -142,9 +142,9 @@ def _check_protocols(records: Any, tag: str, protocols: Mapping[Any, Mapping[str
         protocol = protocols.get(shape, next(iter(protocols.values())))
         names = [k for k in dict.fromkeys((*other, *protocol)) if other.get(k) != protocol.get(k)]
         if names:
-            found = ", ".join(f"{k}: {other.get(k)} there, {protocol.get(k)} now" for k in names)
+            differences = ", ".join(f"{k}: {other.get(k)} there, {protocol.get(k)} now" for k in names)
             raise UsageError(
-                f"the records of this search were measured in another way ({found})",
+                f"the records of this search were measured in another way ({differences})",
                 "The data has changed since it began: put it back, or begin anew (--overwrite)",
             )
 

@@ -229,9 +229,9 @@ def _check_data(recipe: Any, name: str) -> None:
             raise UsageError(f"{key}: there is no {path}", "Paths in a config begin in the current folder")
 
 
-def _shapes(texts: Sequence[str], recipe: Any) -> tuple[Any, ...]:
+def _shapes(inputs: Sequence[str], recipe: Any) -> tuple[Any, ...]:
     """The input shapes that --input names."""
-    shapes = recipe.scales if "all" in texts else tuple(map(input_shape_of, texts)) or recipe.scales[:1]
+    shapes = recipe.scales if "all" in inputs else tuple(map(input_shape_of, inputs)) or recipe.scales[:1]
     if len({isinstance(shape, int) for shape in shapes}) > 1:
         raise UsageError("--input must name short edges alone, or H,W alone", "Constraints must fit all of them")
     return tuple(dict.fromkeys(shapes))

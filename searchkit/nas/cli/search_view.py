@@ -160,9 +160,9 @@ def draw(path: str, standing: Standing) -> bool:
         from matplotlib.figure import Figure
     except ImportError:
         return False
-    wanted = [(o.name, o.mode) for o in standing.wanted]
-    ys = [wanted[0]]
-    xs = wanted[1:3] or [("macs", "min")] if wanted[0][0] != "macs" else [("params", "min")]
+    objectives = [(o.name, o.mode) for o in standing.wanted]
+    ys = [objectives[0]]
+    xs = objectives[1:3] or [("macs", "min")] if objectives[0][0] != "macs" else [("params", "min")]
     figure = Figure(figsize=(6.5 * len(xs), 4.8), layout="constrained")
     front = set(standing.front)
     for axes, (x, x_mode) in zip(figure.subplots(1, len(xs), squeeze=False)[0], xs, strict=True):
@@ -175,8 +175,8 @@ def draw(path: str, standing: Standing) -> bool:
             label = f"others ({len(others)})"
             axes.scatter(*zip(*others, strict=True), s=size, facecolors="none", edgecolors=OTHERS, label=label)
         if best:
-            label = f"front ({len(best)})" if len(wanted) > 1 else "best"
-            line = "--" if len(wanted) == 2 else ""
+            label = f"front ({len(best)})" if len(objectives) > 1 else "best"
+            line = "--" if len(objectives) == 2 else ""
             step = "steps-post" if x_mode == "min" else "steps-pre"  # what is between two of them, neither beats
             form = {"linestyle": line, "linewidth": 0.8, "drawstyle": step, "marker": "D", "color": FRONT}
             axes.plot(*zip(*best, strict=True), label=label, **form)

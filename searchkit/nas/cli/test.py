@@ -131,22 +131,21 @@ def test_command(asked: Test) -> None:
         _say_done(records, results, protocols, ranks, recipe)
         with Progress("test", len(todo)) as progress:
             for done, (record, arch) in enumerate(todo, 1):
-                how = protocols(record)
-                there = results.find({"arch": record["arch"], "protocol": how})
+                result = results.find({"arch": record["arch"], "protocol": protocols(record)})
                 whole = sweep.measured(record, results, protocols) is not None
-                for name in raw_tag if there and not detections and not asked.speed else (*raw_tag, tag):
+                for name in raw_tag if result and not detections and not asked.speed else (*raw_tag, tag):
                     timed = asked.speed and name == tag
-                    there = sweep.test_record(session, there or record, arch, name, name == tag, timed=timed)
+                    result = sweep.test_record(session, result or record, arch, name, name == tag, timed=timed)
                     for note in session.bench.last.notes:
                         if note not in session.bench.notes:
                             say(f"{arch.id}: {note}")
-                assert there is not None
+                assert result is not None
                 if asked.speed or not whole:
-                    results.add(there)
+                    results.add(result)
                 if detections is not None:
                     several = f"-{folder_name(record, arch, recipe)}" if len(records) > 1 else ""
                     _write_detections(f"{detections.removesuffix('.json')}{several}.json", session, record)
-                progress.update(done, _line(there, tag))
+                progress.update(done, _line(result, tag))
     keys = {key_of({"arch": r["arch"], "protocol": protocols(r)}, tag) for r in records}
     _finish(results, asked, ranks, recipe, keys)
 

@@ -115,25 +115,25 @@ def trust_command(asked: Trust) -> None:
         results = open_results(asked.out, trust.CALIBRATED, ranks.first)
         results.keep_calibration(session.bench.calibration)
         known = trust.Known(results)
-        how = [trust.protocols(session, own, record) for record in records]
+        protocols = [trust.protocols(session, own, record) for record in records]
         ours = [i for i in range(len(drawn)) if i % ranks.world == ranks.rank]
-        todo = [i for i in ours if known.whole(records[i], how[i]) is None]
+        todo = [i for i in ours if known.whole(records[i], protocols[i]) is None]
         if ranks.first:
             _say_plan(len(drawn), asked, len(ours) - len(todo), own.steps)
         for k, i in enumerate(todo, 1):
             folder = os.path.join(keep, folder_name(records[i], drawn[i].arch, recipe))
             with Reporter(f"own {k}/{len(todo)} {drawn[i].arch.id}", None) as reporter:
-                found = trust.compare(session, own, records[i], drawn[i].arch, known, folder, reporter.step)
-            results.add(found)
-            known.add(found)
-            say(f"{k}/{len(todo)} {drawn[i].arch.id}: {_scores(found, recipe)}")
+                compared = trust.compare(session, own, records[i], drawn[i].arch, known, folder, reporter.step)
+            results.add(compared)
+            known.add(compared)
+            say(f"{k}/{len(todo)} {drawn[i].arch.id}: {_scores(compared, recipe)}")
     if not ranks.first:
         return
     show_kept(keep, asked.work_dir)
     results.read()  # what the other ranks have measured by now; the last one is seen by running it again
     known = trust.Known(results)
     metric = recipe.task.objective.record_name(recipe.data, recipe.metric)
-    ended = [(d, known.whole(r, p)) for d, r, p in zip(drawn, records, how, strict=True)]
+    ended = [(d, known.whole(r, p)) for d, r, p in zip(drawn, records, protocols, strict=True)]
     there = [(d, r) for d, r in ended if r is not None]
     if len(there) < len(drawn):
         say(f"{len(there)} of {len(drawn)} archs are compared yet: run it again when the other processes have ended")
@@ -160,7 +160,7 @@ def _scores(record: Mapping[str, Any], recipe: Any) -> str:
 
     name = recipe.task.objective.record_name(recipe.data, recipe.metric)
     tags = {"raw": trust.RAW, "calibrated": trust.CALIBRATED, "own": trust.OWN}
-    return "  ".join(f"{what} {record['metric'][tag][name]:.3f}" for what, tag in tags.items())
+    return "  ".join(f"{label} {record['metric'][tag][name]:.3f}" for label, tag in tags.items())
 
 
 def _print(report: Mapping[str, Any], rows: Sequence[Any], archs: Sequence[Any], recipe: Any) -> None:

@@ -16,10 +16,10 @@ def read_arch(at: Cursor) -> Arch | None:
         at.fault(f"an architecture must be a mapping of names to ints, not {at.shown}")
         return None
     values, wrong = collect(at.data)
-    for name, what in wrong:
+    for name, fault in wrong:
         place = place_of(at, name)
-        odd = [item for item in place.items if not is_int(item.data)]
-        (odd[0] if odd else place).fault(what)
+        not_ints = [item for item in place.items if not is_int(item.data)]
+        (not_ints[0] if not_ints else place).fault(fault)
     return None if wrong else Arch(tuple(sorted(values.items())))
 
 

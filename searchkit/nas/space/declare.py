@@ -65,14 +65,14 @@ def read_choices(at: Cursor, least: int = 0) -> Choices | None:
     known = at.check_keys(DIM_KEYS)
     keys = BOUND_KEYS if any(name in at for name in BOUND_KEYS) else RANGE_KEYS
     ranged = [name for name in node.entries if name in (*RANGE_KEYS, *BOUND_KEYS)]
-    odd = [name for name in ranged if name not in keys]
+    mixed = [name for name in ranged if name not in keys]
     choices = None
     if "choices" in at and ranged:
         at.fault_of_key(ranged[0], f"must have choices, or {_words(keys)}; not both")
     elif "choices" in at:
         choices = read_listed(at["choices"], least)
-    elif odd:
-        at.fault_of_key(odd[0], f"must have {_words(RANGE_KEYS)}, or {_words(BOUND_KEYS)}; not both")
+    elif mixed:
+        at.fault_of_key(mixed[0], f"must have {_words(RANGE_KEYS)}, or {_words(BOUND_KEYS)}; not both")
     elif len(ranged) == len(keys):
         choices = _range(at, keys, least)
     elif ranged or known:

@@ -52,10 +52,10 @@ class Dim:
             places = self.slots(self.deepest) if self.rest else range(len(choices))
             choices = within(choices, self.slope, [(a, b) for a, b in pairwise(places) if self.slope.binds(b)])
         if not choices or not all(choices) or (self.scalar and len(choices) != 1):
-            what = (
+            fault = (
                 f"has no {self.slope.text()} combination" if self.ascending else "must have a choice at every position"
             )
-            raise UsageError(f"the dimension {self.key} {what}: {self.choices}")
+            raise UsageError(f"the dimension {self.key} {fault}: {self.choices}")
         object.__setattr__(self, "choices", choices)
 
     @property
@@ -211,9 +211,9 @@ class Dim:
     def nearest(self, value: Width) -> list[int]:
         """A combination near `value`, position by position (the lower one of two as near); itself if it is one."""
         if self.common:  # the nearest to all positions together
-            found = self.unpack(value)
+            targets = self.unpack(value)
             rows = [self.spread((v,)) for v in self.choices[self.lead]]
-            return [*min(rows, key=lambda row: sum(abs(v - t) for v, t in zip(row, found, strict=True)))]
+            return [*min(rows, key=lambda row: sum(abs(v - t) for v, t in zip(row, targets, strict=True)))]
         out: list[int] = []
         for i, (target, choices) in enumerate(zip(self.unpack(value), self.choices, strict=True)):
             out.append(_near(target, [v for v in choices if not out or self.allows(i, out[-1], v)]))
@@ -222,14 +222,14 @@ class Dim:
     def misfits(self, value: Width) -> list[tuple[int | None, str]]:
         """Why a value does not fit into the maximal model, each with the position that it is about."""
         if isinstance(value, tuple) == self.scalar:
-            wanted = "an int" if self.scalar else f"a list of {len(self.choices)} ints"
+            form = "an int" if self.scalar else f"a list of {len(self.choices)} ints"
             shown = list(value) if isinstance(value, tuple) else value
-            return [(None, f"{self.key} is {shown}, but must be {wanted}")]
-        found = self.unpack(value)
-        if len(found) != len(self.choices):
-            return [(None, f"{self.key} has {len(found)} values {list(found)}, but must have {len(self.choices)}")]
+            return [(None, f"{self.key} is {shown}, but must be {form}")]
+        numbers = self.unpack(value)
+        if len(numbers) != len(self.choices):
+            return [(None, f"{self.key} has {len(numbers)} values {list(numbers)}, but must have {len(self.choices)}")]
         wrong: list[tuple[int | None, str]] = []
-        for i, (v, choices) in enumerate(zip(found, self.choices, strict=True)):
+        for i, (v, choices) in enumerate(zip(numbers, self.choices, strict=True)):
             low = min(1, choices[0])  # 0 fits only where the space itself has it
             if not low <= v <= choices[-1]:
                 name = self.key if self.scalar else f"{self.key}[{i}]"

@@ -35,10 +35,10 @@ class Grid:
         out: list[Dim] = []
         for dim in self.declared:
             if dim.depth:
-                found = next((other for other in self.declared if other.key == dim.depth), None)
-                if found is None:
+                depth = next((other for other in self.declared if other.key == dim.depth), None)
+                if depth is None:
                     raise UsageError(f"{dim.key} hangs on {dim.depth}, which is no dimension")
-                out += [found] if found not in out else []
+                out += [depth] if depth not in out else []
             out += [dim] if dim not in out else []
         return tuple(out)
 

@@ -106,7 +106,7 @@ def traverse(sampler: Sampler, space: Space) -> Iterator[Arch]:
 def check(sampler: Sampler, space: Space) -> None:
     """Raises UsageError that names all that a step could give and that does not fit into the space."""
     if wrong := misfits(sampler, space):
-        raise UsageError("\n".join(dict.fromkeys(what for _, what in wrong)), MISFIT_HINT)
+        raise UsageError("\n".join(dict.fromkeys(fault for _, fault in wrong)), MISFIT_HINT)
 
 
 MISFIT_HINT = "every sampler must give a value for each dimension, inside the space"
@@ -121,10 +121,10 @@ def misfits(sampler: Sampler, space: Space) -> list[tuple[Cursor | None, str]]:
                 values = _pick(sampler, step, space, extreme)
             except UsageError:
                 continue  # a name that is unknown
-            for key, i, what in space.misfits(Arch(tuple(sorted(values.items())))):
+            for key, i, fault in space.misfits(Arch(tuple(sorted(values.items())))):
                 place, _ = _giver(sampler, step, key, i, space)
-                wrong.append((place, f"the sampler gives what does not fit into the space: {what}"))
-    return list({(place and place.path, what): (place, what) for place, what in wrong}.values())  # each once
+                wrong.append((place, f"the sampler gives what does not fit into the space: {fault}"))
+    return list({(place and place.path, fault): (place, fault) for place, fault in wrong}.values())  # each once
 
 
 def _unknown(sampler: Sampler, space: Space) -> list[tuple[Cursor | None, str]]:

@@ -109,7 +109,7 @@ class Space:
 
     def faults(self, arch: Arch) -> list[str]:
         """Why an architecture does not fit into the maximal model; off the grid but inside is no fault."""
-        return [what for _, _, what in self.misfits(arch)]
+        return [fault for _, _, fault in self.misfits(arch)]
 
     def misfits(self, arch: Arch) -> list[tuple[str, int | None, str]]:
         """As `faults`, each with the name that it is about, and the position in its list."""
@@ -120,8 +120,8 @@ class Space:
         arch = self.canonical(arch)
         for dim in self.dims:
             value = arch.get(dim.key)
-            found = [(None, f"{dim.key} is missing")] if value is None else dim.misfits(value)
-            wrong += [(dim.key, i, what) for i, what in found]
+            faults = [(None, f"{dim.key} is missing")] if value is None else dim.misfits(value)
+            wrong += [(dim.key, i, fault) for i, fault in faults]
         return wrong
 
     def mutate(self, arch: Arch, rng: random.Random, p: float = 0.1) -> Arch:
@@ -263,22 +263,22 @@ def space_of(at: Cursor) -> Space | None:
 
 def _dimensions(at: Cursor) -> dict[str, Cursor]:
     """The declarations of dimensions by their names."""
-    found: dict[str, Cursor] = {}
+    declared: dict[str, Cursor] = {}
     for given in at.node.entries:
         if given in (INPUT, ANCHORS):
             continue
         key = given.removeprefix(PREFIX)
-        inside = [other for other in found if other.startswith(key + ".") or key.startswith(other + ".")]
+        inside = [other for other in declared if other.startswith(key + ".") or key.startswith(other + ".")]
         if not all(word.strip() == word and word for word in key.split(".")):
             at.fault_of_key(given, f"the name {given!r} must be words joined by dots")
         elif key.startswith("data.") or _is_typo(key) or _is_section(key, at[given]):
             at.fault_of_key(given, f"unknown key {key!r}{did_you_mean(key, (INPUT, ANCHORS))}")
-        elif key in found or inside:
-            what = f"{key} is declared twice" if key in found else f"{key} and {inside[0]} exclude each other"
-            at.fault_of_key(given, what)
+        elif key in declared or inside:
+            fault = f"{key} is declared twice" if key in declared else f"{key} and {inside[0]} exclude each other"
+            at.fault_of_key(given, fault)
         else:
-            found[key] = replace(at[given], path=f"{at.path}.{key}")
-    return found
+            declared[key] = replace(at[given], path=f"{at.path}.{key}")
+    return declared
 
 
 def _is_typo(key: str) -> bool:
@@ -299,14 +299,14 @@ def _anchors(at: Cursor, space: Space | None) -> tuple[tuple[str, Arch], ...]:
     anchors = []
     for name in at.node.entries:
         if not name.strip() or name in (MAX, MIN):
-            what = "is that of the grid itself" if name in (MAX, MIN) else "must be a text"
-            at.fault_of_key(name, f"the name {name!r} {what}")
+            fault = "is that of the grid itself" if name in (MAX, MIN) else "must be a text"
+            at.fault_of_key(name, f"the name {name!r} {fault}")
             continue
         anchor = at[name]
         arch = read_arch(anchor)
         if arch is not None and space is not None:
-            for key, i, what in space.misfits(arch):
-                place_of(anchor, key, i).fault(what)
+            for key, i, fault in space.misfits(arch):
+                place_of(anchor, key, i).fault(fault)
             arch = space.canonical(arch)
         if arch is not None:
             anchors.append((name, arch))

@@ -260,6 +260,6 @@ def _block_wise(each: _Declared, depth: Dim) -> Dim | None:
 
 def _fits(each: _Declared, depth: Dim, fits: bool) -> bool:
     if not fits:
-        stages, found = len(depth.choices), len(each.dim.choices)
-        each.at.fault(f"must have a value for each stage of {depth.key}, which has {stages}, not {found}")
+        stages, values = len(depth.choices), len(each.dim.choices)
+        each.at.fault(f"must have a value for each stage of {depth.key}, which has {stages}, not {values}")
     return fits
