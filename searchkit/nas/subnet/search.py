@@ -25,7 +25,7 @@ from searchkit.nas.space import shapes
 from searchkit.nas.space.shapes import InputShape, plain_shape, shape_text
 from searchkit.nas.space.space import Space
 from searchkit.nas.train.recipe import Recipe
-from searchkit.nas.train.sections import text_of
+from searchkit.nas.train.values import text_of
 from searchkit.reading import expression
 from searchkit.records import modelspace
 from searchkit.records.arch import Arch

@@ -27,10 +27,11 @@ from searchkit.nas.train.distributed import Ranks
 from searchkit.nas.train.groups import frozen_text, load_optimizer, make_optimizer
 from searchkit.nas.train.loop import Run, StepReport, fit
 from searchkit.nas.train.recipe import Recipe, sized
-from searchkit.nas.train.sections import Optimisation, text_of
+from searchkit.nas.train.sections import Optimisation
 from searchkit.nas.train.speed import machine_text, ms_of
 from searchkit.nas.train.splits import HELD_OUT, open_split, range_entry
 from searchkit.nas.train.supernet import batches_of
+from searchkit.nas.train.values import text_of
 from searchkit.records.arch import Arch
 
 

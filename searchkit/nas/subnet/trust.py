@@ -28,8 +28,9 @@ from searchkit.nas.train import net as nets
 from searchkit.nas.train.bench import short_digest
 from searchkit.nas.train.loop import StepReport
 from searchkit.nas.train.recipe import Recipe
-from searchkit.nas.train.sections import Optimisation, text_of
+from searchkit.nas.train.sections import Optimisation
 from searchkit.nas.train.splits import open_split
+from searchkit.nas.train.values import text_of
 from searchkit.records import modelspace
 from searchkit.records.arch import Arch
 from searchkit.records.kendall import Pairs, least_p, p_value, tau_b

@@ -21,10 +21,10 @@ from searchkit.nas.models.part import BACKBONE, PARTS, NetConfig
 from searchkit.nas.space.shapes import InputShape, plain_shape
 from searchkit.nas.train.evaluate import calibrate
 from searchkit.nas.train.recipe import Recipe
-from searchkit.nas.train.sections import text_of
 from searchkit.nas.train.splits import HELD_OUT, TRAIN, held_out_entry, open_split, section_of, shown
 from searchkit.nas.train.steps import Evaluation
 from searchkit.nas.train.task import Task
+from searchkit.nas.train.values import text_of
 from searchkit.seeds import rng_of
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ import pytest
 from searchkit.errors import ConfigError
 from searchkit.nas.subnet import search
 from searchkit.nas.tasks import read as config
-from searchkit.nas.train import sections
+from searchkit.nas.train.values import text_of
 from tests.support import cls, nas
 from tests.support.nas import Trained, bad, call, good, lines, write
 
@@ -172,15 +172,15 @@ def test_a_class_and_an_area_are_searched_for(
 
 def test_later_keys_leave_the_digests_of_older_searches_alone(trained: Trained) -> None:
     old = "Test(split='val', calibration_images=6, batch_size=4, raw=False)"
-    assert sections.text_of(trained.recipe.test) == old
+    assert text_of(trained.recipe.test) == old
     for name in ("model", "space"):
         section = getattr(trained.recipe, name)
-        assert sections.text_of(section) == repr(section)
+        assert text_of(section) == repr(section)
     text = repr(trained.recipe.finetune)
     for later in ("backbone_lr=None", "neck_lr=None", "head_lr=None", "restart_epochs=None", "restart_mult=1.0"):
         assert f", {later}" in text
         text = text.replace(f", {later}", "")
-    assert sections.text_of(trained.recipe.finetune) == text
+    assert text_of(trained.recipe.finetune) == text
     other = config.load(trained.config, ["test.max_dets=50"])
     assert search.digests(other, False)["test"] != search.digests(trained.recipe, False)["test"]
     more = ["test.max_dets=300"]

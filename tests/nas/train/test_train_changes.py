@@ -15,6 +15,7 @@ from searchkit.errors import ConflictError
 from searchkit.nas.tasks import read as config
 from searchkit.nas.train import checkpoint, kept, sections
 from searchkit.nas.train.supernet import Watch
+from searchkit.nas.train.values import text_of
 from tests.support import cls, nas
 from tests.support.nas import call, train, write
 
@@ -130,7 +131,7 @@ def test_one_with_restarts_goes_on_as_one_long_training(toy_cls: Path, tmp_path:
     train(path, work, "train.epochs=4", watch=said(lines))
     assert nas.equal(nas.tensors(work / "latest.pth"), nas.tensors(reference))
     assert "to step 16, as its schedule of restarts says: lr was 0.035, and goes on with 0.025" in "\n".join(lines)
-    assert "restart" not in sections.text_of(sections.Finetune())  # digests of older results stay as they are
+    assert "restart" not in text_of(sections.Finetune())  # digests of older results stay as they are
 
 
 def test_what_gives_weights_their_shapes_cannot_be_accepted(begun: tuple[str, Path]) -> None:
