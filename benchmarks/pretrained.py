@@ -71,16 +71,15 @@ class Run:
 def macs_at(config: Path, records: list[dict[str, Any]]) -> list[int]:
     """MACs of records, with PROPOSALS boxes in the head of a Faster R-CNN."""
     from searchkit.nas.cost import price
-    from searchkit.nas.models import network
     from searchkit.nas.models.heads.faster_rcnn_plan import FasterRCNNPlan
     from searchkit.nas.models.part import NetPlan
     from searchkit.nas.tasks import read
-    from searchkit.nas.train import net as nets
+    from searchkit.nas.train.recipe import sized
     from searchkit.records.arch import Arch
 
     recipe = read.load(str(config))
-    model: Any = nets.sized(recipe, CLASSES)
-    plans = network.plans_of(model, recipe.space.maximum())
+    model: Any = sized(recipe, CLASSES)
+    plans = price.plans_of(model, recipe.space.maximum())
     if isinstance(plans.head, FasterRCNNPlan):
         plans = NetPlan(plans.backbone, plans.neck, FasterRCNNPlan(model, model.num_classes, PROPOSALS))
     shapes = [tuple(r["data"]["input_shape"]) for r in records]
