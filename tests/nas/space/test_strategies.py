@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from searchkit.errors import UsageError
 from searchkit.nas.models.plan import per_block
 from searchkit.nas.space.space import Space, read_space
-from searchkit.nas.train.sections import text_of
+from searchkit.nas.train.values import text_of
 from searchkit.records.arch import Arch
 from tests.nas.space.test_space import fault
 
