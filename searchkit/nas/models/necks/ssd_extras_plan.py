@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from searchkit.errors import UsageError
 from searchkit.nas.models.part import Channels, Misfit, Piece, Pieces, feature, level
 from searchkit.nas.models.plan import CACHE, Layer, Plan, Row, multiple_of
+from searchkit.nas.styles import Transform
 from searchkit.reading.kinds import LATER, Count, Fraction, Positive, Whole
 
 if TYPE_CHECKING:
     from searchkit.records.arch import Arch, Width
-
-
-Transform = Literal["none", "chained", "direct"]
 
 
 @dataclass(frozen=True, kw_only=True)
