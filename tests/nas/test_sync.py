@@ -29,8 +29,10 @@ import json, os, sys
 import torch
 import torch.distributed as dist
 from searchkit.nas.models.backbones.resnet import ResNet
-from searchkit.nas.models.heads.retinanet import RetinaNetHead, RetinaNetOptions, Towers
-from searchkit.nas.models.heads.ssd import Predictors, SSDHead, SSDOptions
+from searchkit.nas.models.heads.retinanet import RetinaNetHead, Towers
+from searchkit.nas.models.heads.retinanet_plan import RetinaNetOptions
+from searchkit.nas.models.heads.ssd import Predictors, SSDHead
+from searchkit.nas.models.heads.ssd_plan import SSDOptions
 from searchkit.nas.models.necks.elastic_fpn import ElasticFPN
 from searchkit.nas.models.necks.elastic_fpn_plan import ElasticFPNOptions
 from searchkit.nas.models.necks.ssd_extras import SSDExtras

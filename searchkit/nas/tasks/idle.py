@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-from searchkit.nas.models.network import plans_of
 from searchkit.nas.models.part import PARTS
+from searchkit.nas.models.plans import plans_of
 from searchkit.nas.space.space import Space
 from searchkit.reading.nodes import Node
 
