@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from searchkit.errors import UsageError, did_you_mean
 from searchkit.nas.space.blocks import slots_of, without_blocks
-from searchkit.nas.space.declare import BOUND_KEYS, DIM_KEYS, Choices, dim_of, read_choices, read_listed
+from searchkit.nas.space.declare import BOUND_KEYS, DIM_KEYS, MAX_CHOICES, Choices, dim_of, read_choices, read_listed
 from searchkit.nas.space.dim import BLOCK_WISE, NET_INDEX, NET_WISE, STAGE_WISE, STRATEGIES, TIED, Dim, unlike
 from searchkit.nas.space.order import Slope
 from searchkit.nas.space.scheduled import SCHEDULE, SCHEDULE_KEYS, Steps, read_schedule, scheduled
@@ -242,6 +242,11 @@ def _tied(each: _Declared, depth: Dim) -> Dim | None:
 
 def _block_wise(each: _Declared, depth: Dim) -> Dim | None:
     dim, stages, slots = each.dim, len(depth.choices), slots_of(depth)
+    if stages * slots > MAX_CHOICES:
+        each.at.fault(
+            f"can't be {BLOCK_WISE}: {depth.key} asks for {stages * slots:,} blocks, more than {MAX_CHOICES:,}"
+        )
+        return None
     rows = dim.choices * stages if dim.scalar else dim.choices
     if not _fits(each, depth, len(rows) in (stages, stages * slots)):
         return None

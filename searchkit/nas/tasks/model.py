@@ -123,12 +123,10 @@ def check_dimensions(model: Any, space: Space, node: Node, declared: Node, repor
     try:
         plans = plans_of(model, space.maximum())
         plans(space.minimum())
-    except Misfit as e:
-        places = [_place(key, node, declared) for key in e.keys]
+    except UsageError as e:
+        places = [_place(key, node, declared) for key in e.keys] if isinstance(e, Misfit) else []
         at = next((place for place in places if place is not None), node)
         report.fault(at, f"the parts of the network don't fit together: {e.message}{f'; {e.hint}' if e.hint else ''}")
-    except UsageError as e:
-        report.fault(node, f"{e.message}{f'; {e.hint}' if e.hint else ''}")
     else:
         for key, refused in misfit_choices(space, plans):
             at = (_place(f"space.{key}", node, declared) if key else None) or declared
