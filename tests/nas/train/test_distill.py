@@ -142,7 +142,7 @@ def test_a_teacher_teaches_all_by_names(toy_cls: Path, teacher: tuple[str, str],
     calibrate(static, open_calibration(recipe, 0).batches(32), CPU, task=TASKS["cls"])  # it was never trained alone
     assert not torch.equal(raw, static(x))
     (scores,) = teaching.distillers
-    taught = teaching.begin(x, 1, 0)
+    taught = teaching.begin(net, x, [], 1, 0)
     soft = taught.soft()
     assert isinstance(scores, Scores) and soft is not None and (soft.label_weight, soft.dropout) == (1.0, True)
     with torch.no_grad():
