@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from searchkit import fsio
+from searchkit import fsio, proc
 from searchkit.suite.backends.base import NO_JOB, Grant, Launch
+from searchkit.suite.backends.local import procs
 from searchkit.suite.backends.table import BACKENDS, Backends
 from searchkit.suite.store import status
 from searchkit.suite.workspace import JobPaths
@@ -159,6 +160,29 @@ def test_a_task_is_swept_but_for_what_is_to_be_left(backends: Backends, tmp_path
     assert backends.living(TOKEN).keys() == {1, 2, NO_JOB}
     assert backends.sweep(TOKEN, None) == {} and backends.living(TOKEN) == {}
     child.wait()
+
+
+def test_a_process_that_starts_another_while_all_are_looked_at_hides_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends between the list and the look, and its child began after the list."""
+    target = procs.Process(f"{TOKEN}/9/1", "local", launch(tmp_path, "").paths)
+    env = {**os.environ, "SEARCHKIT_TOKEN": target.token}
+    parent = subprocess.Popen(["sh", "-c", "read go; sleep 60 & exit"], env=env, stdin=subprocess.PIPE)
+    listed = proc.numbers
+
+    def numbers() -> list[int]:
+        pids = listed()
+        if parent.stdin is not None and not parent.stdin.closed:
+            parent.communicate(b"go\n")
+        return pids
+
+    wait_for(lambda: procs.members([target])[target.token] == [parent.pid])
+    monkeypatch.setattr(proc, "numbers", numbers)
+    (child,) = procs.members([target])[target.token]
+    assert child != parent.pid and parent.returncode == 0
+    assert procs.kill_now(target) == ["sleep 60"]
+    assert procs.members([target])[target.token] == []
 
 
 def test_ports_differ_until_they_are_free_again(backends: Backends, tmp_path: Path) -> None:

@@ -51,8 +51,10 @@ def processes(folder: Path) -> dict[int, tuple[str, int]]:
         except OSError:  # it has just ended
             continue
         if len(words) > 1 and words[1].endswith(b"wrapper.sh"):
-            job = next(int(v.partition(b"=")[2]) for v in variables if v.startswith(b"SEARCHKIT_JOB="))
-            found[pid] = "wrapper", job
+            # One that ends between the two looks has no variables.
+            for v in variables:
+                if v.startswith(b"SEARCHKIT_JOB="):
+                    found[pid] = "wrapper", int(v.partition(b"=")[2])
         else:
             found[pid] = "job", -1
     return found

@@ -42,11 +42,17 @@ class Proc:
 
 
 def scan(but: Collection[int] = ()) -> list[Proc]:
-    """Every process that is not a zombie, with its token where its environment can be read."""
-    procs = []
-    for pid in proc.numbers():
-        if pid not in but and (p := proc.stat(pid)) is not None and p.state not in proc.ENDED:
-            procs.append(Proc(pid, p.ppid, p.session, _token(pid)))
+    """Every process that is not a zombie, with its token where its environment can be read.
+
+    Numbers are listed until there are no new ones: a process that is looked at when it has just ended may have started
+    another since they were listed, and both would be missed.
+    """
+    procs, seen = [], set(but)
+    while fresh := [pid for pid in proc.numbers() if pid not in seen]:
+        seen.update(fresh)
+        for pid in fresh:
+            if (p := proc.stat(pid)) is not None and p.state not in proc.ENDED:
+                procs.append(Proc(pid, p.ppid, p.session, _token(pid)))
     return procs
 
 
