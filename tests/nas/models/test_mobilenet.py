@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from pathlib import Path
 from typing import Any
 
@@ -282,15 +281,13 @@ def test_gaia_convention() -> None:
     assert cost(mobilenet_plan(TORCHVISION), (97, 64), "gaia")[0] == total
 
 
-def test_plans_are_fast_and_rows_shared() -> None:
+def test_rows_are_shared_by_all_plans() -> None:
     space = {**SPACES["kernels and expansions of each block"]}
     options = {"strides": (1, 2, 2)}
     rng = random.Random(1)
     archs = [draw(space, rng.choice) for _ in range(2000)]
     first = [mobilenet_plan(arch, **options) for arch in archs]
-    start = time.perf_counter()
     again = [mobilenet_plan(arch, **options) for arch in archs]
-    assert (time.perf_counter() - start) / len(archs) < 200e-6  # measured: 10e-6
     assert all(x is y for a, b in zip(first, again, strict=True) for x, y in zip(a, b, strict=True))
 
 

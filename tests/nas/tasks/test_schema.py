@@ -30,7 +30,7 @@ TOGETHER = re.compile(  # faults that several values make together, which no sch
     r"|a teacher needs|ascending numbers|no file|of another space|three ints, or|max_dets: is"
     r"|one start, end and step|with nesterov|0 < lo <= hi|must be \d+ lists, one"
     r"|must be a list of ints, not|or bbox_AP/<|must give at least one|or both, each once"
-    r"|is no choice beside"
+    r"|is no choice beside|must have one number for each of"
     r"|don't fit together|has no such dimension|begin with backbone|stands in model, too|is of the neck"
 )
 

@@ -17,6 +17,7 @@ from searchkit.nas.models.backbones.big_resnet import BigResNet
 from searchkit.nas.models.backbones.mobilenet_v3 import MobileNetV3
 from searchkit.nas.models.backbones.resnet import ResNet
 from searchkit.nas.models.backbones.shufflenet import ShuffleNetV2
+from searchkit.nas.models.elastic import alternatives
 from searchkit.nas.models.heads.linear import ClassifierConfig
 from searchkit.nas.models.network import build
 from searchkit.nas.models.part import BACKBONE
@@ -81,8 +82,7 @@ OPENED: dict[str, tuple[Any, dict[str, Any], dict[str, Any], str, list[list[int]
 def make(name: str) -> tuple[Any, Space, Space, set[tuple[str, str]]]:
     cls, options, wide, key, choices, places = OPENED[name]
     before, after = read_space(wide), read_space({**wide, key: {"choices": choices}})
-    held = {k.removeprefix(f"{BACKBONE}."): rows for k, rows in after.held().items()}
-    more = {"held": {k: held[k] for k in getattr(cls, "CHOICES", ()) if k in held}} if hasattr(cls, "CHOICES") else {}
+    more = alternatives(BACKBONE, cls, after.held())
     torch.manual_seed(0)
     net = trained(cls(after.maximum().part(BACKBONE), **options, **more)).double().eval()  # no two numbers are equal
     return net, before, after, places
