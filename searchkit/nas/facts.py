@@ -28,7 +28,7 @@ def space_facts(recipe: Recipe, plans: NetPlan, macs: Sequence[int], whole: bool
         "dimensions": {dim.key: [list(c) for c in dim.choices] for dim in space.dims},
         "macs_min": min(macs),
         "macs_max": max(macs),
-        "macs_of": "all points" if whole else f"{len(macs)} random points",
+        "macs_of": "all points" if whole else f"{len(macs):,} random points",
         "named": [
             {
                 "name": name,
