@@ -275,6 +275,7 @@ def test_smaller_necks_and_heads_are_slices_of_the_larger() -> None:
     ("options", "words"),
     [
         (lambda: SSDOptions(scales=(0.1, 0.2)), "one value more"),
+        (lambda: SSDOptions(scales=(0.9, 0.75, 0.6, 0.45, 0.3, 0.15, 0.1)), "must ascend"),
         (lambda: SSDOptions(scores="softmax", prior=0.01), "prior needs scores: sigmoid"),
         (lambda: SSDExtras(SSDExtrasOptions()).plan(ALL, (16,)), "takes the last 2 features of the backbone"),
         (

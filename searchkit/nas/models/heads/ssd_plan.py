@@ -64,6 +64,8 @@ class SSDOptions(Dense):
             )
         if not all(x > 0 for x in (*self.scales, *(ratio for of_level in self.ratios for ratio in of_level))):
             raise UsageError("scales and ratios must be above 0")
+        if list(self.scales) != sorted(self.scales):
+            raise UsageError(f"scales must ascend (coarser levels find larger objects), but are {list(self.scales)}")
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise UsageError(f"kernel must be odd and at least 1, but is {self.kernel}")
         if not 0 < self.prior < 1:
