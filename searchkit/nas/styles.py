@@ -12,8 +12,12 @@ Transform = Literal["none", "chained", "direct"]
 
 
 class NormStyle(NamedTuple):
-    """The norms of a network: "bn", "frozen", "gn" in groups of `group` channels, or "sync_bn", over groups of so many
-    `ranks` of a training, 0 for all."""
+    """The norms of a network, which backbones take as the options `norm` and `norm_…`.
+
+    name: "bn"; "frozen", of which nothing is learnt or updated; "gn", in groups of `group` channels, of which all
+    widths are multiples; or "sync_bn", "bn" over the ranks of a training together, in groups of `ranks` neighbours (0:
+    all).
+    """
 
     name: str
     group: int

@@ -7,7 +7,7 @@ Its lists begin with the stem, which has names of its own here.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from searchkit.nas.convert.bignas import training_of
@@ -32,6 +32,19 @@ MODELS: Mapping[str, Mapping[str, Any]] = {  # by part
 # Its dimensions, and ours.
 NECK_DIMENSIONS = {"depth": "depth", "out_channel": "out_channel", "kernel_size": "kernel"}
 TOWER_DIMENSIONS = {"depth": "depth", "out_channel": "width", "kernel_size": "kernel"}
+# Of backbones, whose lists begin with the stem: see _stages.
+StageRow = tuple[str, str | int | None, str]
+BACKBONE_STAGES: tuple[StageRow, ...] = (
+    ("out_channel", "backbone.stem.width", "backbone.body.width"),
+    ("kernel_size", "backbone.stem.kernel", "backbone.body.kernel"),
+    ("depth", 1, "backbone.body.depth"),
+)
+REGNET_STAGES: tuple[StageRow, ...] = (
+    ("out_channel", "backbone.stem.width", "backbone.body.width"),
+    ("depth", None, "backbone.body.depth"),
+    ("kernel_size", 3, "backbone.body.kernel"),
+    ("group_width", None, "backbone.body.group_width"),
+)
 # Its parts, and ours.
 TOWERS = {"roi_head.cls_subnet": "head.cls", "roi_head.box_subnet": "head.box", "roi_head": "head.cls"}
 
@@ -155,20 +168,21 @@ def _part(at: Cursor, model: dict[str, Any], space: dict[str, Any], notes: list[
         notes.append(f"net: {name} of type {kind} has no counterpart that is known ({known}): left out")
 
 
+def _stages(at: Cursor, rows: Iterable[StageRow], space: dict[str, Any], notes: list[str]) -> None:
+    """Fill the space from lists that have the stem's value first. rows: its key, our dimension of the stem (or the one
+    value that our stem has; None: any), our dimension of the stages."""
+    for key, stem, body in rows:
+        if key in at:
+            first, space[body] = dimension(at[key], key, notes)
+            if isinstance(stem, str):
+                space[stem] = first
+            elif stem is not None and first != stem:
+                at[key].fault(f"must begin with {stem}, the {key.removesuffix('_size')} of the stem")
+
+
 def _backbone(at: Cursor, model: dict[str, Any], space: dict[str, Any], notes: list[str]) -> None:
     options: dict[str, Any] = {}
-    for key, stem, body in (
-        ("out_channel", "backbone.stem.width", "backbone.body.width"),
-        ("kernel_size", "backbone.stem.kernel", "backbone.body.kernel"),
-        ("depth", None, "backbone.body.depth"),
-    ):
-        if key in at:
-            first, rest = dimension(at[key], key, notes)
-            space[body] = rest
-            if stem is not None:
-                space[stem] = first
-            elif first != 1:
-                at[key].fault("must begin with 1, the depth of the stem")
+    _stages(at, BACKBONE_STAGES, space, notes)
     expand = at.get("expand_ratio")
     if expand is not None:
         values = [item.data for item in expand.items]
@@ -189,19 +203,7 @@ def _backbone(at: Cursor, model: dict[str, Any], space: dict[str, Any], notes: l
 
 
 def _regnet(at: Cursor, model: dict[str, Any], space: dict[str, Any], notes: list[str]) -> None:
-    for key, stem, body in (
-        ("out_channel", "backbone.stem.width", "backbone.body.width"),
-        ("depth", None, "backbone.body.depth"),
-        ("kernel_size", None, "backbone.body.kernel"),
-        ("group_width", None, "backbone.body.group_width"),
-    ):
-        if key in at:
-            first, rest = dimension(at[key], key, notes)
-            space[body] = rest
-            if stem is not None:
-                space[stem] = first
-            elif key == "kernel_size" and first != 3:
-                at[key].fault("must begin with 3, the kernel of the stem")
+    _stages(at, REGNET_STAGES, space, notes)
     if "expand_ratio" in at:  # that of the stem, which has no block, may be 0
         space["backbone.body.expand"] = [count(item) for item in at["expand_ratio"].items[1:]]
     options = _norm(at, "backbone", notes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from searchkit.nas.models.backbones.mbconv_plan import MBConvPlan, Stages, Style, stages_of
+from searchkit.nas.models.backbones.mbconv_plan import MBConvPlan, Style, stages_of
 from searchkit.nas.models.plan import Held
 from searchkit.nas.styles import NormName, NormStyle
 
@@ -17,13 +17,14 @@ SQUEEZE = (False, False, True, False, True, True, True)
 
 
 class AttentiveNASPlan(MBConvPlan):
-    """What AttentiveNAS's network is made of.
+    """What the network of AttentiveNAS and AlphaNet (https://arxiv.org/abs/2011.09011, 2102.07954) is made of: swish,
+    and a shortcut around every block. Where that changes the width or the size it is an average pool (of an odd image
+    the last window is smaller, where the authors' code pads with zeros) and a 1x1 conv without norm.
 
-    strides, squeeze: of each stage. stem_stride: 1 for small images. features: names such as [c2, c3, c4, c5], see
-    features.places_of. zero_init_residual: every block starts as its shortcut (as the authors' do).
-    norm: "bn", "frozen" (nothing of a norm is learnt or updated) or "gn", in groups of `norm_group` channels, of which
-    all widths are multiples, those inside the blocks too.
-    Or "sync_bn": "bn" over the ranks of a training together, in groups of `norm_ranks` neighbours (0: all of them).
+    strides, squeeze: of each stage. stem_stride: 1 for small images. head_expand: how many times wider than the last
+    stage the last 1x1 conv is; 0: there is none. features: names such as [c2, c3, c4, c5], see features.places_of.
+    zero_init_residual: every block starts as its shortcut (as the authors' do).
+    norm and norm_…: see NormStyle; a group norm's channels divide the widths inside the blocks, too.
     """
 
     def __init__(
@@ -43,34 +44,9 @@ class AttentiveNASPlan(MBConvPlan):
         norm_momentum: float = 0.1,
         norm_ranks: int = 0,
     ) -> None:
-        stages = attentive_nas_stages(
-            strides=tuple(strides),
-            squeeze=tuple(squeeze),
-            stem_stride=stem_stride,
-            head_expand=head_expand,
-            features=None if features is None else tuple(features),
-            frozen_norm=norm == "frozen",
-        )
+        stem = Style("swish", pooled=True, frozen_norm=norm == "frozen")
+        stages = stages_of(
+            strides, stem, activations="swish", squeeze=squeeze, stem_stride=stem_stride, features=features
+        )._replace(head_expand=head_expand)
         style = NormStyle(norm, norm_group, norm_eps, norm_momentum, norm_ranks)
         super().__init__(arch, stages, style, held=held, zero_last_norms=zero_init_residual and norm != "frozen")
-
-
-def attentive_nas_stages(
-    *,
-    strides: tuple[int, ...] = STRIDES,
-    squeeze: tuple[bool, ...] = SQUEEZE,
-    stem_stride: int = 2,
-    head_expand: int = 6,
-    features: tuple[str, ...] | None = None,
-    frozen_norm: bool = False,
-) -> Stages:
-    """The network of AttentiveNAS and AlphaNet (https://arxiv.org/abs/2011.09011, 2102.07954) but for its architecture,
-    for mbconv_plan.plan_of: swish, and a shortcut around every block. Where that changes the width or the size it is an
-    average pool (of an odd image the last window is smaller, where the authors' code pads with zeros) and a 1x1 conv
-    without norm.
-
-    head_expand: how many times wider than the last stage the last 1x1 conv is; 0: there is none.
-    """
-    stem = Style("swish", pooled=True, frozen_norm=frozen_norm)
-    stages = stages_of(strides, stem, activations="swish", squeeze=squeeze, stem_stride=stem_stride, features=features)
-    return stages._replace(head_expand=head_expand)

@@ -50,12 +50,9 @@ class Block(NamedTuple):
 class BigResNetPlan(BodyPlan):
     """What this ResNet is made of.
 
-    deep_stem, stem_expand, pool: see big_resnet_plan; expand: where the arch
-    has no `body.expand`, fractions too.
+    deep_stem, stem_expand, pool: see big_resnet_plan; expand: where the arch has no `body.expand`, fractions too.
     features: names such as [c3, c4, c5], see features.places_of.
-    norm: "bn", "frozen" (nothing of a norm is learnt or updated) or "gn", in groups of `norm_group` channels, of which
-    all widths are multiples; or "sync_bn": "bn" over the ranks of a training together, in groups of `norm_ranks`
-    neighbours (0: all of them). zero_init_residual: every block starts as its shortcut.
+    norm and norm_…: see NormStyle. zero_init_residual: every block starts as its shortcut.
     """
 
     NAMES: ClassVar[tuple[str, ...]] = NAMES

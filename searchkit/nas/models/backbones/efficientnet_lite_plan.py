@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from searchkit.errors import UsageError
-from searchkit.nas.models.backbones.mbconv_plan import MBConvPlan, Stages, Style, stages_of
+from searchkit.nas.models.backbones.mbconv_plan import MBConvPlan, Style, stages_of
 from searchkit.nas.models.plan import Held, multiple_of
 from searchkit.nas.styles import NormName, NormStyle
 
@@ -25,13 +25,11 @@ _PARTS |= {"_project_conv": "project.0", "_bn2": "project.1"}
 
 
 class EfficientNetLitePlan(MBConvPlan):
-    """What an EfficientNet-Lite is made of.
+    """What an EfficientNet-Lite is made of: relu6, padding as TensorFlow's SAME.
 
     strides: of each stage, 1 or 2; those of lite0 to lite4 are 1, 2, 2, 2, 1, 2, 1. stem_stride: 1 for small images.
     features: names such as [c2, c3, c4, c5], see features.places_of.
-    norm: "bn", "frozen" (nothing of a norm is learnt or updated) or "gn", in groups of `norm_group` channels, of which
-    all widths are multiples, those inside the blocks too.
-    Or "sync_bn": "bn" over the ranks of a training together, in groups of `norm_ranks` neighbours (0: all of them).
+    norm and norm_…: see NormStyle; a group norm's channels divide the widths inside the blocks, too.
     """
 
     def __init__(
@@ -48,25 +46,9 @@ class EfficientNetLitePlan(MBConvPlan):
         norm_momentum: float = 0.01,
         norm_ranks: int = 0,
     ) -> None:
-        stages = efficientnet_lite_stages(
-            strides=tuple(strides),
-            stem_stride=stem_stride,
-            features=None if features is None else tuple(features),
-            frozen_norm=norm == "frozen",
-        )
+        stem = Style("relu6", same=True, frozen_norm=norm == "frozen")
+        stages = stages_of(strides, stem, activations="relu6", stem_stride=stem_stride, features=features)
         super().__init__(arch, stages, NormStyle(norm, norm_group, norm_eps, norm_momentum, norm_ranks), held=held)
-
-
-def efficientnet_lite_stages(
-    *,
-    strides: tuple[int, ...] = STRIDES,
-    stem_stride: int = 2,
-    features: tuple[str, ...] | None = None,
-    frozen_norm: bool = False,
-) -> Stages:
-    """An EfficientNet-Lite but for its architecture, for mbconv_plan.plan_of: relu6, padding as TensorFlow's SAME."""
-    stem = Style("relu6", same=True, frozen_norm=frozen_norm)
-    return stages_of(strides, stem, activations="relu6", stem_stride=stem_stride, features=features)
 
 
 def lite(size: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ networks: each says in its own file what its stages have, and what other package
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, get_args
 
@@ -109,13 +110,13 @@ class MBConvPlan(BodyPlan):
 
 
 def stages_of(
-    strides: tuple[int, ...],
+    strides: Sequence[int],
     stem: Style,
     *,
-    activations: tuple[Activation, ...] | Activation,
-    squeeze: tuple[bool, ...] | bool = False,
+    activations: Sequence[Activation] | Activation,
+    squeeze: Sequence[bool] | bool = False,
     stem_stride: int = 2,
-    features: tuple[str, ...] | None = None,
+    features: Sequence[str] | None = None,
 ) -> Stages:
     """A network whose stages differ in stride, activation and squeeze-and-excitation, each one for all or one a stage;
     the rest is as in the stem. Raises UsageError where their numbers differ."""

@@ -25,9 +25,7 @@ class MobileNetV2Plan(MBConvPlan):
     """What a MobileNetV2 is made of.
 
     strides: of each stage, 1 or 2; torchvision's are 1, 2, 2, 2, 1, 2, 1. stem_stride: 1 for small images.
-    norm: "bn", "frozen" (nothing of a norm is learnt or updated) or "gn", in groups of `norm_group` channels, of which
-    all widths are multiples, those inside the blocks too.
-    Or "sync_bn": "bn" over the ranks of a training together, in groups of `norm_ranks` neighbours (0: all of them).
+    norm and norm_…: see NormStyle; a group norm's channels divide the widths inside the blocks, too.
     activation: aw_nas has "relu". features: names such as [c2, c3, c4, c5], see features.places_of. transform: how a
     kernel smaller than a block's largest is made, as MobileNetV3's.
     """

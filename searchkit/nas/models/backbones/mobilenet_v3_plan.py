@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from searchkit.errors import UsageError
-from searchkit.nas.models.backbones.mbconv_plan import MBConvPlan, Stages, Style, stages_of
+from searchkit.nas.models.backbones.mbconv_plan import MBConvPlan, Style, stages_of
 from searchkit.nas.models.plan import Activation, Held
 from searchkit.nas.styles import NormName, NormStyle, Transform
 
@@ -23,16 +23,14 @@ _EXPANDED, _PLAIN = ("expand", "depthwise", "project"), ("depthwise", "project")
 
 
 class MobileNetV3Plan(MBConvPlan):
-    """What a MobileNetV3 is made of.
+    """What a MobileNetV3 (https://arxiv.org/abs/1905.02244) is made of.
 
     strides, squeeze, activations: of each stage, as in torchvision's mobilenet_v3_large; activation: of the stem and
     the last conv; stem_stride: 1 for small images. features: names such as [c4, tail] or [c4.expand, tail], see
     features.places_of.
     transform: how a kernel smaller than a block's largest is made: "none" is its centre, "chained" learns maps from 7x7
     to 5x5 and from there to 3x3 (once-for-all), "direct" learns each from the largest (aw_nas).
-    norm: "bn", "frozen" (nothing of a norm is learnt or updated) or "gn", in groups of `norm_group` channels, of which
-    all widths are multiples, those inside the blocks too.
-    Or "sync_bn": "bn" over the ranks of a training together, in groups of `norm_ranks` neighbours (0: all of them).
+    norm and norm_…: see NormStyle; a group norm's channels divide the widths inside the blocks, too.
     """
 
     def __init__(
@@ -53,38 +51,12 @@ class MobileNetV3Plan(MBConvPlan):
         norm_momentum: float = 0.01,
         norm_ranks: int = 0,
     ) -> None:
-        stages = mobilenet_v3_stages(
-            strides=tuple(strides),
-            squeeze=tuple(squeeze),
-            activations=tuple(activations),
-            activation=activation,
-            stem_stride=stem_stride,
-            features=None if features is None else tuple(features),
-            frozen_norm=norm == "frozen",
+        stem = Style(activation, frozen_norm=norm == "frozen")
+        stages = stages_of(
+            strides, stem, activations=activations, squeeze=squeeze, stem_stride=stem_stride, features=features
         )
         style = NormStyle(norm, norm_group, norm_eps, norm_momentum, norm_ranks)
         super().__init__(arch, stages, style, held=held, transform=transform)
-
-
-def mobilenet_v3_stages(
-    *,
-    strides: tuple[int, ...] = STRIDES,
-    squeeze: tuple[bool, ...] = SQUEEZE,
-    activations: tuple[Activation, ...] = ACTIVATIONS,
-    activation: Activation = "hswish",
-    stem_stride: int = 2,
-    features: tuple[str, ...] | None = None,
-    frozen_norm: bool = False,
-) -> Stages:
-    """A MobileNetV3 (https://arxiv.org/abs/1905.02244) but for its architecture, for mbconv_plan.plan_of.
-
-    Of each stage the stride, whether it has squeeze-and-excitation, and the activation: "hswish" or "relu".
-    activation: of the stem and the last conv.
-    """
-    stem = Style(activation, frozen_norm=frozen_norm)
-    return stages_of(
-        strides, stem, activations=activations, squeeze=squeeze, stem_stride=stem_stride, features=features
-    )
 
 
 def from_torchvision(names: Iterable[str]) -> Mapping[str, str]:

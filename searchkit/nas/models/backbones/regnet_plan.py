@@ -64,11 +64,8 @@ class Block(NamedTuple):
 class RegNetPlan(BodyPlan):
     """What a RegNet is made of.
 
-    squeeze, expand_input: see regnet_plan. strides: of each stage, 1 or 2. stem_stride: 1 for small
-    images.
-    norm: "bn", "frozen" (nothing of a norm is learnt or updated) or "gn", in groups of `norm_group` channels, of which
-    all widths are multiples, those inside the blocks too. Or "sync_bn": "bn" over the ranks of a training together, in
-    groups of `norm_ranks` neighbours (0: all of them).
+    squeeze, expand_input: see regnet_plan. strides: of each stage, 1 or 2. stem_stride: 1 for small images.
+    norm and norm_…: see NormStyle; a group norm's channels divide the widths inside the blocks, too.
     """
 
     NAMES: ClassVar[tuple[str, ...]] = NAMES

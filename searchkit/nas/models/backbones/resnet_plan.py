@@ -48,10 +48,8 @@ class ResNetPlan(BodyPlan):
     """What a ResNet is made of.
 
     block: "bottleneck" or "basic". deep_stem, avg_down, first_shortcut: see resnet_plan.
-    norm: "bn", "frozen" (nothing of a norm is learnt or updated) or "gn", in groups of `norm_group` channels, of which
-    all widths are multiples.
-    Or "sync_bn": "bn" over the ranks of a training together, in groups of `norm_ranks` neighbours (0: all of them).
-    norm_eps: 1e-5; torchvision's Faster R-CNN weights for COCO were trained with frozen norms of 0.
+    norm and norm_…: see NormStyle. norm_eps: 1e-5; torchvision's Faster R-CNN weights for COCO were trained with frozen
+    norms of 0.
     frozen_stages: 0 freezes nothing; n: the stem and the first n stages learn nothing and update no statistics.
     zero_init_residual: every block starts as its shortcut (https://arxiv.org/abs/1706.02677).
     """

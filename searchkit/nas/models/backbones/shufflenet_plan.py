@@ -37,9 +37,7 @@ class ShuffleNetV2Plan(BodyPlan):
     """What a ShuffleNetV2 is made of. Its widths and depths are those that it is made at.
 
     stem_pool: a max pool behind the stem. stem_stride: 1 for small images. keep_width: see shufflenet_plan.
-    norm: "bn", "frozen" (nothing of a norm is learnt or updated) or "gn", in groups of `norm_group` channels, of which
-    all widths are multiples, halves of them too.
-    Or "sync_bn": "bn" over the ranks of a training together, in groups of `norm_ranks` neighbours (0: all of them).
+    norm and norm_…: see NormStyle; a group norm's channels divide halves of the widths, too.
     """
 
     NAMES: ClassVar[tuple[str, ...]] = NAMES
