@@ -15,8 +15,8 @@ run = fill_onto(base, node, "run", report)           # what is not given, or has
 
 Every fault goes to the report, at the place of the value or the key that has it, and none hides another one. A check
 of several fields stands in `__post_init__`, which raises UsageError: it is told at the place of the mapping, or of a
-key of it where it is an `At(key, message)`. A class may say in `INSTEAD` (a ClassVar, key to text) what is told of keys
-that it doesn't have.
+key of it where it is an `At(key, message)`; several of these are raised together by `refuse(faults)`. A class may say
+in `INSTEAD` (a ClassVar, key to text) what is told of keys that it doesn't have.
 
 What a type can be: `int`, `float`, `bool`, `str` (any scalar, as it is written), `Any` (plain data), `Literal` (by its
 text), `tuple[T, ...]` and `tuple[A, B]` (a list), `Mapping[K, V]`, a dataclass (a mapping), `A | B`, `Annotated[T,
@@ -33,10 +33,10 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, Literal, TypeVar, Union
+from typing import Annotated, Any, Generic, Literal, TypeVar, Union, cast
 
 from searchkit.errors import UsageError, did_you_mean
-from searchkit.reading.keys import At, below, is_required, keys_of, nearest
+from searchkit.reading.keys import At, Faults, below, is_required, keys_of, nearest
 from searchkit.reading.kinds import Bad, Choice, Reader, Some
 from searchkit.reading.nodes import Document, Node, Report
 
@@ -52,16 +52,16 @@ def fill(cls: type[T], node: Node | None, path: str, report: Report, **given: An
     Unknown keys are faults that name the nearest key, or list the valid ones with defaults; a null is the default.
     """
     values, failed, unknown = _fields(cls, node, path, report, given)
-    made = None if failed else _make(cls, {**given, **values}, node, path, report)
-    return None if unknown else made
+    made = _make(cls, {**given, **values}, node, path, report, failed)
+    return None if failed or unknown else made
 
 
 def fill_onto(base: T, node: Node | None, path: str, report: Report) -> T:
     """As `fill`, but what is not given is as in `base`, and so is what has a fault: the rest can still be checked."""
     cls: Any = type(base)
     held = {f.name: getattr(base, f.name) for f in dataclasses.fields(cls) if f.init}
-    values, _, _ = _fields(cls, node, path, report, held, onto=True)
-    made = _make(cls, {**held, **values}, node, path, report)
+    values, failed, _ = _fields(cls, node, path, report, held, onto=True)
+    made = _make(cls, {**held, **values}, node, path, report, failed)
     return base if made is None else made
 
 
@@ -127,19 +127,21 @@ def whole_file(cls: type[T], document: Document) -> Part[T]:
 
 def _fields(
     cls: type, node: Node | None, path: str, report: Report, held: Mapping[str, Any], onto: bool = False
-) -> tuple[dict[str, Any], bool, bool]:
-    """The values of fields that are given and have no fault; whether another one has a fault; whether a key is unknown.
+) -> tuple[dict[str, Any], set[str], bool]:
+    """The values of fields that are given and have no fault; the keys that have one, all of them where the mapping is
+    none; whether a key is unknown.
 
     held: values of fields that needn't be given, or with `onto`, are not to be lost.
     """
     keys = keys_of(cls)
     entries = node.entries if node is not None else {}
     values: dict[str, Any] = {}
-    failed = node is not None and node.kind != "map" and not (node.is_null and path)
-    if node is not None and failed and node.kind != "bad":
+    is_mapping = node is None or node.kind == "map" or (node.is_null and bool(path))
+    failed = set() if is_mapping else {*keys, path}
+    if node is not None and not is_mapping and node.kind != "bad":
         what = f"must be a mapping (key: value), not {node}"
         report.fault(node, f"{path}: {what}" if path else f"the file {what}")
-    is_mapping, unknown = not failed, False
+    unknown = False
     for name, (where, value) in entries.items():
         if name not in keys:
             instead = getattr(cls, "INSTEAD", {}).get(name)
@@ -155,14 +157,14 @@ def _fields(
             try:
                 values[f.name] = _value(hint, value, below(path, name), report, held.get(f.name) if onto else None)
             except Bad as e:
-                failed = True
+                failed.add(name)
                 if onto and e.rest is not None:
                     values[f.name] = e.rest
     for name, (f, hint) in keys.items():
         at, given = entries.get(name, (None, None))
         if given is None or given.is_null:
             if is_required(f) and (onto or f.name not in held):
-                failed = True
+                failed.add(name)
                 if node is not None and is_mapping:
                     report.fault(given or node, f"{path}: missing key {name!r}".removeprefix(": "))
             given = None
@@ -171,14 +173,24 @@ def _fields(
     return values, failed, unknown
 
 
-def _make(cls: type[T], values: dict[str, Any], node: Node | None, path: str, report: Report) -> T | None:
+def _make(
+    cls: type[T], values: dict[str, Any], node: Node | None, path: str, report: Report, failed: set[str]
+) -> T | None:
+    """An instance; None where its own checks found a fault. Of the keys that failed defaults are taken, if all have
+    one, for what else is wrong: what is said of these keys says nothing of the file."""
+    if any(f.init and is_required(f) and f.name not in values for f in dataclasses.fields(cast(Any, cls))):
+        return None
     try:
         return cls(**values)
-    except UsageError as e:  # what its own checks found
-        place, where = node or Node("bad", 1, 1), path
-        if isinstance(e, At):
-            place, where = place.entries.get(e.key, (place, place))[1], below(path, e.key)
-        report.fault(place, f"{where}: {e.message}{f'; {e.hint}' if e.hint else ''}".removeprefix(": "))
+    except UsageError as e:
+        for fault in e.each if isinstance(e, Faults) else (e,):
+            place, where, of = node or Node("bad", 1, 1), path, failed
+            if isinstance(fault, At):
+                place, where = place.entries.get(fault.key, (place, place))[1], below(path, fault.key)
+                of = failed & {fault.key, *fault.beside}
+            if not of:
+                what = f"{where}: {fault.message}{f'; {fault.hint}' if fault.hint else ''}"
+                report.fault(place, what.removeprefix(": "))
         return None
 
 

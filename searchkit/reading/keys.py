@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any
 
@@ -13,11 +13,27 @@ from searchkit.reading.kinds import Key
 
 
 class At(UsageError):
-    """What is wrong with the value of one key of a mapping, raised by the `__post_init__` of its dataclass."""
+    """What is wrong with the value of one key of a mapping, raised by the `__post_init__` of its dataclass. beside:
+    the other keys whose values it is wrong with; where one of these has a fault itself, it is not told."""
 
-    def __init__(self, key: str, message: str, hint: str = "") -> None:
+    def __init__(self, key: str, message: str, hint: str = "", *, beside: Iterable[str] = ()) -> None:
         super().__init__(message, hint)
-        self.key = key
+        self.key, self.beside = key, tuple(beside)
+
+
+class Faults(UsageError):
+    """All that is wrong with the values of a mapping."""
+
+    def __init__(self, each: Sequence[At]) -> None:
+        super().__init__("; ".join(f"{fault.key} {fault.message}" for fault in each))
+        self.each = tuple(each)
+
+
+def refuse(faults: Iterable[At]) -> None:
+    """For a `__post_init__`: raises all of these at once, if there is one."""
+    each = [*faults]
+    if each:
+        raise Faults(each)
 
 
 def below(path: str, key: str) -> str:

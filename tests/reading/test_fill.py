@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -11,7 +11,7 @@ import pytest
 from searchkit.errors import UsageError
 from searchkit.reading import nodes, schema
 from searchkit.reading.fill import ABSENT, Part, fill, fill_onto
-from searchkit.reading.keys import At
+from searchkit.reading.keys import At, refuse
 from searchkit.reading.kinds import (
     Bytes,
     Count,
@@ -48,8 +48,29 @@ class Span:
     step: int = 1
 
     def __post_init__(self) -> None:
+        refuse(self.faults())
+
+    def faults(self) -> Iterator[At]:
         if self.start > self.end:
-            raise At("end", f"must be at least start, which is {self.start}, not {self.end}")
+            yield At("end", f"must be at least start, which is {self.start}, not {self.end}", beside=("start",))
+        if self.step == 0:
+            yield At("step", "must not be 0")
+
+
+@dataclass(frozen=True)
+class Limits:
+    low: int = 0
+    high: int = 1
+    more: int = 1
+
+    def __post_init__(self) -> None:
+        refuse(self.faults())
+
+    def faults(self) -> Iterator[At]:
+        if self.low >= self.high:
+            yield At("high", f"must be above low, which is {self.low}", beside=("low",))
+        if self.more == 0:
+            yield At("more", "must not be 0")
 
 
 @dataclass(frozen=True)
@@ -90,6 +111,7 @@ class Everything:
     stop: Median | Patience | Text | None = None
     dims: Mapping[Text, Span | Choices | int] = field(default_factory=dict)
     either: Pair | None = None
+    pairs: Limits | None = None
     part: Part[Median | Patience] = ABSENT
     free: Any = None
 
@@ -117,7 +139,7 @@ BAD = {
         "1:2: unknown key 'wrd' (did you mean word?)",
         "1:10: unknown key 'zzz'; there are word (x), text (null), policy (sandwich), flag (false), retries (0), "
         "few (3), lr (0.1), low (-1.0), memory (null), timeout_s (null), name (abc), edges ([]), pair (null), "
-        'some (["a"]), size (4), board (true), stop (null), dims, either (null), part (null), free (null)',
+        'some (["a"]), size (4), board (true), stop (null), dims, either (null), pairs (null), part (null), free (null)',
     ],
     "{hidden: 5}": None,
     "{word: [1], text: ' '}": ["1:8: word: must be a text, not a list", "1:19: text: must be a text, not ' '"],
@@ -176,9 +198,23 @@ BAD = {
         "1:49: dims.c: must be a whole number, not 'y'",
     ],
     "{either: {}}": ["1:10: either: give task or csv"],
+    "{dims: {a: {start: 3, end: 2, step: s}}}": [
+        "1:28: dims.a.end: must be at least start, which is 3, not 2",
+        "1:37: dims.a.step: must be a whole number, not 's'",
+    ],
+    "{pairs: {low: 3, high: x, more: 0}}": [  # whether high is above low can't be told
+        "1:24: pairs.high: must be a whole number, not 'x'",
+        "1:33: pairs.more: must not be 0",
+    ],
     "{either: {csv: a.txt}}": ["1:16: either.csv: must be a .csv file, not 'a.txt'"],
 }
-TOGETHER = {"{dims: {a: {start: 3, end: 2}}}": ["1:28: dims.a.end: must be at least start, which is 3, not 2"]}
+TOGETHER = {
+    "{dims: {a: {start: 3, end: 2}}}": ["1:28: dims.a.end: must be at least start, which is 3, not 2"],
+    "{dims: {a: {start: 3, end: 2, step: 0}}}": [
+        "1:28: dims.a.end: must be at least start, which is 3, not 2",
+        "1:37: dims.a.step: must not be 0",
+    ],
+}
 
 
 def read(text: str) -> tuple[Everything | None, list[str], Any]:

@@ -111,7 +111,7 @@ def _recipe(path: str, document: Document) -> Recipe:
     trained = {"train": (top.get("train"), train), "finetune": (top.get("finetune"), finetune)}
     assert node is not None
     notes = (*idle_keys(path, trained), *idle_options(path, model, node, space), *unread_rows(path, model, node, space))
-    return Recipe(path, task, model, space, data, train, test, finetune, file.init, classes_given, notes)
+    return Recipe(path, task, model, space, data, train, test, finetune, file.init, classes_given, notes, document.root)
 
 
 def _check_losses(name: str, section: Any, node: Node | None, task: Task, head: Any, document: Document) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from searchkit.errors import UsageError
+from searchkit.errors import ConfigError, Fault, UsageError
 from searchkit.nas.models.part import NetConfig
 from searchkit.nas.space.shapes import InputShape
 from searchkit.nas.space.space import Space
 from searchkit.nas.train.sections import Finetune, Test, Train
 from searchkit.nas.train.task import Task
+from searchkit.reading.nodes import Node
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Recipe:
     init: str | None = None  # weights that training starts from: a file
     classes_given: bool = True  # False: model.num_classes stands for nothing, the data says how many
     notes: tuple[str, ...] = ()  # keys that change nothing, each in a line with its place
+    root: Node = field(default=Node("map", 1, 1), repr=False, compare=False)  # the file, for places
 
     @property
     def scales(self) -> tuple[InputShape, ...]:
@@ -44,6 +46,15 @@ class Recipe:
     def metrics(self) -> tuple[str, ...]:
         """What an evaluation tells, but for single classes."""
         return self.task.metrics(self.test)
+
+    def refused(self, key: str, error: UsageError) -> ConfigError:
+        """What to raise where a key's value, such as that of `init`, turns out wrong when it is used: the error, with
+        the place of the value in the file."""
+        place = self.root
+        for word in key.split("."):
+            _, place = place.entries.get(word, (None, place))
+        what = f"{key}: {error.message.removeprefix(f'{key}: ')}"
+        return ConfigError(self.path, [Fault(place.line, place.col, what)], error.hint)
 
 
 def sized(recipe: Recipe, categories: Sequence[str]) -> NetConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Annotated, Any, Literal
@@ -26,7 +26,7 @@ from searchkit.nas.train.values import (
     ScheduledWeight,
     check,
 )
-from searchkit.reading.keys import At
+from searchkit.reading.keys import At, refuse
 from searchkit.reading.kinds import LATER, Count, Fraction, Key, Number, Positive, Text, Whole, number
 
 
@@ -171,17 +171,22 @@ class Distill:
         check(self)
         if (self.config is None) != (self.checkpoint is None):
             raise UsageError("a teacher needs both config and checkpoint; without both the largest arch is the teacher")
+        refuse(self._faults())
+
+    def _faults(self) -> Iterator[At]:
         names = (LARGEST, *(self.teachers or ()))
         if len(set(names)) < len(names):
-            raise At("teachers", f"none can be called {LARGEST}: that is the largest arch of the step")
+            yield At("teachers", f"none can be called {LARGEST}: that is the largest arch of the step")
         for mimic in self.mimic:
             if mimic.of is not None and mimic.of not in names:
                 near = did_you_mean(mimic.of, names)
-                raise At("mimic", f"there is no teacher {mimic.of!r}{near}; there are {', '.join(names)}")
+                what = f"there is no teacher {mimic.of!r}{near}; there are {', '.join(names)}"
+                yield At("mimic", what, beside=("teachers",))
         if self.weight == 0 and not self.mimic:
-            raise At("weight", "is 0, and there is no mimic: nothing would be taught")
+            yield At("weight", "is 0, and there is no mimic: nothing would be taught", beside=("mimic",))
         if self.weight == 0 and self.anchors != "all":
-            raise At("anchors", "says whose class scores are learnt, but with weight 0 none are")
+            what = "says whose class scores are learnt, but with weight 0 none are"
+            yield At("anchors", what, beside=("weight",))
 
     @property
     def own_teacher(self) -> str:
@@ -250,16 +255,22 @@ class Optimisation:
 
     def __post_init__(self) -> None:
         check(self)
+        refuse(self.faults())
+
+    def faults(self) -> Iterator[At]:
+        """What is wrong with the values together; a subclass has more of it."""
         if self.nesterov and not self.momentum:
-            raise At("momentum", "must be above 0 with nesterov")
+            yield At("momentum", "must be above 0 with nesterov", beside=("nesterov",))
         if not all(a < b for a, b in pairwise(self.milestones)):
-            raise At("milestones", f"must ascend, but are {list(self.milestones)}")
+            yield At("milestones", f"must ascend, but are {list(self.milestones)}")
         if self.restart_epochs is not None and self.schedule != "cosine":
-            raise At("restart_epochs", f"is of schedule cosine, but schedule is {self.schedule}")
+            what = f"is of schedule cosine, but schedule is {self.schedule}"
+            yield At("restart_epochs", what, beside=("schedule",))
         if self.restart_mult != 1 and self.restart_epochs is None:
-            raise At("restart_mult", "needs restart_epochs")
+            yield At("restart_mult", "needs restart_epochs", beside=("restart_epochs",))
         if self.backbone_lr == self.neck_lr == self.head_lr == 0:
-            raise At("head_lr", "is 0, as backbone_lr and neck_lr are: nothing would be trained")
+            what = "is 0, as backbone_lr and neck_lr are: nothing would be trained"
+            yield At("head_lr", what, beside=("backbone_lr", "neck_lr"))
 
     def epoch_steps(self, images: int, world: int) -> int:
         """Optimiser steps of an epoch, whose last batch is filled up."""
@@ -290,21 +301,23 @@ class Train(Optimisation):
     best_arch: str = "MAX"  # best.pth is the checkpoint where this arch
     best_metric: str = ""  # had most of this; empty: bbox_mAP, or top1
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def faults(self) -> Iterator[At]:
+        """As of Optimisation."""
+        yield from super().faults()
         if self.sampler is not None and self.policy != "anchors":
-            raise At("sampler", f"is of policy anchors, but policy is {self.policy}")
+            yield At("sampler", f"is of policy anchors, but policy is {self.policy}", beside=("policy",))
         if self.sample_strategy and self.policy != "sandwich":
-            raise At("sample_strategy", f"is of policy sandwich, but policy is {self.policy}")
+            yield At("sample_strategy", f"is of policy sandwich, but policy is {self.policy}", beside=("policy",))
         if self.macs_bins is not None and self.policy != "single_path":
-            raise At("macs_bins", f"is of policy single_path, but policy is {self.policy}")
+            yield At("macs_bins", f"is of policy single_path, but policy is {self.policy}", beside=("policy",))
         if self.distill and self.distill.in_place:
             words = self.sample_strategy or ("max",)
             if self.policy != "sandwich" or not {"max", "MAX"} & {*words}:
-                raise At(
+                yield At(
                     "distill",
                     "without a teacher it needs the largest arch in every step: policy sandwich, whose "
                     "sample_strategy, if given, has max",
+                    beside=("policy", "sample_strategy"),
                 )
 
 
@@ -342,10 +355,11 @@ class Finetune(Optimisation):
     epochs: Positive = 2.0  # over the images of train_on
     train_on: tuple[Literal["train", "val"], ...] = ("train",)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def faults(self) -> Iterator[At]:
+        """As of Optimisation."""
+        yield from super().faults()
         if not self.train_on or len(set(self.train_on)) < len(self.train_on):
-            raise At("train_on", "must name train, val or both, each once")
+            yield At("train_on", "must name train, val or both, each once")
 
 
 def path_of(text: str, key: str) -> str:

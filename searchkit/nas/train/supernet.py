@@ -108,7 +108,7 @@ def _train(
         begun = saver.restore(run, checkpoint.load(latest, device), latest, accept)
         begun.append(f"goes on at step {run.step} of {steps}, from {latest}")
     else:
-        begun = load_init(net, path_of(recipe.init, "init")).lines() if recipe.init else []
+        begun = _begun(net, recipe)
     distributed.share_weights(net, ranks)
     bench = open_bench(recipe, "val", device, seed, data) if ranks.first and recipe.data.val else None
     if bench:
@@ -158,6 +158,16 @@ def _train(
             "(cut away, or a side below augment.min_box)"
         )
     return run.step
+
+
+def _begun(net: nn.Module, recipe: Recipe) -> list[str]:
+    """Fill a new network from the weights that the config names, if it does; what is to be said of that."""
+    if not recipe.init:
+        return []
+    try:
+        return load_init(net, path_of(recipe.init, "init")).lines()
+    except UsageError as e:
+        raise recipe.refused("init", e) from e
 
 
 def _check_reached(space: Space, steps: int, epoch: int) -> None:

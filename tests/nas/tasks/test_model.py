@@ -73,6 +73,57 @@ def test_what_a_config_says_wrongly_of_parts(tmp_path: Path, model: dict[str, An
     assert said in e.value.message
 
 
+@pytest.mark.parametrize(
+    ("model", "faults"),
+    [
+        (
+            {
+                "head": "retinanet",
+                "neck": "elastic_fpn",
+                "head_options": {"assigner": "iuo", "kernel": 4, "anchor_sizes": [], "scores": "softmax", "prior": "x"},
+                "neck_options": {"kernel": 2, "depth": "deep", "p6": "c4"},
+            },
+            {
+                "head_options.assigner": "must be one of iou, atss, but is 'iuo' (did you mean iou?)",
+                "head_options.kernel": "must be odd, but is 4",
+                "head_options.anchor_sizes": "must have at least one value, all above 0, but is []",
+                "head_options.scores": "softmax needs background: true, a score for what is no object",
+                "head_options.prior": "must be a number, not 'x'",
+                "neck_options.kernel": "must be odd, but is 2",
+                "neck_options.depth": "must be a whole number of 1 or more, not 'deep'",
+                "neck_options.p6": "must be one of c5, lateral, p5, not 'c4'",
+            },
+        ),
+        (
+            {
+                "head": "ssd",
+                "neck": "ssd_extras",
+                "head_options": {"scales": [0.2, 0.1], "kernel": 2, "class_loss": "multibox", "scores": "sofmax"},
+            },
+            {
+                "head_options.scales": "must ascend (coarser levels find larger objects), but are [0.2, 0.1]",
+                "head_options.kernel": "must be odd and at least 1, but is 2",
+                "head_options.ratios": "must have a list for each level, and scales one value more: there are 6 and 2",
+                "head_options.scores": "must be one of sigmoid, softmax, not 'sofmax' (did you mean softmax?)",
+            },
+        ),
+    ],
+)
+def test_all_bad_options_are_told_at_their_places(
+    tmp_path: Path, model: dict[str, Any], faults: dict[str, str]
+) -> None:
+    """What is wrong with a value that depends on one which is no value at all is not told."""
+    path = written(tmp_path, **{**FLAT, "fpn_channels": None, **model})
+    with pytest.raises(ConfigError) as e:
+        load(path)
+    told = {f.what.removeprefix("model."): f.line for f in e.value.faults if f.what.startswith("model.")}
+    assert {*told} == {f"{key}: {what}" for key, what in faults.items()}
+    lines = Path(path).read_text().splitlines()
+    for key, what in faults.items():
+        part, _, name = key.partition(".")
+        assert f'"{name if name in model[part] else part}": ' in lines[told[f"{key}: {what}"] - 1]
+
+
 def test_parts_that_do_not_fit_are_told_when_the_config_is_read(tmp_path: Path) -> None:
     body = copy.deepcopy(PARTED)
     del body["space"]["head.depth"]

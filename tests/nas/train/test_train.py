@@ -159,8 +159,17 @@ def test_training_starts_from_weights_of_torchvision(
         assert torch.equal(after[f"backbone.body.{name}"], state[name])
     assert torch.equal(after["backbone.body.conv1.weight"][:64], state["conv1.weight"])
     assert "fc.weight (a layer behind the mean of a classifier)" in " ".join(said)
-    with pytest.raises(UsageError, match=r"cannot read .*none.pth"):
-        train(write(tmp_path / "cfg.yaml", {**body, "init": "none.pth"}), tmp_path / "other")
+    for i, (init, why) in enumerate(
+        (
+            ("none.pth", "cannot read none.pth: No such file or directory"),
+            ("$NOWHERE/r10.pth", r"\$NOWHERE is not set, which \$NOWHERE/r10.pth needs"),
+            ("package:efficientnet_lite9", "no package of weights is called 'efficientnet_lite9'"),
+        )
+    ):
+        path = write(tmp_path / "cfg.yaml", {"init": init, **body})
+        with pytest.raises(UsageError, match=rf"^{path}:2:10: init: {why}") as e:
+            train(path, tmp_path / f"other{i}")
+        assert e.value.hint
 
 
 # ---- what goes wrong ----

@@ -5,14 +5,14 @@ No torch: the functions that the options name are in dense_rows.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from searchkit.errors import did_you_mean
 from searchkit.nas.models.part import NetConfig, PlainConfig
-from searchkit.reading.fill import At
+from searchkit.reading.keys import At, refuse
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,26 +58,32 @@ class Dense:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "coder", tuple(self.coder))  # a list of a YAML file
-        for name in ROWS:
-            self._check_row(name)
-        if len(self.coder) != 2 or not all(weight > 0 for weight in self.coder):
-            raise At("coder", f"must be two weights above 0, of centres and of sizes, but is {self.coder}")
-        if self.scores == "softmax" and not self.background:
-            raise At("scores", "softmax needs background: true, a score for what is no object")
-        if self.class_loss == "multibox" and self.scores != "softmax":
-            raise At("class_loss", f"multibox is a softmax over the classes, but scores is {self.scores}: set softmax")
+        refuse(self.faults())
 
-    def _check_row(self, name: str) -> None:
-        """Raises UsageError where a table has no such row, or its row no such option."""
+    def faults(self) -> Iterator[At]:
+        """What is wrong with the values; a subclass has more of it."""
+        for name in ROWS:
+            yield from self._row_faults(name)
+        if len(self.coder) != 2 or not all(weight > 0 for weight in self.coder):
+            yield At("coder", f"must be two weights above 0, of centres and of sizes, but is {self.coder}")
+        if self.scores == "softmax" and not self.background:
+            yield At("scores", "softmax needs background: true, a score for what is no object", beside=("background",))
+        if self.class_loss == "multibox" and self.scores != "softmax":
+            what = f"multibox is a softmax over the classes, but scores is {self.scores}: set softmax"
+            yield At("class_loss", what, beside=("scores",))
+
+    def _row_faults(self, name: str) -> Iterator[At]:
+        """Whether a table has no such row, or its row no such option."""
         rows, chosen = ROWS[name], getattr(self, name)
         if chosen not in rows:
             known = ", ".join(rows)
-            raise At(name, f"must be one of {known}, but is {chosen!r}{did_you_mean(chosen, tuple(rows))}")
+            yield At(name, f"must be one of {known}, but is {chosen!r}{did_you_mean(chosen, tuple(rows))}")
+            return
+        known = f"it has {', '.join(rows[chosen])}" if rows[chosen] else "it has none"
         for key in getattr(self, f"{name}_options", {}):
             if key not in rows[chosen]:
-                known = f"it has {', '.join(rows[chosen])}" if rows[chosen] else "it has none"
-                near = did_you_mean(key, rows[chosen])
-                raise At(f"{name}_options", f"{chosen} has no option {key!r}{near}; {known}")
+                what = f"{chosen} has no option {key!r}{did_you_mean(key, rows[chosen])}; {known}"
+                yield At(f"{name}_options", what, beside=(name,))
 
     def row(self, name: str) -> Callable[..., Tensor]:
         """The chosen row of a table, with its options."""

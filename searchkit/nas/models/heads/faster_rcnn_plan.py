@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from searchkit.errors import UsageError
 from searchkit.nas.models.part import LEVELS, Channels, Colour, Misfit, NetConfig, Piece, Pieces, regions
 from searchkit.nas.models.plan import CACHE, Layer, Row
-from searchkit.reading.fill import At
+from searchkit.reading.keys import At
 from searchkit.reading.kinds import LATER
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class DetectorConfig(FasterRCNNOptions, PyramidConfig):
         for name in ("image_mean", "image_std"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.neck != "fpn" and self.fpn_channels != PyramidConfig.fpn_channels:
-            raise At("fpn_channels", f"is of the neck fpn, but the neck is {self.neck}")
+            raise At("fpn_channels", f"is of the neck fpn, but the neck is {self.neck}", beside=("neck",))
 
     def neck_defaults(self) -> dict[str, Any]:
         """The channels of an FPN, and of either pyramid as many levels as there are sizes of anchors."""

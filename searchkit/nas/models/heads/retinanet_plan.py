@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 from searchkit.nas.models.heads.dense_plan import Dense, DensePlan
 from searchkit.nas.models.part import LEVELS, Channels, Misfit, NetConfig, Piece, Pieces, PlainConfig
 from searchkit.nas.models.plan import CACHE, Layer, Plan, Row
-from searchkit.reading.fill import At
+from searchkit.reading.keys import At
 from searchkit.reading.kinds import LATER, Count, Positive, Whole
 
 if TYPE_CHECKING:
@@ -37,25 +38,30 @@ class RetinaNetOptions(Dense):
     anchor_ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)  # height / width
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         for name in ("anchor_sizes", "anchor_scales", "anchor_ratios"):
-            values = tuple(getattr(self, name))
-            object.__setattr__(self, name, values)  # lists of a YAML file
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # lists of a YAML file
+        super().__post_init__()
+
+    def faults(self) -> Iterator[At]:
+        """As of Dense."""
+        yield from super().faults()
+        for name in ("anchor_sizes", "anchor_scales", "anchor_ratios"):
+            values = getattr(self, name)
             if not values or not all(value > 0 for value in values):
-                raise At(name, f"must have at least one value, all above 0, but is {list(values)}")
+                yield At(name, f"must have at least one value, all above 0, but is {list(values)}")
         for name in ("depth", "width", "kernel", "norm_group"):
             if getattr(self, name) < 1:
-                raise At(name, f"must be at least 1, but is {getattr(self, name)}")
-        if self.kernel % 2 == 0:
-            raise At("kernel", f"must be odd, but is {self.kernel}")
+                yield At(name, f"must be at least 1, but is {getattr(self, name)}")
+        if self.kernel > 0 and self.kernel % 2 == 0:
+            yield At("kernel", f"must be odd, but is {self.kernel}")
         if self.norm not in ("none", "per_level", "group", "sync_bn"):
-            raise At("norm", f"must be none, per_level, group or sync_bn, but is {self.norm!r}")
+            yield At("norm", f"must be none, per_level, group or sync_bn, but is {self.norm!r}")
         if self.norm_ranks < 0:
-            raise At("norm_ranks", f"must be at least 0, but is {self.norm_ranks}")
+            yield At("norm_ranks", f"must be at least 0, but is {self.norm_ranks}")
         if not 0 < self.prior < 1:
-            raise At("prior", f"must be between 0 and 1, but is {self.prior:g}")
+            yield At("prior", f"must be between 0 and 1, but is {self.prior:g}")
         if self.background:
-            raise At("background", "must be false: a RetinaNet has no logits of a background")
+            yield At("background", "must be false: a RetinaNet has no logits of a background")
 
     @property
     def anchors(self) -> int:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from searchkit.errors import UsageError
 from searchkit.nas.models.heads.dense_plan import Dense, DensePlan
 from searchkit.nas.models.part import Channels, Misfit, NetConfig, Piece, Pieces, PlainConfig, level
 from searchkit.nas.models.plan import CACHE, Layer, Row
 from searchkit.nas.styles import Transform
+from searchkit.reading.keys import At
 from searchkit.reading.kinds import LATER, Count, Fraction, Positive, Whole
 
 if TYPE_CHECKING:
@@ -54,26 +54,31 @@ class SSDOptions(Dense):
     candidates_of: Literal["level", "class"] = "class"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         object.__setattr__(self, "ratios", tuple(tuple(of_level) for of_level in self.ratios))  # lists of a YAML file
         object.__setattr__(self, "scales", tuple(self.scales))
+        super().__post_init__()
+
+    def faults(self) -> Iterator[At]:
+        """As of Dense."""
+        yield from super().faults()
         if not self.ratios or len(self.scales) != len(self.ratios) + 1:
-            raise UsageError(
-                f"ratios must have a list for each level, and scales one value more: there are {len(self.ratios)} and "
-                f"{len(self.scales)}"
-            )
-        if not all(x > 0 for x in (*self.scales, *(ratio for of_level in self.ratios for ratio in of_level))):
-            raise UsageError("scales and ratios must be above 0")
+            there = f"there are {len(self.ratios)} and {len(self.scales)}"
+            what = f"must have a list for each level, and scales one value more: {there}"
+            yield At("ratios", what, beside=("scales",))
+        if not all(ratio > 0 for of_level in self.ratios for ratio in of_level):
+            yield At("ratios", f"must be above 0, but are {[list(of_level) for of_level in self.ratios]}")
+        if not all(scale > 0 for scale in self.scales):
+            yield At("scales", f"must be above 0, but are {list(self.scales)}")
         if list(self.scales) != sorted(self.scales):
-            raise UsageError(f"scales must ascend (coarser levels find larger objects), but are {list(self.scales)}")
+            yield At("scales", f"must ascend (coarser levels find larger objects), but are {list(self.scales)}")
         if self.kernel < 1 or self.kernel % 2 == 0:
-            raise UsageError(f"kernel must be odd and at least 1, but is {self.kernel}")
+            yield At("kernel", f"must be odd and at least 1, but is {self.kernel}")
         if not 0 < self.prior < 1:
-            raise UsageError(f"prior must be between 0 and 1, but is {self.prior:g}")
+            yield At("prior", f"must be between 0 and 1, but is {self.prior:g}")
         if self.prior != 0.5 and self.scores == "softmax":
-            raise UsageError("prior needs scores: sigmoid")
+            yield At("prior", "needs scores: sigmoid", beside=("scores",))
         if not (self.bias or self.logit_norm):
-            raise UsageError("one of bias and logit_norm must be true, or both")
+            yield At("logit_norm", "must be true where bias is false", beside=("bias",))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from searchkit.nas.models.part import Channels, Misfit, Piece, Pieces, feature, level
 from searchkit.nas.models.plan import CACHE, Layer, Row
-from searchkit.reading.fill import At
+from searchkit.reading.keys import At, refuse
 from searchkit.reading.kinds import Count, Whole
 
 if TYPE_CHECKING:
@@ -35,15 +36,18 @@ class ElasticFPNOptions:
     p7_relu: bool = True  # whether a relu stands before the convs of those after it
 
     def __post_init__(self) -> None:
+        refuse(self._faults())
+
+    def _faults(self) -> Iterator[At]:
         for name, least in (("out_channel", 1), ("kernel", 1), ("depth", 1), ("first", 0), ("norm_ranks", 0)):
             if getattr(self, name) < least:
-                raise At(name, f"must be at least {least}, but is {getattr(self, name)}")
-        if self.kernel % 2 == 0:
-            raise At("kernel", f"must be odd, but is {self.kernel}")
+                yield At(name, f"must be at least {least}, but is {getattr(self, name)}")
+        if self.kernel > 0 and self.kernel % 2 == 0:
+            yield At("kernel", f"must be odd, but is {self.kernel}")
         if self.norm not in ("none", "bn", "sync_bn"):
-            raise At("norm", f"must be none, bn or sync_bn, but is {self.norm!r}")
+            yield At("norm", f"must be none, bn or sync_bn, but is {self.norm!r}")
         if self.p6 not in ("c5", "lateral", "p5"):
-            raise At("p6", f"must be c5, lateral or p5, but is {self.p6!r}")
+            yield At("p6", f"must be c5, lateral or p5, but is {self.p6!r}")
 
 
 class ElasticFPNPlan:

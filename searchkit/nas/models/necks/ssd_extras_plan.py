@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from searchkit.errors import UsageError
 from searchkit.nas.models.part import Channels, Misfit, Piece, Pieces, feature, level
 from searchkit.nas.models.plan import CACHE, Layer, Plan, Row, multiple_of
 from searchkit.nas.styles import Transform
+from searchkit.reading.keys import At, refuse
 from searchkit.reading.kinds import LATER, Count, Fraction, Positive, Whole
 
 if TYPE_CHECKING:
@@ -40,16 +41,18 @@ class SSDExtrasOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(self.channels))  # a list of a YAML file
-        if self.features < 1 or any(c < 1 for c in self.channels) or not self.hidden > 0:
-            raise UsageError(
-                f"features and channels must be at least 1 and hidden above 0, but they are {self.features}, "
-                f"{list(self.channels)} and {self.hidden:g}"
-            )
-        if not self.norm_eps > 0 or not 0 <= self.norm_momentum <= 1:
-            raise UsageError(
-                f"norm_eps must be above 0 and norm_momentum from 0 to 1, but they are {self.norm_eps:g} and "
-                f"{self.norm_momentum:g}"
-            )
+        refuse(self._faults())
+
+    def _faults(self) -> Iterator[At]:
+        if self.features < 1:
+            yield At("features", f"must be at least 1, but is {self.features}")
+        if any(c < 1 for c in self.channels):
+            yield At("channels", f"must be at least 1, but are {list(self.channels)}")
+        for name in ("hidden", "norm_eps"):
+            if not getattr(self, name) > 0:
+                yield At(name, f"must be above 0, but is {getattr(self, name):g}")
+        if not 0 <= self.norm_momentum <= 1:
+            yield At("norm_momentum", f"must be from 0 to 1, but is {self.norm_momentum:g}")
 
 
 class SSDExtrasPlan:
