@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pytest
 
 from searchkit.nas.cost.rules import CONVENTIONS, Convention
-from searchkit.nas.models.backbones.mobilenet_plan import mobilenet_plan
+from searchkit.nas.models.backbones.mobilenet_plan import MobileNetV2Plan
 from searchkit.nas.models.backbones.shufflenet_plan import shufflenet_plan
 from searchkit.nas.models.plan import Layer, Plan, Row
 from searchkit.records import modelspace
@@ -57,7 +57,8 @@ def mobilenet(stem: int, stages: tuple[tuple[tuple[int | None, int], ...], ...],
     hidden[0][0] = stem  # its filters work on the stem's channels
     arch = {"stem.width": stem, "head.width": last, "body.depth": depths, "body.expand": (1, 6, 6, 6, 6, 6, 6)}
     arch |= {"body.width": tuple(blocks[0][1] for blocks in stages), "body.hidden": tuple(chain.from_iterable(hidden))}
-    return mobilenet_plan(Arch.of(arch))
+    whole = Arch.of(arch)
+    return MobileNetV2Plan(whole).plan(whole)
 
 
 def shufflenet(choices: tuple[int, ...]) -> Plan:

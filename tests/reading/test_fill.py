@@ -139,7 +139,8 @@ BAD = {
         "1:2: unknown key 'wrd' (did you mean word?)",
         "1:10: unknown key 'zzz'; there are word (x), text (null), policy (sandwich), flag (false), retries (0), "
         "few (3), lr (0.1), low (-1.0), memory (null), timeout_s (null), name (abc), edges ([]), pair (null), "
-        'some (["a"]), size (4), board (true), stop (null), dims, either (null), pairs (null), part (null), free (null)',
+        'some (["a"]), size (4), board (true), stop (null), dims, either (null), pairs (null), part (null), '
+        "free (null)",
     ],
     "{hidden: 5}": None,
     "{word: [1], text: ' '}": ["1:8: word: must be a text, not a list", "1:19: text: must be a text, not ' '"],

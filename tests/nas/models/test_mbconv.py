@@ -21,7 +21,7 @@ from searchkit.nas.models.backbones.efficientnet_lite import EfficientNetLite
 from searchkit.nas.models.backbones.efficientnet_lite_plan import INPUTS, lite
 from searchkit.nas.models.backbones.mbconv import MBConvNet
 from searchkit.nas.models.backbones.mobilenet import MobileNetV2
-from searchkit.nas.models.backbones.mobilenet_plan import mobilenet_plan
+from searchkit.nas.models.backbones.mobilenet_plan import MobileNetV2Plan
 from searchkit.nas.models.backbones.mobilenet_v3 import MobileNetV3
 from searchkit.nas.models.elastic import set_arch
 from searchkit.nas.models.heads.linear import ClassifierConfig
@@ -265,7 +265,7 @@ def test_a_mobilenet_v2_of_aw_nas() -> None:
     space = {"body.kernel": ((3,), *(((3, 5, 7),) * 5), (3,))}
     with torch.device("meta"):
         ours = MobileNetV2(arch, activation="relu", transform="direct", held=space)
-    assert cost(ours.plan(arch), (300, 300)) == cost(mobilenet_plan(arch), (300, 300))
+    assert cost(ours.plan(arch), (300, 300)) == cost(MobileNetV2Plan(arch).plan(arch), (300, 300))
     assert {layer.kind for row in ours.plan(arch) for layer in row.layers} == {"conv", "norm", "relu", "add"}
     matrices = [name.rpartition(".")[2] for name, _ in ours.named_parameters() if name.endswith("_matrix")]
     assert {*matrices} == {"7to5_matrix", "7to3_matrix"} and len(matrices) == 2 * 4 * 5

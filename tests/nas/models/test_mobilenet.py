@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from searchkit.errors import UsageError
 from searchkit.nas.models.backbones.mobilenet import MobileNetV2
-from searchkit.nas.models.backbones.mobilenet_plan import DEPTHS, EXPANDS, WIDTHS, from_torchvision, mobilenet_plan
+from searchkit.nas.models.backbones.mobilenet_plan import DEPTHS, EXPANDS, WIDTHS, MobileNetV2Plan, from_torchvision
 from searchkit.nas.models.plan import feature_rows, per_block
 from searchkit.records.arch import Arch
 from tests.nas.test_nn import randomise
@@ -243,7 +243,7 @@ def test_values_of_blocks() -> None:
 
 
 def test_published_cost() -> None:
-    macs, params = cost(mobilenet_plan(TORCHVISION), (224, 224))
+    macs, params = cost(MobileNetV2Plan(TORCHVISION).plan(TORCHVISION), (224, 224))
     with torch.device("meta"):
         theirs = torchvision.models.mobilenet_v2()
     assert macs + 1280 * 1000 == measured(theirs, (224, 224)) == 300_774_272
@@ -278,16 +278,15 @@ def test_gaia_convention() -> None:
             if isinstance(module, (nn.Conv2d, nn.ReLU6)):
                 module.register_forward_hook(count)
         net(torch.zeros(1, 3, 97, 64))
-    assert cost(mobilenet_plan(TORCHVISION), (97, 64), "gaia")[0] == total
+    assert cost(MobileNetV2Plan(TORCHVISION).plan(TORCHVISION), (97, 64), "gaia")[0] == total
 
 
 def test_rows_are_shared_by_all_plans() -> None:
     space = {**SPACES["kernels and expansions of each block"]}
-    options = {"strides": (1, 2, 2)}
     rng = random.Random(1)
     archs = [draw(space, rng.choice) for _ in range(2000)]
-    first = [mobilenet_plan(arch, **options) for arch in archs]
-    again = [mobilenet_plan(arch, **options) for arch in archs]
+    plans = [MobileNetV2Plan(archs[0], strides=(1, 2, 2)) for _ in range(2)]
+    first, again = ([plan.plan(arch) for arch in archs] for plan in plans)
     assert all(x is y for a, b in zip(first, again, strict=True) for x, y in zip(a, b, strict=True))
 
 
@@ -336,7 +335,7 @@ def test_what_it_cannot_be(change: dict[str, Any], options: dict[str, Any], said
 
 def test_a_missing_dimension() -> None:
     with pytest.raises(UsageError, match=r"no 'body\.expand'"):
-        mobilenet_plan(Arch(tuple((k, v) for k, v in TORCHVISION.items if k != "body.expand")))
+        MobileNetV2Plan(Arch(tuple((k, v) for k, v in TORCHVISION.items if k != "body.expand")))
 
 
 def test_its_last_feature_is_the_head_or_the_last_stage() -> None:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from searchkit.errors import UsageError
-from searchkit.nas.models.backbones.mbconv_plan import MBConvPlan, Stages, Style, plan_of, stages_of
-from searchkit.nas.models.plan import Activation, Held, Plan
+from searchkit.nas.models.backbones.mbconv_plan import MBConvPlan, Style, stages_of
+from searchkit.nas.models.plan import Activation, Held
 from searchkit.nas.styles import NormName, NormStyle, Transform
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ _PLAIN = {"0.0": "depthwise.0", "0.1": "depthwise.1", "1": "project.0", "2": "pr
 
 
 class MobileNetV2Plan(MBConvPlan):
-    """What a MobileNetV2 is made of.
+    """What a MobileNetV2 (https://arxiv.org/abs/1801.04381) is made of. A block is `body.expand` times as wide inside
+    as its input, to the channel.
 
     strides: of each stage, 1 or 2; torchvision's are 1, 2, 2, 2, 1, 2, 1. stem_stride: 1 for small images.
     norm and norm_…: see NormStyle; a group norm's channels divide the widths inside the blocks, too.
@@ -45,36 +46,10 @@ class MobileNetV2Plan(MBConvPlan):
         features: Sequence[str] | None = None,
         transform: Transform = "none",
     ) -> None:
-        stages = mobilenet_stages(
-            strides=tuple(strides),
-            stem_stride=stem_stride,
-            activation=activation,
-            features=None if features is None else tuple(features),
-            frozen_norm=norm == "frozen",
-        )
+        stem = Style(activation, frozen_norm=norm == "frozen", divisor=1)
+        stages = stages_of(strides, stem, activations=activation, stem_stride=stem_stride, features=features)
         style = NormStyle(norm, norm_group, norm_eps, ranks=norm_ranks)
         super().__init__(arch, stages, style, held=held, transform=transform)
-
-
-def mobilenet_stages(
-    *,
-    strides: tuple[int, ...] = STRIDES,
-    stem_stride: int = 2,
-    activation: Activation = "relu6",
-    features: tuple[str, ...] | None = None,
-    frozen_norm: bool = False,
-) -> Stages:
-    """A MobileNetV2 (https://arxiv.org/abs/1801.04381) but for its architecture, for mbconv_plan.plan_of: a block is
-    `body.expand` times wider inside than its input, to the channel."""
-    stem = Style(activation, frozen_norm=frozen_norm, divisor=1)
-    return stages_of(strides, stem, activations=activation, stem_stride=stem_stride, features=features)
-
-
-def mobilenet_plan(
-    arch: Arch, *, strides: tuple[int, ...] = STRIDES, stem_stride: int = 2, frozen_norm: bool = False
-) -> Plan:
-    """Rows of a MobileNetV2: see mbconv_plan.plan_of."""
-    return plan_of(arch, mobilenet_stages(strides=strides, stem_stride=stem_stride, frozen_norm=frozen_norm))
 
 
 def from_torchvision(names: Iterable[str]) -> Mapping[str, str]:

@@ -121,7 +121,7 @@ def regnet_plan(
     expand_input: a block is so many times wider than its input. squeeze: a squeeze-and-excitation behind the kxk conv,
     a quarter as wide inside as the block's "input" (rounded, torchvision's regnet_y) or as the block's "hidden"
     channels (as a multiple of 8, BigNAS's). strides: of the first block of each stage, 1 or 2; it has a conv on its
-    shortcut. Features are as in mobilenet_plan. Raises UsageError where the parts of `arch` don't fit together.
+    shortcut. Features are as in a MobileNetV2. Raises UsageError where the parts of `arch` don't fit together.
     """
     check_names(arch.names, NAMES)
     stem, widths, depths = arch["stem.width"], per_stage(arch["body.width"]), per_stage(arch["body.depth"])
