@@ -88,6 +88,7 @@ WITHOUT_TORCH = (
     "nas.space",
     "nas.cost",
     "nas.convert",
+    "nas.data.formats",
     "nas.facts",
     "nas.cli",
     "nas.models.part",

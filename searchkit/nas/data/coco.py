@@ -112,12 +112,39 @@ def load_coco(
     """
     if limit is not None and limit < 1:
         raise UsageError(f"limit must be at least 1, got {limit}")
-    raw = _read(annotations)
-    faults = Faults()
-    declared = _declared(raw["categories"], annotations, faults)
-    categories = _selected(declared, classes, annotations, partial)
-    entries, ids, reading = read_entries(raw["images"], images, limit, annotations, reading, faults)
-    table = read_table(raw["annotations"], declared, categories, entries, ids, annotations, faults)
+    return of_raw(
+        read_raw(annotations),
+        images,
+        annotations,
+        classes=classes,
+        partial=partial,
+        limit=limit,
+        reading=reading,
+        min_box=min_box,
+    )
+
+
+def of_raw(
+    raw: Mapping[str, list[Any]],
+    images: str,
+    source: str,
+    *,
+    classes: Sequence[str] | None = None,
+    partial: bool = False,
+    limit: int | None = None,
+    reading: Reading = AS_IS,
+    min_box: float = 0,
+    faults: Faults | None = None,
+) -> CocoSet:
+    """`load_coco` of the lists of a file that is read already, or of what a reader of another format made of its files.
+
+    source: what messages call it. faults: those that were met before, which the report begins with.
+    """
+    faults = Faults() if faults is None else faults
+    declared = _declared(raw["categories"], source, faults)
+    categories = _selected(declared, classes, source, partial)
+    entries, ids, reading = read_entries(raw["images"], images, limit, source, reading, faults)
+    table = read_table(raw["annotations"], declared, categories, entries, ids, source, faults)
     infos = tuple(
         ImageInfo(
             entry.number,
@@ -132,9 +159,9 @@ def load_coco(
             None if entry.id == entry.number else entry.id,
             entry.exists,
         )
-        for entry, own in zip(entries, judge(entries, table, annotations, min_box, faults), strict=True)
+        for entry, own in zip(entries, judge(entries, table, source, min_box, faults), strict=True)
     )
-    return CocoSet(infos, categories, _report(annotations, infos, categories, faults), annotations, reading)
+    return CocoSet(infos, categories, _report(source, infos, categories, faults), source, reading)
 
 
 def subset(data: CocoSet, indices: Sequence[int]) -> CocoSet:
@@ -212,8 +239,8 @@ def require_boxes(data: CocoSet, min_box: float = 0) -> None:
     )
 
 
-def _read(path: str) -> dict[str, list[Any]]:
-    """The three lists of a COCO file."""
+def read_raw(path: str) -> dict[str, list[Any]]:
+    """The three lists of a COCO file. Raises UsageError where it is none."""
     try:
         with open(path, "rb") as file:
             raw = json.load(file)

@@ -180,11 +180,10 @@ def judge(entries: list[Entry], table: Table, source: str, min_box: float, fault
     finite = np.isfinite(xywh).all(1)
     _check_meaning(xywh[finite], size[finite], source)
     low, high = xywh[:, :2], xywh[:, :2] + xywh[:, 2:]
-    boxes = np.concatenate([np.clip(low, 0, size), np.clip(high, 0, size)], 1).astype(np.float32)
-
+    boxes = _clipped(xywh, size)
     flat = finite & ~(xywh[:, 2:] > 0).all(1)
-    outside = finite & ~flat & ~(boxes[:, 2:] > boxes[:, :2]).all(1)
-    keep = finite & ~flat & ~outside
+    keep = usable(xywh, size)
+    outside = finite & ~flat & ~keep
     clipped = keep & ((low < -_SLACK_PX) | (high > size + _SLACK_PX)).any(1)
     small = keep & ~table.crowd & (boxes[:, 2:] - boxes[:, :2] < min_box).any(1)
     no_area = finite & ~(np.isfinite(area) & (area > 0))
@@ -206,6 +205,19 @@ def judge(entries: list[Entry], table: Table, source: str, min_box: float, fault
         parts = (boxes[rows], table.labels[rows], table.crowd[rows], area[rows].astype(np.float32))
         judged.append(Boxes(*parts, truth))
     return judged
+
+
+def usable(xywh: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """(N,) bool: which boxes (N, 4) have an area within their image, of (width, height) px: those that are trained
+    on."""
+    boxes = _clipped(xywh, size)
+    return np.asarray((xywh[:, 2:] > 0).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1))
+
+
+def _clipped(xywh: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """The corners of boxes, within their images."""
+    ends = np.clip(xywh[:, :2], 0, size), np.clip(xywh[:, :2] + xywh[:, 2:], 0, size)
+    return np.concatenate(ends, 1).astype(np.float32)
 
 
 def _check_meaning(xywh: np.ndarray, size: np.ndarray, source: str) -> None:

@@ -1,0 +1,104 @@
+"""A data set in the neutral form written as COCO, the one form that trainings read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from searchkit import fsio
+from searchkit.errors import UsageError
+from searchkit.nas.data.formats.neutral import DataImage, DataSet
+from searchkit.nas.data.toy import made
+
+DECIMALS = 4  # of a box, in px
+
+
+@dataclass(frozen=True)
+class Written:
+    """A set as COCO: a folder with annotations/instances_<split>.json."""
+
+    folder: str
+    annotations: Mapping[str, str]  # split -> its json
+    images: str  # the folder that file names are relative to
+    left_out: int  # images whose files are missing
+
+
+def write_coco(data: DataSet, out: str, *, link: bool = True) -> Written:
+    """Write the annotations of every split into the new or empty folder `out`, which appears whole. If it holds the
+    same already, it is kept as it is.
+
+    link: make `out`/images, with a link to each image's file under its name below the folder that all are in. Otherwise
+    the files are named by their whole paths. Images whose files are missing are left out. Boxes are rounded to
+    1e-4 px. Raises UsageError for a classifier's set, and where `out` holds something else.
+    """
+    if data.task != "det":
+        raise UsageError(f"{data.root} has no boxes: a classifier reads its class folders as they are")
+    there = [image for split in data.splits.values() for image in split.images if image.exists]
+    paths = {image.path: os.path.realpath(image.path) for image in there}
+    top = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+    names = {path: os.path.relpath(os.path.abspath(path), top) if link else real for path, real in paths.items()}
+    jsons = {split: json.dumps(_body(data, split, names)).encode() for split in data.splits}
+    sha = hashlib.sha256(b"".join(jsons.values())).hexdigest()
+    form = "in images/, as links to" if link else "named by their whole paths, in"
+    text = (
+        f"Annotations in COCO's form, written by searchkit from {data.format} files: {os.path.abspath(data.root)}\n"
+        f"Images: {form} {top}\nsha256 of the annotations: {sha}\n"
+    )
+
+    def fill(folder: str) -> None:
+        os.makedirs(os.path.join(folder, "annotations"))
+        for split, body in jsons.items():
+            fsio.write_new(os.path.join(folder, _place(split)), body, durable=False)
+        if link:
+            for path, real in paths.items():
+                target = os.path.join(folder, "images", names[path])
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                os.symlink(real, target)
+
+    made(out, text, fill)
+    annotations = {split: os.path.join(out, _place(split)) for split in jsons}
+    images = sum(len(split.images) for split in data.splits.values())
+    return Written(out, annotations, os.path.join(out, "images") if link else out, images - len(there))
+
+
+def _place(split: str) -> str:
+    return os.path.join("annotations", f"instances_{split}.json")
+
+
+def _body(data: DataSet, split: str, names: Mapping[str, str]) -> dict[str, Any]:
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image in data.splits[split].images:
+        if not image.exists:
+            continue
+        number = len(images) + 1
+        size = {"width": image.width, "height": image.height}
+        images.append({"id": number, "file_name": names[image.path].replace(os.sep, "/"), **size})
+        annotations += [
+            {"id": len(annotations) + k, "image_id": number, **box} for k, box in enumerate(_boxes(image), 1)
+        ]
+    categories = [{"id": number, "name": name} for number, name in enumerate(data.classes, 1)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _boxes(image: DataImage) -> list[dict[str, Any]]:
+    columns = (image.labels.tolist(), image.boxes.tolist(), image.area.tolist(), image.crowd.tolist())
+    return [
+        {
+            "category_id": label + 1,
+            "bbox": [_plain(value) for value in box],
+            "area": _plain(area),
+            "iscrowd": int(crowd),
+        }
+        for label, box, area, crowd in zip(*columns, strict=True)
+    ]
+
+
+def _plain(value: float) -> int | float:
+    """A number as short as it can be written."""
+    value = round(value, DECIMALS)
+    return int(value) if value == int(value) else value
