@@ -145,7 +145,8 @@ def _train(
             _evaluate(run, recipe, bench, saver, watch)
         if distributed.agree(saver.due.now(run.step), ranks, device):
             saver.save(run)
-    saver.save(run)
+    if saver.saved_step != run.step:
+        saver.save(run)
     if bench and run.scored < steps:
         _evaluate(run, recipe, bench, saver, watch)
         saver.save(run)
@@ -226,7 +227,11 @@ def batches_of(
 
 
 class Saver:
-    """Writes checkpoints of a run: latest.pth when due, best.pth when better."""
+    """Writes checkpoints of a run: latest.pth when due, best.pth when better.
+
+    saved_step: the step whose latest.pth lies there as it would be written now. Scores are kept with the digest of the
+    checkpoint's bytes, so a training that had come to its end leaves the file alone.
+    """
 
     def __init__(
         self,
@@ -243,6 +248,7 @@ class Saver:
         self.steps_per_epoch = steps_per_epoch
         self.recipe, self.keep, self.work_dir, self.first, self.world = recipe, keep, work_dir, ranks.first, ranks.world
         self.due = checkpoint.Due(recipe.train.checkpoint_steps, recipe.train.checkpoint_minutes)
+        self.saved_step: int | None = None
         self.meta = {
             "categories": names,
             "space": recipe.space.maximum().nested(),
@@ -263,6 +269,8 @@ class Saver:
 
     def save(self, run: Run, name: str = checkpoint.LATEST) -> None:
         """Write a checkpoint of this moment (the first rank alone)."""
+        if name == checkpoint.LATEST:
+            self.saved_step = run.step
         if not self.first:
             return
         optimizer = run.optimizer.state_dict() if name == checkpoint.LATEST else {}
@@ -309,6 +317,7 @@ class Saver:
             )
         if changes:
             self.meta["changes"] = changes
+        self.saved_step = None if other or longer else found.step
         nets.load_exactly(run.net, found.net, path, "this config")
         own = run.extras.state_dict()
         same = {name: value for name, value in found.extras.items() if name in own and value.shape == own[name].shape}

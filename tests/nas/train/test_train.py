@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -105,6 +106,15 @@ def test_attempts_of_a_job_go_on(unbroken: tuple[str, Path], tmp_path: Path, mon
         assert equal(tensors(second / "work" / name), tensors(reference / name))
     train(path, second / "other", "train.steps=2", seed=1)
     assert tensors(second / "other" / "latest.pth")["step"] == 2
+
+
+def test_one_that_came_to_its_end_leaves_its_checkpoint_alone(unbroken: tuple[str, Path], tmp_path: Path) -> None:
+    """Scores are kept with the digest of the file."""
+    path, reference = unbroken
+    shutil.copytree(reference, tmp_path / "work")
+    train(path, tmp_path / "work")
+    for name in ("latest.pth", "best.pth"):
+        assert (tmp_path / "work" / name).read_bytes() == (reference / name).read_bytes(), name
 
 
 @pytest.mark.slow
