@@ -31,7 +31,11 @@ def parts() -> dict[str, str]:
     made["search-nas"], nas_context = help_of(nas.main_command, "search-nas")
     for name in nas.VERBS:
         command = nas.main_command.get_command(nas_context, name)
-        made[f"search-nas {name}"] = help_of(command, name, nas_context)[0]
+        made[f"search-nas {name}"], context = help_of(command, name, nas_context)
+        if isinstance(command, click.Group):
+            for below in command.list_commands(context):
+                words = f"search-nas {name} {below}"
+                made[words] = help_of(command.get_command(context, below), below, context)[0]
     return {words: f"```console\n$ {words} --help\n{text}\n```\n" for words, text in made.items()}
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from searchkit import fonts
 from searchkit.nas.cli import search_view, space, trust
+from searchkit.nas.data import drawing
 from searchkit.nas.subnet.standing import Standing
 from searchkit.nas.subnet.trust import Row
 from searchkit.nas.tasks import pictures
@@ -65,7 +66,7 @@ def drawn(name: str, folder: Path) -> bytes:
 def test_letters_that_matplotlibs_font_has(tmp_path: Path) -> None:
     assert fonts.font_for("\u043a\u043e\u0442 Stra\u00dfe \u03c9") == (fonts.usual_font(), "")
     assert drawn("\u043a\u043e\u0442", tmp_path) != drawn("\u043f\u0435\u0441", tmp_path)  # no two are the same boxes
-    assert pictures.lacking(["cat", "\u043a\u043e\u0442"]) == ""
+    assert drawing.lacking(["cat", "\u043a\u043e\u0442"]) == ""
 
 
 def test_letters_that_a_font_of_the_machine_has(made: Path, tmp_path: Path) -> None:
@@ -73,7 +74,7 @@ def test_letters_that_a_font_of_the_machine_has(made: Path, tmp_path: Path) -> N
         pytest.skip("fontconfig is not here")
     assert fonts.font_for(f"{CAT}{DOG}") == (str(made), "")
     assert drawn(CAT, tmp_path) != drawn(DOG, tmp_path)
-    assert pictures.lacking([CAT, DOG]) == ""
+    assert drawing.lacking([CAT, DOG]) == ""
 
 
 def test_fonts_are_found_without_fontconfig(

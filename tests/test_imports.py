@@ -89,6 +89,7 @@ WITHOUT_TORCH = (
     "nas.cost",
     "nas.convert",
     "nas.data.formats",
+    "nas.data.sets",
     "nas.facts",
     "nas.cli",
     "nas.models.part",

@@ -27,7 +27,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "predict": ("predict", "Draw what a model finds on images: boxes, or classes."),
     "convert": ("convert", "Read an arch or a space of another project, and print a config of it."),
     "schema": ("schema", "Print the JSON Schema of configs, for editors."),
-    "data": ("data", "Make toy data: for detection in COCO's format, for classification as class folders."),
+    "data": ("data", "Look at a data set, convert it, divide it; or make toy data."),
 }
 HIDDEN: Mapping[str, tuple[str, str]] = {"score": ("score", "The worker that search starts.")}
 

@@ -64,6 +64,7 @@ def predict_command(asked: Predict) -> None:
     if not os.path.exists(model):
         raise UsageError(f"there is no model at {model}", "Name an extracted folder, or a checkpoint")
     recipe = None if os.path.isdir(model) else _recipe(asked)
+    from searchkit.nas.data import drawing
     from searchkit.nas.subnet.pictures import open_folder
     from searchkit.nas.tasks import pictures
 
@@ -104,7 +105,7 @@ def predict_command(asked: Predict) -> None:
             "and the model knows no range for them: 16 bits are taken"
         )
     drawn = {name for item in items for name in task.names(item[task.key])}
-    if said := fonts.note(pictures.lacking(drawn)):
+    if said := fonts.note(drawing.lacking(drawn)):
         say(f"note: {said}")
     if asked.as_json:
         console.print_json(items)

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
-from searchkit import fonts
+from searchkit.nas.data.drawing import COLOURS, TEXT_PX, label
 from searchkit.nas.data.label_augment import fit
 from searchkit.nas.data.label_stores import AS_IS, decode
 from searchkit.nas.data.pixels import Reading, header
 from searchkit.nas.space.shapes import height_width
 from searchkit.nas.train.task import Pictures
 
-# Okabe and Ito's colours, which people with any colour vision tell apart.
-COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
-TEXT_PX = 13
 SMALL = 480  # pictures are enlarged by a whole factor until their short edge has this many pixels, so that text fits
 TOP = 5  # classes that are told of an image
 
@@ -83,7 +80,7 @@ def draw_classes(model: Model, picture: Tensor, classes: Sequence[dict[str, Any]
     """Write a picture as PNG with the name of its likeliest class."""
     canvas, pen, _ = _canvas(picture)
     best = classes[0]
-    _label(pen, (0.0, 0.0), f"{best['name']} {best['probability']:.2f}", _colour(model, best["name"]))
+    label(pen, (0.0, 0.0), f"{best['name']} {best['probability']:.2f}", _colour(model, best["name"]))
     canvas.save(target)
 
 
@@ -94,7 +91,7 @@ def draw_boxes(model: Model, picture: Tensor, boxes: Sequence[dict[str, Any]], t
         box = [v * factor for v in item["box"]]
         colour = _colour(model, item["name"])
         pen.rectangle(box, outline=colour, width=2)
-        _label(pen, (box[0], max(0.0, box[1] - TEXT_PX - 3)), f"{item['name']} {item['score']:.2f}", colour)
+        label(pen, (box[0], max(0.0, box[1] - TEXT_PX - 3)), f"{item['name']} {item['score']:.2f}", colour)
     canvas.save(target)
 
 
@@ -108,28 +105,6 @@ def _canvas(picture: Tensor) -> tuple[Image.Image, ImageDraw.ImageDraw, int]:
 
 def _colour(model: Model, name: str) -> str:
     return COLOURS[model.names.index(name) % len(COLOURS)]
-
-
-def _label(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, colour: str) -> None:
-    """Text at its upper left corner."""
-    font = _font(text)
-    pen.rectangle(pen.textbbox(at, text, font=font, font_size=TEXT_PX), fill=colour)
-    pen.text(at, text, fill="white", font=font, font_size=TEXT_PX)
-
-
-def _font(text: str) -> ImageFont.FreeTypeFont | None:
-    """A font that has the letters of a text; None is Pillow's own, which has those of ASCII."""
-    if text.isascii():
-        return None
-    try:
-        return ImageFont.truetype(fonts.font_for(text)[0], TEXT_PX)
-    except OSError:  # a font of coloured pictures, which have sizes of their own
-        return ImageFont.truetype(fonts.usual_font(), TEXT_PX)
-
-
-def lacking(names: Iterable[str]) -> str:
-    """The letters of names that no font of this machine has."""
-    return "".join(fonts.font_for(name)[1] for name in set(names) if not name.isascii())
 
 
 BOXES = Pictures(

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from searchkit.nas.cli import data
 from searchkit.nas.cli.main import VERBS
 from searchkit.nas.cli.records import print_table
 from searchkit.nas.cli.space import histogram
@@ -35,11 +36,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- what it prints ----
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", [*VERBS, *(f"data {verb}" for verb in (*data.VERBS, *data.KINDS))])
 def test_every_verb_has_help(verb: str) -> None:
-    out = good(verb, "--help")
-    assert f"Usage: search-nas {verb}" in out and "Examples:" in out
-    assert "--json" in out or verb == "schema"  # which prints nothing else
+    out = good(*verb.split(), "--help")
+    assert f"Usage: search-nas {verb}" in out and "Example" in out
+    assert "--json" in out or verb in ("schema", "data")  # schema prints nothing else, data has verbs of its own
 
 
 def test_help_is_quick() -> None:

@@ -31,7 +31,8 @@ class Boxed:
         width, height = size or (None, None)
         self.images.append({"id": number, "file_name": path, "width": width, "height": height})
         self.annotations += [
-            {"id": place, "image_id": number, "category_id": label, "bbox": list(xywh)} for place, label, xywh in boxes
+            {"id": place, "image_id": number, "category_id": label, "bbox": list(xywh), "area": xywh[2] * xywh[3]}
+            for place, label, xywh in boxes
         ]
 
 

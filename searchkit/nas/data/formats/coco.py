@@ -14,6 +14,7 @@ from searchkit.nas.data.formats.neutral import TRAIN, DataSet, Split, of_coco, o
 LOOKED_FOR = "json files with the lists images, annotations and categories, such as annotations/instances_train.json"
 _INSTANCES = "instances"  # where files are called so, those beside them are of captions or keypoints
 _TRIED = 20  # images by which the folder of a file is known
+_EXTRAS = {"segmentation": "a mask", "keypoints": "key points"}
 UNSPLIT = "its files name no split: all images are of train"
 
 
@@ -51,12 +52,16 @@ def read_file(path: str, options: Options) -> DataSet:
 
 
 def _read(root: str, files: Mapping[str, str], options: Options, named: bool) -> DataSet:
-    sets = {}
+    sets: dict[str, tuple[CocoSet, str]] = {}
+    extras = dict.fromkeys(_EXTRAS, 0)
     for split, path in files.items():
         raw = read_raw(path)
         folder = options.images or _folder_of(path, split, raw["images"])
         sets[split] = (of_raw(raw, folder, path), folder)
-    return data_set("coco", root, sets, () if named else (UNSPLIT,))
+        for key in extras:
+            extras[key] += sum(bool(item.get(key)) for item in raw["annotations"])
+    notes = [f"{n:,} annotations have {_EXTRAS[key]}: their boxes alone are used" for key, n in extras.items() if n]
+    return data_set("coco", root, sets, notes if named else [UNSPLIT, *notes])
 
 
 def data_set(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,8 @@ from searchkit.nas.data.report import DataReport
 
 TRAIN, VAL, TEST = "train", "val", "test"
 SPLITS = (TRAIN, VAL, TEST)  # in this order wherever several stand
+WITHOUT_AREA = ("malformed", "flat", "outside")  # kinds of faults: boxes that are in no set
+LEFT_OUT = ("duplicate_image", "orphan", "no_image", "other_shape", "unannotated", "unlisted", "unreadable")
 STEPS_PER_PX = 100  # of a digest: boxes are compared to a hundredth of a pixel
 
 
@@ -83,6 +85,21 @@ def _image(info: ImageInfo, place: np.ndarray) -> DataImage:
     keep = usable(truth.xywh, np.array([(info.width, info.height)]))
     labels, crowd = place[truth.labels[keep]], truth.crowd[keep]
     return DataImage(info.path, info.width, info.height, truth.xywh[keep], labels, crowd, truth.area[keep], info.exists)
+
+
+def reading_notes(data: DataSet, kinds: Collection[str] | None = None) -> list[str]:
+    """What was counted while a set was read, a line for each kind of fault in each split, as it is where the set is
+    written in another form. kinds: those to tell (default: all)."""
+    notes = list(data.notes)
+    for name, part in data.splits.items():
+        lines = {kind: line for kind, _, line in part.report.faults if kinds is None or kind in kinds}
+        flat = sum(part.report.count(kind) for kind in WITHOUT_AREA)
+        if flat:
+            notes.append(f"{name}: boxes without an area within their image (left out): {flat}")
+        notes += [f"{name}: {line}" for kind, line in lines.items() if kind not in (*WITHOUT_AREA, "missing")]
+    if missing := sum(not image.exists for part in data.splits.values() for image in part.images):
+        notes.append(f"images whose files are missing (left out): {missing}")
+    return notes
 
 
 def ordered(names: Sequence[str]) -> list[str]:

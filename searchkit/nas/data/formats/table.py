@@ -34,6 +34,7 @@ FORMATS: Mapping[str, Format] = {
     "labelme": Format("LabelMe", labelme.LOOKED_FOR, labelme.evidence, labelme.read_folder),
     "folders": Format("class folders", folders.LOOKED_FOR, folders.evidence, folders.read_folder, last=True),
 }
+_PACKED = (".npz", "-ubyte", "-ubyte.gz", "_batch.bin")  # what label_files reads beside class folders
 _ENDINGS = {".json": "coco", ".yaml": "yolo", ".yml": "yolo"}
 
 
@@ -97,5 +98,9 @@ def _recognised(listing: Listing) -> str:
 
 def _none(listing: Listing, names: tuple[str, ...]) -> UsageError:
     lines = "".join(f"\n  {FORMATS[name].title}: {FORMATS[name].looked_for}" for name in names)
+    if listing.named(*_PACKED):
+        lines += (
+            "\nA classifier is trained on idx, CIFAR-10's binary and .npz files as they are; here they are not read."
+        )
     titles = "none of the formats" if len(names) > 1 else f"not {FORMATS[names[0]].title}"
     return UsageError(f"{listing.root} is {titles}; found: {listing.text()}", f"Looked for:{lines}")

@@ -1,4 +1,4 @@
-"""A data set in the neutral form written as COCO, the one form that trainings read."""
+"""A data set in the neutral form written as trainings read it: COCO for detectors, class folders for classifiers."""
 
 from __future__ import annotations
 
@@ -63,6 +63,41 @@ def write_coco(data: DataSet, out: str, *, link: bool = True) -> Written:
     annotations = {split: os.path.join(out, _place(split)) for split in jsons}
     images = sum(len(split.images) for split in data.splits.values())
     return Written(out, annotations, os.path.join(out, "images") if link else out, images - len(there))
+
+
+def write_folders(data: DataSet, out: str) -> None:
+    """Write a classifier's set into the new or empty folder `out`: <split>/<class>/ with a link to the file of each
+    image. If `out` holds the same already, it is kept.
+
+    Raises UsageError for a detector's set, and where `out` holds something else.
+    """
+    if data.task != "cls":
+        raise UsageError(f"{data.root} has boxes: a detector reads COCO")
+    links: dict[str, str] = {}
+    for split, part in data.splits.items():
+        for image in part.images:
+            if image.exists:
+                folder = os.path.join(split, data.classes[image.labels[0]])
+                links[_free(folder, image.name, links)] = os.path.realpath(image.path)
+    sha = hashlib.sha256(repr(sorted(links.items())).encode(errors="surrogateescape")).hexdigest()
+    text = f"Links to images, written by searchkit from {os.path.abspath(data.root)}\nsha256 of the links: {sha}\n"
+
+    def fill(folder: str) -> None:
+        for name, real in links.items():
+            target = os.path.join(folder, name)
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            os.symlink(real, target)
+
+    made(out, text, fill)
+
+
+def _free(folder: str, name: str, taken: Mapping[str, str]) -> str:
+    """A path that no other image has: images of one name come from folders that are joined."""
+    stem, ending = os.path.splitext(name)
+    path, n = os.path.join(folder, name), 2
+    while path in taken:
+        path, n = os.path.join(folder, f"{stem}_{n}{ending}"), n + 1
+    return path
 
 
 def _place(split: str) -> str:
