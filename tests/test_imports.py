@@ -54,6 +54,8 @@ TABLE = (
     ("nas.train", NAS),
     ("nas.tasks", NAS),
     ("nas.subnet", NAS),
+    ("nas.setup", NAS),
+    ("nas.report", NAS),
     ("nas.facts", NAS),
     ("nas.api", NAS),
     ("nas.cli", NAS),

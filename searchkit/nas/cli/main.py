@@ -14,6 +14,7 @@ from searchkit.cpus import let_waiting_threads_sleep
 
 # verb -> (module, one line). Modules are loaded when their verb is used: `search-nas --help` needs no torch.
 VERBS: Mapping[str, tuple[str, str]] = {
+    "init": ("init", "Make a config for your data, your budget and your device."),
     "space": ("space", "How large the space is: archs, points, cost, a histogram of MACs."),
     "modules": ("modules", "List a network's modules: names, shapes, what follows."),
     "flops": ("flops", "Price the whole space, given records, or a sample, in closed form."),
@@ -24,6 +25,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "search": ("search", "Search for the best subnets, with warm workers."),
     "trust": ("trust", "How well the supernet's scores rank subnets that are trained on their own."),
     "extract": ("extract", "Make a subnet an ordinary model, with a proof that it is the same."),
+    "report": ("report", "Make a page of candidates: which is best, and whether the search paid."),
     "predict": ("predict", "Draw what a model finds on images: boxes, or classes."),
     "convert": ("convert", "Read an arch or a space of another project, and print a config of it."),
     "schema": ("schema", "Print the JSON Schema of configs, for editors."),

@@ -90,6 +90,20 @@ class Evaluator:
             run.accumulate()
         return _summary(run, self.names, self.areas, self.max_dets) | {"notes": [*self.notes, *notes]}
 
+    def matches(self, predictions: Predictions) -> list[tuple[list[int], list[Any], np.ndarray]]:
+        """What evaluating predictions compares, for each class: (the ids of all images, for each image what pycocotools
+        says of it or None where it has neither truth nor detections, how many boxes there are to find on each). The
+        evaluator's backend must be pycocotools: the other one keeps no such list."""
+        detections = self._index(self._rows(predictions)[0])
+        with contextlib.redirect_stdout(io.StringIO()):
+            run = self._cocoeval(self._truth, detections, "bbox")
+            run.params.maxDets = [self.max_dets]
+            run.params.areaRngLbl, run.params.areaRng = ["all"], [[0.0, EVERYWHERE]]
+            run.evaluate()
+        images = [int(number) for number in run.params.imgIds]
+        each = [run.evalImgs[k * len(images) : (k + 1) * len(images)] for k in range(len(run.params.catIds))]
+        return [(images, rows, np.array([_objects(row) for row in rows])) for rows in each]
+
     def without_value(self) -> dict[str, str]:
         """Metrics that have no value on this set, whatever is predicted, and why: there is no truth to find."""
         reasons: dict[str, str] = {}
@@ -142,6 +156,11 @@ class Evaluator:
             dropped += int((~finite).sum())
             rows += _rows_of(number, _xywh(boxes[finite]), labels[finite], scores[finite])
         return rows, [f"{dropped} detections had a NaN or infinite box or score and were left out"] * bool(dropped)
+
+
+def _objects(row: Any) -> int:
+    """The boxes to find on one image, of what pycocotools says of it."""
+    return 0 if row is None else int(np.count_nonzero(np.asarray(row["gtIgnore"]) == 0))
 
 
 def _backend(name: str) -> str:

@@ -1,0 +1,166 @@
+"""search-nas report."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from typing import Any
+
+import click
+
+from searchkit import console, fsio
+from searchkit.errors import SearchkitError, UsageError
+from searchkit.nas.cli.options import save_picture, say, seed_of, shared
+
+
+@click.command("report", context_settings=console.CONTEXT)
+@click.argument("records", nargs=-1)
+@click.option("--out", required=True, metavar="FILE", help="The page, .html.")
+@click.option("--png", metavar="FILE", help="The figure of AP against cost, as a picture.")
+@click.option("--config", metavar="FILE", help="The config: its images are shown, and APs get a spread.")
+@click.option(
+    "--split", type=click.Choice(["test", "val"]), help="That the shown APs are of.  [default: test, where it is given]"
+)
+@click.option("--scored", multiple=True, metavar="FILE", help="Records of a search, shown behind the candidates.")
+@click.option(
+    "--budget", "budgets", multiple=True, metavar="COST", help="'2 GMACs', '20 ms'; several times for several."
+)
+@click.option("--trust", metavar="FILE", help="What search-nas trust --json has printed.")
+@click.option("--task", metavar="NAME", help="Whose stages took how long.  [default: of a stage its own task]")
+@click.option("--title", metavar="TEXT", help="[default: the data's name]")
+@shared("set", "seed", "json")
+def report_command(
+    records: tuple[str, ...],
+    out: str,
+    png: str | None,
+    config: str | None,
+    split: str | None,
+    scored: tuple[str, ...],
+    budgets: tuple[str, ...],
+    trust: str | None,
+    task: str | None,
+    title: str | None,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    as_json: bool,
+) -> None:
+    """Make one page of HTML, which fetches nothing, of candidates: which is best for a budget, and whether it paid.
+
+    RECORDS are files, or folders in which all candidate.jsonl are taken; `plain=FILE` and `pretrained=FILE` name the
+    role of records that name none (else: subnet). Beside a file, found.json (search-nas test --detections) gives boxes
+    on images and spreads. What is missing is said.
+
+    \b
+    Examples:
+      search-nas report tuned.jsonl plain=plain.jsonl --config net.yaml --out report.html --png report.png
+      search-nas report jobs/all plain=plain --budget '2 GMACs' --task det --out report.html
+    """
+    from searchkit.nas.report import candidates, figures, make
+    from searchkit.nas.setup.budget import read_budget
+
+    if not out.endswith((".html", ".htm")):
+        raise UsageError(f"--out must be an .html file, not {out}")
+    asked = [read_budget(text) for text in dict.fromkeys(budgets)]
+    read = candidates.read_candidates(records)
+    data, name = (None, "") if config is None else _data(config, overrides, split)
+    device = next((machine for each in read.candidates if (machine := each.machine)), "")
+    inputs = make.Inputs(
+        title=title or f"Detectors{f' for {name}' if name else ''}",
+        candidates=read.candidates,
+        budgets=[make.Budget(each.value, each.unit, each.text) for each in asked],
+        scored=_scored(scored, read.missing),
+        data=data,
+        stages=_stages(task, read.missing),
+        trust=_trust(trust, read.missing),
+        versions=_versions(),
+        device=device.partition(",")[0],
+        seed=seed_of(seed),
+        missing=read.missing,
+    )
+    made = make.report(inputs)
+    with fsio.storage():
+        fsio.atomic_write(out, made.html)
+    if png:
+        save_picture(figures.picture(made.plots, "AP"), png)
+    if as_json:
+        console.print_json({"out": out, "png": png, "sentences": made.sentences, "missing": inputs.missing})
+        return
+    for sentence in made.sentences:
+        click.echo(sentence)
+    for item in dict.fromkeys(inputs.missing):
+        say(f"missing: {item}")
+    click.echo(f"report: {out}, {console.size(len(made.html.encode()))}" + (f"; picture: {png}" if png else ""))
+
+
+def _data(config: str, overrides: tuple[str, ...], split: str | None) -> tuple[Any, str]:
+    """(the set that the candidates were scored on, its name)."""
+    from searchkit.nas.tasks import read as configs
+    from searchkit.nas.train.splits import open_split
+
+    recipe = configs.load(config, overrides)
+    if recipe.task.name != "det":
+        raise UsageError(
+            f"{config} is of task {recipe.task.name}: a report is of detectors", "Give a detector's config"
+        )
+    which = split or ("test" if recipe.data.test is not None else "val")
+    return open_split(recipe, which), recipe.data.name
+
+
+def _scored(paths: tuple[str, ...], missing: list[str]) -> list[dict[str, Any]]:
+    from searchkit.nas.cli.records import read
+
+    records = []
+    for path in paths:
+        if os.path.exists(path):
+            records += read(path)
+        else:
+            missing.append(f"scored subnets: there is no {path}")
+    return records
+
+
+def _trust(path: str | None, missing: list[str]) -> dict[str, Any] | None:
+    if path is None:
+        return None
+    try:
+        with open(path, encoding="utf-8") as file:
+            found: dict[str, Any] = json.load(file)
+            return found
+    except (OSError, ValueError) as e:
+        missing.append(f"trust: {path} can't be read: {e}")
+        return None
+
+
+def _stages(task: str | None, missing: list[str]) -> list[Any]:
+    """How long the stages of a task took, those that have ended."""
+    name = task or os.environ.get("SEARCHKIT_TASK", "").partition(".")[0]
+    if not name:
+        return []
+    import searchkit
+    from searchkit.nas.report.make import Stage
+
+    try:
+        found = searchkit.open(".").task(name)
+    except SearchkitError as e:
+        missing.append(f"how long what took: {e.message}")
+        return []
+    stages = []
+    for each in found.stages or (found,):
+        spans = [(job.start_s, job.end_s) for job in each.jobs if job.start_s is not None and job.end_s is not None]
+        if spans:
+            taken = max(end for _, end in spans) - min(begin for begin, _ in spans)
+            stages.append(Stage(each.name.partition(".")[2] or each.name, len(spans), taken, each.jobs[0].command))
+    return stages
+
+
+def _versions() -> dict[str, str]:
+    """What the versions of packages are, without loading them."""
+    from importlib import metadata
+
+    out = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in ("searchkit", "torch", "torchvision", "onnxruntime"):
+        try:
+            out[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return out

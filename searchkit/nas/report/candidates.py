@@ -1,0 +1,172 @@
+"""The candidates of a report: detectors that were trained and scored, each a record with its role."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from searchkit.errors import UsageError
+from searchkit.nas.space.shapes import shape_text
+from searchkit.records import modelspace
+from searchkit.records.arch import Arch
+
+ROLES = {"subnet": "of the search", "plain": "plain", "pretrained": "pretrained"}
+FILE = "candidate.jsonl"  # what is looked for in a folder
+DETECTIONS = "found.json"  # beside a file of records: what its candidate finds, as search-nas test --detections writes
+MODEL = "model"  # likewise, the extracted folder
+CHOSEN_BY = ("val", "tuned", "finetune", "direct")  # tags of scores that a choice may be made by, the best first
+SHOWN_BY = ("test", *CHOSEN_BY)  # tags of scores that are shown
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One detector."""
+
+    name: str
+    role: str  # of ROLES
+    record: Mapping[str, Any]
+    path: str  # of the file that the record is in
+
+    @property
+    def macs(self) -> float | None:
+        return _number(self.record.get("overhead", {}).get("flops"))
+
+    @property
+    def params(self) -> float | None:
+        return _number(self.record.get("overhead", {}).get("params"))
+
+    @property
+    def ms(self) -> float | None:
+        """Of one image, fp32: of the exported file, or else of the network in PyTorch."""
+        exported = self.form("onnx").get("ms")
+        return _number(self.record.get("overhead", {}).get("ms") if exported is None else exported)
+
+    @property
+    def machine(self) -> str:
+        """That its time in PyTorch is of; empty where it was not timed."""
+        return str(self.record.get("overhead", {}).get("ms_on", ""))
+
+    @property
+    def input(self) -> str:
+        shape = self.record.get("data", {}).get("input_shape")
+        return "" if shape is None else shape_text(modelspace.edge(shape))
+
+    @property
+    def arch(self) -> str:
+        return Arch.of(self.record["arch"]).id if "arch" in self.record else ""
+
+    def form(self, name: str) -> Mapping[str, Any]:
+        """What is known of an exported file: onnx, onnx-int8."""
+        form: Mapping[str, Any] = self.record.get("files", {}).get(name, {})
+        return form
+
+    def tag(self, tags: Iterable[str]) -> str:
+        """The first of these tags that the record has a score of; else any; empty where it has none."""
+        scored = self.record.get("metric", {})
+        return next((tag for tag in (*tags, *scored) if scored.get(tag)), "")
+
+    def scores(self, tag: str) -> dict[str, float]:
+        """The scores of a tag, without the prefix that the data's name is: bbox_mAP, bbox_AP/circle …"""
+        found = {}
+        for name, value in self.record.get("metric", {}).get(tag, {}).items():
+            if "bbox_" in name and isinstance(value, int | float):
+                found[name[name.index("bbox_") :]] = float(value)
+        return found
+
+    @property
+    def ap(self) -> float | None:
+        """The AP that is shown."""
+        return self.scores(self.tag(SHOWN_BY)).get("bbox_mAP")
+
+    @property
+    def worth(self) -> float | None:
+        """The AP that choices are made by."""
+        return self.scores(self.tag(CHOSEN_BY)).get("bbox_mAP")
+
+    @property
+    def split(self) -> str:
+        """That the shown AP is of."""
+        return str(self.record.get("protocol", {}).get(self.tag(SHOWN_BY), {}).get("split", ""))
+
+    def beside(self, name: str) -> str | None:
+        """A file or folder beside the record's, if it is there."""
+        path = os.path.join(os.path.dirname(self.path), name)
+        return path if os.path.exists(path) else None
+
+    def detections(self) -> list[dict[str, Any]] | None:
+        """What it finds on the images that the shown AP is of, as COCO's results; None where nobody kept that."""
+        path = self.beside(DETECTIONS)
+        if path is None:
+            return None
+        try:
+            with open(path, encoding="utf-8") as file:
+                rows: list[dict[str, Any]] = json.load(file)
+        except ValueError as e:
+            raise UsageError(f"{path} is no JSON: {e}", "It must be what search-nas test --detections writes") from e
+        return rows
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+@dataclass
+class Read:
+    """What was read, and what was not there."""
+
+    candidates: list[Candidate] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+def read_candidates(given: Sequence[str]) -> Read:
+    """The candidates of files and folders of records, each `FILE` or `ROLE=FILE`: the role of records that name none.
+    Of a folder all files candidate.jsonl in it; of several attempts of a job the newest."""
+    out = Read()
+    named: dict[str, int] = {}
+    for text in given:
+        role, equals, path = text.partition("=")
+        if not equals or role not in ROLES:
+            role, path = "subnet", text
+        files = _files(path)
+        if not files:
+            out.missing.append(f"records: {path} ({'nothing in it' if os.path.isdir(path) else 'no such file'})")
+        for file in files:
+            for record in modelspace.load(file):
+                nested = modelspace.fold(modelspace.flatten(record)) if any("." in key for key in record) else record
+                kind = str(nested.get("role", role))
+                named[kind] = named.get(kind, 0) + 1
+                name = str(nested.get("name") or "")
+                if not name or name in ("MAX", "MIN"):
+                    name = f"{kind} {named[kind]}" if kind == "subnet" else kind
+                out.candidates.append(Candidate(_unique(name, out.candidates), kind, nested, file))
+    return out
+
+
+def _unique(name: str, there: Sequence[Candidate]) -> str:
+    taken = {each.name for each in there}
+    names = (name, *(f"{name} ({i})" for i in range(2, len(there) + 3)))
+    return next(each for each in names if each not in taken)
+
+
+def _files(path: str) -> list[str]:
+    if os.path.isfile(path):
+        return [path]
+    if not os.path.isdir(path):
+        return []
+    newest: dict[str, str] = {}
+    for file in sorted(glob.glob(os.path.join(glob.escape(path), "**", FILE), recursive=True), key=os.path.getmtime):
+        newest[os.path.relpath(file, path).split(os.sep)[0]] = file
+    return [newest[key] for key in sorted(newest, key=lambda key: (len(key), key))]
+
+
+def recommended(candidates: Sequence[Candidate], budget: float, meter: str) -> Candidate | None:
+    """The best within a budget (meter: macs or ms) by the AP that choices are made by; of equals the cheapest."""
+    within = [(c, getattr(c, meter)) for c in candidates if c.worth is not None]
+    fitting = [(c, cost) for c, cost in within if cost is not None and cost <= budget]
+    if not fitting:
+        return None
+    return min(fitting, key=lambda pair: (-(pair[0].worth or 0.0), pair[1]))[0]

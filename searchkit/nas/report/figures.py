@@ -1,0 +1,130 @@
+"""The front of a report: APs against costs, as SVG within the page and as a picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+# Okabe and Ito's colours, which people with any colour vision tell apart; forms tell them apart in print, too.
+COLOURS = {"subnet": "#0072B2", "plain": "#D55E00", "pretrained": "#009E73", "scored": "#999999"}
+FORMS = {"subnet": "circle", "plain": "square", "pretrained": "triangle", "scored": "dot"}
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 320, 52, 16, 14, 46  # of the SVG, px of its own
+TICKS = 5
+
+
+@dataclass(frozen=True)
+class Point:
+    """One detector in a figure."""
+
+    x: float
+    y: float
+    kind: str  # of COLOURS
+    name: str = ""  # shown beside it; empty: none
+
+
+def ticks(low: float, high: float, n: int = TICKS) -> list[float]:
+    """About n round numbers from low to high."""
+    if high <= low:
+        return [low]
+    raw = (high - low) / n
+    unit = 10 ** math.floor(math.log10(raw))
+    step = next(unit * m for m in (1, 2, 2.5, 5, 10) if unit * m >= raw)
+    first = math.ceil(low / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def limits(values: Sequence[float], floor: float | None = None) -> tuple[float, float]:
+    """A range with some room around values."""
+    low, high = min(values), max(values)
+    room = (high - low) * 0.08 or abs(high) * 0.1 or 1.0
+    return (low - room if floor is None else max(floor, low - room)), high + room
+
+
+def svg(points: Sequence[Point], x_title: str, y_title: str, lines: Sequence[tuple[float, str]] = ()) -> str:
+    """A scatter plot. lines: upright ones with names, such as budgets. Colours of text and axes are the page's."""
+    x0, x1 = limits([*(p.x for p in points), *(x for x, _ in lines)], 0.0)
+    y0, y1 = limits([p.y for p in points], 0.0)
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return (
+            LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT),
+            HEIGHT - BOTTOM - (y - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM),
+        )
+
+    parts = [
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(y_title)} against {escape(x_title)}">',
+        f'<rect class="frame" x="{LEFT}" y="{TOP}" width="{WIDTH - LEFT - RIGHT}" height="{HEIGHT - TOP - BOTTOM}"/>',
+    ]
+    for x in ticks(x0, x1):
+        px, py = at(x, y0)
+        parts.append(f'<line class="grid" x1="{px:.1f}" y1="{TOP}" x2="{px:.1f}" y2="{py:.1f}"/>')
+        parts.append(f'<text x="{px:.1f}" y="{py + 16:.1f}" text-anchor="middle">{x:g}</text>')
+    for y in ticks(y0, y1):
+        px, py = at(x0, y)
+        parts.append(f'<line class="grid" x1="{px:.1f}" y1="{py:.1f}" x2="{WIDTH - RIGHT}" y2="{py:.1f}"/>')
+        parts.append(f'<text x="{px - 6:.1f}" y="{py + 4:.1f}" text-anchor="end">{y:g}</text>')
+    for x, name in lines:
+        px, py = at(x, y0)
+        parts.append(f'<line class="budget" x1="{px:.1f}" y1="{TOP}" x2="{px:.1f}" y2="{py:.1f}"/>')
+        parts.append(f'<text x="{px - 4:.1f}" y="{TOP + 12}" text-anchor="end">{escape(name)}</text>')
+    for p in sorted(points, key=lambda p: p.kind != "scored"):
+        px, py = at(p.x, p.y)
+        parts.append(_mark(FORMS[p.kind], px, py, COLOURS[p.kind], p.name))
+        if p.name:
+            end = px > WIDTH * 0.7
+            parts.append(
+                f'<text x="{px + (-8 if end else 8):.1f}" y="{py - 6:.1f}" text-anchor="{"end" if end else "start"}">'
+                f"{escape(p.name)}</text>"
+            )
+    parts.append(
+        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_title)}</text>'
+    )
+    middle = (TOP + HEIGHT - BOTTOM) / 2
+    turned = f'transform="rotate(-90 12 {middle})"'
+    parts.append(f'<text x="12" y="{middle}" text-anchor="middle" {turned}>{escape(y_title)}</text></svg>')
+    return "".join(parts)
+
+
+def _mark(form: str, x: float, y: float, colour: str, name: str) -> str:
+    title = f"<title>{escape(name)}</title>" if name else ""
+    if form == "square":
+        return f'<rect x="{x - 5:.1f}" y="{y - 5:.1f}" width="10" height="10" fill="{colour}">{title}</rect>'
+    if form == "triangle":
+        points = f"{x:.1f},{y - 6:.1f} {x + 6:.1f},{y + 5:.1f} {x - 6:.1f},{y + 5:.1f}"
+        return f'<polygon points="{points}" fill="{colour}">{title}</polygon>'
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{2 if form == "dot" else 5}" fill="{colour}">{title}</circle>'
+
+
+Plot = tuple[Sequence[Point], str, Sequence[tuple[float, str]]]  # points, title of the x axis, upright lines
+
+
+def picture(plots: Sequence[Plot], y_title: str) -> Any:
+    """The same plots side by side, as a figure of matplotlib's."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2 * max(1, len(plots)), 3.8), layout="constrained")
+    forms = {"circle": "o", "square": "s", "triangle": "^", "dot": "."}
+    for i, (points, x_title, lines) in enumerate(plots, 1):
+        axes = figure.add_subplot(1, len(plots), i)
+        for kind in dict.fromkeys(p.kind for p in points):
+            own = [p for p in points if p.kind == kind]
+            axes.scatter(
+                [p.x for p in own], [p.y for p in own], c=COLOURS[kind], marker=forms[FORMS[kind]], label=kind, zorder=2
+            )
+        for p in points:
+            if p.name:
+                axes.annotate(
+                    p.name, (p.x, p.y), xytext=(5, 5), textcoords="offset points", fontsize=7, parse_math=False
+                )
+        for x, name in lines:
+            axes.axvline(x, color="black", linewidth=0.8, linestyle=":")
+            place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+            axes.annotate(name, (x, 1), xytext=(-3, -10), ha="right", fontsize=7, parse_math=False, **place)
+        axes.set_xlabel(x_title)
+        axes.set_ylabel(y_title)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    return figure

@@ -1,0 +1,170 @@
+"""Budgets, and the space whose costs surround one. No torch."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from searchkit.errors import UsageError
+from searchkit.nas.cost.price import plans_of, price_archs
+from searchkit.nas.setup.data import Facts
+from searchkit.nas.setup.families import Body, Family, Shape
+from searchkit.nas.tasks import read as configs
+from searchkit.seeds import rng_of
+
+UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+ARCHS = 60  # random ones that a space is priced by, at each input shape
+LOW, HIGH = 0.2, 0.8  # shares of the costs, between which the budget is to lie
+STEP = 1.2  # from the smaller to the larger input shape of a space, as a factor of its edges
+SMALLEST = 64  # px, of a short edge
+ENLARGED = 2.0  # the most that images are enlarged, as a factor of their edges
+LARGEST = 1333  # px, of a short edge
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a network may cost, as it was asked for."""
+
+    value: float
+    unit: str  # macs or ms
+    text: str
+
+
+def read_budget(text: str) -> Budget:
+    """`2 GMACs`, `300M`, `20 ms`. Raises UsageError for anything else."""
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*(ms|([KMGT]?)(?:MACs?)?)\s*", text, re.IGNORECASE)
+    value = float(match[1]) if match else 0.0
+    if match is None or value <= 0:
+        raise UsageError(f"--budget: {text!r} is no cost", "Such as --budget '2 GMACs', '300 MMACs' or '20 ms'")
+    if match[2].lower() == "ms":
+        return Budget(value, "ms", f"{value:g} ms")
+    macs = value * UNITS[match[3].upper()]
+    if macs < 1e5:
+        raise UsageError(f"--budget: {text!r} is {macs:g} MACs", "Did you mean GMACs? Such as --budget '2 GMACs'")
+    return Budget(macs, "macs", f"{macs_text(macs)}MACs")
+
+
+def macs_text(macs: float) -> str:
+    """`2 G`, `350 M`, in front of a unit."""
+    unit = next(u for u in "TGMK" if macs >= UNITS[u] or u == "K")
+    return f"{macs / UNITS[unit]:.3g} {unit}"
+
+
+@dataclass(frozen=True, eq=False)
+class Priced:
+    """What the archs of a space cost, by input shape."""
+
+    shapes: tuple[Shape, ...]
+    macs: np.ndarray  # (archs, shapes), of random archs
+    largest: np.ndarray  # (shapes,), of MAX
+    least: np.ndarray  # (shapes,), of MIN
+
+    def of(self, shapes: Sequence[Shape]) -> np.ndarray:
+        """Costs at some of the shapes."""
+        costs: np.ndarray = self.macs[:, [self.shapes.index(s) for s in shapes]].ravel()
+        return costs
+
+
+def price_text(config: str, shapes: Sequence[Shape], seed: int) -> Priced:
+    """Price the space of a config's text at these shapes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "net.yaml")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(config)
+        recipe: Any = configs.load(path)
+    space, rng = recipe.space, rng_of(seed, "setup")
+    archs = [space.minimum(), space.maximum(), *(space.sample(rng) for _ in range(ARCHS))]
+    priced = price_archs(plans_of(recipe.model, space.maximum()), archs, tuple(shapes), "macs")
+    costs = np.array([flops for _, flops, _ in priced], np.float64)
+    return Priced(tuple(shapes), costs[2:], costs[1], costs[0])
+
+
+def shapes_of(facts: Facts, family: Family, multiple: int = 0) -> tuple[Shape, ...]:
+    """The input shapes that a family may have for these images, ascending. multiple: of their edges, px; 0: the
+    family's."""
+    multiple = multiple or family.multiple
+    height, width = facts.size
+    aspect = facts.aspect(family.stretches)
+    short = min(height, width)
+    most = min(LARGEST, max(SMALLEST, math.ceil(short * ENLARGED)))
+
+    def near(edge: float) -> int:
+        return max(multiple, round(edge / multiple) * multiple)
+
+    shapes: dict[Shape, None] = {}
+    for edge in range(SMALLEST, most + multiple, multiple):
+        shape = (edge, near(edge * aspect)) if aspect >= 1 else (near(edge / aspect), edge)
+        if aspect == 1 or shape[0] != shape[1]:  # a square is another kind of shape
+            shapes[shape] = None
+    return tuple(shapes)
+
+
+def pair_of(shapes: Sequence[Shape], i: int) -> tuple[Shape, ...]:
+    """A shape and the first one that is STEP times as large, or the last; the shape alone where it is that."""
+    edge = min(shapes[i])
+    larger = next((s for s in shapes if min(s) >= edge * STEP), shapes[-1])
+    return tuple(dict.fromkeys((shapes[i], larger)))
+
+
+def share_below(costs: np.ndarray, budget: float) -> float:
+    """Which share of the costs a budget is enough for."""
+    return float((costs <= budget).mean())
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A space whose costs surround a budget, or come as near to that as they can."""
+
+    body: Body
+    shapes: tuple[Shape, ...]
+    share: float  # of its random archs, that the budget is enough for
+    priced: Priced
+
+
+def surround(
+    bodies: Sequence[Body],
+    text_of: Callable[[Body, Sequence[Shape]], str],
+    shapes: Sequence[Shape],
+    budget: float,
+    preferred: int,
+    seed: int,
+) -> Fit:
+    """The body and the pair of input shapes for a budget (MACs): of those with which it lies between LOW and HIGH of
+    the costs, the ones whose short edge is nearest to `preferred` px; else those with which it comes nearest to that.
+
+    text_of: the config of a body at shapes. Raises UsageError where the budget is below the least that all can cost.
+    """
+    fits: list[tuple[tuple[float, ...], Fit]] = []
+    least = float("inf")
+    for body in bodies:
+        priced = price_text(text_of(body, shapes[:1]), shapes, seed)
+        least = min(least, float(priced.least.min()))
+        for i in range(len(shapes)):
+            pair = pair_of(shapes, i)
+            share = share_below(priced.of(pair), budget)
+            outside = max(0.0, LOW - share, share - HIGH)
+            away = abs(math.log(sum(map(min, pair)) / len(pair) / preferred))
+            off = abs(share - 0.5)
+            rank = (outside, away + off, -body.width)
+            fits.append((rank, Fit(body, pair, share, priced)))
+    if budget < least:
+        raise UsageError(
+            f"--budget {macs_text(budget)}MACs is below what the least network costs, {macs_text(least)}MACs (its "
+            f"smallest input is {shapes[0][0]}x{shapes[0][1]} px)",
+            f"Give --budget '{macs_text(least * 1.5)}MACs' or more, or another --family",
+        )
+    return min(fits, key=lambda fit: fit[0])[1]
+
+
+def plain_of(priced: Priced, budget: float) -> tuple[Shape, float]:
+    """(the largest shape at which MAX is within a budget, or the smallest one; what it costs there)."""
+    within = [i for i, cost in enumerate(priced.largest) if cost <= budget]
+    i = max(within, key=lambda i: priced.largest[i]) if within else 0
+    return priced.shapes[i], float(priced.largest[i])

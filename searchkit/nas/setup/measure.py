@@ -1,0 +1,75 @@
+"""How fast things are on this machine: some steps of the made config are trained, and thrown away."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from searchkit.nas.models.subnet import subnet
+from searchkit.nas.setup.schedule import Speeds
+from searchkit.nas.tasks import read as configs
+from searchkit.nas.tasks.teacher import open_teaching
+from searchkit.nas.train import net as nets
+from searchkit.nas.train.recipe import Recipe, sized
+from searchkit.nas.train.speed import ms_of
+from searchkit.nas.train.splits import open_split
+from searchkit.nas.train.supernet import Watch, train_supernet
+
+MEASURED_S = 25.0  # of each of the two trainings
+WARM_STEPS = 2  # before the clock
+MOST_STEPS = 60
+
+
+class _Enough(Exception):
+    """What is to be known is known."""
+
+
+def speeds(config: str, plain: Sequence[str], device: str, cores: int, seed: int) -> Speeds:
+    """Train the supernet of a config, and its plain detector (by these overrides), for some steps each, on a device;
+    on a CPU with so many threads."""
+    where, threads = torch.device(device), torch.get_num_threads()
+    torch.set_num_threads(cores)
+    try:
+        step, n = _step_s(configs.load(config), where, seed)
+        plain_recipe = configs.load(config, tuple(plain))
+        plain_step, m = _step_s(plain_recipe, where, seed)
+        image = ms_plain(plain_recipe, where, seed) / 1000
+    finally:
+        torch.set_num_threads(threads)
+    return Speeds(step, plain_step, image, f"measured: {n} steps of the supernet, {m} of the plain detector")
+
+
+def ms_plain(recipe: Recipe, device: torch.device, seed: int) -> float:
+    """The median time of the largest arch of a recipe for one training image, ms."""
+    data = open_split(recipe, "train")
+    net = nets.build(recipe, data.names, seed).to(device)
+    recipe.task.network.set_scale(net, recipe.scales[0], recipe.data)
+    static: Any = subnet(net, recipe.space.maximum(), sized(recipe, data.names))
+    batches = recipe.task.sets.eval_batches(data, 8, 0, recipe.scales[0])
+    return ms_of(static.eval(), batches, device, recipe.train.precision, recipe.task)
+
+
+def _step_s(recipe: Recipe, device: torch.device, seed: int) -> tuple[float, int]:
+    """(seconds of a step, how many were measured)."""
+    times: list[float] = []
+    began = time.monotonic()
+
+    def step(_: object) -> None:
+        times.append(time.monotonic())
+        fresh = len(times) - WARM_STEPS - 1
+        if fresh >= MOST_STEPS or (fresh >= 1 and times[-1] - began > MEASURED_S):
+            raise _Enough
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            watch = Watch(lambda _: None, step, lambda *_: None)
+            train_supernet(recipe, folder, seed=seed, device=device, watch=watch, teach=open_teaching)
+        except _Enough:
+            pass
+    spent = [b - a for a, b in zip(times[WARM_STEPS:], times[WARM_STEPS + 1 :], strict=False)]
+    return statistics.fmean(spent) if spent else times[-1] - began, len(spent)

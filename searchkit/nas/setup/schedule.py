@@ -1,0 +1,91 @@
+"""How long what may take, so that all stages end within a time. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from searchkit.errors import UsageError
+
+FINALISTS = 3  # of each budget, that are tuned and exported
+TUNED = 0.25  # steps of a tuning, as a part of the supernet's
+SEARCHED = 0.15  # of the time, for scoring subnets
+SPARE = 0.05  # of the time, that nothing is planned for
+START_S = 7.0  # of a verb, until it has loaded torch and the data
+EVALUATIONS = (12, 400)  # subnets that a search scores, at least and at most
+LEAST_STEPS = 10  # of a supernet, below which nothing is worth the time
+# What a training does in a second where nothing is measured: multiply-adds, three times those of the networks' forward
+# passes; of one core, and of one GPU.
+CPU_MACS, GPU_MACS = 8e9, 1e12
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """How long things take here, s."""
+
+    step: float  # a step of the supernet: all archs of a sandwich on one batch
+    plain_step: float  # a step of one network that costs the budget
+    image: float  # what that network takes for one image without learning
+    origin: str  # measured, or estimated: in words
+
+
+@dataclass(frozen=True)
+class Times:
+    """What fits into a time."""
+
+    steps: int  # of the supernet
+    tune_steps: int  # of each finalist
+    evaluations: int  # subnets that are scored
+    seconds: dict[str, float]  # of each stage
+
+    @property
+    def plain_steps(self) -> int:
+        """Of the plain detector: as many images as the supernet and the tuning of a finalist see together."""
+        return self.steps + self.tune_steps
+
+
+def estimate(archs: float, macs: float, plain_macs: float, batch: int, cores: int, cuda: bool) -> Speeds:
+    """Speeds of a machine that is not asked. archs: of a sandwich; macs: the mean of theirs; cores: CPUs in use."""
+    rate = GPU_MACS if cuda else CPU_MACS * cores
+    step, plain = 3 * batch * archs * macs / rate, 3 * batch * plain_macs / rate
+    where = "a GPU" if cuda else f"{cores} CPU core{'' if cores == 1 else 's'}"
+    origin = f"estimated, at {rate / 1e9:g} GMACs a second of {where}"
+    return Speeds(step, plain, plain_macs / rate, origin)
+
+
+def split(
+    total_s: float, speeds: Speeds, *, scored: int, tested: int, finalists: int, workers: int, stages: int
+) -> Times:
+    """Share a time out. scored, tested: images that scoring a subnet in the search, and in the end, takes; finalists:
+    of all budgets together; workers: of the search; stages: that start by themselves. Raises UsageError for too little.
+    """
+    score_s = speeds.image * scored / workers
+    evaluations = min(EVALUATIONS[1], max(EVALUATIONS[0], int(SEARCHED * total_s / max(score_s, 1e-9))))
+    search_s = evaluations * score_s + 2 * START_S
+    starts = stages + 2 * finalists
+    test_s = (finalists + 1) * (2 * speeds.image * tested)
+    per_step = speeds.step + (finalists * TUNED + 1 + TUNED) * speeds.plain_step
+    left = (1 - SPARE) * total_s - search_s - starts * START_S - test_s
+    steps = int(left / per_step)
+    if steps < LEAST_STEPS:
+        least = (LEAST_STEPS * per_step + search_s + starts * START_S + test_s) / (1 - SPARE)
+        raise UsageError(
+            f"--time: {total_s / 60:.3g} min is too short: {LEAST_STEPS} steps of the supernet, and what comes behind "
+            f"them, take {least / 60:.3g} min here ({speeds.origin})",
+            "Give more time, or a smaller budget",
+        )
+    steps = _round(steps)
+    tune = max(1, round(steps * TUNED))
+    seconds = {
+        "train": steps * speeds.step + START_S,
+        "search": search_s,
+        "tune": finalists * (tune * speeds.plain_step + speeds.image * tested + 2 * START_S),
+        "plain": (steps + tune) * speeds.plain_step + speeds.image * tested + 2 * START_S,
+        "export": (finalists + 1) * (speeds.image * tested + START_S),
+    }
+    return Times(steps, tune, evaluations, seconds)
+
+
+def _round(steps: int) -> int:
+    """Two digits of it, so that measuring again gives the same more often."""
+    unit = 10 ** max(0, len(str(steps)) - 2)
+    return int(steps // unit * unit)

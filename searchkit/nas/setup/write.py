@@ -1,0 +1,330 @@
+"""The files of a config as text: net.yaml, cfg.yaml and finalists.yaml, with why each number is as it is. No torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from searchkit.nas.setup.anchors import Anchors
+from searchkit.nas.setup.budget import Budget
+from searchkit.nas.setup.data import Facts
+from searchkit.nas.setup.families import Body, Family, Shape, space_lines
+from searchkit.nas.setup.schedule import FINALISTS, Times
+
+NET, CONFIG, RULES = "net.yaml", "cfg.yaml", "finalists.yaml"
+PER_STEP = 3  # archs of a sandwich: the largest, the smallest, and a random one
+
+
+@dataclass(frozen=True)
+class Training:
+    """How networks are trained."""
+
+    batch: int
+    precision: str  # fp32 or bf16
+    calibration: int  # images
+    workers: int  # processes that load images
+    cache_mb: int
+    cores: int  # CPUs that each job may use
+    gpu: bool
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where files lie: the first four as jobs see them, in their copy of the project; the report seen from there."""
+
+    data: str
+    net: str
+    config: str
+    rules: str
+    report: str
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """All that was decided, and in `why` for each decision a line for people."""
+
+    facts: Facts
+    family: Family
+    body: Body
+    shapes: tuple[Shape, ...]
+    anchors: Anchors
+    plain: Shape
+    name: str  # of the data, in the names of metrics
+    paths: Paths
+    budgets: tuple[tuple[Budget, float], ...]  # each with its MACs
+    training: Training
+    times: Times
+    seed: int
+    asked: str  # the command line
+    why: Mapping[str, str]
+
+    @property
+    def metric(self) -> str:
+        return f"{self.name}_bbox_mAP"
+
+
+def net_text(made: Made, folder: str = "$DATA") -> str:
+    """net.yaml; folder: what it calls that of the data."""
+    facts, training, times, why = made.facts, made.training, made.times, made.why
+    model = made.family.model(made.body, made.anchors)
+    lines = [
+        f"# A space of {made.family.title}s for {made.name}. Made by:",
+        f"#   {made.asked}",
+        "# yaml-language-server: $schema=.search-run/nas.schema.json",
+        "#",
+        f"# {CONFIG} runs it. By hand: export DATA={made.paths.data}; search-nas space {made.paths.net}",
+        "",
+    ]
+    if made.body.pretrained:
+        lines += [*_comment(why["init"]), "init: package:efficientnet_lite0", ""]
+    lines += [
+        *_comment(why["family"]),
+        "model:",
+        *model[:2],
+        *_comment(why["anchors"], 2),
+        *model[2:],
+        f"  num_classes: {made.body.classes}",
+        "",
+        *_comment(why["space"]),
+        "space:",
+        *space_lines(made.body),
+        *_comment(why["shapes"], 2),
+        f"  data.input_shape: {{choices: {listed(made.shapes)}}}",
+        "",
+        "data:",
+        f"  name: {made.name}  # begins the names of metrics",
+    ]
+    for split, files in facts.files.items():
+        paths = ", ".join(f"{key}: {_quoted(folder, value)}" for key, value in vars(files).items())
+        lines.append(f"  {split}: {{{paths}}}  # {facts.counts[split]:,} images")
+    lines += [
+        f"  workers: {training.workers}" + ("" if training.workers else "  # the images stay in memory"),
+        f"  cache_mb: {training.cache_mb}",
+        "  augment:",
+        "    hflip: 0.5  # 0 where a mirrored object is of another class, or of none (letters, digits, arrows)",
+        "    scale: [0.8, 1.25]",
+        "    brightness: 0.2",
+        "    contrast: 0.2",
+        "    saturation: 0.2",
+        "",
+        "train:",
+        "  policy: sandwich  # in each step the largest arch, the smallest, and a random one, on the same images",
+        "  random_archs: 1",
+        *(["  sort_channels: true  # of the weights that it starts from"] if made.body.pretrained else []),
+        *_comment(why["time"], 2),
+        f"  steps: {times.steps}",
+        *_comment(why["batch"], 2),
+        *_rates(made, 1.0),
+        f"  scales: {listed(scales_of(made.shapes, made.family.multiple))}  # that images are shown at",
+        "  eval_archs: [MAX, MIN]",
+        "",
+        "test:",
+        f"  calibration_images: {training.calibration}",
+        "",
+        "# Of the finalists, each from the supernet's weights.",
+        "finetune:",
+        f"  steps: {times.tune_steps}",
+        *_rates(made, 0.5),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _rates(made: Made, factor: float) -> list[str]:
+    """What training and tuning have in common. factor: of the learning rates."""
+    lr = 0.001 if made.body.pretrained else 0.003
+    lines = [
+        f"  batch_size: {made.training.batch}",
+        "  optimizer: adamw",
+        f"  lr: {lr * factor:g}",
+        "  lr_scaling: none",
+        "  weight_decay: 0.05",
+        "  schedule: one_cycle",
+        "  clip_norm: 10",
+        f"  precision: {made.training.precision}",
+        "  channels_last: true",
+    ]
+    if made.body.pretrained:
+        lines.insert(3, f"  backbone_lr: {0.3 * lr * factor:g}  # its weights have learnt already")
+    return lines
+
+
+def scales_of(shapes: Sequence[Shape], multiple: int) -> tuple[Shape, ...]:
+    """What training draws its input shapes from: those of the space, and one between them."""
+    if len(shapes) < 2:
+        return tuple(shapes)
+    low, high = shapes[0], shapes[-1]
+    middle = tuple(round((a + b) / 2 / multiple) * multiple for a, b in zip(low, high, strict=True))
+    return tuple(sorted({low, (middle[0], middle[1]), high}))
+
+
+def listed(shapes: Sequence[Shape]) -> list[int | list[int]]:
+    """Input shapes as a config has them: squares by their edge."""
+    return [height if height == width else [height, width] for height, width in shapes]
+
+
+def _around(shape: Shape, multiple: int) -> tuple[Shape, ...]:
+    """A shape, and the next smaller and larger one."""
+
+    def moved(by: int) -> Shape:
+        factor = 1 + by * multiple / min(shape)
+        height, width = (max(multiple, round(e * factor / multiple) * multiple) for e in shape)
+        return height, width
+
+    return tuple(sorted({moved(-1), shape, moved(1)}))
+
+
+def _quoted(*parts: str) -> str:
+    text = "/".join(part for part in parts if part)
+    return text if re.fullmatch(r"[$\w./-]+", text, re.ASCII) and text[:1] not in "-." else json.dumps(text)
+
+
+def _comment(text: str, indent: int = 0, width: int = 118) -> list[str]:
+    """A text as lines of comments."""
+    lines, line = [], ""
+    for word in text.split():
+        if line and len(line) + len(word) + 1 > width - indent - 2:
+            lines.append(line)
+            line = ""
+        line = f"{line} {word}".strip()
+    return [f"{' ' * indent}# {each}" for each in (*lines, line)]
+
+
+def rules_text(made: Made) -> str:
+    """finalists.yaml."""
+    lines = [f"# The finalists: of the archs that the search has scored, the best {FINALISTS} within each budget."]
+    lines += ["type: sequential", "rules:"]
+    if len(made.budgets) == 1:
+        lines.append(f"  - where: overhead.flops <= {made.budgets[0][1]:.0f}  # {made.budgets[0][0].text}")
+    else:
+        lines += ["  - type: parallel", "    rules:"]
+        lines += [f"      - where: overhead.flops <= {macs:.0f}  # {budget.text}" for budget, macs in made.budgets]
+    lines.append(f"  - {{type: sample, operation: top, key: metric.direct.{made.metric}, value: {FINALISTS}}}")
+    lines.append("  - {type: merge}")
+    return "\n".join(lines) + "\n"
+
+
+def plain_options(made: Made) -> list[str]:
+    """The options of search-nas by which net.yaml is the plain detector's."""
+    sets = {
+        "subnet": "MAX",
+        "space.data.input_shape": made.plain[0] if made.plain[0] == made.plain[1] else [list(made.plain)],
+        "train.policy": "fixed",
+        "train.steps": made.times.plain_steps,
+        "train.scales": listed(_around(made.plain, made.family.fine)),
+        "train.eval_archs": ["MAX"],
+        **({"train.sort_channels": False} if made.body.pretrained else {}),
+    }
+    return [f"--set {key}={_compact(value)}" for key, value in sets.items()]
+
+
+def _compact(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+def config_text(made: Made) -> str:
+    """cfg.yaml."""
+    training, times, why = made.training, made.times, made.why
+    most = max(macs for _, macs in made.budgets)
+    budgets = " and ".join(budget.text for budget, _ in made.budgets)
+    split = "test" if "test" in made.facts.files else "val"
+    population = max(6, times.evaluations // 5)
+    finalists = FINALISTS * len(made.budgets)
+    where = "{gpus: 1}" if training.gpu else f"{{gpus: 0, cpus: {training.cores}}}"
+    workers = "" if training.gpu else f" --workers {training.cores}"
+    score = f"--split {split} --tag test --per-class --speed --detections found.json --out candidate.jsonl"
+    metric, extracted = f"--metric metric.test.{made.metric}", "--out model"
+    chosen = "and once on test" if split == "test" else "which it is reported by, too, as there is no test set"
+    shown = " ".join(f"--budget '{budget.text}'" for budget, _ in made.budgets)
+    lines = [
+        f"# A detector for {made.name} within {budgets}: from the data to a report. Made by:",
+        f"#   {made.asked}",
+        "# yaml-language-server: $schema=.search-run/config.schema.json",
+        "#",
+        f"#   search-init && search-run --task det {made.paths.config}",
+        "#   search-ctl show-scalar --task det.tune -rt +5",
+        "#",
+        f"# The report: {made.paths.report}",
+        "",
+        f"task: {{reward_attribute: metric.test.{made.metric}}}",
+        "",
+        "env:",
+        f"  DATA: {_quoted(made.paths.data)}  # the folder of the data, named here alone",
+        f"  CONFIG: {_quoted(made.paths.net)}",
+        *_comment(why["plain"], 2),
+        "  PLAIN: >-",
+        *(f"    {line}" for line in plain_options(made)),
+        "",
+        f"resources: {where}  # {made.why['device']}",
+        "",
+        *_comment(why["time"]),
+        "stages:",
+        "  - name: check",
+        "    task: {template: search-nas space $CONFIG}",
+        "",
+        f"  - name: train  # {_minutes(times.seconds['train'])}",
+        "    task: {template: search-nas train $CONFIG --work-dir .}",
+        "",
+        f"  # AP on val against MACs, with the supernet's weights; {_minutes(times.seconds['search'])}.",
+        "  - name: search",
+        "    task:",
+        f"      reward_attribute: metric.direct.{made.metric}",
+        "      template: >-",
+        "        search-nas search $CONFIG --checkpoint $SEARCHKIT_STAGE_TRAIN/latest.pth --work-dir search",
+        f"        --algorithm nsga2 --population {population} --evaluations {times.evaluations} --input all",
+        f'        --constraint "macs <= {most:.0f}"{workers}',
+        "",
+        *_comment(
+            f"The finalists, each a job: tuned from the supernet's weights, scored on val, by which one is chosen, "
+            f"{chosen}; {_minutes(times.seconds['tune'])} for all.",
+            2,
+        ),
+        "  - name: tune",
+        "    task:",
+        f"      reward_attribute: metric.val.{made.metric}",
+        "      template: >-",
+        "        search-nas finetune $CONFIG --checkpoint $SEARCHKIT_STAGE_TRAIN/latest.pth --archs {arch}",
+        "        --split val --tag val --out tuned.jsonl",
+        "        && search-nas test $CONFIG --set subnet=tuned.jsonl --set test.calibration_images=0",
+        "        --checkpoint finetune/best/latest.pth --archs tuned.jsonl",
+        f"        {score}",
+        "      search_args:",
+        "        - type: Subnet",
+        "          name: arch",
+        "          space: $SEARCHKIT_STAGE_SEARCH/search/results.jsonl",
+        f"          rules: {_quoted(made.paths.rules)}",
+        "",
+        f"  # The detector to beat; {_minutes(times.seconds['plain'])}.",
+        "  - name: plain",
+        "    task:",
+        "      template: >-",
+        "        search-nas train $CONFIG $PLAIN --work-dir .",
+        "        && search-nas test $CONFIG $PLAIN --checkpoint latest.pth --arch MAX",
+        "        --split val --tag val --out val.jsonl",
+        "        && search-nas test $CONFIG $PLAIN --checkpoint latest.pth --archs val.jsonl",
+        f"        {score}",
+        "        && search-nas extract $CONFIG $PLAIN --checkpoint latest.pth --arch candidate.jsonl",
+        f"        {metric} {extracted}",
+        "",
+        f"  # Each finalist as a model of its own, the best first; {_minutes(times.seconds['export'])}.",
+        "  - name: export",
+        "    task:",
+        "      template: >-",
+        "        cp {from}/candidate.jsonl {from}/found.json .",
+        "        && search-nas extract $CONFIG --checkpoint {from}/finetune/best/latest.pth --arch candidate.jsonl",
+        f"        {metric} {extracted}",
+        f"      search_args: [{{type: Best, stage: tune, number: {finalists}, args: [], folder: from}}]",
+        "",
+        "  - name: report",
+        "    task:",
+        "      template: >-",
+        "        search-nas report $SEARCHKIT_STAGE_EXPORT plain=$SEARCHKIT_STAGE_PLAIN/candidate.jsonl",
+        f"        --config $CONFIG --scored $SEARCHKIT_STAGE_SEARCH/search/results.jsonl {shown}",
+        "        --out report.html --png report.png",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _minutes(seconds: float) -> str:
+    return f"about {max(1, round(seconds / 60))} min"

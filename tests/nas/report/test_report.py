@@ -1,0 +1,165 @@
+"""search-nas report: what its page says, and that it says it by itself."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from searchkit.nas.data.coco import load_coco
+from searchkit.nas.data.coco_eval import Evaluator
+from searchkit.nas.data.toy import make_toy_det
+from searchkit.nas.report import bootstrap, candidates, figures
+from tests.support.nas import bad, good, tiny, write
+
+NAME = '<b>"A & B"</b> $x_'
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+class Page(HTMLParser):
+    """What a page fetches, and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.fetched += [value or "" for key, value in attrs if key in ("src", "href", "srcset", "action", "data")]
+        self.open += [] if tag in ("meta", "link", "img") else [tag]
+        assert tag not in ("script", "iframe", "object", "b")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def record(ap: float, macs: float, **more: Any) -> dict[str, Any]:
+    scores = {"toy_bbox_mAP": ap, "toy_bbox_mAP_50": ap + 0.2, "toy_bbox_AP/circle <i>": ap, "toy_bbox_AP/square": -1.0}
+    return {
+        "arch": {"backbone": {"stem": {"width": int(macs) % 97}}},
+        "data": {"input_shape": [64, 96]},
+        "overhead": {"flops": macs, "params": 1e6, "convention": "macs", "ms": macs / 1e7, "ms_on": "cpu, 1 thread"},
+        "metric": {"val": {"toy_bbox_mAP": ap + 0.01}, "test": scores},
+        "protocol": {"val": {"split": "val"}, "test": {"split": "test", "checkpoint": "ab" * 32}},
+        **more,
+    }
+
+
+def records(path: str, *some: dict[str, Any]) -> str:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text("".join(json.dumps(each) + "\n" for each in some))
+    return path
+
+
+def made(*argv: str) -> Page:
+    good("report", *argv, "--out", "report.html")
+    text = Path("report.html").read_text()
+    page = Page(text)
+    assert not page.open and all(value.startswith("data:") for value in page.fetched)
+    assert not re.search(r"url\(|@import|https?://", text)
+    return page
+
+
+def test_every_record_is_in_the_table_and_the_best_within_the_budget_is_recommended() -> None:
+    int8 = {
+        "files": {
+            "onnx": {"bytes": 4_000_000, "ms": 7.5},
+            "onnx-int8": {"bytes": 1_000_000, "ms": 3.25, "bbox_mAP": 0.37},
+        }
+    }
+    some = [record(0.4, 1.9e9, name=NAME), record(0.38, 0.9e9, **int8), record(0.5, 3e9, role="subnet")]
+    page = made(records("s.jsonl", *some), "plain=" + records("p.jsonl", record(0.35, 1.8e9, name="MAX")),
+                "--budget", "2 GMACs", "--budget", "1 GMACs", "--png", "r.png")  # fmt: skip
+    words = "\n".join(page.words)
+    for name in (NAME, "subnet 2", "subnet 3", "plain", "circle <i>", "3.2", "0.370", "4.0", "7.5"):
+        assert name in page.words or name in words, name
+    assert f"For 2 GMACs on cpu: {NAME} (subnet), 1.9 GMACs, 190.0 ms; AP 0.400 on test" in words
+    assert "For 1 GMACs on cpu: subnet 2 (subnet)" in words
+    assert f"{NAME} has AP 0.400, plain (1.8 GMACs) 0.350: a difference of +0.050, whose spread is not known" in words
+    assert Path("r.png").stat().st_size > 10_000
+
+
+def test_what_is_missing_is_said() -> None:
+    words = "\n".join(made("nowhere.jsonl", "--trust", "none.json", "--task", "det").words)
+    for item in ("nowhere.jsonl", "candidates", "a baseline", "none.json", "without --config", "no candidate has both"):
+        assert item in words
+    words = "\n".join(
+        made(records("half.jsonl", {"arch": {"a": 1}}, {"metric": {"direct": {"toy_bbox_mAP": 0.1}}})).words
+    )
+    assert "subnet 1" in words and "subnet 2" in words and "int8" in words
+    assert "must be an .html file" in bad("report", "half.jsonl", "--out", "report.pdf")
+    Path("torn.jsonl").write_text('{"arch": {\n')
+    assert "torn.jsonl:1" in bad("report", "torn.jsonl", "--out", "report.html")
+
+
+def test_folders_are_searched_and_the_newest_attempt_counts(tmp_path: Path) -> None:
+    records("jobs/0/proj/candidate.jsonl", record(0.1, 1e9))
+    records("jobs/0/attempt-2/proj/candidate.jsonl", record(0.2, 1e9))
+    records("jobs/10/proj/candidate.jsonl", record(0.3, 1e9))
+    records("jobs/2/proj/candidate.jsonl", record(0.4, 1e9))
+    found = candidates.read_candidates(["jobs"]).candidates
+    assert [each.ap for each in found] == [0.2, 0.4, 0.3]
+
+
+def test_boxes_spreads_and_the_verdict_are_of_the_detections(tmp_path: Path) -> None:
+    toy = Path(make_toy_det(str(tmp_path / "toy"), images={"train": 2, "val": 24, "test": 2}, size=(64, 64)))
+    config = write(tmp_path / "net.yaml", tiny(toy))
+    data = load_coco(str(toy / "annotations/instances_val.json"), str(toy / "images"))
+    rng, aps = np.random.default_rng(0), {}
+    for name, noise in (("good", 1.0), ("bad", 6.0)):
+        rows = []
+        for image in data.images:
+            moved = image.boxes + rng.normal(0, noise, image.boxes.shape)
+            for (x0, y0, x1, y1), label in zip(moved.tolist(), image.labels, strict=True):
+                bbox = [x0, y0, max(1.0, x1 - x0), max(1.0, y1 - y0)]
+                rows.append({"image_id": image.file_id, "category_id": data.categories[label - 1][0], "bbox": bbox,
+                             "score": float(rng.uniform(0.3, 1))})  # fmt: skip
+        Path(name).mkdir()
+        (Path(name) / "found.json").write_text(json.dumps(rows))
+        predictions = {
+            image.id: {
+                "boxes": [[b[0], b[1], b[0] + b[2], b[1] + b[3]] for b in (r["bbox"] for r in of_it)],
+                "scores": [r["score"] for r in of_it],
+                "labels": [[n for n, _ in data.categories].index(r["category_id"]) + 1 for r in of_it],
+            }
+            for image in data.images
+            if (of_it := [r for r in rows if r["image_id"] == image.file_id])
+        }
+        aps[name] = Evaluator(data).evaluate(predictions)["bbox_mAP"]
+        matches = bootstrap.matches_of(Evaluator(data, "pycocotools").matches(predictions))
+        assert bootstrap.ap(matches, np.ones(24)) == pytest.approx(aps[name], abs=1e-9)
+        records(f"{name}/candidate.jsonl", record(aps[name], 1e9))
+        twice = bootstrap.spread_of(matches, matches, 24, n=20)
+        assert (twice.value, twice.low, twice.high) == (0, 0, 0)
+    page = made("good", "plain=bad", "--config", config, "--split", "val", "--budget", "2G")
+    words = "\n".join(page.words)
+    assert "the search paid" in words and f"{aps['good']:.3f}" in words
+    assert len([uri for uri in page.fetched if uri.startswith("data:image/jpeg")]) == 3 * 8
+    assert Path("report.html").stat().st_size < 5e6
+    other = "\n".join(made("bad", "plain=good", "--config", config, "--split", "val").words)
+    assert "the search did not pay" in other
+    same = "\n".join(made("good", "plain=good", "--config", config, "--split", "val").words)
+    assert "it may be chance" in same
+
+
+def test_ticks_are_round_and_figures_hold_one_point() -> None:
+    assert figures.ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert figures.svg([figures.Point(1, 0.5, "plain", NAME)], "x", "y").count("<rect") == 2

@@ -1,0 +1,220 @@
+"""search-nas init: the configs that it makes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from searchkit.errors import UsageError
+from searchkit.nas.cli.init import Place, seconds_of
+from searchkit.nas.data.toy import make_toy_det
+from searchkit.nas.setup import budget as budgets
+from searchkit.nas.setup import make
+from searchkit.nas.setup.anchors import Anchors, best_iou, clusters, fitted, recall
+from searchkit.nas.setup.schedule import Speeds, estimate, split
+from searchkit.nas.tasks import read as configs
+from searchkit.suite.config import read as suite
+from tests.support.nas import bad, good
+from tests.support.suite import ok, run
+
+FILES = ("net.yaml", "cfg.yaml", "finalists.yaml")
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "toy"
+    return Path(make_toy_det(str(folder), images={"train": 24, "val": 15, "test": 6}, size=(96, 128)))
+
+
+@pytest.fixture
+def here(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with the data in it, as `toy`."""
+    (tmp_path / "toy").symlink_to(toy)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def init(*argv: str) -> dict[str, Any]:
+    """What init decides, as --json tells it."""
+    out = good("init", "toy", *argv, "--no-measure", "--json")
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+@pytest.mark.parametrize("family", ["ssd", "retinanet", "faster_rcnn"])
+@pytest.mark.parametrize("weights", [True, False], ids=["weights", "scratch"])
+def test_configs_are_whole_and_surround_the_budget(
+    here: Path, monkeypatch: pytest.MonkeyPatch, family: str, weights: bool
+) -> None:
+    monkeypatch.setattr(make, "has_weights", lambda: weights)
+    monkeypatch.setenv("DATA", "toy")
+    cost = {"ssd": "100M", "retinanet": "400M", "faster_rcnn": "1.2G"}[family]
+    told = init("--budget", cost, "--family", family, "--time", "30m")["decisions"]
+    recipe = configs.load("net.yaml")
+    assert recipe.notes == ()  # no key is idle
+    macs = budgets.price_text(Path("net.yaml").read_text(), [(64, 64)], 0)  # prices what the file says
+    assert macs.least[0] < budgets.read_budget(cost).value
+    shapes = [(s, s) if isinstance(s, int) else s for s in recipe.scales]
+    costs = budgets.price_text(Path("net.yaml").read_text(), shapes, 1).of(shapes)  # other random archs
+    share = budgets.share_below(costs, budgets.read_budget(cost).value)
+    assert 0.1 <= share <= 0.9, told["space"]
+    assert (recipe.init is not None) == weights
+    config, _ = suite.load("cfg.yaml")
+    assert config is not None
+    names = [stage for stage in re.findall(r"- name: (\w+)", Path("cfg.yaml").read_text()) if stage != "arch"]
+    assert names == ["check", "train", "search", "tune", "plain", "export", "report"]
+
+
+def test_the_plain_detector_is_one_arch_within_the_budget(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATA", "toy")
+    init("--budget", "80 MMACs", "--time", "30m")
+    overrides = re.findall(r"--set (\S+)", re.search(r"PLAIN: >-\n((?:    .*\n)+)", Path("cfg.yaml").read_text())[1])
+    recipe = configs.load("net.yaml", overrides)
+    assert recipe.space.count() == 1 and len(recipe.scales) == 1
+    whole = configs.load("net.yaml")
+    assert recipe.train.total_steps(24, 1) == whole.train.total_steps(24, 1) + whole.finetune.total_steps(24, 1)
+    found = json.loads(good("space", "net.yaml", *(w for o in overrides for w in ("--set", o)), "--json"))
+    assert 0.6 * 80e6 < found["macs_max"] <= 80e6
+
+
+def test_the_same_is_made_again_and_nothing_is_replaced_unasked(here: Path) -> None:
+    init("--budget", "80M", "--time", "20m", "--seed", "3")
+    first = [Path(name).read_text() for name in FILES]
+    assert "already" in bad("init", "toy", "--budget", "80M", "--no-measure", code=4)
+    init("--budget", "80M", "--time", "20m", "--seed", "3", "--overwrite")
+    assert [Path(name).read_text() for name in FILES] == first
+    assert str(here) not in "".join(first) and "".join(first).count("DATA: toy") == 1
+
+
+@pytest.mark.slow
+def test_search_run_takes_it_unchanged(here: Path) -> None:
+    init("--budget", "80M", "--budget", "40M", "--time", "20m")
+    ok(run(here, "search-init"))
+    shown = ok(run(here, "search-run", "--task", "det", "cfg.yaml", "--dry-run"))
+    assert "report" in shown
+    out = ok(run(here, "search-nas", "space", "net.yaml"))  # needs no data: the classes are counted in the file
+    assert "head" not in out and "MACs" in out
+
+
+def test_data_elsewhere_is_named_by_its_full_path(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    good("init", toy, "--budget", "80M", "--no-measure", "--out", "new")
+    text = Path("new/cfg.yaml").read_text()
+    assert text.count(f"DATA: {toy}") == 1 and str(toy) not in text.replace(f"DATA: {toy}", "", 1).replace(
+        f"init {toy}", ""
+    )
+    (tmp_path / "new" / ".search-run").mkdir()
+    inside = Place.of(str(toy), "new/deeper")
+    assert inside.file("net.yaml") == "deeper/net.yaml" and inside.initialised
+
+
+# --- what it refuses -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--budget", "2 apples"], "is no cost"),
+        (["--budget", "2"], "Did you mean GMACs"),
+        (["--budget", "1 MMACs"], "below what the least network costs"),
+        (["--budget", "80M", "--time", "soon"], "is no time"),
+        (["--budget", "80M", "--time", "20s"], "too short"),
+        (["--budget", "80M", "--device", "tpu"], "there is none of that name"),
+        (["--budget", "80M", "--device", "cuda:7"], "no GPU"),
+    ],
+)
+def test_what_can_not_be_is_refused_and_nothing_written(
+    here: Path, argv: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert said in bad("init", "toy", *argv, "--no-measure")
+    assert not any(os.path.exists(name) for name in FILES)
+
+
+def test_too_few_validation_images_are_refused(here: Path, tmp_path: Path) -> None:
+    make_toy_det(str(tmp_path / "few"), images={"train": 8, "val": 14, "test": 1}, size=(64, 64))
+    said = bad("init", "few", "--budget", "80M", "--no-measure")
+    assert "14 validation images, and 15 is the least" in said and "search-nas data split few" in said
+    (tmp_path / "few" / "annotations" / "instances_val.json").unlink()
+    assert "no validation images" in bad("init", "few", "--budget", "80M", "--no-measure")
+    assert "holds no annotations" in bad("init", str(tmp_path / "toy" / "images"), "--budget", "80M")
+    assert "no folder" in bad("init", "nowhere", "--budget", "80M")
+
+
+# --- what it decides by ----------------------------------------------------------------------------------------------
+
+
+def boxes(rng: np.random.Generator, n: int, low: float, high: float) -> np.ndarray:
+    at, size = rng.uniform(0, 200, (n, 2)), rng.uniform(low, high, (n, 2))
+    return np.concatenate([at, at + size], 1)
+
+
+@pytest.mark.parametrize("kind", ["square", "pair"])
+def test_anchors_of_k_means_find_no_fewer_boxes_than_the_defaults(kind: Any) -> None:
+    strides = tuple((float(s), float(s)) for s in (8, 16, 32))
+    sizes = (32.0, 64.0, 128.0) if kind == "square" else (32.0, 64.0, 128.0, 200.0)
+    default = Anchors(kind, sizes, (0.5, 1.0, 2.0) if kind == "square" else (2.0,), strides, (1.0, 1.3))
+    better = 0
+    for seed, edges in enumerate(((6, 18), (10, 40), (150, 300), (30, 60), (8, 200))):
+        some = boxes(np.random.default_rng(seed), 60, *edges)
+        before, after = recall(default, some), recall(fitted(default, some, seed=seed), some)
+        assert after >= before
+        better += after > before
+    assert better >= 3
+    assert fitted(default, np.zeros((0, 4))) == default
+    one = boxes(np.random.default_rng(9), 1, 20, 30)
+    assert recall(fitted(default, one), one) == 1
+
+
+def test_the_best_iou_is_that_of_all_anchors_on_their_places() -> None:
+    anchors = Anchors("square", (20.0, 44.0), (0.7, 1.5), ((8.0, 8.0), (16.0, 16.0)), offset=0.5)
+    some = boxes(np.random.default_rng(0), 30, 8, 60)
+    every = []
+    for level, (stride, _) in enumerate(anchors.strides):
+        places = (np.arange(-4, 300 // stride + 4) + 0.5) * stride
+        for width, height in anchors.shapes(level):
+            grid = np.stack(np.meshgrid(places, places), -1).reshape(-1, 2)
+            half = np.array([width / 2, height / 2])
+            every.append(np.concatenate([grid - half, grid + half], 1))
+    all_of_them = np.concatenate(every)
+    shared = np.maximum(
+        0,
+        np.minimum(some[:, None, 2:], all_of_them[None, :, 2:])
+        - np.maximum(some[:, None, :2], all_of_them[None, :, :2]),
+    ).prod(2)
+    area = [(each[:, 2:] - each[:, :2]).prod(1) for each in (some, all_of_them)]
+    assert np.allclose(best_iou(anchors, some), (shared / (area[0][:, None] + area[1] - shared)).max(1))
+
+
+def test_clusters_stand_for_groups_of_boxes() -> None:
+    rng = np.random.default_rng(1)
+    groups = np.array([[10.0, 20.0], [50.0, 40.0], [120.0, 130.0]])
+    found = clusters(np.concatenate([g * rng.uniform(0.95, 1.05, (40, 2)) for g in groups]), 3)
+    assert np.allclose(found, groups, rtol=0.05)
+
+
+def test_a_time_is_shared_out_and_one_that_is_too_short_refused() -> None:
+    speeds = Speeds(0.5, 0.2, 0.02, "measured")
+    some = {"scored": 40, "tested": 50, "finalists": 3, "workers": 2, "stages": 7}
+    long, short = (split(total, speeds, **some) for total in (7200, 1200))
+    assert long.steps > 3 * short.steps and short.plain_steps == short.steps + short.tune_steps
+    for total, times in ((7200, long), (1200, short)):
+        assert 0.7 * total < sum(times.seconds.values()) <= total
+    with pytest.raises(UsageError, match=r"too short: 10 steps of the supernet, .* take [\d.]+ min here \(measured\)"):
+        split(60, speeds, **some)
+    fast, slow = (estimate(3, 1e8, 5e7, 8, cores, cuda=False) for cores in (4, 1))
+    assert slow.step == pytest.approx(4 * fast.step)
+
+
+def test_budgets_and_times_are_read() -> None:
+    read = [budgets.read_budget(text) for text in ("2 GMACs", "350M", "1.5e9", "20 ms", "300mmacs")]
+    assert [(b.value, b.unit) for b in read] == [
+        (2e9, "macs"), (350e6, "macs"), (1.5e9, "macs"), (20, "ms"), (300e6, "macs"),
+    ]  # fmt: skip
+    assert [seconds_of(text) for text in ("45m", "2h", "90s", "1h30m", "10 min")] == [2700, 7200, 90, 5400, 600]
