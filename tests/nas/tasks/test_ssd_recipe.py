@@ -1,4 +1,5 @@
-"""The recipes `ssd_ofa`: the small one goes through all verbs, those of the reference's size are whole and train."""
+"""The recipes `ssd_ofa`: those of the reference's size are whole and train. The small one's flow is in
+test_det_template."""
 
 from __future__ import annotations
 
@@ -7,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 
 from searchkit.nas.cost.price import price_net
 from searchkit.nas.tasks import read as config
@@ -34,45 +34,6 @@ def test_the_references_size(name: str, macs: int, data: Path, tmp_path: Path, m
         f"space.{key}.schedule=" for key in ("backbone.body.kernel", "backbone.body.expand", "backbone.body.depth")
     ]
     nas.train(path, tmp_path, *fast, *schedules)
-
-
-@pytest.mark.slow
-def test_the_small_one_goes_through_all_verbs(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("DATA", str(data))
-    monkeypatch.chdir(tmp_path)  # for the folder of what is tuned
-    body = yaml.safe_load((DET / "ssd_ofa_small.yaml").read_text())
-    body["train"].update(steps=2, eval_archs=["MIN"], batch_size=4)
-    body["test"]["calibration_images"] = 5  # in batches of 4 the last one would be a single image
-    body["test"]["batch_size"] = 4
-    body["finetune"].update(steps=1, batch_size=4)
-    for dim in body["space"].values():
-        if isinstance(dim, dict):
-            dim.pop("schedule", None)
-    path, work = nas.write(tmp_path / "small.yaml", body), tmp_path / "work"
-    assert nas.call("train", path, "--work-dir", work, "--device", "cpu").code == 0
-    common = (path, "--checkpoint", work / "latest.pth", "--device", "cpu")
-    tested = nas.call("test", *common, "--arch", "MIN", "--out", tmp_path / "tested.jsonl")
-    assert tested.code == 0, tested.err
-    assert "4 are taken, since in batches of 4 the last one would be a single image" in caplog.text
-    tuned = nas.call("finetune", *common, "--archs", tmp_path / "tested.jsonl", "--out", tmp_path / "tuned.jsonl")
-    assert tuned.code == 0, tuned.err
-    found = nas.call(
-        "search", *common, "--work-dir", tmp_path / "search", "--evaluations", "2", "--constraint", "macs <= 20M"
-    )
-    assert found.code == 0, found.err
-    best = json.loads((tmp_path / "search" / "best.jsonl").read_text())
-    assert {"kernel", "width"} == {*best["arch"]["neck"]} and {*best["arch"]["head"]} == {"kernel"}
-    out = tmp_path / "model"
-    extracted = nas.call(
-        "extract", *common, "--arch", tmp_path / "search" / "best.jsonl", "--out", out, "--export", "torch"
-    )
-    assert extracted.code == 0, extracted.err
-    proof = json.loads((out / "proof.json").read_text())
-    assert proof["equal"]["bit_equal"]
-    drawn = nas.call("predict", out, data / "images", "--limit", "1", "--out", tmp_path / "boxes", "--device", "cpu")
-    assert drawn.code == 0, drawn.err
 
 
 @pytest.mark.slow
