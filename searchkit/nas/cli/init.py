@@ -13,13 +13,44 @@ import click
 from searchkit import console, fsio
 from searchkit.errors import ConflictError, UsageError
 from searchkit.nas.cli.options import check_device, say, seed_of, shared
+from searchkit.nas.cli.read_options import read_set, reads
 
 FAMILIES = ("ssd", "retinanet", "faster_rcnn")
 MINUTES = {"s": 1 / 60, "m": 1.0, "min": 1.0, "h": 60.0}
+LARGE_MB = 100  # of data within the project, from which jobs rather link it than copy it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Init:
+    data: str
+    budgets: tuple[str, ...]
+    device: str
+    time_text: str
+    out: str
+    family: str | None
+    measure: bool
+    overwrite: bool
+    format: str | None
+    images: str | None
+    one_based: bool
+    seed: int | None
+    as_json: bool
+
+    @property
+    def command(self) -> str:
+        """The command line that makes the same again."""
+        words: list[Any] = ["search-nas", "init", self.data]
+        for budget in self.budgets:
+            words += ["--budget", budget]
+        words += ["--device", self.device, "--time", self.time_text]
+        for name in ("family", "format", "images", "seed"):
+            words += [f"--{name}", value] if (value := getattr(self, name)) is not None else []
+        words += ["--no-measure"] * (not self.measure) + ["--one-based"] * self.one_based
+        return shlex.join(map(str, words))
 
 
 @click.command("init", context_settings=console.CONTEXT)
-@click.argument("data")
+@click.argument("data", metavar="DIR|FILE")
 @click.option(
     "--budget",
     "budgets",
@@ -36,23 +67,14 @@ MINUTES = {"s": 1 / 60, "m": 1.0, "min": 1.0, "h": 60.0}
 @click.option("--family", type=click.Choice(FAMILIES), help="Of the detector.  [default: by budget and device]")
 @click.option("--measure/--no-measure", default=True, help="Train some steps to see how fast they are, or estimate it.")
 @click.option("--overwrite", is_flag=True, help="Replace files of these names.")
+@reads
 @shared("seed", "json")
-def init_command(
-    data: str,
-    budgets: tuple[str, ...],
-    device: str,
-    time_text: str,
-    out: str,
-    family: str | None,
-    measure: bool,
-    overwrite: bool,
-    seed: int | None,
-    as_json: bool,
-) -> None:
-    """Make the config of a search for a detector: for the images in DATA, within a budget, in a time.
+def init_command(**given: Any) -> None:
+    """Make the config of a search for a detector: for the images in DIR, within a budget, in a time.
 
     Writes net.yaml (the network, its space, its training), cfg.yaml (the stages, for search-run) and finalists.yaml,
-    with a comment why each number is as it is. Training some steps takes about a minute.
+    with a comment why each number is as it is. Data that is not COCO's is written as COCO beside them. Training some
+    steps takes about a minute.
 
     \b
     Examples:
@@ -60,53 +82,50 @@ def init_command(
       search-nas init photos --budget '2 GMACs' --device cuda:0 --time 2h --family faster_rcnn
       search-init && search-run --task det cfg.yaml
     """
-    from searchkit.nas.setup import budget as costs
+    from searchkit.nas.cli.data_check import split_lines
+    from searchkit.nas.data.sets.check import check
+    from searchkit.nas.setup import budget as budgets
     from searchkit.nas.setup import data as files
     from searchkit.nas.setup import make, write
 
-    asked_budgets = tuple(dict.fromkeys(map(costs.read_budget, budgets)))
-    total_s = seconds_of(time_text)
-    if device != "cpu":
-        if not re.fullmatch(r"cuda(:\d+)?", device):
-            raise UsageError(f"--device {device}: there is none of that name", "Use cpu, cuda, or cuda:N")
-        check_device(device)
+    asked = Init(**given)
+    limits = tuple(dict.fromkeys(map(budgets.read_budget, asked.budgets)))
+    total_s = seconds_of(asked.time_text)
+    if asked.device != "cpu":
+        if not re.fullmatch(r"cuda(:\d+)?", asked.device):
+            raise UsageError(f"--device {asked.device}: there is none of that name", "Use cpu, cuda, or cuda:N")
+        check_device(asked.device)
     names = (write.NET, write.CONFIG, write.RULES)
-    there = [name for name in names if os.path.exists(os.path.join(out, name))]
-    if there and not overwrite:
-        raise ConflictError(
-            f"{out} has {', '.join(there)} already", "Take another --out, or replace them (--overwrite)"
-        )
-    facts, sets = files.open_facts(data, files.find(data))
-    for each in sets.values():
-        for line in each.report.lines:
-            say(line)
-    files.check_val(facts)
-    where = Place.of(data, out)
-    asked = make.Asked(
-        data,
-        out,
-        asked_budgets,
-        device,
-        total_s,
-        family,
-        seed_of(seed),
-        measure,
-        _command(data, budgets, device, time_text, family, measure, seed),
-    )
+    there = [name for name in names if os.path.exists(os.path.join(asked.out, name))]
+    if there and not asked.overwrite:
+        hint = "Take another --out, or replace them (--overwrite)"
+        raise ConflictError(f"{asked.out} has {', '.join(there)} already", hint)
+    name = files.name_of(asked.data)
+    data = read_set(asked.data, asked.format, asked.images, asked.one_based)
+    checked = check(data)
+    for line in (*split_lines(checked.facts), "", *(f"note: {note}" for note in checked.notes)):
+        say(line)
+    files.require(data, checked.wrong, asked.data)
+    coco = files.as_coco(data, os.path.join(asked.out, f"{name}_coco"))
+    for line in coco.notes:
+        say(line)
+    facts = files.facts_of(coco, name)
+    where = Place.of(coco.folder, asked.out)
     net, config, rules = map(where.file, names)
     paths = write.Paths(where.data, net, config, rules, where.report())
-    made = make.decide(asked, facts, paths, say)
+    task = make.Asked(limits, asked.device, total_s, asked.family, seed_of(asked.seed), asked.measure, asked.command)
+    made = make.decide(task, facts, paths, say)
     texts = (write.net_text(made), write.config_text(made), write.rules_text(made))
     with fsio.storage():
-        os.makedirs(out, exist_ok=True)
-        for name, text in zip(names, texts, strict=True):
-            fsio.atomic_write(os.path.join(out, name), text)
-    written = [os.path.join(out, name) for name in names]
-    if as_json:
+        os.makedirs(asked.out, exist_ok=True)
+        for file, text in zip(names, texts, strict=True):
+            fsio.atomic_write(os.path.join(asked.out, file), text)
+    written = [os.path.join(asked.out, file) for file in names]
+    if asked.as_json:
         console.print_json({"files": written, "report": paths.report, "decisions": dict(made.why)})
         return
     click.echo(f"written: {', '.join(written)}")
-    click.echo(where.next_step())
+    click.echo(f"  {where.next_step(facts.mb > LARGE_MB)}")
     click.echo(f"  the report will be {paths.report}")
 
 
@@ -140,42 +159,20 @@ class Place:
         """Where the last stage will write the report, seen from the project."""
         return f".search-run/tasks/det.report/jobs/all/0/{os.path.basename(self.project)}/report.html"
 
-    def next_step(self) -> str:
-        """What to type."""
+    def next_step(self, large: bool) -> str:
+        """What to type. large: the data is rather linked than copied."""
         steps = [] if os.getcwd() == self.project else [f"cd {shlex.quote(os.path.relpath(self.project))}"]
         steps += [] if self.initialised else ["search-init"]
-        return " && ".join([*steps, f"search-run --task det {shlex.quote(self.file('cfg.yaml'))}"])
+        link = " --symlinks" if large and not os.path.isabs(self.data) else ""
+        return " && ".join([*steps, f"search-run --task det {shlex.quote(self.file('cfg.yaml'))}{link}"])
 
 
 def seconds_of(text: str) -> float:
     """45m, 2h, 90s, 1h30m. Raises UsageError for anything else."""
-    parts = re.findall(r"([0-9.]+)\s*(min|[hms])", text)
-    if not parts or re.sub(r"([0-9.]+)\s*(min|[hms])\s*", "", text).strip():
+    part = r"(\d+(?:\.\d+)?)\s*(min|[hms])\s*"
+    if not re.fullmatch(f"({part})+", text.strip()):
         raise UsageError(f"--time: {text!r} is no time", "Such as --time 45m, or 2h")
-    try:
-        seconds = 60 * sum(float(n) * MINUTES[unit] for n, unit in parts)
-    except ValueError as e:
-        raise UsageError(f"--time: {text!r} is no time", "Such as --time 45m, or 2h") from e
-    if seconds <= 0:
+    seconds = 60 * sum(float(n) * MINUTES[unit] for n, unit in re.findall(part, text))
+    if not seconds:
         raise UsageError(f"--time: {text!r} is no time", "Such as --time 45m, or 2h")
     return seconds
-
-
-def _command(
-    data: str,
-    budgets: tuple[str, ...],
-    device: str,
-    time_text: str,
-    family: str | None,
-    measure: bool,
-    seed: int | None,
-) -> str:
-    """The command line that makes the same again."""
-    words: list[Any] = ["search-nas", "init", data]
-    for budget in budgets:
-        words += ["--budget", budget]
-    words += ["--device", device, "--time", time_text]
-    words += ["--family", family] if family else []
-    words += [] if measure else ["--no-measure"]
-    words += ["--seed", seed] if seed is not None else []
-    return shlex.join(map(str, words))

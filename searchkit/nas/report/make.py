@@ -172,7 +172,9 @@ def _commands(choices: Sequence[tuple[Budget, Candidate | None]]) -> str:
 
 def _plots(inputs: Inputs) -> list[Plot]:
     plots: list[Plot] = []
-    for meter, title, unit in (("macs", "MACs (G)", 1e9), ("ms", "ms of one image", 1.0)):
+    most = max((each.macs or 0 for each in inputs.candidates), default=0)
+    in_macs = ("MACs (M)", 1e6) if most < 1e9 else ("MACs (G)", 1e9)
+    for meter, title, unit in (("macs", *in_macs), ("ms", "ms of one image", 1.0)):
         points = []
         for record in inputs.scored[:MOST_SCORED]:
             each = Candidate("", "scored", record, "")

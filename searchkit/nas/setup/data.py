@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from searchkit.errors import UsageError
-from searchkit.nas.data.coco import CocoSet, load_coco
+from searchkit.nas.data.coco import load_coco
+from searchkit.nas.data.formats.neutral import SPLITS, TRAIN, VAL, DataSet
+from searchkit.nas.data.formats.table import FORMATS
+from searchkit.nas.data.formats.write import write_coco
+from searchkit.nas.data.sets.check import FEW_VAL
 
-SPLITS: Mapping[str, tuple[str, ...]] = {  # and the names that others have for them
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
-LEAST_VAL = 15  # images, below which a score says too little to choose an arch by
 ASPECT = 0.06  # how far the aspects of two images may be apart, as a part of them, to count as one
 SAME = 0.9  # the share of the images that must be of one aspect for input shapes to have it
 
@@ -33,13 +32,19 @@ class Files:
 class Facts:
     """What the data says; sizes and boxes are those of the training images."""
 
-    folder: str  # as it was given
+    name: str  # begins the names of metrics
+    folder: str  # of the data
     files: Mapping[str, Files]
     counts: Mapping[str, int]  # images of each split
     classes: tuple[str, ...]
     sizes: np.ndarray  # (N, 2) height and width of each image, px
     boxes: np.ndarray  # (M, 4) x0 y0 x1 y1, px
     image: np.ndarray  # (M,) the image of each box
+
+    @property
+    def mb(self) -> float:
+        """What the files of training images take on disk, or so: a byte a pixel."""
+        return float(self.sizes.prod(1).sum()) / 1e6
 
     @property
     def size(self) -> tuple[int, int]:
@@ -63,70 +68,93 @@ class Facts:
         return bool((np.abs(aspects - np.median(aspects)) <= ASPECT).mean() >= SAME)
 
 
-def find(folder: str) -> dict[str, Files]:
-    """The splits of a folder of COCO data: annotations/<…train….json> with images/ or <train…>/ beside it, or
-    <train>/_annotations.coco.json. Raises UsageError where there are none."""
-    if not os.path.isdir(folder):
-        raise UsageError(f"no folder {folder}", "Give the folder of the data: images and their annotations")
-    splits = {}
-    for split, names in SPLITS.items():
-        files = [found for name in names for found in _of(folder, name)]
-        if files:
-            splits[split] = files[0]
-    if "train" not in splits:
-        raise UsageError(
-            f"{folder} holds no annotations of a training set that are COCO's",
-            "Such as annotations/instances_train.json with images/ beside it; see search-nas data",
-        )
-    return splits
+@dataclass(frozen=True)
+class Coco:
+    """Data as trainings read it."""
+
+    folder: str
+    files: Mapping[str, Files]
+    notes: tuple[str, ...]  # for people
 
 
-def _of(folder: str, name: str) -> list[Files]:
-    beside = os.path.join(name, "_annotations.coco.json")
-    if os.path.isfile(os.path.join(folder, beside)):
-        return [Files(beside, name)]
-    annotations = os.path.join(folder, "annotations")
-    there = sorted(os.listdir(annotations)) if os.path.isdir(annotations) else []
-    stems = [(file, os.path.splitext(file)[0]) for file in there if file.endswith(".json")]
-    fitting = [(file, stem) for file, stem in stems if stem.removeprefix("instances_").startswith(name)]
-    found = []
-    for file, stem in fitting:
-        own = [stem.removeprefix("instances_"), os.path.join("images", stem.removeprefix("instances_")), "images"]
-        images = next((path for path in own if os.path.isdir(os.path.join(folder, path))), "")
-        found.append(Files(os.path.join("annotations", file), images))
-    return found
-
-
-def open_facts(folder: str, files: Mapping[str, Files]) -> tuple[Facts, dict[str, CocoSet]]:
-    """(what the data says, its sets). Raises UsageError for sets that can't be used."""
-    sets = {
-        split: load_coco(os.path.join(folder, each.annotations), os.path.join(folder, each.images))
-        for split, each in files.items()
+def as_coco(data: DataSet, out: str) -> Coco:
+    """The files of a set where they are COCO's; else they are written into the folder `out`."""
+    if data.format == "coco":
+        folders = [path for split in data.splits.values() for path in (split.source, split.folder)]
+        root = data.root if os.path.isdir(data.root) else os.path.dirname(data.root) or "."
+        if any(os.path.relpath(path, root).startswith(os.pardir) for path in folders):
+            root = os.path.relpath(os.path.commonpath([os.path.abspath(path) for path in (root, *folders)]))
+        files = {
+            name: Files(*(_below(path, root) for path in (split.source, split.folder)))
+            for name, split in data.splits.items()
+            if name in SPLITS
+        }
+        return Coco(root, files, ())
+    written = write_coco(data, out)
+    files = {
+        name: Files(_below(path, out), _below(written.images, out))
+        for name, path in written.annotations.items()
+        if name in SPLITS
     }
-    train = sets["train"]
+    title = FORMATS[data.format].title
+    note = f"data: {title}, written as COCO into {out} (its images are links)"
+    lost = f"images whose files are missing, left out: {written.left_out}"
+    return Coco(out, files, (note, *([lost] if written.left_out else [])))
+
+
+def _below(path: str, root: str) -> str:
+    """A path relative to a folder that it is in; empty for the folder itself."""
+    relative = os.path.relpath(path, root)
+    return "" if relative == os.curdir else relative
+
+
+def name_of(path: str) -> str:
+    """What data is called in the names of metrics and files: the name of its folder, in letters that both may have."""
+    whole = os.path.abspath(path)
+    name = os.path.basename(whole if os.path.isdir(whole) else os.path.dirname(whole))
+    return re.sub(r"\W+", "_", name.lower(), flags=re.ASCII).strip("_") or "data"
+
+
+def facts_of(coco: Coco, name: str) -> Facts:
+    """What the data says, as a training reads it; name: what it is called."""
+    sets = {
+        split: load_coco(os.path.join(coco.folder, each.annotations), os.path.join(coco.folder, each.images))
+        for split, each in coco.files.items()
+    }
+    train = sets[TRAIN]
     kept = [(image.boxes[~image.crowd], i) for i, image in enumerate(train.images)]
-    boxes = np.concatenate([boxes for boxes, _ in kept]).astype(np.float64)
-    if not len(boxes):
-        raise UsageError(f"{train.source} has no boxes", "Give training images with boxes")
-    facts = Facts(
-        folder,
-        dict(files),
+    return Facts(
+        name,
+        coco.folder,
+        dict(coco.files),
         {split: len(each.images) for split, each in sets.items()},
         train.names,
         np.array([(image.height, image.width) for image in train.images], np.float64),
-        boxes,
+        np.concatenate([boxes for boxes, _ in kept]).astype(np.float64),
         np.concatenate([np.full(len(boxes), i) for boxes, i in kept]),
     )
-    return facts, sets
 
 
-def check_val(facts: Facts) -> None:
-    """Raises UsageError where there are too few images to choose archs by."""
-    n = facts.counts.get("val", 0)
-    if n >= LEAST_VAL:
-        return
-    raise UsageError(
-        f"{facts.folder} has {n or 'no'} validation image{'' if n == 1 else 's'}, and {LEAST_VAL} is the least: archs "
-        "are chosen by their scores on them, which of so few images differ by chance more than archs do",
-        f"Share the images out anew: search-nas data split {facts.folder} --portion .8 .1 .1 --out split",
-    )
+def require(data: DataSet, wrong: Sequence[str], given: str) -> None:
+    """Raises UsageError for data that no detector can be made for. wrong: what a check says of it; given: as it was
+    named."""
+    if data.task != "det":
+        title = FORMATS[data.format].title
+        raise UsageError(
+            f"{given} is {title}, without boxes: init makes configs of detectors",
+            "For a classifier begin with a recipe: search-init --template cls",
+        )
+    mend = f"search-nas data split {given} --portion .8 .1 .1 --out parted"
+    if TRAIN not in data.splits:
+        raise UsageError(
+            f"{given} has no training set: its splits are {', '.join(data.splits)}", f"Share it out: {mend}"
+        )
+    if wrong:
+        raise UsageError("; ".join(wrong), f"search-nas data check {given} --picture data.png shows more")
+    n = len(data.splits[VAL].images) if VAL in data.splits else 0
+    if n < FEW_VAL:
+        raise UsageError(
+            f"{given} has {n or 'no'} validation image{'' if n == 1 else 's'}, and {FEW_VAL} is the least: archs are "
+            "chosen by their scores on them, which of so few images differ by chance more than archs do",
+            f"Share the images out anew: {mend}",
+        )

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -37,7 +36,7 @@ BETTER = 0.02  # of recall, for which a finer level is taken
 PREFERRED = 384  # px of a short edge, above which a larger network is rather taken than a larger input
 CALIBRATION = 96  # images
 CACHE_MB = 1024
-FEW = 160  # training images, below which a batch is smaller
+FEW = 1000  # training images, below which a batch is half as large, for more steps of them
 STAGES = 7
 MS_MACS = 2e9  # of a first guess, where a budget is a time
 
@@ -46,8 +45,6 @@ MS_MACS = 2e9  # of a first guess, where a budget is a time
 class Asked:
     """What init is asked for."""
 
-    folder: str  # of the data, as given
-    out: str
     budgets: tuple[Budget, ...]
     device: str
     total_s: float
@@ -105,11 +102,7 @@ def decide(asked: Asked, facts: Facts, paths: Paths, say: Callable[[str], None])
     told(
         "batch",
         f"batch: {training.batch} images, {training.precision}"
-        + (f" (fewer than {FEW} training images)" if facts.counts["train"] < FEW else ""),
-    )
-    name = (
-        re.sub(r"\W+", "_", os.path.basename(os.path.abspath(asked.folder)).lower(), flags=re.ASCII).strip("_")
-        or "data"
+        + (f" (half as many as usual: fewer than {FEW:,} training images)" if facts.counts["train"] < FEW else ""),
     )
     made = Made(
         facts,
@@ -118,7 +111,6 @@ def decide(asked: Asked, facts: Facts, paths: Paths, say: Callable[[str], None])
         fit.shapes,
         anchors,
         plain,
-        name,
         paths,
         limits,
         training,
@@ -151,7 +143,7 @@ def _training(facts: Facts, cuda: bool, cores: int) -> Training:
     few = facts.counts["train"] < FEW
     pixels_mb = float(facts.sizes.prod(1).sum()) * 3 / 1e6
     return Training(
-        batch=(8 if few else 16) if cuda else (4 if few else 8),
+        batch=(16 if cuda else 8) // (2 if few else 1),
         precision="bf16" if cuda else "fp32",
         calibration=min(CALIBRATION, facts.counts["train"]),
         workers=0 if pixels_mb <= CACHE_MB else min(cores, 4),
@@ -277,7 +269,7 @@ def _speeds(asked: Asked, made: Made, fit: Fit, plain_macs: float) -> Speeds:
         path = os.path.join(folder, write.NET)
         draft = replace(made, times=Times(10**6, 10**5, 12, {}))
         with open(path, "w", encoding="utf-8") as file:
-            file.write(write.net_text(draft, os.path.abspath(asked.folder)))
+            file.write(write.net_text(draft, os.path.abspath(made.facts.folder)))
         overrides = [text.removeprefix("--set ") for text in write.plain_options(draft)]
         return measure.speeds(path, overrides, asked.device, training.cores, asked.seed)
 

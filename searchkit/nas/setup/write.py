@@ -51,7 +51,6 @@ class Made:
     shapes: tuple[Shape, ...]
     anchors: Anchors
     plain: Shape
-    name: str  # of the data, in the names of metrics
     paths: Paths
     budgets: tuple[tuple[Budget, float], ...]  # each with its MACs
     training: Training
@@ -59,6 +58,10 @@ class Made:
     seed: int
     asked: str  # the command line
     why: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        return self.facts.name
 
     @property
     def metric(self) -> str:
@@ -74,7 +77,7 @@ def net_text(made: Made, folder: str = "$DATA") -> str:
         f"#   {made.asked}",
         "# yaml-language-server: $schema=.search-run/nas.schema.json",
         "#",
-        f"# {CONFIG} runs it. By hand: export DATA={made.paths.data}; search-nas space {made.paths.net}",
+        f"# {CONFIG} runs it. By hand, with $DATA as it is there: search-nas space {made.paths.net}",
         "",
     ]
     if made.body.pretrained:
@@ -235,7 +238,7 @@ def config_text(made: Made) -> str:
     workers = "" if training.gpu else f" --workers {training.cores}"
     score = f"--split {split} --tag test --per-class --speed --detections found.json --out candidate.jsonl"
     metric, extracted = f"--metric metric.test.{made.metric}", "--out model"
-    chosen = "and once on test" if split == "test" else "which it is reported by, too, as there is no test set"
+    then = ", and once on test" if split == "test" else "; there is no test set, so that is what is reported, too"
     shown = " ".join(f"--budget '{budget.text}'" for budget, _ in made.budgets)
     lines = [
         f"# A detector for {made.name} within {budgets}: from the data to a report. Made by:",
@@ -261,7 +264,7 @@ def config_text(made: Made) -> str:
         *_comment(why["time"]),
         "stages:",
         "  - name: check",
-        "    task: {template: search-nas space $CONFIG}",
+        '    task: {template: search-nas data check "$DATA" --picture data.png && search-nas space $CONFIG}',
         "",
         f"  - name: train  # {_minutes(times.seconds['train'])}",
         "    task: {template: search-nas train $CONFIG --work-dir .}",
@@ -276,8 +279,8 @@ def config_text(made: Made) -> str:
         f'        --constraint "macs <= {most:.0f}"{workers}',
         "",
         *_comment(
-            f"The finalists, each a job: tuned from the supernet's weights, scored on val, by which one is chosen, "
-            f"{chosen}; {_minutes(times.seconds['tune'])} for all.",
+            f"The finalists, each a job: tuned from the supernet's weights, scored on val, by which one is chosen"
+            f"{then}; {_minutes(times.seconds['tune'])} for all.",
             2,
         ),
         "  - name: tune",

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from searchkit.errors import UsageError
 from searchkit.nas.cli.init import Place, seconds_of
@@ -137,14 +138,47 @@ def test_what_can_not_be_is_refused_and_nothing_written(
     assert not any(os.path.exists(name) for name in FILES)
 
 
-def test_too_few_validation_images_are_refused(here: Path, tmp_path: Path) -> None:
+def test_data_that_no_detector_can_be_made_for_is_refused(here: Path, tmp_path: Path) -> None:
     make_toy_det(str(tmp_path / "few"), images={"train": 8, "val": 14, "test": 1}, size=(64, 64))
     said = bad("init", "few", "--budget", "80M", "--no-measure")
     assert "14 validation images, and 15 is the least" in said and "search-nas data split few" in said
     (tmp_path / "few" / "annotations" / "instances_val.json").unlink()
     assert "no validation images" in bad("init", "few", "--budget", "80M", "--no-measure")
-    assert "holds no annotations" in bad("init", str(tmp_path / "toy" / "images"), "--budget", "80M")
-    assert "no folder" in bad("init", "nowhere", "--budget", "80M")
+    assert "none of the formats" in bad("init", str(tmp_path / "toy" / "images"), "--budget", "80M")
+    assert "nowhere" in bad("init", "nowhere", "--budget", "80M")
+    for name in ("a", "b"):
+        (tmp_path / "figures" / "train" / name).mkdir(parents=True)
+        Image.new("RGB", (40, 40)).save(tmp_path / "figures" / "train" / name / "1.png")
+    assert "without boxes" in bad("init", "figures", "--budget", "80M")
+    assert not any(os.path.exists(name) for name in FILES)
+
+
+def test_classes_that_differ_between_splits_are_refused(here: Path, tmp_path: Path) -> None:
+    good("data", "split", "toy", "--portion", ".5", ".5", "0", "--out", "other")
+    path = tmp_path / "other" / "annotations" / "instances_val.json"
+    body = json.loads(path.read_text())
+    body["categories"][0]["name"] = "disc"
+    path.write_text(json.dumps(body))
+    assert "classes with boxes in val, but none in train: 1, disc" in bad("init", "other", "--budget", "80M")
+
+
+def test_yolo_is_written_as_coco_beside_the_config(here: Path, tmp_path: Path) -> None:
+    data = tmp_path / "photos"
+    for part, n in (("train", 20), ("val", 15)):
+        (data / "images" / part).mkdir(parents=True)
+        (data / "labels" / part).mkdir(parents=True)
+        for i in range(n):
+            Image.new("RGB", (120, 90), (i, 90, 120)).save(data / "images" / part / f"{part}{i}.png")
+            (data / "labels" / part / f"{part}{i}.txt").write_text(f"{i % 2} .5 .4 .3 .2{i}\n")
+    (data / "data.yaml").write_text("path: .\ntrain: images/train\nval: images/val\nnames: [cat, dog]\n")
+    good("init", "photos", "--budget", "80M", "--no-measure")
+    assert "DATA: photos_coco" in Path("cfg.yaml").read_text() and "name: photos" in Path("net.yaml").read_text()
+    out = good("data", "check", "photos_coco")
+    assert "COCO, 35 images, 35 boxes in 2 classes" in out
+    good("init", "photos", "--budget", "90M", "--no-measure", "--overwrite")  # what is there serves again
+    comments = " ".join(Path("cfg.yaml").read_text().replace("#", "").split())
+    assert "scored on val, by which one is chosen; there is no test set, so that is what is reported" in comments
+    assert "--split test" not in Path("cfg.yaml").read_text()
 
 
 # --- what it decides by ----------------------------------------------------------------------------------------------
