@@ -252,7 +252,7 @@ def read_raw(path: str) -> dict[str, list[Any]]:
         raise UsageError(f"no such annotation file: {path}{did_you_mean(os.path.basename(path), json_files)}") from None
     except OSError as e:
         raise UsageError(f"cannot read the annotation file {path}: {e.strerror}") from e
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise UsageError(f"{path} is not JSON: {e}", "It must be a COCO file of object instances.") from e
     keys = ("images", "annotations", "categories")
     wrong = [key for key in keys if not isinstance(raw, dict) or not isinstance(raw.get(key), list)]

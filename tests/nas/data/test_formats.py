@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -168,6 +169,27 @@ def test_yolo_polygons_backgrounds_and_files_alone(tmp_path: Path) -> None:
     assert faults(data)["from_polygon"] == 1
 
 
+def test_yolo_of_tools_that_write_it_otherwise(toy: str, tmp_path: Path) -> None:
+    data = read(toy)
+    # CVAT: labels beside the images, which lists name below a folder that is not there.
+    plain, cvat = to_yolo(data, tmp_path / "plain"), tmp_path / "cvat"
+    (cvat / "obj_train_data").mkdir(parents=True)
+    for split, part in data.splits.items():
+        for image in part.images:
+            (cvat / "obj_train_data" / image.name).symlink_to(image.path)
+            labels = plain / "labels" / split / f"{Path(image.name).stem}.txt"
+            (cvat / "obj_train_data" / labels.name).write_bytes(labels.read_bytes())
+        (cvat / f"{split}.txt").write_text("".join(f"data/obj_train_data/{image.name}\n" for image in part.images))
+    (cvat / "obj.names").write_text("\r\n".join(data.classes))
+    assert digest(read(str(cvat))) == digest(data)
+    # Label Studio: a json of its own with the categories beside it, which is none of COCO.
+    (plain / "notes.json").write_text(json.dumps({"categories": [{"id": 0, "name": "circle"}], "info": {}}))
+    assert digest(read(str(plain))) == digest(data)
+    # Roboflow: a test split is named, but was not exported.
+    shutil.rmtree(plain / "images" / "test")
+    assert read(str(plain)).notes == (f"{plain}/data.yaml names images/test as test, which is not there (left out)",)
+
+
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
@@ -195,6 +217,7 @@ def test_broken_lines_of_yolo_are_named(toy: str, tmp_path: Path, line: str, fau
         ("names: {0: a, 2: b}\ntrain: images\n", "without gaps"),
         ("names: [a]\nnc: 2\ntrain: images\n", "nc is 2, but names has 1"),
         ("names: [a]\ntrain: elsewhere\n", "there is no elsewhere"),
+        ("a: &a [1, 1]\nb: &b [*a, *a]\nnames: [*b, *b]\ntrain: images\n", "names must list the classes"),
         ("names: [a]\n", "none of the formats"),
     ],
 )
@@ -269,6 +292,12 @@ def test_shapes_of_labelme(tmp_path: Path) -> None:
     assert expected.items() <= faults(data).items()
     (tmp_path / "b.json").write_text('{"shapes": [\n  {"label": }')
     with pytest.raises(UsageError, match=r"b\.json:2:13: it is not JSON"):
+        read(str(tmp_path))
+    (tmp_path / "b.json").write_text('{"shapes": ' + "[" * 100_000)
+    with pytest.raises(UsageError, match=r"b\.json: it is not JSON: maximum recursion depth"):
+        read(str(tmp_path))
+    (tmp_path / "b.json").write_text('{"imageData": "' + "A" * 20_000 + '", "shapes": [{"label": "a", "points": []}]}')
+    with pytest.raises(UsageError, match=r"b\.json: shapes\[0\]: a polygon must have points"):
         read(str(tmp_path))
 
 

@@ -191,7 +191,8 @@ def test_what_is_wrong_and_what_is_worth_knowing(toy: str, tmp_path: Path) -> No
     ):
         assert line in text
     notes = "\n".join(checked.notes)
-    assert "images that are in train and in val: 1 of val's 20, e.g. " in notes
+    assert "val: images that are in train, too, byte for byte: 1 of 20, e.g. " in notes
+    assert "images that are another one of it" not in notes
     assert "grey images: 1 of 98" in notes
     assert checked.facts["doubled"] == [
         {"images": [f"{folder}/images/{n}_00001.png" for n in ("train", "val")], "splits": ["train", "val"]}

@@ -37,7 +37,13 @@ class Boxed:
 
 
 def of_boxed(
-    kind: str, root: str, splits: Mapping[str, Boxed], classes: Sequence[str], *, unsplit: bool = False
+    kind: str,
+    root: str,
+    splits: Mapping[str, Boxed],
+    classes: Sequence[str],
+    *,
+    unsplit: bool = False,
+    notes: Sequence[str] = (),
 ) -> DataSet:
     """The neutral form of what a reader found; classes: their names by number. Splits without an image are left out."""
     filled = {split: splits[split] for split in ordered(list(splits)) if splits[split].images}
@@ -53,7 +59,7 @@ def of_boxed(
             image["file_name"] = os.path.relpath(image["file_name"], folder)
         raw = {"images": boxed.images, "annotations": boxed.annotations, "categories": categories}
         sets[split] = (of_raw(raw, folder, f"{root} ({split})", faults=boxed.faults), folder)
-    return data_set(kind, root, sets, (UNSPLIT,) if unsplit else (), source=root)
+    return data_set(kind, root, sets, [UNSPLIT, *notes] if unsplit else notes, source=root)
 
 
 def assigned(splits: Sequence[str | None]) -> tuple[list[str | None], bool]:

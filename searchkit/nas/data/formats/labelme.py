@@ -67,7 +67,7 @@ def _files(listing: Listing, broken: list[str]) -> Iterator[_File]:
         except json.JSONDecodeError as e:
             broken.append(f"{path}:{e.lineno}:{e.colno}: it is not JSON: {e.msg}")
             continue
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             broken.append(f"{path}: it is not JSON: {e}")
             continue
         if not isinstance(body, Mapping) or not isinstance(body.get("shapes"), list):

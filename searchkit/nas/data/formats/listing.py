@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +29,8 @@ SPLIT_WORDS = {
     "test": TEST,
     "testing": TEST,
 }
-_HEAD = 8192  # bytes of a json that tell what it is
+_HEAD = 8192  # bytes of a json that usually tell what it is
+_TELLING = re.compile(rb'"(shapes|imagePath|images(?="\s*:\s*\[)|annotations(?="\s*:\s*\[))"\s*:')
 _THREADS = 8  # that open images: on network drives most of the time is waiting
 _NAMED = 10  # faults named in one error
 
@@ -137,15 +139,21 @@ def split_of(path: str) -> str | None:
 
 
 def json_kind(path: str) -> str:
-    """What a json file looks like, by its first bytes: coco, labelme; empty where it is neither."""
+    """What a json file is by the first of its keys that tells: coco, labelme; empty where none does."""
     try:
         with open(path, "rb") as file:
-            head = file.read(_HEAD).decode(errors="replace")
+            key = _telling_key(file.read(_HEAD))
+            if not key and os.fstat(file.fileno()).st_size > _HEAD:
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+                    key = _telling_key(whole)
     except OSError:
         return ""
-    if re.search(r'"shapes"\s*:\s*\[|"imagePath"\s*:', head):
-        return "labelme"
-    return "coco" if re.search(r'"(images|annotations|categories|licenses)"\s*:\s*\[', head) else ""
+    return "labelme" if key in (b"shapes", b"imagePath") else "coco" if key else ""
+
+
+def _telling_key(text: bytes | mmap.mmap) -> bytes:
+    match = _TELLING.search(text)
+    return match[1] if match else b""
 
 
 def shown_sizes(paths: Iterable[str]) -> list[tuple[int, int] | None]:

@@ -34,6 +34,7 @@ class _Layout:
     points: int = 0  # numbers of the key points behind each box
     unsplit: bool = False
     n_left_out: int = 0  # images that are of no split
+    notes: tuple[str, ...] = ()  # for people
 
 
 def evidence(listing: Listing) -> str:
@@ -100,18 +101,25 @@ def _by_yaml(path: str, body: Any) -> _Layout:
     here = os.path.dirname(path) or "."
     given = body.get("path")
     bases = [os.path.join(here, given), given] if isinstance(given, str) and given else []
-    splits = {}
+    splits, notes = {}, []
     for key in _KEYS:
         entries = body.get(key) or []
         entries = [entries] if isinstance(entries, str) else entries
         if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
-            raise UsageError(
-                f"{path}: {key} must be a folder, a list of images, or several of them; got {entries!r:.80}"
-            )
-        images = [image for entry in entries for image in _images(path, key, entry, [*bases, here])]
+            kind = type(entries).__name__
+            raise UsageError(f"{path}: {key} must be a folder, a list of images, or several of them, not a {kind}")
+        images: list[str] = []
+        for entry in entries:
+            place, tried = _place(entry, [*bases, here])
+            if place is not None:
+                images += _images(place, [*bases, here])
+            elif key == TRAIN:
+                raise UsageError(f"{path}: {key}: there is no {entry}; tried {tried}")
+            else:  # some tools name a test split that they don't export
+                notes.append(f"{path} names {entry} as {key}, which is not there (left out)")
         if images:
             splits[key] = list(dict.fromkeys(images))
-    return _Layout(splits, _names(path, body), _points(body.get("kpt_shape")))
+    return _Layout(splits, _names(path, body), _points(body.get("kpt_shape")), notes=tuple(notes))
 
 
 def _points(shape: Any) -> int:
@@ -130,21 +138,23 @@ def _names(path: str, body: Mapping[Any, Any]) -> tuple[str, ...] | None:
         names = [names[number] for number in range(len(names))]
     if names is None:
         return None
-    if not isinstance(names, list) or not names:
-        raise UsageError(f"{path}: names must list the classes; got {names!r:.80}")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str | int | float) for name in names):
+        raise UsageError(f"{path}: names must list the classes, each a text")
     if isinstance(body.get("nc"), int) and body["nc"] != len(names):
         raise UsageError(f"{path}: nc is {body['nc']}, but names has {len(names)}")
     return tuple(map(str, names))
 
 
-def _images(path: str, key: str, entry: str, bases: Sequence[str]) -> list[str]:
-    """The images of an entry of a data.yaml: those below a folder, or those that a list names."""
+def _place(entry: str, bases: Sequence[str]) -> tuple[str | None, str]:
+    """(where an entry of a data.yaml leads; None where nothing is, what was tried)."""
     # Roboflow's exports say ../train/images of a folder that lies beside the file.
-    candidates = [os.path.join(base, name) for name in (entry, entry.lstrip("./")) for base in bases]
-    candidates = list(dict.fromkeys(map(os.path.normpath, candidates)))
-    place = next((candidate for candidate in candidates if os.path.exists(candidate)), None)
-    if place is None:
-        raise UsageError(f"{path}: {key}: there is no {entry}; tried {some(candidates, 3)}")
+    tried = [os.path.join(base, name) for name in (entry, entry.lstrip("./")) for base in bases]
+    tried = list(dict.fromkeys(map(os.path.normpath, tried)))
+    return next((place for place in tried if os.path.exists(place)), None), some(tried, 3)
+
+
+def _images(place: str, bases: Sequence[str]) -> list[str]:
+    """The images below a folder, or those that a list names."""
     if os.path.isfile(place):
         return _of_list(place, bases)
     below = listed(place)
@@ -153,14 +163,22 @@ def _images(path: str, key: str, entry: str, bases: Sequence[str]) -> list[str]:
 
 def _of_list(path: str, bases: Sequence[str]) -> list[str]:
     """The images that a text file names, one a line, relative to it or to a folder of the set."""
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
         names = [line.strip() for line in file if line.strip()]
     places = [os.path.dirname(path) or ".", *bases]
-    images = []
-    for name in names:
-        tried = [os.path.join(base, name) for base in places]
-        images.append(os.path.normpath(next((p for p in tried if os.path.exists(p)), tried[0])))
-    return images
+    return [os.path.normpath(_listed(name, places)) for name in names]
+
+
+def _listed(name: str, places: Sequence[str]) -> str:
+    """The image that a line of a list means; the first place where it might be, if it is in none."""
+    parts = name.split("/")
+    # CVAT's exports have a folder in front, data/, that they don't make.
+    for n in range(len(parts)):
+        for place in places:
+            path = os.path.join(place, *parts[n:]) if n else os.path.join(place, name)
+            if os.path.exists(path):
+                return path
+    return os.path.join(places[0], name)
 
 
 def _by_names(listing: Listing) -> _Layout:
@@ -220,7 +238,7 @@ def _listed_names(listing: Listing) -> tuple[str, ...] | None:
     """Names of the classes, a line each, from a file of one of the tools' names."""
     for folder, name in listing.named(*_NAMES):
         if name in _NAMES:
-            with open(listing.path(folder, name), encoding="utf-8", errors="replace") as file:
+            with open(listing.path(folder, name), encoding="utf-8-sig", errors="replace") as file:
                 return tuple(line.strip() for line in file if line.strip())
     return None
 
@@ -262,7 +280,7 @@ def _read(root: str, layout: _Layout) -> DataSet:
         first = next(iter(splits.values()))
         first.faults.add("unlisted", root, layout.n_left_out)
         _count_orphans([path for paths in layout.splits.values() for path in paths], first)
-    return of_boxed("yolo", root, splits, names, unsplit=layout.unsplit)
+    return of_boxed("yolo", root, splits, names, unsplit=layout.unsplit, notes=layout.notes)
 
 
 def _boxes(path: str, size: tuple[int, int], layout: _Layout, boxed: Boxed, broken: list[str]) -> Iterator[Box]:

@@ -194,12 +194,17 @@ def _fits(image: DataImage, look: _Look) -> bool:
 
 
 def _about_splits(data: DataSet) -> list[str]:
+    notes = []
     n_val = len(data.splits[VAL].images) if VAL in data.splits else 0
     if not n_val:
-        return ["no validation split: search-nas data split makes one"]
-    if n_val < FEW_VAL:
-        return [f"{console.counted(n_val, 'validation image')}: fewer than {FEW_VAL} can't tell archs apart"]
-    return []
+        notes.append("no validation split: search-nas data split makes one")
+    elif n_val < FEW_VAL:
+        notes.append(f"{console.counted(n_val, 'validation image')}: fewer than {FEW_VAL} can't tell archs apart")
+    totals = np.sum([part.counts(len(data.classes)) for part in data.splits.values()], 0)
+    if unused := [name for name, n in zip(data.classes, totals, strict=True) if not n]:
+        noun = "a box" if data.task == "det" else "an image"
+        notes.append(f"classes without {noun} in any split: {len(unused)}, {some(unused)}")
+    return notes
 
 
 def _reports(data: DataSet) -> list[str]:
@@ -230,24 +235,25 @@ def _twice(data: DataSet) -> list[dict[str, Any]]:
 
 
 def _about_doubles(data: DataSet, twice: Sequence[dict[str, Any]]) -> list[str]:
-    """A line for each pair of splits that share images, and each split that has some twice."""
-    pairs: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    """A line for each pair of splits that share images, and each split that has some more than once."""
+    pairs: dict[tuple[str, str], list[tuple[int, str]]] = {}  # -> (images of the second split, an example)
     for group in twice:
-        splits = list(dict.fromkeys(group["splits"]))
+        paths: dict[str, list[str]] = {}
+        for split, path in zip(group["splits"], group["images"], strict=True):
+            paths.setdefault(split, []).append(path)
+        splits = list(paths)
         for i, one in enumerate(splits):
+            if len(paths[one]) > 1:
+                example = f"{paths[one][0]} = {paths[one][1]}"
+                pairs.setdefault((one, one), []).append((len(paths[one]) - 1, example))
             for other in splits[i + 1 :]:
-                pairs.setdefault((one, other), []).append(group)
-            if group["splits"].count(one) > 1:
-                pairs.setdefault((one, one), []).append(group)
+                example = f"{paths[one][0]} = {paths[other][0]}"
+                pairs.setdefault((one, other), []).append((len(paths[other]), example))
     notes = []
-    for (one, other), groups in pairs.items():
-        paths = groups[0]["images"]
-        example = f"e.g. {paths[0]} = {paths[1]}"
-        if one == other:
-            notes.append(f"{one}: images that it has more than once: {len(groups)}, {example}")
-        else:
-            total = len(data.splits[other].images)
-            notes.append(f"images that are in {one} and in {other}: {len(groups)} of {other}'s {total:,}, {example}")
+    for (one, other), shared in pairs.items():
+        n, total = sum(count for count, _ in shared), len(data.splits[other].images)
+        meaning = "that are another one of it" if one == other else f"that are in {one}, too"
+        notes.append(f"{other}: images {meaning}, byte for byte: {n:,} of {total:,}, e.g. {shared[0][1]}")
     return notes
 
 

@@ -34,7 +34,7 @@ def chosen(data: DataSet, seed: int = 0) -> list[Shown]:
     """Twelve images of a set: first of its rarest classes, then any, none twice; in the order of splits."""
     everything = [Shown(split, image) for split, part in data.splits.items() for image in part.images if image.exists]
     order = rng_of(seed, "sheet").sample(range(len(everything)), len(everything))
-    counts = sum((part.counts(len(data.classes)) for part in data.splits.values()), np.zeros(len(data.classes), int))
+    counts = np.sum([part.counts(len(data.classes)) for part in data.splits.values()], 0)
     taken: dict[int, None] = {}
     with_class = {k: [i for i in order if k in everything[i].image.labels] for k in np.argsort(counts, kind="stable")}
     for images in with_class.values():
