@@ -151,7 +151,6 @@ class Grid:
         """Every free position of a combination changes with probability `p`, and at least one does, if one can. A slot
         that gets a block draws its value."""
         rows = [list(row) for row in parent]
-        changed = False
         for d, dim in enumerate(self.dims):
             fresh = self._follow(d, rows, parent, rng)
             for i in dim.turned:
@@ -160,8 +159,7 @@ class Grid:
                 options = self._others(d, i, rows) if rng.random() < p else []
                 if options:
                     rows[d][:] = dim.put(rows[d], i, rng.choice(options))
-                    changed = True
-        if not changed:
+        if all(row == list(old) for row, old in zip(rows, parent, strict=True)):  # or one change took another back
             # one exists: raising (or lowering) the last position of a run that can be raised keeps the run ascending
             moves = [
                 (d, i, v)

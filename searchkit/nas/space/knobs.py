@@ -5,14 +5,17 @@ from __future__ import annotations
 import keyword
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from searchkit.errors import UsageError, did_you_mean
+from searchkit.nas.space.blocks import Counts
 from searchkit.nas.space.dim import NET_INDEX, Dim
 from searchkit.nas.space.grid import Grid, Row
 
 MAX_COMBINATIONS = 1_000_000  # of an ascending dimension: they are one knob, whose choices are listed
+RARE = 1 / 1000  # the share of random values below which a sampler would look for ascending blocks in vain
+Order = tuple[str, str]  # two knobs: where both are there, the second one's value is not below the first one's
 
 
 @dataclass(frozen=True)
@@ -38,15 +41,18 @@ class Knobs:
     """The knobs of a grid, and the way from their values to rows and back."""
 
     places: tuple[_Place, ...]
+    orders: tuple[Order, ...] = ()
 
     def rows(self, grid: Grid, values: Mapping[str, int]) -> list[Row]:
-        """The combination that the values give. Raises UsageError for a value that is missing or no choice.
+        """The combination that the values give. Raises UsageError for a value that is missing, no choice, or below the
+        one that it must follow.
 
         Values of knobs that are not there at these depths are left out.
         """
         names = [place.knob.name for place in self.places]
         wrong = [f"there is no knob {name!r}{did_you_mean(name, names)}" for name in values if name not in names]
         rows = [list(row) for row in grid.fixed(min)]
+        there: dict[str, int] = {}
         for place in self.places:
             knob, dim, row = place.knob, grid.dims[place.dim], rows[place.dim]
             if knob.when and int(values.get(knob.when[0], 0)) <= knob.when[1]:
@@ -56,12 +62,17 @@ class Knobs:
                 actual = f"not {value!r}" if knob.name in values else "but is missing"
                 shown = f"{knob.choices[0]} to {knob.choices[-1]}" if len(knob.choices) > 20 else f"{[*knob.choices]}"
                 wrong.append(f"{knob.name} must be one of {shown}, {actual}")
-            elif place.position is not None:
+                continue
+            there[knob.name] = int(value)
+            if place.position is not None:
                 row[place.position] = int(value)
             elif dim.common:
                 row[:] = dim.spread((int(value),))
             else:
                 row[:] = dim.find(int(value))
+        for first, second in self.orders:
+            if first in there and second in there and there[second] < there[first]:
+                wrong.append(f"{second} must not be below {first}, but is {there[second]} behind {there[first]}")
         if wrong:
             raise UsageError("; ".join(wrong))
         return grid.nearest([dim.pack(row) for dim, row in zip(grid.dims, rows, strict=True)])
@@ -84,6 +95,8 @@ def knobs_of(grid: Grid) -> Knobs:
     """The knobs of a grid, each after the one that it hangs on."""
     names = _Names(grid)
     places: list[_Place] = []
+    orders: list[Order] = []
+    share = 1.0
     for d, (dim, at) in enumerate(zip(grid.dims, grid.depth_of, strict=True)):
         if dim.tied:
             continue
@@ -91,11 +104,7 @@ def knobs_of(grid: Grid) -> Knobs:
             choices = dim.free[0] if dim.common else _numbers(dim)
             places += [_Place(Knob(names.new(dim.key), choices), d, None)] if len(choices) > 1 else []
             continue
-        if at is not None and dim.ascending:
-            raise UsageError(
-                f"{dim.key} can't be searched: its blocks ascend, so they can't be chosen one by one",
-                "search with sample_strategy: block_wise, or draw archs by search-nas flops --sample",
-            )
+        slots: dict[int, str] = {}
         for i, choices in enumerate(dim.choices):
             name, when = names.new(dim.key if dim.scalar else f"{dim.key}.{i}"), None
             if at is not None:
@@ -104,8 +113,34 @@ def knobs_of(grid: Grid) -> Knobs:
                 if block >= depth.choices[stage][-1]:
                     continue
                 when = _when(places, at, stage, block, dim, depth)
-            places += [_Place(Knob(name, choices, when), d, i)] if len(choices) > 1 else []
-    return Knobs(tuple(places))
+            if len(choices) > 1:
+                places.append(_Place(Knob(name, choices, when), d, i))
+                slots[i] = name
+        if at is not None and dim.ascending:
+            depth = grid.dims[at]
+            share *= Counts(depth, (dim,)).total / Counts(depth, (replace(dim, ascending=False),)).total
+            if share < RARE:
+                raise UsageError(
+                    f"{dim.key} can't be searched: its blocks ascend, as they do in one of {1 / share:,.0f} choices of "
+                    "all blocks",
+                    "search with sample_strategy: block_wise, leave out choices, or draw archs by search-nas flops "
+                    "--sample",
+                )
+            orders += [(slots[a], slots[b]) for a, b in _followed(dim, depth) if a in slots and b in slots]
+    return Knobs(tuple(places), tuple(orders))
+
+
+def _followed(dim: Dim, depth: Dim) -> Iterator[tuple[int, int]]:
+    """Of a block_wise dimension, the slots that may follow each other, in order. A slot with one choice bounds no
+    other: what doesn't go with it is no choice there."""
+    slots = len(dim.choices) // len(depth.choices)
+    for s, depths in enumerate(depth.choices):
+        for i in range(depths[-1] - 1):
+            yield s * slots + i, s * slots + i + 1
+        for t in range(s + 1, len(depth.choices)):
+            yield from ((s * slots + blocks - 1, t * slots) for blocks in depths if blocks)
+            if depth.choices[t][0]:
+                break
 
 
 def _when(places: list[_Place], at: int, stage: int, block: int, dim: Dim, depth: Dim) -> tuple[str, int] | None:

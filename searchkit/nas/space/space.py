@@ -18,7 +18,7 @@ from searchkit.errors import UsageError, did_you_mean
 from searchkit.nas.space.anchors import place_of, read_arch
 from searchkit.nas.space.dim import Dim
 from searchkit.nas.space.grid import Grid
-from searchkit.nas.space.knobs import Knob, Knobs, knobs_of
+from searchkit.nas.space.knobs import Knob, Knobs, Order, knobs_of
 from searchkit.nas.space.order import Rows
 from searchkit.nas.space.phases import narrowed, needs_no_more
 from searchkit.nas.space.shapes import INPUT, InputShape, read_scales
@@ -184,6 +184,10 @@ class Space:
         """What varies, one independent choice each, named as Python identifiers (`body_width_0`); a knob with `when`
         exists only where another's value is above a number. Raises UsageError for what can't be said so."""
         return tuple(place.knob for place in self._knobs.places)
+
+    def orders(self) -> tuple[Order, ...]:
+        """Pairs of knobs: where both are there, the value of the second is not below that of the first."""
+        return self._knobs.orders
 
     def arch_of(self, values: Mapping[str, int]) -> Arch:
         """The architecture of the knobs' values. Raises UsageError for values that are missing or no choices."""

@@ -297,6 +297,7 @@ def document(plan: Plan, space: Space, folder: str, python: str) -> str:
         "search_args": args,
     }
     texts, names = numeric(plan.constraints, [arg["name"] for arg in args], space, plain_shape(plan.input_shapes[0]))
+    texts += [f"{first} <= {second}" for first, second in space.orders()]
     if texts:
         task["constraints"] = texts
     if names:

@@ -8,18 +8,22 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from searchkit.errors import SearchkitError, UsageError
+from searchkit.nas.space.space import read_space
 from searchkit.nas.subnet import search, sweep
 from searchkit.nas.subnet.standing import Standing, Tail
 from searchkit.records.arch import Arch
 from searchkit.records.objective import Objective
+from searchkit.suite.config import read as config
 from tests.support import nas, suite
 from tests.support.nas import Trained, bad, good, lines
 
@@ -384,6 +388,25 @@ def test_objectives_and_constraints_are_read(trained: Trained) -> None:
     assert names == ["ptflops", *parts.split(", "), "arch.backbone.stem.width"]
     with pytest.raises(UsageError, match="column"):
         search.numeric(["import os"], knobs, recipe.space, 48)
+
+
+def test_blocks_that_ascend_are_searched_as_they_are_counted(tmp_path: Path) -> None:
+    """The order is constraints of the task, which all that samplers draw must meet."""
+    choices = {"choices": [[3, 5, 7], [3, 5]], "sample_strategy": "ordered_block_wise"}
+    space = read_space({"b.depth": {"choices": [[1, 2], [1, 2]]}, "b.kernel": choices})
+    objectives, shapes, none = (("bbox_mAP", "max"),), (64,), ()
+    plan = search.Plan("random", {}, objectives, ("sum(b.kernel) > 7",), shapes, "val", 0, "direct", none, "", {})
+    (tmp_path / "search.yaml").write_text(search.document(plan, space, str(tmp_path), sys.executable))
+    body = yaml.safe_load((tmp_path / "search.yaml").read_text())
+    body["task"].pop("measures")
+    user, *orders = body["task"].pop("constraints")
+    assert user == "sum([b.kernel.0, b.kernel.1, b.kernel.2, b.kernel.3]) > 7"
+    body["task"]["constraints"] = orders
+    (tmp_path / "search.yaml").write_text(yaml.safe_dump(body))
+    loaded, _ = config.load(str(tmp_path / "search.yaml"))
+    points = [{name: value.data for name, value in point.items()} for point in loaded.space.points()]
+    assert {space.arch_of(point) for point in points} == {space.at(i) for i in range(space.count())}
+    assert len(points) == space.count()
 
 
 def test_values_are_found_in_records() -> None:

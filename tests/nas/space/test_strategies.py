@@ -206,9 +206,33 @@ def test_knobs_are_the_space(declared: tuple[dict[str, Any], Space]) -> None:
             for there in [knob.when is None or point.get(knob.when[0], 0) > knob.when[1]]
             for v in (knob.choices if there else knob.choices[:1])
         ]
+    unordered = [point for point in points if any(point.get(b, 9) < point.get(a, 0) for a, b in space.orders())]
+    for point in unordered[:5]:
+        with pytest.raises(UsageError, match="must not be below"):
+            space.arch_of(point)
+    points = [point for point in points if point not in unordered]
     found = [space.arch_of(point) for point in points]
     assert len(found) == len(set(found)) == len(archs) and set(found) == set(archs)
     assert [space.values_of(arch) for arch in found] == points
+
+
+def test_blocks_that_ascend_too_seldom_are_not_searched() -> None:
+    ordered = {"choices": [[1, 2, 3, 4]] * 3, "sample_strategy": "ordered_block_wise"}
+    few = read_space({DEPTH: [2, 2, 2], WIDTH: [1, 1, 1], KERNEL: ordered})
+    assert few.count() == 84 and len(few.knobs()) == 6 and len(few.orders()) == 5  # of 4,096
+    many = read_space({DEPTH: [4, 4, 4], WIDTH: [1, 1, 1], KERNEL: ordered})
+    with pytest.raises(UsageError, match=r"kernel can't be searched: .* in one of 36,873 choices of all blocks") as e:
+        many.knobs()
+    assert "block_wise" in e.value.hint
+
+
+def test_a_change_that_another_takes_back_is_none() -> None:
+    """A limit to the slope moves other positions along, and a later position may move them back."""
+    steep = {"name": "ordered_stage_wise", "kwargs": {"min_slope": 1, "max_slope": 2}}
+    space = read_space({DEPTH: [1, 1, 1], WIDTH: {"choices": [[1], [1, 2], [1, 2]], "sample_strategy": steep}})
+    for seed in range(200):
+        parent = space.sample(random.Random(seed))
+        assert space.mutate(parent, random.Random(seed), 0.9) != parent
 
 
 SEED_002: dict[str, Any] = {  # United-Perception's ResNet-18, with its strategies; expand_ratio is left out
