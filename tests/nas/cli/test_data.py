@@ -32,7 +32,7 @@ def test_check(tmp_path: Path) -> None:
     Path("shapes/images/val_00001.png").unlink()
     done = call("data", "check", "shapes")
     assert done.code == 1
-    assert "wrong: val: 1 image missing: a test would end with an error" in done.out
+    assert "wrong: val: images that are missing, or too large to be decoded: 1 of 16" in done.out
     assert done.out.endswith("not usable as it is: see what is wrong\n")
     assert "no such file or folder: nowhere" in bad("data", "check", "nowhere")
 

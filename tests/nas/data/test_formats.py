@@ -197,6 +197,8 @@ def test_yolo_of_tools_that_write_it_otherwise(toy: str, tmp_path: Path) -> None
         ("0 0.5 0.5 0.2 0.2 0.9", "must hold a class and 4 numbers"),
         ("a 0.5 0.5 0.2 0.2", "must hold numbers"),
         ("0.5 0.5 0.5 0.2 0.2", "a class must be a whole number"),
+        ("nan 0.5 0.5 0.2 0.2", "a class must be a whole number"),
+        ("inf 0.5 0.5 0.2 0.2", "a class must be a whole number"),
         ("7 0.5 0.5 0.2 0.2", "there are classes 0 to 2"),
         ("0 20 15 8 6", "within 0..1"),
         ("0 nan 0.5 0.2 0.2", "within 0..1"),
@@ -240,6 +242,11 @@ def test_voc_boxes_as_they_stand_or_counted_from_one(tmp_path: Path) -> None:
     (image,) = data.splits["train"].images
     assert (image.width, image.height, image.boxes.tolist()) == (40, 30, [[1, 2, 10, 20]])
     assert (faults(data)["difficult"], faults(data)["unannotated"]) == (1, 1)
+    two = text.replace("</annotation>", text[text.index("<object>") :]).replace("\n", "")  # in one line
+    (tmp_path / "Annotations" / "a.xml").write_text(two)
+    assert read(f"{tmp_path}/").splits["train"].n_boxes == 2
+    assert "duplicate_annotation" not in faults(read(str(tmp_path)))
+    (tmp_path / "Annotations" / "a.xml").write_text(text)
     counted = read(str(tmp_path), options=Options(one_based=True))
     assert counted.splits["train"].images[0].boxes.tolist() == [[0, 1, 11, 21]]
     with pytest.raises(UsageError, match="--one-based is for Pascal VOC, but this is YOLO"):
@@ -250,7 +257,7 @@ def test_voc_boxes_as_they_stand_or_counted_from_one(tmp_path: Path) -> None:
     ("text", "fault"),
     [
         ("<annotation>\n<object>\n</annotation>", r"a\.xml:3: it is not XML: mismatched tag"),
-        ("<annotation>\n<object><name>a</name></object></annotation>", r"a\.xml:2: an object must have a bndbox"),
+        ("<annotation>\n<object><name>a</name></object></annotation>", r"a\.xml:2:1: an object must have a bndbox"),
         ("<annotation>" + "<a>" * 40 + "</a>" * 40 + "</annotation>", r"a\.xml:1: elements are nested"),
         (
             '<?xml version="1.0"?>\n<!DOCTYPE a [\n<!ENTITY a "aaaaaaaaaa">\n<!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">\n'
@@ -360,3 +367,29 @@ def test_reading_imports_no_torch(toy: str) -> None:
     code = f"import sys; from searchkit.nas.data.formats import table; table.read({toy!r})"
     code += "; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_labels_beside_images_below_a_folder_called_images(toy: str, tmp_path: Path) -> None:
+    blank(tmp_path / "images" / "set" / "a.png")
+    (tmp_path / "images" / "set" / "a.txt").write_text("1 0.5 0.5 0.5 0.5\n")
+    data = read(str(tmp_path / "images" / "set"))
+    assert data.splits["train"].images[0].boxes.tolist() == [[10, 7.5, 20, 15]]
+    (tmp_path / "images" / "set" / "a.txt").write_text("10000 0.5 0.5 0.5 0.5\n")
+    with pytest.raises(UsageError, match=r"a\.txt:1: there are classes 0 to 9999"):
+        read(str(tmp_path / "images" / "set"))
+
+
+def test_lists_of_voc_may_have_endings_blanks_and_columns(tmp_path: Path) -> None:
+    text = "<annotation><object><name>a</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+    for name in ("a.v1", "b c", "d", "e"):
+        blank(tmp_path / "JPEGImages" / f"{name}.jpg")
+        (tmp_path / "Annotations").mkdir(exist_ok=True)
+        (tmp_path / "Annotations" / f"{name}.xml").write_text(f"{text}</object></annotation>")
+    lists = tmp_path / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "trainval.txt").write_text("a.v1.jpg\nb c\n")
+    (lists / "test.txt").write_text("d -1\n")
+    data = read(str(tmp_path))
+    names = {split: [image.name for image in part.images] for split, part in data.splits.items()}
+    assert names == {"train": ["a.v1.jpg", "b c.jpg"], "test": ["d.jpg"]}
+    assert faults(data)["unlisted"] == 1

@@ -184,7 +184,7 @@ def test_what_is_wrong_and_what_is_worth_knowing(toy: str, tmp_path: Path) -> No
     text = "\n".join(checked.wrong)
     for line in (
         "classes with boxes in val, but none in train: 1, hexagon (1)",
-        "test: 1 image missing: a test would end with an error",
+        "test: images that are missing, or too large to be decoded: 1 of 20",
         "val: image files that can't be opened: 1",
         "val: images of another size than their annotations say: 1",
         "val_00005.png is 50 x 48, not 48 x 48",
@@ -197,6 +197,17 @@ def test_what_is_wrong_and_what_is_worth_knowing(toy: str, tmp_path: Path) -> No
     assert checked.facts["doubled"] == [
         {"images": [f"{folder}/images/{n}_00001.png" for n in ("train", "val")], "splits": ["train", "val"]}
     ]
+
+
+def test_a_few_images_of_train_may_be_unusable(toy: str, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(toy, tmp_path / "set"))
+    for i in range(1, 5):
+        name = folder / "images" / f"train_0000{i}.png"
+        name.unlink() if i == 1 else name.write_bytes(b"no image")
+        checked = check(read(str(folder)))
+        assert bool(checked.wrong) == (i > 3)  # of 60
+        lines = checked.wrong if i > 3 else checked.notes
+        assert i == 1 or any(f"train: image files that can't be opened: {i - 1}" in line for line in lines)
 
 
 def test_no_validation_and_a_small_one(toy: str, tmp_path: Path) -> None:

@@ -70,8 +70,9 @@ def assigned(splits: Sequence[str | None]) -> tuple[list[str | None], bool]:
 
 def count_images_alone(listing: Listing, used: Collection[str], boxed: Boxed) -> None:
     """Count the images in the folders of those that are used which have no file of annotations."""
+    used = {os.path.normpath(path) for path in used}
     folders = {os.path.dirname(path) for path in used}
     for folder, name in listing.images:
-        path = listing.path(folder, name)
+        path = os.path.normpath(listing.path(folder, name))
         if os.path.dirname(path) in folders and path not in used:
             boxed.faults.add("unannotated", path)

@@ -47,7 +47,8 @@ def read_folder(listing: Listing, options: Options) -> DataSet:
 
 
 def read_file(path: str, options: Options) -> DataSet:
-    split = split_of(os.path.basename(path))
+    folder, name = os.path.split(os.path.abspath(path))
+    split = split_of(name) or SPLIT_WORDS.get(os.path.basename(folder).lower())
     return _read(path, {split or TRAIN: path}, options, split is not None)
 
 

@@ -70,6 +70,9 @@ def _files(listing: Listing, broken: list[str]) -> Iterator[_File]:
         except (ValueError, RecursionError) as e:
             broken.append(f"{path}: it is not JSON: {e}")
             continue
+        except OSError as e:
+            broken.append(f"{path}: it can't be read: {e.strerror}")
+            continue
         if not isinstance(body, Mapping) or not isinstance(body.get("shapes"), list):
             broken.append(f"{path}: it must be an object with the list shapes")
             continue

@@ -48,6 +48,7 @@ def read(path: str, *, format: str | None = None, options: Options = DEFAULT) ->
     """
     if format is not None and format not in FORMATS:
         raise UsageError(f"no format {format!r}{did_you_mean(format, tuple(FORMATS))}")
+    path = path.rstrip("/") or path
     if os.path.isfile(path):
         return _of_file(path, format, options)
     listing = listed(path)

@@ -15,6 +15,7 @@ from searchkit.nas.data.formats.boxed import Box, Boxed, assigned, count_images_
 from searchkit.nas.data.formats.listing import Listing, Options, refused, shown_sizes, split_of
 from searchkit.nas.data.formats.neutral import TEST, TRAIN, VAL, DataSet
 from searchkit.nas.data.formats.xmls import Broken, Element, parse
+from searchkit.nas.data.label_files import ENDINGS
 
 LOOKED_FOR = "xml files with an <annotation>, such as Annotations/ beside JPEGImages/"
 _HEAD = 1024  # bytes in which <annotation> begins
@@ -99,6 +100,9 @@ def _files(listing: Listing, broken: list[str]) -> Iterator[_File]:
             except Broken as e:
                 broken.append(f"{path}:{e.line}: {e.what}")
                 continue
+            except OSError as e:
+                broken.append(f"{path}: it can't be read: {e.strerror}")
+                continue
             if root.name != "annotation":
                 broken.append(f"{path}:{root.line}: its element must be an <annotation>, not <{root.name}>")
                 continue
@@ -112,13 +116,16 @@ def _splits_of(listing: Listing, base: str) -> Mapping[str, str]:
     folder = f"{base}/ImageSets/Main".lstrip("/")
     splits: dict[str, str] = {}
     for split, lists in _LISTS:
-        name = next((f"{name}.txt" for name in lists if f"{name}.txt" in listing.files.get(folder, ())), None)
-        if name is None:
+        file_name = next((f"{name}.txt" for name in lists if f"{name}.txt" in listing.files.get(folder, ())), None)
+        if file_name is None:
             continue
-        with open(listing.path(folder, name), encoding="utf-8", errors="replace") as file:
+        with open(listing.path(folder, file_name), encoding="utf-8", errors="replace") as file:
             for line in file:
-                if line.strip():
-                    splits.setdefault(line.split()[0], split)
+                name = line.strip()
+                # Lists of one class have a second column; names may have an ending, and blanks.
+                for stem in (name, name.rpartition(" ")[0].rstrip()):
+                    stem = os.path.splitext(stem)[0] if stem.lower().endswith(ENDINGS) else stem
+                    splits.setdefault(stem, split)
     return splits
 
 
@@ -140,7 +147,7 @@ def _size(root: Element) -> tuple[int, int] | None:
 def _boxes(file: _File, one_based: bool, numbers: dict[str, int], boxed: Boxed, broken: list[str]) -> Iterator[Box]:
     """The boxes of an xml file; numbers: of each class met so far, to which it adds."""
     for element in file.root.all("object"):
-        place = f"{file.path}:{element.line}"
+        place = f"{file.path}:{element.line}:{element.col}"
         name = element.text_of("name")
         corners = [element.text_of(f"bndbox/{key}") for key in _CORNERS]
         try:

@@ -38,6 +38,8 @@ def write_coco(data: DataSet, out: str, *, link: bool = True) -> Written:
     if data.task != "det":
         raise UsageError(f"{data.root} has no boxes: a classifier reads its class folders as they are")
     there = [image for split in data.splits.values() for image in split.images if image.exists]
+    if not there:
+        raise UsageError(f"{data.root} has no image whose file is there")
     paths = {image.path: os.path.realpath(image.path) for image in there}
     top = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
     names = {path: os.path.relpath(os.path.abspath(path), top) if link else real for path, real in paths.items()}
@@ -59,7 +61,7 @@ def write_coco(data: DataSet, out: str, *, link: bool = True) -> Written:
                 os.makedirs(os.path.dirname(target), exist_ok=True)
                 os.symlink(real, target)
 
-    made(out, text, fill)
+    made(out, _readable(text), fill)
     annotations = {split: os.path.join(out, _place(split)) for split in jsons}
     images = sum(len(split.images) for split in data.splits.values())
     return Written(out, annotations, os.path.join(out, "images") if link else out, images - len(there))
@@ -88,7 +90,12 @@ def write_folders(data: DataSet, out: str) -> None:
             os.makedirs(os.path.dirname(target), exist_ok=True)
             os.symlink(real, target)
 
-    made(out, text, fill)
+    made(out, _readable(text), fill)
+
+
+def _readable(text: str) -> str:
+    """A text without the bytes of paths that are no letters."""
+    return text.encode(errors="replace").decode()
 
 
 def _free(folder: str, name: str, taken: Mapping[str, str]) -> str:

@@ -18,10 +18,11 @@ class Broken(ValueError):
 
 @dataclass(eq=False)
 class Element:
-    """An element: its name, the line where it begins, its text and the elements in it."""
+    """An element: its name, where it begins (line and column, from 1), its text and the elements in it."""
 
     name: str
     line: int
+    col: int = 1
     text: str = ""
     children: list[Element] = field(default_factory=list)
 
@@ -54,7 +55,7 @@ def parse(data: bytes) -> Element:
     def start(name: str, _: dict[str, str]) -> None:
         if len(stack) > DEEPEST:
             raise Broken(f"elements are nested more than {DEEPEST} deep", parser.CurrentLineNumber)
-        stack.append(Element(name, parser.CurrentLineNumber))
+        stack.append(Element(name, parser.CurrentLineNumber, parser.CurrentColumnNumber + 1))
         stack[-2].children.append(stack[-1])
 
     def end(_: str) -> None:

@@ -23,6 +23,7 @@ _KEYS = (TRAIN, VAL, TEST)
 _NAMES = ("classes.txt", "obj.names", "_darknet.labels")  # a name a line, by the tools that write no data.yaml
 _SLACK = 0.1  # numbers beyond 0..1 by more are pixels, or none of ours
 _SNIFFED = 20  # files of which one must look like labels
+_UNNAMED = 10_000  # classes at most where nothing names them
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def _yaml(path: str, lenient: bool = False) -> Any:
         if lenient and not os.path.basename(path).startswith("data."):
             return None
         raise UsageError(f"{path}{place}: it is not YAML: {e.problem}") from e
-    except (OSError, ValueError, yaml.YAMLError) as e:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as e:
         if lenient and not isinstance(e, OSError):
             return None
         raise UsageError(f"cannot read {path}: {getattr(e, 'strerror', None) or e}") from e
@@ -243,12 +244,25 @@ def _listed_names(listing: Listing) -> tuple[str, ...] | None:
     return None
 
 
-def label_path(image: str) -> str:
-    """The file of an image's labels: the last folder `images` of its path is `labels`, as all of YOLO's tools have it;
-    without one it lies beside the image."""
-    stem = os.path.splitext(image)[0].replace(os.sep, "/")
-    folder, _, name = stem.rpartition("/")
-    return f"{_swapped(folder, 'images', 'labels')}/{name}.txt" if folder else f"{name}.txt"
+def _label_folders(folder: str) -> tuple[str, ...]:
+    """Where the labels of a folder of images may lie: where its last part `images` is `labels`, as all of YOLO's tools
+    have it, and then beside the images."""
+    return tuple(dict.fromkeys((_swapped(folder, "images", "labels"), folder)))
+
+
+def _lines_of(image: str) -> tuple[str, list[str]] | None:
+    """(the file of an image's labels, its lines); None where there is none."""
+    folder, name = os.path.split(os.path.splitext(image)[0])
+    for place in _label_folders(folder):
+        path = os.path.join(place, f"{name}.txt")
+        try:
+            with open(path, encoding="utf-8-sig") as file:
+                return path, file.read().split("\n")
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as e:
+            raise ValueError(f"{path}: it can't be read: {getattr(e, 'strerror', None) or e}") from e
+    return None
 
 
 # ---- labels ----
@@ -285,16 +299,15 @@ def _read(root: str, layout: _Layout) -> DataSet:
 
 def _boxes(path: str, size: tuple[int, int], layout: _Layout, boxed: Boxed, broken: list[str]) -> Iterator[Box]:
     """The boxes of an image; lines that can't be read are added to `broken`."""
-    labels = label_path(path)
     try:
-        with open(labels, encoding="utf-8-sig") as file:
-            lines = file.read().split("\n")
-    except FileNotFoundError:
+        found = _lines_of(path)
+    except ValueError as e:
+        broken.append(str(e))
+        return
+    if found is None:
         boxed.faults.add("unlabelled", path)
         return
-    except (OSError, ValueError) as e:
-        broken.append(f"{labels}: it can't be read: {getattr(e, 'strerror', None) or e}")
-        return
+    labels, lines = found
     for number, line in enumerate(lines, 1):
         words = line.split()
         if not words:
@@ -321,10 +334,11 @@ def _parsed(words: Sequence[str], layout: _Layout) -> tuple[str, int, list[float
     polygon = len(values) >= 6 and len(values) % 2 == 0
     if len(values) != 4 and not polygon:
         return f"a line must hold a class and 4 numbers, or a polygon; it has {len(values)} behind its class", 0, []
-    if label < 0 or label != int(label):
+    if label < 0 or not label.is_integer():
         return "a class must be a whole number from 0", 0, []
-    if layout.names is not None and label >= len(layout.names):
-        return f"there are classes 0 to {len(layout.names) - 1}", 0, []
+    n_classes = _UNNAMED if layout.names is None else len(layout.names)
+    if label >= n_classes:
+        return f"there are classes 0 to {n_classes - 1}", 0, []
     if not all(-_SLACK <= value <= 1 + _SLACK for value in values):
         return "numbers must lie within 0..1, as fractions of the image's size", 0, []
     return "", int(label), values
@@ -344,9 +358,9 @@ def _count_orphans(paths: Sequence[str], boxed: Boxed) -> None:
     """Count the label files whose image is not there, in the folders of these images' labels."""
     stems: dict[str, set[str]] = {}  # folder of labels -> stems of the images that are there
     for image_folder in {os.path.dirname(path) for path in paths}:
-        folder = os.path.dirname(label_path(os.path.join(image_folder, "image.jpg")))
         names = os.listdir(image_folder or ".") if os.path.isdir(image_folder or ".") else []
-        stems.setdefault(folder, set()).update(os.path.splitext(name)[0] for name in names if _is_image(name))
+        for folder in _label_folders(image_folder):
+            stems.setdefault(folder, set()).update(os.path.splitext(name)[0] for name in names if _is_image(name))
     for folder, known in sorted(stems.items()):
         names = sorted(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else []
         for name in names:

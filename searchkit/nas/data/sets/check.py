@@ -21,6 +21,7 @@ from searchkit.nas.data.sets.doubles import doubles
 TINY_PX2 = 32**2  # COCO's bound of small objects; below it a detector needs fine features
 CROWDED = 100  # boxes on an image; COCO's evaluation takes no more detections of one
 FEW_VAL = 15  # validation images by which archs can't be told apart
+REPLACED = 0.05  # of train's images may be unusable: others replace them
 _THREADS = 8
 
 
@@ -61,11 +62,13 @@ def check(data: DataSet) -> Checked:
     if data.task == "det":
         facts["boxes"] = _boxes(data)
         facts["crowded"] = _crowded(data)
-    wrong = [*_unusable(data), *_bad_files(data, looks)]
+    bad, replaced = _bad_files(data, looks)
+    wrong = [*_unusable(data), *bad]
     notes = [
         *data.notes,
         *_about_splits(data),
         *_reports(data),
+        *replaced,
         *_about_files(data, looks),
         *_about_doubles(data, twice),
     ]
@@ -163,25 +166,32 @@ def _unusable(data: DataSet) -> list[str]:
     return wrong
 
 
-def _bad_files(data: DataSet, looks: dict[str, dict[int, _Look | None]]) -> list[str]:
-    """Files that end a training or a test, or don't fit their boxes."""
-    wrong = []
+def _bad_files(data: DataSet, looks: dict[str, dict[int, _Look | None]]) -> tuple[list[str], list[str]]:
+    """(lines about files that would end a test, or are many of train's; about a few of train's, which other images
+    replace)."""
+    wrong, notes = [], []
     for split, part in data.splits.items():
-        if split != TRAIN:
-            for kind, meaning in (("missing", "missing"), ("huge", "too large to be decoded")):
-                if n := part.report.count(kind):
-                    wrong.append(f"{split}: {console.counted(n, 'image')} {meaning}: a test would end with an error")
         broken = [i for i, look in looks[split].items() if look is None]
+        other = [i for i, look in looks[split].items() if look and not _fits(part.images[i], look)]
+        missing, huge = part.report.count("missing"), part.report.count("huge")
+        lines = []
         if broken:
             example = part.images[broken[0]].path
-            wrong.append(f"{split}: image files that can't be opened: {len(broken)}, e.g. {example}")
-        other = [i for i, look in looks[split].items() if look and not _fits(part.images[i], look)]
+            lines.append(f"{split}: image files that can't be opened: {len(broken)}, e.g. {example}")
         if other:
             image, look = part.images[other[0]], looks[split][other[0]]
             assert look is not None
             sizes = f"{image.path} is {look.size[0]} x {look.size[1]}, not {image.width} x {image.height}"
-            wrong.append(f"{split}: images of another size than their annotations say: {len(other)}, e.g. {sizes}")
-    return wrong
+            lines.append(f"{split}: images of another size than their annotations say: {len(other)}, e.g. {sizes}")
+        bad = len(broken) + len(other) + missing + huge
+        if split == TRAIN and bad <= REPLACED * len(part.images):
+            notes += lines
+            continue
+        if missing + huge:  # of which the report has a line, too
+            count = f"{missing + huge} of {len(part.images):,}"
+            lines.append(f"{split}: images that are missing, or too large to be decoded: {count}")
+        wrong += lines
+    return wrong, notes
 
 
 def _fits(image: DataImage, look: _Look) -> bool:
