@@ -113,6 +113,23 @@ def cgroups(path: str = OWN_CGROUPS) -> Iterator[tuple[str, str, str]]:
         yield number, controllers, group
 
 
+class Cpu(NamedTuple):
+    """The processor of this machine. flags: what it can do, by the kernel's names; empty where it tells none."""
+
+    model: str
+    flags: frozenset[str]
+
+
+def cpu(path: str = "/proc/cpuinfo") -> Cpu:
+    """The first processor that the kernel lists."""
+    pairs = (line.partition(":") for line in (_read(path) or b"").decode(errors="replace").splitlines())
+    told: dict[str, str] = {}
+    for name, _, value in pairs:
+        told.setdefault(name.strip().lower(), value.strip())
+    flags = told.get("flags", told.get("features", ""))  # of x86, of ARM
+    return Cpu(told.get("model name", os.uname().machine), frozenset(flags.split()))
+
+
 def _read(path: str) -> bytes | None:
     try:
         with open(path, "rb") as f:

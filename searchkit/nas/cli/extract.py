@@ -14,6 +14,8 @@ from searchkit.errors import UsageError
 from searchkit.nas.cli.chosen import choose, said_of, statistics_of
 from searchkit.nas.cli.options import Options, count_threads, device_of, recipe_of, say, shared, takes
 from searchkit.nas.cli.records import is_shown
+from searchkit.nas.export.table import FORMS, SCORED, Wishes
+from searchkit.nas.graph.needs import OPSET
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,9 @@ class Extract(Options):
     raw: bool
     calibrate: bool
     again: bool
-    export: str | None
+    forms: tuple[str, ...]
+    opset: int
+    threads: int
     count: int
 
 
@@ -46,8 +50,20 @@ class Extract(Options):
 @click.option("--score/--no-score", "again", default=True, help="Measure the record's score again.  [default: score]")
 @click.option(
     "--export",
-    type=click.Choice(["torch"]),
-    help="Also write it by torch.export (of a detector all before its anchors or regions).",
+    "forms",
+    multiple=True,
+    type=click.Choice([*FORMS]),
+    help="Also write it as a file for other runtimes; may be given several times. torch: by torch.export (of a "
+    "detector all before its anchors or regions). onnx: the whole network, from an image to its boxes.",
+)
+@click.option("--opset", type=int, default=OPSET, show_default=True, metavar="N", help="Of ONNX files.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="That the time of ONNX files is measured with.",
 )
 @click.option(
     "--images",
@@ -79,6 +95,7 @@ def extract_command(asked: Extract) -> None:
     from searchkit.nas.facts import extract_facts
     from searchkit.nas.subnet import extract as extraction
     from searchkit.nas.train.memory import memory_advice
+    from searchkit.nas.train.splits import section_of
 
     count_threads()
     source, where = extraction.open_source(recipe, asked.checkpoint, seed), device_of(asked.device)
@@ -86,9 +103,14 @@ def extract_command(asked: Extract) -> None:
     with memory_advice("extract"):
         statistics, score = statistics_of(recipe, source, chosen, raw=asked.raw, calibrate=asked.calibrate, seed=seed)
         recipe, bench = statistics.recipe, None
-        if score is not None and asked.again:
+        of_files = {*SCORED} & {*asked.forms} and section_of(recipe, recipe.test.split) is not None
+        if asked.again and (score is not None or of_files):
             bench = extraction.open_again(recipe, where, seed)
+        if bench is not None and score is not None:
             source = extraction.for_classes(source, recipe, bench.categories, seed)
+        elif bench is not None and bench.categories != source.categories:
+            say(f"note: the files are not scored: {bench.evaluated.source} has other classes than {asked.checkpoint}")
+            bench = None
         trained = source.reading
         source = extraction.read_as_scored(source, recipe, statistics, bench)
         if None not in (trained.range, source.reading.range) and trained.range != source.reading.range:
@@ -105,7 +127,7 @@ def extract_command(asked: Extract) -> None:
             statistics=statistics,
             score=score,
             bench=bench,
-            export=asked.export is not None,
+            wishes=Wishes(asked.forms, asked.opset, asked.threads),
             seed=seed,
             device=where,
         )
@@ -131,8 +153,33 @@ def _print_proof(proof: dict[str, Any]) -> None:
     click.echo(said_of(proof["statistics"], proof.get("calibrated", {}).get("images", 0)))
     if "score" in proof:
         _print_score(proof["score"])
-    if "export" in proof:
-        click.echo(f"backbone.pt2: differs by up to {proof['export']['largest_difference']:g}")
+    for form, file in proof.get("files", {}).items():
+        _print_file(form, file)
+
+
+def _print_file(form: str, file: Mapping[str, Any]) -> None:
+    """What one of the other files computes."""
+    if form == "torch":
+        click.echo(f"{file['file']}: differs by up to {file['largest_difference']:g}")
+        return
+    click.echo(f"{file['file']}: {_agreement(file['agrees'])}")
+    speed = f"{file['ms']:.2f} ms an image on {console.counted(file['threads'], 'thread')} of {file['device']}"
+    click.echo(f"  {file['bytes'] / 1e6:.2f} MB, {speed}")
+    apart = file.get("score_difference", {})
+    shown = [f"{name} {file['score'][name]:.4f} ({apart[name]:+.4f})" for name in apart if is_shown(name)]
+    if shown:
+        click.echo(f"  score, and how it differs from that of torch: {'  '.join(shown)}")
+
+
+def _agreement(agrees: Mapping[str, Any]) -> str:
+    """How a file and the network of torch agree, in words."""
+    where = f"{console.counted(agrees['images'], 'image')} and noise, at " + ", ".join(map(str, agrees["input_shapes"]))
+    if "boxes" not in agrees:
+        return f"scores differ from torch's by up to {agrees['largest_difference']:.2g} of the largest ({where})"
+    apart = f"up to {agrees['largest_distance_px']:.2g} px and {agrees['largest_score_difference']:.2g} in score"
+    alone = agrees["boxes_of_one_alone"] + agrees["at_the_cut"]
+    others = f", {alone} found by one of the two alone" if alone else ""
+    return f"{agrees['boxes']} boxes are torch's within {apart}{others} ({where})"
 
 
 def _print_score(score: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from searchkit import console, fonts
+from searchkit import console, cpus, fonts
 from searchkit.errors import UsageError
 from searchkit.nas.cli.chosen import choose, said_of, statistics_of
 from searchkit.nas.cli.options import Options, device_of, recipe_of, say, shared, takes
@@ -49,23 +49,26 @@ class Predict(Options):
 @shared("set", "seed", "device", "json")
 @takes(Predict)
 def predict_command(asked: Predict) -> None:
-    """Draw what MODEL (an extracted folder, or a checkpoint) finds on IMAGES (files or folders): the boxes of a
-    detector; of a classifier the likeliest class, and five of them are told.
+    """Draw what MODEL (an extracted folder, an ONNX file of one, or a checkpoint) finds on IMAGES (files or folders):
+    the boxes of a detector; of a classifier the likeliest class, and five of them are told.
 
     The batch-norm statistics of a supernet are calibrated as extract does.
 
     \b
     Examples:
       search-nas predict model photos/ --limit 8 --out boxes
+      search-nas predict model/model.onnx photo.jpg --out boxes
       search-nas predict work/latest.pth --config cfg.yaml photo.jpg --out boxes
       search-nas predict work/latest.pth --config cfg.yaml --arch search/best.jsonl photo.jpg --out boxes
     """
     model, out = asked.model, asked.out
     if not os.path.exists(model):
-        raise UsageError(f"there is no model at {model}", "Name an extracted folder, or a checkpoint")
-    recipe = None if os.path.isdir(model) else _recipe(asked)
+        raise UsageError(f"there is no model at {model}", "Name an extracted folder, an ONNX file, or a checkpoint")
+    onnx = model.endswith(".onnx")
+    kind = "an ONNX file" if onnx else "an extracted folder"
+    recipe = None if os.path.isdir(model) or onnx else _recipe(asked)
     from searchkit.nas.data import drawing
-    from searchkit.nas.subnet.pictures import open_folder
+    from searchkit.nas.subnet.pictures import open_folder, open_onnx
     from searchkit.nas.tasks import pictures
 
     where, files = device_of(asked.device), _files(asked.images, asked.limit)
@@ -73,10 +76,10 @@ def predict_command(asked: Predict) -> None:
         options = (("--set", asked.overrides), ("--arch", asked.arch), ("--raw", asked.raw))
         if useless := " and ".join(name for name, value in options if value):
             raise UsageError(
-                f"{useless} go with a checkpoint and its config, but {model} is an extracted folder",
+                f"{useless} go with a checkpoint and its config, but {model} is {kind}",
                 f"Leave {useless} out, or name the checkpoint and its --config",
             )
-        opened, task = open_folder(model)
+        opened, task = open_onnx(model, cpus.usable()) if onnx else open_folder(model)
         opened.net.to(where)
     else:
         opened, task = _of_checkpoint(asked, recipe, where, files)

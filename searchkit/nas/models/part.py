@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 from searchkit.errors import UsageError
 from searchkit.nas.models.plan import Plan, channels
@@ -21,6 +21,7 @@ from searchkit.reading.kinds import LATER, Count, number
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from searchkit.nas.graph.graph import Graph
     from searchkit.nas.models.trunk import Trunk
     from searchkit.nas.space.shapes import InputShape
     from searchkit.records.arch import Arch
@@ -282,7 +283,7 @@ class Form(Protocol):
     """How a head's network looks as source code (model.py of an extracted folder), and what proves that it is the same.
 
     KIND: of network, for titles. COUNTED_ON: what its cost is stated for beside the input's shape. TRUNK: what `trunk`
-    is, in words.
+    is, in words. One that can be written as ONNX is a WrittenInOnnx, too.
     """
 
     KIND: str
@@ -318,4 +319,19 @@ class Form(Protocol):
 
     def measured_macs(self, net: nn.Module, config: Any, shape: InputShape) -> int:
         """Multiply-adds of all that the plan has, by torch's own counter."""
+        ...
+
+
+@runtime_checkable
+class WrittenInOnnx(Protocol):
+    """A form whose networks can be written as an ONNX graph."""
+
+    def write_onnx(self, g: Graph, net: Any, shape: InputShape) -> dict[str, Any]:
+        """Put a whole static network, from an image to what is found on it, into a graph; returns what the file is to
+        say of it: for a detector resize ("edges" or "stretch"), score_thresh, nms_thresh and detections (of an image,
+        at most). shape: its input shape. Raises UsageError where it can't.
+
+        Its input is `image`, uint8 (N, 3, H, W) of any H and W, of a detector also `size` (see
+        searchkit.nas.graph.boxes); its outputs are boxes, scores and labels, or of a classifier scores.
+        """
         ...

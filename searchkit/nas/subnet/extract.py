@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,11 +23,13 @@ from searchkit import fsio
 from searchkit.errors import SearchkitError, UsageError
 from searchkit.nas.cost import price
 from searchkit.nas.data.pixels import Reading
+from searchkit.nas.export import table
+from searchkit.nas.export.table import Wishes
 from searchkit.nas.models.elastic import set_arch, wiring_of
 from searchkit.nas.models.part import Form, NetConfig
 from searchkit.nas.models.subnet import subnet
 from searchkit.nas.models.table import FreshSource
-from searchkit.nas.space.shapes import InputShape, height_width
+from searchkit.nas.space.shapes import InputShape
 from searchkit.nas.subnet.statistics import (
     CALIBRATED,
     RAW,
@@ -47,6 +49,7 @@ from searchkit.records.arch import Arch
 
 AS_IS = Reading()
 CPU = torch.device("cpu")
+NOTHING_MORE = Wishes()
 _NOTHING = "Nothing was written."
 
 
@@ -144,7 +147,7 @@ def extract(
     statistics: Statistics | None = None,
     score: Score | None = None,
     bench: Bench | None = None,
-    export: bool = False,
+    wishes: Wishes = NOTHING_MORE,
     seed: int = 0,
     device: torch.device = CPU,
 ) -> dict[str, Any]:
@@ -153,7 +156,8 @@ def extract(
     It gets the batch-norm statistics of `statistics`, or without it those of the source. It is compared to the source
     at that arch with these statistics, bit for bit: its weights, and what it computes on random input and on `images`
     ((3, H, W) uint8). Raises SearchkitError, and writes nothing, where anything differs. With `score` and `bench` the
-    folder is scored in the same way, and the proof has both numbers.
+    folder is scored in the same way, and the proof has both numbers. wishes: other files that it is also written
+    as; they are scored where there is a bench.
     """
     if os.path.exists(out) and os.listdir(out):
         raise UsageError(f"{out} already exists", "Name a new folder")
@@ -192,8 +196,11 @@ def extract(
         if statistics is not None and score is not None and bench is not None:
             proof["score"] = scored_again(half, statistics, score, bench, shape)
         proof["weights_sha256"] = checkpoint.digest(os.path.join(half, "weights.safetensors"))
-        if export:
-            proof["export"] = _export(half, plain, form, shape)
+        if wishes.forms:
+            order = _order(half, plain, form, source, recipe, shape, images, statistics, bench, wishes)
+            proof["files"] = table.write(order)
+            if "torch" in proof["files"]:
+                proof["export"] = proof["files"]["torch"]
         _write(half, "proof.json", json.dumps(proof, indent=1) + "\n")
         with fsio.storage():
             if os.path.isdir(out):
@@ -229,10 +236,8 @@ def scored_again(folder: str, statistics: Statistics, score: Score, bench: Bench
     `read` makes them of their files."""
     recipe = bench.recipe
     net = _placed(load_folder(folder), bench.device, recipe.train.channels_last)
-    reading, as_stored = folder_reading(folder), bench.evaluated.report.count("as_stored")
-    if as_stored:  # turned upright they would not fit their boxes
-        reading = replace(reading, exif=bench.evaluated.reading.exif)
-    batches = replace(bench.batches, data=bench.evaluated.read_as(reading), keep=False).at(shape)
+    as_stored = bench.evaluated.report.count("as_stored")
+    batches = folder_batches(folder, bench, shape)
     evaluation = recipe.task.objective.evaluate(net, batches, bench.evaluator, bench.device, recipe.train.precision)
     measured = as_recorded(recipe, evaluation.metrics)
     protocol = {k: v for k, v in bench.protocol(shape, False).items() if not k.startswith("calibration_")}
@@ -254,6 +259,14 @@ def scored_again(folder: str, statistics: Statistics, score: Score, bench: Bench
         "measured_on": environment,
         "differs": [*differences, *environment_differences(score.measured, environment)],
     }
+
+
+def folder_batches(folder: str, bench: Bench, shape: InputShape) -> Iterable[Any]:
+    """The images of a bench as the folder's own `read` makes them of their files."""
+    reading = folder_reading(folder)
+    if bench.evaluated.report.count("as_stored"):  # turned upright they would not fit their boxes
+        reading = replace(reading, exif=bench.evaluated.reading.exif)
+    return replace(bench.batches, data=bench.evaluated.read_as(reading), keep=False).at(shape)
 
 
 def _write_model(folder: str, recipe: Recipe, source: Source, static: Any, arch: Arch, shape: InputShape) -> None:
@@ -354,15 +367,33 @@ def _write_weights(folder: str, net: nn.Module) -> None:
         fsio.atomic_write(path, save({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}))
 
 
-def _export(folder: str, net: Any, form: Form, shape: InputShape) -> dict[str, Any]:
-    """backbone.pt2: torch.export of the trunk, or of a whole classifier; returns how far its output is off."""
-    h, w = height_width(shape)
-    trunk = form.trunk(net)
-    program = torch.export.export(trunk, (torch.zeros(1, 3, h, w),))
-    torch.export.save(program, os.path.join(folder, "backbone.pt2"))
-    again = torch.export.load(os.path.join(folder, "backbone.pt2")).module()
-    x = torch.rand(1, 3, h, w, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        pairs = zip(form.tensors_of(trunk(x)), form.tensors_of(again(x)), strict=True)
-        worst = max(float((a - b).abs().max()) for a, b in pairs)
-    return {"file": "backbone.pt2", "what": form.TRUNK, "input": [1, 3, h, w], "largest_difference": worst}
+def _order(
+    folder: str,
+    plain: Any,
+    form: Form,
+    source: Source,
+    recipe: Recipe,
+    shape: InputShape,
+    images: Sequence[Tensor],
+    statistics: Statistics | None,
+    bench: Bench | None,
+    wishes: Wishes,
+) -> table.Order:
+    """The network of an extracted folder, to be written in other forms."""
+    with open(os.path.join(folder, "config.json"), encoding="utf-8") as f:
+        config = json.load(f)
+    return table.Order(
+        folder=folder,
+        net=plain,
+        form=form,
+        recipe=recipe,
+        config=config,
+        mean=source.config.image_mean,  # type: ignore[attr-defined]  # of the configs of all heads
+        std=source.config.image_std,  # type: ignore[attr-defined]
+        shape=shape,
+        images=images,
+        bench=bench,
+        batches=lambda: () if bench is None else folder_batches(folder, bench, shape),
+        calibration=None if statistics is None else statistics.calibration,
+        wishes=wishes,
+    )

@@ -51,7 +51,7 @@ def classes_of(model: Model, picture: Tensor, threshold: float = 0.0) -> list[di
     """The likeliest classes of a picture ((3, H, W) uint8), best first: name and probability, none left out. It is
     shown to the classifier as in evaluation."""
     assert model.size is not None
-    device = next(model.net.parameters()).device
+    device = _device_of(model.net)
     shown = torch.from_numpy(fit(picture.numpy(), model.size).copy())
     scores = model.net(shown[None].to(device).float() / 255)[0, : len(model.names)].float().cpu()
     chances = scores.softmax(0)
@@ -62,7 +62,7 @@ def classes_of(model: Model, picture: Tensor, threshold: float = 0.0) -> list[di
 @torch.no_grad()
 def boxes_of(model: Model, picture: Tensor, threshold: float) -> list[dict[str, Any]]:
     """The boxes of a picture ((3, H, W) uint8) from a score on: box (xyxy px), score, name."""
-    device = next(model.net.parameters()).device
+    device = _device_of(model.net)
     (output,) = model.net([picture.to(device).float() / 255])
     keep = output["scores"] >= threshold
     boxes, scores, labels = (output[k][keep].cpu() for k in ("boxes", "scores", "labels"))
@@ -74,6 +74,11 @@ def boxes_of(model: Model, picture: Tensor, threshold: float) -> list[dict[str, 
         }
         for box, score, label in zip(boxes, scores, labels, strict=True)
     ]
+
+
+def _device_of(net: nn.Module) -> torch.device:
+    """Where its images go; a file of another runtime has no weights that would say so, and takes them on the CPU."""
+    return next((parameter.device for parameter in net.parameters()), torch.device("cpu"))
 
 
 def draw_classes(model: Model, picture: Tensor, classes: Sequence[dict[str, Any]], target: str) -> None:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from searchkit.errors import SearchkitError
+from searchkit.nas.graph.graph import Graph
 from searchkit.nas.models import emit
-from searchkit.nas.models.heads import dense
+from searchkit.nas.models.heads import dense, dense_onnx
 from searchkit.nas.models.heads.dense import Dense, DenseDetector
 from searchkit.nas.space.shapes import InputShape, height_width
 
@@ -81,6 +82,10 @@ class DenseForm:
     def tensors_of(self, outputs: Any) -> list[Tensor]:
         """What the trunk gives out, as a list."""
         return [x for pair in outputs for x in pair]
+
+    def write_onnx(self, g: Graph, net: Any, shape: InputShape) -> dict[str, Any]:
+        """See WrittenInOnnx."""
+        return dense_onnx.write(g, net, Outputs(net))
 
     @torch.no_grad()
     def equality(

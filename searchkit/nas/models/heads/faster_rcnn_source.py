@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from searchkit.errors import SearchkitError
+from searchkit.nas.graph.graph import Graph
 from searchkit.nas.models import emit
+from searchkit.nas.models.heads import faster_rcnn_onnx
 from searchkit.nas.models.heads.faster_rcnn_plan import PROPOSALS, DetectorConfig, settings
 from searchkit.nas.space.shapes import InputShape, height_width
 
@@ -73,6 +75,11 @@ def trunk(net: Any) -> nn.Module:
 def tensors_of(outputs: Any) -> list[Tensor]:
     """What the trunk gives out, as a list."""
     return list(outputs.values())
+
+
+def write_onnx(g: Graph, net: Any, shape: InputShape) -> dict[str, Any]:
+    """See WrittenInOnnx."""
+    return faster_rcnn_onnx.write(g, net)
 
 
 @torch.no_grad()

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from searchkit.errors import SearchkitError
+from searchkit.nas.graph.graph import Graph
 from searchkit.nas.models import emit
+from searchkit.nas.models.heads import linear_onnx
 from searchkit.nas.models.heads.linear_plan import ClassifierConfig
 from searchkit.nas.space.shapes import InputShape, height_width
 
@@ -58,6 +60,12 @@ def trunk(net: nn.Module) -> nn.Module:
 def tensors_of(outputs: Tensor) -> list[Tensor]:
     """What the trunk gives out, as a list."""
     return [outputs]
+
+
+def write_onnx(g: Graph, net: Any, shape: InputShape) -> dict[str, Any]:
+    """See WrittenInOnnx."""
+    linear_onnx.write(g, net)
+    return {}
 
 
 @torch.no_grad()
