@@ -340,7 +340,7 @@ def test_none_of_the_formats_and_two_at_once(toy: str, tmp_path: Path) -> None:
         UsageError, match=r"several formats: YOLO \(data.yaml\), Pascal VOC \(Annotations/\*.xml\)"
     ) as e:
         read(str(both))
-    assert e.value.hint == "Say which to read: --format yolo or --format voc"
+    assert e.value.hint == "Name the folder of one, or say which to read: --format yolo or --format voc"
     assert digest(read(str(both), format="voc")) == digest(read(str(both), format="yolo")) == digest(read(toy))
     with pytest.raises(UsageError, match="is not LabelMe"):
         read(str(both), format="labelme")

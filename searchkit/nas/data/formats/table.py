@@ -93,7 +93,7 @@ def _recognised(listing: Listing) -> str:
     parts = [f"{FORMATS[name].title} ({files})" for name, files in evidence.items()]
     raise UsageError(
         f"{listing.root} is of several formats: {', '.join(parts)}",
-        f"Say which to read: --format {' or --format '.join(evidence)}",
+        f"Name the folder of one, or say which to read: --format {' or --format '.join(evidence)}",
     )
 
 
