@@ -65,14 +65,18 @@ def report_command(
     read = candidates.read_candidates(records)
     data, name = (None, "") if config is None else _data(config, overrides, split)
     device = next((machine for each in read.candidates if (machine := each.machine)), "")
+    of_task = _task(task, read.missing)
     inputs = make.Inputs(
         title=title or f"Detectors{f' for {name}' if name else ''}",
         candidates=read.candidates,
         budgets=[make.Budget(each.value, each.unit, each.text) for each in asked],
         scored=_scored(scored, read.missing),
         data=data,
-        stages=_stages(task, read.missing),
+        stages=_stages(of_task),
         trust=_trust(trust, read.missing),
+        files=_files(config, of_task),
+        task=of_task.name if of_task else "",
+        project=_project(),
         versions=_versions(),
         device=device.partition(",")[0],
         seed=seed_of(seed),
@@ -131,26 +135,55 @@ def _trust(path: str | None, missing: list[str]) -> dict[str, Any] | None:
         return None
 
 
-def _stages(task: str | None, missing: list[str]) -> list[Any]:
-    """How long the stages of a task took, those that have ended."""
-    name = task or os.environ.get("SEARCHKIT_TASK", "").partition(".")[0]
+def _task(name: str | None, missing: list[str]) -> Any:
+    """The task of that name, else the one that this is a stage of; None where there is none."""
+    name = name or os.environ.get("SEARCHKIT_TASK", "").partition(".")[0]
     if not name:
-        return []
+        return None
     import searchkit
-    from searchkit.nas.report.make import Stage
 
     try:
-        found = searchkit.open(".").task(name)
+        return searchkit.open(".").task(name)
     except SearchkitError as e:
         missing.append(f"how long what took: {e.message}")
-        return []
+        return None
+
+
+def _stages(task: Any) -> list[Any]:
+    """How long the stages of a task took, those that have ended."""
+    from searchkit.nas.report.make import Stage
+
     stages = []
-    for each in found.stages or (found,):
+    for each in (task.stages or (task,)) if task else ():
         spans = [(job.start_s, job.end_s) for job in each.jobs if job.start_s is not None and job.end_s is not None]
         if spans:
             taken = max(end for _, end in spans) - min(begin for begin, _ in spans)
             stages.append(Stage(each.name.partition(".")[2] or each.name, len(spans), taken, each.jobs[0].command))
     return stages
+
+
+def _files(config: str | None, task: Any) -> dict[str, str]:
+    """The configs that made all of it, by name: the task's, that of its networks, and those beside it that the task's
+    names."""
+    paths = {"cfg.yaml": os.path.join(task.path, "run_config.yaml")} if task else {}
+    texts = {name: fsio.read_bytes(path) for name, path in paths.items()}
+    whole = b"".join(text for text in texts.values() if text)
+    folder = os.path.dirname(config or "") or "."
+    beside = [name for name in sorted(os.listdir(folder)) if name.endswith((".yaml", ".yml"))] if config else []
+    for name in beside:
+        if name == os.path.basename(config or "") or (name.encode() in whole and name not in texts):
+            texts[name] = fsio.read_bytes(os.path.join(folder, name))
+    return {name: text.decode(errors="replace") for name, text in texts.items() if text}
+
+
+def _project() -> str:
+    """The folder that paths are shown from: the project's, if this is in one."""
+    from searchkit.suite.workspace import find
+
+    try:
+        return os.path.dirname(find(os.getcwd()).root)
+    except SearchkitError:
+        return os.getcwd()
 
 
 def _versions() -> dict[str, str]:

@@ -47,7 +47,9 @@ class Inputs:
     data: Any = None  # the CocoSet that candidates were scored on
     stages: Sequence[Stage] = ()
     trust: Mapping[str, Any] | None = None
-    commands: Sequence[str] = ()  # that made all of it
+    files: Mapping[str, str] = field(default_factory=dict)  # the configs that made all of it: text by name
+    task: str = ""  # of search-run, whose stages these are
+    project: str = "."  # the folder that paths are shown from
     versions: Mapping[str, str] = field(default_factory=dict)
     device: str = ""
     seed: int = 0
@@ -72,7 +74,13 @@ def report(inputs: Inputs) -> Report:
     plots = _plots(inputs)
     best = [inputs.candidates.index(chosen) for _, chosen in choices if chosen is not None]
     sections = [page.lead(sentence) for sentence in sentences]
-    sections += [_commands(choices), _front(plots), _table(inputs, best), _spreads(inputs, matches), _classes(inputs)]
+    sections += [
+        _commands(inputs, choices),
+        _front(plots),
+        _table(inputs, best),
+        _spreads(inputs, matches),
+        _classes(inputs),
+    ]
     sections += [_images(inputs, choices), _trust(inputs), _times(inputs), _repeat(inputs), _missing(inputs)]
     return Report(page.page(inputs.title, [s for s in sections if s]), plots, sentences)
 
@@ -155,15 +163,15 @@ def _against(inputs: Inputs, own: Candidate, other: Candidate, matches: Mapping[
     )
 
 
-def _commands(choices: Sequence[tuple[Budget, Candidate | None]]) -> str:
+def _commands(inputs: Inputs, choices: Sequence[tuple[Budget, Candidate | None]]) -> str:
     lines = []
     for budget, chosen in choices:
         folder = None if chosen is None else chosen.beside(MODEL)
         if chosen is None or folder is None:
             continue
-        shown = os.path.relpath(os.path.realpath(folder))
+        shown = os.path.relpath(os.path.realpath(folder), os.path.realpath(inputs.project))
         lines += [
-            f"# {budget.text}: {chosen.name}",
+            f"# {budget.text}: {chosen.name}, from the folder of the project",
             f"cp -r {shown} detector",
             "search-nas predict detector IMAGES --out boxes",
         ]
@@ -347,19 +355,17 @@ def _times(inputs: Inputs) -> str:
 
 
 def _repeat(inputs: Inputs) -> str:
-    digests = {
-        f"{each.name}, {key} of {tag}": str(protocol[key])
-        for each in inputs.candidates
-        for tag, protocol in each.record.get("protocol", {}).items()
-        if tag == each.tag(SHOWN_BY)
-        for key in ("checkpoint", "annotations", "images", "data")
-        if key in protocol
-    }
-    rows = [[name, value[:24]] for name, value in {"seed": str(inputs.seed), **inputs.versions, **digests}.items()]
-    commands = [s.command for s in inputs.stages] or [*inputs.commands]
-    shown = [page.code([*inputs.commands])] if inputs.commands else []
-    shown += [page.text("The commands of its stages:"), page.code(commands)] if inputs.stages else []
-    return page.section("How to repeat it", *shown, page.table(["what", "value"], rows))
+    """What made all of it: configs, seeds, digests, versions."""
+    rows = [["seed", str(inputs.seed)], *([name, version] for name, version in inputs.versions.items())]
+    protocols = {c.name: c.record.get("protocol", {}).get(c.tag(SHOWN_BY), {}) for c in inputs.candidates}
+    datas = dict.fromkeys(str(protocol["data"]) for protocol in protocols.values() if "data" in protocol)
+    rows += [["data, by its digest", ", ".join(datas)]] if datas else []
+    rows += [[f"weights of {name}", str(p["checkpoint"])[:16]] for name, p in protocols.items() if "checkpoint" in p]
+    parts = [page.code([f"search-run --task {inputs.task} {name}" for name in inputs.files][:1])] if inputs.task else []
+    parts += [page.details(name, words) for name, words in inputs.files.items()]
+    if inputs.stages:
+        parts.append(page.details("the commands of its stages", "\n\n".join(s.command for s in inputs.stages)))
+    return page.section("How to repeat it", *parts, page.table(["what", "value"], rows))
 
 
 def _missing(inputs: Inputs) -> str:

@@ -67,6 +67,11 @@ def code(lines: Sequence[str]) -> str:
     return "<pre>" + escape("\n".join(lines)) + "</pre>"
 
 
+def details(title: str, words: str) -> str:
+    """A long text that opens where it is asked for."""
+    return f"<details><summary>{escape(title)}</summary><pre>{escape(words)}</pre></details>"
+
+
 def bullets(items: Iterable[str]) -> str:
     """A list."""
     return "<ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"

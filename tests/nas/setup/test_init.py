@@ -252,3 +252,27 @@ def test_budgets_and_times_are_read() -> None:
         (2e9, "macs"), (350e6, "macs"), (1.5e9, "macs"), (20, "ms"), (300e6, "macs"),
     ]  # fmt: skip
     assert [seconds_of(text) for text in ("45m", "2h", "90s", "1h30m", "10 min")] == [2700, 7200, 90, 5400, 600]
+
+
+# --- the whole way ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_search_run_ends_with_the_report(here: Path) -> None:
+    """All stages of what init makes; fewer steps and subnets than it says are all that is changed."""
+    init("--budget", "40M", "--time", "20m", "--seed", "1")
+    net, config = Path("net.yaml"), Path("cfg.yaml")
+    net.write_text(re.sub(r"(?m)^  steps: \d+", "  steps: 4", net.read_text()))
+    text = re.sub(r"train\.steps=\d+", "train.steps=4", config.read_text())
+    text = re.sub(r"--population \d+ --evaluations \d+", "--population 2 --evaluations 4", text)
+    config.write_text(text)
+    ok(run(here, "search-init"))
+    ok(run(here, "search-run", "--task", "det", "cfg.yaml", env={"CUDA_VISIBLE_DEVICES": ""}, timeout_s=850))
+    page = Path(Place.of("toy", ".").report()).read_text()
+    for words in ("subnet 1", "subnet 3", "plain", "40 MMACs", "95 of 100 draws of the 6 images", "How long it took"):
+        assert words in page
+    assert page.count("data:image/jpeg") == 6 * 4 and len(page) < 5e6
+    assert "cp -r .search-run/tasks/det." in page
+    shown = json.loads(ok(run(here, "search-ctl", "show-scalar", "--task", "det.tune", "-rt", "+5", "--json")))
+    assert len(shown["rows"]) == 3
