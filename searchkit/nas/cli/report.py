@@ -78,7 +78,7 @@ def report_command(
         task=of_task.name if of_task else "",
         project=_project(),
         versions=_versions(),
-        device=device.partition(",")[0],
+        device=", ".join(device.split(", ")[:2]),  # its name, and how many threads
         seed=seed_of(seed),
         missing=read.missing,
     )

@@ -7,8 +7,10 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+from searchkit import console
 from searchkit.errors import UsageError
 from searchkit.nas.space.shapes import shape_text
 from searchkit.records import modelspace
@@ -47,7 +49,11 @@ class Candidate:
 
     @property
     def machine(self) -> str:
-        """That its time in PyTorch is of; empty where it was not timed."""
+        """That its time is of; empty where it was not timed."""
+        exported = self.form("onnx")
+        if "ms" in exported:
+            threads = console.counted(int(exported.get("threads", 1)), "thread")
+            return f"{exported.get('device', 'cpu')}, {threads}, onnxruntime"
         return str(self.record.get("overhead", {}).get("ms_on", ""))
 
     @property
@@ -60,9 +66,20 @@ class Candidate:
         return Arch.of(self.record["arch"]).id if "arch" in self.record else ""
 
     def form(self, name: str) -> Mapping[str, Any]:
-        """What is known of an exported file: onnx, onnx-int8."""
-        form: Mapping[str, Any] = self.record.get("files", {}).get(name, {})
-        return form
+        """What is known of an exported file (onnx, onnx-int8), of the record or of the proof in its model's folder: its
+        bytes, ms, threads, device, and its scores without the data's name."""
+        of_record = self.record.get("files", {}).get(name)
+        known: Mapping[str, Any] = of_record or self._proof.get("files", {}).get(name, {})
+        return {**known, **_plain(known.get("score", {})), **_plain(known)}
+
+    @cached_property
+    def _proof(self) -> Mapping[str, Any]:
+        path = self.beside(os.path.join(MODEL, "proof.json"))
+        if path is None:
+            return {}
+        with open(path, encoding="utf-8") as file:
+            proof: dict[str, Any] = json.load(file)
+        return proof
 
     def tag(self, tags: Iterable[str]) -> str:
         """The first of these tags that the record has a score of; else any; empty where it has none."""
@@ -71,11 +88,7 @@ class Candidate:
 
     def scores(self, tag: str) -> dict[str, float]:
         """The scores of a tag, without the prefix that the data's name is: bbox_mAP, bbox_AP/circle …"""
-        found = {}
-        for name, value in self.record.get("metric", {}).get(tag, {}).items():
-            if "bbox_" in name and isinstance(value, int | float):
-                found[name[name.index("bbox_") :]] = float(value)
-        return found
+        return _plain(self.record.get("metric", {}).get(tag, {}))
 
     @property
     def ap(self) -> float | None:
@@ -108,6 +121,12 @@ class Candidate:
         except ValueError as e:
             raise UsageError(f"{path} is no JSON: {e}", "It must be what search-nas test --detections writes") from e
         return rows
+
+
+def _plain(scores: Mapping[str, Any]) -> dict[str, float]:
+    """Scores of boxes without what stands in front of their names."""
+    numbers = {name: value for name, value in scores.items() if "bbox_" in name and isinstance(value, int | float)}
+    return {name[name.index("bbox_") :]: float(value) for name, value in numbers.items()}
 
 
 def _number(value: Any) -> float | None:

@@ -11,7 +11,7 @@ from typing import Any
 # Okabe and Ito's colours, which people with any colour vision tell apart; forms tell them apart in print, too.
 COLOURS = {"subnet": "#0072B2", "plain": "#D55E00", "pretrained": "#009E73", "scored": "#999999"}
 FORMS = {"subnet": "circle", "plain": "square", "pretrained": "triangle", "scored": "dot"}
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 320, 52, 16, 14, 46  # of the SVG, px of its own
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 320, 64, 16, 14, 46  # of the SVG, px of its own
 TICKS = 5
 
 

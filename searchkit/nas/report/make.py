@@ -174,6 +174,7 @@ def _commands(inputs: Inputs, choices: Sequence[tuple[Budget, Candidate | None]]
             f"# {budget.text}: {chosen.name}, from the folder of the project",
             f"cp -r {shown} detector",
             "search-nas predict detector IMAGES --out boxes",
+            *(["python detector/infer.py IMAGE  # needs onnxruntime and numpy alone"] if chosen.form("onnx") else []),
         ]
     return page.section("How to get it", page.code(lines)) if lines else ""
 

@@ -25,7 +25,8 @@ pre { overflow-x: auto; background: var(--mark); padding: .6rem }
 .plots { display: flex; flex-wrap: wrap; gap: 1rem } .plots svg { flex: 1 1 20rem; max-width: 100% }
 svg text { fill: var(--text); font: 11px system-ui, sans-serif } svg .frame { fill: none; stroke: var(--line) }
 svg .grid { stroke: var(--line); stroke-width: .6 } svg .budget { stroke: var(--text); stroke-dasharray: 3 3 }
-.images { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: .5rem }
+.images { display: grid; grid-template-columns: repeat(4, 1fr); gap: .5rem }
+@media (max-width: 40rem) { .images { grid-template-columns: repeat(2, 1fr) } }
 .images img { width: 100%; display: block } figure { margin: 0 }
 figcaption, .faint { font-size: .8rem; color: var(--faint) }
 .key span { display: inline-block; margin-right: 1rem } .key i { display: inline-block; width: .8em; height: .8em;

@@ -11,12 +11,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from searchkit.nas.data.coco import CocoSet
+from searchkit.nas.data.drawing import COLOURS, label
 from searchkit.nas.data.images import decode
 
 SHOWN = 8  # images
 EDGE = 300  # px of the longer edge
 QUALITY = 72
-COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+TEXT = 15  # px above a box for the name of its class
 
 
 def chosen(data: CocoSet, n: int = SHOWN) -> list[int]:
@@ -61,8 +62,12 @@ def drawn(data: CocoSet, i: int, boxes: Sequence[tuple[Sequence[float], int]]) -
         size, factor = (size[0] * whole, size[1] * whole), factor * whole
     canvas = Image.fromarray(np.ascontiguousarray(pixels)).resize(size)
     pen = ImageDraw.Draw(canvas)
-    for box, label in boxes:
-        pen.rectangle([v * factor for v in box], outline=COLOURS[(label - 1) % len(COLOURS)], width=2)
+    for box, number in boxes:
+        left, top, right, bottom = (v * factor for v in box)
+        colour = COLOURS[(number - 1) % len(COLOURS)]
+        pen.rectangle([left, top, right, bottom], outline=colour, width=2)
+        if len(data.names) > len(COLOURS):  # colours alone don't tell them apart
+            label(pen, (left, max(0.0, top - TEXT)), data.names[number - 1], colour)
     buffer = io.BytesIO()
     canvas.save(buffer, "JPEG", quality=QUALITY)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

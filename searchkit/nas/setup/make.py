@@ -3,6 +3,7 @@ measure."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from searchkit.cpus import usable
+from searchkit.nas.export.table import FORMS
 from searchkit.nas.setup import budget as budgets
 from searchkit.nas.setup import design as designs
 from searchkit.nas.setup import write
@@ -25,6 +27,7 @@ CALIBRATION = 96  # images
 CACHE_MB = 1024
 FEW = 1000  # training images, below which a batch is half as large, for more steps of them
 STAGES = 7
+EXPORTED = ("onnx", "onnx-int8")  # forms, of those that there are
 MANY = 10**6  # steps of what is only measured
 CLOSER = 2  # times that the MACs for a time are looked for
 
@@ -75,6 +78,7 @@ def decide(asked: Asked, facts: Facts, paths: Paths, say: Callable[[str], None])
         finalists=FINALISTS * len(limits),
         workers=1 if training.gpu else training.cores,
         stages=STAGES,
+        forms=len(training.forms),
     )
     why["time"] = _time_text(asked, times, speeds, facts, training)
     say(why["time"])
@@ -98,8 +102,14 @@ def _training(facts: Facts, cuda: bool, cores: int) -> Training:
         workers=0 if pixels_mb <= CACHE_MB else min(cores, 4),
         cache_mb=CACHE_MB,
         cores=cores,
+        forms=tuple(form for form in EXPORTED if form in FORMS) if _can_export() else (),
         gpu=cuda,
     )
+
+
+def _can_export() -> bool:
+    """Whether the packages that export needs are installed."""
+    return all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 
 
 # --- what is measured ------------------------------------------------------------------------------------------------
@@ -182,6 +192,11 @@ def _why(
         f"plain: the detector to beat is the largest network of the space alone, at the largest input that the budget "
         f"is enough for, {plain[0]}x{plain[1]}: {macs_text(design.plain_macs)}MACs; it is trained on as many images as "
         "the supernet and the tuning of a finalist see together"
+    )
+    why["export"] = (
+        f"export: {' and '.join(training.forms)}, scored, and timed on one thread of the CPU"
+        if training.forms
+        else "export: as PyTorch alone; for ONNX files, too: pip install 'searchkit[export]'"
     )
     few = f" (half as many as usual: fewer than {FEW:,} training images)" if facts.counts["train"] < FEW else ""
     why["batch"] = f"batch: {training.batch} images, {training.precision}{few}"

@@ -10,6 +10,7 @@ FINALISTS = 3  # of each budget, that are tuned and exported
 TUNED = 0.25  # steps of a tuning, as a part of the supernet's
 SEARCHED = 0.15  # of the time, for scoring subnets
 SPARE = 0.05  # of the time, that nothing is planned for
+EXPORT_S = 25.0  # of writing a model in another form and comparing it
 START_S = 7.0  # of a verb, until it has loaded torch and the data
 EVALUATIONS = (12, 400)  # subnets that a search scores, at least and at most
 LEAST_STEPS = 10  # of a supernet, below which nothing is worth the time
@@ -53,21 +54,31 @@ def estimate(archs: float, macs: float, plain_macs: float, batch: int, cores: in
 
 
 def split(
-    total_s: float, speeds: Speeds, *, scored: int, tested: int, finalists: int, workers: int, stages: int
+    total_s: float,
+    speeds: Speeds,
+    *,
+    scored: int,
+    tested: int,
+    finalists: int,
+    workers: int,
+    stages: int,
+    forms: int = 0,
 ) -> Times:
     """Share a time out. scored, tested: images that scoring a subnet in the search, and in the end, takes; finalists:
-    of all budgets together; workers: of the search; stages: that start by themselves. Raises UsageError for too little.
+    of all budgets together; workers: of the search; stages: that start by themselves; forms: that models are exported
+    in. Raises UsageError for too little.
     """
     score_s = speeds.image * scored / workers
     evaluations = min(EVALUATIONS[1], max(EVALUATIONS[0], int(SEARCHED * total_s / max(score_s, 1e-9))))
     search_s = evaluations * score_s + 2 * START_S
     starts = stages + 2 * finalists
+    export_s = (finalists + 1) * forms * EXPORT_S
     test_s = (finalists + 1) * (2 * speeds.image * tested)
     per_step = speeds.step + (finalists * TUNED + 1 + TUNED) * speeds.plain_step
-    left = (1 - SPARE) * total_s - search_s - starts * START_S - test_s
+    left = (1 - SPARE) * total_s - search_s - starts * START_S - test_s - export_s
     steps = int(left / per_step)
     if steps < LEAST_STEPS:
-        least = (LEAST_STEPS * per_step + search_s + starts * START_S + test_s) / (1 - SPARE)
+        least = (LEAST_STEPS * per_step + search_s + starts * START_S + test_s + export_s) / (1 - SPARE)
         raise UsageError(
             f"--time: {total_s / 60:.3g} min is too short: {LEAST_STEPS} steps of the supernet, and what comes behind "
             f"them, take {least / 60:.3g} min here ({speeds.origin})",
@@ -80,7 +91,7 @@ def split(
         "search": search_s,
         "tune": finalists * (tune * speeds.plain_step + speeds.image * tested + 2 * START_S),
         "plain": (steps + tune) * speeds.plain_step + speeds.image * tested + 2 * START_S,
-        "export": (finalists + 1) * (speeds.image * tested + START_S),
+        "export": (finalists + 1) * (speeds.image * tested + START_S + forms * EXPORT_S),
     }
     return Times(steps, tune, evaluations, seconds)
 

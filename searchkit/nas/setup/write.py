@@ -27,6 +27,7 @@ class Training:
     workers: int  # processes that load images
     cache_mb: int
     cores: int  # CPUs that each job may use
+    forms: tuple[str, ...]  # that models are exported in
     gpu: bool
 
 
@@ -241,7 +242,8 @@ def config_text(made: Made) -> str:
     where = "{gpus: 1}" if training.gpu else f"{{gpus: 0, cpus: {training.cores}}}"
     workers = "" if training.gpu else f" --workers {training.cores}"
     score = f"--split {split} --tag test --per-class --speed --detections found.json --out candidate.jsonl"
-    metric, extracted = f"--metric metric.test.{made.metric}", "--out model"
+    exports = "".join(f" --export {form}" for form in training.forms)
+    metric, extracted = f"--metric metric.test.{made.metric}", f"--out model{exports}"
     then = ", and once on test" if split == "test" else "; there is no test set, so that is what is reported, too"
     shown = " ".join(f"--budget '{budget.text}'" for budget, _ in made.budgets)
     lines = [
@@ -314,7 +316,11 @@ def config_text(made: Made) -> str:
         "        && search-nas extract $CONFIG $PLAIN --checkpoint latest.pth --arch candidate.jsonl",
         f"        {metric} {extracted}",
         "",
-        f"  # Each finalist as a model of its own, the best first; {_minutes(times.seconds['export'])}.",
+        *_comment(
+            f"Each finalist as a model of its own, the best first; {_minutes(times.seconds['export'])}. "
+            f"{why['export'][:1].upper()}{why['export'][1:]}.",
+            2,
+        ),
         "  - name: export",
         "    task:",
         "      template: >-",

@@ -91,8 +91,8 @@ def test_every_record_is_in_the_table_and_the_best_within_the_budget_is_recommen
     words = "\n".join(page.words)
     for name in (NAME, "subnet 2", "subnet 3", "plain", "circle <i>", "3.2", "0.370", "4.0", "7.5"):
         assert name in page.words or name in words, name
-    assert f"For 2 GMACs on cpu: {NAME} (subnet), 1.9 GMACs, 190.0 ms; AP 0.400 on test" in words
-    assert "For 1 GMACs on cpu: subnet 2 (subnet)" in words
+    assert f"For 2 GMACs on cpu, 1 thread: {NAME} (subnet), 1.9 GMACs, 190.0 ms; AP 0.400 on test" in words
+    assert "For 1 GMACs on cpu, 1 thread: subnet 2 (subnet)" in words
     assert f"{NAME} has AP 0.400, plain (1.8 GMACs) 0.350: a difference of +0.050, whose spread is not known" in words
     assert Path("r.png").stat().st_size > 10_000
 

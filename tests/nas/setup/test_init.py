@@ -272,6 +272,7 @@ def test_search_run_ends_with_the_report(here: Path) -> None:
     page = Path(Place.of("toy", ".").report()).read_text()
     for words in ("subnet 1", "subnet 3", "plain", "40 MMACs", "95 of 100 draws of the 6 images", "How long it took"):
         assert words in page
+    assert "python detector/infer.py" in page and "onnxruntime" in page
     assert page.count("data:image/jpeg") == 6 * 4 and len(page) < 5e6
     assert "cp -r .search-run/tasks/det." in page
     shown = json.loads(ok(run(here, "search-ctl", "show-scalar", "--task", "det.tune", "-rt", "+5", "--json")))
