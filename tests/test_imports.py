@@ -56,6 +56,7 @@ TABLE = (
     ("nas.tasks", NAS),
     ("nas.export", NAS),
     ("nas.subnet", NAS),
+    ("nas.latency", NAS),
     ("nas.setup", NAS),
     ("nas.report", NAS),
     ("nas.facts", NAS),

@@ -74,7 +74,7 @@ def flops_command(
       search-nas flops cfg.yaml --out some.jsonl --sample 1000
       search-nas flops cfg.yaml --out some.jsonl --sample 100 --range 20G 40G --parts --png some.png
     """
-    from searchkit.nas.cli.priced import pricing
+    from searchkit.nas.cli.priced import pricing, timing
     from searchkit.nas.cli.records import read
     from searchkit.nas.cost.price import price
     from searchkit.nas.cost.write import write_space
@@ -92,7 +92,7 @@ def flops_command(
     if parts and not (records_path or sample):
         raise UsageError("--parts needs --sample N or --records FILE", "Of a whole space the table would be too large")
     recipe = configs.load(config, overrides)
-    plan_of = pricing(recipe)
+    plan_of, tables = pricing(recipe), timing(recipe)
     began = time.monotonic()
     os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
     if records_path or sample:
@@ -101,19 +101,19 @@ def flops_command(
         elif within:
 
             def cost_of(arch: Any, shape: Any) -> int:
-                return price(plan_of, arch, shape, convention).flops
+                return int(price(plan_of, arch, shape, convention).flops)
 
             records = _within(recipe, sample or 0, seed_of(seed), within, cost_of)
         else:
             records = _sampled(recipe, sample or 0, seed_of(seed))
         pairs = zip(*checked(records, recipe), strict=True)
-        priced = [_priced(recipe, record, arch, plan_of, convention, beside, parts) for record, arch in pairs]
+        priced = [_priced(recipe, record, arch, plan_of, convention, beside, parts, tables) for record, arch in pairs]
         with fsio.storage():
             fsio.atomic_write(out, "".join(modelspace.dumps(r) + "\n" for r in priced))
         count, fresh = len(priced), len(priced)
     else:
         count = recipe.space.points()
-        fresh = write_space(out, plan_of, recipe.space, convention, beside=tuple(dict.fromkeys(beside)))
+        fresh = write_space(out, plan_of, recipe.space, convention, beside=tuple(dict.fromkeys(beside)), tables=tables)
     seconds = time.monotonic() - began
     if as_json:
         console.print_json(flops_facts(out, count, fresh, seconds, convention))
@@ -169,19 +169,32 @@ def _picture(path: str, records: Sequence[dict[str, Any]], convention: str) -> N
 
 
 def _priced(
-    recipe: Any, record: dict[str, Any], arch: Any, plan_of: Any, convention: Any, beside: Any, parts: bool
+    recipe: Any,
+    record: dict[str, Any],
+    arch: Any,
+    plan_of: Any,
+    convention: Any,
+    beside: Any,
+    parts: bool,
+    tables: Any,
 ) -> dict[str, Any]:
-    from searchkit.nas.cost.price import price, price_parts, read_meters
-    from searchkit.nas.space.shapes import plain_shape
+    from searchkit.nas.cost.price import of_tables, plain_cost, price, price_parts, read_meters
+    from searchkit.nas.space.shapes import height_width, plain_shape
     from searchkit.nas.subnet.records import shape_of
 
     shape = shape_of(record, recipe)
     cost = price(plan_of, arch, shape, convention)
     overhead = {**record.get("overhead", {}), "flops": cost.flops, "params": cost.params, "convention": convention}
-    overhead |= read_meters(plan_of, arch, shape, beside)
+    overhead |= read_meters(plan_of, arch, shape, beside) | of_tables(tables, plan_of, arch, shape)
     if parts:
         of_parts = price_parts(plan_of, arch, shape, convention)
-        overhead["parts"] = {part: {"flops": c.flops, "params": c.params} for part, c in of_parts.items()}
+        shares = {part: {"flops": c.flops, "params": c.params} for part, c in of_parts.items()}
+        for name, table in tables.items():
+            times = price_parts(plan_of, arch, shape, table)
+            for part, cost in times.items():
+                shares[part][name] = plain_cost(cost.flops)
+            shares.setdefault("rest", {})[name] = plain_cost(sum(table.begin((height_width(shape),))))
+        overhead["parts"] = shares
     data = {**record.get("data", {})}
     data.setdefault("input_shape", plain_shape(shape))
     return {**record, "overhead": overhead, "data": data}

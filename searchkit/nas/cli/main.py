@@ -18,6 +18,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "space": ("space", "How large the space is: archs, points, cost, a histogram of MACs."),
     "modules": ("modules", "List a network's modules: names, shapes, what follows."),
     "flops": ("flops", "Price the whole space, given records, or a sample, in closed form."),
+    "latency": ("latency", "Measure how long the rows of a space take on a device: a table that prices archs in ms."),
     "select": ("select", "Pick records of a model space by rules."),
     "train": ("train", "Train a supernet."),
     "test": ("test", "Score subnets with the supernet's weights."),

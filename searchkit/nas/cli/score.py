@@ -54,6 +54,7 @@ def opened(plan: Any, here: Any, results_path: str) -> Callable[[Any], dict[str,
     from searchkit.nas.subnet.standing import Tail
     from searchkit.nas.tasks import read as configs
     from searchkit.nas.train.memory import memory_advice
+    from searchkit.nas.train.recipe import tables_of
 
     recipe = configs.load(here.config, plan.overrides)
     proxy, tag = plan.tag == search.PROXY, plan.tag
@@ -80,11 +81,13 @@ def opened(plan: Any, here: Any, results_path: str) -> Callable[[Any], dict[str,
         protocols[shape] = sweep.tune_protocol(session, empty) if proxy else sweep.test_protocol(session, empty, True)
     _check_protocols(results.records.values(), tag, protocols)
     plans = price.plans_of(session.config, recipe.space.maximum())  # once: it builds a backbone
+    tables = tables_of(recipe)
 
     def score(trial: Any) -> dict[str, Any]:
         shape, arch = plan.shape_of(trial.params), _arch(recipe, trial.params)
         cost = price.price(plans, arch, shape)
         overhead = {"flops": cost.flops, "params": cost.params, "convention": "macs"}
+        overhead |= price.of_tables(tables, plans, arch, shape)
         record = {"arch": arch.nested(), "data": {"input_shape": plain_shape(shape)}, "overhead": overhead}
         for other in tail.new():  # another worker may have scored it, and died before it said so
             results.records[key_of(other, tag)] = other
@@ -152,26 +155,27 @@ def _check_protocols(records: Any, tag: str, protocols: Mapping[Any, Mapping[str
 def measures(path: str, names: list[str]) -> Callable[[Mapping[str, Any]], dict[str, float]]:
     """For search-run: a function from the values of a trial's knobs to what the constraints name beside them."""
     from searchkit.nas.cli.priced import pricing
-    from searchkit.nas.cost.price import read_meters
-    from searchkit.nas.cost.rules import METERS
+    from searchkit.nas.cost.price import meters_with, read_meters
     from searchkit.nas.space.shapes import plain_shape
     from searchkit.nas.subnet import search
     from searchkit.nas.tasks import read as configs
+    from searchkit.nas.train.recipe import tables_of
 
     plan, here = search.load(path)
     before = os.getcwd()
     os.chdir(here.cwd)  # the data is asked for its classes where the config does not say
     try:
         recipe = configs.load(here.config, plan.overrides)
-        meters = [meter for meter in METERS if meter in names or search.COSTS.get(meter) in names]
+        known = meters_with(tables_of(recipe))
+        meters = [m for m in known if m in names or search.COSTS.get(m, f"overhead.{m}") in names]
         plans = pricing(recipe) if meters else None
     finally:
         os.chdir(before)
 
     def measure(values: Mapping[str, Any]) -> dict[str, float]:
         shape, arch = plan.shape_of(values), _arch(recipe, values)
-        costs = read_meters(plans, arch, shape, meters) if plans is not None else {}
-        facts = search.facts_of(arch, plain_shape(shape), costs)
+        costs = read_meters(plans, arch, shape, meters, known) if plans is not None else {}
+        facts = search.facts_of(arch, plain_shape(shape), costs, known)
         return {name: facts[name] for name in names}
 
     return measure

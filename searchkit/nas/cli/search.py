@@ -69,7 +69,8 @@ class Search(Options):
     "wanted",
     multiple=True,
     metavar="NAME[:max|min]",
-    help="A metric (bbox_mAP, top1 …), macs, params, or a name of the records.  [default: the metric; nsga2: and macs]",
+    help="A metric (bbox_mAP, top1 …), macs, params, a meter of the config (ms), or a name of the records.  "
+    "[default: the metric; nsga2: and macs]",
 )
 @click.option("--constraint", "constraints", multiple=True, metavar="EXPR", help='Such as "macs <= 300M".')
 @click.option(
@@ -116,7 +117,7 @@ def search_command(asked: Search) -> int:
     config, checkpoint = os.path.abspath(asked.config), os.path.abspath(asked.checkpoint)
     here = search.Here(config, checkpoint, os.getcwd(), asked.device, _job_gpus(asked.gpus))
     keep = os.path.abspath(checkpoints.keep_folder(asked.work_dir))
-    text = search.document(plan, recipe.space, keep, sys.executable)
+    text = search.document(plan, recipe.space, keep, sys.executable, recipe.meters)
     begun = os.path.exists(os.path.join(keep, search.PLAN))
     if not asked.overwrite or not begun:
         search.check_same(keep, plan)
@@ -155,6 +156,7 @@ def _proxy(epochs: float | None, steps: int | None) -> tuple[str, ...]:
 
 def _plan(asked: Search, recipe: Any, overrides: tuple[str, ...]) -> Any:
     """What defines the search; all that can be known is checked, and nothing is written."""
+    from searchkit.nas.cli.priced import timing
     from searchkit.nas.space.shapes import plain_shape
     from searchkit.nas.subnet import search
     from searchkit.nas.train import bench
@@ -186,12 +188,13 @@ def _plan(asked: Search, recipe: Any, overrides: tuple[str, ...]) -> Any:
     sample = search.sample_record(recipe, tag, plain, metrics)
     objectives = search.objectives(asked.wanted, algorithm, metrics, sample)
     search.check_values(recipe, where, objectives, known)
-    search.numeric(asked.constraints, knobs, recipe.space, plain)
+    search.numeric(asked.constraints, knobs, recipe.space, plain, recipe.meters)
+    tables = timing(recipe)
     kept, digest = checkpoints.load_with_digest(asked.checkpoint)
     nets.check_space(recipe, kept, asked.checkpoint)
     for note in recipe.task.objective.notes(evaluator):
         say(note)
-    sections = search.digests(recipe, tag == search.PROXY)
+    sections = search.digests(recipe, tag == search.PROXY, tables)
     learnt = recipe.finetune.train_on if tag == search.PROXY else ()
     for name in dict.fromkeys((where, *learnt, *(("train",) if recipe.test.calibration_images else ()))):
         _check_data(recipe, name)

@@ -6,13 +6,15 @@ exactly the given shape, on the features and levels that come of it, on a fixed 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from operator import add
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from searchkit.errors import UsageError, did_you_mean
-from searchkit.nas.cost.rules import METERS, Convention, Sizes, check_convention, row_cost
+from searchkit.nas.cost.latency import DIGITS, Table
+from searchkit.nas.cost.rules import METERS, Convention, Meter, Sizes, Way, check_convention, row_cost
 from searchkit.nas.models.part import BACKBONE, HEAD, NECK, NetPlan, Pieces, Where
 from searchkit.nas.models.plan import Row
 from searchkit.nas.models.plans import plans_of
@@ -28,27 +30,50 @@ if TYPE_CHECKING:
 class Cost:
     """Of one image, or of one architecture at one input shape."""
 
-    flops: int  # by the convention; for `macs`, multiply-adds
+    flops: Any  # an int by the convention, for `macs` multiply-adds; of a table ms, a float
     params: int  # for `macs`, of all torch parameters, those of frozen stages too
 
 
-def price(plans: NetPlan, arch: Arch, input_shape: InputShape, convention: Convention = "macs") -> Cost:
+def price(plans: NetPlan, arch: Arch, input_shape: InputShape, convention: Way = "macs") -> Cost:
     """One architecture on one image: square with edge S, or (H, W). Sizes are not padded: odd ones stay odd."""
     ((_, flops, params),) = price_archs(plans, (arch,), (input_shape,), convention)
     return Cost(flops[0], params)
 
 
+def meters_with(tables: Mapping[str, Table]) -> dict[str, Meter]:
+    """METERS, and those of a config: its tables by name."""
+    return {**METERS, **{name: Meter("flops", table) for name, table in tables.items()}}
+
+
 def read_meters(
-    plans: NetPlan, arch: Arch, input_shape: InputShape, names: Iterable[str] = tuple(METERS)
-) -> dict[str, int]:
-    """What one architecture costs on one image, by the names of METERS. UsageError for a name that is none."""
+    plans: NetPlan,
+    arch: Arch,
+    input_shape: InputShape,
+    names: Iterable[str] = tuple(METERS),
+    meters: Mapping[str, Meter] = METERS,
+) -> dict[str, Any]:
+    """What one architecture costs on one image, by the names of `meters`: whole numbers, of a table ms.
+
+    Raises UsageError for a name that is none, and for a row or an input shape that a table lacks.
+    """
     names = tuple(names)
     for name in names:
-        if name not in METERS:
-            raise UsageError(f"there is no meter {name!r}{did_you_mean(name, tuple(METERS))}")
-    conventions = dict.fromkeys(METERS[name].convention for name in names)
-    costs = {convention: price(plans, arch, input_shape, convention) for convention in conventions}
-    return {name: getattr(costs[METERS[name].convention], METERS[name].of) for name in names}
+        if name not in meters:
+            raise UsageError(f"there is no meter {name!r}{did_you_mean(name, tuple(meters))}")
+    ways = dict.fromkeys(meters[name].convention for name in names)
+    costs = {way: price(plans, arch, input_shape, way) for way in ways}
+    return {name: plain_cost(getattr(costs[meters[name].convention], meters[name].of)) for name in names}
+
+
+def of_tables(tables: Mapping[str, Table], plans: NetPlan, arch: Arch, input_shape: InputShape) -> dict[str, Any]:
+    """What a record has in `overhead` of the meters of a config: `{"ms": 3.2, "ms_on": what that is of}`."""
+    costs = read_meters(plans, arch, input_shape, tables, meters_with(tables)) if tables else {}
+    return {key: value for name in costs for key, value in ((name, costs[name]), (f"{name}_on", tables[name].text()))}
+
+
+def plain_cost(cost: float) -> float:
+    """A cost as records have it."""
+    return round(cost, DIGITS) if isinstance(cost, float) else cost
 
 
 def price_net(config: NetConfig, arch: Arch, input_shape: InputShape, convention: Convention = "macs") -> Cost:
@@ -56,10 +81,8 @@ def price_net(config: NetConfig, arch: Arch, input_shape: InputShape, convention
     return price(plans_of(config, arch), arch, input_shape, convention)
 
 
-def price_parts(
-    plans: NetPlan, arch: Arch, input_shape: InputShape, convention: Convention = "macs"
-) -> dict[str, Cost]:
-    """`price` of backbone, neck and head, which add up to it."""
+def price_parts(plans: NetPlan, arch: Arch, input_shape: InputShape, convention: Way = "macs") -> dict[str, Cost]:
+    """`price` of backbone, neck and head, which add up to it; a table's times less what is no row."""
     check_convention(convention)
     image = (height_width(input_shape),)
     end = _State((0,), 0, image, ())
@@ -102,15 +125,15 @@ def space_scales(space: Space) -> tuple[InputShape, ...]:
 class _State(NamedTuple):
     """Sums over the first rows of a network."""
 
-    flops: tuple[int, ...]
+    flops: tuple[Any, ...]
     params: int
     sizes: Sizes  # of the last row's output
     features: tuple[tuple[int, Sizes], ...]  # channels and sizes of what was given out, finest first
 
 
 def price_archs(
-    plans: NetPlan, archs: Iterable[Arch], input_shapes: tuple[InputShape, ...], convention: Convention
-) -> Iterator[tuple[Arch, tuple[int, ...], int]]:
+    plans: NetPlan, archs: Iterable[Arch], input_shapes: tuple[InputShape, ...], convention: Way
+) -> Iterator[tuple[Arch, tuple[Any, ...], int]]:
     """(architecture, flops at each input shape, parameters) of each architecture in turn.
 
     Neighbours in a space begin with the same rows: the sums up to there are kept from one to the next, and so are those
@@ -119,8 +142,9 @@ def price_archs(
     check_convention(convention)
     image = tuple(map(height_width, input_shapes))
     rows: list[Row] = []
-    states = [_State((0,) * len(image), 0, image, ())]  # states[i]: before rows[i]
-    seen: dict[Any, tuple[tuple[int, ...], int]] = {}
+    begin = (0,) * len(image) if isinstance(convention, str) else convention.begin(image)
+    states = [_State(begin, 0, image, ())]  # states[i]: before rows[i]
+    seen: dict[Any, tuple[tuple[Any, ...], int]] = {}
     for arch in archs:
         plan = plans.rows(arch)
         same = 0
@@ -138,7 +162,7 @@ def price_archs(
         if rest is None:
             pieces = plans.behind(arch, tuple(channels for channels, _ in end.features))
             rest = seen[key] = _cost_behind(pieces, image, [sizes for _, sizes in end.features], convention)
-        yield arch, tuple(map(int.__add__, end.flops, rest[0])), end.params + rest[1]
+        yield arch, tuple(map(add, end.flops, rest[0])), end.params + rest[1]
 
 
 def _of_others(arch: Arch) -> tuple[Any, ...]:
@@ -148,17 +172,18 @@ def _of_others(arch: Arch) -> tuple[Any, ...]:
     return tuple(item for item in arch.items if not item[0].startswith(f"{BACKBONE}."))
 
 
-def _after(state: _State, row: Row, convention: Convention) -> _State:
+def _after(state: _State, row: Row, convention: Way) -> _State:
     cost = row_cost(row, state.sizes, convention)
     features = (*state.features, (row.cout, cost.sizes)) if row.output else state.features
-    return _State(tuple(map(int.__add__, state.flops, cost.flops)), state.params + cost.params, cost.sizes, features)
+    return _State(tuple(map(add, state.flops, cost.flops)), state.params + cost.params, cost.sizes, features)
 
 
 def _cost_behind(
-    pieces: Pieces, image: Sizes, features: Iterable[Sizes], convention: Convention
-) -> tuple[tuple[int, ...], int]:
+    pieces: Pieces, image: Sizes, features: Iterable[Sizes], convention: Way
+) -> tuple[tuple[Any, ...], int]:
     """(flops at each input shape, parameters) of pieces that run on the features of a backbone."""
-    flops, params = [(0,) * len(image)], 0
+    flops: list[tuple[Any, ...]] = [(0,) * len(image)]
+    params = 0
     given: dict[str, list[Sizes]] = {"feature": [*features], "level": []}
     for piece in pieces:
         for i, sizes in enumerate(_runs(piece.where, image, given)):

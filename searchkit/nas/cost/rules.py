@@ -17,7 +17,7 @@ modules.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 from searchkit.errors import UsageError, did_you_mean
 from searchkit.nas.models.layer_kinds import KINDS, out_size
@@ -27,40 +27,61 @@ Convention = Literal["macs", "gaia", "ptflops"]
 CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 
 
-class Meter(NamedTuple):
-    """A number that tells what a network costs: its operations or its parameters, as a convention counts them."""
-
-    of: Literal["flops", "params"]
-    convention: Convention
-
-
-METERS: dict[str, Meter] = {
-    **{name: Meter("flops", name) for name in CONVENTIONS},
-    "params": Meter("params", "macs"),  # of all torch parameters
-}
 Sizes = tuple[tuple[int, int], ...]  # (height, width) of a feature, for each input shape
 
 
 class RowCost(NamedTuple):
     """One row at several sizes of its input at once."""
 
-    flops: tuple[int, ...]  # for each size; one multiply-add is one
+    flops: tuple[Any, ...]  # for each size: ints, where one multiply-add is one; of a Counter what it counts
     params: int
     sizes: Sizes  # of its output
 
 
-def check_convention(convention: str) -> None:
-    """Raises UsageError for anything but the names of the conventions."""
-    if convention not in CONVENTIONS:
+class Counter(Protocol):
+    """A way to count beside the conventions, such as a table of times. It is told from others by its identity."""
+
+    def begin(self, image: Sizes) -> tuple[float, ...]:
+        """What an image costs, at each size of it, beside all rows."""
+        ...
+
+    def row_cost(self, row: Row, sizes: Sizes) -> RowCost:
+        """See row_cost."""
+        ...
+
+    def __hash__(self) -> int: ...
+
+
+Way = Convention | Counter
+
+
+class Meter(NamedTuple):
+    """A number that tells what a network costs: its operations or its parameters, as a convention counts them."""
+
+    of: Literal["flops", "params"]
+    convention: Way  # a table of times counts ms as its `flops`
+
+
+METERS: dict[str, Meter] = {
+    **{name: Meter("flops", name) for name in CONVENTIONS},
+    "params": Meter("params", "macs"),  # of all torch parameters
+}
+
+
+def check_convention(convention: Way) -> None:
+    """Raises UsageError for anything but the names of the conventions, and counters."""
+    if isinstance(convention, str) and convention not in CONVENTIONS:
         raise UsageError(f"there is no convention {convention!r} to count by{did_you_mean(convention, CONVENTIONS)}")
 
 
 @lru_cache(CACHE)
-def row_cost(row: Row, sizes: Sizes, convention: Convention) -> RowCost:
+def row_cost(row: Row, sizes: Sizes, convention: Way) -> RowCost:
     """A row whose input has these sizes. Linear layers run at every position, so a list of n boxes is of size (n, 1).
 
     Raises UsageError where nothing is left of the image.
     """
+    if not isinstance(convention, str):
+        return convention.row_cost(row, sizes)
     parts = [_row_flops(row, h, w, convention) for h, w in sizes]
     params = sum(layer_params(layer, convention) for layer in row.layers)
     return RowCost(tuple(flops for flops, _ in parts), params, tuple(size for _, size in parts))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 from searchkit import fsio
 from searchkit.errors import ConflictError
-from searchkit.nas.cost.price import price_archs, space_scales
-from searchkit.nas.cost.rules import Convention
+from searchkit.nas.cost.latency import NO_TABLES, Table
+from searchkit.nas.cost.price import plain_cost, price_archs, space_scales
+from searchkit.nas.cost.rules import Convention, Way
 from searchkit.nas.models.part import NetPlan
 from searchkit.nas.space.space import Space
 from searchkit.records.arch import Arch
@@ -28,13 +29,15 @@ def write_space(
     convention: Convention = "macs",
     *,
     beside: Sequence[Convention] = (),
+    tables: Mapping[str, Table] = NO_TABLES,
     start: int = 0,
     stop: int | None = None,
 ) -> int:
     """Write the points `start` up to (not including) `stop` of a space to `path`, in the order of price_space.
 
     A line is `{"overhead": {"flops": …, "params": …, "convention": …}, "arch": {…}, "data": {"input_shape": …}}`;
-    `beside` names further conventions, such as ptflops, for `{"flops": …, "ptflops": …, …}`. Of a file that is there,
+    `beside` names further conventions, such as ptflops, for `{"flops": …, "ptflops": …, …}`; so do `tables` of times,
+    by name, each with what it is of behind it: `"ms": …, "ms_on": …`. Of a file that is there,
     complete lines stay, a torn last one is cut off, and the rest is added. Returns how many lines were written now.
     Raises ConflictError where the file's last complete line is another than would be written, or another process is
     writing, and StorageError.
@@ -46,7 +49,9 @@ def write_space(
             if not fsio.try_lock(fd):
                 raise ConflictError(f"another process is writing {path}", "Wait for it, or write to another file.")
             done, end, last = _complete_lines(fd)
-            lines = space_lines(plans, space, convention, beside, start=start + max(0, done - 1), stop=total)
+            lines = space_lines(
+                plans, space, convention, beside, tables=tables, start=start + max(0, done - 1), stop=total
+            )
             if done and next(lines, "").encode() != last:
                 raise ConflictError(
                     f"{path}:{done}: the line is not the one of point {start + done - 1} of this space",
@@ -65,6 +70,7 @@ def space_lines(
     convention: Convention,
     beside: Sequence[Convention] = (),
     *,
+    tables: Mapping[str, Table] = NO_TABLES,
     start: int = 0,
     stop: int | None = None,
 ) -> Iterator[str]:
@@ -72,10 +78,12 @@ def space_lines(
     scales = space_scales(space)
     skip, first = divmod(start, len(scales))
     ends = [json.dumps(shape) + "}}\n" for shape in scales]
-    priced = (price_archs(plans, islice(space.enumerate(), skip, None), scales, name) for name in (convention, *beside))
+    ways: tuple[Way, ...] = (convention, *beside, *tables.values())
+    priced = (price_archs(plans, islice(space.enumerate(), skip, None), scales, way) for way in ways)
+    names = (*((name, "") for name in beside), *((name, _of(name, table)) for name, table in tables.items()))
     lines = (
         f'{{"overhead": {{"flops": {counts}, {middle}{end}'
-        for arch, costs, params in (_joined(beside, *priced) if beside else next(priced))
+        for arch, costs, params in (_joined(names, *priced) if names else next(priced))
         for middle in [_middle(arch, params, convention)]
         for counts, end in zip(costs, ends, strict=True)
     )
@@ -83,12 +91,20 @@ def space_lines(
 
 
 def _joined(
-    names: Sequence[str], first: Iterable[tuple[Arch, tuple[int, ...], int]], *others: Iterable[Any]
+    names: Sequence[tuple[str, str]], first: Iterable[tuple[Arch, tuple[int, ...], int]], *others: Iterable[Any]
 ) -> Iterator[tuple[Arch, list[str], int]]:
-    """Prices with those by other conventions beside: `7, "ptflops": 9`."""
+    """Prices with those by other ways beside: `7, "ptflops": 9`. names: of these, each with what follows its number."""
     for (arch, costs, params), *rest in zip(first, *others, strict=True):
-        beside = [[f', "{name}": {cost}' for cost in more] for name, (_, more, _) in zip(names, rest, strict=True)]
+        beside = [
+            [f', "{name}": {plain_cost(cost)}{end}' for cost in more]
+            for (name, end), (_, more, _) in zip(names, rest, strict=True)
+        ]
         yield arch, [f"{cost}{''.join(texts)}" for cost, *texts in zip(costs, *beside, strict=True)], params
+
+
+def _of(name: str, table: Table) -> str:
+    """What a time is of, behind it."""
+    return f', "{name}_on": {json.dumps(table.text())}'
 
 
 def _middle(arch: Arch, params: int, convention: Convention) -> str:

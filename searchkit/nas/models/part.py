@@ -187,7 +187,8 @@ class Head(Protocol):
 
     One whose class logits another network may learn has `class_logits(net)`, which gives their ClassLogits
     (searchkit.nas.models.class_logits). One with `outputs(net, inputs)` runs by it what gives out features and class
-    logits, without what follows; a network that teaches these alone is run so.
+    logits, without what follows; a network that teaches these alone is run so. One with rows on regions may say in
+    `regions_kept`, on its plan side, how many of them its network runs of an image.
     """
 
     TASK: ClassVar[str]

@@ -43,7 +43,7 @@ from searchkit.nas.subnet.sweep import as_recorded
 from searchkit.nas.train import checkpoint
 from searchkit.nas.train import net as nets
 from searchkit.nas.train.bench import Bench, measured_on, model_said, open_bench, opened_train
-from searchkit.nas.train.recipe import Recipe, sized
+from searchkit.nas.train.recipe import Recipe, sized, tables_of
 from searchkit.nas.train.splits import open_split, reading_as_scored, reading_of_checkpoint, section_of
 from searchkit.records.arch import Arch
 
@@ -162,6 +162,9 @@ def extract(
     if os.path.exists(out) and os.listdir(out):
         raise UsageError(f"{out} already exists", "Name a new folder")
     form = wiring_of(source.net).head.form
+    tables = tables_of(recipe)
+    plans = price.plans_of(source.config, source.maximum)
+    times = price.of_tables(tables, plans, arch, shape) if tables else {}
     static, n_images = cut(source, recipe, arch, shape, statistics, device)
     static = _placed(static, CPU, False)
     half = f"{os.path.normpath(os.path.abspath(out))}.{os.getpid()}.half"
@@ -180,7 +183,7 @@ def extract(
                 "maximum": source.maximum.nested(),
             },
             "equal": equal,
-            "cost": costs(source, plain, arch, shape),
+            "cost": costs(source, plain, arch, shape) | times,
             "torch": torch.__version__,
             "statistics": statistics_said(statistics, n_images),
         }

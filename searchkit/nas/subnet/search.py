@@ -14,12 +14,13 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from searchkit import fsio
 from searchkit.errors import ConflictError, UsageError, did_you_mean
+from searchkit.nas.cost.latency import NO_TABLES, Table
 from searchkit.nas.cost.rules import METERS
 from searchkit.nas.space import shapes
 from searchkit.nas.space.shapes import InputShape, plain_shape, shape_text
@@ -98,14 +99,16 @@ class Plan:
         return Plan(**{**data, **lists, "objectives": objectives, "input_shapes": shapes})
 
 
-def digests(recipe: Recipe, proxy: bool) -> dict[str, str]:
-    """A digest of each section of a config that scores depend on. Where its file lies makes no difference."""
+def digests(recipe: Recipe, proxy: bool, tables: Mapping[str, Table] = NO_TABLES) -> dict[str, str]:
+    """A digest of each section of a config that scores depend on, and of each of its tables of times. Where files lie
+    makes no difference."""
     folder = os.path.dirname(os.path.abspath(recipe.path))
     texts = {name: text_of(getattr(recipe, name)).replace(folder + os.sep, "") for name in SECTIONS}
     if not proxy:
         del texts["finetune"]
     texts |= {"task": recipe.task.name, "train": f"{recipe.train.precision} {recipe.train.channels_last}"}
-    return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}
+    of_tables = {f"meters.{name}": table.digest[:16] for name, table in tables.items()}
+    return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()} | of_tables
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -141,12 +144,13 @@ def objectives(texts: Sequence[str], algorithm: str, metrics: Sequence[str], sam
     texts = texts or ([metrics[0], "macs"] if algorithm == "nsga2" else [metrics[0]])
     chosen: list[tuple[str, str]] = []
     for text in texts:
-        names = [*metrics, *COSTS, *(n for n, v in modelspace.flatten(sample).items() if _is_number(v))]
+        meters = [name for name in sample["overhead"] if name not in ("flops", *COSTS)]
+        names = [*metrics, *COSTS, *meters, *(n for n, v in modelspace.flatten(sample).items() if _is_number(v))]
         name, _, mode = (text, "", "") if text in names else text.rpartition(":") if ":" in text else (text, "", "")
         if name not in names:
             raise UsageError(f"--objective {text}: the records of this search have no {name!r}{_near(name, names)}")
         if not mode:
-            is_cost = name in COSTS or name.startswith("overhead.")
+            is_cost = name in (*COSTS, *meters) or name.startswith("overhead.")
             mode = "min" if is_cost else "max" if name in metrics or name.startswith("metric.") else ""
         if mode not in MODES:
             fault = f"must end in :max or :min, not {mode!r}" if mode else "say which end is best, :max or :min"
@@ -174,7 +178,7 @@ def _is_number(value: Any) -> bool:
 def sample_record(recipe: Recipe, plan_tag: str, shape: Any, metrics: Sequence[str]) -> Record:
     """A record with every name that those of a search hold; its numbers stand for nothing."""
     names = {prefixed(recipe, name): 0.0 for name in metrics}
-    overhead = {"flops": 0, "params": 0}
+    overhead = {"flops": 0, "params": 0, **dict.fromkeys(recipe.meters, 0.0)}
     arch = recipe.space.maximum().nested()
     return {"arch": arch, "data": {"input_shape": shape}, "overhead": overhead, "metric": {plan_tag: names}}
 
@@ -230,15 +234,18 @@ def value_of(record: Mapping[str, Any], name: str, tag: str) -> float:
     for key, value in metrics.items():
         if key == name or key.endswith(f"_{name}"):
             return float(value)
-    value = modelspace.flatten(record).get(COSTS.get(name, name))
+    flat = modelspace.flatten(record)
+    value = flat.get(COSTS.get(name, name), flat.get(f"overhead.{name}"))
     return float(value) if value is not None and _is_number(value) else math.nan
 
 
-def facts_of(arch: Arch, shape: Any, costs: Mapping[str, int]) -> dict[str, Any]:
+def facts_of(
+    arch: Arch, shape: Any, costs: Mapping[str, float], meters: Collection[str] = tuple(METERS)
+) -> dict[str, Any]:
     """What constraints may name beside the knobs: costs, and the names of records, those of an arch short or whole.
     Lists are there by position too: `backbone.body.depth.0`. costs: by meter; 0 for those that it lacks."""
-    facts: dict[str, Any] = {name: costs.get(name, 0) for name in METERS}
-    facts |= {name: facts[short] for short, name in COSTS.items()}
+    facts: dict[str, Any] = {name: costs.get(name, 0) for name in meters}
+    facts |= {COSTS.get(name, f"overhead.{name}"): cost for name, cost in facts.items()}
     facts["data.input_shape"] = shape
     for name, value in arch.items:
         facts[name] = facts[f"arch.{name}"] = value
@@ -248,13 +255,15 @@ def facts_of(arch: Arch, shape: Any, costs: Mapping[str, int]) -> dict[str, Any]
     return facts
 
 
-def numeric(constraints: Iterable[str], knobs: Sequence[str], space: Space, shape: Any) -> tuple[list[str], list[str]]:
+def numeric(
+    constraints: Iterable[str], knobs: Sequence[str], space: Space, shape: Any, tables: Collection[str] = ()
+) -> tuple[list[str], list[str]]:
     """(the constraints over numbers alone, what they name beside the knobs): a list becomes `[name.0, name.1, …]`.
 
     `input_shape` becomes what records call it. Raises UsageError for unknown names, and for texts that are no
-    expressions.
+    expressions. tables: the names of the config's tables of times.
     """
-    facts = facts_of(space.maximum(), shape, {})
+    facts = facts_of(space.maximum(), shape, {}, (*METERS, *tables))
     texts: list[str] = []
     names_used: dict[str, None] = {}
     for text in constraints:
@@ -279,8 +288,8 @@ def numeric(constraints: Iterable[str], knobs: Sequence[str], space: Space, shap
 # --- for search-run --------------------------------------------------------------------------------------------------
 
 
-def document(plan: Plan, space: Space, folder: str, python: str) -> str:
-    """The config of the suite (YAML) for a search whose files lie in `folder`."""
+def document(plan: Plan, space: Space, folder: str, python: str, tables: Collection[str] = ()) -> str:
+    """The config of the suite (YAML) for a search whose files lie in `folder`. tables: see `numeric`."""
     import yaml
 
     args = []
@@ -296,7 +305,8 @@ def document(plan: Plan, space: Space, folder: str, python: str) -> str:
         "template": [_plain(python), "-m", VERBS, "score", _plain(path)],
         "search_args": args,
     }
-    texts, names = numeric(plan.constraints, [arg["name"] for arg in args], space, plain_shape(plan.input_shapes[0]))
+    knobs, shape = [arg["name"] for arg in args], plain_shape(plan.input_shapes[0])
+    texts, names = numeric(plan.constraints, knobs, space, shape, tables)
     texts += [f"{first} <= {second}" for first, second in space.orders()]
     if texts:
         task["constraints"] = texts

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from searchkit.nas.cost import price
+from searchkit.nas.cost.latency import Table
 from searchkit.nas.models import network
 from searchkit.nas.models.part import NetConfig
 from searchkit.nas.models.plans import unseen
@@ -26,7 +27,7 @@ from searchkit.nas.train.checkpoint import Checkpoint
 from searchkit.nas.train.distributed import Ranks
 from searchkit.nas.train.groups import frozen_text, load_optimizer, make_optimizer
 from searchkit.nas.train.loop import Run, StepReport, fit
-from searchkit.nas.train.recipe import Recipe, sized
+from searchkit.nas.train.recipe import Recipe, said_of, sized, tables_of
 from searchkit.nas.train.sections import Optimisation
 from searchkit.nas.train.speed import machine_text, ms_of
 from searchkit.nas.train.splits import HELD_OUT, open_split, range_entry
@@ -48,6 +49,7 @@ class Session:
     seed: int
     tune_set: Any = None  # the images that subnets are tuned on, of the task's kind
     notes: tuple[str, ...] = ()  # oddities of scoring this network on that set, for every subnet
+    tables: Mapping[str, Table] = field(default_factory=dict)  # of times, by the names of the config's meters
 
 
 def open_session(
@@ -63,6 +65,9 @@ def open_session(
 ) -> Session:
     """Load checkpoint, supernet and data. Raises UsageError for what doesn't fit together, and with `needs_value` where
     the metric that ranks has no value, since there is nothing to find."""
+    tables = tables_of(recipe)
+    for line in said_of(recipe, tables):
+        say(line)
     loaded, sha256 = checkpoint.load_with_digest(path)
     nets.check_space(recipe, loaded, path)
     bench = open_bench(recipe, split or recipe.test.split, device, seed)
@@ -92,7 +97,7 @@ def open_session(
     if recipe.train.channels_last:
         net = net.to(memory_format=torch.channels_last)
     config = sized(recipe, bench.categories)
-    return Session(recipe, config, net.eval(), bench, sha256, device, seed, tune_set, notes)
+    return Session(recipe, config, net.eval(), bench, sha256, device, seed, tune_set, notes, tables)
 
 
 def _unlearnt(recipe: Recipe, bench: Bench, fresh: Sequence[str]) -> tuple[str, ...]:
@@ -161,10 +166,13 @@ def scored(
     """The record with metrics and their protocol; its cost is priced where it has none."""
     result = copy.deepcopy(record)
     result.setdefault("data", {}).setdefault("input_shape", plain_shape(shape))
-    if "overhead" not in result:
+    lacking = {name: t for name, t in session.tables.items() if not t.is_told(name, result.get("overhead", {}))}
+    if "overhead" not in result or lacking:
         plans = price.plans_of(session.config, session.recipe.space.maximum())
-        cost = price.price(plans, arch, shape)
-        result["overhead"] = {"flops": cost.flops, "params": cost.params, "convention": "macs"}
+        if "overhead" not in result:
+            cost = price.price(plans, arch, shape)
+            result["overhead"] = {"flops": cost.flops, "params": cost.params, "convention": "macs"}
+        result["overhead"] |= price.of_tables(lacking, plans, arch, shape)
     result.setdefault("metric", {})[tag] = as_recorded(session.recipe, metrics)
     result.setdefault("protocol", {})[tag] = protocol
     notes = (() if "tuned_steps" in protocol else session.notes) + session.bench.last.notes

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated, Any
 
 from searchkit.errors import ConfigError, SearchkitError, UsageError, did_you_mean
+from searchkit.nas.cost.rules import METERS
 from searchkit.nas.space.samplers import sampler_of
 from searchkit.nas.space.shapes import InputShape
 from searchkit.nas.space.space import Space, space_of
@@ -22,7 +24,7 @@ from searchkit.nas.train.task import UNNAMED, Task
 from searchkit.reading import nodes
 from searchkit.reading.cursor import Cursor
 from searchkit.reading.fill import ABSENT, Part, fill, whole_file
-from searchkit.reading.kinds import Choice, Text
+from searchkit.reading.kinds import Choice, Path, Text
 from searchkit.reading.nodes import Document, Node
 from searchkit.records import modelspace
 from searchkit.records.arch import Arch
@@ -41,6 +43,10 @@ class File:
     test: Part[Any] = ABSENT
     finetune: Part[Any] = ABSENT
     init: Text | None = None
+    meters: Mapping[Text, Path] = field(default_factory=dict)
+
+
+METER = re.compile(r"[a-z][a-z0-9_]*")  # the name of a meter, which expressions can hold
 
 
 def load(path: str, overrides: Iterable[str] = ()) -> Recipe:
@@ -100,6 +106,7 @@ def _recipe(path: str, document: Document) -> Recipe:
     if space is not None and subnet is not None and not subnet.is_null:
         space = _narrowed(space, subnet, document)
     _check_archs(space, top.get("train"), document)
+    meters = _meters(top.get("meters"), file.meters, document)
     document.check()
     assert model and space and data and train and test and finetune  # what is None has a fault
     if getattr(head, "STRETCHES", False):
@@ -111,7 +118,39 @@ def _recipe(path: str, document: Document) -> Recipe:
     trained = {"train": (top.get("train"), train), "finetune": (top.get("finetune"), finetune)}
     assert node is not None
     notes = (*idle_keys(path, trained), *idle_options(path, model, node, space), *unread_rows(path, model, node, space))
-    return Recipe(path, task, model, space, data, train, test, finetune, file.init, classes_given, notes, document.root)
+    return Recipe(
+        path,
+        task,
+        model,
+        space,
+        data,
+        train,
+        test,
+        finetune,
+        file.init,
+        classes_given,
+        notes,
+        document.root,
+        meters,
+    )
+
+
+def _meters(node: Node | None, given: Mapping[str, str], document: Document) -> dict[str, str]:
+    """The files of the tables of times by their names, which are those of no other cost of a record."""
+    meters = {}
+    for name, file in given.items():
+        assert node is not None
+        at = node.entries[name][1]
+        taken = name in (*METERS, "flops", "convention", "parts")
+        if taken or name.endswith("_on") or not METER.fullmatch(name):
+            why = "is that of another cost" if taken else "must be lower-case letters, digits and _, and not end in _on"
+            document.report.fault(node.entries[name][0], f"meters: the name {name!r} {why}; such as ms")
+            continue
+        try:
+            meters[name] = path_of(file, f"meters.{name}")
+        except UsageError as e:
+            document.report.fault(at, f"{e.message}; {e.hint}")
+    return meters
 
 
 def _check_losses(name: str, section: Any, node: Node | None, task: Task, head: Any, document: Document) -> None:

@@ -40,6 +40,12 @@ def config_schema() -> Schema:
                 **_TEXT,
                 "description": "Weights that training starts from: a file, torchvision:NAME, timm:NAME or package:NAME",
             },
+            "meters": {
+                "type": ["object", "null"],
+                "propertyNames": {"pattern": "^[a-z][a-z0-9_]*$"},
+                "additionalProperties": {"type": "string"},
+                "description": "Tables of times (search-nas latency), by their names in records: {ms: FILE}",
+            },
         },
         "additionalProperties": False,
         "required": ["model", "space"],

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from searchkit import proc
 from searchkit.errors import ConfigError, Fault, UsageError
+from searchkit.nas.cost.latency import Table, read_table
 from searchkit.nas.models.part import NetConfig
 from searchkit.nas.space.shapes import InputShape
 from searchkit.nas.space.space import Space
 from searchkit.nas.train.sections import Finetune, Test, Train
 from searchkit.nas.train.task import Task
+from searchkit.nas.train.values import text_of
 from searchkit.reading.nodes import Node
 
 
@@ -31,6 +36,7 @@ class Recipe:
     classes_given: bool = True  # False: model.num_classes stands for nothing, the data says how many
     notes: tuple[str, ...] = ()  # keys that change nothing, each in a line with its place
     root: Node = field(default=Node("map", 1, 1), repr=False, compare=False)  # the file, for places
+    meters: Mapping[str, str] = field(default_factory=dict)  # files of tables of times, by their names in records
 
     @property
     def scales(self) -> tuple[InputShape, ...]:
@@ -67,3 +73,33 @@ def sized(recipe: Recipe, categories: Sequence[str]) -> NetConfig:
             "Leave model.num_classes out to take the data's number, or choose some with data.classes",
         )
     return recipe.model
+
+
+def tables_of(recipe: Recipe) -> dict[str, Table]:
+    """The tables of times that a config names, read now: a config may name one that is still to be measured. Raises
+    ConfigError, with its place, for a file that is none."""
+    tables = {}
+    for name, path in recipe.meters.items():
+        try:
+            tables[name] = read_table(path)
+        except UsageError as e:
+            raise recipe.refused(f"meters.{name}", e) from e
+    return tables
+
+
+def said_of(recipe: Recipe, tables: Mapping[str, Table]) -> list[str]:
+    """What people should know of the tables of a config before they believe their sums; a line each."""
+    lines = []
+    for name, table in tables.items():
+        lines.append(f"{name}: {table.on.text()}, from {table.path}; {table.trust}")
+        if table.model != model_digest(recipe):
+            lines.append(f"note: {name}: the table was measured for another `model` than the config's")
+        if table.on.device == "cpu" and table.on.name != proc.cpu().model:
+            lines.append(f"note: {name}: the table is of another machine: this one has {proc.cpu().model}")
+    return lines
+
+
+def model_digest(recipe: Recipe) -> str:
+    """What tells the recipe's `model` from others, wherever its files lie."""
+    folder = os.path.dirname(os.path.abspath(recipe.path))
+    return hashlib.sha256(text_of(recipe.model).replace(folder + os.sep, "").encode()).hexdigest()[:16]

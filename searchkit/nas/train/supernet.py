@@ -190,7 +190,7 @@ def policy_of(recipe: Recipe, config: NetConfig, seed: int, steps_per_epoch: int
         plans = price.plans_of(config, recipe.space.maximum())
 
         def macs(arch: Arch) -> int:
-            return price.price(plans, arch, recipe.scales[0]).flops
+            return int(price.price(plans, arch, recipe.scales[0]).flops)
 
     return policy(
         settings.policy,

@@ -17,6 +17,7 @@ from searchkit.seeds import rng_of
 
 MAX_GROUPS = 100_000
 LOOK = 200  # records whose names a message chooses from
+COUNTED = ("flops", "convention")  # of `overhead`: these go together, and are named whole
 SKIP_HINT = "say `missing: skip` in the rule to leave such records out"
 
 
@@ -297,9 +298,10 @@ def _plain(name: str, skip: bool) -> Function:
                 value = value[part]
         except (KeyError, TypeError):
             flat = flatten(record)  # some of it may be dotted already
-            if name not in flat:
+            key = name if name in flat or name in COUNTED else f"overhead.{name}"  # a meter's short name
+            if key not in flat:
                 raise Missing(name) from None
-            value = flat[name]
+            value = flat[key]
         if value is None and skip:
             raise Missing(name)
         return as_list(value) if type(value) is tuple else value

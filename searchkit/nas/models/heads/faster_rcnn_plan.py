@@ -102,6 +102,11 @@ class FasterRCNNPlan:
         """num_classes: without background. proposals: that the box head is priced on, per image."""
         self.options, self.num_classes, self.proposals = options, num_classes, proposals
 
+    @property
+    def regions_kept(self) -> int:
+        """Of an image in evaluation, at most: so many times its box head runs, however many it is priced on."""
+        return self.options.rpn_post_nms_test
+
     def plan(self, arch: Arch, levels: Channels) -> Pieces:
         """Raises UsageError for levels of several widths, or another number of them than there are anchor sizes."""
         sizes = self.options.anchor_sizes
