@@ -232,7 +232,7 @@ def test_networks_that_no_sum_tells_are_said_to_be_so() -> None:
 
 
 def tiny_of_one(toy: Path, folder: Path) -> str:
-    body = nas.tiny(toy, space={"data.input_shape": {"choices": [32]}})
+    body = nas.tiny(toy, model={"num_classes": 3}, space={"data.input_shape": {"choices": [32]}})
     return nas.write(folder / "one.yaml", {**body, "subnet": "MIN"})
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -164,7 +163,7 @@ def read_table(path: str) -> Table:
     except (ValueError, KeyError, TypeError, IndexError) as e:
         reason = "it is cut short, or no JSON" if isinstance(e, ValueError) else f"{type(e).__name__} {e}"
         raise UsageError(f"{path} is no latency table: {reason}", _HINT) from e
-    return Table(os.path.relpath(path), hashlib.sha256(raw).hexdigest(), on, model, ms, rest, check)
+    return Table(path, hashlib.sha256(raw).hexdigest(), on, model, ms, rest, check)
 
 
 NO_TABLES: Mapping[str, Table] = MappingProxyType({})

@@ -264,13 +264,15 @@ def _judged(
     groups = list(dict.fromkeys(str(times[key]["group"]) for key in mine))
     least = {group: min(times[key]["ms"] for key in mine if times[key]["group"] == group) for group in groups}
 
-    def sum_of(group: str, arch: Arch, shape: InputShape, number: Callable[[Mapping[str, Any]], float]) -> float:
+    def counting(group: str, number: Callable[[Mapping[str, Any]], float]) -> Table:
         of_group = {key: number(entry) if entry["group"] == group else 0.0 for key, entry in times.items()}
-        return float(price(plans, arch, shape, Table("", "", request.on, "", of_group, {}, {})).flops)
+        return Table("", "", request.on, "", of_group, {}, {})
 
+    times_of = {group: counting(group, lambda entry: float(entry["ms"])) for group in groups}
+    counts_of = {group: counting(group, lambda _: 1.0) for group in groups}
     samples = []
     for arch, shape, ms in networks:
-        ms_of = {group: sum_of(group, arch, shape, lambda entry: entry["ms"]) for group in groups}
-        rows_of_group = {group: round(sum_of(group, arch, shape, lambda _: 1.0)) for group in groups}
-        samples.append(Sample(height_width(shape), ms_of, rows_of_group, ms))
+        sums = {group: float(price(plans, arch, shape, table).flops) for group, table in times_of.items()}
+        counts = {group: round(price(plans, arch, shape, table).flops) for group, table in counts_of.items()}
+        samples.append(Sample(height_width(shape), sums, counts, ms))
     return judge(samples, least)

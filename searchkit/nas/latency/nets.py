@@ -22,16 +22,23 @@ from searchkit.nas.train import net as nets
 from searchkit.nas.train.recipe import Recipe
 from searchkit.records.arch import Arch
 
+KEPT_BYTES = 1 << 25  # of an exported network, up to which its file is kept from one round to the next
+FOUND = 30  # boxes on an image that detectors with new weights are made to find
+HALVINGS = 24  # of the range of thresholds, until it is so: scores of new weights are all but equal
+
 
 @dataclass(frozen=True)
 class Weights:
-    """Where the weights of whole networks come from. What a detector does behind its layers depends on what it finds;
-    with new weights that is nothing, or everything."""
+    """Where the weights of whole networks come from. What a detector does behind its layers depends on what it finds.
+    With new weights that would be nothing, or everything: they are then given the score threshold at which they find
+    FOUND boxes, as trained ones do."""
 
     checkpoint: str | None = None  # of the supernet; None: new ones
 
     def text(self) -> str:
-        return "new weights, noise" if self.checkpoint is None else "the supernet's weights, images of data.val"
+        if self.checkpoint is None:
+            return f"new weights that find {FOUND} boxes on noise"
+        return "the supernet's weights, an image of data.val"
 
 
 class Source:
@@ -40,6 +47,7 @@ class Source:
     def __init__(self, recipe: Recipe, config: NetConfig, weights: Weights, seed: int) -> None:
         self.recipe, self.config, self.seed = recipe, config, seed
         self.net: Any = None
+        self.thresholds: dict[tuple[Arch, InputShape], float] = {}
         if weights.checkpoint is not None:
             loaded = checkpoints.load(weights.checkpoint)
             nets.check_space(recipe, loaded, weights.checkpoint)
@@ -53,17 +61,40 @@ class Source:
             net = subnet(self.net, arch, self.config)
         self.recipe.task.network.set_scale(net, shape, self.recipe.data)
         static: nn.Module = net.eval()
+        if self.net is None:
+            self._settle(static, arch, shape)
         return static
+
+    def _settle(self, net: nn.Module, arch: Arch, shape: InputShape) -> None:
+        """Give a detector the score threshold at which it finds so many boxes."""
+        with_scores = [module for module in net.modules() if isinstance(getattr(module, "score_thresh", None), float)]
+        if with_scores and (arch, shape) not in self.thresholds:
+            image, low, high = self.image(shape), 0.0, 1.0
+            for _ in range(HALVINGS):
+                middle = (low + high) / 2
+                _set(with_scores, middle)
+                with torch.no_grad():
+                    too_many = len(net(image)[0]["boxes"]) > FOUND
+                low, high = (middle, high) if too_many else (low, middle)
+            self.thresholds[arch, shape] = high
+        if with_scores:
+            _set(with_scores, self.thresholds[arch, shape])
 
     def image(self, shape: InputShape) -> Any:
         """One image, as the network takes it."""
         height, width = height_width(shape)
-        noise = torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8)
+        generator = torch.Generator().manual_seed(self.seed)
+        noise = torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8, generator=generator)
         images: Sequence[Tensor] | Tensor = noise
         if self.net is not None:
             found, _ = sample_images(self.recipe, 1, shape)
             images = torch.stack(found[:1]) if found else noise
         return self.recipe.task.network.inputs_of(images, torch.device("cpu"))
+
+
+def _set(modules: Sequence[Any], threshold: float) -> None:
+    for module in modules:
+        module.score_thresh = threshold
 
 
 def eager_call(source: Source, arch: Arch, shape: InputShape, device: torch.device) -> Call:
@@ -92,7 +123,7 @@ class Planned(nn.Module):
 def onnx_call(
     source: Source, arch: Arch, shape: InputShape, device: torch.device, threads: int, regions: int, path: str
 ) -> Call:
-    """A call of trunk and heads, as torch exports them; the file is kept for the next call at that arch and shape."""
+    """A call of trunk and heads, as torch exports them; a small file is kept for the next call with that `path`."""
     net: Any = source.at(arch, shape)
     wide = int(net.roi_heads.box_head.fc6.in_features) if hasattr(net, "roi_heads") else 1
     x, boxes = torch.rand(1, 3, *height_width(shape)), torch.rand(regions, wide)
@@ -102,7 +133,7 @@ def onnx_call(
             warnings.simplefilter("ignore")  # of torch about itself
             program: Any = torch.onnx.export(Planned(net), (x, boxes), dynamo=True, verbose=False)
         program.save(path)
-    arrays = {"x": x.numpy(), "regions": boxes.numpy()}
-    model = package("onnx").load(path)
-    names = [value.name for value in model.graph.input]
-    return model_call(path, {name: arrays[name] for name in names if name in arrays}, device, threads)
+    call = model_call(path, {"x": x.numpy(), "regions": boxes.numpy()}, device, threads)
+    if os.path.getsize(path) > KEPT_BYTES:
+        os.unlink(path)
+    return call

@@ -214,7 +214,8 @@ def empty_model() -> bytes:
 
 
 def model_call(model: bytes | str, inputs: dict[str, Any], device: torch.device, threads: int) -> Call:
-    """A call that runs a model (its bytes, or a file) once, on arrays that lie on the device already."""
+    """A call that runs a model (its bytes, or a file) once, on arrays that lie on the device already. inputs: by name;
+    those that the model has not are left out."""
     ort = package("onnxruntime")
     provider = PROVIDERS[device.type]
     if provider not in ort.get_available_providers():
@@ -225,6 +226,7 @@ def model_call(model: bytes | str, inputs: dict[str, Any], device: torch.device,
     options.log_severity_level = 3
     where: Any = provider if device.type == "cpu" else (provider, {"device_id": device.index})
     session = ort.InferenceSession(model, options, providers=[where])
+    inputs = {each.name: inputs[each.name] for each in session.get_inputs()}
     if device.type == "cpu":
         return lambda: session.run(None, inputs)
     binding = session.io_binding()
