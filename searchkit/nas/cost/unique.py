@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from searchkit.errors import UsageError
@@ -12,6 +12,7 @@ from searchkit.nas.cost.price import price_archs
 from searchkit.nas.cost.rules import RowCost, Sizes, row_cost
 from searchkit.nas.models.part import NetPlan
 from searchkit.nas.models.plan import Row
+from searchkit.nas.space.knobs import Knob
 from searchkit.nas.space.shapes import InputShape
 from searchkit.nas.space.space import Space
 from searchkit.records.arch import Arch
@@ -119,7 +120,24 @@ def _followed(space: Space, seen: _Seen) -> Iterator[Arch]:
         values = {**{knob.name: knob.choices[0] for knob in knobs}, **(space.values_of(arch) if knobs else {})}
         for knob in knobs:
             for choice in knob.choices:
-                other = space.arch_of({**values, knob.name: choice})
-                if other not in known:
+                other = _arch_with(space, knobs, values, knob.name, choice)
+                if other is not None and other not in known:
                     known.add(other)
                     waiting.append(other)
+
+
+def _arch_with(space: Space, knobs: Sequence[Knob], values: Mapping[str, int], name: str, choice: int) -> Arch | None:
+    """The arch with one value changed. Where values must ascend, those before and behind it follow it as far as they
+    must; None where they can't."""
+    new, choices = {**values, name: choice}, {knob.name: knob.choices for knob in knobs}
+    for moves_up, orders in ((True, space.orders()), (False, space.orders()[::-1])):
+        moved = {name}
+        for first, second in orders:
+            at, follows = (first, second) if moves_up else (second, first)
+            if at in moved and new[first] > new[second]:
+                fitting = [c for c in choices[follows] if (c >= new[at] if moves_up else c <= new[at])]
+                if not fitting:
+                    return None
+                new[follows] = min(fitting) if moves_up else max(fitting)
+                moved.add(follows)
+    return space.arch_of(new)
