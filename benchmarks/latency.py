@@ -133,7 +133,7 @@ def main() -> None:
         for runtime in args.runtime or RUNTIMES:
             out = args.out / f"{family}-{runtime}.json"
             more = [] if checkpoint else ["--set", CLASSES]
-            if checkpoint and runtime == "eager":
+            if checkpoint:
                 more += ["--checkpoint", checkpoint]
             print(line(family, runtime, measured(config, runtime, args, out, more)), flush=True)
             if checkpoint:

@@ -290,11 +290,20 @@ def test_what_cannot_be_measured_is_refused(toy: Path, tmp_path: Path) -> None:
     assert "at least two for each input shape (4), not 3" in bad(
         "latency", path, "--device", "cpu", "--nets", "3", *out
     )
-    told = bad("latency", path, "--device", "cpu", "--runtime", "onnxruntime", "--checkpoint", "x.pth", *out)
-    assert "--checkpoint is for --runtime eager" in told
     (tmp_path / "t.json").write_text("{}")
     assert "no latency table" in bad("latency", path, "--device", "cpu", "--runtime", "eager", *out)
     assert device_at("cpu") == CPU
+
+
+@pytest.mark.slow
+def test_whole_networks_of_onnxruntime_are_whole(toy: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    path, out = tiny_of_one(toy, tmp_path), tmp_path / "t.json"
+    assert "from pixels to what is found" in good("latency", path, "--device", "cpu", "--nets", "2", "--out", str(out))
+    body = json.loads(out.read_text())
+    (_, rest), *_ = body["rest"]
+    assert body["on"]["runtime"] == "onnxruntime" and rest > 0  # proposals, RoIAlign and NMS are no rows
 
 
 # ---- a meter like any other

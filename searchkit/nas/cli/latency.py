@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from searchkit import console
-from searchkit.errors import UsageError
 from searchkit.nas.cli.options import Options, input_shape_of, recipe_of, say, shared, takes
 from searchkit.nas.cost.latency import FEW
 
@@ -66,7 +65,7 @@ class Latency(Options):
 @click.option(
     "--checkpoint",
     metavar="FILE",
-    help="Of eager: the supernet's weights, on which the time behind the layers depends.  [default: new weights]",
+    help="The supernet's weights, on which the time behind the layers depends.  [default: new weights]",
 )
 @click.option("--out", required=True, metavar="FILE", help="The table; one that is there gets the rows that it lacks.")
 @shared("set", "seed", "device", "json")
@@ -86,8 +85,6 @@ def latency_command(asked: Latency) -> None:
       search-nas latency cfg.yaml --device cuda:0 --nets 50 --out gpu.json
     """
     recipe = recipe_of(asked.config, asked.overrides)
-    if asked.checkpoint is not None and asked.runtime != "eager":
-        raise UsageError("--checkpoint is for --runtime eager: exported are trunk and heads alone, without boxes")
     shapes = tuple(map(input_shape_of, asked.shapes)) or recipe.scales
     import torch
 

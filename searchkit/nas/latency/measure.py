@@ -32,7 +32,7 @@ from searchkit.records.arch import Arch
 from searchkit.seeds import rng_of
 
 ROW_S, NET_S = 0.05, 0.2  # that a row, a network in one round, is run
-ROUNDS = 3  # in which all networks take turns
+ROUNDS = 5  # in which all networks take turns
 EVERY = 25  # rows, after which the first is measured again: does the machine still run as it did?
 DRIFT = 1.1  # of its longest to its shortest time, above which that is said
 WALL = 1.2  # time on the wall for the processor's, above which it is said that the machine was busy
@@ -95,7 +95,7 @@ def measure(request: Request, out: str, watch: Watch, say: Callable[[str], None]
         before = clocks(request.device)
         drift = _measure_rows(request, specs, clock, log, watch)
         busy = [entry["on_wall"] for entry in log.entries if "row" in entry]
-        networks = _measure_nets(request, specs, clock, log, watch, regions) if request.networks else []
+        networks = _measure_nets(request, clock, log, watch) if request.networks else []
         table = _table(request, specs, plans, log, head, networks)
         table["machine"] = {
             "clock": clock.name,
@@ -114,9 +114,7 @@ def measure(request: Request, out: str, watch: Watch, say: Callable[[str], None]
 
 def _whole(request: Request) -> str:
     """What a whole network is, in words."""
-    if request.runtime == "eager":
-        return f"from pixels to what is found; {request.weights.text()}"
-    return "trunk and heads, without what comes before and behind them"
+    return f"from pixels to what is found; {request.weights.text()}"
 
 
 def _earlier(out: str, head: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -192,12 +190,9 @@ def points_of(request: Request) -> list[tuple[Arch, InputShape]]:
     return [(request.recipe.space.sample(rng), shapes[i // 2 % len(shapes)]) for i in range(request.networks)]
 
 
-def _measure_nets(
-    request: Request, specs: Sequence[Spec], clock: Clock, log: Log, watch: Watch, regions: int | None
-) -> list[tuple[Arch, InputShape, float]]:
+def _measure_nets(request: Request, clock: Clock, log: Log, watch: Watch) -> list[tuple[Arch, InputShape, float]]:
     """Networks with their times: medians over rounds in which all take turns."""
     source = nets.Source(request.recipe, request.config, request.weights, request.seed)
-    n = regions or next((spec.at[0] for spec in specs if spec.on == "regions"), 1)
     points = points_of(request)
     with tempfile.TemporaryDirectory(prefix="searchkit-latency-") as folder:
 
@@ -205,7 +200,7 @@ def _measure_nets(
             if request.runtime == "eager":
                 return nets.eager_call(source, arch, shape, request.device)
             path = os.path.join(folder, f"{i}.onnx")
-            return nets.onnx_call(source, arch, shape, request.device, request.threads, n, path)
+            return nets.onnx_call(source, arch, shape, request.device, request.threads, path)
 
         for turn in range(ROUNDS):
             for i, (arch, shape) in enumerate(points):

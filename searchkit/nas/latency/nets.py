@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from searchkit.errors import UsageError
+from searchkit.nas.graph.graph import Graph
 from searchkit.nas.latency.eager import Call, net_call
-from searchkit.nas.latency.onnx_rows import model_call, package
-from searchkit.nas.models.part import NetConfig
+from searchkit.nas.latency.onnx_rows import model_call
+from searchkit.nas.models.elastic import wiring_of
+from searchkit.nas.models.part import NetConfig, WrittenInOnnx
 from searchkit.nas.models.subnet import subnet
 from searchkit.nas.space.shapes import InputShape, height_width
 from searchkit.nas.subnet.extract import sample_images
@@ -102,38 +104,24 @@ def eager_call(source: Source, arch: Arch, shape: InputShape, device: torch.devi
     return net_call(source.at(arch, shape), source.image(shape), device)
 
 
-class Planned(nn.Module):
-    """All that the plan of a network has: its trunk and its heads, without proposals, boxes and their choice."""
-
-    def __init__(self, net: Any) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor, regions: Tensor) -> list[Tensor]:
-        """x: (1, 3, H, W), normalised. regions: (n, what a box head reads of one); unused without a box head."""
-        net = self.net
-        if hasattr(net, "roi_heads"):
-            scores, deltas = net.rpn.head(list(net.backbone(x).values()))
-            boxes = net.roi_heads.box_predictor(net.roi_heads.box_head(regions))
-            return [*scores, *deltas, *boxes]
-        outputs = net.levels(x) if hasattr(net, "levels") else net(x)
-        return [outputs] if isinstance(outputs, Tensor) else [y for pair in outputs for y in pair]
-
-
-def onnx_call(
-    source: Source, arch: Arch, shape: InputShape, device: torch.device, threads: int, regions: int, path: str
-) -> Call:
-    """A call of trunk and heads, as torch exports them; a small file is kept for the next call with that `path`."""
-    net: Any = source.at(arch, shape)
-    wide = int(net.roi_heads.box_head.fc6.in_features) if hasattr(net, "roi_heads") else 1
-    x, boxes = torch.rand(1, 3, *height_width(shape)), torch.rand(regions, wide)
+def onnx_call(source: Source, arch: Arch, shape: InputShape, device: torch.device, threads: int, path: str) -> Call:
+    """A call of the whole network, from pixels to what it finds, as `extract --export onnx` writes it; a small file is
+    kept for the next call with that `path`. Raises UsageError for a network that can't be written."""
     if not os.path.exists(path):
-        package("onnxscript")
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # of torch about itself
-            program: Any = torch.onnx.export(Planned(net), (x, boxes), dynamo=True, verbose=False)
-        program.save(path)
-    call = model_call(path, {"x": x.numpy(), "regions": boxes.numpy()}, device, threads)
+        net = source.at(arch, shape)
+        form = wiring_of(net).head.form
+        if not isinstance(form, WrittenInOnnx):
+            raise UsageError(
+                f"a {form.KIND} can't be written as ONNX, so that its sums can't be held against whole networks",
+                "Measure rows alone (--nets 0), or with --runtime eager",
+            )
+        graph = Graph()
+        form.write_onnx(graph, net, shape)
+        with open(path, "wb") as file:
+            file.write(graph.proto({}).SerializeToString())
+    image = source.image(shape)
+    pixels = (torch.stack(image) if isinstance(image, list) else image).mul(255).round().to(torch.uint8)
+    call = model_call(path, {"image": pixels.numpy()}, device, threads)
     if os.path.getsize(path) > KEPT_BYTES:
         os.unlink(path)
     return call
