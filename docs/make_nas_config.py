@@ -169,10 +169,12 @@ def necks_and_heads() -> str:
     for part, table in ((NECK, NECKS), (HEAD, HEADS)):
         for name in table:
             cls = plan_class(part, name)
-            dimensions = ", ".join(f"(`{each}`)" for each in cls.NAMES) or "none"
+            settings = [f"(`{each}`)†" for each in getattr(cls, "SETTINGS", ())]
+            dimensions = ", ".join([*(f"(`{each}`)" for each in cls.NAMES), *settings]) or "none"
             task, own = (f"`{cls.TASK}`", f"`{cls.Config.neck}`") if part == HEAD else ("", "")
             rows.append(f"| {part} `{name}` | {task} | {dimensions} | {own} |")
-    return "\n".join([*rows, ""])
+    daggers = "† These need no weights: see [what needs no training](supernets.md#what-needs-no-training)."
+    return "\n".join([*rows, "", daggers, ""])
 
 
 def options_of_parts() -> str:

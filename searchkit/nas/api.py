@@ -74,7 +74,8 @@ def price(
     """The cost of one arch on one image, in closed form: `Cost(flops, params)`.
 
     `flops` is counted by the convention: `macs` are multiply-adds of convolutions and linear layers, of a detector with
-    1,000 boxes; `gaia` counts as GAIA's tools do, `ptflops` as mmrazor's zoo. `params` are those of the subnet alone.
+    1,000 boxes, or as many as `head.proposals` says; `gaia` counts as GAIA's tools do, `ptflops` as mmrazor's zoo.
+    `params` are those of the subnet alone.
     Where the config names no number of classes, data.train is asked; `prices` does so once for many archs.
     """
     return prices(recipe, [arch], input_shape, convention=convention)[0]

@@ -158,7 +158,8 @@ def test_a_row_gives_out_what_its_plan_says_in_every_runtime(name: str) -> None:
     recipe = config.load(str(TEMPLATES / f"{name}.yaml"), ["model.num_classes=3"])
     arch = recipe.space.minimum()
     rows = rows_of(plan_of(recipe), recipe.space.only(arch), recipe.scales[:1])
-    regions = getattr(plan_of(recipe).head, "regions_kept", None)
+    kept = getattr(plan_of(recipe).head, "regions_kept", None)
+    regions = None if kept is None else kept(arch.part("head"))
     for spec in specs_of(rows.placed, recipe.model, arch, regions):
         module = (eager.Added if spec.residual else eager.Walked)(spec).eval()
         with torch.no_grad():
@@ -168,6 +169,18 @@ def test_a_row_gives_out_what_its_plan_says_in_every_runtime(name: str) -> None:
         if spec.on != "regions" and len(shapes) == 1 and len(shapes[0]) == 4:
             assert shapes[0][2:] == row_cost(spec.row, (spec.at,), "macs").sizes[0]
         assert spec.runs_at == ((100, 1) if spec.on == "regions" else spec.at)
+
+
+def test_a_box_head_runs_on_the_proposals_of_an_arch() -> None:
+    """As many as the config keeps, whatever it is priced on; where the space has them, as many as an arch says."""
+    path = str(TEMPLATES / "det" / "faster_rcnn_small.yaml")
+    for given, runs_at in (((), {100}), (("space.head.proposals={choices: [50, 300]}", "space.anchors="), {50, 300})):
+        recipe = config.load(path, ["model.num_classes=3", *given])
+        plans, maximum = plan_of(recipe), recipe.space.maximum()
+        ends = (recipe.space.only(arch) for arch in (recipe.space.minimum(), maximum))
+        rows = [row for end in ends for row in rows_of(plans, end, recipe.scales[:1]).placed]
+        specs = specs_of(rows, recipe.model, maximum, plans.head.regions_kept(maximum.part("head")))
+        assert {spec.runs_at[0] for spec in specs if spec.on == "regions"} == runs_at
 
 
 def onnx_shapes(spec: Spec) -> list[tuple[int, ...]]:

@@ -73,7 +73,7 @@ def _arch(text: str | None, metric: str | None, recipe: Any, source: Any) -> tup
     from searchkit.records.arch import Arch
 
     if text is None:
-        if source.maximum != recipe.space.maximum() or recipe.space.count() == 1:
+        if source.maximum != recipe.supernet.maximum() or recipe.space.count() == 1:
             return source.maximum, None  # of a tuned subnet, or the only one
         raise UsageError("no arch given", f"--arch takes a name ({', '.join(recipe.space.names())}), JSON, or a file")
     if text.lstrip().startswith("{"):

@@ -64,7 +64,7 @@ def flops_command(
     """Write the cost of every point of the space: one record a line, first dimension slowest, input shapes fastest.
 
     All of a network is counted on an image of exactly the input shape (S means S x S), but for a RoI head, which is
-    counted on 1,000 boxes.
+    counted on 1,000 boxes, or as many as head.proposals says.
 
     \b
     Examples:

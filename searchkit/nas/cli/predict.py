@@ -134,7 +134,7 @@ def _of_checkpoint(asked: Predict, recipe: Any, device: Any, files: list[str]) -
 
     seed = asked.seed_used
     source = extract.open_source(recipe, asked.model, seed)
-    whole = source.maximum == recipe.space.maximum()
+    whole = source.maximum == recipe.supernet.maximum()
     chosen = choose(asked.arch or ("MAX" if whole else None), asked.metric, recipe, source, None)
     with memory_advice("predict"):
         statistics, _ = statistics_of(recipe, source, chosen, raw=asked.raw, calibrate=False, seed=seed)

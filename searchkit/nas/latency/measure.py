@@ -24,7 +24,7 @@ from searchkit.nas.latency.device import Clock, clocks, device_name
 from searchkit.nas.latency.judge import Judgement, Sample, judge
 from searchkit.nas.latency.log import Log, differences, opened
 from searchkit.nas.latency.rows import Spec, specs_of
-from searchkit.nas.models.part import NetConfig, NetPlan
+from searchkit.nas.models.part import HEAD, NetConfig, NetPlan
 from searchkit.nas.models.plans import plans_of
 from searchkit.nas.space.shapes import InputShape, height_width, plain_shape
 from searchkit.nas.train.recipe import Recipe, model_digest
@@ -76,10 +76,12 @@ def measure(request: Request, out: str, watch: Watch, say: Callable[[str], None]
             f"--nets must be 0, or at least two for each input shape ({needed}), not {request.networks}",
             "One of two says what is no row, the other judges the sums",
         )
-    plans = plans_of(request.config, request.recipe.space.maximum())
-    regions = getattr(plans.head, "regions_kept", None)
+    maximum = request.recipe.space.maximum()
+    plans = plans_of(request.config, maximum)
+    regions_kept = getattr(plans.head, "regions_kept", None)
+    regions = None if regions_kept is None else regions_kept(maximum.part(HEAD))
     rows = rows_of(plans, request.recipe.space, request.shapes)
-    specs = specs_of(rows.placed, request.config, request.recipe.space.maximum(), regions)
+    specs = specs_of(rows.placed, request.config, maximum, regions)
     say(f"{len(specs):,} different rows and sizes {rows.text()}")
     head = {
         "on": asdict(request.on),

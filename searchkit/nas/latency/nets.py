@@ -53,7 +53,8 @@ class Source:
         if weights.checkpoint is not None:
             loaded = checkpoints.load(weights.checkpoint)
             nets.check_space(recipe, loaded, weights.checkpoint)
-            self.net = nets.build_at(recipe, config, recipe.space.maximum(), seed, recipe.space.held())
+            space = recipe.supernet
+            self.net = nets.build_at(recipe, config, space.maximum(), seed, space.held())
             nets.load_exactly(self.net, loaded.net, weights.checkpoint, recipe.path)
 
     def at(self, arch: Arch, shape: InputShape) -> nn.Module:

@@ -1,7 +1,8 @@
 """What the networks of all tasks share: parts whose architecture is a value, and the rules of what it may be.
 
 A network (searchkit.nas.models.network builds it) has its `wiring`: the architecture it was built at, its maximum, and
-where its parts are. The only state of the search is the `arch` of each part that has one.
+where its parts are. The only state of the search is the `arch` of each part that has one, and the network's
+`settings`, what of an architecture needs no weights.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from searchkit.errors import UsageError, did_you_mean
-from searchkit.nas.models.part import BACKBONE, HEAD, NECK, Channels, Head, Neck, levels_of
+from searchkit.nas.models.part import BACKBONE, HEAD, NECK, Channels, Head, Neck, levels_of, options_at, parted
 from searchkit.nas.models.plan import Held
 from searchkit.nas.models.plans import made_backbone
 from searchkit.nas.models.table import part_class
@@ -55,7 +56,15 @@ def body_of(net: nn.Module) -> nn.Module:
 def arch_of(net: nn.Module) -> Arch:
     """The architecture that a supernet, or a static network of ours, runs now. UsageError for another module."""
     parts: dict[str, Any] = {part: net.get_submodule(place).arch for part, place in wiring_of(net).places.items()}
-    return Arch(tuple(sorted((f"{part}.{name}", value) for part, arch in parts.items() for name, value in arch.items)))
+    items = [(f"{part}.{name}", value) for part, arch in parts.items() for name, value in arch.items]
+    return Arch(tuple(sorted((*items, *settings_of(net).items))))
+
+
+def settings_of(net: Any) -> Arch:
+    """What needs no weights of the architecture that a network of ours runs; what this doesn't say is as its config
+    has it."""
+    settings: Arch = net.settings
+    return settings
 
 
 def set_arch(net: nn.Module, arch: Arch) -> None:
@@ -63,6 +72,7 @@ def set_arch(net: nn.Module, arch: Arch) -> None:
     space, but within the maximum. Raises UsageError, with all reasons, where its weights don't hold it."""
     check_arch(net, arch)
     wiring = wiring_of(net)
+    arch, settings = parted(wiring.head, arch)
     modules: dict[str, Any] = {part: net.get_submodule(place) for part, place in wiring.places.items()}
     body = modules[BACKBONE]
     if len(modules) > 1:
@@ -72,6 +82,17 @@ def set_arch(net: nn.Module, arch: Arch) -> None:
         modules[NECK].set_arch(arch.part(NECK), features)
     if HEAD in modules:
         modules[HEAD].set_arch(arch.part(HEAD), levels)
+    _set(net, settings)
+
+
+def _set(net: Any, settings: Arch) -> None:
+    """Let a network evaluate by settings; what these don't say is as its head's options have it."""
+    if settings == settings_of(net):
+        return
+    head: Any = wiring_of(net).head
+    usual = {setting.option: getattr(head.options, setting.option) for setting in head.SETTINGS.values()}
+    head.set_options(net, {**usual, **options_at(head, settings.part(HEAD))})
+    net.settings = settings
 
 
 def channels_at(wiring: Wiring, body: Any, arch: Arch) -> tuple[Channels, Channels]:
@@ -86,7 +107,9 @@ def channels_at(wiring: Wiring, body: Any, arch: Arch) -> tuple[Channels, Channe
 def check_arch(net: nn.Module, arch: Arch) -> None:
     """Raises UsageError with all reasons why a network cannot run an architecture."""
     wiring = wiring_of(net)
-    if wrong := misfits(arch, wiring.maximum, held_of(net)):
+    (of_weights, settings), (maximum, _) = parted(wiring.head, arch), parted(wiring.head, wiring.maximum)
+    options_at(wiring.head, settings.part(HEAD))
+    if wrong := misfits(of_weights, maximum, held_of(net)):
         hint = f"It was built at {wiring.maximum.text()}: stay within that, or train a supernet of a larger space."
         raise UsageError(f"the network cannot run {arch.text()}: {'; '.join(wrong)}", hint)
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from searchkit.nas.models.elastic import Wiring, alternatives, make_backbone
-from searchkit.nas.models.part import BACKBONE, HEAD, NECK, Head, Neck, NetConfig, levels_of
+from searchkit.nas.models.part import BACKBONE, HEAD, NECK, Head, Neck, NetConfig, levels_of, parted
 from searchkit.nas.models.plan import Held
-from searchkit.nas.models.plans import check_names, made_head, made_neck
+from searchkit.nas.models.plans import check_names, config_at, made_head, made_neck
 from searchkit.nas.models.table import part_class
 from searchkit.nas.models.trunk import Trunk
 from searchkit.records.arch import Arch
@@ -39,8 +39,10 @@ def build(config: NetConfig, arch: Arch, held: Held | None = None, **sizes: Any)
     generator), and max_size, the long one.
     Raises UsageError where config and arch don't fit together.
     """
+    config = config_at(config, arch)
     neck, head = neck_of(config), head_of(config)
     check_names(arch.names, neck, head)
+    maximum, (arch, settings) = arch, parted(head, arch)
     body = make_backbone(config.backbone, config.backbone_options, arch, held)
     features = body.channels(arch.part(BACKBONE))
     levels = levels_of(neck.plan(arch.part(NECK), features), features)
@@ -55,7 +57,8 @@ def build(config: NetConfig, arch: Arch, held: Held | None = None, **sizes: Any)
     if head.NAMES:
         places[HEAD] = head.MODULE
     wired: Any = net
-    wired.wiring = Wiring(arch, neck, head, places)
+    wired.wiring = Wiring(maximum, neck, head, places)
+    wired.settings = settings
     return net
 
 

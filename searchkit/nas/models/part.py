@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple,
 from searchkit.errors import UsageError
 from searchkit.nas.models.plan import Plan, channels
 from searchkit.reading.kinds import LATER, Count, number
+from searchkit.records.arch import Arch
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from searchkit.nas.graph.graph import Graph
     from searchkit.nas.models.trunk import Trunk
     from searchkit.nas.space.shapes import InputShape
-    from searchkit.records.arch import Arch
 
 BACKBONE, NECK, HEAD = PARTS = ("backbone", "neck", "head")  # what an architecture's names are below, as they run
 NEVER = -100.0  # the score of a class that a checkpoint doesn't know: it is never predicted
@@ -124,6 +124,20 @@ class PlainConfig(NetConfig):
     image_std: Deviations = (0.229, 0.224, 0.225)
 
 
+class Setting(NamedTuple):
+    """A dimension that needs no weights: what an architecture says in place of an option of its head, in evaluation."""
+
+    option: str
+    parts: int = 1  # the option in so many parts of 1, as an architecture has integers alone: 1000 for thousandths
+
+
+SCORES: Mapping[str, Setting] = {  # of detectors
+    "score_permille": Setting("score_thresh", 1000),
+    "nms_permille": Setting("nms_thresh", 1000),
+    "detections": Setting("detections_per_image"),
+}
+
+
 class PlansNeck(Protocol):
     """What costs need of a neck, its plan side: see Neck."""
 
@@ -188,7 +202,10 @@ class Head(Protocol):
     One whose class logits another network may learn has `class_logits(net)`, which gives their ClassLogits
     (searchkit.nas.models.class_logits). One with `outputs(net, inputs)` runs by it what gives out features and class
     logits, without what follows; a network that teaches these alone is run so. One with rows on regions may say in
-    `regions_kept`, on its plan side, how many of them its network runs of an image.
+    `regions_kept(arch)`, on its plan side, how many of them its network runs of an image at most, up to that arch.
+
+    One with SETTINGS, by the name below `head.` of each, has dimensions that need no weights, beside NAMES. No training
+    visits them. `set_options(net, options)` lets its network evaluate by these options from now on.
     """
 
     TASK: ClassVar[str]
@@ -267,8 +284,9 @@ class NetPlan:
 
     def behind(self, arch: Arch, features: Channels) -> Pieces:
         """The pieces of the neck and the head, on features of so many channels."""
-        neck = self.neck.plan(arch.part(NECK), features)
-        return (*neck, *self.head.plan(arch.part(HEAD), levels_of(neck, features)))
+        neck, head = self.neck.plan(arch.part(NECK), features), arch.part(HEAD)
+        options_at(self.head, head)
+        return (*neck, *self.head.plan(head, levels_of(neck, features)))
 
 
 class Misfit(UsageError):
@@ -280,16 +298,51 @@ class Misfit(UsageError):
         self.keys = tuple(keys)
 
 
+def weightless(head: Any) -> tuple[str, ...]:
+    """The names of an architecture that need no weights, of a head or its class."""
+    return tuple(f"{HEAD}.{name}" for name in getattr(head, "SETTINGS", ()))
+
+
+def parted(head: Any, arch: Arch) -> tuple[Arch, Arch]:
+    """(what of an architecture needs weights, its settings)."""
+    names = weightless(head)
+    if not any(name in names for name in arch):
+        return arch, Arch(())
+    of_weights, settings = (
+        tuple(item for item in arch.items if (item[0] in names) == weighs_nothing) for weighs_nothing in (False, True)
+    )
+    return Arch(of_weights), Arch(settings)
+
+
+def options_at(head: Any, arch: Arch) -> dict[str, Any]:
+    """The options that the settings of an architecture (its names below `head.`) go instead of. Raises UsageError for
+    values that these can't have."""
+    settings: Mapping[str, Setting] = getattr(head, "SETTINGS", {})
+    options: dict[str, Any] = {}
+    for name, value in arch.items:
+        if name not in settings:
+            continue
+        option, parts = settings[name]
+        if not isinstance(value, int) or value < 1 or value > parts > 1:
+            must = "of at least 1" if parts == 1 else f"from 1 to {parts:,}"
+            raise Misfit(f"head.{name} must be one integer {must}, but is {value}", keys=(f"space.head.{name}",))
+        options[option] = value if parts == 1 else value / parts
+    return options
+
+
 class Form(Protocol):
     """How a head's network looks as source code (model.py of an extracted folder), and what proves that it is the same.
 
-    KIND: of network, for titles. COUNTED_ON: what its cost is stated for beside the input's shape. TRUNK: what `trunk`
-    is, in words. One that can be written as ONNX is a WrittenInOnnx, too.
+    KIND: of network, for titles. TRUNK: what `trunk` is, in words. One that can be written as ONNX is a WrittenInOnnx,
+    too.
     """
 
     KIND: str
-    COUNTED_ON: dict[str, int]
     TRUNK: str
+
+    def counted_on(self, arch: Arch) -> dict[str, int]:
+        """What the cost of an architecture is stated for beside the input's shape."""
+        ...
 
     def model_source(self, net: Any, config: Any, title: str, size: tuple[int, int]) -> str:
         """The text of model.py for a static network; size: what `size_of` says. Raises UsageError where it can't be
@@ -318,8 +371,8 @@ class Form(Protocol):
         """What was compared between two networks in eval mode, all of it equal to the bit. SearchkitError elsewhere."""
         ...
 
-    def measured_macs(self, net: nn.Module, config: Any, shape: InputShape) -> int:
-        """Multiply-adds of all that the plan has, by torch's own counter."""
+    def measured_macs(self, net: nn.Module, config: Any, arch: Arch, shape: InputShape) -> int:
+        """Multiply-adds of all that the plan has at an architecture, by torch's own counter; net: the network there."""
         ...
 
 

@@ -10,7 +10,17 @@ from dataclasses import fields, replace
 from typing import Any
 
 from searchkit.errors import UsageError, did_you_mean
-from searchkit.nas.models.part import BACKBONE, HEAD, NECK, PARTS, NetConfig, NetPlan, PlansHead, PlansNeck
+from searchkit.nas.models.part import (
+    BACKBONE,
+    HEAD,
+    NECK,
+    PARTS,
+    NetConfig,
+    NetPlan,
+    PlansHead,
+    PlansNeck,
+    options_at,
+)
 from searchkit.nas.models.table import BACKBONES, part_class, plan_class
 from searchkit.reading.kinds import says_nothing
 from searchkit.records.arch import Arch
@@ -38,6 +48,21 @@ def made_head(cls: Any, config: NetConfig) -> Any:
     """A head of this class, with the options of a config."""
     given = config if isinstance(config, cls.Options) else config.head_options
     return cls(cls.Options() if given is None else given, config.num_classes)
+
+
+def config_at(config: NetConfig, arch: Arch) -> NetConfig:
+    """The config of the network that an architecture is, whose settings go instead of options of the head. Raises
+    UsageError for values that these can't have."""
+    cls = plan_class(HEAD, config.head)
+    options = options_at(cls, arch.part(HEAD))
+    if not options:
+        return config
+    whole: Any = config
+    if isinstance(config, cls.Options):
+        made: NetConfig = replace(whole, **options)
+        return made
+    given = cls.Options() if config.head_options is None else config.head_options
+    return replace(config, head_options=replace(given, **options))
 
 
 def backbone_plan(name: str, options: Mapping[str, Any], arch: Arch) -> Any:
@@ -84,7 +109,7 @@ def check_names(names: Iterable[str], neck: PlansNeck, head: PlansHead) -> None:
     wrong = []
     for name in names:
         part, _, rest = name.partition(".")
-        known = {NECK: neck.NAMES, HEAD: head.NAMES}.get(part)
+        known = {NECK: neck.NAMES, HEAD: (*head.NAMES, *getattr(head, "SETTINGS", ()))}.get(part)
         if part not in PARTS:
             wrong.append(f"{name}: the names of an architecture begin with {', '.join(f'{p}.' for p in PARTS)}")
         elif known is not None and rest not in known:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -141,6 +141,14 @@ class Space:
     def held(self) -> dict[str, Rows]:
         """For each dimension, the choices of each position."""
         return {dim.key: dim.choices for dim in self.dims}
+
+    def without(self, names: Collection[str]) -> Space:
+        """The space without these dimensions, and its anchors without their values."""
+        if not any(dim.key in names for dim in self.dims):
+            return self
+        anchors = ((name, [item for item in arch.items if item[0] not in names]) for name, arch in self.anchors)
+        left = tuple(dim for dim in self.dims if dim.key not in names)
+        return Space(left, self.scales, tuple((name, Arch(tuple(items))) for name, items in anchors))
 
     def only(self, arch: Arch) -> Space:
         """The space of that one architecture, with the input shapes. Raises UsageError where it does not fit."""

@@ -26,9 +26,10 @@ from searchkit.nas.data.pixels import Reading
 from searchkit.nas.export import table
 from searchkit.nas.export.table import Wishes
 from searchkit.nas.models.elastic import set_arch, wiring_of
-from searchkit.nas.models.part import Form, NetConfig
+from searchkit.nas.models.part import HEAD, Form, NetConfig, parted
+from searchkit.nas.models.plans import config_at
 from searchkit.nas.models.subnet import subnet
-from searchkit.nas.models.table import FreshSource
+from searchkit.nas.models.table import FreshSource, plan_class
 from searchkit.nas.space.shapes import InputShape
 from searchkit.nas.subnet.statistics import (
     CALIBRATED,
@@ -75,7 +76,7 @@ def open_source(recipe: Recipe, path: str, seed: int) -> Source:
     nets.check_task(recipe, loaded, path)
     names = tuple(loaded.meta["categories"])
     maximum = Arch.of(loaded.meta["space"])
-    if faults := recipe.space.faults(maximum):
+    if faults := recipe.supernet.faults(parted(plan_class(HEAD, recipe.model.head), maximum)[0]):
         raise UsageError(f"{path} is of another space: {'; '.join(faults)}", "Use the config that it was trained with")
     nets.check_model(recipe, loaded, path)
     config = replace(recipe.model, num_classes=loaded.meta["num_classes"])
@@ -277,7 +278,7 @@ def _write_model(folder: str, recipe: Recipe, source: Source, static: Any, arch:
     form = wiring_of(static).head.form
     size = form.size_of(static, shape)
     title = f"{form.KIND} at {arch.text()}, input {shape}, cut out of a supernet."
-    _write(folder, "model.py", form.model_source(static, source.config, title, size))
+    _write(folder, "model.py", form.model_source(static, config_at(source.config, arch), title, size))
     _write_weights(folder, static)
     config = {
         "task": recipe.task.name,
@@ -330,7 +331,7 @@ def costs(source: Source, plain: Any, arch: Arch, shape: InputShape) -> dict[str
     """MACs and parameters in closed form and measured; raises SearchkitError where they differ."""
     closed = price.price(price.plans_of(source.config, source.maximum), arch, shape)
     form = wiring_of(source.net).head.form
-    measured = form.measured_macs(plain, source.config, shape)
+    measured = form.measured_macs(plain, source.config, arch, shape)
     params = sum(p.numel() for p in plain.parameters())
     if (closed.flops, closed.params) != (measured, params):
         raise SearchkitError(
@@ -344,7 +345,7 @@ def costs(source: Source, plain: Any, arch: Arch, shape: InputShape) -> dict[str
         "params": closed.params,
         "params_counted": params,
         "input_shape": shape,
-        **form.COUNTED_ON,
+        **form.counted_on(arch),
     }
 
 

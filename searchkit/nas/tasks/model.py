@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from searchkit.errors import UsageError, did_you_mean
-from searchkit.nas.models.part import BACKBONE, HEAD, NECK, PARTS, Misfit
+from searchkit.nas.models.part import BACKBONE, HEAD, NECK, PARTS, Misfit, weightless
 from searchkit.nas.models.plans import check_names, head_plan, neck_plan, plans_of
 from searchkit.nas.models.table import BACKBONES, heads_of, options_of, plan_class
 from searchkit.nas.space.space import Space
@@ -107,6 +107,9 @@ def check_dimensions(model: Any, space: Space, node: Node, declared: Node, repor
             report.fault(place, f"space.{e.message}")
         if part == BACKBONE and read is not None and name not in read:
             what = f"{model.backbone} has no such dimension{did_you_mean(name, read)}; it has {', '.join(read)}"
+            report.fault(place, f"space.{dim.key}: {what}")
+        if dim.phases and dim.key in weightless(head):
+            what = "needs no weights, so no step of a training visits it, and it has no schedule"
             report.fault(place, f"space.{dim.key}: {what}")
         ours = part != BACKBONE or (model.backbone in BACKBONES and dim.key not in _alternatives(model))
         if ours and any(row[0] == 0 < row[-1] for row in dim.choices):

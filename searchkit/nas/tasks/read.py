@@ -92,10 +92,11 @@ def _recipe(path: str, document: Document) -> Recipe:
             if getattr(test, key) != getattr(Test, key):
                 report.fault(_entry(top.get("test"), key), f"test.{key}: is of task {owner}, but the task is {kind}")
     most = getattr(getattr(model, "head_options", None) or model, "detections_per_image", None)
+    said = "model.detections_per_image"
+    for dim in (dim for dim in (space.dims if space is not None else ()) if dim.key == "head.detections"):
+        most, said = dim.choices[0][-1], f"space.{dim.key}"
     if test is not None and most is not None and Test.max_dets < test.max_dets > most:
-        what = (
-            f"test.max_dets: is {test.max_dets}, but an image has at most model.detections_per_image, {most}, of them"
-        )
+        what = f"test.max_dets: is {test.max_dets}, but an image has at most {said}, {most}, of them"
         report.fault(_entry(top.get("test"), "max_dets"), what)
     metrics = task.metrics(test or Test())
     if train is not None and train.best_metric not in ("", *metrics) and not train.best_metric.startswith(per_class):

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from searchkit.errors import UsageError
 from searchkit.nas.models import network
 from searchkit.nas.models.elastic import Held, wiring_of
-from searchkit.nas.models.part import NetConfig
+from searchkit.nas.models.part import HEAD, NetConfig, parted
 from searchkit.nas.models.plans import unseen, unseen_there
+from searchkit.nas.models.table import plan_class
 from searchkit.nas.train.checkpoint import Checkpoint
 from searchkit.nas.train.recipe import Recipe, sized
 from searchkit.nas.train.task import UNNAMED
@@ -41,7 +42,8 @@ def build(recipe: Recipe, categories: Sequence[str], seed: int) -> nn.Module:
 
     Where model.num_classes is more than the data has, the classes that it doesn't have are never predicted.
     """
-    net = build_at(recipe, sized(recipe, categories), recipe.space.maximum(), seed, recipe.space.held())
+    space = recipe.supernet
+    net = build_at(recipe, sized(recipe, categories), space.maximum(), seed, space.held())
     wiring_of(net).head.silence(net, len(categories))
     return net
 
@@ -104,14 +106,15 @@ def check_model(recipe: Recipe, checkpoint: Checkpoint, where: str) -> None:
 def check_space(recipe: Recipe, checkpoint: Checkpoint, where: str) -> None:
     """UsageError for a checkpoint whose task, model or maximal arch is not the recipe's, naming what differs."""
     check_model(recipe, checkpoint, where)
-    trained, wanted = Arch.of(checkpoint.meta["space"]), recipe.space.maximum()
+    trained, _ = parted(plan_class(HEAD, recipe.model.head), Arch.of(checkpoint.meta["space"]))
+    wanted = recipe.supernet.maximum()
     names = dict.fromkeys((*wanted.names, *trained.names))
     differences = [
         f"{n}: {trained.get(n)} there, {wanted.get(n)} here" for n in names if trained.get(n) != wanted.get(n)
     ]
     if differences:
         hint = "Use the config that it was trained with"
-        if not recipe.space.faults(trained):
+        if not recipe.supernet.faults(trained):
             hint += "; if it is of one subnet that was tuned, --set subnet=FILE with its record, and --arch MAX"
         raise UsageError(f"{where} is the checkpoint of another space: {'; '.join(differences)}", hint)
 

@@ -11,7 +11,8 @@ from typing import Any
 from searchkit import proc
 from searchkit.errors import ConfigError, Fault, UsageError
 from searchkit.nas.cost.latency import Table, read_table
-from searchkit.nas.models.part import NetConfig
+from searchkit.nas.models.part import HEAD, NetConfig, weightless
+from searchkit.nas.models.table import plan_class
 from searchkit.nas.space.shapes import InputShape
 from searchkit.nas.space.space import Space
 from searchkit.nas.train.sections import Finetune, Test, Train
@@ -42,6 +43,11 @@ class Recipe:
     def scales(self) -> tuple[InputShape, ...]:
         """The input shapes of the space; 800 for a detector, 224 for a classifier where it names none."""
         return self.space.scales or (self.task.input_shape,)
+
+    @property
+    def supernet(self) -> Space:
+        """The space without the dimensions that need no weights: what a supernet is built of, and trained on."""
+        return self.space.without(weightless(plan_class(HEAD, self.model.head)))
 
     @property
     def metric(self) -> str:

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -67,6 +67,7 @@ def train_supernet(
     """
     ranks = distributed.join(device)
     keep = checkpoint.keep_folder(work_dir)
+    recipe = replace(recipe, space=recipe.supernet)
     data = open_split(recipe, "train")
     recipe.task.sets.require_labels(data, recipe.data)
     for line in (*data.report.lines, *recipe.task.sets.unlearnt(data, network.head_of(recipe.model))):

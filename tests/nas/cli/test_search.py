@@ -94,6 +94,31 @@ def test_the_input_shape_is_a_choice_where_there_are_several(trained: Trained, t
 
 
 @pytest.mark.slow
+def test_proposals_are_a_choice_of_a_supernet_that_knows_nothing_of_them(trained: Trained, tmp_path: Path) -> None:
+    """A dimension that needs no training, with its own cost and score, from the search to the extracted model."""
+    wider = ("--set", "space.head.proposals={choices: [5, 60]}", "--set", "space.anchors=")
+    common = (trained.config, "--checkpoint", trained.checkpoint, *wider)
+    how = ("--algorithm", "random", "--evaluations", "6", "--constraint", "macs <= 14M or head.proposals > 5")
+    good("search", *common, *how, "--work-dir", tmp_path / "search")
+    found = {Arch.of(record["arch"]): record for record in lines(tmp_path / "search/results.jsonl")}
+    assert {arch["head.proposals"] for arch in found} == {5, 60} and len(found) == 6
+    few = next(arch for arch in found if arch["head.proposals"] == 5)
+    other = few.nested() | {"head": {"proposals": 60}}
+    archs = nas.archs_file(tmp_path / "archs.jsonl", [{"arch": few.nested()}, {"arch": other}])
+    good("test", *common, "--archs", archs, "--out", tmp_path / "tested.jsonl")
+    first, second = lines(tmp_path / "tested.jsonl")
+    assert first["metric"] == found[few]["metric"] != second["metric"]
+    assert first["overhead"]["flops"] < second["overhead"]["flops"]
+    assert first["overhead"]["params"] == second["overhead"]["params"]
+    model = tmp_path / "model"
+    good("extract", *common, "--arch", tmp_path / "tested.jsonl", "--out", model)
+    proof = json.loads((model / "proof.json").read_text())
+    assert proof["equal"]["bit_equal"] and proof["score"]["equal"] and proof["cost"]["boxes"] == 5
+    assert proof["cost"]["macs"] == proof["cost"]["macs_measured"] == first["overhead"]["flops"]
+    assert "'rpn_post_nms_top_n_test': 5," in (model / "model.py").read_text()
+
+
+@pytest.mark.slow
 def test_its_scores_are_those_of_the_verb_test(trained: Trained, unbroken: Path, tmp_path: Path) -> None:
     records = lines(unbroken / "search/results.jsonl")
     bare = [{"arch": record["arch"], "data": record["data"]} for record in records]

@@ -5,10 +5,12 @@ PARTS_ARCHS=200 takes as many archs of each network.
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 import types
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -20,12 +22,14 @@ from searchkit.errors import UsageError
 from searchkit.nas.cost.price import plans_of, price
 from searchkit.nas.models.elastic import arch_of, set_arch, wiring_of
 from searchkit.nas.models.network import build
-from searchkit.nas.models.part import BACKBONE, HEAD, NECK, NetConfig
+from searchkit.nas.models.part import BACKBONE, HEAD, NECK, NetConfig, weightless
+from searchkit.nas.models.plans import config_at
 from searchkit.nas.models.subnet import subnet
 from searchkit.nas.models.table import BACKBONES, HEADS, NECKS, name_of, options_of, part_class, plan_class
 from searchkit.nas.space.space import Space, read_space
 from searchkit.nas.tasks.table import TASKS
 from searchkit.nas.train.evaluate import calibrate
+from searchkit.records.arch import Arch
 from tests.support.detectors import copied, targets, trained
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -109,6 +113,11 @@ TINY_NECKS = {
         partner="ssd",
     ),
 }
+SETTINGS = {
+    "score_permille": {"choices": [1, 300, 340]},  # trained so little, three classes have about a third each
+    "nms_permille": {"choices": [200, 500, 900]},
+    "detections": {"choices": [2, 10, 100]},
+}
 TINY_HEADS = {
     "linear": Tiny({"dropout": 0.1}, partner="fpn"),
     "ssd": Tiny(
@@ -118,16 +127,22 @@ TINY_HEADS = {
             "score_thresh": 0.0,
             "transform": "chained",
         },
-        {"kernel": {"choices": [[3, 5, 7]] * 4}},
+        {"kernel": {"choices": [[3, 5, 7]] * 4}, **SETTINGS},
     ),
     "faster_rcnn": Tiny(
         {"box_head_width": 16, "score_thresh": 0.0, "rpn_pre_nms_test": 30, "rpn_post_nms_test": 20},
+        {"proposals": {"choices": [3, 10, 40]}, **SETTINGS},
         partner="elastic_fpn",
         without=("depth",),
     ),
     "retinanet": Tiny(
         {"norm": "per_level", "anchor_scales": (1.0,), "score_thresh": 0.0, "detections_per_image": 10**6},
-        {"cls.width": {"choices": [4, 8]}, "cls.kernel": {"choices": [1, 3]}, "box.depth": {"choices": [1, 2]}},
+        {
+            "cls.width": {"choices": [4, 8]},
+            "cls.kernel": {"choices": [1, 3]},
+            "box.depth": {"choices": [1, 2]},
+            **SETTINGS,
+        },
     ),
 }
 
@@ -186,9 +201,10 @@ def supernet(case: Case) -> tuple[Any, Space, NetConfig]:
     return net.eval(), space, config
 
 
-def exported(form: Any, static: nn.Module, config: NetConfig) -> Any:
+def exported(static: nn.Module, config: NetConfig) -> Any:
     """The network that a model.py builds, with the weights of the one that it was written from."""
-    text = form.model_source(static, config, "A test.", form.size_of(static, 64))
+    form: Any = wiring_of(static).head.form
+    text = form.model_source(static, config_at(config, arch_of(static)), "A test.", form.size_of(static, 64))
     module = types.ModuleType("model")
     module.__file__ = __file__
     exec(compile(text, "model.py", "exec"), module.__dict__)
@@ -227,10 +243,10 @@ def test_the_laws(case: Case) -> None:
         assert arch_of(net) == arch == arch_of(static)
         assert form.equality(net, static, [picture], [0], 64, i)["bit_equal"]
         cost = price(plans, arch, (64, 80))
-        assert cost.flops == form.measured_macs(static, config, (64, 80)), arch
+        assert cost.flops == form.measured_macs(static, config, arch, (64, 80)), arch
         assert cost.params == sum(p.numel() for p in static.parameters()), arch
         if i in (1, len(archs) - 1):
-            plain = exported(form, static, config)
+            plain = exported(static, config)
             assert form.equality(net, plain, [picture], [0], 64, i)["bit_equal"]
             learns(case, plain)
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
@@ -248,6 +264,65 @@ def learns(case: Case, net: Any) -> None:
         loss = net(images).square().mean()
     loss.backward()
     assert torch.isfinite(loss) and any(p.grad is not None and p.grad.any() for p in net.parameters())
+
+
+@pytest.mark.parametrize("head", [name for name in HEADS if weightless(plan_class(HEAD, name))])
+def test_settings_need_no_weights(head: str) -> None:
+    """What an arch says of them is what a config with such options does; without them it is the config's, before and
+    after. Training never sees them."""
+    case = Case("mobilenet_v2", "", head)
+    net, space, config = supernet(case)
+    plain_space, cls = space.without(weightless(plan_class(HEAD, head))), plan_class(HEAD, head)
+    base = trained(build(config, plain_space.maximum(), plain_space.held(), **sizes_of(case))).eval()
+    base.load_state_dict(net.state_dict())
+    picture, rng = [torch.rand(3, 64, 72)], random.Random(head)
+    whole = plain_space.sample(rng)
+    found = boxes_at(base, whole, picture)
+    for name, setting in cls.SETTINGS.items():
+        for value in SETTINGS.get(name, {"choices": (3, 10)})["choices"]:
+            arch = Arch.of({**dict(whole.items), f"head.{name}": value})
+            option = value if setting.parts == 1 else value / setting.parts
+            same = subnet(base, whole, with_option(config, cls, setting.option, option))
+            theirs, ours = same(picture)[0], boxes_at(base, arch, picture)
+            assert all(torch.equal(theirs[key], ours[key]) for key in ours), arch
+            assert arch_of(base) == arch
+            assert loss_of(base) == loss_of(same)
+    again = boxes_at(base, whole, picture)
+    assert all(torch.equal(found[key], again[key]) for key in found) and arch_of(base) == whole
+    with pytest.raises(UsageError, match=r"head\.nms_permille must be one integer from 1 to 1,000, but is 1001"):
+        set_arch(base, Arch.of({**dict(whole.items), "head.nms_permille": 1001}))
+
+
+def boxes_at(net: Any, arch: Arch, picture: list[Tensor]) -> dict[str, Tensor]:
+    set_arch(net, arch)
+    with torch.no_grad():
+        (found,) = net(picture)
+    return dict(found)
+
+
+def with_option(config: NetConfig, cls: Any, option: str, value: Any) -> NetConfig:
+    """The config with another option of its head, wherever that stands."""
+    whole: Any = config
+    if isinstance(config, cls.Options):
+        made: NetConfig = replace(whole, **{option: value})
+        return made
+    return replace(config, head_options=replace(whole.head_options, **{option: value}))
+
+
+def loss_of(net: Any) -> float:
+    """Of one batch, in a training whose random choices are the same each time; of a copy."""
+    torch.manual_seed(0)
+    losses = copy.deepcopy(net).train()([torch.rand(3, 64, 64) for _ in range(2)], targets(2))
+    return sum(float(loss.detach()) for loss in losses.values())
+
+
+def test_proposals_are_what_the_box_head_is_priced_on() -> None:
+    _, space, config = supernet(Case("resnet", "", "faster_rcnn"))
+    plans, arch = plans_of(config, space.maximum()), dict(space.minimum().items)
+    costs = {n: price(plans, Arch.of({**arch, "head.proposals": n}), 64).flops for n in (3, 10, 1000)}
+    del arch["head.proposals"]
+    assert price(plans, Arch.of(arch), 64).flops == costs[1000]
+    assert (costs[1000] - costs[10]) * 7 == (costs[10] - costs[3]) * 990 > 0
 
 
 @pytest.mark.parametrize("head", HEADS)

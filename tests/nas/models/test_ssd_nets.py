@@ -211,7 +211,7 @@ def test_as_source_code(form: str, tmp_path: Path) -> None:
     assert proof["bit_equal"] and proof["boxes_compared"] > 0
     x = images((64, 72), (80, 64))
     assert equal(net.train()(x, targets(2)), plain.train()(x, targets(2)))
-    assert shape.measured_macs(plain.eval(), config, 64) == price(plans_of(config, arch), arch, 64).flops
+    assert shape.measured_macs(plain.eval(), config, arch, 64) == price(plans_of(config, arch), arch, 64).flops
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -164,6 +164,14 @@ OF_SSD: dict[str, Any] = {**RETINA, "head": "ssd", "neck": "ssd_extras"}
             "backbone.body.depth",
             "0 is no choice beside",
         ),
+        (FLAT, {"head.proposals": {"choices": [[10, 20]]}}, "head.proposals", "must be one integer of at least 1"),
+        (RETINA, {"head.nms_permille": {"choices": [400, 2000]}}, "head.nms_permille", "from 1 to 1,000, but is 2000"),
+        (
+            OF_SSD,
+            {"head.detections": {"choices": [5, 9], "schedule": {"boundary": [1, 2], "value": [9, [5, 9]]}}},
+            "head.detections",
+            "needs no weights, so no step of a training visits it",
+        ),
         (OF_SSD | {"neck_options": {"transform": "direct"}}, {}, "transform", "the space has no neck.kernel to make"),
     ],
 )

@@ -71,6 +71,11 @@ class DenseHead(DensePlan):
         batch, _ = net.transform(list(inputs))
         net.levels(batch.tensors)
 
+    def set_options(self, net: Any, options: Mapping[str, Any]) -> None:
+        """See Head: its network has them by the same names."""
+        for name, value in options.items():
+            setattr(net, name, value)
+
     def statistics(self, net: Any, inputs: Sequence[Tensor]) -> None:
         """All of it is run."""
         with enough(inputs):

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from searchkit.errors import did_you_mean
-from searchkit.nas.models.part import NetConfig, PlainConfig
+from searchkit.nas.models.part import SCORES, NetConfig, PlainConfig, Setting
 from searchkit.reading.keys import At, refuse
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ class DensePlan:
     MODULE: ClassVar[str] = "head"
     LOSSES: ClassVar[tuple[str, ...]] = LOSSES
     EVALUATION: ClassVar[tuple[str, ...]] = EVALUATION
+    SETTINGS: ClassVar[Mapping[str, Setting]] = SCORES
 
     def __init__(self, options: Any, num_classes: int) -> None:
         self.options: Any = options

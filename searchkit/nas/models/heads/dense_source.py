@@ -15,6 +15,7 @@ from searchkit.nas.models import emit
 from searchkit.nas.models.heads import dense, dense_onnx
 from searchkit.nas.models.heads.dense import Dense, DenseDetector
 from searchkit.nas.space.shapes import InputShape, height_width
+from searchkit.records.arch import Arch
 
 
 class Outputs(nn.Module):
@@ -43,7 +44,6 @@ class DenseForm:
 
     def __init__(self, kind: str, options: Dense, anchors: Callable[[Any], str], more: str = "") -> None:
         self.KIND = kind
-        self.COUNTED_ON: dict[str, int] = {}  # nothing beside the input's shape
         self.options = options
         self.anchors = anchors
         self.more = more
@@ -115,8 +115,12 @@ class DenseForm:
             "boxes_compared": boxes,
         }
 
+    def counted_on(self, arch: Arch) -> dict[str, int]:
+        """Nothing beside the input's shape."""
+        return {}
+
     @torch.no_grad()
-    def measured_macs(self, net: Any, config: Any, shape: InputShape) -> int:
+    def measured_macs(self, net: Any, config: Any, arch: Arch, shape: InputShape) -> int:
         """Multiply-adds of conv and linear on one image by torch's own counter."""
         with FlopCounterMode(display=False) as counter:
             net.levels(torch.zeros(1, 3, *height_width(shape)))

@@ -92,7 +92,8 @@ def _narrow(root: nn.Module, cls: type[Conv2d] | type[Linear], *names: str) -> N
 
 
 class FasterRCNNHead(FasterRCNNPlan):
-    """The head `faster_rcnn`. It has no dimensions of its own, and reads levels as narrow as the neck makes them."""
+    """The head `faster_rcnn`. Its layers have no dimensions of their own, and read levels as narrow as the neck makes
+    them."""
 
     norms_of_one: ClassVar[bool] = True
     form: ClassVar[Form] = faster_rcnn_source
@@ -126,6 +127,13 @@ class FasterRCNNHead(FasterRCNNPlan):
         _narrow(net.rpn.head, Conv2d, "cls_logits", "bbox_pred")
         _narrow(net.roi_heads.box_head, Linear, "fc6")
         return net
+
+    def set_options(self, net: Any, options: Mapping[str, Any]) -> None:
+        """See Head."""
+        net.rpn._post_nms_top_n["testing"] = options["rpn_post_nms_test"]  # torchvision lets it be said once
+        net.roi_heads.score_thresh = options["score_thresh"]
+        net.roi_heads.nms_thresh = options["nms_thresh"]
+        net.roi_heads.detections_per_img = options["detections_per_image"]
 
     def class_logits(self, net: Any) -> ClassLogits:
         """The RPN's: those of the boxes are of other boxes in each arch."""

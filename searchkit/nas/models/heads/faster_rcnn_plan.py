@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from searchkit.errors import UsageError
-from searchkit.nas.models.part import LEVELS, Channels, Colour, Misfit, NetConfig, Piece, Pieces, regions
+from searchkit.nas.models.part import (
+    LEVELS,
+    SCORES,
+    Channels,
+    Colour,
+    Misfit,
+    NetConfig,
+    Piece,
+    Pieces,
+    Setting,
+    regions,
+)
 from searchkit.nas.models.plan import CACHE, Layer, Row
 from searchkit.reading.keys import At
 from searchkit.reading.kinds import LATER
@@ -97,15 +109,18 @@ class FasterRCNNPlan:
         "detections_per_image",
     )
     LEARNT_FOR: ClassVar[tuple[str, ...]] = ("anchor_sizes", "anchor_ratios")
+    SETTINGS: ClassVar[Mapping[str, Setting]] = {"proposals": Setting("rpn_post_nms_test"), **SCORES}
 
     def __init__(self, options: FasterRCNNOptions, num_classes: int, proposals: int = PROPOSALS) -> None:
-        """num_classes: without background. proposals: that the box head is priced on, per image."""
+        """num_classes: without background. proposals: that the box head is priced on, per image, where an architecture
+        says nothing of them."""
         self.options, self.num_classes, self.proposals = options, num_classes, proposals
 
-    @property
-    def regions_kept(self) -> int:
-        """Of an image in evaluation, at most: so many times its box head runs, however many it is priced on."""
-        return self.options.rpn_post_nms_test
+    def regions_kept(self, arch: Arch) -> int:
+        """Of an image in evaluation, at most, by architectures up to this one: so many times its box head runs, however
+        many it is priced on."""
+        kept: int = arch.get("proposals", self.options.rpn_post_nms_test)
+        return kept
 
     def plan(self, arch: Arch, levels: Channels) -> Pieces:
         """Raises UsageError for levels of several widths, or another number of them than there are anchor sizes."""
@@ -124,7 +139,8 @@ class FasterRCNNPlan:
                     "model.neck_options.levels",
                 ),
             )
-        return faster_rcnn_pieces(self.options, self.num_classes, levels[0], self.proposals)
+        proposals = arch.get("proposals", self.proposals)
+        return faster_rcnn_pieces(self.options, self.num_classes, levels[0], proposals)
 
 
 @lru_cache(CACHE)

@@ -15,10 +15,11 @@ from searchkit.nas.graph.graph import Graph
 from searchkit.nas.models import emit
 from searchkit.nas.models.heads import faster_rcnn_onnx
 from searchkit.nas.models.heads.faster_rcnn_plan import PROPOSALS, DetectorConfig, settings
+from searchkit.nas.models.part import HEAD
 from searchkit.nas.space.shapes import InputShape, height_width
+from searchkit.records.arch import Arch
 
 KIND = "Faster R-CNN"
-COUNTED_ON = {"boxes": PROPOSALS}  # what the RoI head's cost is stated for
 TRUNK = "backbone and neck"  # what `trunk` is
 
 
@@ -121,16 +122,23 @@ def _outputs(net: Any, noise: Tensor, regions: Tensor) -> list[Tensor]:
     return [*levels, *objectness, *deltas, *net.roi_heads.box_predictor(net.roi_heads.box_head(regions))]
 
 
+def counted_on(arch: Arch) -> dict[str, int]:
+    """What the RoI head's cost is stated for."""
+    return {"boxes": arch.get(f"{HEAD}.proposals", PROPOSALS)}
+
+
 @torch.no_grad()
-def measured_macs(net: Any, config: DetectorConfig, shape: InputShape) -> int:
-    """Multiply-adds of conv and linear by torch's own counter: backbone, FPN and RPN on an image, RoI head on 1,000
-    boxes."""
+def measured_macs(net: Any, config: DetectorConfig, arch: Arch, shape: InputShape) -> int:
+    """Multiply-adds of conv and linear by torch's own counter: backbone, FPN and RPN on an image, RoI head on as many
+    boxes as `counted_on` says."""
     h, w = height_width(shape)
     with FlopCounterMode(display=False) as counter:
         levels = list(net.backbone(torch.zeros(1, 3, h, w)).values())
         net.rpn.head(levels)
         net.roi_heads.box_predictor(
-            net.roi_heads.box_head(torch.zeros(PROPOSALS, net.backbone.out_channels, config.roi_size, config.roi_size))
+            net.roi_heads.box_head(
+                torch.zeros(counted_on(arch)["boxes"], net.backbone.out_channels, config.roi_size, config.roi_size)
+            )
         )
     return int(counter.get_total_flops()) // 2
 

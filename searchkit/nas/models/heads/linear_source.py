@@ -15,9 +15,9 @@ from searchkit.nas.models import emit
 from searchkit.nas.models.heads import linear_onnx
 from searchkit.nas.models.heads.linear_plan import ClassifierConfig
 from searchkit.nas.space.shapes import InputShape, height_width
+from searchkit.records.arch import Arch
 
 KIND = "Image classifier"
-COUNTED_ON: dict[str, int] = {}  # what its cost is stated for, beside the input's shape
 TRUNK = "the network"  # what `trunk` is
 
 
@@ -88,8 +88,13 @@ def equality(
     return {"bit_equal": True, "random_input": [2, 3, h, w], "seed": seed, "images": list(ids)}
 
 
+def counted_on(arch: Arch) -> dict[str, int]:
+    """Nothing beside the input's shape."""
+    return {}
+
+
 @torch.no_grad()
-def measured_macs(net: Any, config: ClassifierConfig, shape: InputShape) -> int:
+def measured_macs(net: Any, config: ClassifierConfig, arch: Arch, shape: InputShape) -> int:
     """Multiply-adds of conv and linear on one image by torch's own counter."""
     with FlopCounterMode(display=False) as counter:
         net(torch.zeros(1, 3, *height_width(shape)))
