@@ -32,6 +32,7 @@ class Extract(Options):
     forms: tuple[str, ...]
     opset: int
     threads: int
+    record: str | None
     count: int
 
 
@@ -54,7 +55,8 @@ class Extract(Options):
     multiple=True,
     type=click.Choice([*FORMS]),
     help="Also write it as a file for other runtimes; may be given several times. torch: by torch.export (of a "
-    "detector all before its anchors or regions). onnx: the whole network, from an image to its boxes.",
+    "detector all before its anchors or regions). onnx: the whole network, from an image to its boxes. onnx-int8: that "
+    "with weights and activations of 8 bits.",
 )
 @click.option("--opset", type=int, default=OPSET, show_default=True, metavar="N", help="Of ONNX files.")
 @click.option(
@@ -64,6 +66,9 @@ class Extract(Options):
     show_default=True,
     metavar="N",
     help="That the time of ONNX files is measured with.",
+)
+@click.option(
+    "--record", metavar="FILE", help="Append the arch's record with what its ONNX files score and take (as `files`)."
 )
 @click.option(
     "--images",
@@ -89,11 +94,14 @@ def extract_command(asked: Extract) -> None:
       search-nas extract cfg.yaml --checkpoint work/latest.pth --arch t.jsonl --metric metric.direct.my_bbox_mAP --out m
       search-nas extract cfg.yaml --checkpoint finetune/best/latest.pth --out model
     """
+    if asked.record is not None and not {*SCORED} & {*asked.forms}:
+        raise UsageError("--record keeps what exported files score, but none is asked for", "Add --export onnx")
     if asked.raw and asked.calibrate:
         raise UsageError("--raw and --calibrate exclude each other")
     recipe, seed = recipe_of(asked.config, asked.overrides), asked.seed_used
     from searchkit.nas.facts import extract_facts
     from searchkit.nas.subnet import extract as extraction
+    from searchkit.nas.subnet.exported import keep_record, record_of
     from searchkit.nas.train.memory import memory_advice
     from searchkit.nas.train.splits import section_of
 
@@ -131,6 +139,8 @@ def extract_command(asked: Extract) -> None:
             seed=seed,
             device=where,
         )
+    if asked.record is not None:
+        keep_record(asked.record, record_of(chosen.record, chosen.arch, chosen.shape, proof, asked.out))
     if asked.as_json:
         console.print_json(extract_facts(asked.out, chosen.arch, proof))
         return
@@ -165,21 +175,35 @@ def _print_file(form: str, file: Mapping[str, Any]) -> None:
     click.echo(f"{file['file']}: {_agreement(file['agrees'])}")
     speed = f"{file['ms']:.2f} ms an image on {console.counted(file['threads'], 'thread')} of {file['device']}"
     click.echo(f"  {file['bytes'] / 1e6:.2f} MB, {speed}")
+    if "calibrated" in file:
+        click.echo(f"  {_rounded(file)}")
     apart = file.get("score_difference", {})
     shown = [f"{name} {file['score'][name]:.4f} ({apart[name]:+.4f})" for name in apart if is_shown(name)]
     if shown:
         click.echo(f"  score, and how it differs from that of torch: {'  '.join(shown)}")
 
 
+def _rounded(file: Mapping[str, Any]) -> str:
+    """What of an int8 file is of 8 bits, in words."""
+    images = console.counted(file["calibrated"]["images"], "training image")
+    ranges = f"activations {file['activations']} (ranges of {images}), weights {file['weights']}"
+    faster = f"; {file['times_faster']:.2f} times as fast as model.onnx" if "times_faster" in file else ""
+    can = f" (the processor has {', '.join(file['processor'])})" if file["processor"] else ""
+    return f"{ranges}; the last layers ({file['float_layers']}) are float{faster}{can}"
+
+
 def _agreement(agrees: Mapping[str, Any]) -> str:
     """How a file and the network of torch agree, in words."""
-    where = f"{console.counted(agrees['images'], 'image')} and noise, at " + ", ".join(map(str, agrees["input_shapes"]))
+    noise = " and noise" if agrees["noise"] else ""
+    where = f"{console.counted(agrees['images'], 'image')}{noise}, at " + ", ".join(map(str, agrees["input_shapes"]))
     if "boxes" not in agrees:
         return f"scores differ from torch's by up to {agrees['largest_difference']:.2g} of the largest ({where})"
     apart = f"up to {agrees['largest_distance_px']:.2g} px and {agrees['largest_score_difference']:.2g} in score"
     alone = agrees["boxes_of_one_alone"] + agrees["at_the_cut"]
     others = f", {alone} found by one of the two alone" if alone else ""
-    return f"{agrees['boxes']} boxes are torch's within {apart}{others} ({where})"
+    least = agrees["tolerance"]["least"]
+    told = f" that score {least:g} or more" if least else ""
+    return f"{agrees['boxes']} boxes{told} are torch's within {apart}{others} ({where})"
 
 
 def _print_score(score: Mapping[str, Any]) -> None:

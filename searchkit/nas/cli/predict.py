@@ -57,7 +57,7 @@ def predict_command(asked: Predict) -> None:
     \b
     Examples:
       search-nas predict model photos/ --limit 8 --out boxes
-      search-nas predict model/model.onnx photo.jpg --out boxes
+      search-nas predict model/model.int8.onnx photo.jpg --out boxes
       search-nas predict work/latest.pth --config cfg.yaml photo.jpg --out boxes
       search-nas predict work/latest.pth --config cfg.yaml --arch search/best.jsonl photo.jpg --out boxes
     """

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-APART_PX = 0.1  # boxes of one class whose corners differ by less are the same box
-APART_SCORE = 1e-3  # and whose scores do
 AT_THE_CUT = 1e-4  # boxes with a score so near to the end of a list (see `end_of`) may be in one of two lists alone
 ALONE = (
     0.05  # of all boxes, that may be found by one network only: those of proposals, or of IoUs, that roundings decide
 )
 
 Found = Mapping[str, np.ndarray]  # boxes (n, 4), scores (n,), labels (n,)
+
+
+class Near(NamedTuple):
+    """How far the corners and the scores of two boxes of a class may differ, if they are to be the same box. least:
+    what one of them must score to be told of at all."""
+
+    px: float
+    score: float
+    least: float = 0.0
+
+
+SAME = Near(0.1, 1e-3)  # where roundings of floating-point numbers alone differ
 
 
 @dataclass(frozen=True)
@@ -47,21 +57,22 @@ class Boxes:
         return ""
 
 
-def same_boxes(a: Found, b: Found, most: int, least: float) -> Boxes:
+def same_boxes(a: Found, b: Found, most: int, least: float, within: Near = SAME) -> Boxes:
     """Each box of `a` with the nearest box of `b` of its class that is no other's, if it is near enough. most: boxes
     that a full list has; least: the score that all are above."""
     near = np.abs(a["boxes"][:, None] - b["boxes"][None]).max(-1, initial=0)
     off = np.abs(a["scores"][:, None] - b["scores"][None])
-    near = np.where((a["labels"][:, None] == b["labels"][None]) & (off <= APART_SCORE), near, np.inf)
-    pairs: list[tuple[int, int]] = []
+    near = np.where((a["labels"][:, None] == b["labels"][None]) & (off <= within.score), near, np.inf)
+    every: list[tuple[int, int]] = []
     for i in range(len(near)):  # best first
         j = int(near[i].argmin()) if near.shape[1] else 0
-        if near.shape[1] and near[i, j] <= APART_PX:
-            pairs.append((i, j))
+        if near.shape[1] and near[i, j] <= within.px:
+            every.append((i, j))
             near[:, j] = np.inf
+    pairs = [(i, j) for i, j in every if max(a["scores"][i], b["scores"][j]) >= within.least]
     distances = [np.abs(a["boxes"][i] - b["boxes"][j]).max() for i, j in pairs]
     scores = [abs(a["scores"][i] - b["scores"][j]) for i, j in pairs]
-    rest = [_unpaired(a, {i for i, _ in pairs}), _unpaired(b, {j for _, j in pairs})]
+    rest = [_unpaired(a, {i for i, _ in every}, within), _unpaired(b, {j for _, j in every}, within)]
     cut = sum(
         int((alone <= end_of(of, most, least) + AT_THE_CUT).sum()) for alone, of in zip(rest, (a, b), strict=True)
     )
@@ -82,9 +93,10 @@ def together(each: Iterable[Boxes]) -> Boxes:
     )
 
 
-def _unpaired(found: Found, paired: set[int]) -> np.ndarray:
-    """The scores of the others."""
-    return np.array([score for i, score in enumerate(found["scores"]) if i not in paired], np.float32)
+def _unpaired(found: Found, paired: set[int], within: Near) -> np.ndarray:
+    """The scores of the others, as far as they are told of."""
+    scores = enumerate(found["scores"])
+    return np.array([s for i, s in scores if i not in paired and s >= within.least], np.float32)
 
 
 def end_of(found: Found, most: int, least: float) -> float:

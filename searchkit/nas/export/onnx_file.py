@@ -17,7 +17,7 @@ from torch import Tensor
 from searchkit import fsio, proc
 from searchkit.errors import SearchkitError, UsageError
 from searchkit.nas.export import infer_source, runtime
-from searchkit.nas.export.compare import APART_PX, APART_SCORE, Boxes, largest_difference, same_boxes, together
+from searchkit.nas.export.compare import SAME, Boxes, Near, largest_difference, same_boxes, together
 from searchkit.nas.export.runtime import OnnxFile
 from searchkit.nas.export.table import Order
 from searchkit.nas.graph.graph import Graph
@@ -106,32 +106,36 @@ def keep_program(order: Order, file: str) -> None:
 # ---- what it computes ----
 
 
-def compared(order: Order, file: OnnxFile) -> tuple[dict[str, Any], str]:
-    """(how the file and the network of torch agree on the order's images and on noise, at its input shape and others of
-    the space; what is too far apart, in words)."""
+def compared(order: Order, file: OnnxFile, within: Near = SAME, noisy: bool = True) -> tuple[dict[str, Any], str]:
+    """(how the file and the network of torch agree on the order's images and, if `noisy`, on noise, at its input shape
+    and others of the space; what is too far apart, in words). within: how near boxes are the same."""
     shapes = [order.shape, *(s for s in order.recipe.scales if s != order.shape)][: 1 + OTHERS]
     try:
-        each = [(shape, _at(order, file, shape)) for shape in shapes]
+        each = [(shape, _at(order, file, shape, within, noisy)) for shape in shapes]
     finally:
         order.recipe.task.network.set_scale(order.net, order.shape, order.recipe.data)
-    images = {"images": len(order.images), "input_shapes": [plain_shape(shape) for shape, _ in each]}
+    images = {
+        "images": len(order.images),
+        "noise": noisy or not order.images,
+        "input_shapes": [plain_shape(shape) for shape, _ in each],
+    }
     if order.recipe.task.name == "cls":
         worst = max(float(difference) for _, difference in each)
         fault = f"scores differ by {worst:.3g} of the largest" if worst > APART_LOGIT else ""
         return {**images, "largest_difference": worst, "tolerance": APART_LOGIT}, fault
     boxes = together(boxes for _, boxes in each)
-    return {**images, **boxes.said(), "tolerance": {"px": APART_PX, "score": APART_SCORE}}, boxes.fault
+    return {**images, **boxes.said(), "tolerance": within._asdict()}, boxes.fault
 
 
-def _at(order: Order, file: OnnxFile, shape: InputShape) -> Any:
+def _at(order: Order, file: OnnxFile, shape: InputShape, within: Near, noisy: bool) -> Any:
     """What is compared at one input shape: Boxes, or the largest relative difference of a classifier's scores."""
     order.recipe.task.network.set_scale(order.net, shape, order.recipe.data)
-    pictures = [*order.images, *noise(shape)]
+    pictures = [*order.images, *(noise(shape) if noisy or not order.images else ())]
     if order.recipe.task.name == "cls":
         return max(_scores_apart(order, file, picture) for picture in pictures)
     size = runtime.size_of(file.about, shape, order.recipe.data.max_edge)
     most, least = (json.loads(file.about[name]) for name in ("detections", "score_thresh"))
-    return together(_boxes_apart(order, file, picture, size, most, least) for picture in pictures)
+    return together(_boxes_apart(order, file, picture, size, most, least, within) for picture in pictures)
 
 
 def noise(shape: InputShape) -> list[Tensor]:
@@ -145,10 +149,10 @@ def noise(shape: InputShape) -> list[Tensor]:
 
 @torch.no_grad()
 def _boxes_apart(
-    order: Order, file: OnnxFile, picture: Tensor, size: Sequence[int] | None, most: int, least: float
+    order: Order, file: OnnxFile, picture: Tensor, size: Sequence[int] | None, most: int, least: float, within: Near
 ) -> Boxes:
     ours = {name: value.numpy() for name, value in order.net([picture.float() / 255])[0].items()}
-    return same_boxes(ours, file.run(picture[None].numpy(), size), most, least)
+    return same_boxes(ours, file.run(picture[None].numpy(), size), most, least, within)
 
 
 @torch.no_grad()

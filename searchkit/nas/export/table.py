@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from searchkit.nas.train.bench import Bench, Calibration
     from searchkit.nas.train.recipe import Recipe
 
-ONNX = "onnx"
+ONNX, INT8 = "onnx", "onnx-int8"
 FORMS: dict[str, str] = {  # name -> module:function, which writes an Order and says what of it is to be known
     "torch": "torch_file:write",
     ONNX: "onnx_file:write",
+    INT8: "int8_file:write",
 }
-SCORED = (ONNX,)  # those that are scored and timed
+SCORED = (ONNX, INT8)  # those that are scored and timed
 
 
 @dataclass(frozen=True)
