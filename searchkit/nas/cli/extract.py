@@ -180,7 +180,8 @@ def _print_file(form: str, file: Mapping[str, Any]) -> None:
     apart = file.get("score_difference", {})
     shown = [f"{name} {file['score'][name]:.4f} ({apart[name]:+.4f})" for name in apart if is_shown(name)]
     if shown:
-        click.echo(f"  score, and how it differs from that of torch: {'  '.join(shown)}")
+        numbers = "  ".join(shown)
+        click.echo(f"  score on {file['split']} in fp32, and how it differs from that of torch: {numbers}")
 
 
 def _rounded(file: Mapping[str, Any]) -> str:

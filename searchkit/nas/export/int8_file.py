@@ -27,7 +27,7 @@ from searchkit.nas.graph.needs import MISSING
 from searchkit.nas.train.bench import Calibration, open_calibration
 
 FILE = "model.int8.onnx"
-IMAGES = 32  # training images that ranges are taken from, where nothing else was calibrated on some; and at most
+IMAGES = 32  # training images that ranges are taken from, where there are as many
 NEAR = Near(5.0, 0.2, 0.5)  # boxes that differ by less are told as the same, with how far they are apart
 VNNI = frozenset({"avx512_vnni", "avx_vnni"})  # of x86: sums of products of 8 bits that can't overflow
 INTEGERS = VNNI | {"avx2", "avx512f", "amx_int8", "asimddp", "i8mm"}  # what decides how fast layers of integers are
@@ -58,7 +58,7 @@ def write(order: Order) -> dict[str, Any]:
         "opset": order.wishes.opset,
         "activations": "uint8",
         "weights": "int8 of 7 bits per channel" if narrow else "int8 per channel",
-        "float_layers": len(last),
+        "float_layers": sum(node.op_type in WEIGHED and node.name in last for node in order.model.graph.node),
         "processor": sorted(INTEGERS & proc.cpu().flags),
         "calibrated": {
             "images": len(images),
@@ -73,8 +73,9 @@ def write(order: Order) -> dict[str, Any]:
 
 
 def calibration_of(order: Order) -> Calibration:
-    """The training images that activations are seen on: those of the batch-norm statistics, else as many drawn."""
-    if order.calibration is not None and order.calibration.ids:
+    """The training images that activations are seen on: those of the batch-norm statistics, or where these are too few,
+    as many drawn."""
+    if order.calibration is not None and len(order.calibration.ids) >= IMAGES:
         return order.calibration
     recipe = order.recipe
     if recipe.data.train is None:

@@ -164,7 +164,8 @@ def _scores_apart(order: Order, file: OnnxFile, picture: Tensor) -> float:
 
 
 def measured(order: Order, file: OnnxFile) -> dict[str, Any]:
-    """The size of the file, its time for one image, and where there is a bench its score beside that of torch."""
+    """The size of the file, its time for one image, and where there is a bench its score beside that of torch, both
+    in single precision, whatever the record was scored with."""
     pictures = [image.numpy() for image in order.images] or [noise(order.shape)[0].numpy()]
     facts: dict[str, Any] = {
         "bytes": os.path.getsize(file.path),
@@ -177,7 +178,7 @@ def measured(order: Order, file: OnnxFile) -> dict[str, Any]:
     fast = runtime.open_file(file.path, torch.get_num_threads())
     score, whole = scored(order, runtime.as_network(fast)), torchs_score(order)
     apart = {name: round(value - whole[name], 6) for name, value in score.items() if min(value, whole[name]) >= 0}
-    return {**facts, "score": score, "score_difference": apart}
+    return {**facts, "split": order.bench.split, "precision": "fp32", "score": score, "score_difference": apart}
 
 
 def scored(order: Order, net: Any) -> dict[str, float]:
