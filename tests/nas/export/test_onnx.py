@@ -134,6 +134,7 @@ def many(count: int) -> Any:
     return some_of((1, count), 1)
 
 
+@pytest.mark.timeout(1800)  # of 30 archs
 @pytest.mark.parametrize("count", many(30))
 @pytest.mark.parametrize("family", some_of(DETECTORS, "faster_rcnn", "ssd"))
 def test_a_detectors_file_finds_what_torch_finds(family: str, count: int, data: Path, tmp_path: Path) -> None:
@@ -168,6 +169,7 @@ LITE = {
 }
 
 
+@pytest.mark.timeout(1800)  # of 30 archs
 @pytest.mark.parametrize("count", many(30))
 @pytest.mark.parametrize("family", some_of(CLASSIFIERS, "same padding"))
 def test_a_classifiers_file_scores_as_torch_does(family: str, count: int, tmp_path: Path) -> None:
