@@ -79,6 +79,7 @@ def decide(asked: Asked, facts: Facts, paths: Paths, say: Callable[[str], None])
         workers=1 if training.gpu else training.cores,
         stages=STAGES,
         forms=len(training.forms),
+        tables=int(any(budget.unit == "ms" for budget, _ in limits)),
     )
     why["time"] = _time_text(asked, times, speeds, facts, training)
     say(why["time"])
@@ -103,6 +104,7 @@ def _training(facts: Facts, cuda: bool, cores: int) -> Training:
         cache_mb=CACHE_MB,
         cores=cores,
         forms=tuple(form for form in EXPORTED if form in FORMS) if _can_export() else (),
+        runtime="onnxruntime" if _can_export() and not cuda else "eager",
         gpu=cuda,
     )
 
@@ -174,7 +176,10 @@ def _why(
     cores = "" if training.gpu else f", {training.cores} core{'' if training.cores == 1 else 's'} for each job"
     why = {"device": f"device: {asked.device}{cores}"}
     if timed := [f"{b.text} is {macs_text(macs)}MACs" for b, macs in limits if b.unit == "ms"]:
-        why["budget"] = f"budget: {', '.join(timed)} ({rate})"
+        why["budget"] = (
+            f"budget: {', '.join(timed)} ({rate}), around which the space is laid; in the search milliseconds "
+            f"count, by a table of its rows in {training.runtime}"
+        )
     why["family"] = _family_text(design, asked, max(macs for _, macs in limits))
     why["init"] = _init_text(design, weights)
     spread = ", ".join(f"{b.text} is enough for {budgets.share_below(costs, macs):.0%}" for b, macs in limits)

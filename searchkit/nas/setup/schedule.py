@@ -11,6 +11,7 @@ TUNED = 0.25  # steps of a tuning, as a part of the supernet's
 SEARCHED = 0.15  # of the time, for scoring subnets
 SPARE = 0.05  # of the time, that nothing is planned for
 EXPORT_S = 60.0  # of writing a model in another form and comparing it
+TABLE_S = 240.0  # of measuring the rows of a space
 START_S = 7.0  # of a verb, until it has loaded torch and the data
 EVALUATIONS = (12, 400)  # subnets that a search scores, at least and at most
 LEAST_STEPS = 10  # of a supernet, below which nothing is worth the time
@@ -63,22 +64,23 @@ def split(
     workers: int,
     stages: int,
     forms: int = 0,
+    tables: int = 0,
 ) -> Times:
     """Share a time out. scored, tested: images that scoring a subnet in the search, and in the end, takes; finalists:
     of all budgets together; workers: of the search; stages: that start by themselves; forms: that models are exported
-    in. Raises UsageError for too little.
+    in; tables: of times, that are measured. Raises UsageError for too little.
     """
     score_s = speeds.image * scored / workers
     evaluations = min(EVALUATIONS[1], max(EVALUATIONS[0], int(SEARCHED * total_s / max(score_s, 1e-9))))
     search_s = evaluations * score_s + 2 * START_S
     starts = stages + 2 * finalists
-    export_s = (finalists + 1) * forms * EXPORT_S
+    export_s, table_s = (finalists + 1) * forms * EXPORT_S, tables * TABLE_S
     test_s = (finalists + 1) * (2 * speeds.image * tested)
     per_step = speeds.step + (finalists * TUNED + 1 + TUNED) * speeds.plain_step
-    left = (1 - SPARE) * total_s - search_s - starts * START_S - test_s - export_s
+    left = (1 - SPARE) * total_s - search_s - starts * START_S - test_s - export_s - table_s
     steps = int(left / per_step)
     if steps < LEAST_STEPS:
-        least = (LEAST_STEPS * per_step + search_s + starts * START_S + test_s + export_s) / (1 - SPARE)
+        least = (LEAST_STEPS * per_step + search_s + starts * START_S + test_s + export_s + table_s) / (1 - SPARE)
         raise UsageError(
             f"--time: {total_s / 60:.3g} min is too short: {LEAST_STEPS} steps of the supernet, and what comes behind "
             f"them, take {least / 60:.3g} min here ({speeds.origin})",
@@ -88,6 +90,7 @@ def split(
     tune = max(1, round(steps * TUNED))
     seconds = {
         "train": steps * speeds.step + START_S,
+        **({"latency": table_s} if tables else {}),
         "search": search_s,
         "tune": finalists * (tune * speeds.plain_step + speeds.image * tested + 2 * START_S),
         "plain": (steps + tune) * speeds.plain_step + speeds.image * tested + 2 * START_S,

@@ -28,6 +28,7 @@ class Training:
     cache_mb: int
     cores: int  # CPUs that each job may use
     forms: tuple[str, ...]  # that models are exported in
+    runtime: str  # that milliseconds are measured in: onnxruntime, or eager
     gpu: bool
 
 
@@ -71,6 +72,11 @@ class Made:
     @property
     def shapes(self) -> tuple[Shape, ...]:
         return self.design.fit.shapes
+
+    @property
+    def timed(self) -> bool:
+        """Whether a budget is a time, so that a table of times is measured first."""
+        return any(budget.unit == "ms" for budget, _ in self.budgets)
 
     @property
     def metric(self) -> str:
@@ -202,11 +208,11 @@ def rules_text(made: Made) -> str:
     """finalists.yaml."""
     lines = [f"# The finalists: of the archs that the search has scored, the best {FINALISTS} within each budget."]
     lines += ["type: sequential", "rules:"]
-    if len(made.budgets) == 1:
-        lines.append(f"  - where: overhead.flops <= {made.budgets[0][1]:.0f}  # {made.budgets[0][0].text}")
+    limits = [f"where: overhead.{'flops' if b.unit == 'macs' else b.unit} <= {b.value:.10g}" for b, _ in made.budgets]
+    if len(limits) == 1:
+        lines.append(f"  - {limits[0]}")
     else:
-        lines += ["  - type: parallel", "    rules:"]
-        lines += [f"      - where: overhead.flops <= {macs:.0f}  # {budget.text}" for budget, macs in made.budgets]
+        lines += ["  - type: parallel", "    rules:", *(f"      - {limit}" for limit in limits)]
     lines.append(f"  - {{type: sample, operation: top, key: metric.direct.{made.metric}, value: {FINALISTS}}}")
     lines.append("  - {type: merge}")
     return "\n".join(lines) + "\n"
@@ -234,14 +240,16 @@ def _compact(value: object) -> str:
 def config_text(made: Made) -> str:
     """cfg.yaml."""
     training, times, why = made.training, made.times, made.why
-    most = max(macs for _, macs in made.budgets)
     budgets = " and ".join(budget.text for budget, _ in made.budgets)
     split = "test" if "test" in made.facts.files else "val"
     population = max(6, times.evaluations // 5)
     finalists = FINALISTS * len(made.budgets)
     where = "{gpus: 1}" if training.gpu else f"{{gpus: 0, cpus: {training.cores}}}"
     workers = "" if training.gpu else f" --workers {training.cores}"
-    score = f"--split {split} --tag test --per-class --speed --detections found.json --out candidate.jsonl"
+    speed = "" if training.forms else " --speed"  # of files that are exported it is measured there
+    score = f"--split {split} --tag test --per-class{speed} --detections found.json --out candidate.jsonl"
+    table = "$SEARCHKIT_STAGE_LATENCY/ms.json"
+    cost, priced = ("ms", f" --set meters.ms={table}") if made.timed else ("MACs", "")
     exports = "".join(f" --export {form}" for form in training.forms)
     metric, extracted = f"--metric metric.test.{made.metric}", f"--out model{exports}"
     then = ", and once on test" if split == "test" else "; there is no test set, so that is what is reported, too"
@@ -275,14 +283,16 @@ def config_text(made: Made) -> str:
         f"  - name: train  # {_minutes(times.seconds['train'])}",
         "    task: {template: search-nas train $CONFIG --work-dir .}",
         "",
-        f"  # AP on val against MACs, with the supernet's weights; {_minutes(times.seconds['search'])}.",
+        *(_latency_lines(made) if made.timed else []),
+        f"  # AP on val against {cost}, with the supernet's weights; {_minutes(times.seconds['search'])}.",
         "  - name: search",
         "    task:",
         f"      reward_attribute: metric.direct.{made.metric}",
         "      template: >-",
         "        search-nas search $CONFIG --checkpoint $SEARCHKIT_STAGE_TRAIN/latest.pth --work-dir search",
+        *([f"       {priced} --objective bbox_mAP --objective ms"] if made.timed else []),
         f"        --algorithm nsga2 --population {population} --evaluations {times.evaluations} --input all",
-        f'        --constraint "macs <= {most:.0f}"{workers}',
+        f"        {_within(made)}{workers}",
         "",
         *_comment(
             f"The finalists, each a job: tuned from the supernet's weights, scored on val, by which one is chosen"
@@ -337,6 +347,27 @@ def config_text(made: Made) -> str:
         "        --out report.html --png report.png",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _within(made: Made) -> str:
+    """The constraint of the search: the largest budget of one of the units holds."""
+    most: dict[str, float] = {}
+    for budget, _ in made.budgets:
+        most[budget.unit] = max(most.get(budget.unit, 0.0), budget.value)
+    limits = " or ".join(f"{unit} <= {value:.10g}" for unit, value in most.items())
+    return f'--constraint "{limits}"'
+
+
+def _latency_lines(made: Made) -> list[str]:
+    """The stage that measures a table of times."""
+    training = made.training
+    on = "" if training.gpu else " --device cpu --threads 1"
+    return [
+        f"  # How long the rows of the space take on this device; {_minutes(made.times.seconds['latency'])}.",
+        "  - name: latency",
+        f"    task: {{template: search-nas latency $CONFIG --runtime {training.runtime}{on} --out ms.json}}",
+        "",
+    ]
 
 
 def _minutes(seconds: float) -> str:
