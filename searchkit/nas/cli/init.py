@@ -86,7 +86,7 @@ def init_command(**given: Any) -> None:
     from searchkit.nas.data.sets.check import check
     from searchkit.nas.setup import budget as budgets
     from searchkit.nas.setup import data as files
-    from searchkit.nas.setup import make, write
+    from searchkit.nas.setup import make, stages, write
 
     asked = Init(**given)
     limits = tuple(dict.fromkeys(map(budgets.read_budget, asked.budgets)))
@@ -115,7 +115,7 @@ def init_command(**given: Any) -> None:
     paths = write.Paths(where.data, net, config, rules, where.report())
     task = make.Asked(limits, asked.device, total_s, asked.family, seed_of(asked.seed), asked.measure, asked.command)
     made = make.decide(task, facts, paths, say)
-    texts = (write.net_text(made), write.config_text(made), write.rules_text(made))
+    texts = (write.net_text(made), stages.config_text(made), write.rules_text(made))
     with fsio.storage():
         os.makedirs(asked.out, exist_ok=True)
         for file, text in zip(names, texts, strict=True):

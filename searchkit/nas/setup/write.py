@@ -1,4 +1,4 @@
-"""The files of a config as text: net.yaml, cfg.yaml and finalists.yaml, with why each number is as it is. No torch."""
+"""Files of a config as text: net.yaml and finalists.yaml, with why each number is as it is. No torch."""
 
 from __future__ import annotations
 
@@ -96,26 +96,26 @@ def net_text(made: Made, folder: str = "$DATA") -> str:
         "",
     ]
     if made.body.pretrained:
-        lines += [*_comment(why["init"]), "init: package:efficientnet_lite0", ""]
+        lines += [*comment(why["init"]), "init: package:efficientnet_lite0", ""]
     lines += [
-        *_comment(why["family"]),
+        *comment(why["family"]),
         "model:",
         *model[:2],
-        *_comment(why["anchors"], 2),
+        *comment(why["anchors"], 2),
         *model[2:],
         f"  num_classes: {made.body.classes}",
         "",
-        *_comment(why["space"]),
+        *comment(why["space"]),
         "space:",
         *space_lines(made.body),
-        *_comment(why["shapes"], 2),
+        *comment(why["shapes"], 2),
         f"  data.input_shape: {{choices: {listed(made.shapes)}}}",
         "",
         "data:",
         f"  name: {made.name}  # begins the names of metrics",
     ]
     for split, files in facts.files.items():
-        paths = ", ".join(f"{key}: {_quoted(folder, value)}" for key, value in vars(files).items())
+        paths = ", ".join(f"{key}: {quoted(folder, value)}" for key, value in vars(files).items())
         lines.append(f"  {split}: {{{paths}}}  # {facts.counts[split]:,} images")
     lines += [
         f"  workers: {training.workers}" + ("" if training.workers else "  # the images stay in memory"),
@@ -131,9 +131,9 @@ def net_text(made: Made, folder: str = "$DATA") -> str:
         "  policy: sandwich  # in each step the largest arch, the smallest, and a random one, on the same images",
         "  random_archs: 1",
         *(["  sort_channels: true  # of the weights that it starts from"] if made.body.pretrained else []),
-        *_comment(why["time"], 2),
+        *comment(why["time"], 2),
         f"  steps: {times.steps}",
-        *_comment(why["batch"], 2),
+        *comment(why["batch"], 2),
         *_rates(made, 1.0),
         f"  scales: {listed(scales_of(made.shapes, made.family.multiple))}  # that images are shown at",
         "  eval_archs: [MAX, MIN]",
@@ -188,12 +188,12 @@ def _around(shape: Shape, multiple: int) -> tuple[Shape, ...]:
     return tuple(sorted({moved(-1), shape, moved(1)}))
 
 
-def _quoted(*parts: str) -> str:
+def quoted(*parts: str) -> str:
     text = "/".join(part for part in parts if part)
     return text if re.fullmatch(r"[$\w./-]+", text, re.ASCII) and text[:1] not in "-." else json.dumps(text)
 
 
-def _comment(text: str, indent: int = 0, width: int = 118) -> list[str]:
+def comment(text: str, indent: int = 0, width: int = 118) -> list[str]:
     """A text as lines of comments."""
     lines, line = [], ""
     for word in text.split():
@@ -235,140 +235,3 @@ def plain_options(made: Made) -> list[str]:
 
 def _compact(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-
-
-def config_text(made: Made) -> str:
-    """cfg.yaml."""
-    training, times, why = made.training, made.times, made.why
-    budgets = " and ".join(budget.text for budget, _ in made.budgets)
-    split = "test" if "test" in made.facts.files else "val"
-    population = max(6, times.evaluations // 5)
-    finalists = FINALISTS * len(made.budgets)
-    where = "{gpus: 1}" if training.gpu else f"{{gpus: 0, cpus: {training.cores}}}"
-    workers = "" if training.gpu else f" --workers {training.cores}"
-    speed = "" if training.forms else " --speed"  # of files that are exported it is measured there
-    score = f"--split {split} --tag test --per-class{speed} --detections found.json --out candidate.jsonl"
-    table = "$SEARCHKIT_STAGE_LATENCY/ms.json"
-    cost, priced = ("ms", f" --set meters.ms={table}") if made.timed else ("MACs", "")
-    exports = "".join(f" --export {form}" for form in training.forms)
-    metric, extracted = f"--metric metric.test.{made.metric}", f"--out model{exports}"
-    then = ", and once on test" if split == "test" else "; there is no test set, so that is what is reported, too"
-    shown = " ".join(f"--budget '{budget.text}'" for budget, _ in made.budgets)
-    lines = [
-        f"# A detector for {made.name} within {budgets}: from the data to a report. Made by:",
-        f"#   {made.asked}",
-        "# yaml-language-server: $schema=.search-run/config.schema.json",
-        "#",
-        f"#   search-init && search-run --task det {made.paths.config}",
-        "#   search-ctl show-scalar --task det.tune -rt +5",
-        "#",
-        f"# The report: {made.paths.report}",
-        "",
-        f"task: {{reward_attribute: metric.test.{made.metric}}}",
-        "",
-        "env:",
-        f"  DATA: {_quoted(made.paths.data)}  # the folder of the data, named here alone",
-        f"  CONFIG: {_quoted(made.paths.net)}",
-        *_comment(why["plain"], 2),
-        "  PLAIN: >-",
-        *(f"    {line}" for line in plain_options(made)),
-        "",
-        f"resources: {where}  # {made.why['device']}",
-        "",
-        *_comment(why["time"]),
-        "stages:",
-        "  - name: check",
-        '    task: {template: search-nas data check "$DATA" --picture data.png && search-nas space $CONFIG}',
-        "",
-        f"  - name: train  # {_minutes(times.seconds['train'])}",
-        "    task: {template: search-nas train $CONFIG --work-dir .}",
-        "",
-        *(_latency_lines(made) if made.timed else []),
-        f"  # AP on val against {cost}, with the supernet's weights; {_minutes(times.seconds['search'])}.",
-        "  - name: search",
-        "    task:",
-        f"      reward_attribute: metric.direct.{made.metric}",
-        "      template: >-",
-        "        search-nas search $CONFIG --checkpoint $SEARCHKIT_STAGE_TRAIN/latest.pth --work-dir search",
-        *([f"       {priced} --objective bbox_mAP --objective ms"] if made.timed else []),
-        f"        --algorithm nsga2 --population {population} --evaluations {times.evaluations} --input all",
-        f"        {_within(made)}{workers}",
-        "",
-        *_comment(
-            f"The finalists, each a job: tuned from the supernet's weights, scored on val, by which one is chosen"
-            f"{then}; {_minutes(times.seconds['tune'])} for all.",
-            2,
-        ),
-        "  - name: tune",
-        "    task:",
-        f"      reward_attribute: metric.val.{made.metric}",
-        "      template: >-",
-        "        search-nas finetune $CONFIG --checkpoint $SEARCHKIT_STAGE_TRAIN/latest.pth --archs {arch}",
-        "        --split val --tag val --out tuned.jsonl",
-        "        && search-nas test $CONFIG --set subnet=tuned.jsonl --set test.calibration_images=0",
-        "        --checkpoint finetune/best/latest.pth --archs tuned.jsonl",
-        f"        {score}",
-        "      search_args:",
-        "        - type: Subnet",
-        "          name: arch",
-        "          space: $SEARCHKIT_STAGE_SEARCH/search/results.jsonl",
-        f"          rules: {_quoted(made.paths.rules)}",
-        "",
-        f"  # The detector to beat; {_minutes(times.seconds['plain'])}.",
-        "  - name: plain",
-        "    task:",
-        "      template: >-",
-        "        search-nas train $CONFIG $PLAIN --work-dir .",
-        "        && search-nas test $CONFIG $PLAIN --checkpoint latest.pth --arch MAX",
-        "        --split val --tag val --out val.jsonl",
-        "        && search-nas test $CONFIG $PLAIN --checkpoint latest.pth --archs val.jsonl",
-        f"        {score}",
-        "        && search-nas extract $CONFIG $PLAIN --checkpoint latest.pth --arch candidate.jsonl",
-        f"        {metric} {extracted}",
-        "",
-        *_comment(
-            f"Each finalist as a model of its own, the best first; {_minutes(times.seconds['export'])}. "
-            f"{why['export'][:1].upper()}{why['export'][1:]}.",
-            2,
-        ),
-        "  - name: export",
-        "    task:",
-        "      template: >-",
-        "        cp {from}/candidate.jsonl {from}/found.json .",
-        "        && search-nas extract $CONFIG --checkpoint {from}/finetune/best/latest.pth --arch candidate.jsonl",
-        f"        {metric} {extracted}",
-        f"      search_args: [{{type: Best, stage: tune, number: {finalists}, args: [], folder: from}}]",
-        "",
-        "  - name: report",
-        "    task:",
-        "      template: >-",
-        "        search-nas report $SEARCHKIT_STAGE_EXPORT plain=$SEARCHKIT_STAGE_PLAIN/candidate.jsonl",
-        f"        --config $CONFIG --scored $SEARCHKIT_STAGE_SEARCH/search/results.jsonl {shown}",
-        "        --out report.html --png report.png",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _within(made: Made) -> str:
-    """The constraint of the search: the largest budget of one of the units holds."""
-    most: dict[str, float] = {}
-    for budget, _ in made.budgets:
-        most[budget.unit] = max(most.get(budget.unit, 0.0), budget.value)
-    limits = " or ".join(f"{unit} <= {value:.10g}" for unit, value in most.items())
-    return f'--constraint "{limits}"'
-
-
-def _latency_lines(made: Made) -> list[str]:
-    """The stage that measures a table of times."""
-    training = made.training
-    on = "" if training.gpu else " --device cpu --threads 1"
-    return [
-        f"  # How long the rows of the space take on this device; {_minutes(made.times.seconds['latency'])}.",
-        "  - name: latency",
-        f"    task: {{template: search-nas latency $CONFIG --runtime {training.runtime}{on} --out ms.json}}",
-        "",
-    ]
-
-
-def _minutes(seconds: float) -> str:
-    return f"about {max(1, round(seconds / 60))} min"
