@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops.misc import FrozenBatchNorm2d as TorchvisionFrozen
@@ -103,6 +104,27 @@ def test_conv(name: str, layout: torch.memory_format) -> None:
         static = nn.Conv2d(cin, cout, k, full.stride, pad, full.dilation, groups, full.bias is not None)
         x = torch.randn(2, cin, 9, 8).to(memory_format=layout)
         same_as(full, static.to(memory_format=layout), x, *((cout, k) if k != full.kernel_size[0] else (cout,)))
+
+
+@pytest.mark.parametrize("width", [6, 4])
+def test_gradients_of_depthwise_convolutions_are_floats_under_autocast(width: int) -> None:
+    """In 32 bits from the rounded input on; without gradients the layer is torch's, rounding included."""
+    conv = randomise(Conv2d(6, 6, 5, padding=2, groups=6, bias=False))
+    x, given = (torch.randn(2, width, 9, 8).bfloat16() for _ in range(2))
+    x.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = conv(x)
+    out.backward(given)
+    rounded = x.detach().float().requires_grad_()
+    weight = conv.weight.detach()[:width].clone().requires_grad_()
+    want = F.conv2d(rounded, weight, padding=2, groups=width)
+    want.backward(given.float())
+    assert out.dtype == torch.bfloat16 and torch.equal(out, want.bfloat16())
+    assert conv.weight.grad is not None and weight.grad is not None
+    assert torch.equal(conv.weight.grad[:width], weight.grad)
+    assert rounded.grad is not None and torch.equal(x.grad, rounded.grad.bfloat16())
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(conv(x), F.conv2d(x, weight.bfloat16(), padding=2, groups=width))
 
 
 @pytest.mark.parametrize("name", NORMS)

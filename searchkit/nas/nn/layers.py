@@ -91,6 +91,10 @@ class Conv2d(nn.Conv2d):
     ) -> Tensor:
         """x: (N, cin, H, W) -> (N, cout, H', W'). cout: default all (grouped: those of the groups of x). cuts: weights
         that calls of one pass share."""
+        if self.groups > 1 and self.groups == self.in_channels and _mixed_with_gradients(x):
+            with torch.autocast("cpu", enabled=False):
+                y = self.forward(x.float(), cout, kernel, groups, cuts)
+            return y.to(torch.get_autocast_dtype("cpu"))
         cin = x.shape[1]
         if self.groups > 1 and cout is None and self.in_channels % self.groups == 0:
             cout = self.out_channels * cin // self.in_channels
@@ -148,6 +152,12 @@ class Conv2d(nn.Conv2d):
     def _plain(self, cls: type[C]) -> C:
         sizes = (self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation)
         return _copied(self, cls, *sizes, self.groups, self.bias is not None)
+
+
+def _mixed_with_gradients(x: Tensor) -> bool:
+    """Whether a depthwise convolution of x is better done in 32 bits: under autocast on CPUs its gradients take up to
+    eight times as long in bfloat16, which was most of a step. Scores, without gradients, are torch's."""
+    return x.device.type == "cpu" and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")
 
 
 class SameConv2d(Conv2d, Conv2dSame):

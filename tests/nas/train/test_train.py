@@ -117,6 +117,15 @@ def test_one_that_came_to_its_end_leaves_its_checkpoint_alone(unbroken: tuple[st
         assert (tmp_path / "work" / name).read_bytes() == (reference / name).read_bytes(), name
 
 
+def test_one_arch_that_a_step_trains_several_times_is_said(toy: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "cfg.yaml", tiny(toy, train={"steps": 1}))
+    command = ("train", path, "--set", "subnet=MAX", "--work-dir")
+    note = "each step trains the one arch of the space 3 times; train.policy fixed trains it once"
+    several = nas.call(*command, tmp_path / "several")
+    assert several.code == 0 and note in several.err
+    assert "each step trains" not in nas.call(*command, tmp_path / "once", "--set", "train.policy=fixed").err
+
+
 @pytest.mark.slow
 def test_the_seed_decides(unbroken: tuple[str, Path], tmp_path: Path) -> None:
     path, reference = unbroken
