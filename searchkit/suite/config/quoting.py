@@ -53,6 +53,8 @@ def stand_alone(slot: Slot, alone: bool) -> None:
 
 _SAFE = re.compile(r"[a-zA-Z0-9@%+=:,./_-]+")
 _BRACES = re.compile(r",|\.\.")  # what makes braces expand, where a user's own bash does that
+# bash as sh looks for the end of `<(` even in quotes in `${…}`; `${0##*}`, which is empty, keeps the two apart
+_APART = re.compile(r"(?=\()|(?<=[<>])\Z")
 _INTEGER = re.compile(r"[-+]?(?:0[xX][0-9a-fA-F]+|[0-9]+)")
 
 
@@ -98,7 +100,7 @@ _QUOTE: Mapping[str, Callable[[str], str]] = {
     "single": lambda value: value.replace("'", "'\\''"),
     "ansi": lambda value: re.sub(r"([\\'])", r"\\\1", value),
     "double": lambda value: re.sub(r'([\\"$`])', r"\\\1", value),
-    "double brace": lambda value: re.sub(r'([\\"$`}])', r"\\\1", value),
+    "double brace": lambda value: _APART.sub("${0##*}", re.sub(r'([\\"$`}])', r"\\\1", value)),
     # quotes of its own: without them bash would look here for the end of a `'` or `<(` in the value
     "bash brace": lambda value: '"' + re.sub(r'([\\"$`])', r"\\\1", value) + '"',
     "number": lambda value: f" {value}" if value[0] in "-+" else value,  # `1-{n}` must not become a decrement

@@ -89,6 +89,8 @@ CONTEXTS = {
     "in double quotes in bare backticks": ('x"`printf %s "{v}."`"', "x", "."),
     "in a default": ("${NONE:-{v}}", "", ""),
     "in a quoted default": ('"${NONE:-{v}}"', "", ""),
+    "in a quoted default before a parenthesis": ('"${NONE:-{v}(}"', "", "("),
+    "in a quoted default after <": ('"${NONE:-<{v}}"', "<", ""),
     "after a comment": ("# don't {v} \"\n{v}", "", ""),
     "in a here-document": ('"$(cat <<END\nit\'s {v}.\nEND\n)"', "it's ", "."),
     "in a raw here-document": ("\"$(cat <<-'END'\n\tit's $X {v}.\n\tEND\n)\"", "it's $X ", "."),
@@ -117,6 +119,9 @@ def argv(shell: str, command: str) -> list[bytes]:
 @pytest.mark.parametrize("where", CONTEXTS)
 @settings(max_examples=40, deadline=None)
 @given(value=values)
+@example(value="<(")
+@example(value=">(a}")
+@example(value="<")
 def test_value_arrives_verbatim(shell: str, where: str, value: str) -> None:
     place, before, after = CONTEXTS[where]
     # a comment swallows the rest of its line, so the words before it stand on their own
