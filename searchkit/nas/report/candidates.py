@@ -103,7 +103,11 @@ class Candidate:
     @property
     def split(self) -> str:
         """That the shown AP is of."""
-        return str(self.record.get("protocol", {}).get(self.tag(SHOWN_BY), {}).get("split", ""))
+        return self.split_of(self.tag(SHOWN_BY))
+
+    def split_of(self, tag: str) -> str:
+        """That the scores of a tag are of; empty where it is not known."""
+        return str(self.record.get("protocol", {}).get(tag, {}).get("split", ""))
 
     def beside(self, name: str) -> str | None:
         """A file or folder beside the record's, if it is there."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from searchkit import console
-from searchkit.nas.report import bootstrap, figures, page, pictures
+from searchkit.nas.report import bootstrap, figures, page, pictures, verdict
 from searchkit.nas.report.bootstrap import Matches, Spread, spread_of
 from searchkit.nas.report.candidates import CHOSEN_BY, MODEL, SHOWN_BY, Candidate, recommended
 from searchkit.nas.report.figures import Plot, Point
@@ -94,11 +94,13 @@ def _choice_text(inputs: Inputs, budget: Budget, chosen: Candidate | None) -> st
     if chosen is None:
         return f"For {budget.text}{on}: no candidate is within it and has a score to be chosen by."
     tag = chosen.tag(CHOSEN_BY)
-    chosen_on = chosen.record.get("protocol", {}).get(tag, {}).get("split", tag)
-    cost = f"{_macs(chosen.macs)}MACs" + (f", {chosen.ms:.1f} ms" if chosen.ms is not None else "")
+    chosen_on = chosen.split_of(tag) or tag
+    cost = f"{page.amount(chosen.macs)}MACs" + (f", {chosen.ms:.1f} ms" if chosen.ms is not None else "")
     shown = f"AP {page.number(chosen.ap)}" + (f" on {chosen.split}" if chosen.split else "")
     why = f"chosen by its AP on {chosen_on}, {page.number(chosen.worth)}"
-    return f"For {budget.text}{on}: {chosen.name} ({chosen.role}), {cost}; {shown}, {why}."
+    doubt = verdict.hardly_learnt([chosen])
+    doubt = f" It is the best there is, but no recommendation: {doubt}." if doubt else ""
+    return f"For {budget.text}{on}: {chosen.name} ({chosen.role}), {cost}; {shown}, {why}.{doubt}"
 
 
 def _matches(inputs: Inputs) -> dict[str, list[Matches]]:
@@ -144,23 +146,12 @@ def _paid(
         for other in others:
             if own is None or own.ap is None or other.ap is None:
                 continue
-            out.append(_against(inputs, own, other, matches))
+            known = own.name in matches and other.name in matches
+            found = (matches[own.name], matches[other.name]) if known else None
+            images = len(inputs.data.images) if inputs.data is not None else 0
+            within = (budget.value, budget.meter, budget.text)
+            out.append(verdict.verdict(own, other, found, images, within, inputs.seed))
     return list(dict.fromkeys(out))
-
-
-def _against(inputs: Inputs, own: Candidate, other: Candidate, matches: Mapping[str, list[Matches]]) -> str:
-    begin = f"{own.name} has AP {page.number(own.ap)}, {other.name} ({_macs(other.macs)}MACs) {page.number(other.ap)}"
-    if own.name not in matches or other.name not in matches:
-        return f"{begin}: a difference of {(own.ap or 0) - (other.ap or 0):+.3f}, whose spread is not known."
-    images = len(inputs.data.images)
-    spread = spread_of(matches[own.name], matches[other.name], images, seed=inputs.seed)
-    verdict = (
-        "the search paid" if spread.low > 0 else "the search did not pay" if spread.high < 0 else "it may be chance"
-    )
-    return (
-        f"{begin}: a difference of {spread.value:+.3f}, between {spread.low:+.3f} and {spread.high:+.3f} in 95 of 100 "
-        f"draws of the {images} images ({bootstrap.DRAWS} bootstrap draws, one training each): {verdict}."
-    )
 
 
 def _commands(inputs: Inputs, choices: Sequence[tuple[Budget, Candidate | None]]) -> str:
@@ -236,8 +227,8 @@ def _table(inputs: Inputs, best: Sequence[int]) -> str:
                 each.name,
                 each.role,
                 each.input,
-                _macs(each.macs).replace(" ", ""),
-                _macs(each.params).replace(" ", ""),
+                page.amount(each.macs).replace(" ", ""),
+                page.amount(each.params).replace(" ", ""),
                 page.number(each.ap),
                 page.number(scores.get("bbox_mAP_50")),
                 page.number(each.worth),
@@ -372,11 +363,3 @@ def _repeat(inputs: Inputs) -> str:
 def _missing(inputs: Inputs) -> str:
     items = dict.fromkeys(inputs.missing)
     return page.section("What is missing here", page.bullets(items)) if items else ""
-
-
-def _macs(value: float | None) -> str:
-    """`2 G`, `350 M`, in front of a unit."""
-    if value is None:
-        return "? "
-    unit, size = next(((u, s) for u, s in (("G", 1e9), ("M", 1e6), ("K", 1e3)) if value >= s), ("", 1.0))
-    return f"{value / size:.3g} {unit}"

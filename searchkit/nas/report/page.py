@@ -116,5 +116,13 @@ def number(value: Any, form: str = "{:.3f}") -> str:
     return "–" if value is None else form.format(value)
 
 
+def amount(value: float | None) -> str:
+    """`2 G`, `350 M`, in front of a unit."""
+    if value is None:
+        return "? "
+    unit, size = next(((u, s) for u, s in (("G", 1e9), ("M", 1e6), ("K", 1e3)) if value >= s), ("", 1.0))
+    return f"{value / size:.3g} {unit}"
+
+
 def _class(kind: str) -> str:
     return f' class="{kind}"' if kind else ""

@@ -14,7 +14,7 @@ import pytest
 from searchkit.nas.data.coco import load_coco
 from searchkit.nas.data.coco_eval import Evaluator
 from searchkit.nas.data.toy import make_toy_det
-from searchkit.nas.report import bootstrap, candidates, figures
+from searchkit.nas.report import bootstrap, candidates, figures, verdict
 from tests.support.nas import bad, good, tiny, write
 
 NAME = '<b>"A & B"</b> $x_'
@@ -93,7 +93,10 @@ def test_every_record_is_in_the_table_and_the_best_within_the_budget_is_recommen
         assert name in page.words or name in words, name
     assert f"For 2 GMACs on cpu, 1 thread: {NAME} (subnet), 1.9 GMACs, 190.0 ms; AP 0.400 on test" in words
     assert "For 1 GMACs on cpu, 1 thread: subnet 2 (subnet)" in words
-    assert f"{NAME} has AP 0.400, plain (1.8 GMACs) 0.350: a difference of +0.050, whose spread is not known" in words
+    assert (
+        f"{NAME} (1.9 GMACs) has AP 0.400, plain (1.8 GMACs) 0.350: a difference of +0.050, whose spread is not known"
+        in words
+    )
     assert Path("r.png").stat().st_size > 10_000
 
 
@@ -124,7 +127,7 @@ def test_boxes_spreads_and_the_verdict_are_of_the_detections(tmp_path: Path) -> 
     config = write(tmp_path / "net.yaml", tiny(toy))
     data = load_coco(str(toy / "annotations/instances_val.json"), str(toy / "images"))
     rng, aps = np.random.default_rng(0), {}
-    for name, noise in (("good", 1.0), ("bad", 6.0)):
+    for name, noise in (("good", 1.0), ("bad", 4.0)):
         rows = []
         for image in data.images:
             moved = image.boxes + rng.normal(0, noise, image.boxes.shape)
@@ -157,7 +160,36 @@ def test_boxes_spreads_and_the_verdict_are_of_the_detections(tmp_path: Path) -> 
     other = "\n".join(made("bad", "plain=good", "--config", config, "--split", "val").words)
     assert "the search did not pay" in other
     same = "\n".join(made("good", "plain=good", "--config", config, "--split", "val").words)
-    assert "it may be chance" in same
+    assert "It can't be told whether the search paid: so much may be chance" in same
+    some = "\n".join(made("good", "plain=bad", "--config", config, "--split", "val", "--budget", "0.5G").words)
+    assert "the search paid" not in some and "no candidate is within it" in some
+    records("good/candidate.jsonl", record(0.02, 1e9))
+    records("bad/candidate.jsonl", record(0.01, 1e9))
+    low = "\n".join(made("good", "plain=bad", "--config", config, "--split", "val", "--budget", "2G").words)
+    assert "It can't be told whether the search paid: subnet 1 and plain have hardly learnt anything" in low
+    assert "the best there is, but no recommendation: subnet 1 has hardly learnt anything" in low
+
+
+def test_the_search_is_not_held_against_what_costs_more_nor_praised_for_few_images() -> None:
+    own = candidates.Candidate("own", "subnet", record(0.5, 1e9), "")
+    other = candidates.Candidate("other", "plain", record(0.3, 3e9), "")
+
+    def matches(hit: bool, n: int) -> list[bootstrap.Matches]:
+        every = np.ones((len(bootstrap.IOUS), n), bool)
+        return [bootstrap.Matches(np.arange(n), every & hit, every, np.ones(n))]
+
+    def said(most: float, better: bool = True, n: int = 16) -> str:
+        pair = matches(better, n), matches(not better, n)
+        return verdict.verdict(own, other, pair, n, (most, "macs", "so much"), 0)
+
+    assert said(4e9).endswith(": the search paid.") and said(4e9, False).endswith(": the search did not pay.")
+    assert "other (3 GMACs, more than so much)" in said(2e9) and said(2e9, False).endswith(": it is worse.")
+    assert "whether the search paid: so few images" in said(4e9, n=14)
+    unknown = verdict.verdict(own, other, None, 0, (4e9, "macs", "so much"), 0)
+    assert unknown.endswith("whose spread is not known, so it can't be told whether the search paid.")
+    of_val = {**own.record, "protocol": {"val": {"split": "val"}, "test": {"split": "val"}}}
+    own = candidates.Candidate("own", "subnet", of_val, "")
+    assert "which favours it" in said(4e9)
 
 
 def test_ticks_are_round_and_figures_hold_one_point() -> None:
