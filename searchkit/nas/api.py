@@ -27,7 +27,7 @@ from searchkit.nas.models import elastic
 from searchkit.nas.models.elastic import arch_of as arch_of
 from searchkit.nas.models.part import NetPlan
 from searchkit.nas.models.subnet import subnet
-from searchkit.nas.space.shapes import InputShape
+from searchkit.nas.space.shapes import InputShape, among
 from searchkit.nas.subnet import extract as extraction
 from searchkit.nas.subnet import statistics, sweep
 from searchkit.nas.subnet.sweep import Session
@@ -38,7 +38,6 @@ from searchkit.nas.train import supernet as training
 from searchkit.nas.train.memory import memory_advice
 from searchkit.nas.train.recipe import Recipe, sized
 from searchkit.nas.train.splits import class_names
-from searchkit.records import modelspace
 from searchkit.records.arch import Arch, is_int
 
 T = TypeVar("T")
@@ -264,10 +263,10 @@ def _placed(recipe: Recipe, arch: ArchLike, shape: InputShape | None) -> tuple[A
     """(an arch of the recipe's space, the input shape that is meant)."""
     placed = find_arch(recipe, arch)
     if shape is not None:
-        return placed, modelspace.edge(shape)
+        return placed, among(shape, recipe.scales)
     data = arch.get("data") if isinstance(arch, Mapping) else None
     own = data.get("input_shape") if isinstance(data, Mapping) else None
-    return placed, recipe.scales[0] if own is None else modelspace.edge(own)
+    return placed, recipe.scales[0] if own is None else among(own, recipe.scales)
 
 
 def _session(supernet: Any) -> Session:

@@ -85,7 +85,7 @@ def latency_command(asked: Latency) -> None:
       search-nas latency cfg.yaml --device cuda:0 --nets 50 --out gpu.json
     """
     recipe = recipe_of(asked.config, asked.overrides)
-    shapes = tuple(map(input_shape_of, asked.shapes)) or recipe.scales
+    shapes = tuple(input_shape_of(text, recipe.scales) for text in asked.shapes) or recipe.scales
     import torch
 
     from searchkit.nas.cli.options import device_of

@@ -37,7 +37,7 @@ def modules_command(
     from searchkit.nas.train.distill import shapes_text
     from searchkit.nas.train.splits import class_names
 
-    chosen, input_shape = recipe.space.named(arch), input_shape_of(shape) if shape else recipe.scales[0]
+    chosen, input_shape = recipe.space.named(arch), input_shape_of(shape, recipe.scales) if shape else recipe.scales[0]
     count_threads()
     named = recipe.data.classes or not recipe.classes_given
     classes = class_names(recipe) if named else [*map(str, range(recipe.model.num_classes))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import click
 
 from searchkit import cpus, fonts
 from searchkit.errors import UsageError
-from searchkit.records import modelspace
+from searchkit.nas.space.shapes import among
 
 Command = Callable[..., Any]
 
@@ -87,12 +87,12 @@ def recipe_of(config: str, overrides: tuple[str, ...]) -> Any:
     return read.load(config, overrides)
 
 
-def input_shape_of(text: str) -> Any:
-    """The input shape that --input says: S or H,W."""
+def input_shape_of(text: str, known: Collection[Any] = ()) -> Any:
+    """The input shape that --input says: S or H,W; known: those of the space."""
     words = text.split(",")
     if len(words) > 2 or not all(word.strip().isdecimal() and int(word) > 0 for word in words):
         raise UsageError(f"--input must be a short edge S, or H,W, in pixels, not {text!r}", "Such as --input 224")
-    return modelspace.edge([int(word) for word in words])
+    return int(text) if len(words) == 1 else among([int(word) for word in words], known)
 
 
 def count_threads() -> None:

@@ -14,7 +14,7 @@ import click
 from searchkit import console
 from searchkit.errors import SearchkitError, UsageError
 from searchkit.nas.cli.options import say
-from searchkit.records import modelspace
+from searchkit.nas.space.shapes import among
 
 REPORT_S = 1.0  # between two reports of a tuning, at which a stop is heard
 
@@ -141,7 +141,7 @@ def _check_protocols(records: Any, tag: str, protocols: Mapping[Any, Mapping[str
     """Raises UsageError where records were measured in another way: their scores can't be compared."""
     for record in records:
         other = record.get("protocol", {}).get(tag, {})
-        shape = modelspace.edge(record.get("data", {}).get("input_shape", 0))
+        shape = among(record.get("data", {}).get("input_shape", 0), protocols)
         protocol = protocols.get(shape, next(iter(protocols.values())))
         names = [k for k in dict.fromkeys((*other, *protocol)) if other.get(k) != protocol.get(k)]
         if names:

@@ -234,7 +234,8 @@ def _check_data(recipe: Any, name: str) -> None:
 
 def _shapes(inputs: Sequence[str], recipe: Any) -> tuple[Any, ...]:
     """The input shapes that --input names."""
-    shapes = recipe.scales if "all" in inputs else tuple(map(input_shape_of, inputs)) or recipe.scales[:1]
+    shapes = recipe.scales if "all" in inputs else tuple(input_shape_of(text, recipe.scales) for text in inputs)
+    shapes = shapes or recipe.scales[:1]
     if len({isinstance(shape, int) for shape in shapes}) > 1:
         raise UsageError("--input must name short edges alone, or H,W alone", "Constraints must fit all of them")
     return tuple(dict.fromkeys(shapes))

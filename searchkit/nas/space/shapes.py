@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Any
+
 from searchkit.nas.space.declare import read_choices
 from searchkit.reading.cursor import Cursor
+from searchkit.records import modelspace
 from searchkit.records.arch import is_int
 
 InputShape = int | tuple[int, int]  # the short edge, or (H, W), in pixels
@@ -14,6 +18,15 @@ INPUT = "data.input_shape"
 def plain_shape(shape: InputShape) -> int | list[int]:
     """An input shape as plain data, as records have it."""
     return shape if isinstance(shape, int) else list(shape)
+
+
+def among(given: Any, known: Collection[InputShape]) -> InputShape:
+    """The input shape that plain data say: S, [H, W], [C, H, W] or a text. [S, S] is (S, S) where that is one of the
+    known ones, and else the short edge S, as records of others write it. Raises UsageError for what is no shape."""
+    if isinstance(given, int):
+        return given
+    size = modelspace.image_size(given)
+    return size if size in known else modelspace.edge(size)
 
 
 def height_width(shape: InputShape) -> tuple[int, int]:

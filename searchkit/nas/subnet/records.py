@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from searchkit.errors import UsageError
-from searchkit.nas.space.shapes import InputShape, shape_text
+from searchkit.nas.space.shapes import InputShape, among, shape_text
 from searchkit.nas.train.recipe import Recipe
-from searchkit.records import modelspace
 from searchkit.records.arch import Arch
 
 Record = dict[str, Any]
@@ -17,7 +16,7 @@ Record = dict[str, Any]
 def shape_of(record: Record, recipe: Recipe) -> InputShape:
     """The input shape of a record as a short edge or (H, W); the recipe's first where it has none."""
     shape = record.get("data", {}).get("input_shape")
-    return recipe.scales[0] if shape is None else modelspace.edge(shape)
+    return recipe.scales[0] if shape is None else among(shape, recipe.scales)
 
 
 def folder_name(record: Record, arch: Arch, recipe: Recipe) -> str:

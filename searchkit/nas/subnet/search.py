@@ -23,7 +23,7 @@ from searchkit.errors import ConflictError, UsageError, did_you_mean
 from searchkit.nas.cost.latency import NO_TABLES, Table
 from searchkit.nas.cost.rules import METERS
 from searchkit.nas.space import shapes
-from searchkit.nas.space.shapes import InputShape, plain_shape, shape_text
+from searchkit.nas.space.shapes import InputShape, among, plain_shape, shape_text
 from searchkit.nas.space.space import Space
 from searchkit.nas.train.recipe import Recipe
 from searchkit.nas.train.values import text_of
@@ -93,7 +93,7 @@ class Plan:
     @staticmethod
     def of(data: Mapping[str, Any]) -> Plan:
         """From `data`."""
-        shapes = tuple(map(modelspace.edge, data["input_shapes"]))
+        shapes = tuple(tuple(shape) if isinstance(shape, list) else shape for shape in data["input_shapes"])
         objectives = tuple((name, mode) for name, mode in data["objectives"])
         lists = {key: tuple(data[key]) for key in ("constraints", "overrides", "enqueue")}
         return Plan(**{**data, **lists, "objectives": objectives, "input_shapes": shapes})
@@ -211,7 +211,7 @@ def with_enqueued(plan: Plan, recipe: Recipe, records: Sequence[Mapping[str, Any
             point: dict[str, Any] = dict(recipe.space.values_of(arch))
             if len(plan.input_shapes) > 1:
                 shape = record.get("data", {}).get("input_shape")
-                shape = plan.input_shapes[0] if shape is None else modelspace.edge(shape)
+                shape = plan.input_shapes[0] if shape is None else among(shape, plan.input_shapes)
                 if shape not in plan.input_shapes:
                     raise UsageError(f"its input shape {shape_text(shape)} is not one of the search")
                 point[INPUT] = shape_text(shape)

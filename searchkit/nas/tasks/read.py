@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated, Any
@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from searchkit.errors import ConfigError, SearchkitError, UsageError, did_you_mean
 from searchkit.nas.cost.rules import METERS
 from searchkit.nas.space.samplers import sampler_of
-from searchkit.nas.space.shapes import InputShape
+from searchkit.nas.space.shapes import InputShape, among
 from searchkit.nas.space.space import Space, space_of
 from searchkit.nas.tasks.idle import idle_keys, idle_options, unread_rows
 from searchkit.nas.tasks.model import check_dimensions, read_model
@@ -184,7 +184,7 @@ def _narrowed(space: Space, node: Node, document: Document) -> Space:
         if node.text in space.names():
             arch = space.named(node.text)
         else:
-            arch, shape = _first_of(path_of(node.text, "subnet"))
+            arch, shape = _first_of(path_of(node.text, "subnet"), space.scales)
         if wrong := space.faults(arch):
             raise UsageError(f"{node.text} is an arch of another space: {'; '.join(wrong)}")
     except SearchkitError as e:
@@ -195,7 +195,7 @@ def _narrowed(space: Space, node: Node, document: Document) -> Space:
     return only if shape is None else replace(only, scales=(shape,))
 
 
-def _first_of(path: str) -> tuple[Arch, InputShape | None]:
+def _first_of(path: str, known: Collection[InputShape]) -> tuple[Arch, InputShape | None]:
     """The arch of a file of records, and its input shape if it has one: those of the first record."""
     if not os.path.exists(path):
         raise UsageError(f"no file {path}, and no such named arch")
@@ -204,7 +204,7 @@ def _first_of(path: str) -> tuple[Arch, InputShape | None]:
     if "arch" not in first:
         raise UsageError(f"{path} has no record with an arch")
     shape = first.get("data", {}).get("input_shape")
-    return Arch.of(first["arch"]), None if shape is None else modelspace.edge(shape)
+    return Arch.of(first["arch"]), None if shape is None else among(shape, known)
 
 
 def _check_archs(space: Space | None, train: Node | None, document: Document) -> None:

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from searchkit.errors import SearchkitError, UsageError
+from searchkit.nas.space.shapes import among, plain_shape, shape_text
 from searchkit.nas.space.space import read_space
 from searchkit.nas.subnet import search, sweep
 from searchkit.nas.subnet.standing import Standing, Tail
@@ -432,6 +433,32 @@ def test_blocks_that_ascend_are_searched_as_they_are_counted(tmp_path: Path) -> 
     points = [{name: value.data for name, value in point.items()} for point in loaded.space.points()]
     assert {space.arch_of(point) for point in points} == {space.at(i) for i in range(space.count())}
     assert len(points) == space.count()
+
+
+def test_a_square_is_no_short_edge_where_the_config_says_so() -> None:
+    """From the config to the plan's file, the trials' texts, and records, of which others may mean the edge."""
+    objectives, none = (("bbox_mAP", "max"),), ()
+    for shapes in (((48, 48),), ((48, 48), (64, 64)), ((48, 64), (64, 64)), (48, 64)):
+        plan = search.Plan("random", {}, objectives, none, shapes, "val", 0, "direct", none, "", {})
+        again = search.Plan.of(json.loads(json.dumps(plan.data())))
+        assert again == plan and again.shape_of({}) == shapes[0]
+        for shape in shapes:
+            assert again.shape_of({"input_shape": shape_text(shape)}) == shape
+            assert among(plain_shape(shape), shapes) == shape
+    assert among([3, 48, 48], (48,)) == among([48, 48], (64,)) == among(48, ((48, 48),)) == 48
+
+
+@pytest.mark.slow
+def test_a_search_at_one_square(trained: Trained, tmp_path: Path) -> None:
+    wide = ("--set", "space.data.input_shape=[[64, 48], [48, 48]]")
+    common = (trained.config, "--checkpoint", trained.checkpoint)
+    square = ("--set", "space.data.input_shape=[[48, 48]]")
+    good("search", *common, *square, "--algorithm", "random", "--evaluations", "1", "--work-dir", tmp_path / "search")
+    (record,) = lines(tmp_path / "search/results.jsonl")
+    assert record["data"] == {"input_shape": [48, 48]}
+    bare = nas.archs_file(tmp_path / "archs.jsonl", [{"arch": record["arch"], "data": record["data"]}])
+    good("test", *common, *wide, "--archs", bare, "--out", tmp_path / "again.jsonl")
+    assert lines(tmp_path / "again.jsonl") == [record]
 
 
 def test_values_are_found_in_records() -> None:
