@@ -173,6 +173,8 @@ def _print_file(form: str, file: Mapping[str, Any]) -> None:
         click.echo(f"{file['file']}: differs by up to {file['largest_difference']:g}")
         return
     click.echo(f"{file['file']}: {_agreement(file['agrees'])}")
+    for note in file.get("notes", ()):
+        say(f"note: {file['file']} was {note}")
     speed = f"{file['ms']:.2f} ms an image on {console.counted(file['threads'], 'thread')} of {file['device']}"
     click.echo(f"  {file['bytes'] / 1e6:.2f} MB, {speed}")
     if "calibrated" in file:

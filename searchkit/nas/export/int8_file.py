@@ -56,6 +56,7 @@ def write(order: Order) -> dict[str, Any]:
     return {
         "file": FILE,
         "opset": order.wishes.opset,
+        **onnx_file.noted(order),
         "activations": "uint8",
         "weights": "int8 of 7 bits per channel" if narrow else "int8 per channel",
         "float_layers": sum(node.op_type in WEIGHED and node.name in last for node in order.model.graph.node),

@@ -35,7 +35,7 @@ def write(order: Order) -> dict[str, Any]:
 
     Raises SearchkitError where it finds other boxes than torch.
     """
-    runtime.import_onnxruntime()  # if it lacks, this is said before the minutes that follow
+    runtime.import_onnxruntime()  # if it lacks, this is said before the work that follows
     build(order)
     path = os.path.join(order.folder, FILE)
     keep(path, order.model)
@@ -47,7 +47,13 @@ def write(order: Order) -> dict[str, Any]:
             f"{FILE} does not find what the network of torch finds: {fault}",
             "Nothing was written. Does a part compute by the values of tensors, or in a way that ONNX lacks?",
         )
-    return {"file": FILE, "opset": order.wishes.opset, "agrees": agreement, **measured(order, file)}
+    return {
+        "file": FILE,
+        "opset": order.wishes.opset,
+        **noted(order),
+        "agrees": agreement,
+        **measured(order, file),
+    }
 
 
 def build(order: Order) -> None:
@@ -62,7 +68,12 @@ def build(order: Order) -> None:
     g = Graph(order.wishes.opset)
     settings = order.form.write_onnx(g, order.net, order.shape)
     order.model = g.proto(about(order, settings))
-    order.layers, order.predictions = frozenset(g.layers), tuple(g.predictions)
+    order.layers, order.predictions, order.notes = frozenset(g.layers), tuple(g.predictions), tuple(g.notes)
+
+
+def noted(order: Order) -> dict[str, list[str]]:
+    """What the proof says of how the graph was written, where there is something to say."""
+    return {"notes": [*order.notes]} if order.notes else {}
 
 
 def about(order: Order, settings: dict[str, Any]) -> dict[str, str]:

@@ -60,6 +60,7 @@ class Order:
     model: Any = None  # the ONNX graph, once it is written
     layers: frozenset[str] = frozenset()  # names of its operators that are the network's
     predictions: tuple[str, ...] = ()  # names of its values that boxes and scores are read from
+    notes: tuple[str, ...] = ()  # on how it was written
     score: dict[str, float] | None = None  # of the network of torch, once it is measured
     done: dict[str, dict[str, Any]] = field(default_factory=dict)  # what each form said
 

@@ -102,7 +102,8 @@ class Graph:
     """Operators in the order in which they run. Those whose name is in `layers` are of the network, the others make its
     input of an image, or boxes of its output.
 
-    predictions: the names of values that layers give out, and that boxes and scores are read from.
+    predictions: the names of values that layers give out, and that boxes and scores are read from. notes: what whoever
+    writes the file is to hear.
     """
 
     opset: int = OPSET
@@ -112,6 +113,7 @@ class Graph:
     constants: dict[str, Any] = field(default_factory=dict)  # name -> TensorProto
     layers: set[str] = field(default_factory=set)
     predictions: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.onnx = import_onnx()
@@ -150,6 +152,25 @@ class Graph:
         self.constants[tensor.name] = tensor
         return Value(self, tensor.name, array.dtype)
 
+    def weight(self, name: str, array: np.ndarray) -> Value:
+        """A layer's weights, under a name; what is asked for again is written once."""
+        tensor = self._tensor(array, f"net {name}")
+        while tensor.name in self.constants and self.constants[tensor.name].raw_data != tensor.raw_data:
+            tensor.name += " of another"
+        self.constants.setdefault(tensor.name, tensor)
+        return Value(self, tensor.name, array.dtype)
+
+    def mark(self) -> tuple[int, frozenset[str], frozenset[str]]:
+        """What the graph holds by now; see rewind."""
+        return len(self.nodes), frozenset(self.constants), frozenset(self.layers)
+
+    def rewind(self, mark: tuple[int, frozenset[str], frozenset[str]]) -> None:
+        """Take back what came since."""
+        count, constants, layers = mark
+        del self.nodes[count:]
+        self.constants = {name: kept for name, kept in self.constants.items() if name in constants}
+        self.layers &= layers
+
     # ---- operators ----
 
     def op(
@@ -165,7 +186,7 @@ class Graph:
     ) -> tuple[Value, ...]:
         """As `op`, of an operator with several outputs."""
         own = next(x.dtype for x in inputs if isinstance(x, Value))
-        name = f"{kind} {len(self.nodes)}"
+        name = f"net {len(self.nodes)} {kind}" if layer else f"{kind} {len(self.nodes)}"
         outputs = [name if i == 0 else f"{name}.{i}" for i in range(len(dtypes))]
         given = ["" if x is None else self._name(x, own) for x in inputs]
         self.nodes.append(self.onnx.helper.make_node(kind, given, outputs, name=name, **attributes))

@@ -1,108 +1,165 @@
-"""Modules of torch in an ONNX graph: written by torch's own exporter, for images of any size."""
+"""Modules of torch in an ONNX graph, for images of any size.
+
+The forward is traced at its arch, and each call of the straight line that it is becomes the operators that
+searchkit.nas.graph.calls has for it; a batch norm becomes a part of the conv before it. A module with a call that is
+none of these (a user's own part may do anything) goes through torch's exporter, which takes a minute where this takes
+part of a second; the graph has a note of it.
+"""
 
 from __future__ import annotations
 
-import copy
-import logging
-import warnings
-from collections.abc import Sequence
+import functools
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from searchkit.errors import UsageError
+from searchkit.nas.graph import exporter
+from searchkit.nas.graph.calls import (
+    FUNCTIONS,
+    METHODS,
+    Line,
+    UnwrittenError,
+    conv,
+    is_batch_norm,
+    is_conv,
+    is_layer,
+    scaled,
+    write_call,
+    write_layer,
+)
 from searchkit.nas.graph.graph import Value
-from searchkit.nas.graph.needs import MISSING
-from searchkit.nas.nn.written import Conv2dSame
+from searchkit.nas.nn import tracing
 
-X = "x"  # what the exported module calls its input
-TRACED = (1024, 1280)  # images for the exporter, px
-LEAST = 512  # edge of the images that it is told of: it takes edges of 1 as constant, and of these no map has one
+EXAMPLE = 256  # edge of the image that shapes are told from, px: all but numbers of channels is left open
 
 
-class AnySame(nn.Conv2d):
-    """A Conv2dSame whose padding is computed of an image of any size, without a look at it."""
+class _Floats(fx.Proxy):
+    """What stands for a tensor while a forward is traced: float32, on the CPU."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """As Conv2dSame."""
-        pads: list[Any] = []
-        for size, kernel, stride, dilation in zip(
-            x.shape[2:], self.kernel_size, self.stride, self.dilation, strict=True
-        ):
-            if stride == 1:
-                room: Any = dilation * (kernel - 1)
-            else:
-                room = torch.sym_max(
-                    ((size + stride - 1) // stride - 1) * stride + dilation * (kernel - 1) + 1 - size, 0
-                )
-            pads = [room // 2, room - room // 2, *pads]  # the last edge first
-        weight, bias = self.weight, self.bias
-        return nn.functional.conv2d(
-            nn.functional.pad(x, pads), weight, bias, self.stride, 0, self.dilation, self.groups
-        )
+    dtype = torch.float32
+    device = torch.device("cpu")
 
 
-def trace(module: nn.Module, x: Value, names: Sequence[str], divisor: int = 1, batch: str | None = None) -> list[Value]:
+class _Tracer(tracing.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return is_layer(m) or super().is_leaf_module(m, module_qualified_name)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Floats(node, self)
+
+
+def trace(module: nn.Module, x: Value, divisor: int = 1, batch: str | None = None) -> list[Value]:
     """What a module gives out of `x`, images (N, 3, H, W) of any H and W.
 
-    names: of its outputs, for those that read the file. divisor: of H and W. batch: how the file calls N, where that
-    may be any number; else it is 1.
+    divisor: of H and W. batch: how the file calls N, where that may be any number; else it is 1.
 
-    Raises UsageError where torch's exporter can't write the module.
+    Raises UsageError where neither this nor torch's exporter can write the module.
     """
-    height, width = (torch.export.Dim(name, min=LEAST // divisor, max=1 << 14) for name in ("rows", "columns"))
-    dims = {2: divisor * height if divisor > 1 else height, 3: divisor * width if divisor > 1 else width}
-    example = torch.zeros(1 if batch is None else 2, 3, *TRACED)
-    if batch is not None:
-        dims[0] = torch.export.Dim(batch, min=1, max=1 << 14)
-    module = of_any_size(module).eval()
-    logger, was = logging.getLogger("torch.onnx"), logging.getLogger("torch.onnx").level
-    logger.setLevel(logging.ERROR)
+    module = module.eval()
+    g = x.graph
+    before = g.mark()
+    edge = -(-EXAMPLE // divisor) * divisor
     try:
-        import onnxscript  # noqa: F401  # without it torch asks for it, too, but does not say how
-
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # of torch about itself
-            # Not by torch.onnx.export alone: where a forward goes by a size, that tries again with sizes it fixes.
-            program = torch.export.export(module, (example,), dynamic_shapes=(dims,))
-            written: Any = torch.onnx.export(
-                program,
-                input_names=[X],
-                output_names=[*names],
-                opset_version=x.graph.opset,
-                dynamo=True,
-                verbose=False,
-            )
-    except ImportError as e:
-        raise UsageError(f"--export onnx needs the packages onnx and onnxscript ({e})", MISSING) from e
-    except Exception as e:  # whatever a forward does that the exporter does not know
-        raise UsageError(
-            f"torch {torch.__version__} can't write this network as ONNX: {_reason(e)}",
-            "Its backbone, neck and head must use torch's functions and layers alone, and must not look at the sizes "
-            "or values of tensors (if x.shape[2] > 7); --export torch may still write its trunk",
-        ) from e
-    finally:
-        logger.setLevel(was)
-    return x.graph.splice(written.model_proto, {X: x})
+        return written(module, x, torch.zeros(1 if batch is None else 2, 3, edge, edge))
+    except UnwrittenError as e:
+        g.rewind(before)
+        outputs = exporter.export(module, x, divisor, batch)
+        g.notes.append(f"written by torch's exporter: {e}")
+        return outputs
 
 
-def of_any_size(module: nn.Module) -> nn.Module:
-    """The module, in a copy whose layers go by no size; the module itself where it has none that do."""
-    if not any(
-        isinstance(layer, Conv2dSame) or type(layer).__name__ == Conv2dSame.__name__ for layer in module.modules()
-    ):
-        return module
-    module = copy.deepcopy(module)
-    for layer in module.modules():
-        if type(layer).__name__ == Conv2dSame.__name__:  # an extracted folder has the class from its own text
-            layer.__class__ = AnySame
-    return module
+@torch.no_grad()
+def written(module: nn.Module, x: Value, example: Tensor) -> list[Value]:
+    """As `trace`, call by call. example: images, of which the shapes of values are told. Raises UnwrittenError."""
+    root = nn.Sequential(module)  # the tracer keeps constants with what it is given
+    try:
+        calls = _Tracer().trace(root)
+    except Exception as e:  # whatever a forward does that depends on data
+        raise UnwrittenError(f"its forward is no straight line ({str(e).splitlines()[0]})") from e
+    layers = {name: tracing.plain(root.get_submodule(name)) for name in _called(calls)}
+    norms = _norms_of_convs(calls, layers)
+    line = Line(x.graph)
+    values: dict[fx.Node, Any] = {}
+    shown: dict[fx.Node, Any] = {}  # the same of the example
+    for node in calls.nodes:
+        args: Any = fx.map_arg(node.args, values.__getitem__)
+        kwargs: Any = fx.map_arg(node.kwargs, values.__getitem__)
+        if node.op == "output":
+            return _listed(args[0])
+        if node.op == "placeholder":
+            values[node], shown[node] = x, example
+        elif node.op == "get_attr":
+            values[node] = shown[node] = _attribute(root, str(node.target))
+        else:
+            shown[node] = _run(node, layers, shown)
+            if node in norms.values():
+                values[node] = args[0]
+            elif node.op == "call_module":
+                values[node] = _layer(line, node, layers, norms.get(node), args[0])
+            else:
+                table: Any = FUNCTIONS if node.op == "call_function" else METHODS
+                values[node] = write_call(line, node.target, table.get(node.target), args, kwargs)
+        line.shapes |= _shapes(values[node], shown[node])
+    raise AssertionError("a line without an end")
 
 
-def _reason(e: Exception) -> str:
-    """The innermost reason, by the first lines of its text."""
-    while e.__cause__ is not None and isinstance(e.__cause__, Exception):
-        e = e.__cause__
-    lines = [line.strip(" -") for line in str(e).splitlines() if line.strip()]
-    return " ".join(lines[:2]) if lines else type(e).__name__
+def _called(calls: fx.Graph) -> Iterator[str]:
+    return (str(node.target) for node in calls.nodes if node.op == "call_module")
+
+
+def _norms_of_convs(calls: fx.Graph, layers: Mapping[str, nn.Module]) -> dict[fx.Node, fx.Node]:
+    """The batch norms that become part of the weights of the conv before them: of those that run once, and whose output
+    goes nowhere else."""
+    times = Counter(_called(calls))
+    return {
+        node: user
+        for node in calls.nodes
+        if node.op == "call_module" and times[str(node.target)] == 1 and is_conv(layers[str(node.target)])
+        for user in node.users
+        if len(node.users) == 1 and user.op == "call_module" and is_batch_norm(layers[str(user.target)])
+    }
+
+
+def _layer(line: Line, node: fx.Node, layers: Mapping[str, nn.Module], norm: fx.Node | None, x: Value) -> Value:
+    layer, name = layers[str(node.target)], _name(node)
+    if norm is None:
+        return write_layer(line, name, layer, x)
+    assert isinstance(layer, nn.Conv2d)
+    return conv(line, f"{name} {_name(norm)}", layer, x, scaled(layers[str(norm.target)]))
+
+
+def _name(node: fx.Node) -> str:
+    return str(node.target).removeprefix("0.")
+
+
+def _attribute(root: nn.Module, name: str) -> Any:
+    """A tensor of a module, by its dotted name."""
+    return functools.reduce(getattr, name.split("."), root)
+
+
+def _run(node: fx.Node, layers: Mapping[str, nn.Module], shown: Mapping[fx.Node, Any]) -> Any:
+    """What a call gives of the example."""
+    args: Any = fx.map_arg(node.args, shown.__getitem__)
+    kwargs: Any = fx.map_arg(node.kwargs, shown.__getitem__)
+    if node.op == "call_module":
+        return layers[str(node.target)](args[0])  # without the widths: a plain layer has one
+    if node.op == "call_method":
+        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    target: Any = node.target
+    return target(*args, **kwargs)
+
+
+def _listed(given: Any) -> list[Value]:
+    values = [*given] if isinstance(given, tuple | list) else [given]
+    if not all(isinstance(value, Value) for value in values):
+        raise UnwrittenError("it gives out more than a row of tensors")
+    return values
+
+
+def _shapes(values: Any, shown: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes of one value, or of several, by name."""
+    pairs = zip(values, shown, strict=True) if isinstance(values, tuple | list) else [(values, shown)]
+    return {value.name: tuple(tensor.shape) for value, tensor in pairs if isinstance(value, Value)}

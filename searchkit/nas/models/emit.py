@@ -11,30 +11,18 @@ import inspect
 import keyword
 import operator
 from collections.abc import Container, Iterable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import fx, nn
 
 from searchkit.errors import UsageError
 from searchkit.nas.data import pixels
-from searchkit.nas.nn import written
+from searchkit.nas.nn import tracing, written
 
 _INFIX = {operator.add: "+", operator.sub: "-", operator.mul: "*", operator.truediv: "/", operator.floordiv: "//"}
 _INFIX |= {operator.iadd: "+", operator.imul: "*"}
 _PACKAGES = {"torch.nn": "nn", "torchvision.ops": "ops"}
-
-
-@runtime_checkable
-class _Elastic(Protocol):
-    """A layer of searchkit.nas.nn."""
-
-    def plain(self) -> nn.Module: ...
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, qualified_name: str) -> bool:
-        return isinstance(m, _Elastic) or super().is_leaf_module(m, qualified_name)
 
 
 def straight_line(module: nn.Module) -> tuple[str, str]:
@@ -43,7 +31,7 @@ def straight_line(module: nn.Module) -> tuple[str, str]:
     Raises UsageError for a module whose forward can't be traced.
     """
     try:
-        graph = _Tracer().trace(module)
+        graph = tracing.Tracer().trace(module)
     except Exception as e:  # whatever a forward does that depends on data
         raise UsageError(
             f"the forward of backbone, neck or head can't be written down as a straight line: {str(e).splitlines()[0]}",
@@ -61,7 +49,7 @@ def arguments(values: Mapping[str, Any]) -> str:
 
 def _layer(module: nn.Module) -> str:
     """The constructor of the plain layer, as text."""
-    plain: nn.Module = module.plain() if isinstance(module, _Elastic) else module
+    plain = tracing.plain(module)
     if isinstance(plain, nn.AvgPool2d):  # its repr leaves out half of it
         sizes = f"{plain.kernel_size}, {plain.stride}, {plain.padding}"
         flags = f"{plain.ceil_mode}, {plain.count_include_pad}, {plain.divisor_override}"

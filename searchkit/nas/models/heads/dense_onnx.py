@@ -45,9 +45,7 @@ def write(g: Graph, net: Any, outputs: nn.Module) -> dict[str, Any]:
     at = frame(g, net.transform)
     divisor = int(net.transform.size_divisible)
     n = len(net.anchor_generator.num_anchors_per_location())
-    every = trace(
-        Layers(outputs), at.pixels, [f"{kind}{i}" for kind in ("logits", "deltas") for i in range(n)], divisor
-    )
+    every = trace(Layers(outputs), at.pixels, divisor)
     g.predictions += [value.name for value in every]
     logits, deltas = every[:n], every[n:]
     grids = anchors(g, net.anchor_generator, deltas, at.padded)

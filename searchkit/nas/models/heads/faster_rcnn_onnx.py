@@ -55,8 +55,7 @@ def write(g: Graph, net: Any) -> dict[str, Any]:
     divisor = int(net.transform.size_divisible)
     with torch.no_grad():
         names = [*net.backbone(torch.zeros(1, 3, 2 * divisor, 2 * divisor))]
-    kinds, n = ("level", "objectness", "deltas"), len(names)
-    outputs = trace(Layers(net), at.pixels, [f"{kind}{i}" for kind in kinds for i in range(n)], divisor)
+    n, outputs = len(names), trace(Layers(net), at.pixels, divisor)
     levels, objectness, deltas = outputs[:n], outputs[n : 2 * n], outputs[2 * n :]
     g.predictions += [value.name for value in outputs[n:]]
     proposals = propose(g, net.rpn, objectness, deltas, at)

@@ -15,6 +15,6 @@ def write(g: Graph, net: Any) -> None:
     """The whole classifier: images of 8 bits (N, 3, H, W) as `image`, scores (N, classes) without a softmax as
     `scores`."""
     image = g.input(IMAGE, np.uint8, ["images", 3, "height", "width"])
-    (scores,) = trace(net, image.to(np.float32) / 255.0, ["scores"], batch="images")
+    (scores,) = trace(net, image.to(np.float32) / 255.0, batch="images")
     g.predictions += [scores.name]
     g.output("scores", scores, ["images", net.fc.out_features])
