@@ -16,10 +16,18 @@ from searchkit.nas.data.formats.write import Written, write_coco
 @click.argument("source", metavar="DIR|FILE")
 @click.option("--out", required=True, metavar="DIR", help="A new or empty folder.")
 @click.option("--leave", is_flag=True, help="Make no links to the images: name them in the json by their whole paths.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT, if it is all from here and nobody changed it.")
 @reads
 @shared("json")
 def convert_command(
-    source: str, out: str, leave: bool, format: str | None, images: str | None, one_based: bool, as_json: bool
+    source: str,
+    out: str,
+    leave: bool,
+    overwrite: bool,
+    format: str | None,
+    images: str | None,
+    one_based: bool,
+    as_json: bool,
 ) -> None:
     """Write a data set of any format as COCO: OUT/annotations/instances_<split>.json, and links to the images in
     OUT/images.
@@ -32,7 +40,7 @@ def convert_command(
       search-nas data convert VOC2007 --one-based --out voc
     """
     data = read_set(source, format, images, one_based)
-    written = write_coco(data, out, link=not leave)
+    written = write_coco(data, out, link=not leave, overwrite=overwrite)
     notes = reading_notes(data)
     if as_json:
         console.print_json(_facts(data, written, notes))

@@ -34,6 +34,7 @@ from searchkit.nas.data.sets.divide import Divided, divide
     help=r"Images for which it finds the same in their path are in one split, such as frames of a video: '(clip\d+)_'.",
 )
 @click.option("--of", multiple=True, metavar="SPLIT", help="Divide these alone; others stay.  [default: all together]")
+@click.option("--overwrite", is_flag=True, help="Replace OUT, if it is all from here and nobody changed it.")
 @reads
 @shared("seed", "json")
 def split_command(
@@ -42,6 +43,7 @@ def split_command(
     portion: tuple[float, float, float],
     group: str | None,
     of: tuple[str, ...],
+    overwrite: bool,
     format: str | None,
     images: str | None,
     one_based: bool,
@@ -63,9 +65,9 @@ def split_command(
     data = read_set(source, format, images, one_based)
     divided = divide(data, portion, seed_of(seed), group=group, of=of)
     if data.task == "cls":
-        write_folders(divided.data, out)
+        write_folders(divided.data, out, overwrite=overwrite)
     else:
-        write_coco(divided.data, out)
+        write_coco(divided.data, out, overwrite=overwrite)
     checked = check(read(out))
     facts, notes = checked.facts, _notes(data, divided, group, of)
     if as_json:

@@ -66,7 +66,7 @@ class Init:
 @click.option("--out", default=".", show_default=True, metavar="DIR", help="Where the files go.")
 @click.option("--family", type=click.Choice(FAMILIES), help="Of the detector.  [default: by budget and device]")
 @click.option("--measure/--no-measure", default=True, help="Train some steps to see how fast they are, or estimate it.")
-@click.option("--overwrite", is_flag=True, help="Replace files of these names.")
+@click.option("--overwrite", is_flag=True, help="Replace files of these names, and data that init has written as COCO.")
 @reads
 @shared("seed", "json")
 def init_command(**given: Any) -> None:
@@ -106,7 +106,7 @@ def init_command(**given: Any) -> None:
     for line in (*split_lines(checked.facts), "", *(f"note: {note}" for note in checked.notes)):
         say(line)
     files.require(data, checked.wrong, asked.data)
-    coco = files.as_coco(data, os.path.join(asked.out, f"{name}_coco"))
+    coco = files.as_coco(data, os.path.join(asked.out, f"{name}_coco"), asked.overwrite)
     for line in coco.notes:
         say(line)
     facts = files.facts_of(coco, name)

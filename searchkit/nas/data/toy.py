@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from PIL import Image
 
 from searchkit import fsio
 from searchkit.errors import UsageError
+from searchkit.nas.data.made import made
 from searchkit.seeds import sample_seed
 
 SPLITS = {"train": 400, "val": 100, "test": 100}
@@ -183,29 +183,6 @@ def _make(
             fsio.write_new(path, json.dumps(coco).encode(), durable=False)
 
     return made(out, text, fill)
-
-
-def made(out: str, text: str, fill: Callable[[str], None]) -> str:
-    """The folder `out`, filled by `fill` and with `text` as its SOURCE.txt; it appears only when complete.
-
-    An existing one with the same text is kept. Raises UsageError where `out` holds something else.
-    """
-    source = fsio.read_bytes(os.path.join(out, "SOURCE.txt"))
-    if source == text.encode():
-        return out
-    if source is not None or (os.path.isdir(out) and os.listdir(out)) or os.path.isfile(out):
-        raise UsageError(f"{out} holds something else", "Remove it, or name another folder.")
-    half = fsio.half_name(os.path.abspath(out))
-    shutil.rmtree(half, ignore_errors=True)
-    try:
-        os.makedirs(half)
-        fill(half)
-        fsio.write_new(os.path.join(half, "SOURCE.txt"), text.encode(), durable=False)
-        os.replace(half, out)  # an empty folder in its place is allowed
-    except BaseException:
-        shutil.rmtree(half, ignore_errors=True)
-        raise
-    return out
 
 
 def _split(

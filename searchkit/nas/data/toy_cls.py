@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from searchkit.errors import UsageError
-from searchkit.nas.data.toy import made, scans, shape
+from searchkit.nas.data.made import made
+from searchkit.nas.data.toy import scans, shape
 from searchkit.seeds import sample_seed
 
 FIGURES = ("checks", "circle", "cross", "dots", "ring", "square", "stripes", "triangle")

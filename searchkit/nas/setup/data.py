@@ -77,8 +77,8 @@ class Coco:
     notes: tuple[str, ...]  # for people
 
 
-def as_coco(data: DataSet, out: str) -> Coco:
-    """The files of a set where they are COCO's; else they are written into the folder `out`."""
+def as_coco(data: DataSet, out: str, overwrite: bool = False) -> Coco:
+    """The files of a set where they are COCO's; else they are written into the folder `out`, see write_coco."""
     if data.format == "coco":
         folders = [path for split in data.splits.values() for path in (split.source, split.folder)]
         root = data.root if os.path.isdir(data.root) else os.path.dirname(data.root) or "."
@@ -90,7 +90,7 @@ def as_coco(data: DataSet, out: str) -> Coco:
             if name in SPLITS
         }
         return Coco(root, files, ())
-    written = write_coco(data, out)
+    written = write_coco(data, out, overwrite=overwrite)
     files = {
         name: Files(_below(path, out), _below(written.images, out))
         for name, path in written.annotations.items()

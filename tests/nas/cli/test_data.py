@@ -70,6 +70,33 @@ def test_convert_says_what_is_left_out_and_is_idempotent(tmp_path: Path) -> None
     assert facts["splits"]["train"]["n_images"] == 40 and len(facts["notes"]) == 3
 
 
+def test_what_was_written_may_be_written_anew_where_nobody_changed_it(tmp_path: Path) -> None:
+    folder = to_yolo(read("shapes"), tmp_path / "yolo")
+    convert, split = ("data", "convert", str(folder), "--out", "coco"), ("data", "split", str(folder), "--out", "parts")
+    first = good(*convert), good(*split)
+    (folder / "labels" / "train" / "train_00001.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    for verb, out, before in ((convert, "coco", first[0]), (split, "parts", first[1])):
+        assert "holds something else, made from other data" in (said := bad(*verb)) and "(--overwrite: it is" in said
+        after = good(*verb, "--overwrite")
+        assert after != before and good(*verb) == good(*verb, "--overwrite") == after
+        annotations = Path(out, "annotations/instances_val.json")
+        text = annotations.read_text()
+        annotations.write_text(text + " ")
+        assert f"{out} was changed since it was made (its annotations are not" in bad(*verb, "--overwrite")
+        annotations.write_text(text)
+        Path(out, "notes.txt").write_text("mine")
+        assert "not written: notes.txt" in bad(*verb, "--overwrite") and Path(out, "notes.txt").exists()
+        Path(out, "notes.txt").unlink()
+        assert good(*verb) == after
+    assert "has no SOURCE.txt" in bad("data", "convert", str(folder), "--out", "yolo", "--overwrite")
+    assert "or remove it" in bad("data", "convert", str(folder), "--out", "shapes", "--overwrite")
+    assert not [path.name for path in tmp_path.iterdir() if path.name.endswith(".old")]
+    good("data", "toy-cls", "--out", "figures", "--images", "16", "8", "8")
+    links = ("data", "split", "figures", "--out", "linked")
+    good(*links)
+    assert good(*links, "--seed", "1", "--overwrite") == good(*links, "--seed", "1") and "--overwrite" in bad(*links)
+
+
 def test_split(tmp_path: Path) -> None:
     out = good("data", "split", "shapes", "--out", "parted", "--portion", ".5", ".3", ".2")
     assert "note: the splits that there were are divided together: train 40, val 16, test 4" in out

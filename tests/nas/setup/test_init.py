@@ -179,6 +179,12 @@ def test_yolo_is_written_as_coco_beside_the_config(here: Path, tmp_path: Path) -
     comments = " ".join(Path("cfg.yaml").read_text().replace("#", "").split())
     assert "scored on val, by which one is chosen; there is no test set, so that is what is reported" in comments
     assert "--split test" not in Path("cfg.yaml").read_text()
+    (data / "labels" / "train" / "train0.txt").write_text("")
+    for name in FILES:
+        Path(name).unlink()
+    assert "Replace it (--overwrite" in bad("init", "photos", "--budget", "90M", "--no-measure")
+    good("init", "photos", "--budget", "90M", "--no-measure", "--overwrite")
+    assert "COCO, 35 images, 34 boxes in 2 classes" in good("data", "check", "photos_coco")
 
 
 # --- what it decides by ----------------------------------------------------------------------------------------------
