@@ -1,5 +1,5 @@
 """Modules of torch in an ONNX graph, written by torch's own exporter, for images of any size: what is left to modules
-that searchkit.nas.graph.calls does not know all calls of."""
+that functions.py and layers.py do not know all calls of."""
 
 from __future__ import annotations
 

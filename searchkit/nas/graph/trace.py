@@ -1,7 +1,7 @@
 """Modules of torch in an ONNX graph, for images of any size.
 
 The forward is traced at its arch, and each call of the straight line that it is becomes the operators that
-searchkit.nas.graph.calls has for it; a batch norm becomes a part of the conv before it. A module with a call that is
+functions.py and layers.py have for it; a batch norm becomes a part of the conv before it. A module with a call that is
 none of these (a user's own part may do anything) goes through torch's exporter, which takes a minute where this takes
 part of a second; the graph has a note of it.
 """
@@ -17,20 +17,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from searchkit.nas.graph import exporter
-from searchkit.nas.graph.calls import (
-    FUNCTIONS,
-    METHODS,
-    Line,
-    UnwrittenError,
-    conv,
-    is_batch_norm,
-    is_conv,
-    is_layer,
-    scaled,
-    write_call,
-    write_layer,
-)
+from searchkit.nas.graph.functions import FUNCTIONS, METHODS, write_call
 from searchkit.nas.graph.graph import Value
+from searchkit.nas.graph.layers import conv, is_batch_norm, is_conv, is_layer, scaled, write_layer
+from searchkit.nas.graph.line import Line, UnwrittenError
 from searchkit.nas.nn import tracing
 
 EXAMPLE = 256  # edge of the image that shapes are told from, px: all but numbers of channels is left open
