@@ -53,11 +53,28 @@ def space_command(config: str, png: str | None, overrides: tuple[str, ...], seed
     for row in named:
         cost = [human(row[k]) for k in ("macs", "params")]
         click.echo(f"{row['name']:8} {row['input_shape']!s:>12} {cost[0]:>9} {cost[1]:>9}")
+    if counted := _on_regions(recipe, plan_of):
+        click.echo(counted)
     click.echo(f"\nMACs of {facts['macs_of']}:")
     for line in histogram(macs):
         click.echo(line)
     if png:
         click.echo(f"\npicture: {png}")
+
+
+def _on_regions(recipe: Any, plans: Any) -> str:
+    """How many boxes of an image are counted, where rows of a network run on boxes; and how many it keeps if that is
+    another number."""
+    from searchkit.nas.cost.price import regions_of
+    from searchkit.nas.models.part import HEAD
+
+    least, most = (regions_of(plans, arch) for arch in (recipe.space.minimum(), recipe.space.maximum()))
+    if not most:
+        return ""
+    kept = getattr(plans.head, "regions_kept", None)
+    used = most if kept is None else kept(recipe.space.maximum().part(HEAD))
+    also = "" if used == most else f", but it keeps {used:,}: `space.head.proposals: {used}` counts these"
+    return f"what runs on boxes is counted on {least:,}{f' to {most:,}' if most > least else ''} boxes an image{also}"
 
 
 def _remarks(dim: Any) -> str:

@@ -95,6 +95,11 @@ def price_parts(plans: NetPlan, arch: Arch, input_shape: InputShape, convention:
     return {BACKBONE: Cost(end.flops[0], end.params), NECK: Cost(neck[0][0], neck[1]), HEAD: head}
 
 
+def regions_of(plans: NetPlan, arch: Arch) -> int:
+    """On how many boxes of an image the rows of a network are counted that run on boxes; 0 where none do."""
+    return sum(piece.where.number for piece in plans(arch) if piece.where.on == "regions")
+
+
 def price_space(
     plans: NetPlan, space: Space, convention: Convention = "macs", *, start: int = 0
 ) -> Iterator[tuple[Arch, InputShape, Cost]]:

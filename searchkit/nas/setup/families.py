@@ -26,6 +26,7 @@ PACKAGE = "efficientnet_lite0"  # of ImageNet weights
 WHOLE = 1.0  # the width of Lite0, which its weights need
 NARROWER = (2.0, 1.5, 1.0, 0.75, 0.5, 0.35, 0.25, 0.15)  # that are tried without them, as multiples of it
 FINEST = (8, 4)  # strides of the finest level that are tried, px
+PROPOSALS = (50, 100, 200)  # of an image, that a box head may see: a dimension that needs no training
 LEVELS: Mapping[str, int] = {"ssd": 3, "retinanet": 4, "faster_rcnn": 4}
 
 
@@ -52,6 +53,8 @@ class Family:
     model: Callable[[Body, Anchors], list[str]]  # the section, without its first line
     default: Callable[[Body, Shape], Anchors]  # as the family has them by itself
     rounded: Callable[[Anchors], Anchors]  # as a config writes them
+    dimensions: tuple[str, ...] = ()  # lines of the space that are its own
+    counted: str = ""  # of its MACs what is to be known, in words
 
 
 def space_lines(body: Body) -> list[str]:
@@ -72,7 +75,7 @@ def space_lines(body: Body) -> list[str]:
         f"  backbone.body.kernel: {list(KERNELS)}",
         f"  backbone.body.expand: {{choices: {expands}}}",
     ]
-    return [*lines, "  head.cls.depth: {choices: [1, 2]}"] if body.family == "retinanet" else lines
+    return [*lines, *FAMILIES[body.family].dimensions]
 
 
 def boxes_at(facts: Facts, shape: Shape, stretches: bool) -> np.ndarray:
@@ -192,7 +195,7 @@ def _faster_rcnn(body: Body, anchors: Anchors) -> list[str]:
         "  rpn_pre_nms_train: 600",
         "  rpn_pre_nms_test: 400",
         "  rpn_post_nms_train: 300",
-        "  rpn_post_nms_test: 200",
+        f"  rpn_post_nms_test: {PROPOSALS[-1]}  # while it trains; the space says what an arch has",
         "  rpn_batch_per_image: 128",
         "  box_batch_per_image: 128",
         "  detections_per_image: 100",
@@ -211,10 +214,15 @@ def _rounded(anchors: Anchors) -> Anchors:
     return Anchors(anchors.kind, sizes, ratios, anchors.strides, anchors.scales, anchors.offset)
 
 
+_DEPTHS = ("  head.cls.depth: {choices: [1, 2]}",)
+_KEPT = (f"  head.proposals: {{choices: {list(PROPOSALS)}}}  # regions that its box head sees; it needs no training",)
+_COUNTED = f"the box head on as many regions as head.proposals says, {PROPOSALS[0]} to {PROPOSALS[-1]}"
 FAMILIES: Mapping[str, Family] = {
     "ssd": Family("ssd", "SSD", 16, 8, True, _ssd, _ssd_default, _ssd_rounded),
-    "retinanet": Family("retinanet", "RetinaNet", 32, 32, False, _retinanet, _retinanet_default, _rounded),
-    "faster_rcnn": Family("faster_rcnn", "Faster R-CNN", 32, 32, False, _faster_rcnn, _faster_rcnn_default, _rounded),
+    "retinanet": Family("retinanet", "RetinaNet", 32, 32, False, _retinanet, _retinanet_default, _rounded, _DEPTHS),
+    "faster_rcnn": Family(
+        "faster_rcnn", "Faster R-CNN", 32, 32, False, _faster_rcnn, _faster_rcnn_default, _rounded, _KEPT, _COUNTED
+    ),
 }
 # The family for a budget: the first whose limit (MACs) is not below it. On a CPU what stands behind the network of a
 # Faster R-CNN (proposals, their NMS, regions) takes as long as a small network, so it is for larger budgets there.

@@ -185,6 +185,7 @@ def _why(
     spread = ", ".join(f"{b.text} is enough for {budgets.share_below(costs, macs):.0%}" for b, macs in limits)
     why["space"] = (
         f"space: random archs cost {macs_text(costs.min())}MACs to {macs_text(costs.max())}MACs, and {spread} of them"
+        + (f" ({design.family.counted})" if design.family.counted else "")
     )
     why["shapes"] = _shapes_text(facts, design)
     before, after = design.found

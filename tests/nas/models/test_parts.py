@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from searchkit.errors import UsageError
-from searchkit.nas.cost.price import plans_of, price
+from searchkit.nas.cost.price import plans_of, price, regions_of
 from searchkit.nas.models.elastic import arch_of, set_arch, wiring_of
 from searchkit.nas.models.network import build
 from searchkit.nas.models.part import BACKBONE, HEAD, NECK, NetConfig, weightless
@@ -323,6 +323,7 @@ def test_proposals_are_what_the_box_head_is_priced_on() -> None:
     del arch["head.proposals"]
     assert price(plans, Arch.of(arch), 64).flops == costs[1000]
     assert (costs[1000] - costs[10]) * 7 == (costs[10] - costs[3]) * 990 > 0
+    assert [regions_of(plans, Arch.of({**arch, **more})) for more in ({}, {"head.proposals": 7})] == [1000, 7]
 
 
 @pytest.mark.parametrize("head", HEADS)

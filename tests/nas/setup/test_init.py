@@ -55,10 +55,12 @@ def test_configs_are_whole_and_surround_the_budget(
 ) -> None:
     monkeypatch.setattr(design, "has_weights", lambda: weights)
     monkeypatch.setenv("DATA", "toy")
-    cost = {"ssd": "100M", "retinanet": "400M", "faster_rcnn": "1.2G"}[family]
+    cost = {"ssd": "100M", "retinanet": "400M", "faster_rcnn": "400M"}[family]
     told = init("--budget", cost, "--family", family, "--time", "30m")["decisions"]
     recipe = configs.load("net.yaml")
     assert recipe.notes == ()  # no key is idle
+    counted = "what runs on boxes is counted on 50 to 200 boxes an image" in (shown := good("space", "net.yaml"))
+    assert counted == ("head.proposals" in shown) == ("50 to 200)" in told["space"]) == (family == "faster_rcnn")
     macs = budgets.price_text(Path("net.yaml").read_text(), [(64, 64)], 0)  # prices what the file says
     assert macs.least[0] < budgets.read_budget(cost).value
     shapes = [(s, s) if isinstance(s, int) else s for s in recipe.scales]
