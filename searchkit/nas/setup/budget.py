@@ -163,8 +163,20 @@ def surround(
     return min(fits, key=lambda fit: fit[0])[1]
 
 
-def plain_of(priced: Priced, budget: float) -> tuple[Shape, float]:
-    """(the largest shape at which MAX is within a budget, or the smallest one; what it costs there)."""
-    within = [i for i, cost in enumerate(priced.largest) if cost <= budget]
-    i = max(within, key=lambda i: priced.largest[i]) if within else 0
-    return priced.shapes[i], float(priced.largest[i])
+@dataclass(frozen=True)
+class Plain:
+    """The detector to beat: a named arch alone, at one input shape."""
+
+    arch: str  # MAX, or MIN
+    shape: Shape
+    macs: float
+
+
+def plain_of(priced: Priced, budget: float) -> Plain:
+    """MAX at the largest shape at which it is within a budget; where it is at none, MIN likewise, which is at the
+    smallest shape at least."""
+    for name, costs in (("MAX", priced.largest), ("MIN", priced.least)):
+        if within := [i for i, cost in enumerate(costs) if cost <= budget]:
+            i = max(within, key=lambda i: costs[i])
+            return Plain(name, priced.shapes[i], float(costs[i]))
+    return Plain("MIN", priced.shapes[0], float(priced.least[0]))

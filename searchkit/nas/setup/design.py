@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from searchkit.errors import UsageError
 from searchkit.nas.setup import budget as budgets
 from searchkit.nas.setup.anchors import Anchors, fitted, recall
-from searchkit.nas.setup.budget import Fit
+from searchkit.nas.setup.budget import Fit, Plain
 from searchkit.nas.setup.data import Facts
 from searchkit.nas.setup.families import (
     FAMILIES,
@@ -36,8 +36,7 @@ class Design:
     fit: Fit  # its space, and what that costs
     anchors: Anchors
     found: tuple[float, float]  # the recall of the family's own anchors, and of these
-    plain: Shape  # at which the largest arch alone is within the budget
-    plain_macs: float
+    plain: Plain  # within the budget
 
     @property
     def middle(self) -> Shape:
@@ -84,7 +83,7 @@ def _at(facts: Facts, family: Family, macs: float, pretrained: bool, finest: int
     share = budgets.share_below(priced.of(fit.shapes), macs)
     fine = budgets.shapes_of(facts, family, family.fine)
     whole = budgets.price_text(draft(fit.body, family, anchors, fine[:1]), fine, seed)
-    return Design(family, replace(fit, priced=priced, share=share), anchors, found, *budgets.plain_of(whole, macs))
+    return Design(family, replace(fit, priced=priced, share=share), anchors, found, budgets.plain_of(whole, macs))
 
 
 def _surround(

