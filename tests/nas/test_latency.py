@@ -351,6 +351,18 @@ def test_flops_tell_ms_and_rules_pick_by_it(metered: str, tmp_path: Path) -> Non
     good("select", tmp_path / "all.jsonl", "--rules", tmp_path / "r.yaml", "--out", tmp_path / "picked.jsonl")
     picked = lines(tmp_path / "picked.jsonl")
     assert len(picked) == 3 and all(record["overhead"]["ms"] <= limit for record in picked)
+    asked = ("flops", metered, "--out", tmp_path / "in.jsonl", "--sample", "4", "--range", "0", f"{limit}")
+    good(*asked, "--meter", "ms", "--png", tmp_path / "ms.png")
+    within = lines(tmp_path / "in.jsonl")
+    assert len(within) == 4 and all(record["overhead"]["ms"] <= limit for record in within)
+    assert (tmp_path / "ms.png").stat().st_size > 5000
+    good(*asked[:-1], "1M", "--meter", "params", "--png", tmp_path / "params.png")
+    assert all(record["overhead"]["params"] <= 1e6 for record in lines(tmp_path / "in.jsonl"))
+    slow = bad(*asked[:-2], "900", "901", "--meter", "ms")
+    assert "no point of the space costs 900 to 901 ms; its archs cost " in slow
+    assert "--meter: there is no meter 'mss' (did you mean ms?)" in bad(*asked, "--meter", "mss")
+    assert "--beside gaia" in bad(*asked, "--meter", "gaia", "--png", tmp_path / "no.png")
+    assert "of which neither is given" in bad("flops", metered, "--out", tmp_path / "o.jsonl", "--meter", "ms")
 
 
 def test_a_search_may_name_ms(metered: str, tmp_path: Path) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 import click
 
 from searchkit import console, fsio
-from searchkit.errors import UsageError
+from searchkit.errors import UsageError, did_you_mean
 from searchkit.nas.cli.options import save_picture, say, seed_of, shared
-from searchkit.nas.cost.rules import CONVENTIONS, Convention
+from searchkit.nas.cost.rules import CONVENTIONS, METERS, Convention
 from searchkit.records import modelspace
 
 
@@ -27,6 +27,9 @@ from searchkit.records import modelspace
     nargs=2,
     metavar="LOW HIGH",
     help="Of --sample: points that cost so much: 20G 40G.",
+)
+@click.option(
+    "--meter", metavar="NAME", help="What --range and --png go by: params, ms or another of meters:.  [default: MACs]"
 )
 @click.option(
     "--parts", is_flag=True, help="With --sample or --records: also of backbone, neck and head, as overhead.parts."
@@ -53,6 +56,7 @@ def flops_command(
     records_path: str | None,
     sample: int | None,
     within: tuple[str, str] | None,
+    meter: str | None,
     parts: bool,
     png: str | None,
     convention: Convention,
@@ -73,10 +77,11 @@ def flops_command(
       search-nas flops cfg.yaml --out flops.jsonl --beside ptflops
       search-nas flops cfg.yaml --out some.jsonl --sample 1000
       search-nas flops cfg.yaml --out some.jsonl --sample 100 --range 20G 40G --parts --png some.png
+      search-nas flops cfg.yaml --out some.jsonl --sample 100 --range 5 8 --meter ms --set meters.ms=table.json
     """
     from searchkit.nas.cli.priced import pricing, timing
     from searchkit.nas.cli.records import read
-    from searchkit.nas.cost.price import price
+    from searchkit.nas.cost.price import meters_with, read_meters
     from searchkit.nas.cost.write import write_space
     from searchkit.nas.facts import flops_facts
     from searchkit.nas.subnet.records import checked
@@ -92,7 +97,12 @@ def flops_command(
     if parts and not (records_path or sample):
         raise UsageError("--parts needs --sample N or --records FILE", "Of a whole space the table would be too large")
     recipe = configs.load(config, overrides)
+    if meter and not (within or png):
+        raise UsageError("--meter is for --range and --png, of which neither is given")
+    meter = meter or convention
+    _check_meter(meter, convention, recipe.meters, beside, bool(png))
     plan_of, tables = pricing(recipe), timing(recipe)
+    meters = meters_with(tables)
     began = time.monotonic()
     os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
     if records_path or sample:
@@ -100,10 +110,11 @@ def flops_command(
             records = read(records_path)
         elif within:
 
-            def cost_of(arch: Any, shape: Any) -> int:
-                return int(price(plan_of, arch, shape, convention).flops)
+            def cost_of(arch: Any, shape: Any) -> float:
+                cost: float = read_meters(plan_of, arch, shape, (meter,), meters)[meter]
+                return cost
 
-            records = _within(recipe, sample or 0, seed_of(seed), within, cost_of)
+            records = _within(recipe, sample or 0, seed_of(seed), within, meter, cost_of)
         else:
             records = _sampled(recipe, sample or 0, seed_of(seed))
         pairs = zip(*checked(records, recipe), strict=True)
@@ -121,7 +132,7 @@ def flops_command(
         kept = f" ({count - fresh:,} were there)" if fresh < count else ""
         click.echo(f"{out}: {console.counted(count, 'record')}{kept}, convention {convention}, {seconds:.1f} s")
     if png:
-        _picture(png, modelspace.load(out), convention)
+        _picture(png, modelspace.load(out), convention, meter)
         say(f"picture: {png}")
 
 
@@ -137,20 +148,49 @@ def _sampled(recipe: Any, n: int, seed: int) -> list[dict[str, Any]]:
     ]
 
 
-def _within(recipe: Any, n: int, seed: int, within: tuple[str, str], cost_of: Any) -> list[dict[str, Any]]:
+def _check_meter(name: str, convention: str, tables: Collection[str], beside: Collection[str], drawn: bool) -> None:
+    """Raises UsageError for a meter that there is not, and for one to be drawn that records don't have."""
+    known = (*METERS, *tables)
+    if name not in known:
+        hint = "" if tables else "Milliseconds come from a table: search-nas latency, and meters: of the config"
+        raise UsageError(f"--meter: there is no meter {name!r}{did_you_mean(name, known)}", hint)
+    if drawn and name not in (convention, "params", *tables, *beside):
+        raise UsageError(f"--png by --meter {name}: records don't have it", f"Write it, too: --beside {name}")
+
+
+def _within(recipe: Any, n: int, seed: int, within: tuple[str, str], meter: str, cost_of: Any) -> list[dict[str, Any]]:
     """Random points whose cost is within a range."""
     from searchkit.nas.cost.sample import Range, sample_points
     from searchkit.nas.space.shapes import plain_shape
     from searchkit.seeds import rng_of
 
     rng = rng_of(seed, "flops", "within")
-    points, drawn = sample_points(recipe.space, recipe.scales, n, rng, Range.of(within), cost_of)
-    say(f"{len(points):,} of {drawn:,} random points cost {' to '.join(within)}")
+    unit = "" if meter in CONVENTIONS else f" {meter}"
+    points, drawn = sample_points(recipe.space, recipe.scales, n, rng, Range.of(within, unit), cost_of)
+    say(f"{len(points):,} of {drawn:,} random points cost {' to '.join(within)}{unit}")
     return [{"arch": arch.nested(), "data": {"input_shape": plain_shape(shape)}} for arch, shape in points]
 
 
-def _picture(path: str, records: Sequence[dict[str, Any]], convention: str) -> None:
-    """Parameters over cost, a colour for each input shape."""
+class _Axis(NamedTuple):
+    """What a meter is in records, and in a picture."""
+
+    key: str
+    unit: float
+    title: str
+
+
+def _axis(meter: str, convention: str) -> _Axis:
+    if meter == "params":
+        return _Axis(meter, 1e6, "parameters, millions")
+    if meter not in CONVENTIONS:
+        return _Axis(meter, 1.0, meter)
+    return _Axis(
+        "flops" if meter == convention else meter, 1e9, f"{'GMACs' if meter == 'macs' else 'GFLOPs'} ({meter})"
+    )
+
+
+def _picture(path: str, records: Sequence[dict[str, Any]], convention: str, meter: str) -> None:
+    """Parameters over what a meter says, or over it MACs where it counts parameters; a colour for each input shape."""
     from matplotlib.figure import Figure
 
     from searchkit.nas.space.shapes import shape_text
@@ -160,10 +200,11 @@ def _picture(path: str, records: Sequence[dict[str, Any]], convention: str) -> N
         shapes.setdefault(shape_text(modelspace.edge(record["data"]["input_shape"])), []).append(record["overhead"])
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
+    x, y = (_axis(name, convention) for name in (meter, convention if meter == "params" else "params"))
     for shape, costs in shapes.items():
-        axes.scatter([c["flops"] / 1e9 for c in costs], [c["params"] / 1e6 for c in costs], s=8, label=shape)
-    axes.set_xlabel(f"GMACs ({convention})" if convention == "macs" else f"GFLOPs ({convention})")
-    axes.set_ylabel("parameters, millions")
+        axes.scatter([c[x.key] / x.unit for c in costs], [c[y.key] / y.unit for c in costs], s=8, label=shape)
+    axes.set_xlabel(x.title)
+    axes.set_ylabel(y.title)
     axes.legend(title="input shape", fontsize=7, title_fontsize=7)
     save_picture(figure, path)
 

@@ -14,7 +14,7 @@ from searchkit.records.arch import Arch
 
 TRIES = 500  # points that are drawn at most, for each that is asked for
 
-CostOf = Callable[[Arch, InputShape], int]  # by whichever convention
+CostOf = Callable[[Arch, InputShape], float]  # by whichever meter
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,9 @@ class Range:
     text: str
 
     @staticmethod
-    def of(texts: Sequence[str]) -> Range:
-        """Of two numbers as expressions have them: 200G, 1.5e9. Raises UsageError for others."""
+    def of(texts: Sequence[str], unit: str = "") -> Range:
+        """Of two numbers as expressions have them: 200G, 1.5e9; unit: in front of which they stand, as text. Raises
+        UsageError for others."""
         numbers = []
         for text in texts:
             parsed = expression.parse(text)
@@ -37,7 +38,7 @@ class Range:
             numbers.append(number)
         if not numbers[0] <= numbers[1]:
             raise UsageError(f"--range: {texts[0]} is above {texts[1]}", "Give the lower one first")
-        return Range(numbers[0], numbers[1], f"{texts[0]} to {texts[1]}")
+        return Range(numbers[0], numbers[1], f"{texts[0]} to {texts[1]}{unit}")
 
     def holds(self, value: float) -> bool:
         """Whether a value is within it."""
