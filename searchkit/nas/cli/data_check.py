@@ -157,7 +157,12 @@ def _sizes(facts: dict[str, Any]) -> list[str]:
         share = boxes["tiny"] / boxes["count"]
         lines.append(("tiny", f"{share:.1%} of the boxes ({boxes['tiny']:,}) are below 32 x 32 px"))
         above = f"{console.counted(crowded['images'], 'image')} with more than {crowded['above']}"
-        lines.append(("crowded", f"at most {crowded['most']:,} boxes on an image ({crowded['image']}); {above}"))
+        lines.append(
+            (
+                "crowded",
+                f"at most {console.counted(crowded['most'], 'box', 'boxes')} on an image ({crowded['image']}); {above}",
+            )
+        )
     return [f"{name:{_LABEL}}{text}" for name, text in lines]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +19,7 @@ from searchkit.nas.data.formats.write import write_coco
 from searchkit.nas.data.sets.check import FEW_VAL
 
 ASPECT = 0.06  # how far the aspects of two images may be apart, as a part of them, to count as one
+LEAST_TRAINED = 50  # percent of all images, that are learnt from at least
 SAME = 0.9  # the share of the images that must be of one aspect for input shapes to have it
 
 
@@ -144,17 +147,26 @@ def require(data: DataSet, wrong: Sequence[str], given: str) -> None:
             f"{given} is {title}, without boxes: init makes configs of detectors",
             "For a classifier begin with a recipe: search-init --template cls",
         )
-    mend = f"search-nas data split {given} --portion .8 .1 .1 --out parted"
+    mend = _mend(data, given)
     if TRAIN not in data.splits:
-        raise UsageError(
-            f"{given} has no training set: its splits are {', '.join(data.splits)}", f"Share it out: {mend}"
-        )
+        raise UsageError(f"{given} has no training set: its splits are {', '.join(data.splits)}", mend)
     if wrong:
-        raise UsageError("; ".join(wrong), f"search-nas data check {given} --picture data.png shows more")
+        raise UsageError("; ".join(wrong), f"search-nas data check {shlex.quote(given)} --picture data.png shows more")
     n = len(data.splits[VAL].images) if VAL in data.splits else 0
     if n < FEW_VAL:
         raise UsageError(
             f"{given} has {n or 'no'} validation image{'' if n == 1 else 's'}, and {FEW_VAL} is the least: archs are "
             "chosen by their scores on them, which of so few images differ by chance more than archs do",
-            f"Share the images out anew: {mend}",
+            mend,
         )
+
+
+def _mend(data: DataSet, given: str) -> str:
+    """How to share a set out, so that there is enough to choose archs by; and for a test, too, if there are images."""
+    n = sum(len(split.images) for split in data.splits.values())
+    percent = max(10, math.ceil(100 * FEW_VAL / max(n, 1)) + 1)  # one more: shares of classes come first
+    if percent > LEAST_TRAINED:
+        return f"It has {n} images in all, too few to learn from and to validate on: annotate more"
+    tested = percent if 2 * percent <= LEAST_TRAINED else 0
+    portion = " ".join(f"{part / 100:g}" for part in (100 - percent - tested, percent, tested))
+    return f"Share the images out anew: search-nas data split {shlex.quote(given)} --portion {portion} --out parted"

@@ -185,7 +185,7 @@ def test_what_is_wrong_and_what_is_worth_knowing(toy: str, tmp_path: Path) -> No
     for line in (
         "classes with boxes in val, but none in train: 1, hexagon (1)",
         "test: images that are missing, or too large to be decoded: 1 of 20",
-        "val: image files that can't be opened: 1",
+        "val: image files that can't be opened, or end too early: 1",
         "val: images of another size than their annotations say: 1",
         "val_00005.png is 50 x 48, not 48 x 48",
     ):
@@ -207,7 +207,26 @@ def test_a_few_images_of_train_may_be_unusable(toy: str, tmp_path: Path) -> None
         checked = check(read(str(folder)))
         assert bool(checked.wrong) == (i > 3)  # of 60
         lines = checked.wrong if i > 3 else checked.notes
-        assert i == 1 or any(f"train: image files that can't be opened: {i - 1}" in line for line in lines)
+        unusable = f"train: image files that can't be opened, or end too early: {i - 1}"
+        assert i == 1 or any(unusable in line for line in lines)
+
+
+def test_files_that_were_cut_are_found_and_what_stands_behind_their_end_is_not(toy: str, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(toy, tmp_path / "set"))
+    first, second = (folder / "images" / f"val_0000{i}.png" for i in (1, 2))
+    whole = {path: path.read_bytes() for path in (first, second)}
+    jpeg = folder / "images" / "photo.jpg"
+    with Image.open(first) as image:
+        image.save(jpeg)
+    body = jpeg.read_bytes()
+    for path, there in ((first, whole[first] + b"more"), (second, body), (second, body + bytes(9))):
+        path.write_bytes(there)
+        assert check(read(str(folder))).wrong == ()
+    for path, there in ((first, whole[first][:-2000]), (second, body[: len(body) // 2])):
+        path.write_bytes(there)
+        (line,) = check(read(str(folder))).wrong
+        assert line.startswith("val: image files that can't be opened, or end too early: 1, e.g.") and path.name in line
+        path.write_bytes(whole[path])
 
 
 def test_no_validation_and_a_small_one(toy: str, tmp_path: Path) -> None:

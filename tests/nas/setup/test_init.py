@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,14 @@ def test_what_can_not_be_is_refused_and_nothing_written(
 def test_data_that_no_detector_can_be_made_for_is_refused(here: Path, tmp_path: Path) -> None:
     make_toy_det(str(tmp_path / "few"), images={"train": 8, "val": 14, "test": 1}, size=(64, 64))
     said = bad("init", "few", "--budget", "80M", "--no-measure")
-    assert "14 validation images, and 15 is the least" in said and "search-nas data split few" in said
+    assert "14 validation images, and 15 is the least" in said and "23 images in all, too few" in said
+    for n in (21, 51):  # what is proposed is then accepted
+        data = f"some {n}"
+        make_toy_det(data, images={"train": n, "val": 14, "test": 1}, size=(64, 64), seed=n)
+        words = shlex.split(bad("init", data, "--budget", "80M", "--no-measure").partition("anew: search-nas ")[2])
+        good(*words[:-1], f"parted {n}")
+        told = json.loads(good("data", "check", f"parted {n}", "--json"))["splits"]
+        assert ("test" in told) == (n > 45) and told["val"]["images"] >= 15
     (tmp_path / "few" / "annotations" / "instances_val.json").unlink()
     assert "no validation images" in bad("init", "few", "--budget", "80M", "--no-measure")
     assert "none of the formats" in bad("init", str(tmp_path / "toy" / "images"), "--budget", "80M")

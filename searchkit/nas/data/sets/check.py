@@ -23,6 +23,7 @@ CROWDED = 100  # boxes on an image; COCO's evaluation takes no more detections o
 FEW_VAL = 15  # validation images by which archs can't be told apart
 REPLACED = 0.05  # of train's images may be unusable: others replace them
 _THREADS = 8
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"\0\0\0\0IEND\xaeB`\x82"}  # the last bytes of a whole file
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class _Look:
 
 
 def check(data: DataSet) -> Checked:
-    """Look at all of a set but its pixels: of LOOKED_AT files of each split the head is read, and files of one size are
-    compared byte for byte."""
+    """Look at all of a set but its pixels: of LOOKED_AT files of each split the head and the end are read, and files of
+    one size are compared byte for byte."""
     looks = {split: _looks(part.images) for split, part in data.splits.items()}
     shown = {split: _shown(data, split, looks[split]) for split in data.splits}
     twice = _twice(data)
@@ -177,7 +178,7 @@ def _bad_files(data: DataSet, looks: dict[str, dict[int, _Look | None]]) -> tupl
         lines = []
         if broken:
             example = part.images[broken[0]].path
-            lines.append(f"{split}: image files that can't be opened: {len(broken)}, e.g. {example}")
+            lines.append(f"{split}: image files that can't be opened, or end too early: {len(broken)}, e.g. {example}")
         if other:
             image, look = part.images[other[0]], looks[split][other[0]]
             assert look is not None
@@ -278,11 +279,23 @@ def _looks(images: Sequence[DataImage]) -> dict[int, _Look | None]:
         return dict(zip(chosen, pool.map(lambda i: _look(images[i].path), chosen), strict=True))
 
 
+def _may_be_cut(path: str, format: str | None) -> bool:
+    """Whether a file does not end as its format does, like a download that broke off. Of formats with an end."""
+    ends = _ENDS.get(format or "")
+    if ends is None:
+        return False
+    with open(path, "rb") as file:
+        file.seek(max(0, os.path.getsize(path) - len(ends)))
+        return file.read() != ends
+
+
 def _look(path: str) -> _Look | None:
     try:
         with Image.open(path) as image:
             turn = orientation_of(image) if image.format != "PNG" or "exif" in image.info else 1
             size = image.size
+            if _may_be_cut(path, image.format):
+                image.load()  # raises where it is
             if image.format == "TIFF" and turn > 4:  # Pillow says what it will have turned it to
                 size = size[::-1]
             return _Look(size, turn, image.mode)
