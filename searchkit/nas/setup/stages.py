@@ -18,7 +18,7 @@ def config_text(made: Made) -> str:
     speed = "" if training.forms else " --speed"  # of files that are exported it is measured there
     score = f"--split {split} --tag test --per-class{speed} --detections found.json --out candidate.jsonl"
     table = "$SEARCHKIT_STAGE_LATENCY/ms.json"
-    cost, priced = ("ms", f" --set meters.ms={table}") if made.timed else ("MACs", "")
+    cost, priced = ("ms", f' --set "meters.ms={table}"') if made.timed else ("MACs", "")
     exports = "".join(f" --export {form}" for form in training.forms)
     metric, extracted = f"--metric metric.test.{made.metric}", f"--out model{exports}"
     then = ", and once on test" if split == "test" else "; there is no test set, so that is what is reported, too"
@@ -47,10 +47,10 @@ def config_text(made: Made) -> str:
         *comment(why["time"]),
         "stages:",
         "  - name: check",
-        '    task: {template: search-nas data check "$DATA" --picture data.png && search-nas space $CONFIG}',
+        '    task: {template: search-nas data check "$DATA" --picture data.png && search-nas space "$CONFIG"}',
         "",
         f"  - name: train  # {_minutes(times.seconds['train'])}",
-        "    task: {template: search-nas train $CONFIG --work-dir .}",
+        '    task: {template: search-nas train "$CONFIG" --work-dir .}',
         "",
         *(_latency_lines(made) if made.timed else []),
         f"  # AP on val against {cost}, with the supernet's weights; {_minutes(times.seconds['search'])}.",
@@ -58,7 +58,7 @@ def config_text(made: Made) -> str:
         "    task:",
         f"      reward_attribute: metric.direct.{made.metric}",
         "      template: >-",
-        "        search-nas search $CONFIG --checkpoint $SEARCHKIT_STAGE_TRAIN/latest.pth --work-dir search",
+        '        search-nas search "$CONFIG" --checkpoint "$SEARCHKIT_STAGE_TRAIN/latest.pth" --work-dir search',
         *([f"       {priced} --objective bbox_mAP --objective ms"] if made.timed else []),
         f"        --algorithm nsga2 --population {population} --evaluations {times.evaluations} --input all",
         f"        {_within(made)}{workers}",
@@ -72,9 +72,9 @@ def config_text(made: Made) -> str:
         "    task:",
         f"      reward_attribute: metric.val.{made.metric}",
         "      template: >-",
-        "        search-nas finetune $CONFIG --checkpoint $SEARCHKIT_STAGE_TRAIN/latest.pth --archs {arch}",
+        '        search-nas finetune "$CONFIG" --checkpoint "$SEARCHKIT_STAGE_TRAIN/latest.pth" --archs {arch}',
         "        --split val --tag val --out tuned.jsonl",
-        "        && search-nas test $CONFIG --set subnet=tuned.jsonl --set test.calibration_images=0",
+        '        && search-nas test "$CONFIG" --set subnet=tuned.jsonl --set test.calibration_images=0',
         "        --checkpoint finetune/best/latest.pth --archs tuned.jsonl",
         f"        {score}",
         "      search_args:",
@@ -87,12 +87,12 @@ def config_text(made: Made) -> str:
         "  - name: plain",
         "    task:",
         "      template: >-",
-        "        search-nas train $CONFIG $PLAIN --work-dir .",
-        "        && search-nas test $CONFIG $PLAIN --checkpoint latest.pth --arch MAX",
+        '        search-nas train "$CONFIG" $PLAIN --work-dir .',
+        '        && search-nas test "$CONFIG" $PLAIN --checkpoint latest.pth --arch MAX',
         "        --split val --tag val --out val.jsonl",
-        "        && search-nas test $CONFIG $PLAIN --checkpoint latest.pth --archs val.jsonl",
+        '        && search-nas test "$CONFIG" $PLAIN --checkpoint latest.pth --archs val.jsonl',
         f"        {score}",
-        "        && search-nas extract $CONFIG $PLAIN --checkpoint latest.pth --arch candidate.jsonl",
+        '        && search-nas extract "$CONFIG" $PLAIN --checkpoint latest.pth --arch candidate.jsonl',
         f"        {metric} {extracted}",
         "",
         *comment(
@@ -104,15 +104,15 @@ def config_text(made: Made) -> str:
         "    task:",
         "      template: >-",
         "        cp {from}/candidate.jsonl {from}/found.json .",
-        "        && search-nas extract $CONFIG --checkpoint {from}/finetune/best/latest.pth --arch candidate.jsonl",
+        '        && search-nas extract "$CONFIG" --checkpoint {from}/finetune/best/latest.pth --arch candidate.jsonl',
         f"        {metric} {extracted}",
         f"      search_args: [{{type: Best, stage: tune, number: {finalists}, args: [], folder: from}}]",
         "",
         "  - name: report",
         "    task:",
         "      template: >-",
-        "        search-nas report $SEARCHKIT_STAGE_EXPORT plain=$SEARCHKIT_STAGE_PLAIN/candidate.jsonl",
-        f"        --config $CONFIG --scored $SEARCHKIT_STAGE_SEARCH/search/results.jsonl {shown}",
+        '        search-nas report "$SEARCHKIT_STAGE_EXPORT" "plain=$SEARCHKIT_STAGE_PLAIN/candidate.jsonl"',
+        f'        --config "$CONFIG" --scored "$SEARCHKIT_STAGE_SEARCH/search/results.jsonl" {shown}',
         "        --out report.html --png report.png",
     ]
     return "\n".join(lines) + "\n"
@@ -134,7 +134,7 @@ def _latency_lines(made: Made) -> list[str]:
     return [
         f"  # How long the rows of the space take on this device; {_minutes(made.times.seconds['latency'])}.",
         "  - name: latency",
-        f"    task: {{template: search-nas latency $CONFIG --runtime {training.runtime}{on} --out ms.json}}",
+        f'    task: {{template: search-nas latency "$CONFIG" --runtime {training.runtime}{on} --out ms.json}}',
         "",
     ]
 
