@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,20 +109,24 @@ def init_command(**given: Any) -> None:
     for line in (*split_lines(checked.facts), "", *(f"note: {note}" for note in checked.notes)):
         say(line)
     files.require(data, checked.wrong, asked.data)
-    coco = files.as_coco(data, os.path.join(asked.out, f"{name}_coco"), asked.overwrite)
-    for line in coco.notes:
-        say(line)
-    facts = files.facts_of(coco, name)
-    where = Place.of(coco.folder, asked.out)
-    net, config, rules = map(where.file, names)
-    paths = write.Paths(where.data, net, config, rules, where.report())
-    task = make.Asked(limits, asked.device, total_s, asked.family, seed_of(asked.seed), asked.measure, asked.command)
-    made = make.decide(task, facts, paths, say)
-    texts = (write.net_text(made), stages.config_text(made), write.rules_text(made))
-    with fsio.storage():
-        os.makedirs(asked.out, exist_ok=True)
-        for file, text in zip(names, texts, strict=True):
-            fsio.atomic_write(os.path.join(asked.out, file), text)
+    written_coco = os.path.join(asked.out, f"{name}_coco")
+    with _taken_back(written_coco):
+        coco = files.as_coco(data, written_coco, asked.overwrite)
+        for line in coco.notes:
+            say(line)
+        facts = files.facts_of(coco, name)
+        where = Place.of(coco.folder, asked.out)
+        net, config, rules = map(where.file, names)
+        paths = write.Paths(where.data, net, config, rules, where.report())
+        task = make.Asked(
+            limits, asked.device, total_s, asked.family, seed_of(asked.seed), asked.measure, asked.command
+        )
+        made = make.decide(task, facts, paths, say)
+        texts = (write.net_text(made), stages.config_text(made), write.rules_text(made))
+        with fsio.storage():
+            os.makedirs(asked.out, exist_ok=True)
+            for file, text in zip(names, texts, strict=True):
+                fsio.atomic_write(os.path.join(asked.out, file), text)
     written = [os.path.join(asked.out, file) for file in names]
     if asked.as_json:
         console.print_json({"files": written, "report": paths.report, "decisions": dict(made.why)})
@@ -127,6 +134,20 @@ def init_command(**given: Any) -> None:
     click.echo(f"written: {', '.join(written)}")
     click.echo(f"  {where.next_step(facts.mb > LARGE_MB)}")
     click.echo(f"  the report will be {paths.report}")
+
+
+@contextlib.contextmanager
+def _taken_back(folder: str) -> Iterator[None]:
+    """Where what follows fails, a folder that it made is removed, and that around it if nothing else is in it."""
+    there = os.path.lexists(folder)
+    try:
+        yield
+    except BaseException:
+        if not there and os.path.lexists(folder):
+            shutil.rmtree(folder)
+            with contextlib.suppress(OSError):
+                os.rmdir(os.path.dirname(os.path.abspath(folder)))
+        raise
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from searchkit.seeds import rng_of
 UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 ARCHS = 60  # random ones that a space is priced by, at each input shape
 LOW, HIGH = 0.2, 0.8  # shares of the costs, between which the budget is to lie
+RARE = 0.1  # share of the costs, below which archs within a further budget are hard to find
 STEP = 1.2  # from the smaller to the larger input shape of a space, as a factor of its edges
 SMALLEST = 64  # px, of a short edge
 ENLARGED = 2.0  # the most that images are enlarged, as a factor of their edges
@@ -57,6 +58,27 @@ def macs_text(macs: float) -> str:
     return f"{macs / UNITS[unit]:.3g} {unit}"
 
 
+class BelowLeast(UsageError):
+    """A budget that no network is within."""
+
+    def __init__(self, macs: float, least: float, text: str = "", per_ms: float = 0.0, why: str = "") -> None:
+        """macs: the budget; least: what the least network costs, MACs. text: the budget as it was given; per_ms: MACs
+        of a ms, where that is a time. why: of that network."""
+        self.macs, self.least, self.why = macs, least, why
+        also = f", about {macs_text(macs)}MACs," if per_ms else ""
+        ms = f", about {least / per_ms:.3g} ms" if per_ms else ""
+        enough = f"{least * 1.5 / per_ms:.3g} ms" if per_ms else f"{macs_text(least * 1.5)}MACs"
+        super().__init__(
+            f"--budget {text or f'{macs_text(macs)}MACs'}{also} is below what the least network costs, "
+            f"{macs_text(least)}MACs{ms}{why}",
+            f"Give --budget '{enough}' or more, or another --family",
+        )
+
+    def of(self, text: str, per_ms: float) -> BelowLeast:
+        """The same of a budget as it was given."""
+        return BelowLeast(self.macs, self.least, text, per_ms, self.why)
+
+
 @dataclass(frozen=True, eq=False)
 class Priced:
     """What the archs of a space cost, by input shape."""
@@ -65,6 +87,10 @@ class Priced:
     macs: np.ndarray  # (archs, shapes), of random archs
     largest: np.ndarray  # (shapes,), of MAX
     least: np.ndarray  # (shapes,), of MIN
+
+    def least_at(self, shapes: Sequence[Shape]) -> float:
+        """What MIN costs at the cheapest of these shapes."""
+        return min(float(self.least[self.shapes.index(shape)]) for shape in shapes)
 
     def of(self, shapes: Sequence[Shape]) -> np.ndarray:
         """Costs at some of the shapes."""
@@ -135,31 +161,33 @@ def surround(
     budget: float,
     preferred: int,
     seed: int,
+    smallest: float = math.inf,
 ) -> Fit:
     """The body and the pair of input shapes for a budget (MACs): of those with which it lies between LOW and HIGH of
     the costs, the ones whose short edge is nearest to `preferred` px; else those with which it comes nearest to that.
 
-    text_of: the config of a body at shapes. Raises UsageError where the budget is below the least that all can cost.
+    smallest: another budget, for which there shall be an arch, too, where that can be. text_of: the config of a body at
+    shapes. Raises UsageError where the budget is below the least that all can cost.
     """
+    pairs = [pair_of(shapes, i) for i in range(len(shapes))]
+    if smallest < budget:  # budgets far apart take input shapes that are
+        pairs += [(one, other) for i, one in enumerate(shapes) for other in shapes[i + 1 :]]
     fits: list[tuple[tuple[float, ...], Fit]] = []
     least = float("inf")
     for body in bodies:
         priced = price_text(text_of(body, shapes[:1]), shapes, seed)
         least = min(least, float(priced.least.min()))
-        for i in range(len(shapes)):
-            pair = pair_of(shapes, i)
+        for pair in pairs:
             share = share_below(priced.of(pair), budget)
             outside = max(0.0, LOW - share, share - HIGH)
             away = abs(math.log(sum(map(min, pair)) / len(pair) / preferred))
             off = abs(share - 0.5)
-            rank = (outside, away + off, -body.width)
+            rare = max(0.0, RARE - share_below(priced.of(pair), smallest))
+            apart = min(pair[-1]) / min(pair[0]) if smallest < budget else 0.0  # costs between them are rare
+            rank = (float(priced.least_at(pair) > smallest), outside + rare, apart, away + off, -body.width)
             fits.append((rank, Fit(body, pair, share, priced)))
     if budget < least:
-        raise UsageError(
-            f"--budget {macs_text(budget)}MACs is below what the least network costs, {macs_text(least)}MACs (its "
-            f"smallest input is {shapes[0][0]}x{shapes[0][1]} px)",
-            f"Give --budget '{macs_text(least * 1.5)}MACs' or more, or another --family",
-        )
+        raise BelowLeast(budget, least, why=f" (its smallest input is {shapes[0][0]}x{shapes[0][1]} px)")
     return min(fits, key=lambda fit: fit[0])[1]
 
 

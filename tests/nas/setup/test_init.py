@@ -73,6 +73,9 @@ def test_configs_are_whole_and_surround_the_budget(
     assert config is not None
     names = [stage for stage in re.findall(r"- name: (\w+)", Path("cfg.yaml").read_text()) if stage != "arch"]
     assert names == ["check", "train", "search", "tune", "plain", "export", "report"]
+    # Paths may have spaces: what a shell puts in is quoted, but for $PLAIN, which is several words.
+    commands = re.sub(r"^ +space: .*", "", Path("cfg.yaml").read_text().partition("\nstages:")[2], flags=re.M)
+    assert {*re.findall(r"\$\w+", re.sub('"[^"]*"', "", commands))} == {"$PLAIN"}
 
 
 def test_the_plain_detector_is_one_arch_within_the_budget(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,6 +88,12 @@ def test_the_plain_detector_is_one_arch_within_the_budget(here: Path, monkeypatc
     assert recipe.train.total_steps(24, 1) == whole.train.total_steps(24, 1) + whole.finetune.total_steps(24, 1)
     found = json.loads(good("space", "net.yaml", *(w for o in overrides for w in ("--set", o)), "--json"))
     assert 0.6 * 80e6 < found["macs_max"] <= 80e6
+
+
+def test_a_space_for_two_budgets_has_archs_for_both(here: Path) -> None:
+    told = init("--budget", "200M", "--budget", "60M")["decisions"]["space"]
+    shares = [int(share) for share in re.findall(r"enough for (\d+)%", told)]
+    assert len(shares) == 2 and 20 <= shares[0] <= 80 and 10 <= shares[1] < shares[0]
 
 
 def test_the_plain_detector_is_never_above_the_budget() -> None:
@@ -134,6 +143,8 @@ def test_data_elsewhere_is_named_by_its_full_path(toy: Path, tmp_path: Path, mon
         (["--budget", "2 apples"], "is no cost"),
         (["--budget", "2"], "Did you mean GMACs"),
         (["--budget", "1 MMACs"], "below what the least network costs"),
+        (["--budget", "0.1 ms"], "--budget 0.1 ms, about 800 KMACs, is below what the least network costs, "),
+        (["--budget", "80M", "--budget", "1 MMACs"], "in the space for 80 MMACs; search for 1 MMACs by itself"),
         (["--budget", "80M", "--time", "soon"], "is no time"),
         (["--budget", "80M", "--time", "20s"], "too short"),
         (["--budget", "80M", "--device", "tpu"], "there is none of that name"),
@@ -188,6 +199,9 @@ def test_yolo_is_written_as_coco_beside_the_config(here: Path, tmp_path: Path) -
             Image.new("RGB", (120, 90), (i, 90, 120)).save(data / "images" / part / f"{part}{i}.png")
             (data / "labels" / part / f"{part}{i}.txt").write_text(f"{i % 2} .5 .4 .3 .2{i}\n")
     (data / "data.yaml").write_text("path: .\ntrain: images/train\nval: images/val\nnames: [cat, dog]\n")
+    assert "ms' or more, or another --family" in bad("init", "photos", "--budget", "0.1 ms", "--no-measure")
+    bad("init", "photos", "--budget", "1M", "--no-measure", "--out", "deeper")
+    assert not Path("photos_coco").exists() and not Path("deeper").exists()
     good("init", "photos", "--budget", "80M", "--no-measure")
     assert "DATA: photos_coco" in Path("cfg.yaml").read_text() and "name: photos" in Path("net.yaml").read_text()
     out = good("data", "check", "photos_coco")
