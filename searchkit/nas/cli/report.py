@@ -165,14 +165,18 @@ def _stages(task: Any) -> list[Any]:
 def _files(config: str | None, task: Any) -> dict[str, str]:
     """The configs that made all of it, by name: the task's, that of its networks, and those beside it that the task's
     names."""
-    paths = {"cfg.yaml": os.path.join(task.path, "run_config.yaml")} if task else {}
-    texts = {name: fsio.read_bytes(path) for name, path in paths.items()}
-    whole = b"".join(text for text in texts.values() if text)
     folder = os.path.dirname(config or "") or "."
     beside = [name for name in sorted(os.listdir(folder)) if name.endswith((".yaml", ".yml"))] if config else []
-    for name in beside:
-        if name == os.path.basename(config or "") or (name.encode() in whole and name not in texts):
-            texts[name] = fsio.read_bytes(os.path.join(folder, name))
+    there = {
+        os.path.normpath(os.path.join(folder, name)): fsio.read_bytes(os.path.join(folder, name)) for name in beside
+    }
+    whole = (fsio.read_bytes(os.path.join(task.path, "run_config.yaml")) if task else None) or b""
+    own = next((path for path, text in there.items() if text == whole), "cfg.yaml")  # as it was run by
+    texts = {own: whole} if whole else {}
+    for path, text in there.items():
+        name = os.path.basename(path)
+        if name == os.path.basename(config or "") or (name.encode() in whole and path not in texts):
+            texts[path] = text or b""
     return {name: text.decode(errors="replace") for name, text in texts.items() if text}
 
 

@@ -181,9 +181,16 @@ def _files(path: str) -> list[str]:
     if not os.path.isdir(path):
         return []
     newest: dict[str, str] = {}
-    for file in sorted(glob.glob(os.path.join(glob.escape(path), "**", FILE), recursive=True), key=os.path.getmtime):
+    for file in sorted(glob.glob(os.path.join(glob.escape(path), "**", FILE), recursive=True), key=_times):
         newest[os.path.relpath(file, path).split(os.sep)[0]] = file
     return [newest[key] for key in sorted(newest, key=lambda key: (len(key), key))]
+
+
+def _times(file: str) -> tuple[float, float]:
+    """When a file was written, and the detections beside it: one that survives attempts is linked from their folders,
+    where its detections are."""
+    beside = os.path.join(os.path.dirname(file), DETECTIONS)
+    return os.path.getmtime(file), os.path.getmtime(beside) if os.path.exists(beside) else 0.0
 
 
 def recommended(candidates: Sequence[Candidate], budget: float, meter: str) -> Candidate | None:

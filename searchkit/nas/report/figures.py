@@ -12,6 +12,7 @@ from typing import Any
 COLOURS = {"subnet": "#0072B2", "plain": "#D55E00", "pretrained": "#009E73", "scored": "#999999"}
 FORMS = {"subnet": "circle", "plain": "square", "pretrained": "triangle", "scored": "dot"}
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 320, 64, 16, 14, 46  # of the SVG, px of its own
+PT = 0.8  # points of a picture for a px of the SVG
 TICKS = 5
 
 
@@ -43,17 +44,92 @@ def limits(values: Sequence[float], floor: float | None = None) -> tuple[float, 
     return (low - room if floor is None else max(floor, low - room)), high + room
 
 
-def svg(points: Sequence[Point], x_title: str, y_title: str, lines: Sequence[tuple[float, str]] = ()) -> str:
-    """A scatter plot. lines: upright ones with names, such as budgets. Colours of text and axes are the page's."""
-    x0, x1 = limits([*(p.x for p in points), *(x for x, _ in lines)], 0.0)
-    y0, y1 = limits([p.y for p in points], 0.0)
+@dataclass(frozen=True)
+class Place:
+    """Where the name of a point stands, seen from it, px."""
 
-    def at(x: float, y: float) -> tuple[float, float]:
+    x: float
+    y: float  # of the line of its letters
+    anchor: str  # which end of it that is: start, middle, end
+
+    def box(self, at: tuple[float, float], text: str) -> Box:
+        """What it covers for a point at these px, about."""
+        width = LETTER * len(text)
+        left = at[0] + self.x - {"start": 0.0, "middle": width / 2, "end": width}[self.anchor]
+        return left, at[1] + self.y - LINE + 2, left + width, at[1] + self.y + 2
+
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+LETTER, LINE = 6.0, 11.0  # of names, px
+MARK = 6.0  # from the middle of a mark to its end, px
+PLACES = (
+    *(Place(x, y, end) for y in (-6, 13) for x, end in ((8, "start"), (-8, "end"))),
+    *(Place(0, y, "middle") for y in (-10, 18, -22, 30)),
+)
+FRAME = (LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM)
+
+
+def places(named: Sequence[tuple[float, float, str]], taken: Sequence[Box] = ()) -> list[Place]:
+    """Where the names of points (x, y, name; px) stand, so that they cover least of each other, of marks, and of what
+    is taken, and stay in the frame."""
+    marks = [(x - MARK, y - MARK, x + MARK, y + MARK) for x, y, _ in named]
+    covered = list(taken)
+    chosen = []
+    for i, (x, y, name) in enumerate(named):
+        others = [*covered, *marks[:i], *marks[i + 1 :]]
+
+        def cost(place: Place, at: tuple[float, float] = (x, y), name: str = name, others: list[Box] = others) -> float:
+            box = place.box(at, name)
+            outside = _area(box) - _shared(box, FRAME)
+            return outside + sum(_shared(box, other) for other in others)
+
+        best = min(PLACES, key=cost)
+        chosen.append(best)
+        covered.append(best.box((x, y), name))
+    return chosen
+
+
+def _area(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _shared(a: Box, b: Box) -> float:
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The ranges of a figure, and what is where in it."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+
+    @staticmethod
+    def of(points: Sequence[Point], lines: Sequence[tuple[float, str]]) -> Axes:
+        """With all points and upright lines in it."""
+        return Axes(limits([*(p.x for p in points), *(x for x, _ in lines)], 0.0), limits([p.y for p in points], 0.0))
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """In px of the SVG."""
+        (x0, x1), (y0, y1) = self.x, self.y
         return (
             LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT),
             HEIGHT - BOTTOM - (y - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM),
         )
 
+    def places(self, points: Sequence[Point], lines: Sequence[tuple[float, str]]) -> list[tuple[Point, Place]]:
+        """Those of the names of points, beside those of lines."""
+        named = [p for p in points if p.name]
+        tops = [(self.at(x, 0)[0], TOP + 12.0, text) for x, text in lines]
+        taken = [Place(-4, 0, "end").box((x, y), text) for x, y, text in tops]
+        return list(zip(named, places([(*self.at(p.x, p.y), p.name) for p in named], taken), strict=True))
+
+
+def svg(points: Sequence[Point], x_title: str, y_title: str, lines: Sequence[tuple[float, str]] = ()) -> str:
+    """A scatter plot. lines: upright ones with names, such as budgets. Colours of text and axes are the page's."""
+    axes = Axes.of(points, lines)
+    (x0, x1), (y0, y1) = axes.x, axes.y
+    at = axes.at
     parts = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(y_title)} against {escape(x_title)}">',
         f'<rect class="frame" x="{LEFT}" y="{TOP}" width="{WIDTH - LEFT - RIGHT}" height="{HEIGHT - TOP - BOTTOM}"/>',
@@ -71,14 +147,11 @@ def svg(points: Sequence[Point], x_title: str, y_title: str, lines: Sequence[tup
         parts.append(f'<line class="budget" x1="{px:.1f}" y1="{TOP}" x2="{px:.1f}" y2="{py:.1f}"/>')
         parts.append(f'<text x="{px - 4:.1f}" y="{TOP + 12}" text-anchor="end">{escape(name)}</text>')
     for p in sorted(points, key=lambda p: p.kind != "scored"):
+        parts.append(_mark(FORMS[p.kind], *at(p.x, p.y), COLOURS[p.kind], p.name))
+    for p, place in axes.places(points, lines):
         px, py = at(p.x, p.y)
-        parts.append(_mark(FORMS[p.kind], px, py, COLOURS[p.kind], p.name))
-        if p.name:
-            end = px > WIDTH * 0.7
-            parts.append(
-                f'<text x="{px + (-8 if end else 8):.1f}" y="{py - 6:.1f}" text-anchor="{"end" if end else "start"}">'
-                f"{escape(p.name)}</text>"
-            )
+        where = f'x="{px + place.x:.1f}" y="{py + place.y:.1f}" text-anchor="{place.anchor}"'
+        parts.append(f"<text {where}>{escape(p.name)}</text>")
     parts.append(
         f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_title)}</text>'
     )
@@ -111,18 +184,20 @@ def picture(plots: Sequence[Plot], y_title: str) -> Any:
         axes = figure.add_subplot(1, len(plots), i)
         for kind in dict.fromkeys(p.kind for p in points):
             own = [p for p in points if p.kind == kind]
-            axes.scatter(
-                [p.x for p in own], [p.y for p in own], c=COLOURS[kind], marker=forms[FORMS[kind]], label=kind, zorder=2
+            look: dict[str, Any] = {"c": COLOURS[kind], "marker": forms[FORMS[kind]], "clip_on": False}
+            axes.scatter([p.x for p in own], [p.y for p in own], label=kind, zorder=3, **look)
+        ranges = Axes.of(points, lines)
+        axes.set(xlim=ranges.x, ylim=ranges.y)
+        for p, place in ranges.places(points, lines):
+            ha = {"start": "left", "middle": "center", "end": "right"}[place.anchor]
+            offset = place.x * PT, -place.y * PT
+            axes.annotate(
+                p.name, (p.x, p.y), offset, textcoords="offset points", ha=ha, fontsize=7, parse_math=False, zorder=3
             )
-        for p in points:
-            if p.name:
-                axes.annotate(
-                    p.name, (p.x, p.y), xytext=(5, 5), textcoords="offset points", fontsize=7, parse_math=False
-                )
         for x, name in lines:
             axes.axvline(x, color="black", linewidth=0.8, linestyle=":")
-            place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
-            axes.annotate(name, (x, 1), xytext=(-3, -10), ha="right", fontsize=7, parse_math=False, **place)
+            top: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+            axes.annotate(name, (x, 1), xytext=(-3, -10), ha="right", fontsize=7, parse_math=False, **top)
         axes.set_xlabel(x_title)
         axes.set_ylabel(y_title)
         axes.grid(alpha=0.3)

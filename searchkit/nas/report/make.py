@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -98,9 +99,10 @@ def _choice_text(inputs: Inputs, budget: Budget, chosen: Candidate | None) -> st
     cost = f"{page.amount(chosen.macs)}MACs" + (f", {chosen.ms:.1f} ms" if chosen.ms is not None else "")
     shown = f"AP {page.number(chosen.ap)}" + (f" on {chosen.split}" if chosen.split else "")
     why = f"chosen by its AP on {chosen_on}, {page.number(chosen.worth)}"
+    role = "" if chosen.name == chosen.role else f" ({chosen.role})"
     doubt = verdict.hardly_learnt([chosen])
     doubt = f" It is the best there is, but no recommendation: {doubt}." if doubt else ""
-    return f"For {budget.text}{on}: {chosen.name} ({chosen.role}), {cost}; {shown}, {why}.{doubt}"
+    return f"For {budget.text}{on}: {chosen.name}{role}, {cost}; {shown}, {why}.{doubt}"
 
 
 def _matches(inputs: Inputs) -> dict[str, list[Matches]]:
@@ -163,7 +165,7 @@ def _commands(inputs: Inputs, choices: Sequence[tuple[Budget, Candidate | None]]
         shown = os.path.relpath(os.path.realpath(folder), os.path.realpath(inputs.project))
         lines += [
             f"# {budget.text}: {chosen.name}, from the folder of the project",
-            f"cp -r {shown} detector",
+            f"cp -r {shlex.quote(shown)} detector",
             "search-nas predict detector IMAGES --out boxes",
             *(["python detector/infer.py IMAGE  # needs onnxruntime and numpy alone"] if chosen.form("onnx") else []),
         ]
@@ -353,7 +355,11 @@ def _repeat(inputs: Inputs) -> str:
     datas = dict.fromkeys(str(protocol["data"]) for protocol in protocols.values() if "data" in protocol)
     rows += [["data, by its digest", ", ".join(datas)]] if datas else []
     rows += [[f"weights of {name}", str(p["checkpoint"])[:16]] for name, p in protocols.items() if "checkpoint" in p]
-    parts = [page.code([f"search-run --task {inputs.task} {name}" for name in inputs.files][:1])] if inputs.task else []
+    parts = (
+        [page.code([f"search-run --task {inputs.task} {shlex.quote(name)}" for name in inputs.files][:1])]
+        if inputs.task
+        else []
+    )
     parts += [page.details(name, words) for name, words in inputs.files.items()]
     if inputs.stages:
         parts.append(page.details("the commands of its stages", "\n\n".join(s.command for s in inputs.stages)))

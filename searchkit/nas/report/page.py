@@ -8,7 +8,7 @@ from typing import Any
 
 STYLE = """
 :root { color-scheme: light dark; --text: #1a1a1a; --back: #fff; --faint: #767676; --line: #d8d8d8; --mark: #f3f6fa }
-@media (prefers-color-scheme: dark) {
+@media screen and (prefers-color-scheme: dark) {
   :root { --text: #e8e8e8; --back: #16181b; --faint: #9a9a9a; --line: #3a3d42; --mark: #22262c }
 }
 * { box-sizing: border-box }
@@ -31,8 +31,13 @@ svg .grid { stroke: var(--line); stroke-width: .6 } svg .budget { stroke: var(--
 figcaption, .faint { font-size: .8rem; color: var(--faint) }
 .key span { display: inline-block; margin-right: 1rem } .key i { display: inline-block; width: .8em; height: .8em;
   margin-right: .3em }
-@media print { body { max-width: none; font-size: 11px } pre { white-space: pre-wrap }
-  h2, figure { break-inside: avoid } }
+@media print {
+  :root { color-scheme: light; font-size: 11px } body { max-width: none; padding: 0; font-size: 1rem }
+  .lead, tr.best td, .key i, svg { print-color-adjust: exact } pre { white-space: pre-wrap; overflow-wrap: anywhere }
+  .scroll { overflow: visible } th, td { padding: .2rem .35rem; white-space: normal }
+  h2, p:has(+ .images) { break-after: avoid } tr, figure, .plots, .lead, li, pre { break-inside: avoid }
+  details pre { break-inside: auto }
+}
 """
 
 

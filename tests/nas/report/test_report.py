@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -93,6 +94,8 @@ def test_every_record_is_in_the_table_and_the_best_within_the_budget_is_recommen
         assert name in page.words or name in words, name
     assert f"For 2 GMACs on cpu, 1 thread: {NAME} (subnet), 1.9 GMACs, 190.0 ms; AP 0.400 on test" in words
     assert "For 1 GMACs on cpu, 1 thread: subnet 2 (subnet)" in words
+    alone = "\n".join(made("plain=p.jsonl").words)
+    assert "For any budget on cpu, 1 thread: plain, 1.8 GMACs" in alone
     assert (
         f"{NAME} (1.9 GMACs) has AP 0.400, plain (1.8 GMACs) 0.350: a difference of +0.050, whose spread is not known"
         in words
@@ -120,6 +123,15 @@ def test_folders_are_searched_and_the_newest_attempt_counts(tmp_path: Path) -> N
     records("jobs/2/proj/candidate.jsonl", record(0.4, 1e9))
     found = candidates.read_candidates(["jobs"]).candidates
     assert [each.ap for each in found] == [0.2, 0.4, 0.3]
+    # a file that survives attempts is linked from the folders that hold its detections
+    records("kept/0/checkpoint/candidate.jsonl", record(0.1, 1e9))
+    for place, time in (("proj", 100), ("attempt-2/proj", 200)):
+        (folder := tmp_path / "kept/0" / place).mkdir(parents=True)
+        (folder / "candidate.jsonl").symlink_to(tmp_path / "kept/0/checkpoint/candidate.jsonl")
+        (folder / "found.json").write_text("[]")
+        os.utime(folder / "found.json", (time, time))
+    (kept,) = candidates.read_candidates(["kept"]).candidates
+    assert kept.path == "kept/0/attempt-2/proj/candidate.jsonl" and kept.detections() == []
 
 
 def test_boxes_spreads_and_the_verdict_are_of_the_detections(tmp_path: Path) -> None:
@@ -190,6 +202,17 @@ def test_the_search_is_not_held_against_what_costs_more_nor_praised_for_few_imag
     of_val = {**own.record, "protocol": {"val": {"split": "val"}, "test": {"split": "val"}}}
     own = candidates.Candidate("own", "subnet", of_val, "")
     assert "which favours it" in said(4e9)
+
+
+def test_names_of_points_cover_neither_each_other_nor_marks() -> None:
+    crowd = [figures.Point(55 + i / 10, 0.3 + i / 900, "subnet", f"subnet {i}") for i in range(4)]
+    some = [*crowd, figures.Point(60, 0.5, "plain", "plain"), figures.Point(40, 0.1, "subnet", "a longer name")]
+    axes = figures.Axes.of(some, [(60, "60 MMACs")])
+    boxes = [place.box(axes.at(p.x, p.y), p.name) for p, place in axes.places(some, [(60, "60 MMACs")])]
+    left, top, right, bottom = figures.FRAME
+    for i, (x0, y0, x1, y1) in enumerate(boxes):
+        assert left <= x0 < x1 <= right and top <= y0 < y1 <= bottom
+        assert all(x1 <= a0 or a1 <= x0 or y1 <= b0 or b1 <= y0 for a0, b0, a1, b1 in boxes[:i])
 
 
 def test_ticks_are_round_and_figures_hold_one_point() -> None:
