@@ -25,6 +25,11 @@ class Point:
     kind: str  # of COLOURS
     name: str = ""  # shown beside it; empty: none
 
+    @property
+    def label(self) -> str:
+        """The name, not longer than a figure has room for."""
+        return self.name if len(self.name) <= LONGEST else f"{self.name[: LONGEST - 1]}…"
+
 
 def ticks(low: float, high: float, n: int = TICKS) -> list[float]:
     """About n round numbers from low to high."""
@@ -61,6 +66,7 @@ class Place:
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 LETTER, LINE = 6.0, 11.0  # of names, px
+LONGEST = 26  # letters of a name
 MARK = 6.0  # from the middle of a mark to its end, px
 PLACES = (
     *(Place(x, y, end) for y in (-6, 13) for x, end in ((8, "start"), (-8, "end"))),
@@ -122,7 +128,7 @@ class Axes:
         named = [p for p in points if p.name]
         tops = [(self.at(x, 0)[0], TOP + 12.0, text) for x, text in lines]
         taken = [Place(-4, 0, "end").box((x, y), text) for x, y, text in tops]
-        return list(zip(named, places([(*self.at(p.x, p.y), p.name) for p in named], taken), strict=True))
+        return list(zip(named, places([(*self.at(p.x, p.y), p.label) for p in named], taken), strict=True))
 
 
 def svg(points: Sequence[Point], x_title: str, y_title: str, lines: Sequence[tuple[float, str]] = ()) -> str:
@@ -151,7 +157,7 @@ def svg(points: Sequence[Point], x_title: str, y_title: str, lines: Sequence[tup
     for p, place in axes.places(points, lines):
         px, py = at(p.x, p.y)
         where = f'x="{px + place.x:.1f}" y="{py + place.y:.1f}" text-anchor="{place.anchor}"'
-        parts.append(f"<text {where}>{escape(p.name)}</text>")
+        parts.append(f"<text {where}>{escape(p.label)}</text>")
     parts.append(
         f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_title)}</text>'
     )
@@ -192,7 +198,7 @@ def picture(plots: Sequence[Plot], y_title: str) -> Any:
             ha = {"start": "left", "middle": "center", "end": "right"}[place.anchor]
             offset = place.x * PT, -place.y * PT
             axes.annotate(
-                p.name, (p.x, p.y), offset, textcoords="offset points", ha=ha, fontsize=7, parse_math=False, zorder=3
+                p.label, (p.x, p.y), offset, textcoords="offset points", ha=ha, fontsize=7, parse_math=False, zorder=3
             )
         for x, name in lines:
             axes.axvline(x, color="black", linewidth=0.8, linestyle=":")

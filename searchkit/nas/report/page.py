@@ -19,11 +19,14 @@ h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.2rem }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
-th:first-child, td:first-child { text-align: left } tr.best td { font-weight: 600; background: var(--mark) }
+th { white-space: normal; vertical-align: bottom }
+th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 7rem }
+tr.best td { font-weight: 600; background: var(--mark) }
 pre, code { font: .85rem/1.45 ui-monospace, monospace }
 pre { overflow-x: auto; background: var(--mark); padding: .6rem }
 .plots { display: flex; flex-wrap: wrap; gap: 1rem } .plots svg { flex: 1 1 20rem; max-width: 100% }
-svg text { fill: var(--text); font: 11px system-ui, sans-serif } svg .frame { fill: none; stroke: var(--line) }
+svg text { fill: var(--text); font: 11px system-ui, sans-serif; paint-order: stroke; stroke: var(--back);
+  stroke-width: 3px } svg .frame { fill: none; stroke: var(--line) }
 svg .grid { stroke: var(--line); stroke-width: .6 } svg .budget { stroke: var(--text); stroke-dasharray: 3 3 }
 .images { display: grid; grid-template-columns: repeat(4, 1fr); gap: .5rem }
 @media (max-width: 40rem) { .images { grid-template-columns: repeat(2, 1fr) } }
