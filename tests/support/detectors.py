@@ -170,3 +170,13 @@ def pyramid_input(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
         x = net.get_submodule(f"layer{i + 1}")(x)
         out[str(i)] = x
     return out
+
+
+def same_found(found: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
+    """Whether two detectors find the same to the bit; of equal scores, torchvision's sort takes any first."""
+
+    def above_last(boxes: dict[str, Tensor]) -> list[list[float]]:
+        rows = torch.cat((-boxes["scores"][:, None], boxes["labels"][:, None], boxes["boxes"]), 1)
+        return sorted(row.tolist() for row in rows if row[0] < rows[-1, 0])
+
+    return torch.equal(found["scores"], theirs["scores"]) and above_last(found) == above_last(theirs)

@@ -13,13 +13,13 @@ from torchvision.models.detection import _utils as det_utils
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import box_iou
+from torchvision.ops import batched_nms, box_iou
 
 from searchkit.errors import UsageError
 from searchkit.nas.models.heads import dense as dense_file
 from searchkit.nas.models.heads import dense_plan
 from searchkit.nas.models.heads.assigners import assign_atss, assign_by_iou
-from searchkit.nas.models.heads.boxes import decode, encode, paired_iou
+from searchkit.nas.models.heads.boxes import apart, decode, encode, paired_iou
 from searchkit.nas.models.heads.dense import Dense, DenseDetector
 from searchkit.nas.models.heads.dense_losses import by_batch, by_image, quality_focal
 from searchkit.nas.models.heads.dense_rows import TABLES
@@ -83,6 +83,20 @@ def test_deltas_are_those_of_torchvision(coder: tuple[float, float]) -> None:
     wild = torch.randn(50, 4, generator=generator) * 8  # beyond the limit of a size
     assert torch.allclose(decode(wild, anchors, coder), theirs.decode_single(wild, anchors), rtol=1e-5)
     assert torch.allclose(paired_iou(anchors, boxes), box_iou(anchors, boxes).diag())
+
+
+@pytest.mark.parametrize("count", [0, 1, 30, 1000, 1001, 1700])
+@pytest.mark.parametrize("overlap", [0.1, 0.5, 0.9])
+def test_the_best_apart_are_those_that_torchvision_keeps(count: int, overlap: float) -> None:
+    generator = torch.Generator().manual_seed(count)
+    boxes = random_boxes(count, generator)
+    labels = torch.randint(1, 4, (count,), generator=generator)
+    ties = (torch.rand(count, generator=generator) * 50).round() / 50  # as scores of 16 bits have them
+    for scores in (torch.rand(count, generator=generator), ties):
+        theirs = batched_nms(boxes, scores, labels, overlap).sort()[0]
+        theirs = theirs[scores[theirs].sort(descending=True, stable=True)[1]]
+        for most in (1, 7, 100, 5000):
+            assert torch.equal(apart(boxes, scores, labels, overlap, most), theirs[:most])
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -1,4 +1,4 @@
-"""Boxes beside anchors: deltas from one to the other and back, and the overlap of pairs.
+"""Boxes beside anchors: deltas from one to the other and back, the overlap of pairs, and NMS.
 
 What is here, in assigners.py, dense_losses.py and in dense.py's DenseDetector is also written into extracted folders,
 as it stands: it uses math, torch, F, ops (torchvision.ops) and each other, and nothing else.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torchvision.ops as ops
 from torch import Tensor
 
 
@@ -34,3 +35,27 @@ def paired_iou(a: Tensor, b: Tensor) -> Tensor:
     common = sides.prod(1)
     areas = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1)
     return common / (areas - common).clamp(min=1e-7)
+
+
+def apart(boxes: Tensor, scores: Tensor, labels: Tensor, overlap: float, most: int) -> Tensor:
+    """The first `most` of what ops.batched_nms keeps of boxes (N, 4), to the bit: indices, best first, and of equal
+    scores the first one first (there any of them).
+
+    Which of the best boxes are kept is decided by these alone, so the boxes are looked at in order of their scores
+    until enough are kept: NMS of all of them takes a CPU longer than the network of a small detector.
+    """
+    order = scores.sort(descending=True, stable=True)[1]
+    if not len(order):
+        return order
+    boxes, scores, labels = boxes[order], scores[order], labels[order]
+    moved = boxes.numel() <= (4000 if boxes.device.type == "cpu" else 100_000)  # as batched_nms does
+    if moved:  # each class to a place of its own
+        boxes = boxes + (labels.to(boxes) * (boxes.max() + 1))[:, None]
+    kept = order[:0]  # places in the order
+    for more in torch.arange(len(order), device=order.device).split(2 * most):
+        tried = torch.cat((kept, more))
+        groups = [tried] if moved else [tried[labels[tried] == label] for label in labels[tried].unique()]
+        kept = torch.cat([group[ops.nms(boxes[group], scores[group], overlap)] for group in groups]).sort()[0]
+        if len(kept) >= most:
+            break
+    return order[kept[:most]]

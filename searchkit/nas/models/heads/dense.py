@@ -18,7 +18,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from searchkit.nas.models.class_logits import ClassLogits
-from searchkit.nas.models.heads.boxes import decode, encode, paired_iou
+from searchkit.nas.models.heads.boxes import apart, decode, encode, paired_iou
 from searchkit.nas.models.heads.dense_plan import Dense
 from searchkit.nas.models.heads.dense_rows import TABLES
 
@@ -147,7 +147,7 @@ class DenseDetector(nn.Module):
                 corners = ops.clip_boxes_to_image(decode(shifts[place], at[place], self.coder), size)
                 found.append((corners, best, label))
         corners, scores, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
-        kept = ops.batched_nms(corners, scores, labels, self.nms_thresh)[: self.detections_per_image]
+        kept = apart(corners, scores, labels, self.nms_thresh, self.detections_per_image)
         return {"boxes": corners[kept], "scores": scores[kept], "labels": labels[kept]}
 
 
@@ -195,7 +195,7 @@ def source(dense: Dense) -> str:
     F`, `torchvision.ops as ops`, Any, Callable, Mapping, Sequence, Literal, Tensor, nn, AnchorGenerator and
     GeneralizedRCNNTransform, with annotations that are not evaluated."""
     rows = [TABLES[name][getattr(dense, name)] for name in TABLES]
-    parts: Iterable[Any] = (encode, decode, paired_iou, flat_level, *rows, DenseDetector)
+    parts: Iterable[Any] = (encode, decode, paired_iou, apart, flat_level, *rows, DenseDetector)
     return "\n\n".join(inspect.getsource(part) for part in parts)
 
 
