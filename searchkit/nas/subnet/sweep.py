@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from searchkit.nas.cost import price
 from searchkit.nas.cost.latency import Table
 from searchkit.nas.models import network
-from searchkit.nas.models.part import NetConfig
+from searchkit.nas.models.part import NetConfig, parted
 from searchkit.nas.models.plans import unseen
 from searchkit.nas.models.subnet import subnet
 from searchkit.nas.space.shapes import InputShape, plain_shape
@@ -25,6 +25,7 @@ from searchkit.nas.train import net as nets
 from searchkit.nas.train.bench import Bench, measured_on, model_said, open_bench, short_digest
 from searchkit.nas.train.checkpoint import Checkpoint
 from searchkit.nas.train.distributed import Ranks
+from searchkit.nas.train.evaluate import calibrated_norms
 from searchkit.nas.train.groups import frozen_text, load_optimizer, make_optimizer
 from searchkit.nas.train.loop import Run, StepReport, fit
 from searchkit.nas.train.recipe import Recipe, said_of, sized, tables_of
@@ -34,6 +35,8 @@ from searchkit.nas.train.splits import HELD_OUT, open_split, range_entry
 from searchkit.nas.train.supernet import batches_of
 from searchkit.nas.train.values import text_of
 from searchkit.records.arch import Arch
+
+KEPT = 64  # statistics of archs that others may share, the last ones
 
 
 @dataclass
@@ -50,6 +53,7 @@ class Session:
     tune_set: Any = None  # the images that subnets are tuned on, of the task's kind
     notes: tuple[str, ...] = ()  # oddities of scoring this network on that set, for every subnet
     tables: Mapping[str, Table] = field(default_factory=dict)  # of times, by the names of the config's meters
+    statistics: dict[tuple[Arch, InputShape], list[Tensor]] = field(default_factory=dict)  # calibrated, the last ones
 
 
 def open_session(
@@ -135,13 +139,32 @@ def test_record(
     its `overhead.ms`."""
     shape = shape_of(record, session.recipe)
     static = subnet(session.net, arch, session.config)
-    metrics = session.bench.score(static, shape, calibrated=calibrated)
+    if calibrated:
+        _calibrate(session, static, arch, shape)
+    metrics = session.bench.score(static, shape, calibrated=False)
     result = scored(session, record, arch, shape, tag, metrics, test_protocol(session, record, calibrated))
     if timed:
         recipe, batches = session.recipe, session.bench.batches.at(shape)
         ms = ms_of(static, batches, session.device, recipe.train.precision, recipe.task)
         result["overhead"] |= {"ms": round(ms, 3), "ms_on": timed_on(session)}
     return result
+
+
+def _calibrate(session: Session, static: nn.Module, arch: Arch, shape: InputShape) -> None:
+    """Give a subnet its statistics. Archs that differ in what needs no weights alone have the same ones."""
+    of_weights, settings = parted(network.head_of(session.recipe.model), arch)
+    kept, key = session.statistics, (of_weights, shape)
+    if key not in kept:
+        session.bench.calibrate(static, shape, session.recipe.train.precision)
+    if not settings.names:
+        return
+    buffers = [buffer for norm in calibrated_norms(static) for buffer in norm.buffers()]
+    if key not in kept:
+        kept[key] = [buffer.clone() for buffer in buffers]
+        if len(kept) > KEPT:
+            del kept[next(iter(kept))]
+    for buffer, value in zip(buffers, kept[key], strict=True):
+        buffer.copy_(value)
 
 
 def timed_on(session: Session) -> str:

@@ -136,6 +136,15 @@ def inputs_of(images: Tensor, device: torch.device) -> Tensor:
     return images.to(device, non_blocking=True).float() / 255
 
 
+def prepares(net: nn.Module) -> None:
+    """Nothing that is worth the memory."""
+
+
+def prepared(net: nn.Module, batch: Any, device: torch.device) -> tuple[Any, float]:
+    """The batch as it is."""
+    return batch, 0.0
+
+
 @contextlib.contextmanager
 def _no_dropout(net: Any) -> Iterator[None]:
     """The network without its dropout, for a moment."""
@@ -262,6 +271,8 @@ CLASSIFICATION = Functions(
         build_options=build_options,
         set_scale=set_scale,
         inputs_of=inputs_of,
+        prepares=prepares,
+        prepared=prepared,
     ),
     objective=Objective(
         losses=losses,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from searchkit.nas.data.coco_eval import Evaluator, as_results
 from searchkit.nas.data.images import unreadable
 from searchkit.nas.data.loader import Edges, Exactly, Seen
 from searchkit.nas.data.metrics import PER_CLASS
+from searchkit.nas.models.heads.inputs import Prepared, Transform
 from searchkit.nas.nn import enough
 from searchkit.nas.space.shapes import InputShape, height_width
 from searchkit.nas.tasks import pictures
@@ -130,7 +131,8 @@ def build_options(section: Data) -> dict[str, Any]:
 
 def images_of(batch: Any) -> list[Tensor]:
     """The images of an evaluation batch."""
-    return list(batch[0])
+    images: list[Tensor] = batch[0]
+    return images
 
 
 def set_scale(net: nn.Module, shape: InputShape, section: Data) -> None:
@@ -155,8 +157,23 @@ def _edges(shape: InputShape, section: Data) -> Edges:
 
 
 def inputs_of(images: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    """Images (3, H, W) uint8 as the network takes them."""
+    """Images (3, H, W) uint8, or prepared ones, as the network takes them."""
+    if isinstance(images, Prepared):
+        return images
     return [image.to(device, non_blocking=True).float() / 255 for image in images]
+
+
+def prepares(net: Any) -> Hashable | None:
+    """How a detector resizes and normalises images; None for one that must do it itself."""
+    return net.transform.key if isinstance(net.transform, Transform) else None
+
+
+@torch.no_grad()
+def prepared(net: Any, batch: Any, device: torch.device) -> tuple[Any, float]:
+    """The batch with its images resized and normalised; the MB that they take."""
+    images, targets = batch
+    made, _ = net.transform(inputs_of(images, device))
+    return (Prepared(images, made), targets), made.tensors.numel() * made.tensors.element_size() / 1e6
 
 
 def losses(
@@ -270,6 +287,8 @@ DETECTION = Functions(
         build_options=build_options,
         set_scale=set_scale,
         inputs_of=inputs_of,
+        prepares=prepares,
+        prepared=prepared,
     ),
     objective=Objective(
         losses=losses,

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
@@ -79,7 +79,9 @@ class Batches:
     batch_size: int
     workers: int
     keep: bool
+    room_mb: float = 0.0  # for images that are prepared for a network
     kept: dict[InputShape | None, list[Any]] = field(default_factory=dict)
+    prepared: dict[Hashable, list[Any]] = field(default_factory=dict)
 
     def at(self, shape: InputShape) -> Iterable[Any]:
         """The batches at an input shape."""
@@ -89,6 +91,23 @@ class Batches:
         if key not in self.kept:
             self.kept[key] = [*self.task.sets.eval_batches(self.data, self.batch_size, 0, shape)]
         return self.kept[key]
+
+    def prepared_for(self, net: nn.Module, shape: InputShape, device: torch.device) -> Iterable[Any]:
+        """The batches at an input shape for a network, with all done that it does before its first layer, as far as
+        there is room to keep that: it is the same for all subnets."""
+        how = self.task.network.prepares(net) if self.keep else None
+        if how is None:
+            return self.at(shape)
+        if how not in self.prepared:
+            self.prepared[how] = [self._prepared(net, batch, device) for batch in self.at(shape)]
+        return self.prepared[how]
+
+    def _prepared(self, net: nn.Module, batch: Any, device: torch.device) -> Any:
+        if self.room_mb <= 0:
+            return batch
+        made, mb = self.task.network.prepared(net, batch, device)
+        self.room_mb -= mb
+        return made
 
 
 @dataclass(frozen=True)
@@ -116,6 +135,11 @@ class Calibration:
         """The images at an input shape: uint8, lists of (3, H, W) or tensors (N, 3, H, W)."""
         if self.source is not None:
             yield from map(self.source.task.sets.images_of, self.source.at(shape))
+
+    def batches_for(self, net: nn.Module, shape: InputShape, device: torch.device) -> Iterator[Any]:
+        """The images at an input shape, prepared for a network where they are kept."""
+        if self.source is not None:
+            yield from map(self.source.task.sets.images_of, self.source.prepared_for(net, shape, device))
 
 
 @dataclass
@@ -158,7 +182,8 @@ class Bench:
         """Replace the statistics of a network's batch norms by those of the calibration images at an input shape."""
         task = self.recipe.task
         task.network.set_scale(net, shape, self.recipe.data)
-        calibrate(net, self.calibration.batches(shape), self.device, precision, task=task)
+        images = self.calibration.batches_for(net, shape, self.device)
+        calibrate(net, images, self.device, precision, task=task)
 
     def score(self, net: nn.Module, shape: InputShape, *, calibrated: bool) -> dict[str, float]:
         """Metrics of a static network at an input shape. With `calibrated` its statistics are replaced first."""
@@ -166,7 +191,8 @@ class Bench:
         task.network.set_scale(net, shape, self.recipe.data)
         if calibrated:
             self.calibrate(net, shape, precision)
-        self.last = task.objective.evaluate(net, self.batches.at(shape), self.evaluator, self.device, precision)
+        batches = self.batches.prepared_for(net, shape, self.device)
+        self.last = task.objective.evaluate(net, batches, self.evaluator, self.device, precision)
         return self.last.metrics
 
     def with_examples(self, names: Iterable[str]) -> list[str]:
@@ -298,8 +324,8 @@ def _batches(recipe: Recipe, data: Any) -> Batches:
     """A set for scoring, decoded once if it fits into data.cache_mb."""
     task = recipe.task
     shapes = {task.sets.kept_shape(shape): shape for shape in recipe.scales}.values()  # kept for each of them
-    keep = sum(task.sets.decoded_mb(data, shape) for shape in shapes) <= recipe.data.cache_mb
-    batches = Batches(task, data, recipe.test.batch_size, recipe.data.workers, keep)
-    if keep:
+    room_mb = recipe.data.cache_mb - sum(task.sets.decoded_mb(data, shape) for shape in shapes)
+    batches = Batches(task, data, recipe.test.batch_size, recipe.data.workers, room_mb >= 0, room_mb)
+    if batches.keep:
         batches.at(recipe.scales[0])  # what can't be decoded is said now, not after hours of training
     return batches

@@ -6,7 +6,7 @@ and evaluators are of the task's own types, and pass through training and scorin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +60,10 @@ class Network:
 
     build_options: Callable[[Any], dict[str, Any]]  # what of the config's `data` a network is built with
     set_scale: Callable[[nn.Module, InputShape, Any], None]  # let it take images of an input shape
-    inputs_of: Callable[[Any, torch.device], Any]  # images (uint8) as it takes them
+    inputs_of: Callable[[Any, torch.device], Any]  # images (uint8), or prepared ones, as it takes them
+    prepares: Callable[[nn.Module], Hashable | None]  # what it does before its first layer; None: nothing to keep
+    prepared: Callable[[nn.Module, Any, torch.device], tuple[Any, float]]
+    """An evaluation batch with that done to its images; the MB that this takes."""
 
 
 @dataclass(frozen=True)

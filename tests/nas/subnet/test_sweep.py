@@ -22,6 +22,7 @@ from searchkit.nas.tasks.detection import set_scale
 from searchkit.nas.tasks.table import TASKS
 from searchkit.nas.train import bench, checkpoint, evaluate
 from searchkit.nas.train.splits import open_split
+from searchkit.records.arch import Arch
 from searchkit.records.modelspace import dumps
 from tests.support import nas, suite
 from tests.support.nas import CPU, Trained, archs_file, equal, good, lines, open_session, scores, some, write
@@ -267,6 +268,25 @@ def test_the_second_arch_needs_no_files(trained: Trained, tmp_path: Path) -> Non
         shutil.rmtree(folder)
     space = recipe.space
     assert scores(opened, space.maximum()) != scores(opened, space.minimum())
+
+
+def test_archs_that_differ_in_settings_alone_share_their_statistics(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wider = ["space.head.proposals={choices: [3, 60]}", "space.anchors=", "data.cache_mb=0"]
+    space = (recipe := config.load(trained.config, wider)).space
+    archs = [
+        Arch.of({**dict(base.items), "head.proposals": n})
+        for base in (space.minimum(), space.maximum())
+        for n in (3, 60)
+    ]
+    alone = [scores(open_session(trained, recipe), arch) for arch in archs]
+    counted: list[Any] = []
+    real = bench.calibrate
+    monkeypatch.setattr(bench, "calibrate", lambda net, *a, **k: counted.append(net) or real(net, *a, **k))
+    together = open_session(trained, recipe)
+    assert [scores(together, arch) for arch in archs] == alone and len(counted) == 2
+    assert alone[0] != alone[1]
 
 
 def test_images_that_do_not_fit_into_memory_are_read_again(trained: Trained, session: sweep.Session) -> None:

@@ -13,6 +13,7 @@ from searchkit.nas.models.class_logits import ClassLogits
 from searchkit.nas.models.heads.dense import level_logits, moved_classes
 from searchkit.nas.models.heads.dense_plan import Dense, DensePlan
 from searchkit.nas.models.heads.dense_source import DenseForm
+from searchkit.nas.models.heads.inputs import Transform
 from searchkit.nas.models.part import NEVER
 from searchkit.nas.nn import enough
 
@@ -43,7 +44,7 @@ class DenseHead(DensePlan):
 
     def transform(self, config: Any, min_size: int | tuple[int, ...], max_size: int) -> GeneralizedRCNNTransform:
         """What a detector's images go through first."""
-        return GeneralizedRCNNTransform(min_size, max_size, list(config.image_mean), list(config.image_std))
+        return Transform(min_size, max_size, list(config.image_mean), list(config.image_std))
 
     @property
     def norms_of_one(self) -> bool:
@@ -68,7 +69,7 @@ class DenseHead(DensePlan):
 
     def outputs(self, net: Any, inputs: Sequence[Tensor]) -> None:
         """See Head: all but anchors and boxes."""
-        batch, _ = net.transform(list(inputs))
+        batch, _ = net.transform(inputs)
         net.levels(batch.tensors)
 
     def set_options(self, net: Any, options: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ from searchkit.nas.models.class_logits import ClassLogits
 from searchkit.nas.models.heads import faster_rcnn_source
 from searchkit.nas.models.heads.dense import flat_level
 from searchkit.nas.models.heads.faster_rcnn_plan import FasterRCNNPlan, settings
+from searchkit.nas.models.heads.inputs import as_ours
 from searchkit.nas.models.part import NEVER, Form
 from searchkit.nas.models.trunk import Trunk
 from searchkit.nas.nn import Conv2d, Cuts, Linear
@@ -123,6 +124,7 @@ class FasterRCNNHead(FasterRCNNPlan):
             box_predictor=predictor(options.box_head_width, self.num_classes + 1),
             **settings(config),
         )
+        net.transform = as_ours(net.transform)
         _narrow(net.rpn.head, SquareConv2d, "conv.0.0")
         _narrow(net.rpn.head, Conv2d, "cls_logits", "bbox_pred")
         _narrow(net.roi_heads.box_head, Linear, "fc6")
@@ -141,7 +143,7 @@ class FasterRCNNHead(FasterRCNNPlan):
 
     def outputs(self, net: Any, inputs: Sequence[Tensor]) -> None:
         """See Head: its backbone with the neck, and what its RPN reads of levels."""
-        batch, _ = net.transform(list(inputs))
+        batch, _ = net.transform(inputs)
         net.rpn.head([*net.backbone(batch.tensors).values()])
 
     def statistics(self, net: Any, inputs: Sequence[Tensor]) -> None:

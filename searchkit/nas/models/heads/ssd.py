@@ -15,6 +15,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from searchkit.nas.models.heads.dense import DenseDetector
 from searchkit.nas.models.heads.dense_head import ClassRows, DenseHead
+from searchkit.nas.models.heads.inputs import Transform
 from searchkit.nas.models.heads.ssd_plan import CLASSES, SSDPlan, anchors_at
 from searchkit.nas.models.necks.ssd_extras import normal_convs
 from searchkit.nas.models.part import NEVER, Channels
@@ -55,7 +56,7 @@ class SSDHead(SSDPlan, DenseHead):
         """What images go through first: each becomes one of min_size x min_size px, until set_scale says otherwise."""
         edge = min_size if isinstance(min_size, int) else min_size[0]
         mean, std = list(config.image_mean), list(config.image_std)
-        return GeneralizedRCNNTransform(edge, edge, mean, std, size_divisible=1, fixed_size=(edge, edge))
+        return Transform(edge, edge, mean, std, size_divisible=1, fixed_size=(edge, edge))
 
     def class_rows(self) -> list[ClassRows]:
         """See DenseHead: the last convs, and the norms behind them."""
