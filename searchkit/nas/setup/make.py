@@ -8,7 +8,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from searchkit.cpus import usable
@@ -77,6 +77,9 @@ def decide(asked: Asked, facts: Facts, paths: Paths, say: Callable[[str], None])
     if not budgets.LOW <= design.fit.share <= budgets.HIGH:
         say(f"note: the budget is not between {budgets.LOW:.0%} and {budgets.HIGH:.0%} of any space of this family")
     speeds = _speeds(asked, made_for(design))
+    training = replace(training, precision=speeds.precision)
+    why["precision"] = f"precision: {speeds.precision}, {speeds.compared}"
+    say(why["precision"])
     times = split(
         asked.total_s,
         speeds,
@@ -160,7 +163,8 @@ def _speeds(asked: Asked, made: Made) -> Speeds:
         at = [fit.priced.shapes.index(shape) for shape in fit.shapes]
         ends = float(fit.priced.largest[at].mean() + fit.priced.least[at].mean())
         mean = (ends + float(fit.priced.of(fit.shapes).mean())) / write.PER_STEP
-        return estimate(write.PER_STEP, mean, plain_macs, training.batch, training.cores, training.gpu)
+        speeds = estimate(write.PER_STEP, mean, plain_macs, training.batch, training.cores, training.gpu)
+        return replace(speeds, precision=training.precision, compared="as is usual on this device (not measured)")
     from searchkit.nas.setup import measure
 
     return _measured(made, lambda path, plain: measure.speeds(path, plain, asked.device, training.cores, asked.seed))
@@ -218,7 +222,7 @@ def _why(
         else "export: as PyTorch alone; for ONNX files, too: pip install 'searchkit[export]'"
     )
     few = f" (half as many as usual: fewer than {FEW:,} training images)" if facts.counts["train"] < FEW else ""
-    why["batch"] = f"batch: {training.batch} images, {training.precision}{few}"
+    why["batch"] = f"batch: {training.batch} images{few}"
     return why
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,9 +20,10 @@ from searchkit.nas.train.recipe import Recipe, sized
 from searchkit.nas.train.splits import open_split
 from searchkit.nas.train.supernet import Watch, train_supernet
 
-MEASURED_S = 25.0  # of each of the two trainings
+MEASURED_S = 25.0  # of the supernet's trainings, and of the plain detector's
 WARM_STEPS = 2  # before the clock
 MOST_STEPS = 60
+FASTER = 1.15  # that steps with 16 bits must be, at least, to be taken
 
 
 class _Enough(Exception):
@@ -30,18 +31,39 @@ class _Enough(Exception):
 
 
 def speeds(config: str, plain: Sequence[str], device: str, cores: int, seed: int) -> Speeds:
-    """Train the supernet of a config, and its plain detector (by these overrides), for some steps each, on a device;
-    on a CPU with so many threads."""
+    """Train the supernet of a config, with 32 bits and with 16, and its plain detector (by these overrides) in what is
+    taken of these, for some steps each, on a device; on a CPU with so many threads."""
     where, threads = torch.device(device), torch.get_num_threads()
     torch.set_num_threads(cores)
     try:
-        step, n = _step_s(configs.load(config), where, seed)
-        plain_recipe = configs.load(config, tuple(plain))
-        plain_step, m = _step_s(plain_recipe, where, seed)
+        names = ["fp32", *(["bf16"] if where.type == "cpu" or torch.cuda.is_bf16_supported() else [])]
+        each = {
+            name: _step_s(configs.load(config, (_in(name),)), where, seed, MEASURED_S / len(names)) for name in names
+        }
+        precision, compared = taken({name: step for name, (step, _) in each.items()})
+        step, n = each[precision]
+        plain_recipe = configs.load(config, (*plain, _in(precision)))
+        plain_step, m = _step_s(plain_recipe, where, seed, MEASURED_S)
         image = ms_plain(plain_recipe, where, seed) / 1000
     finally:
         torch.set_num_threads(threads)
-    return Speeds(step, plain_step, image, f"measured: {n} steps of the supernet, {m} of the plain detector")
+    origin = f"measured: {n} steps of the supernet, {m} of the plain detector"
+    return Speeds(step, plain_step, image, origin, precision, compared)
+
+
+def _in(precision: str) -> str:
+    return f"train.precision={precision}"
+
+
+def taken(steps: Mapping[str, float]) -> tuple[str, str]:
+    """(the precision that is taken, why), of the seconds of a step in each."""
+    if "bf16" not in steps:
+        return "fp32", "the device has no bf16"
+    times = steps["fp32"] / steps["bf16"]
+    measured = f"a step of the supernet takes {steps['bf16']:.3g} s in bf16, {steps['fp32']:.3g} s in fp32"
+    if times >= FASTER:
+        return "bf16", f"{measured}: {times:.2g} times as fast"
+    return "fp32", f"{measured}, and bf16 is taken from {FASTER:g} times as fast on"
 
 
 def ms_of(config: str, plain: Sequence[str], device: str, seed: int) -> float:
@@ -64,7 +86,7 @@ def ms_plain(recipe: Recipe, device: torch.device, seed: int) -> float:
     return speed.ms_of(static.eval(), batches, device, recipe.train.precision, recipe.task)
 
 
-def _step_s(recipe: Recipe, device: torch.device, seed: int) -> tuple[float, int]:
+def _step_s(recipe: Recipe, device: torch.device, seed: int, seconds: float) -> tuple[float, int]:
     """(seconds of a step, how many were measured)."""
     times: list[float] = []
     began = time.monotonic()
@@ -72,7 +94,7 @@ def _step_s(recipe: Recipe, device: torch.device, seed: int) -> tuple[float, int
     def step(_: object) -> None:
         times.append(time.monotonic())
         fresh = len(times) - WARM_STEPS - 1
-        if fresh >= MOST_STEPS or (fresh >= 1 and times[-1] - began > MEASURED_S):
+        if fresh >= MOST_STEPS or (fresh >= 1 and times[-1] - began > seconds):
             raise _Enough
 
     with tempfile.TemporaryDirectory() as folder:

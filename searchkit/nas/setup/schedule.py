@@ -28,6 +28,8 @@ class Speeds:
     plain_step: float  # a step of one network that costs the budget
     image: float  # what that network takes for one image without learning
     origin: str  # measured, or estimated: in words
+    precision: str = "fp32"  # fp32 or bf16, of the trainings
+    compared: str = ""  # with the other precision: in words
 
 
 @dataclass(frozen=True)

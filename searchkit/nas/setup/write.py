@@ -134,7 +134,7 @@ def net_text(made: Made, folder: str = "$DATA") -> str:
         *comment(why["time"], 2),
         f"  steps: {times.steps}",
         *comment(why["batch"], 2),
-        *_rates(made, 1.0),
+        *_rates(made, 1.0, why["precision"]),
         f"  scales: {listed(scales_of(made.shapes, made.family.multiple))}  # that images are shown at",
         "  eval_archs: [MAX, MIN]",
         "",
@@ -149,7 +149,7 @@ def net_text(made: Made, folder: str = "$DATA") -> str:
     return "\n".join(lines) + "\n"
 
 
-def _rates(made: Made, factor: float) -> list[str]:
+def _rates(made: Made, factor: float, why_precision: str = "") -> list[str]:
     """What training and tuning have in common. factor: of the learning rates."""
     lr = 0.001 if made.body.pretrained else 0.003
     lines = [
@@ -160,6 +160,7 @@ def _rates(made: Made, factor: float) -> list[str]:
         "  weight_decay: 0.05",
         "  schedule: one_cycle",
         "  clip_norm: 10",
+        *(comment(why_precision, 2) if why_precision else []),
         f"  precision: {made.training.precision}",
         "  channels_last: true",
     ]

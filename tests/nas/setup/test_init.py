@@ -17,7 +17,7 @@ from searchkit.errors import UsageError
 from searchkit.nas.cli.init import Place, seconds_of
 from searchkit.nas.data.toy import make_toy_det
 from searchkit.nas.setup import budget as budgets
-from searchkit.nas.setup import design
+from searchkit.nas.setup import design, measure
 from searchkit.nas.setup.anchors import Anchors, best_iou, clusters, fitted, recall
 from searchkit.nas.setup.schedule import Speeds, estimate, split
 from searchkit.nas.tasks import read as configs
@@ -113,6 +113,23 @@ def test_the_same_is_made_again_and_nothing_is_replaced_unasked(here: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("bf16_s", "precision"), [(1.0, "fp32"), (0.9, "fp32"), (0.87, "fp32"), (0.86, "bf16")])
+def test_bf16_is_taken_where_it_is_faster(
+    here: Path, monkeypatch: pytest.MonkeyPatch, bf16_s: float, precision: str
+) -> None:
+    def step_s(recipe: Any, *_: Any) -> tuple[float, int]:
+        return (1.0 if recipe.train.precision == "fp32" else bf16_s), 7
+
+    monkeypatch.setattr(measure, "_step_s", step_s)
+    monkeypatch.setattr(measure, "ms_plain", lambda *_: 5.0)
+    monkeypatch.setenv("DATA", "toy")
+    good("init", "toy", "--budget", "40M", "--time", "1h", "--measure")
+    recipe = configs.load("net.yaml")
+    assert recipe.train.precision == recipe.finetune.precision == precision
+    words = " ".join(Path("net.yaml").read_text().replace("#", " ").split())
+    assert f"precision: {precision}, a step of the supernet takes {bf16_s:.3g} s in bf16, 1 s in fp32" in words
+
+
 def test_search_run_takes_it_unchanged(here: Path) -> None:
     init("--budget", "80M", "--budget", "40M", "--time", "20m")
     ok(run(here, "search-init"))
