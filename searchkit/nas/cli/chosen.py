@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from searchkit.errors import UsageError
+from searchkit.nas.cli.options import input_shape_of
 from searchkit.records import modelspace
 
 
@@ -107,4 +108,6 @@ def _record(path: str, metric: str | None) -> dict[str, Any]:
 
 
 def _shape(text: str) -> Any:
-    return int(text) if text.isdecimal() else modelspace.image_size(text)
+    """What --input says; H,W is what it says where both are equal, too."""
+    input_shape_of(text)
+    return int(text) if text.strip().isdecimal() else modelspace.image_size(text)

@@ -154,6 +154,21 @@ def test_yolo_without_a_yaml(toy: str, tmp_path: Path) -> None:
     assert list(read(str(folder)).splits) == ["train", "val"]  # the lists say it
 
 
+def test_yolo_in_capitals(toy: str, tmp_path: Path) -> None:
+    """Of systems that don't tell letters apart: labels that are not found would make backgrounds of all images."""
+    data = read(toy)
+    folder = to_yolo(data, tmp_path / "set", by_split=False)
+    for path in sorted(folder.rglob("*.txt")):
+        path.rename(path.with_suffix(".TXT"))
+    assert digest(read(str(folder))) == digest(data)
+    (folder / "data.yaml").unlink()
+    (folder / "classes.txt").write_text("\n".join(data.classes))
+    for part in data.splits:
+        for kind in ("images", "labels"):
+            (folder / part / kind).rename(folder / part / kind.capitalize())
+    assert digest(read(str(folder))) == digest(data)
+
+
 def test_yolo_polygons_backgrounds_and_files_alone(tmp_path: Path) -> None:
     for name in ("a", "b"):
         blank(tmp_path / "images" / f"{name}.png")

@@ -267,6 +267,9 @@ def test_what_differs_is_not_written(trained: Trained, tmp_path: Path, monkeypat
 @pytest.mark.slow
 def test_the_command(trained: Trained, tmp_path: Path) -> None:
     common = ("extract", trained.config, "--checkpoint", trained.checkpoint)
+    for shape in ("0", "48,0", "wide"):
+        said = nas.bad(*common, "--arch", "MIN", "--input", shape, "--out", tmp_path / "none")
+        assert "--input must be a short edge S, or H,W, in pixels" in said
     out = good(
         *common, "--arch", "MIDDLE", "--input", "48,64", "--calibrate", "--export", "torch", "--out", tmp_path / "m"
     )

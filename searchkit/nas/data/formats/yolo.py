@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import yaml
@@ -42,7 +43,7 @@ def evidence(listing: Listing) -> str:
     files = _yamls(listing)
     if files:
         return ", ".join(files)
-    texts = dict.fromkeys(folder for folder, _ in listing.named(".txt") if "labels" in folder.split("/"))
+    texts = dict.fromkeys(folder for folder, _ in listing.named(".txt") if "labels" in folder.lower().split("/"))
     pairs = [folder for folder in texts if _swapped(folder, "labels", "images") in listing.files]
     if pairs:
         return ", ".join(f"{folder}/" for folder in pairs[:3])
@@ -201,17 +202,19 @@ def _by_names(listing: Listing) -> _Layout:
 
 def _has_labels(folder: str, listing: Listing) -> bool:
     """Whether a folder below one called images has one called labels beside that."""
-    above, images, _ = f"/{folder}/".rpartition("/images/")
-    return bool(images) and f"{above}/labels".lstrip("/") in listing.files
+    parts = folder.split("/")
+    at = [i for i, part in enumerate(parts) if part.lower() == "images"]
+    return bool(at) and _swapped("/".join(parts[: at[-1] + 1]), "images", "labels") in listing.files
 
 
 def _swapped(folder: str, one: str, other: str) -> str:
-    """A path whose last part called `one` is called `other`."""
+    """A path whose last part called `one` is called `other`; Images becomes Labels, and IMAGES LABELS."""
     parts = folder.split("/")
-    at = [i for i, part in enumerate(parts) if part == one]
-    if at:
-        parts[at[-1]] = other
-    return "/".join(parts)
+    for i in reversed(range(len(parts))):
+        for styled in (str.lower, str.capitalize, str.upper):
+            if parts[i] == styled(one):
+                return "/".join([*parts[:i], styled(other), *parts[i + 1 :]])
+    return folder
 
 
 def _beside(listing: Listing) -> list[tuple[str, str]]:
@@ -219,7 +222,7 @@ def _beside(listing: Listing) -> list[tuple[str, str]]:
     first = []
     for folder, names in listing.files.items():
         stems = {os.path.splitext(name)[0] for name in names if _is_image(name)}
-        texts = [name for name in names if name.endswith(".txt") and name[:-4] in stems]
+        texts = [name for name in names if name.lower().endswith(".txt") and name[:-4] in stems]
         ours = next((name for name in texts[:_SNIFFED] if _looks_ours(listing.path(folder, name))), None)
         if ours is not None:
             first.append((folder, ours))
@@ -253,8 +256,8 @@ def _label_folders(folder: str) -> tuple[str, ...]:
 def _lines_of(image: str) -> tuple[str, list[str]] | None:
     """(the file of an image's labels, its lines); None where there is none."""
     folder, name = os.path.split(os.path.splitext(image)[0])
-    for place in _label_folders(folder):
-        path = os.path.join(place, f"{name}.txt")
+    for place, ending in product(_label_folders(folder), (".txt", ".TXT")):
+        path = os.path.join(place, name + ending)
         try:
             with open(path, encoding="utf-8-sig") as file:
                 return path, file.read().split("\n")
@@ -365,7 +368,7 @@ def _count_orphans(paths: Sequence[str], boxed: Boxed) -> None:
         names = sorted(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else []
         for name in names:
             path = os.path.join(folder, name)
-            if name.endswith(".txt") and name not in _NAMES and name[:-4] not in known and _looks_ours(path):
+            if name.lower().endswith(".txt") and name not in _NAMES and name[:-4] not in known and _looks_ours(path):
                 boxed.faults.add("no_image", path)
 
 
