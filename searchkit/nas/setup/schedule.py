@@ -9,6 +9,8 @@ from searchkit.errors import UsageError
 FINALISTS = 3  # of each budget, that are tuned and exported
 TUNED = 0.25  # steps of a tuning, as a part of the supernet's
 SEARCHED = 0.15  # of the time, for scoring subnets
+TRUSTED = 8  # archs that are trained alone, for as long as a tuning, to see how far to trust the supernet
+TRUST_STEPS, TRUST_EPOCHS = 500, 20  # that the supernet has at least where time is given to that
 SPARE = 0.05  # of the time, that nothing is planned for
 EXPORT_S = 60.0  # of writing a model in another form and comparing it
 TABLE_S = 240.0  # of measuring the rows of a space
@@ -40,6 +42,7 @@ class Times:
     tune_steps: int  # of each finalist
     evaluations: int  # subnets that are scored
     seconds: dict[str, float]  # of each stage
+    trusted: int = 0  # archs that are trained alone
 
     @property
     def plain_steps(self) -> int:
@@ -67,10 +70,11 @@ def split(
     stages: int,
     forms: int = 0,
     tables: int = 0,
+    trusted: int = 0,
 ) -> Times:
     """Share a time out. scored, tested: images that scoring a subnet in the search, and in the end, takes; finalists:
     of all budgets together; workers: of the search; stages: that start by themselves; forms: that models are exported
-    in; tables: of times, that are measured. Raises UsageError for too little.
+    in; tables: of times, that are measured; trusted: archs that are trained alone. Raises UsageError for too little.
     """
     score_s = speeds.image * scored / workers
     evaluations = min(EVALUATIONS[1], max(EVALUATIONS[0], int(SEARCHED * total_s / max(score_s, 1e-9))))
@@ -78,8 +82,9 @@ def split(
     starts = stages + 2 * finalists
     export_s, table_s = (finalists + 1) * forms * EXPORT_S, tables * TABLE_S
     test_s = (finalists + 1) * (2 * speeds.image * tested)
-    per_step = speeds.step + (finalists * TUNED + 1 + TUNED) * speeds.plain_step
-    left = (1 - SPARE) * total_s - search_s - starts * START_S - test_s - export_s - table_s
+    trust_s = trusted * 3 * speeds.image * scored  # their scores by the supernet, raw and calibrated, and their own
+    per_step = speeds.step + ((finalists + trusted) * TUNED + 1 + TUNED) * speeds.plain_step
+    left = (1 - SPARE) * total_s - search_s - starts * START_S - test_s - export_s - table_s - trust_s
     steps = int(left / per_step)
     if steps < LEAST_STEPS:
         least = (LEAST_STEPS * per_step + search_s + starts * START_S + test_s + export_s + table_s) / (1 - SPARE)
@@ -93,12 +98,21 @@ def split(
     seconds = {
         "train": steps * speeds.step + START_S,
         **({"latency": table_s} if tables else {}),
+        **({"trust": trusted * tune * speeds.plain_step + trust_s + START_S} if trusted else {}),
         "search": search_s,
         "tune": finalists * (tune * speeds.plain_step + speeds.image * tested + 2 * START_S),
         "plain": (steps + tune) * speeds.plain_step + speeds.image * tested + 2 * START_S,
         "export": (finalists + 1) * (speeds.image * tested + START_S + forms * EXPORT_S),
     }
-    return Times(steps, tune, evaluations, seconds)
+    return Times(steps, tune, evaluations, seconds, trusted)
+
+
+def has_room(times: Times, batch: int, images: int) -> bool:
+    """Whether a supernet learns long enough for time to be given to how far it is to be trusted.
+
+    images: of the training set.
+    """
+    return times.steps >= max(TRUST_STEPS, TRUST_EPOCHS * images / batch)
 
 
 def _round(steps: int) -> int:

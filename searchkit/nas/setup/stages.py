@@ -53,6 +53,7 @@ def config_text(made: Made) -> str:
         '    task: {template: search-nas train "$CONFIG" --work-dir .}',
         "",
         *(_latency_lines(made) if made.timed else []),
+        *(_trust_lines(made) if times.trusted else comment(why["trust"], 2)),
         f"  # AP on val against {cost}, with the supernet's weights; {_minutes(times.seconds['search'])}.",
         "  - name: search",
         "    task:",
@@ -113,6 +114,7 @@ def config_text(made: Made) -> str:
         "      template: >-",
         '        search-nas report "$SEARCHKIT_STAGE_EXPORT" "plain=$SEARCHKIT_STAGE_PLAIN/candidate.jsonl"',
         f'        --config "$CONFIG" --scored "$SEARCHKIT_STAGE_SEARCH/search/results.jsonl" {shown}',
+        *(['        --trust "$SEARCHKIT_STAGE_TRUST/trust.json"'] if times.trusted else []),
         "        --out report.html --png report.png",
     ]
     return "\n".join(lines) + "\n"
@@ -125,6 +127,20 @@ def _within(made: Made) -> str:
         most[budget.unit] = max(most.get(budget.unit, 0.0), budget.value)
     limits = " or ".join(f"{unit} <= {value:.10g}" for unit, value in most.items())
     return f'--constraint "{limits}"'
+
+
+def _trust_lines(made: Made) -> list[str]:
+    """The stage that compares the supernet's scores with trainings of archs alone."""
+    times, why = made.times, made.why["trust"]
+    return [
+        *comment(f"{why[:1].upper()}{why[1:]}; {_minutes(times.seconds['trust'])}.", 2),
+        "  - name: trust",
+        "    task:",
+        "      template: >-",
+        '        search-nas trust "$CONFIG" --checkpoint "$SEARCHKIT_STAGE_TRAIN/latest.pth"',
+        f"        --n {times.trusted} --bins 1 --steps {times.tune_steps} --json > trust.json",
+        "",
+    ]
 
 
 def _latency_lines(made: Made) -> list[str]:

@@ -19,7 +19,7 @@ from searchkit.nas.data.toy import make_toy_det
 from searchkit.nas.setup import budget as budgets
 from searchkit.nas.setup import design, measure
 from searchkit.nas.setup.anchors import Anchors, best_iou, clusters, fitted, recall
-from searchkit.nas.setup.schedule import Speeds, estimate, split
+from searchkit.nas.setup.schedule import Speeds, estimate, has_room, split
 from searchkit.nas.tasks import read as configs
 from searchkit.suite.config import read as suite
 from tests.support.nas import bad, good
@@ -112,8 +112,16 @@ def test_the_same_is_made_again_and_nothing_is_replaced_unasked(here: Path) -> N
     assert str(here) not in "".join(first) and "".join(first).count("DATA: toy") == 1
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("bf16_s", "precision"), [(1.0, "fp32"), (0.9, "fp32"), (0.87, "fp32"), (0.86, "bf16")])
+def test_the_trust_of_a_supernet_is_a_stage_where_the_time_is_enough(here: Path) -> None:
+    for hours, room in (("24h", True), ("11m", False)):
+        told = init("--budget", "40M", "--time", hours, "--overwrite")["decisions"]["trust"]
+        text = Path("cfg.yaml").read_text()
+        assert ("- name: trust" in text) == ('--trust "$SEARCHKIT_STAGE_TRUST/trust.json"' in text) == room
+        assert ("leaves no room" in told) != room
+        assert "train 8 archs alone" in " ".join(text.replace("#", " ").split()) or room
+
+
+@pytest.mark.parametrize(("bf16_s", "precision"), [(0.88, "fp32"), (0.86, "bf16")])
 def test_bf16_is_taken_where_it_is_faster(
     here: Path, monkeypatch: pytest.MonkeyPatch, bf16_s: float, precision: str
 ) -> None:
@@ -130,6 +138,7 @@ def test_bf16_is_taken_where_it_is_faster(
     assert f"precision: {precision}, a step of the supernet takes {bf16_s:.3g} s in bf16, 1 s in fp32" in words
 
 
+@pytest.mark.slow
 def test_search_run_takes_it_unchanged(here: Path) -> None:
     init("--budget", "80M", "--budget", "40M", "--time", "20m")
     ok(run(here, "search-init"))
@@ -294,6 +303,10 @@ def test_a_time_is_shared_out_and_one_that_is_too_short_refused() -> None:
     assert long.steps > 3 * short.steps and short.plain_steps == short.steps + short.tune_steps
     for total, times in ((7200, long), (1200, short)):
         assert 0.7 * total < sum(times.seconds.values()) <= total
+    trusted = split(7200, speeds, **some, trusted=8)
+    assert 0.7 * 7200 < sum(trusted.seconds.values()) <= 7200 and trusted.steps < long.steps
+    assert trusted.seconds["trust"] >= 8 * trusted.tune_steps * speeds.plain_step
+    assert [has_room(trusted, 4, images) for images in (40, 10**6)] == [True, False]
     with pytest.raises(UsageError, match=r"too short: 10 steps of the supernet, .* take [\d.]+ min here \(measured\)"):
         split(60, speeds, **some)
     fast, slow = (estimate(3, 1e8, 5e7, 8, cores, cuda=False) for cores in (4, 1))
