@@ -220,7 +220,8 @@ def _searched(common: tuple[str | Path, ...], work: Path) -> Any:
 
 def _trusted_and_extracted(common: tuple[str | Path, ...], arch: Any, folder: Path) -> None:
     """Two archs are trained alone beside the supernet; an arch of a config's space is extracted and exported."""
-    trust = ("--n", "2", "--bins", "1", "--out", folder / "trust.jsonl", "--set", "train.steps=1")
+    trust = ("--n", "2", "--bins", "1", "--out", folder / "trust.jsonl", "--work-dir", folder / "trust")
+    trust = (*trust, "--set", "train.steps=1")
     assert "tau" in good("trust", *common, *trust)
     good("extract", *common, "--arch", json.dumps(arch), "--export", "torch", "--out", folder / "model")
     proof = json.loads((folder / "model" / "proof.json").read_text())
