@@ -149,10 +149,10 @@ def _paid(
             if own is None or own.ap is None or other.ap is None:
                 continue
             known = own.name in matches and other.name in matches
-            found = (matches[own.name], matches[other.name]) if known else None
+            both = (matches[own.name], matches[other.name]) if known else None
             images = len(inputs.data.images) if inputs.data is not None else 0
             within = (budget.value, budget.meter, budget.text)
-            out.append(verdict.verdict(own, other, found, images, within, inputs.seed))
+            out.append(verdict.verdict(own, other, both, images, within, inputs.seed))
     return list(dict.fromkeys(out))
 
 

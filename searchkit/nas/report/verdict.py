@@ -23,21 +23,21 @@ def hardly_learnt(some: Sequence[Candidate]) -> str:
 def verdict(
     own: Candidate,
     other: Candidate,
-    found: tuple[Sequence[Matches], Sequence[Matches]] | None,
+    matches: tuple[Sequence[Matches], Sequence[Matches]] | None,
     images: int,
     budget: tuple[float, str, str],
     seed: int,
 ) -> str:
-    """A sentence: own, the best of the search within a budget (value, meter, text), beside another detector. found:
-    what each found on the same images; None where that is not known."""
+    """A sentence: own, the best of the search within a budget (value, meter, text), beside another detector. matches:
+    of what each detected on the same images; None where that is not known."""
     most, meter, text = budget
     cost = getattr(other, meter)
     above = f", more than {text}" if cost is not None and cost > most else ""
     begin = f"{_named(own)} has AP {page.number(own.ap)}, {_named(other, above)} {page.number(other.ap)}"
     value = (own.ap or 0.0) - (other.ap or 0.0)
-    if found is None:
+    if matches is None:
         return f"{begin}: a difference of {value:+.3f}, whose spread is not known, so it can't be told {_paid(above)}."
-    spread = spread_of(*found, images, seed=seed)
+    spread = spread_of(*matches, images, seed=seed)
     begin += (
         f": a difference of {spread.value:+.3f}, between {spread.low:+.3f} and {spread.high:+.3f} in 95 of 100 draws "
         f"of the {images} images ({DRAWS} bootstrap draws, one training each)"
