@@ -165,9 +165,14 @@ def say(text: str) -> None:
 
 
 def save_picture(figure: Any, path: str) -> None:
-    """Write a figure of matplotlib's; letters that no font has are said, once."""
+    """Write a figure of matplotlib's; letters that no font has are said, once. Raises UsageError for a file whose
+    ending is of no picture, or that can't be written."""
     lacking = fonts.spell(figure)
-    with fonts.quiet():
-        figure.savefig(path, dpi=150)
+    try:
+        with fonts.quiet():
+            figure.savefig(path, dpi=150)
+    except (ValueError, OSError) as e:
+        why = getattr(e, "strerror", None) or e
+        raise UsageError(f"can't write the picture {path}: {why}", "Give a file such as picture.png") from e
     if said := fonts.note(lacking):
         say(f"note: {said}")

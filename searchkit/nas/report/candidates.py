@@ -5,13 +5,14 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from searchkit import console
-from searchkit.errors import UsageError
+from searchkit.errors import UsageError, did_you_mean
 from searchkit.nas.space.shapes import shape_text
 from searchkit.records import modelspace
 from searchkit.records.arch import Arch
@@ -121,10 +122,24 @@ class Candidate:
             return None
         try:
             with open(path, encoding="utf-8") as file:
-                rows: list[dict[str, Any]] = json.load(file)
+                rows: Any = json.load(file)
         except ValueError as e:
-            raise UsageError(f"{path} is no JSON: {e}", "It must be what search-nas test --detections writes") from e
+            raise UsageError(f"{path} is no JSON: {e}", _DETECTED) from e
+        if not isinstance(rows, list) or not all(map(_is_detection, rows)):
+            what = "a list" if not isinstance(rows, list) else "image_id, category_id, bbox and score in each item"
+            raise UsageError(f"{path} must have {what}, as COCO's results do", _DETECTED)
         return rows
+
+
+_DETECTED = "It must be what search-nas test --detections writes"
+
+
+def _is_detection(row: Any) -> bool:
+    if not isinstance(row, dict) or not {"image_id", "category_id"} <= row.keys():
+        return False
+    box = row.get("bbox")
+    numbers = [*box, row.get("score")] if isinstance(box, list) else []
+    return len(numbers) == 5 and all(_number(value) is not None for value in numbers)
 
 
 def _plain(scores: Mapping[str, Any]) -> dict[str, float]:
@@ -153,6 +168,10 @@ def read_candidates(given: Sequence[str]) -> Read:
     for text in given:
         role, equals, path = text.partition("=")
         if not equals or role not in ROLES:
+            if equals and not os.path.exists(text) and re.fullmatch(r"\w+", role):
+                raise UsageError(
+                    f"there is no role {role!r}{did_you_mean(role, tuple(ROLES))}", "Give ROLE=FILE, or FILE"
+                )
             role, path = "subnet", text
         files = _files(path)
         if not files:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from searchkit.errors import UsageError
 from searchkit.nas.data.coco import load_coco
 from searchkit.nas.data.coco_eval import Evaluator
 from searchkit.nas.data.toy import make_toy_det
@@ -112,6 +113,9 @@ def test_what_is_missing_is_said() -> None:
     )
     assert "subnet 1" in words and "subnet 2" in words and "int8" in words
     assert "must be an .html file" in bad("report", "half.jsonl", "--out", "report.pdf")
+    assert "there is no role 'plian' (did you mean plain?)" in bad("report", "plian=half.jsonl", "--out", "report.html")
+    said = bad("report", records("one.jsonl", record(0.1, 1e9)), "--out", "report.html", "--png", "report.txt")
+    assert "can't write the picture report.txt: Format 'txt' is not supported" in said
     Path("torn.jsonl").write_text('{"arch": {\n')
     assert "torn.jsonl:1" in bad("report", "torn.jsonl", "--out", "report.html")
 
@@ -132,6 +136,11 @@ def test_folders_are_searched_and_the_newest_attempt_counts(tmp_path: Path) -> N
         os.utime(folder / "found.json", (time, time))
     (kept,) = candidates.read_candidates(["kept"]).candidates
     assert kept.path == "kept/0/attempt-2/proj/candidate.jsonl" and kept.detections() == []
+    row = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}
+    for broken in ({"a": 1}, ["a"], [{**row, "bbox": [1, 2, 3]}], [{**row, "score": "x"}], [row, {"image_id": 1}]):
+        Path(kept.path).with_name("found.json").write_text(json.dumps(broken))
+        with pytest.raises(UsageError, match=r"found.json must have (a list|image_id, .* in each item), as COCO's"):
+            kept.detections()
 
 
 def test_boxes_spreads_and_the_verdict_are_of_the_detections(tmp_path: Path) -> None:
