@@ -32,13 +32,20 @@ class Frame:
     padded: Value  # of `pixels`
 
 
+def _is_known(transform: Any) -> bool:
+    """Whether what is written here is what a transform does: it is torchvision's, or ours, which extends that by images
+    that are prepared."""
+    steps = (getattr(type(transform), name, None) for name in ("forward", "normalize", "resize", "batch_images"))
+    return all(getattr(step, "__module__", "").partition(".")[0] in ("torchvision", "searchkit") for step in steps)
+
+
 def frame(g: Graph, transform: Any) -> Frame:
     """The image that comes in, normalised, resized and padded as torchvision's GeneralizedRCNNTransform does it.
 
     The file takes RGB of 8 bits (1, 3, H, W) of any size as `image`; and `size`, if it is to be resized to another one
     than by default: the short and the long edge, or where images are stretched, height and width.
     """
-    if type(transform).__name__ != "GeneralizedRCNNTransform":
+    if not _is_known(transform):
         raise UsageError(
             f"a detector whose images go through a {type(transform).__name__} can't be written as ONNX",
             "Use torchvision's GeneralizedRCNNTransform, or --export torch, which writes what is behind it",

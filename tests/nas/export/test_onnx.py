@@ -18,16 +18,19 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import nn
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from searchkit.errors import SearchkitError, UsageError
 from searchkit.nas.export import onnx_file, runtime
 from searchkit.nas.export.compare import same_boxes
 from searchkit.nas.export.table import Wishes
+from searchkit.nas.graph.boxes import frame
 from searchkit.nas.graph.graph import Graph
 from searchkit.nas.graph.trace import trace
 from searchkit.nas.models.elastic import set_arch, wiring_of
 from searchkit.nas.models.heads import faster_rcnn_source
+from searchkit.nas.models.heads.inputs import as_ours
 from searchkit.nas.nn.written import Conv2dSame
 from searchkit.nas.space.shapes import height_width
 from searchkit.nas.subnet import extract as extraction
@@ -270,6 +273,22 @@ def test_what_cant_be_written_is_refused(data: Path, tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(faster_rcnn_source, "write_onnx", finds_nothing)
     refused("does not find what the network of torch finds: .* by one of the two alone", kind=SearchkitError)
+
+
+def test_the_transforms_of_supernets_and_extracted_networks_are_written_and_no_other() -> None:
+    plain = GeneralizedRCNNTransform(64, 96, [0.5] * 3, [0.5] * 3)
+
+    class Mine(GeneralizedRCNNTransform):
+        def normalize(self, image: torch.Tensor) -> torch.Tensor:
+            return image * 2
+
+    written = []
+    for transform in (plain, as_ours(plain)):
+        frame(g := Graph(), transform)
+        written.append([node.op_type for node in g.nodes])
+    assert written[0] == written[1] and len(written[0]) > 5
+    with pytest.raises(UsageError, match="images go through a Mine can't be written"):
+        frame(Graph(), Mine(64, 96, [0.5] * 3, [0.5] * 3))
 
 
 class Looks(nn.Module):
