@@ -43,6 +43,7 @@ CACHE_MB = 1024
 FEW = 1000  # training images, below which a batch is half as large, for more steps of them
 STAGES = 7
 EXPORTED = ("onnx", "onnx-int8")  # forms, of those that there are
+MANY_EPOCHS = 1000  # of a supernet, from which time is no longer what it lacks
 MANY = 10**6  # steps of what is only measured
 CLOSER = 2  # times that the MACs for a time are looked for
 
@@ -116,6 +117,10 @@ def decide(asked: Asked, facts: Facts, paths: Paths, say: Callable[[str], None])
     why["time"] = _time_text(asked, times, speeds, facts, training)
     why["trust"] = _trust_text(times)
     say(why["time"])
+    epochs = times.steps * training.batch / facts.counts["train"]
+    if epochs > MANY_EPOCHS:
+        n = facts.counts["train"]
+        say(f"note: of {n} images {epochs:,.0f} epochs teach little more than {MANY_EPOCHS:,}; more images do")
     say(why["trust"])
     return draft(design, times, limits, why)
 

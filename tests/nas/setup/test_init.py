@@ -22,7 +22,7 @@ from searchkit.nas.setup.anchors import Anchors, best_iou, clusters, fitted, rec
 from searchkit.nas.setup.schedule import Speeds, estimate, has_room, split
 from searchkit.nas.tasks import read as configs
 from searchkit.suite.config import read as suite
-from tests.support.nas import bad, good
+from tests.support.nas import bad, call, good
 from tests.support.suite import ok, run
 
 FILES = ("net.yaml", "cfg.yaml", "finalists.yaml")
@@ -107,8 +107,11 @@ def test_the_same_is_made_again_and_nothing_is_replaced_unasked(here: Path) -> N
     init("--budget", "80M", "--time", "20m", "--seed", "3")
     first = [Path(name).read_text() for name in FILES]
     assert "already" in bad("init", "toy", "--budget", "80M", "--no-measure", code=4)
-    init("--budget", "80M", "--time", "20m", "--seed", "3", "--overwrite")
+    told = call("init", "toy", "--budget", "80M", "--time", "20m", "--seed", "3", "--overwrite", "--no-measure").err
+    assert "note: of 24 images" not in told
     assert [Path(name).read_text() for name in FILES] == first
+    told = call("init", "toy", "--budget", "20M", "--time", "10h", "--no-measure", "--out", "long").err
+    assert re.search(r"note: of 24 images [\d,]+ epochs teach little more than 1,000", told)
     assert str(here) not in "".join(first) and "".join(first).count("DATA: toy") == 1
 
 
