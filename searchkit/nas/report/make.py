@@ -93,7 +93,11 @@ def _budgets(inputs: Inputs) -> list[Budget]:
 def _choice_text(inputs: Inputs, budget: Budget, chosen: Candidate | None) -> str:
     on = f" on {inputs.device}" if inputs.device else ""
     if chosen is None:
-        return f"For {budget.text}{on}: no candidate is within it and has a score to be chosen by."
+        costs = [(cost, c) for c in inputs.candidates if (cost := getattr(c, budget.meter)) is not None]
+        cost, nearest = min(costs, key=lambda pair: pair[0], default=(0.0, None))
+        shown = f"{cost:.1f} ms" if budget.meter == "ms" else f"{page.amount(cost)}MACs"
+        also = f" The nearest is {nearest.name}, {shown}." if nearest is not None and cost > budget.value else ""
+        return f"For {budget.text}{on}: no candidate is within it and has a score to be chosen by.{also}"
     tag = chosen.tag(CHOSEN_BY)
     chosen_on = chosen.split_of(tag) or tag
     cost = f"{page.amount(chosen.macs)}MACs" + (f", {chosen.ms:.1f} ms" if chosen.ms is not None else "")

@@ -184,6 +184,7 @@ def test_boxes_spreads_and_the_verdict_are_of_the_detections(tmp_path: Path) -> 
     assert "It can't be told whether the search paid: so much may be chance" in same
     some = "\n".join(made("good", "plain=bad", "--config", config, "--split", "val", "--budget", "0.5G").words)
     assert "the search paid" not in some and "no candidate is within it" in some
+    assert "to be chosen by. The nearest is subnet 1, 1 GMACs." in some
     records("good/candidate.jsonl", record(0.02, 1e9))
     records("bad/candidate.jsonl", record(0.01, 1e9))
     low = "\n".join(made("good", "plain=bad", "--config", config, "--split", "val", "--budget", "2G").words)
