@@ -72,7 +72,8 @@ def test_configs_are_whole_and_surround_the_budget(
     config, _ = suite.load("cfg.yaml")
     assert config is not None
     names = [stage for stage in re.findall(r"- name: (\w+)", Path("cfg.yaml").read_text()) if stage != "arch"]
-    assert names == ["check", "train", "search", "tune", "plain", "export", "report"]
+    trusted = ["trust"] if "are trained alone" in told["trust"] else []  # where the measured speed leaves room
+    assert names == ["check", "train", *trusted, "search", "tune", "plain", "export", "report"]
     # Paths may have spaces: what a shell puts in is quoted, but for $PLAIN, which is several words.
     commands = re.sub(r"^ +space: .*", "", Path("cfg.yaml").read_text().partition("\nstages:")[2], flags=re.M)
     assert {*re.findall(r"\$\w+", re.sub('"[^"]*"', "", commands))} == {"$PLAIN"}
@@ -116,7 +117,7 @@ def test_the_same_is_made_again_and_nothing_is_replaced_unasked(here: Path) -> N
 
 
 def test_the_trust_of_a_supernet_is_a_stage_where_the_time_is_enough(here: Path) -> None:
-    for hours, room in (("24h", True), ("11m", False)):
+    for hours, room in (("24h", True), ("7m", False)):
         told = init("--budget", "40M", "--time", hours, "--overwrite")["decisions"]["trust"]
         text = Path("cfg.yaml").read_text()
         assert ("- name: trust" in text) == ('--trust "$SEARCHKIT_STAGE_TRUST/trust.json"' in text) == room
