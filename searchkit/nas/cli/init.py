@@ -31,6 +31,7 @@ class Init:
     time_text: str
     out: str
     family: str | None
+    pretrained: str | None
     measure: bool
     overwrite: bool
     format: str | None
@@ -46,7 +47,7 @@ class Init:
         for budget in self.budgets:
             words += ["--budget", budget]
         words += ["--device", self.device, "--time", self.time_text]
-        for name in ("family", "format", "images", "seed"):
+        for name in ("family", "pretrained", "format", "images", "seed"):
             words += [f"--{name}", value] if (value := getattr(self, name)) is not None else []
         words += ["--no-measure"] * (not self.measure) + ["--one-based"] * self.one_based
         return shlex.join(map(str, words))
@@ -68,6 +69,11 @@ class Init:
 @click.option("--time", "time_text", default="1h", show_default=True, metavar="TIME", help="For all of it: 45m, 2h.")
 @click.option("--out", default=".", show_default=True, metavar="DIR", help="Where the files go.")
 @click.option("--family", type=click.Choice(FAMILIES), help="Of the detector.  [default: by budget and device]")
+@click.option(
+    "--pretrained",
+    metavar="NAME|FILE",
+    help="A detector of torchvision, or a file of its weights, that is fine-tuned beside; nothing is downloaded.",
+)
 @click.option("--measure/--no-measure", default=True, help="Train some steps to see how fast they are, or estimate it.")
 @click.option("--overwrite", is_flag=True, help="Replace files of these names, and data that init has written as COCO.")
 @reads
@@ -98,7 +104,7 @@ def init_command(**given: Any) -> None:
         if not re.fullmatch(r"cuda(:\d+)?", asked.device):
             raise UsageError(f"--device {asked.device}: there is none of that name", "Use cpu, cuda, or cuda:N")
         check_device(asked.device)
-    names = (write.NET, write.CONFIG, write.RULES)
+    names = (write.NET, write.CONFIG, write.RULES, *([write.PRETRAINED] if asked.pretrained else []))
     there = [name for name in names if os.path.exists(os.path.join(asked.out, name))]
     if there and not asked.overwrite:
         hint = "Take another --out, or replace them (--overwrite)"
@@ -116,13 +122,21 @@ def init_command(**given: Any) -> None:
             say(line)
         facts = files.facts_of(coco, name)
         where = Place.of(coco.folder, asked.out)
-        net, config, rules = map(where.file, names)
-        paths = write.Paths(where.data, net, config, rules, where.report())
+        net, config, rules, other = map(where.file, (write.NET, write.CONFIG, write.RULES, write.PRETRAINED))
+        paths = write.Paths(where.data, net, config, rules, other, where.report())
         task = make.Asked(
-            limits, asked.device, total_s, asked.family, seed_of(asked.seed), asked.measure, asked.command
+            limits,
+            asked.device,
+            total_s,
+            asked.family,
+            seed_of(asked.seed),
+            asked.measure,
+            asked.command,
+            asked.pretrained,
         )
         made = make.decide(task, facts, paths, say)
-        texts = (write.net_text(made), stages.config_text(made), write.rules_text(made))
+        texts = [write.net_text(made), stages.config_text(made), write.rules_text(made)]
+        texts += [write.pretrained_text(made)] if made.pretrained else []
         with fsio.storage():
             os.makedirs(asked.out, exist_ok=True)
             for file, text in zip(names, texts, strict=True):

@@ -22,10 +22,12 @@ from searchkit.nas.setup.budget import BelowLeast, Budget, macs_text
 from searchkit.nas.setup.data import Facts
 from searchkit.nas.setup.design import Design
 from searchkit.nas.setup.families import FAMILIES, UP_TO
+from searchkit.nas.setup.pretrained import Pretrained, open_pretrained
 from searchkit.nas.setup.schedule import (
     CPU_MACS,
     FINALISTS,
     GPU_MACS,
+    SHELF,
     TRUST_EPOCHS,
     TRUST_STEPS,
     TRUSTED,
@@ -61,12 +63,14 @@ class Asked:
     seed: int
     measure: bool
     command: str
+    pretrained: str | None = None  # a detector of torchvision's, or a file of its weights
 
 
 def decide(asked: Asked, facts: Facts, paths: Paths, say: Callable[[str], None]) -> Made:
     """Decide all that the files say, and say it. Raises UsageError for what can't be."""
     training = _training(facts, asked.device.startswith("cuda"), min(usable(), 8))
     weights = designs.has_weights()
+    other = open_pretrained(asked.pretrained, facts, asked.seed) if asked.pretrained else None
 
     def design_for(macs: float, text: str, per_ms: float, smallest: float = math.inf) -> Design:
         try:
@@ -75,7 +79,7 @@ def decide(asked: Asked, facts: Facts, paths: Paths, say: Callable[[str], None])
             raise e.of(text, per_ms) from e
 
     def draft(design: Design, times: Times, limits: tuple[tuple[Budget, float], ...], why: Mapping[str, str]) -> Made:
-        return Made(facts, design, paths, limits, training, times, asked.seed, asked.command, why)
+        return Made(facts, design, paths, limits, training, times, asked.seed, asked.command, why, other)
 
     def made_for(design: Design) -> Made:
         return draft(design, Times(MANY, MANY, 1, {}), (), _Silent())
@@ -104,10 +108,11 @@ def decide(asked: Asked, facts: Facts, paths: Paths, say: Callable[[str], None])
             tested=training.calibration + facts.counts.get("test", facts.counts["val"]),
             finalists=FINALISTS * len(limits),
             workers=1 if training.gpu else training.cores,
-            stages=STAGES + (trusted > 0),
+            stages=STAGES + (trusted > 0) + (other is not None),
             forms=len(training.forms),
             tables=int(any(budget.unit == "ms" for budget, _ in limits)),
             trusted=trusted,
+            pretrained=other.macs / design.plain.macs if other else 0.0,
         )
 
     times = shared_out(0)
@@ -122,6 +127,9 @@ def decide(asked: Asked, facts: Facts, paths: Paths, say: Callable[[str], None])
         n = facts.counts["train"]
         say(f"note: of {n} images {epochs:,.0f} epochs teach little more than {MANY_EPOCHS:,}; more images do")
     say(why["trust"])
+    if other:
+        why["pretrained"] = _pretrained_text(other, times)
+        say(why["pretrained"])
     return draft(design, times, limits, why)
 
 
@@ -292,6 +300,16 @@ def _shapes_text(facts: Facts, design: Design) -> str:
         aspect += ", they are stretched" if design.family.stretches else ", each fits into it as it is"
     shown = " and ".join(f"{h}x{w}" for h, w in design.fit.shapes)
     return f"input shapes: {shown}; {aspect} ({height}x{width} px in the middle)"
+
+
+def _pretrained_text(other: Pretrained, times: Times) -> str:
+    height, width = other.shape
+    as_many = times.pretrained_steps == times.plain_steps
+    long = "as the plain detector" if as_many else f"fewer than the plain detector, for it gets {SHELF:.0%} of --time"
+    return (
+        f"pretrained: torchvision's {other.detector.name} at {height}x{width}, {macs_text(other.macs)}MACs whatever "
+        f"the budget is, is fine-tuned from its own weights for {times.pretrained_steps} steps, {long}"
+    )
 
 
 def _trust_text(times: Times) -> str:

@@ -11,6 +11,7 @@ TUNED = 0.25  # steps of a tuning, as a part of the supernet's
 SEARCHED = 0.15  # of the time, for scoring subnets
 TRUSTED = 8  # archs that are trained alone, for as long as a tuning, to see how far to trust the supernet
 TRUST_STEPS, TRUST_EPOCHS = 500, 20  # that the supernet has at least where time is given to that
+SHELF = 0.25  # of the time, that fine-tuning a pretrained detector takes at most
 SPARE = 0.05  # of the time, that nothing is planned for
 EXPORT_S = 20.0  # of writing a model in another form and comparing it
 TABLE_S = 240.0  # of measuring the rows of a space
@@ -43,6 +44,7 @@ class Times:
     evaluations: int  # subnets that are scored
     seconds: dict[str, float]  # of each stage
     trusted: int = 0  # archs that are trained alone
+    pretrained_steps: int = 0  # of the pretrained detector
 
     @property
     def plain_steps(self) -> int:
@@ -71,23 +73,30 @@ def split(
     forms: int = 0,
     tables: int = 0,
     trusted: int = 0,
+    pretrained: float = 0.0,
 ) -> Times:
     """Share a time out. scored, tested: images that scoring a subnet in the search, and in the end, takes; finalists:
     of all budgets together; workers: of the search; stages: that start by themselves; forms: that models are exported
-    in; tables: of times, that are measured; trusted: archs that are trained alone. Raises UsageError for too little.
+    in; tables: of times, that are measured; trusted: archs that are trained alone; pretrained: what a further
+    detector costs that is trained as long as the plain one, as a multiple of that. Raises UsageError for too little.
     """
     score_s = speeds.image * scored / workers
     evaluations = min(EVALUATIONS[1], max(EVALUATIONS[0], int(SEARCHED * total_s / max(score_s, 1e-9))))
     search_s = evaluations * score_s + 2 * START_S
     starts = stages + 2 * finalists
-    export_s, table_s = (finalists + 1) * forms * EXPORT_S, tables * TABLE_S
-    test_s = (finalists + 1) * (2 * speeds.image * tested)
+    extracted = finalists + 1 + (pretrained > 0)
+    export_s, table_s = extracted * forms * EXPORT_S, tables * TABLE_S
+    test_s = (finalists + 1 + pretrained) * (2 * speeds.image * tested)
     trust_s = trusted * 3 * speeds.image * scored  # their scores by the supernet, raw and calibrated, and their own
     per_step = speeds.step + ((finalists + trusted) * TUNED + 1 + TUNED) * speeds.plain_step
+    beside_s = pretrained * (1 + TUNED) * speeds.plain_step  # for a step of the supernet
     left = (1 - SPARE) * total_s - search_s - starts * START_S - test_s - export_s - table_s - trust_s
+    shelf_s = min(SHELF * total_s, left * beside_s / (per_step + beside_s))
+    left -= shelf_s
     steps = int(left / per_step)
     if steps < LEAST_STEPS:
-        least = (LEAST_STEPS * per_step + search_s + starts * START_S + test_s + export_s + table_s) / (1 - SPARE)
+        fixed_s = search_s + starts * START_S + test_s + export_s + table_s + trust_s
+        least = (LEAST_STEPS * (per_step + beside_s) + fixed_s) / (1 - SPARE)
         raise UsageError(
             f"--time: {total_s / 60:.3g} min is too short: {LEAST_STEPS} steps of the supernet, and what comes behind "
             f"them, take {least / 60:.3g} min here ({speeds.origin})",
@@ -95,6 +104,12 @@ def split(
         )
     steps = _round(steps)
     tune = max(1, round(steps * TUNED))
+    shelf = min(steps + tune, int(shelf_s / (pretrained * speeds.plain_step))) if pretrained else 0
+    if pretrained and shelf < LEAST_STEPS:
+        raise UsageError(
+            f"--pretrained: in {SHELF:.0%} of --time it is trained for {shelf} steps, and {LEAST_STEPS} is the least",
+            "Give more time, or leave it out",
+        )
     seconds = {
         "train": steps * speeds.step + START_S,
         **({"latency": table_s} if tables else {}),
@@ -102,9 +117,15 @@ def split(
         "search": search_s,
         "tune": finalists * (tune * speeds.plain_step + speeds.image * tested + 2 * START_S),
         "plain": (steps + tune) * speeds.plain_step + speeds.image * tested + 2 * START_S,
+        **({"pretrained": _alone_s(pretrained, shelf, tested, speeds, forms)} if pretrained else {}),
         "export": (finalists + 1) * (speeds.image * tested + START_S + forms * EXPORT_S),
     }
-    return Times(steps, tune, evaluations, seconds, trusted)
+    return Times(steps, tune, evaluations, seconds, trusted, shelf)
+
+
+def _alone_s(cost: float, steps: int, tested: int, speeds: Speeds, forms: int) -> float:
+    """How long it takes to train, score and export a detector that costs a multiple of the plain one."""
+    return cost * (steps * speeds.plain_step + 2 * speeds.image * tested) + 3 * START_S + forms * EXPORT_S
 
 
 def has_room(times: Times, batch: int, images: int) -> bool:

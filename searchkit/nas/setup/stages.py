@@ -85,17 +85,8 @@ def config_text(made: Made) -> str:
         f"          rules: {quoted(made.paths.rules)}",
         "",
         f"  # The detector to beat; {_minutes(times.seconds['plain'])}.",
-        "  - name: plain",
-        "    task:",
-        "      template: >-",
-        '        search-nas train "$CONFIG" $PLAIN --work-dir .',
-        '        && search-nas test "$CONFIG" $PLAIN --checkpoint latest.pth --arch MAX',
-        "        --split val --tag val --out val.jsonl",
-        '        && search-nas test "$CONFIG" $PLAIN --checkpoint latest.pth --archs val.jsonl',
-        f"        {score}",
-        '        && search-nas extract "$CONFIG" $PLAIN --checkpoint latest.pth --arch candidate.jsonl',
-        f"        {metric} {extracted}",
-        "",
+        *_alone("plain", '"$CONFIG" $PLAIN', score, f"{metric} {extracted}"),
+        *(_pretrained_lines(made, score, f"{metric} {extracted}") if made.pretrained else []),
         *comment(
             f"Each finalist as a model of its own, the best first; {_minutes(times.seconds['export'])}. "
             f"{why['export'][:1].upper()}{why['export'][1:]}.",
@@ -113,6 +104,7 @@ def config_text(made: Made) -> str:
         "    task:",
         "      template: >-",
         '        search-nas report "$SEARCHKIT_STAGE_EXPORT" "plain=$SEARCHKIT_STAGE_PLAIN/candidate.jsonl"',
+        *(['        "pretrained=$SEARCHKIT_STAGE_PRETRAINED/candidate.jsonl"'] if made.pretrained else []),
         f'        --config "$CONFIG" --scored "$SEARCHKIT_STAGE_SEARCH/search/results.jsonl" {shown}',
         *(['        --trust "$SEARCHKIT_STAGE_TRUST/trust.json"'] if times.trusted else []),
         "        --out report.html --png report.png",
@@ -127,6 +119,32 @@ def _within(made: Made) -> str:
         most[budget.unit] = max(most.get(budget.unit, 0.0), budget.value)
     limits = " or ".join(f"{unit} <= {value:.10g}" for unit, value in most.items())
     return f'--constraint "{limits}"'
+
+
+def _alone(name: str, config: str, score: str, extract: str) -> list[str]:
+    """A stage that trains a detector alone, scores it and extracts it. config: the words that name its config."""
+    return [
+        f"  - name: {name}",
+        "    task:",
+        "      template: >-",
+        f"        search-nas train {config} --work-dir .",
+        f"        && search-nas test {config} --checkpoint latest.pth --arch MAX",
+        "        --split val --tag val --out val.jsonl",
+        f"        && search-nas test {config} --checkpoint latest.pth --archs val.jsonl",
+        f"        {score}",
+        f"        && search-nas extract {config} --checkpoint latest.pth --arch candidate.jsonl",
+        f"        {extract}",
+        "",
+    ]
+
+
+def _pretrained_lines(made: Made, score: str, extract: str) -> list[str]:
+    """The stage that fine-tunes a detector from a shelf."""
+    why = made.why["pretrained"]
+    return [
+        *comment(f"{why[:1].upper()}{why[1:]}; {_minutes(made.times.seconds['pretrained'])}.", 2),
+        *_alone("pretrained", quoted(made.paths.pretrained), score, extract),
+    ]
 
 
 def _trust_lines(made: Made) -> list[str]:

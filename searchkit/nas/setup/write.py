@@ -11,9 +11,10 @@ from searchkit.nas.setup.budget import Budget
 from searchkit.nas.setup.data import Facts
 from searchkit.nas.setup.design import Design, listed
 from searchkit.nas.setup.families import Body, Family, Shape, space_lines
+from searchkit.nas.setup.pretrained import MULTIPLE, Pretrained
 from searchkit.nas.setup.schedule import FINALISTS, Times
 
-NET, CONFIG, RULES = "net.yaml", "cfg.yaml", "finalists.yaml"
+NET, CONFIG, RULES, PRETRAINED = "net.yaml", "cfg.yaml", "finalists.yaml", "pretrained.yaml"
 PER_STEP = 3  # archs of a sandwich: the largest, the smallest, and a random one
 
 
@@ -34,12 +35,13 @@ class Training:
 
 @dataclass(frozen=True)
 class Paths:
-    """Where files lie: the first four as jobs see them, in their copy of the project; the report seen from there."""
+    """Where files lie: all but the report as jobs see them, in their copy of the project."""
 
     data: str
     net: str
     config: str
     rules: str
+    pretrained: str
     report: str
 
 
@@ -56,6 +58,7 @@ class Made:
     seed: int
     asked: str  # the command line
     why: Mapping[str, str]
+    pretrained: Pretrained | None = None  # that is fine-tuned beside
 
     @property
     def name(self) -> str:
@@ -85,7 +88,7 @@ class Made:
 
 def net_text(made: Made, folder: str = "$DATA") -> str:
     """net.yaml; folder: what it calls that of the data."""
-    facts, training, times, why = made.facts, made.training, made.times, made.why
+    training, times, why = made.training, made.times, made.why
     model = made.family.model(made.body, made.design.anchors)
     lines = [
         f"# A space of {made.family.title}s for {made.name}. Made by:",
@@ -111,22 +114,7 @@ def net_text(made: Made, folder: str = "$DATA") -> str:
         *comment(why["shapes"], 2),
         f"  data.input_shape: {{choices: {listed(made.shapes)}}}",
         "",
-        "data:",
-        f"  name: {made.name}  # begins the names of metrics",
-    ]
-    for split, files in facts.files.items():
-        paths = ", ".join(f"{key}: {quoted(folder, value)}" for key, value in vars(files).items())
-        lines.append(f"  {split}: {{{paths}}}  # {facts.counts[split]:,} images")
-    lines += [
-        f"  workers: {training.workers}" + ("" if training.workers else "  # the images stay in memory"),
-        f"  cache_mb: {training.cache_mb}",
-        "  augment:",
-        "    hflip: 0.5  # 0 where a mirrored object is of another class, or of none (letters, digits, arrows)",
-        "    scale: [0.8, 1.25]",
-        "    brightness: 0.2",
-        "    contrast: 0.2",
-        "    saturation: 0.2",
-        "",
+        *_data_lines(made, folder),
         "train:",
         "  policy: sandwich  # in each step the largest arch, the smallest, and a random one, on the same images",
         "  random_archs: 1",
@@ -145,6 +133,56 @@ def net_text(made: Made, folder: str = "$DATA") -> str:
         "finetune:",
         f"  steps: {times.tune_steps}",
         *_rates(made, 0.5),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _data_lines(made: Made, folder: str) -> list[str]:
+    """The section of the data, and an empty line."""
+    facts, training = made.facts, made.training
+    lines = ["data:", f"  name: {made.name}  # begins the names of metrics"]
+    for split, files in facts.files.items():
+        paths = ", ".join(f"{key}: {quoted(folder, value)}" for key, value in vars(files).items())
+        lines.append(f"  {split}: {{{paths}}}  # {facts.counts[split]:,} images")
+    return [
+        *lines,
+        f"  workers: {training.workers}" + ("" if training.workers else "  # the images stay in memory"),
+        f"  cache_mb: {training.cache_mb}",
+        "  augment:",
+        "    hflip: 0.5  # 0 where a mirrored object is of another class, or of none (letters, digits, arrows)",
+        "    scale: [0.8, 1.25]",
+        "    brightness: 0.2",
+        "    contrast: 0.2",
+        "    saturation: 0.2",
+        "",
+    ]
+
+
+def pretrained_text(made: Made, folder: str = "$DATA") -> str:
+    """pretrained.yaml, of a made config that has one; folder: what it calls that of the data."""
+    other = made.pretrained
+    assert other is not None
+    scales = _around(other.shape, MULTIPLE) if not other.detector.square else (other.shape,)
+    lines = [
+        f"# torchvision's {other.detector.name} for {made.name}, from its own weights. Made by:",
+        f"#   {made.asked}",
+        "# yaml-language-server: $schema=.search-run/nas.schema.json",
+        "",
+        f"init: {quoted(other.init)}  # rows of other classes begin anew",
+        "subnet: MAX",
+        "",
+        *other.sections(made.body.classes),
+        "",
+        *_data_lines(made, folder),
+        "train:",
+        "  policy: fixed",
+        f"  steps: {made.times.pretrained_steps}",
+        *_rates(made, 0.5),
+        f"  scales: {listed(scales)}  # that images are shown at",
+        "  eval_archs: [MAX]",
+        "",
+        "test:",
+        f"  calibration_images: {made.training.calibration}",
     ]
     return "\n".join(lines) + "\n"
 

@@ -11,16 +11,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
 from searchkit.errors import UsageError
 from searchkit.nas.cli.init import Place, seconds_of
 from searchkit.nas.data.toy import make_toy_det
+from searchkit.nas.models.init.load import load_init
 from searchkit.nas.setup import budget as budgets
 from searchkit.nas.setup import design, measure
 from searchkit.nas.setup.anchors import Anchors, best_iou, clusters, fitted, recall
 from searchkit.nas.setup.schedule import Speeds, estimate, has_room, split
 from searchkit.nas.tasks import read as configs
+from searchkit.nas.train import net as nets
 from searchkit.suite.config import read as suite
 from tests.support.nas import bad, call, good
 from tests.support.suite import ok, run
@@ -123,6 +127,24 @@ def test_the_trust_of_a_supernet_is_a_stage_where_the_time_is_enough(here: Path)
         assert ("- name: trust" in text) == ('--trust "$SEARCHKIT_STAGE_TRUST/trust.json"' in text) == room
         assert ("leaves no room" in told) != room
         assert "train 8 archs alone" in " ".join(text.replace("#", " ").split()) or room
+
+
+def test_a_detector_from_a_shelf_is_fine_tuned_beside(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATA", "toy")
+    theirs = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=5)
+    torch.save(theirs.state_dict(), "theirs.pth")
+    told = init("--budget", "40M", "--time", "24h", "--pretrained", "theirs.pth")
+    assert "ssdlite320_mobilenet_v3_large at 320x320, 4" in told["decisions"]["pretrained"]
+    assert "- name: pretrained" in Path("cfg.yaml").read_text()
+    recipe = configs.load("pretrained.yaml")
+    with torch.random.fork_rng():
+        net = nets.build(recipe, ("a",) * recipe.model.num_classes, 0)
+    loaded = load_init(net, str(recipe.init))
+    assert not loaded.partly and len(loaded.unused) == 12 and 0 < len(loaded.kept) < 30 < len(loaded.whole)
+    torch.save({"some.weight": torch.zeros(1)}, "none.pth")
+    for given, words in (("none.pth", "are of none of ssdlite320"), ("ssdlite", "no such file or detector")):
+        said = bad("init", "toy", "--budget", "40M", "--overwrite", "--no-measure", "--pretrained", given)
+        assert words in said
 
 
 @pytest.mark.parametrize(("bf16_s", "precision"), [(0.88, "fp32"), (0.86, "bf16")])
@@ -311,6 +333,13 @@ def test_a_time_is_shared_out_and_one_that_is_too_short_refused() -> None:
     assert 0.7 * 7200 < sum(trusted.seconds.values()) <= 7200 and trusted.steps < long.steps
     assert trusted.seconds["trust"] >= 8 * trusted.tune_steps * speeds.plain_step
     assert [has_room(trusted, 4, images) for images in (40, 10**6)] == [True, False]
+    for cost in (0.5, 1.0, 30.0):
+        beside = split(7200, speeds, **some, pretrained=cost)
+        assert 0.7 * 7200 < sum(beside.seconds.values()) <= 7200
+        assert (beside.pretrained_steps == beside.plain_steps) == (cost <= 1)
+        assert beside.pretrained_steps * cost * speeds.plain_step <= 7200 / 4
+    with pytest.raises(UsageError, match="--pretrained: in 25% of --time it is trained for 8 steps"):
+        split(1200, speeds, **some, pretrained=180.0)
     with pytest.raises(UsageError, match=r"too short: 10 steps of the supernet, .* take [\d.]+ min here \(measured\)"):
         split(60, speeds, **some)
     fast, slow = (estimate(3, 1e8, 5e7, 8, cores, cuda=False) for cores in (4, 1))
