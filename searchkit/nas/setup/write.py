@@ -177,7 +177,7 @@ def pretrained_text(made: Made, folder: str = "$DATA") -> str:
         "train:",
         "  policy: fixed",
         f"  steps: {made.times.pretrained_steps}",
-        *_rates(made, 0.5),
+        *_rates(made, 0.5, shelf=True),
         f"  scales: {listed(scales)}  # that images are shown at",
         "  eval_archs: [MAX]",
         "",
@@ -187,9 +187,11 @@ def pretrained_text(made: Made, folder: str = "$DATA") -> str:
     return "\n".join(lines) + "\n"
 
 
-def _rates(made: Made, factor: float, why_precision: str = "") -> list[str]:
-    """What training and tuning have in common. factor: of the learning rates."""
-    lr = 0.001 if made.body.pretrained else 0.003
+def _rates(made: Made, factor: float, why_precision: str = "", shelf: bool = False) -> list[str]:
+    """What training and tuning have in common. factor: of the learning rates; shelf: of
+    a detector whose weights have all learnt already."""
+    pretrained = made.body.pretrained or shelf
+    lr = 0.001 if pretrained else 0.003
     lines = [
         f"  batch_size: {made.training.batch}",
         "  optimizer: adamw",
@@ -202,7 +204,7 @@ def _rates(made: Made, factor: float, why_precision: str = "") -> list[str]:
         f"  precision: {made.training.precision}",
         "  channels_last: true",
     ]
-    if made.body.pretrained:
+    if pretrained:
         lines.insert(3, f"  backbone_lr: {0.3 * lr * factor:g}  # its weights have learnt already")
     return lines
 
