@@ -366,13 +366,15 @@ def test_search_run_ends_with_the_report(here: Path) -> None:
     net.write_text(re.sub(r"(?m)^  steps: \d+", "  steps: 4", net.read_text()))
     text = re.sub(r"train\.steps=\d+", "train.steps=4", config.read_text())
     text = re.sub(r"--population \d+ --evaluations \d+", "--population 2 --evaluations 4", text)
+    text, trusted = re.subn(r"--n \d+ --bins 1 --steps \d+", "--n 3 --bins 1 --steps 4", text)
+    assert trusted == 1
     config.write_text(text)
     ok(run(here, "search-init"))
     ok(run(here, "search-run", "--task", "det", "cfg.yaml", env={"CUDA_VISIBLE_DEVICES": ""}, timeout_s=850))
     page = Path(Place.of("toy", ".").report()).read_text()
     for words in ("subnet 1", "subnet 3", "plain", "40 MMACs", "95 of 100 draws of the 6 images", "How long it took"):
         assert words in page
-    assert "python detector/infer.py" in page and "onnxruntime" in page
+    assert "python detector/infer.py" in page and "onnxruntime" in page and "Kendall" in page
     assert page.count("data:image/jpeg") == 6 * 4 and len(page) < 5e6
     assert "cp -r .search-run/tasks/det." in page
     shown = json.loads(ok(run(here, "search-ctl", "show-scalar", "--task", "det.tune", "-rt", "+5", "--json")))
