@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from searchkit.errors import UsageError
 from searchkit.nas.graph.graph import Value
 from searchkit.nas.graph.needs import MISSING
+from searchkit.nas.nn.tracing import reason
 from searchkit.nas.nn.written import Conv2dSame
 
 X = "x"  # what the exported module calls its input
@@ -71,7 +72,7 @@ def export(module: nn.Module, x: Value, divisor: int, batch: str | None) -> list
         raise UsageError(f"--export onnx needs the packages onnx and onnxscript ({e})", MISSING) from e
     except Exception as e:  # whatever a forward does that the exporter does not know
         raise UsageError(
-            f"torch {torch.__version__} can't write this network as ONNX: {_reason(e)}",
+            f"torch {torch.__version__} can't write this network as ONNX: {reason(e)}",
             "Its backbone, neck and head must use torch's functions and layers alone, and must not look at the sizes "
             "or values of tensors (if x.shape[2] > 7); --export torch may still write its trunk",
         ) from e
@@ -91,11 +92,3 @@ def of_any_size(module: nn.Module) -> nn.Module:
         if type(layer).__name__ == Conv2dSame.__name__:  # an extracted folder has the class from its own text
             layer.__class__ = AnySame
     return module
-
-
-def _reason(e: Exception) -> str:
-    """The innermost reason, by the first lines of its text."""
-    while e.__cause__ is not None and isinstance(e.__cause__, Exception):
-        e = e.__cause__
-    lines = [line.strip(" -") for line in str(e).splitlines() if line.strip()]
-    return " ".join(lines[:2]) if lines else type(e).__name__

@@ -68,7 +68,7 @@ def written(module: nn.Module, x: Value, example: Tensor) -> list[Value]:
     try:
         calls = _Tracer().trace(root)
     except Exception as e:  # whatever a forward does that depends on data
-        raise UnwrittenError(f"its forward is no straight line ({str(e).splitlines()[0]})") from e
+        raise UnwrittenError(f"its forward is no straight line ({tracing.reason(e)})") from e
     layers = {name: tracing.plain(root.get_submodule(name)) for name in _called(calls)}
     norms = _norms_of_convs(calls, layers)
     line = Line(x.graph)

@@ -34,7 +34,7 @@ def straight_line(module: nn.Module) -> tuple[str, str]:
         graph = tracing.Tracer().trace(module)
     except Exception as e:  # whatever a forward does that depends on data
         raise UsageError(
-            f"the forward of backbone, neck or head can't be written down as a straight line: {str(e).splitlines()[0]}",
+            f"the forward of backbone, neck or head can't be written down as a straight line: {tracing.reason(e)}",
             "It must not look at the values of tensors (if x.sum() > 0), and use torch functions and layers alone",
         ) from e
     layers = {str(n.target): _layer(module.get_submodule(str(n.target))) for n in graph.nodes if n.op == "call_module"}

@@ -25,3 +25,11 @@ class Tracer(fx.Tracer):
 def plain(layer: nn.Module) -> nn.Module:
     """The layer as torch has it: of one of this package a copy."""
     return layer.plain() if isinstance(layer, Elastic) else layer
+
+
+def reason(e: Exception) -> str:
+    """Why a forward can't be followed: the innermost cause, by the first lines of its text; its kind if it has none."""
+    while isinstance(e.__cause__, Exception):
+        e = e.__cause__
+    lines = [line.strip(" -") for line in str(e).splitlines() if line.strip()]
+    return " ".join(lines[:2]) if lines else type(e).__name__

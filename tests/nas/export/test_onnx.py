@@ -296,6 +296,13 @@ class Looks(nn.Module):
         return x + 1 if x.shape[2] > 2000 else x
 
 
+class Silent(nn.Module):
+    """Whose forward ends in an error without a text."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
 class Unknown(nn.Module):
     """Of which the table of calls lacks one."""
 
@@ -330,6 +337,8 @@ def compare(module: nn.Module, g: Graph, values: list[Any], x: torch.Tensor) -> 
 def test_a_network_that_looks_at_sizes_is_refused() -> None:
     with pytest.raises(UsageError, match="can't write this network as ONNX"):
         graph_of(Looks())
+    with pytest.raises(UsageError, match="can't write this network as ONNX"):
+        graph_of(Silent())
 
 
 def test_what_the_table_of_calls_lacks_goes_through_torchs_exporter(monkeypatch: pytest.MonkeyPatch) -> None:
