@@ -116,7 +116,8 @@ def measure(request: Request, out: str, watch: Watch, say: Callable[[str], None]
 
 def _whole(request: Request) -> str:
     """What a whole network is, in words."""
-    return f"from pixels to what is found; {request.weights.text()}"
+    image = "an image of the data" if nets.pictured(request.recipe) else "noise of the input shape"
+    return f"from pixels to what is found; {request.weights.text(image)}"
 
 
 def _earlier(out: str, head: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from searchkit.errors import UsageError
+from searchkit.errors import SearchkitError, UsageError
 from searchkit.nas.graph.graph import Graph
 from searchkit.nas.latency.eager import Call, net_call
 from searchkit.nas.latency.onnx_rows import model_call
@@ -37,10 +37,19 @@ class Weights:
 
     checkpoint: str | None = None  # of the supernet; None: new ones
 
-    def text(self) -> str:
+    def text(self, image: str) -> str:
+        """In words, with what it is that they are run on."""
         if self.checkpoint is None:
-            return f"new weights that find {FOUND} boxes on noise"
-        return "the supernet's weights, an image of data.val"
+            return f"new weights that find {FOUND} boxes on {image}"
+        return f"the supernet's weights, {image}"
+
+
+def pictured(recipe: Recipe) -> bool:
+    """Whether the data of a recipe is at hand, for an image of the size that images have: to resize it takes time."""
+    try:
+        return bool(sample_images(recipe, 1, recipe.scales[0])[0])
+    except SearchkitError:  # rows and their sums need no data
+        return False
 
 
 class Source:
@@ -48,6 +57,7 @@ class Source:
 
     def __init__(self, recipe: Recipe, config: NetConfig, weights: Weights, seed: int) -> None:
         self.recipe, self.config, self.seed = recipe, config, seed
+        self.pictured = pictured(recipe)
         self.net: Any = None
         self.thresholds: dict[tuple[Arch, InputShape], float] = {}
         if weights.checkpoint is not None:
@@ -84,14 +94,13 @@ class Source:
             _set(with_scores, self.thresholds[arch, shape])
 
     def image(self, shape: InputShape) -> Any:
-        """One image, as the network takes it."""
+        """One image, as the network takes it: the first of the data, else noise of the input shape."""
         height, width = height_width(shape)
         generator = torch.Generator().manual_seed(self.seed)
         noise = torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8, generator=generator)
         images: Sequence[Tensor] | Tensor = noise
-        if self.net is not None:
-            found, _ = sample_images(self.recipe, 1, shape)
-            images = torch.stack(found[:1]) if found else noise
+        if self.pictured:
+            images = torch.stack(sample_images(self.recipe, 1, shape)[0])
         return self.recipe.task.network.inputs_of(images, torch.device("cpu"))
 
 

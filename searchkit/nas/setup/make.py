@@ -24,9 +24,8 @@ from searchkit.nas.setup.design import Design
 from searchkit.nas.setup.families import FAMILIES, UP_TO
 from searchkit.nas.setup.pretrained import Pretrained, open_pretrained
 from searchkit.nas.setup.schedule import (
-    CPU_MACS,
     FINALISTS,
-    GPU_MACS,
+    RUN_MACS,
     SHELF,
     TRUST_EPOCHS,
     TRUST_STEPS,
@@ -171,16 +170,16 @@ def _limits(
     detector of a first guess is timed, and then that of what its time leads to. made_for: of a time and MACs of a ms.
     """
     slowest = max((each.value for each in asked.budgets if each.unit == "ms"), default=0.0)
-    macs_per_ms = (GPU_MACS if training.gpu else CPU_MACS) / 1000
+    macs_per_ms = RUN_MACS[training.runtime, training.gpu] / 1000
     rate = f"estimated, at {macs_per_ms / 1e6:g} MMACs a ms"
     for _ in range(CLOSER if slowest and asked.measure else 0):
         from searchkit.nas.setup import measure
 
         made = made_for(slowest, macs_per_ms)
-        ms = _measured(made, lambda path, plain: measure.ms_of(path, plain, asked.device, asked.seed))
+        ms = _measured(made, lambda path, plain: measure.ms_of(path, plain, asked.device, training.runtime, asked.seed))
         macs_per_ms = made.design.plain.macs / ms
-        at = "a GPU" if training.gpu else "one thread"
-        rate = f"a {made.design.family.title} of {macs_text(made.design.plain.macs)}MACs takes {ms:.3g} ms here on {at}"
+        at = f"a GPU in {training.runtime}" if training.gpu else f"one thread in {training.runtime}"
+        rate = f"a detector of {macs_text(made.design.plain.macs)}MACs takes {ms:.3g} ms here on {at}"
     limits = tuple((b, b.value if b.unit == "macs" else b.value * macs_per_ms) for b in asked.budgets)
     return limits, macs_per_ms, rate
 

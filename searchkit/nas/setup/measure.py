@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import tempfile
 import time
@@ -10,6 +11,8 @@ from typing import Any
 
 import torch
 
+from searchkit.nas.latency.device import Clock
+from searchkit.nas.latency.nets import Source, Weights, eager_call, onnx_call
 from searchkit.nas.models.subnet import subnet
 from searchkit.nas.setup.schedule import Speeds
 from searchkit.nas.tasks import read as configs
@@ -17,9 +20,10 @@ from searchkit.nas.tasks.teacher import open_teaching
 from searchkit.nas.train import net as nets
 from searchkit.nas.train import speed
 from searchkit.nas.train.recipe import Recipe, sized
-from searchkit.nas.train.splits import open_split
+from searchkit.nas.train.splits import class_names, open_split
 from searchkit.nas.train.supernet import Watch, train_supernet
 
+TIMED_S = 1.0  # of images, that the plain detector is run on
 MEASURED_S = 25.0  # of the supernet's trainings, and of the plain detector's
 WARM_STEPS = 2  # before the clock
 MOST_STEPS = 60
@@ -44,7 +48,7 @@ def speeds(config: str, plain: Sequence[str], device: str, cores: int, seed: int
         step, n = each[precision]
         plain_recipe = configs.load(config, (*plain, _in(precision)))
         plain_step, m = _step_s(plain_recipe, where, seed, MEASURED_S)
-        image = ms_plain(plain_recipe, where, seed) / 1000
+        image = _image_s(plain_recipe, where, seed)
     finally:
         torch.set_num_threads(threads)
     origin = f"measured: {n} steps of the supernet, {m} of the plain detector"
@@ -66,24 +70,33 @@ def taken(steps: Mapping[str, float]) -> tuple[str, str]:
     return "fp32", f"{measured}, and bf16 is taken from {FASTER:g} times as fast on"
 
 
-def ms_of(config: str, plain: Sequence[str], device: str, seed: int) -> float:
-    """The time of the plain detector of a config (by these overrides) for one image, ms; on a CPU with one thread."""
-    threads = torch.get_num_threads()
+def ms_of(config: str, plain: Sequence[str], device: str, runtime: str, seed: int) -> float:
+    """The time of the plain detector of a config (by these overrides) for one image of the data, ms, as the table of
+    its rows counts it: in that runtime, on a CPU with one thread."""
+    recipe, where, threads = configs.load(config, tuple(plain)), torch.device(device), torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return ms_plain(configs.load(config, tuple(plain)), torch.device(device), seed)
+        source = Source(recipe, sized(recipe, class_names(recipe)), Weights(), seed)
+        arch, shape = recipe.supernet.maximum(), recipe.scales[0]
+        with tempfile.TemporaryDirectory() as folder:
+            call = (
+                eager_call(source, arch, shape, where)
+                if runtime == "eager"
+                else onnx_call(source, arch, shape, where, 1, os.path.join(folder, "plain.onnx"))
+            )
+            return Clock(where, 1).time(call, TIMED_S).ms
     finally:
         torch.set_num_threads(threads)
 
 
-def ms_plain(recipe: Recipe, device: torch.device, seed: int) -> float:
-    """The median time of the largest arch of a recipe for one training image, ms."""
+def _image_s(recipe: Recipe, device: torch.device, seed: int) -> float:
+    """The median time in which torch runs the largest arch of a recipe on one training image, s."""
     data = open_split(recipe, "train")
     net = nets.build(recipe, data.names, seed).to(device)
     recipe.task.network.set_scale(net, recipe.scales[0], recipe.data)
     static: Any = subnet(net, recipe.space.maximum(), sized(recipe, data.names))
     batches = recipe.task.sets.eval_batches(data, 8, 0, recipe.scales[0])
-    return speed.ms_of(static.eval(), batches, device, recipe.train.precision, recipe.task)
+    return speed.ms_of(static.eval(), batches, device, recipe.train.precision, recipe.task) / 1000
 
 
 def _step_s(recipe: Recipe, device: torch.device, seed: int, seconds: float) -> tuple[float, int]:

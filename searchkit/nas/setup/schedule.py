@@ -21,6 +21,8 @@ LEAST_STEPS = 10  # of a supernet, below which nothing is worth the time
 # What a training does in a second where nothing is measured: multiply-adds, three times those of the networks' forward
 # passes; of one core, and of one GPU.
 CPU_MACS, GPU_MACS = 8e9, 1e12
+# What a small detector does in a second of one image at a time, in each runtime, boxes out; of one core, and of a GPU.
+RUN_MACS = {("eager", False): 8e9, ("onnxruntime", False): 25e9, ("eager", True): 1e12}
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,13 +156,42 @@ def test_bf16_is_taken_where_it_is_faster(
         return (1.0 if recipe.train.precision == "fp32" else bf16_s), 7
 
     monkeypatch.setattr(measure, "_step_s", step_s)
-    monkeypatch.setattr(measure, "ms_plain", lambda *_: 5.0)
+    monkeypatch.setattr(measure, "_image_s", lambda *_: 0.005)
     monkeypatch.setenv("DATA", "toy")
     good("init", "toy", "--budget", "40M", "--time", "1h", "--measure")
     recipe = configs.load("net.yaml")
     assert recipe.train.precision == recipe.finetune.precision == precision
     words = " ".join(Path("net.yaml").read_text().replace("#", " ").split())
     assert f"precision: {precision}, a step of the supernet takes {bf16_s:.3g} s in bf16, 1 s in fp32" in words
+
+
+def test_a_time_is_asked_of_the_runtime_that_the_search_counts_in(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def plain_ms(path: str, plain: Sequence[str], *_: object) -> float:
+        macs: int = json.loads(good("space", path, *(w for o in plain for w in ("--set", o)), "--json"))["macs_max"]
+        return 1 + macs / 30e6  # a call costs something by itself
+
+    def ms_of(path: str, plain: Sequence[str], device: str, runtime: str, seed: int) -> float:
+        asked.append(runtime)
+        return plain_ms(path, plain)
+
+    monkeypatch.setattr(measure, "ms_of", ms_of)
+    monkeypatch.setattr(measure, "_step_s", lambda *_: (0.1, 7))
+    monkeypatch.setattr(measure, "_image_s", lambda *_: 0.005)
+    monkeypatch.setenv("DATA", "toy")
+    good("init", "toy", "--budget", "3 ms", "--time", "1h", "--measure")
+    assert {*asked} == {"onnxruntime"} and 'latency "$CONFIG" --runtime onnxruntime' in Path("cfg.yaml").read_text()
+    overrides = re.findall(r"--set (\S+)", re.search(r"PLAIN: >-\n((?:    .*\n)+)", Path("cfg.yaml").read_text())[1])
+    assert 2 < plain_ms("net.yaml", overrides) <= 3.1  # by these times it fills the budget
+
+
+@pytest.mark.parametrize("runtime", ["eager", "onnxruntime"])
+def test_the_plain_detector_is_run_in_a_runtime(here: Path, monkeypatch: pytest.MonkeyPatch, runtime: str) -> None:
+    init("--budget", "10M", "--time", "20m")
+    monkeypatch.setenv("DATA", "toy")
+    overrides = re.findall(r"--set (\S+)", re.search(r"PLAIN: >-\n((?:    .*\n)+)", Path("cfg.yaml").read_text())[1])
+    assert measure.ms_of("net.yaml", overrides, "cpu", runtime, 0) > 0
 
 
 @pytest.mark.slow
@@ -195,7 +225,7 @@ def test_data_elsewhere_is_named_by_its_full_path(toy: Path, tmp_path: Path, mon
         (["--budget", "2 apples"], "is no cost"),
         (["--budget", "2"], "Did you mean GMACs"),
         (["--budget", "1 MMACs"], "below what the least network costs"),
-        (["--budget", "0.1 ms"], "--budget 0.1 ms, about 800 KMACs, is below what the least network costs, "),
+        (["--budget", "0.01 ms"], "--budget 0.01 ms, about 250 KMACs, is below what the least network costs, "),
         (["--budget", "80M", "--budget", "1 MMACs"], "in the space for 80 MMACs; search for 1 MMACs by itself"),
         (["--budget", "80M", "--time", "soon"], "is no time"),
         (["--budget", "80M", "--time", "20s"], "too short"),
@@ -251,7 +281,7 @@ def test_yolo_is_written_as_coco_beside_the_config(here: Path, tmp_path: Path) -
             Image.new("RGB", (120, 90), (i, 90, 120)).save(data / "images" / part / f"{part}{i}.png")
             (data / "labels" / part / f"{part}{i}.txt").write_text(f"{i % 2} .5 .4 .3 .2{i}\n")
     (data / "data.yaml").write_text("path: .\ntrain: images/train\nval: images/val\nnames: [cat, dog]\n")
-    assert "ms' or more, or another --family" in bad("init", "photos", "--budget", "0.1 ms", "--no-measure")
+    assert "ms' or more, or another --family" in bad("init", "photos", "--budget", "0.01 ms", "--no-measure")
     bad("init", "photos", "--budget", "1M", "--no-measure", "--out", "deeper")
     assert not Path("photos_coco").exists() and not Path("deeper").exists()
     good("init", "photos", "--budget", "80M", "--no-measure")
