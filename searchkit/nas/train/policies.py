@@ -1,5 +1,6 @@
 """Which archs a training step visits: `(space, seed, step) -> [Arch]`, without state, so that all ranks agree without
-talking and a resumed run goes on as the unbroken one would.
+talking and a resumed run goes on as the unbroken one would. A policy that has a state is a torch module: then this is
+among the extras of the run, its parameters in the optimizer, all of it in the checkpoint.
 
 - `sandwich`: the largest, the smallest and n random archs on the same batch, one optimiser step (Yu & Huang,
   "Universally Slimmable Networks", ICCV 2019; Yu et al., "BigNAS", ECCV 2020); or those that `sample_strategy` names.

@@ -99,10 +99,13 @@ def _train(
     steps, epoch = settings.total_steps(images, ranks.world), settings.epoch_steps(images, ranks.world)
     _check_reached(recipe.space, steps, epoch)
     choose = policy_of(recipe, sized(recipe, data.names), seed, epoch)
-    if (visits := len(choose(0))) > 1 and recipe.space.count() == 1:
+    if recipe.space.count() == 1 and (visits := len(choose(0))) > 1:
         watch.say(f"note: each step trains the one arch of the space {visits} times; train.policy fixed trains it once")
     teaching = teach(recipe, data.names, device, seed)
-    extras = teaching.extras if teaching else nn.ModuleDict()
+    extras = nn.ModuleDict(dict(teaching.extras.items()) if teaching else {})
+    if isinstance(choose, nn.Module):  # a policy with a state
+        extras["policy"] = choose
+    extras = extras.to(device)
     run = Run(net, make_optimizer(net, settings, batch, extras), extras=extras)
     saver = Saver(recipe, keep, work_dir, list(data.names), task.sets.digest(data), seed, steps, epoch, ranks)
     saver.meta |= range_entry(data)

@@ -14,14 +14,14 @@ from torch import nn
 from searchkit.errors import ConfigError, UsageError
 from searchkit.nas.tasks import detection
 from searchkit.nas.tasks import read as config
+from searchkit.nas.train import checkpoint, supernet
 from searchkit.nas.train import net as nets
-from searchkit.nas.train import supernet
 from searchkit.nas.train.distributed import Ranks
 from searchkit.nas.train.groups import make_optimizer
-from searchkit.nas.train.loop import Run, fit
+from searchkit.nas.train.loop import Archs, Run, Where, fit, update
 from searchkit.nas.train.splits import open_split
 from searchkit.records.arch import Arch
-from tests.support import nas
+from tests.support import cls, nas
 from tests.support.nas import CPU, space_of, tensors, tiny, train, write
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -55,6 +55,65 @@ def test_the_gradient_of_a_sandwich_is_the_mean_of_its_archs(toy: Path, tmp_path
         torch.testing.assert_close(moved, mean, rtol=1e-4, atol=1e-6, msg=name)
     outside = together["backbone.body.layer1.1.conv1.weight"]  # MIN has one block in the first stage
     assert alone[1]["backbone.body.layer1.1.conv1.weight"].abs().max() == 0 < outside.abs().max()
+
+
+def test_a_step_may_make_several_moves(toy_cls: Path, tmp_path: Path) -> None:
+    """A strategy moves what its gradients are of, as often as it updates; all else stays as it is."""
+    recipe = config.load(write(tmp_path / "cfg.yaml", cls.tiny(toy_cls, train={"momentum": 0, "weight_decay": 0})))
+    data = open_split(recipe, "train")
+    archs = [recipe.space.maximum()]
+    settings = recipe.train
+
+    def trained(strategy: Any) -> tuple[Run, list[float]]:
+        net, alpha = nets.build(recipe, data.names, 0), nn.ParameterDict({"alpha": nn.Parameter(torch.zeros(2))})
+        extras = nn.ModuleDict({"alphas": alpha})
+        run = Run(net, make_optimizer(net, settings, 8, extras), extras=extras)
+        batches = supernet.batches_of(data, recipe, settings, 0, 0, 2, (32,), Ranks())
+        options: dict[str, Any] = {"steps": 2, "steps_per_epoch": 4, "scales": (32,), "seed": 0, "device": CPU}
+        options |= {"task": recipe.task, "section": recipe.data, "ranks": Ranks(), "strategy": strategy}
+        return run, [r.losses["loss"] for r in fit(run, batches, lambda _: archs, settings, **options)]
+
+    weights = Archs(lambda _: archs, settings, recipe.task)
+
+    def two_moves(run: Run, images: Any, targets: Any, at: Where) -> dict[str, float]:
+        losses = weights(run, images, targets, at)
+        update(run, settings, Ranks())
+        assert all(p.grad is None for p in run.net.parameters())
+        alpha = run.extras.get_parameter("alphas.alpha")
+        (alpha - torch.tensor([1.0, 2.0])).square().sum().backward()  # type: ignore[no-untyped-call]
+        return losses
+
+    (plain, seen), (other, same) = trained(None), trained(two_moves)
+    assert seen == same and nas.equal(plain.net.state_dict(), other.net.state_dict())
+    zero, alpha = (run.extras.get_parameter("alphas.alpha") for run in (plain, other))
+    assert not zero.any()
+    torch.testing.assert_close(alpha.detach(), torch.tensor([1.0, 2.0]) * (1 - (1 - 2 * settings.lr) ** 2))
+
+
+class Counting(nn.Module):
+    """A policy with a state: it visits the largest arch where a number that it counts is even."""
+
+    visits: torch.Tensor
+
+    def __init__(self, space: Any) -> None:
+        super().__init__()
+        self.space = space
+        self.register_buffer("visits", torch.zeros((), dtype=torch.long))
+
+    def forward(self, step: int) -> list[Arch]:
+        self.visits += 1 + step % 3
+        return [self.space.minimum() if self.visits % 2 else self.space.maximum()]
+
+
+def test_a_policy_may_have_a_state(toy_cls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is saved with the run, which goes on as the unbroken one."""
+    monkeypatch.setattr(supernet, "policy_of", lambda recipe, *_: Counting(recipe.space))
+    path = write(tmp_path / "cfg.yaml", cls.tiny(toy_cls, data={"val": None}))
+    unbroken = train(path, tmp_path / "unbroken")
+    train(path, tmp_path / "work", stop=4)
+    again = train(path, tmp_path / "work")
+    assert nas.equal(tensors(again), tensors(unbroken))
+    assert checkpoint.load(again).extras["policy.visits"] == sum(1 + step % 3 for step in range(6))
 
 
 @pytest.mark.slow
