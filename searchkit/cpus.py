@@ -8,7 +8,6 @@ from collections.abc import Iterator, MutableMapping
 
 from searchkit import proc
 
-CGROUPS = "/sys/fs/cgroup"
 SPINS = "2000"  # rounds of a thread's loop while it waits for the others of its team, before it sleeps
 
 
@@ -29,36 +28,13 @@ def let_waiting_threads_sleep(env: MutableMapping[str, str]) -> None:
         env.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
-def quotas(of_us: str = proc.OWN_CGROUPS, mounted: str = CGROUPS) -> Iterator[int]:
+def quotas(of_us: str = proc.OWN_CGROUPS, mounted: str = proc.CGROUPS) -> Iterator[int]:
     """The quotas of a process' cgroup and of those above it, in CPUs rounded up, version 1 and 2. A quota that can't be
     read is none."""
-    for folder in _folders(of_us, mounted):
-        words = _read(f"{folder}/cpu.max").split() or [
-            _read(f"{folder}/cpu.cfs_quota_us").strip(),
-            _read(f"{folder}/cpu.cfs_period_us").strip(),
+    for folder in proc.group_folders("cpu", of_us, mounted):
+        words = proc.setting(f"{folder}/cpu.max").split() or [
+            proc.setting(f"{folder}/cpu.cfs_quota_us"),
+            proc.setting(f"{folder}/cpu.cfs_period_us"),
         ]
         if len(words) == 2 and all(word.isdecimal() and int(word) for word in words):  # not `max`, `-1`
             yield math.ceil(int(words[0]) / int(words[1]))
-
-
-def _folders(of_us: str, mounted: str) -> Iterator[str]:
-    """Where the limits of a process' CPU time may stand. In a container its own group is often the root of what is
-    mounted, whatever path it has outside."""
-    for number, controllers, path in proc.cgroups(of_us):
-        if number == "0":
-            tops = [mounted, f"{mounted}/unified"]
-        elif "cpu" in controllers.split(","):
-            tops = [f"{mounted}/{controllers}", f"{mounted}/cpu"]
-        else:
-            continue
-        names = [name for name in path.split("/") if name not in ("", "..")]
-        for top in tops:
-            yield from ("/".join([top, *names[:n]]) for n in range(len(names) + 1))
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path) as f:
-            return f.read()
-    except OSError:
-        return ""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 OWN_CGROUPS = "/proc/self/cgroup"
+CGROUPS = "/sys/fs/cgroup"
 ENDED = (b"Z", b"X")  # states of what runs no more, even if nobody reaps it
 EXITING = 0x4  # of the flags: PF_EXITING
 
@@ -111,6 +112,38 @@ def cgroups(path: str = OWN_CGROUPS) -> Iterator[tuple[str, str, str]]:
     for line in (_read(path) or b"").decode("utf-8", "replace").splitlines():
         number, controllers, group, *_ = [*line.split(":", 2), "", ""]
         yield number, controllers, group
+
+
+def group_folders(controller: str, of_us: str = OWN_CGROUPS, mounted: str = CGROUPS) -> Iterator[str]:
+    """Where the limits of a process' groups may stand, of version 1 and 2. In a container its own group is often the
+    root of what is mounted, whatever path it has outside."""
+    for number, controllers, path in cgroups(of_us):
+        if number == "0":
+            tops = [mounted, f"{mounted}/unified"]
+        elif controller in controllers.split(","):
+            tops = [f"{mounted}/{controllers}"]
+        else:
+            continue
+        names = [name for name in path.split("/") if name not in ("", "..")]
+        for top in tops:
+            yield from ("/".join([top, *names[:n]]) for n in range(len(names) + 1))
+
+
+def setting(path: str) -> str:
+    """The text of one of the kernel's files; empty where there is none."""
+    return (_read(path) or b"").decode(errors="replace").strip()
+
+
+def free_memory(info: str = "/proc/meminfo", of_us: str = OWN_CGROUPS, mounted: str = CGROUPS) -> int | None:
+    """Bytes that a process can still get without swapping, at most as many as its cgroup may have in all; None where
+    the kernel does not tell."""
+    lines = [line.split() for line in setting(info).splitlines()]
+    free = [int(words[1]) * 1024 for words in lines if words[:1] == ["MemAvailable:"]]
+    limits = [setting(f"{f}/{name}") for f in group_folders("memory", of_us, mounted) for name in _LIMITS]
+    return min([*free, *(int(limit) for limit in limits if limit.isdecimal())], default=None)
+
+
+_LIMITS = ("memory.max", "memory.limit_in_bytes")  # of version 2, and 1
 
 
 class Cpu(NamedTuple):

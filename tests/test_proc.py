@@ -46,3 +46,27 @@ def test_names_may_hold_anything(tmp_path: Path) -> None:
     finally:
         child.kill()
         child.wait()
+
+
+def test_free_memory_is_at_most_what_the_group_may_have(tmp_path: Path) -> None:
+    info, of_us, mounted = tmp_path / "meminfo", tmp_path / "cgroup", tmp_path / "mounted"
+    info.write_text("MemTotal: 16 kB\nMemAvailable:    8 kB\n\nHugePages_Total: 0\n")
+    of_us.write_text("3:memory:/docker\n0::/a/b\n")
+
+    def free() -> int | None:
+        return proc.free_memory(str(info), str(of_us), str(mounted))
+
+    assert free() == 8192
+    for path, text, expected in (
+        ("a/memory.max", "max\n", 8192),
+        ("memory/docker/memory.limit_in_bytes", "9223372036854771712\n", 8192),  # version 1 has no word for none
+        ("a/memory.max", "5000\n", 5000),  # of the group above
+        ("memory/memory.limit_in_bytes", "4000\n", 4000),
+    ):
+        (mounted / path).parent.mkdir(parents=True, exist_ok=True)
+        (mounted / path).write_text(text)
+        assert free() == expected
+    info.write_text("nothing that is known\n")
+    assert free() == 4000
+    assert proc.free_memory(str(info), str(tmp_path / "none"), str(mounted)) is None
+    assert (proc.free_memory() or 0) > 0

@@ -102,12 +102,13 @@ def extract_command(asked: Extract) -> None:
     from searchkit.nas.facts import extract_facts
     from searchkit.nas.subnet import extract as extraction
     from searchkit.nas.subnet.exported import keep_record, record_of
-    from searchkit.nas.train.memory import memory_advice
+    from searchkit.nas.train.memory import memory_advice, require_memory
     from searchkit.nas.train.splits import section_of
 
     count_threads()
     source, where = extraction.open_source(recipe, asked.checkpoint, seed), device_of(asked.device)
     chosen = choose(asked.arch, asked.metric, recipe, source, asked.shape)
+    require_memory(recipe, [(chosen.arch, chosen.shape)], recipe.test.batch_size, where)
     with memory_advice("extract"):
         statistics, score = statistics_of(recipe, source, chosen, raw=asked.raw, calibrate=asked.calibrate, seed=seed)
         recipe, bench = statistics.recipe, None

@@ -93,10 +93,14 @@ def latency_command(asked: Latency) -> None:
     from searchkit.nas.latency import measure as measuring
     from searchkit.nas.latency.device import device_at
     from searchkit.nas.latency.nets import Weights
+    from searchkit.nas.space.shapes import height_width
+    from searchkit.nas.train.memory import require_memory
     from searchkit.nas.train.recipe import sized
     from searchkit.nas.train.splits import class_names
 
     device = device_at(asked.device) if asked.device is not None else device_of(None)
+    largest = recipe.space.maximum()
+    require_memory(recipe, [(largest, height_width(shape)) for shape in shapes], 1, device)
     torch.set_num_threads(asked.threads)
     config = recipe.model if recipe.classes_given else sized(recipe, class_names(recipe))
     weights = Weights(asked.checkpoint)

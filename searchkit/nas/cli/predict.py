@@ -14,7 +14,7 @@ from searchkit.errors import UsageError
 from searchkit.nas.cli.chosen import choose, said_of, statistics_of
 from searchkit.nas.cli.options import Options, device_of, recipe_of, say, shared, takes
 from searchkit.nas.cli.progress import Progress
-from searchkit.nas.train.memory import memory_advice
+from searchkit.nas.train.memory import memory_advice, require_memory
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,7 @@ def _of_checkpoint(asked: Predict, recipe: Any, device: Any, files: list[str]) -
     source = extract.open_source(recipe, asked.model, seed)
     whole = source.maximum == recipe.supernet.maximum()
     chosen = choose(asked.arch or ("MAX" if whole else None), asked.metric, recipe, source, None)
+    require_memory(recipe, [(chosen.arch, chosen.shape)], recipe.test.batch_size, device)
     with memory_advice("predict"):
         statistics, _ = statistics_of(recipe, source, chosen, raw=asked.raw, calibrate=False, seed=seed)
         if any(pictures.is_deep(file) for file in files):

@@ -53,18 +53,20 @@ def opened(plan: Any, here: Any, results_path: str) -> Callable[[Any], dict[str,
     from searchkit.nas.subnet.results import key_of, open_results
     from searchkit.nas.subnet.standing import Tail
     from searchkit.nas.tasks import read as configs
-    from searchkit.nas.train.memory import memory_advice
+    from searchkit.nas.train.memory import memory_advice, require_memory
     from searchkit.nas.train.recipe import tables_of
 
     recipe = configs.load(here.config, plan.overrides)
     proxy, tag = plan.tag == search.PROXY, plan.tag
-    verb = "finetune" if proxy else "test"
+    verb, device = "finetune" if proxy else "test", device_of(here.device)
+    least = recipe.space.minimum()
+    require_memory(recipe, [(least, shape) for shape in plan.input_shapes], recipe.test.batch_size, device)
     with memory_advice(verb):
         session = sweep.open_session(
             recipe,
             here.checkpoint,
             split=plan.split,
-            device=device_of(here.device),
+            device=device,
             seed=plan.seed,
             tune=proxy,
             say=say,

@@ -14,8 +14,8 @@ from searchkit import console, fsio
 from searchkit.errors import UsageError
 from searchkit.nas.cli.options import OPTIONS, Options, device_of, ranks_of, recipe_of, say, shared, show_kept, takes
 from searchkit.nas.cli.progress import Progress, Reporter
-from searchkit.nas.subnet.records import checked, folder_name
-from searchkit.nas.train.memory import memory_advice
+from searchkit.nas.subnet.records import checked, folder_name, shape_of
+from searchkit.nas.train.memory import memory_advice, require_memory
 
 Record = dict[str, Any]
 
@@ -102,6 +102,7 @@ def test_command(asked: Test) -> None:
     from searchkit.nas.subnet.results import key_of, open_results
 
     ranks, where = ranks_of(), device_of(asked.device)
+    _require_memory(recipe, records, archs, where)
     raw_tag = (f"{tag}_raw",) if asked.raw or recipe.test.raw else ()
     with memory_advice("test"):
         session = sweep.open_session(
@@ -177,6 +178,7 @@ def finetune_command(asked: Finetune) -> None:
     from searchkit.nas.train import checkpoint as checkpoints
 
     ranks, where = ranks_of(), device_of(asked.device)
+    _require_memory(recipe, records, archs, where)
     keep = checkpoints.keep_folder(asked.work_dir)
     with memory_advice("finetune"):
         session = sweep.open_session(
@@ -212,6 +214,11 @@ def _opening(asked: Sweep, *overrides: str) -> tuple[Any, list[Record], list[Any
     records = pick(asked.archs, asked.rules, asked.seed_used) if asked.archs else []
     records += [{"name": name, "arch": recipe.space.named(name).nested()} for name in asked.names]
     return recipe, *checked(records, recipe)
+
+
+def _require_memory(recipe: Any, records: Sequence[Record], archs: Sequence[Any], device: Any) -> None:
+    shapes = [shape_of(record, recipe) for record in records]
+    require_memory(recipe, zip(archs, shapes, strict=True), recipe.test.batch_size, device)
 
 
 def _say_done(records: Sequence[Record], results: Any, protocols: Any, ranks: Any, recipe: Any) -> None:

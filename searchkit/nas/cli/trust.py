@@ -24,7 +24,7 @@ from searchkit.nas.cli.options import (
 )
 from searchkit.nas.cli.progress import Reporter
 from searchkit.nas.subnet.records import folder_name
-from searchkit.nas.train.memory import memory_advice
+from searchkit.nas.train.memory import memory_advice, require_memory
 
 # One hue from light to dark, told apart by form, too: for any colour vision, and in print.
 SHADES, FORMS = ("#9ecae1", "#4292c6", "#08519c", "#041f4a"), "os^Dv<>p"
@@ -97,14 +97,15 @@ def trust_command(asked: Trust) -> None:
     from searchkit.nas.subnet.results import open_results
     from searchkit.nas.train import checkpoint as checkpoints
 
-    ranks = ranks_of()
+    ranks, device = ranks_of(), device_of(asked.device)
+    require_memory(recipe, [(recipe.space.minimum(), recipe.scales[0])], recipe.test.batch_size, device)
     keep = checkpoints.keep_folder(asked.work_dir)
     with memory_advice("train"):
         session = sweep.open_session(
             recipe,
             asked.checkpoint,
             split=asked.split,
-            device=device_of(asked.device),
+            device=device,
             seed=asked.seed_used,
             tune=False,
             say=say if ranks.first else lambda _: None,

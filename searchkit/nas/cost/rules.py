@@ -88,7 +88,14 @@ def row_cost(row: Row, sizes: Sizes, convention: Way) -> RowCost:
 
 
 def _row_flops(row: Row, height: int, width: int, convention: Convention) -> tuple[int, tuple[int, int]]:
-    total = 0
+    layers, out = layers_at(row, height, width)
+    return sum(layer_flops(layer, inputs, outputs, convention) for layer, inputs, outputs in layers), out
+
+
+def layers_at(row: Row, height: int, width: int) -> tuple[list[tuple[Layer, int, int]], tuple[int, int]]:
+    """(each layer of a row with how many positions its input and its output have, the size of the row's output), of an
+    input of this size. Raises UsageError where nothing is left of the image."""
+    layers: list[tuple[Layer, int, int]] = []
     main = branch = whole = (height, width)
     for layer in row.layers:
         h, w = branch if layer.branch else main
@@ -100,12 +107,12 @@ def _row_flops(row: Row, height: int, width: int, convention: Convention) -> tup
             raise UsageError(
                 f"the image is too small: {where} would make {out[0]} x {out[1]} out of {h} x {w}", "Use a larger one."
             )
-        total += layer_flops(layer, h * w, out[0] * out[1], convention)
+        layers.append((layer, h * w, out[0] * out[1]))
         if layer.branch:
             branch = out
         else:
             main = out
-    return total, main
+    return layers, main
 
 
 def layer_flops(layer: Layer, inputs: int, outputs: int, convention: Convention) -> int:

@@ -131,6 +131,11 @@ def set_scale(net: nn.Module, shape: InputShape, section: LabelData) -> None:
     """A classifier takes images of any size; the loader makes them."""
 
 
+def size_of(shape: InputShape, section: LabelData) -> tuple[int, int]:
+    """(H, W) px that the loader makes images."""
+    return height_width(shape)
+
+
 def inputs_of(images: Tensor, device: torch.device) -> Tensor:
     """Images (N, 3, H, W) uint8 as the network takes them."""
     return images.to(device, non_blocking=True).float() / 255
@@ -270,6 +275,7 @@ CLASSIFICATION = Functions(
     network=Network(
         build_options=build_options,
         set_scale=set_scale,
+        size_of=size_of,
         inputs_of=inputs_of,
         prepares=prepares,
         prepared=prepared,

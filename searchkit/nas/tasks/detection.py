@@ -146,6 +146,12 @@ def set_scale(net: nn.Module, shape: InputShape, section: Data) -> None:
     transform.min_size, transform.max_size = (short,), long
 
 
+def size_of(shape: InputShape, section: Data) -> tuple[int, int]:
+    """(H, W) px that an image of an input shape's own aspect is made."""
+    whole = section.stretched or not isinstance(shape, int)
+    return height_width(shape if whole else min(_edges(shape, section)))
+
+
 def _size(shape: InputShape, section: Data) -> Edges | Exactly:
     """What training images are shrunk to."""
     return Exactly(*height_width(shape)) if section.stretched else _edges(shape, section)
@@ -286,6 +292,7 @@ DETECTION = Functions(
     network=Network(
         build_options=build_options,
         set_scale=set_scale,
+        size_of=size_of,
         inputs_of=inputs_of,
         prepares=prepares,
         prepared=prepared,

@@ -60,6 +60,7 @@ class Network:
 
     build_options: Callable[[Any], dict[str, Any]]  # what of the config's `data` a network is built with
     set_scale: Callable[[nn.Module, InputShape, Any], None]  # let it take images of an input shape
+    size_of: Callable[[InputShape, Any], tuple[int, int]]  # (H, W) px that it makes an image of that shape
     inputs_of: Callable[[Any, torch.device], Any]  # images (uint8), or prepared ones, as it takes them
     prepares: Callable[[nn.Module], Hashable | None]  # what it does before its first layer; None: nothing to keep
     prepared: Callable[[nn.Module, Any, torch.device], tuple[Any, float]]

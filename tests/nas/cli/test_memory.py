@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from searchkit.nas.models.elastic import set_arch
+from searchkit.nas.models.plans import plans_of
+from searchkit.nas.train.memory import largest_layer
 from tests.support import nas
 from tests.support.nas import Trained, bad, good, tensors, tiny, write
 
@@ -113,3 +117,46 @@ def test_other_faults_of_a_backbone_are_not_called_that(greedy: dict[str, Any]) 
     path = named(greedy, "Broken")
     with pytest.raises(RuntimeError, match="the shapes are wrong"):
         nas.call("train", path, "--work-dir", "work", "--set", "train.scales=[80]")
+
+
+def test_an_input_that_can_not_fit_is_refused_before_it_takes_memory(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    image, checkpoint = trained.data / "images" / "val_00001.png", ("--checkpoint", trained.checkpoint)
+    size, space = ("--input", "90000,80000"), ("--set", "space.data.input_shape=[[90000, 80000]]")
+    named = trained.recipe.space.minimum().nested()
+    Path("archs.jsonl").write_text(json.dumps({"arch": named, "data": {"input_shape": [90000, 80000]}}) + "\n")
+    for verb, options in {
+        "extract": (trained.config, *checkpoint, "--arch", "MAX", "--out", "model", *size),
+        "test": (trained.config, *checkpoint, "--archs", "archs.jsonl", "--out", "t.jsonl"),
+        "finetune": (trained.config, *checkpoint, "--arch", "MIN", "--out", "t.jsonl", *space),
+        "trust": (trained.config, *checkpoint, "--n", "8", *space),
+        "predict": (trained.checkpoint, image, "--config", trained.config, "--out", "boxes", *space),
+        "latency": (trained.config, "--device", "cpu", "--out", "table.json", *size),
+    }.items():
+        said = bad(verb, *options, "--device", "cpu") if verb != "latency" else bad(verb, *options)
+        n = "1 image" if verb == "latency" else f"{trained.recipe.test.batch_size} images"
+        assert f"error: {n} of 90000 x 80000 px must fit into memory: the largest layer takes at least " in said
+        assert "and this machine has" in said and ("test.batch_size" in said) == (verb != "latency")
+    assert [path.name for path in tmp_path.iterdir()] == ["archs.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["MAX", "MIN"])
+def test_the_largest_layer_is_that_of_the_network(trained: Trained, name: str) -> None:
+    recipe = trained.recipe
+    session, arch = nas.open_session(trained), recipe.space.named(name)
+    set_arch(session.net, arch)
+    most = 0
+
+    def seen(_: Any, inputs: Any, output: torch.Tensor) -> None:
+        nonlocal most
+        most = max(most, inputs[0].numel() + output.numel())
+
+    body: Any = session.net.backbone
+    for layer in body.body.modules():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.BatchNorm2d):
+            layer.register_forward_hook(seen)
+    with torch.no_grad():
+        body.body(torch.zeros(1, 3, 70, 50))
+    assert largest_layer(plans_of(recipe.model, recipe.space.maximum()), arch, 70, 50) == most > 0
