@@ -30,6 +30,7 @@ Needs onnxruntime and numpy; and Pillow for files that are neither .ppm nor .npy
 import argparse
 import json
 import os
+import sys
 
 import numpy as np
 import onnxruntime
@@ -56,10 +57,18 @@ if __name__ == "__main__":
     session = onnxruntime.InferenceSession(asked.model, how, providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map
     names = json.loads(about["categories"])
+    status = 0
     for path in asked.images:
-        for box, score, label in zip(*find(session, read(path, about))):
+        try:
+            found = find(session, read(path, about))
+        except Exception as e:  # what a broken file raises depends on its kind
+            print(f"{{path!r}}: {{type(e).__name__}}: {{e}}".splitlines()[0], file=sys.stderr)
+            status = 1
+            continue
+        for box, score, label in zip(*found):
             if score >= asked.threshold:
                 print(path, names[label - 1], f"{{score:.4f}}", *(f"{{x:.2f}}" for x in box))
+    sys.exit(status)
 '''
 
 _CLASSIFIER = '''"""What a classifier says of images: python infer.py photo.jpg …  (options: see the end)
@@ -71,6 +80,7 @@ are taken as they are; others are resized and cropped to the size that the class
 import argparse
 import json
 import os
+import sys
 
 import numpy as np
 import onnxruntime
@@ -104,11 +114,18 @@ if __name__ == "__main__":
     session = onnxruntime.InferenceSession(asked.model, how, providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map
     names = json.loads(about["categories"])
+    status = 0
     for path in asked.images:
-        scores = session.run(["scores"], {{"image": read(path, about)[None]}})[0][0]
+        try:
+            scores = session.run(["scores"], {{"image": read(path, about)[None]}})[0][0]
+        except Exception as e:  # what a broken file raises depends on its kind
+            print(f"{{path!r}}: {{type(e).__name__}}: {{e}}".splitlines()[0], file=sys.stderr)
+            status = 1
+            continue
         chances = np.exp(scores - scores.max())
         for i in np.argsort(-scores)[: asked.top]:
             print(path, names[i], f"{{chances[i] / chances.sum():.4f}}")
+    sys.exit(status)
 '''
 
 FILE = "infer.py"

@@ -231,6 +231,16 @@ def test_the_command_and_the_program_beside_the_file(trained: Trained, tmp_path:
     assert done.returncode == 0, done.stderr
     printed = [[line.split()[1:] for line in done.stdout.splitlines() if line.startswith(path)] for path in files]
     assert printed[0] and printed[0] == printed[1] == printed[2]
+    broken = [str(tmp_path / name) for name in ("text.jpg", "half.png", "none.png", "half.npy", "half.ppm", "grey.npy")]
+    Path(broken[0]).write_text("no image\n" * 99)
+    for path, whole in ((broken[1], picture), (broken[3], tmp_path / "a.npy"), (broken[4], tmp_path / "a.ppm")):
+        Path(path).write_bytes(whole.read_bytes()[:200])
+    np.save(broken[5], pixels[..., 0])
+    told_of = subprocess.run([*program, *broken, files[0]], capture_output=True, text=True, env=nas.environment())
+    assert told_of.returncode == 1 and [f"{path!r}: " for path in broken] == [
+        line[: len(repr(path)) + 2] for path, line in zip(broken, told_of.stderr.splitlines(), strict=True)
+    ]
+    assert told_of.stdout.splitlines() == [line for line in done.stdout.splitlines() if line.startswith(files[0])]
     argv = (picture, "--threshold", "0.02", "--json", "--out", tmp_path / "boxes")
     of_file, of_folder = (json.loads(good("predict", model, *argv)) for model in (out / "model.onnx", out))
     assert [[b["name"], f"{b['score']:.4f}"] for b in of_file[0]["boxes"]] == [line[:2] for line in printed[0]]
