@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import sys
+import unicodedata
 from collections.abc import Callable
 from typing import Any, Literal, NoReturn
 
@@ -40,6 +41,16 @@ def size(n: float) -> str:
             return f"{n:.0f} B" if unit == "B" else f"{n:.1f} {unit}"
         n /= 1024
     return f"{n:.1f} TiB"
+
+
+def one_line(text: str) -> str:
+    """A text with its control characters escaped, which names of files may have: one line, that moves no cursor."""
+    if text.isprintable():
+        return text
+    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in _CONTROL else c for c in text)
+
+
+_CONTROL = ("Cc", "Cs", "Zl", "Zp")  # control characters, bytes that are no UTF-8, separators of lines and paragraphs
 
 
 def run(command: click.Command, name: str, leave: Callable[[int], NoReturn] = sys.exit) -> NoReturn:
@@ -93,9 +104,10 @@ def _open_standard_files() -> None:
 def complain(e: SearchkitError) -> int:
     """Print an error and its hint to stderr; return its exit code."""
     head = click.style("error:", fg="red", bold=True) if is_coloured("stderr") else "error:"
-    click.echo(f"{head} {e.message}", err=True)
-    if e.hint:
-        click.echo(f"  {e.hint}", err=True)
+    message, hint = ("\n".join(map(one_line, text.split("\n"))) for text in (e.message, e.hint or ""))
+    click.echo(f"{head} {message}", err=True)
+    if hint:
+        click.echo(f"  {hint}", err=True)
     return e.exit_code
 
 

@@ -9,7 +9,7 @@ import click
 
 from searchkit import console
 from searchkit.errors import UsageError
-from searchkit.nas.cli.options import say, seed_of, shared
+from searchkit.nas.cli.options import say, seed_of, shared, tell
 from searchkit.nas.cli.read_options import read_set, reads
 from searchkit.nas.data.formats.table import FORMATS
 from searchkit.nas.data.sets import sheet
@@ -60,17 +60,17 @@ def check_command(
         console.print_json(facts)
         return code
     for line in _lines(checked.facts, FORMATS[data.format].title):
-        click.echo(line)
+        tell(line)
     click.echo()
     for line in wrong:
-        click.echo(f"wrong: {line}")
+        tell(f"wrong: {line}")
     for line in checked.notes:
-        click.echo(f"note: {line}")
+        tell(f"note: {line}")
     if picture:
-        click.echo(f"picture: {picture}")
+        tell(f"picture: {picture}")
     if letters:
         say(f"note: {letters}")
-    click.echo("not usable as it is: see what is wrong" if wrong else "usable")
+    tell("not usable as it is: see what is wrong" if wrong else "usable")
     return code
 
 
@@ -124,6 +124,7 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     def cut(text: str, most: int) -> str:
         return text if cell_len(text) <= most else set_cell_size(text, most - 1) + "…"
 
+    rows = [[console.one_line(text) for text in row] for row in rows]
     ends_with_text = not rows[-1][-1].replace(",", "").isdecimal()
     widths = [max(cell_len(row[k]) for row in rows) for k in range(len(rows[0]))]
     middle = sum(widths[1:-1] if ends_with_text else widths[1:]) + 2 * (len(widths) - 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from searchkit import console
-from searchkit.nas.cli.options import shared
+from searchkit.nas.cli.options import shared, tell
 from searchkit.nas.cli.read_options import read_set, reads
 from searchkit.nas.data.formats.neutral import DataSet, digest, reading_notes
 from searchkit.nas.data.formats.table import FORMATS
@@ -48,12 +48,12 @@ def convert_command(
     for name, part in data.splits.items():
         n_images = sum(image.exists for image in part.images)
         numbers = f"{console.counted(n_images, 'image')}, {console.counted(part.n_boxes, 'box', 'boxes')}"
-        click.echo(f"{written.annotations[name]}: {numbers}")
+        tell(f"{written.annotations[name]}: {numbers}")
     for note in notes:
-        click.echo(f"note: {note}")
+        tell(f"note: {note}")
     where = "named by their whole paths, where they are" if leave else f"links in {written.images}"
     classes = console.counted(len(data.classes), "class", "classes")
-    click.echo(f"{out}: COCO of {source} ({FORMATS[data.format].title}), {classes}; images: {where}")
+    tell(f"{out}: COCO of {source} ({FORMATS[data.format].title}), {classes}; images: {where}")
 
 
 def _facts(data: DataSet, written: Written, notes: list[str]) -> dict[str, object]:

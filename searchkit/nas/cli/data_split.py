@@ -6,7 +6,7 @@ import click
 
 from searchkit import console
 from searchkit.nas.cli.data_check import class_lines, split_lines
-from searchkit.nas.cli.options import seed_of, shared
+from searchkit.nas.cli.options import seed_of, shared, tell
 from searchkit.nas.cli.read_options import read_set, reads
 from searchkit.nas.data.formats.coco import UNSPLIT
 from searchkit.nas.data.formats.neutral import LEFT_OUT, DataSet, reading_notes
@@ -77,13 +77,13 @@ def split_command(
         console.print_json({"out": out, "format": data.format, **kept, **shown, **found})
         return
     for line in (*split_lines(facts), "", *class_lines(facts), ""):
-        click.echo(line)
+        tell(line)
     for line in checked.wrong:
-        click.echo(f"wrong: {line}")
+        tell(f"wrong: {line}")
     for line in (*notes, *checked.notes):
-        click.echo(f"note: {line}")
+        tell(f"note: {line}")
     form = "class folders of links" if data.task == "cls" else "COCO, images are links"
-    click.echo(f"{out}: {form}")
+    tell(f"{out}: {form}")
 
 
 def _notes(data: DataSet, divided: Divided, group: str | None, of: tuple[str, ...]) -> list[str]:

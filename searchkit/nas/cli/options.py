@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from searchkit import cpus, fonts
+from searchkit import console, cpus, fonts
 from searchkit.errors import UsageError
 from searchkit.nas.space.shapes import among
 
@@ -161,7 +161,12 @@ def show_kept(keep: str, work_dir: str) -> None:
 
 def say(text: str) -> None:
     """One line for people: on stderr, so that stdout stays for results."""
-    click.echo(text, err=True)
+    click.echo(console.one_line(text), err=True)
+
+
+def tell(text: str) -> None:
+    """One line of results, on stdout."""
+    click.echo(console.one_line(text))
 
 
 def save_picture(figure: Any, path: str) -> None:

@@ -12,7 +12,7 @@ import click
 from searchkit import console, cpus, fonts
 from searchkit.errors import UsageError
 from searchkit.nas.cli.chosen import choose, said_of, statistics_of
-from searchkit.nas.cli.options import Options, device_of, recipe_of, say, shared, takes
+from searchkit.nas.cli.options import Options, device_of, recipe_of, say, shared, takes, tell
 from searchkit.nas.cli.progress import Progress
 from searchkit.nas.train.memory import memory_advice, require_memory
 
@@ -114,7 +114,7 @@ def predict_command(asked: Predict) -> None:
         console.print_json(items)
         return
     for item in items:
-        click.echo(f"{item['picture']}: {task.text(item[task.key])}")
+        tell(f"{item['picture']}: {task.text(item[task.key])}")
 
 
 def _recipe(asked: Predict) -> Any:

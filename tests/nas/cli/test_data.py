@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from searchkit import console
 from searchkit.nas.data.formats.table import read
 from tests.support.formats import to_yolo
 from tests.support.nas import bad, call, good
@@ -49,6 +50,21 @@ def test_a_table_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(map(len, table)) <= 60
     assert any(line.startswith("circle circle") and "…" in line for line in table)
     assert table[-1] == "and 23 classes with 0 to 0 each (--json has all)"
+
+
+def test_names_with_control_characters_are_shown_escaped() -> None:
+    assert console.one_line("größe 画像 – 1 GiB, \N{NO-BREAK SPACE}x") == "größe 画像 – 1 GiB, \N{NO-BREAK SPACE}x"
+    assert console.one_line("a\nb\x1b[2J\t\u2028\udcff") == r"a\nb\x1b[2J\t\u2028\udcff"
+    path = Path("shapes/annotations/instances_val.json")
+    body = json.loads(path.read_text())
+    body["images"][0]["file_name"] = "lost\nimage\x1b[31m.png"
+    body["categories"][0]["name"] = "two\nlines"
+    path.write_text(json.dumps(body))
+    Path("shapes").rename(folder := "all\nshapes")
+    done = call("data", "check", folder)
+    assert done.code == 1 and done.out.startswith(r"all\nshapes: COCO, ")
+    assert all(text in done.out for text in (r"two\nlines", r"lost\nimage\x1b[31m.png"))
+    assert "\x1b" not in done.both and not any(f"\n{text}" in done.both for text in ("image\\", "lines", "shapes"))
 
 
 def test_convert_says_what_is_left_out_and_is_idempotent(tmp_path: Path) -> None:
