@@ -56,6 +56,12 @@ def read_scales(at: Cursor) -> tuple[InputShape, ...]:
         shape = values[0] if len(values) == 1 else (values[0], values[1])
         if shape in out:
             item.fault(f"{item.shown} is listed twice")
+        elif modelspace.edge(shape) in map(modelspace.edge, out):
+            edge = values[0]
+            item.fault(
+                f"{edge} and [{edge}, {edge}] can't both be in a space: costs and records take them for one input "
+                "shape, but a network that keeps the aspect of images sees these at two sizes; keep one of them"
+            )
         out.append(shape)
     if not given.items:
         given.fault("must have at least one shape")

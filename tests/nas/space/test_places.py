@@ -102,7 +102,7 @@ space:
     schedule:
       boundary: [1, 1]
       value: [[1], [1, 2]]
-  data.input_shape: {choices: [96, 0, 96]}
+  data.input_shape: {choices: [96, 0, 96, [96, 96]]}
   anchors:
     MAX: {}
     small: {backbone.stem.width: [a]}
@@ -127,6 +127,8 @@ FAULTS = [
     "18:21: space.backbone.body.expand.schedule.boundary[1]: boundary must ascend, but 1 follows 1",
     "20:36: space.data.input_shape.choices[1]: must be a short edge, or [H, W], in pixels; not 0",
     "20:39: space.data.input_shape.choices[2]: 96 is listed twice",
+    "20:43: space.data.input_shape.choices[3]: 96 and [96, 96] can't both be in a space: costs and records take them "
+    "for one input shape, but a network that keeps the aspect of images sees these at two sizes; keep one of them",
     "22:5: space.anchors: the name 'MAX' is that of the grid itself",
     "23:35: space.anchors.small.backbone.stem.width[0]: backbone.stem.width of an architecture must be an int or a "
     "list of ints, not ['a']",

@@ -145,6 +145,14 @@ FAULTS: dict[str, tuple[Any, list[str]]] = {
             "space.data.input_shape.choices[4]: 480 is listed twice",
         ],
     ),
+    "one shape in records": (
+        {"a.w": 1, "data.input_shape": {"choices": [[64, 64], [64, 96], 64]}},
+        [
+            "space.data.input_shape.choices[2]: 64 and [64, 64] can't both be in a space: costs and records take them "
+            "for one input shape, but a network that keeps the aspect of images sees these at two sizes; keep one of "
+            "them"
+        ],
+    ),
     "anchors": (
         {
             "a.w": {"choices": [1, 4]},
