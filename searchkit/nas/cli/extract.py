@@ -11,7 +11,7 @@ import click
 
 from searchkit import console
 from searchkit.errors import UsageError
-from searchkit.nas.cli.chosen import choose, said_of, statistics_of
+from searchkit.nas.cli.chosen import Chosen, choose, said_of, statistics_of
 from searchkit.nas.cli.options import Options, count_threads, device_of, recipe_of, say, shared, takes
 from searchkit.nas.cli.records import is_shown
 from searchkit.nas.export.table import FORMS, SCORED, Wishes
@@ -19,9 +19,10 @@ from searchkit.nas.graph.needs import OPSET
 
 
 @dataclass(frozen=True)
-class Extract(Options):
-    config: str
-    checkpoint: str
+class Cut(Options):
+    """What names a subnet that is cut out, and says how."""
+
+    checkpoint: str | None
     arch: str | None
     metric: str | None
     shape: str | None
@@ -29,54 +30,86 @@ class Extract(Options):
     raw: bool
     calibrate: bool
     again: bool
-    forms: tuple[str, ...]
     opset: int
     threads: int
     record: str | None
     count: int
 
 
+@dataclass(frozen=True)
+class Extract(Cut):
+    config: str
+    forms: tuple[str, ...]
+
+
+CUT = (
+    click.option(
+        "--arch", metavar="ARCH", help="A name (MAX, R50), an arch as JSON, or a file of records (its best, or first)."
+    ),
+    click.option("--metric", metavar="NAME", help="Which metric.… of the file makes a record the best."),
+    click.option(
+        "--input", "shape", metavar="S|H,W", help="Input shape.  [default: the record's, else the space's first]"
+    ),
+    click.option("--out", required=True, metavar="DIR", help="A new folder."),
+    click.option("--raw", is_flag=True, help="Keep the batch-norm statistics of the checkpoint: no score is of them."),
+    click.option(
+        "--calibrate", is_flag=True, help="By the config's test section, whatever the record says; a tuned subnet, too."
+    ),
+    click.option(
+        "--score/--no-score", "again", default=True, help="Measure the record's score again.  [default: score]"
+    ),
+)
+WRITTEN = (
+    click.option("--opset", type=int, default=OPSET, show_default=True, metavar="N", help="Of ONNX files."),
+    click.option(
+        "--threads",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="That the time of ONNX files is measured with.",
+    ),
+    click.option(
+        "--record",
+        metavar="FILE",
+        help="Append the arch's record with what its ONNX files score and take (as `files`).",
+    ),
+    click.option(
+        "--images",
+        "count",
+        type=click.IntRange(0),
+        default=4,
+        show_default=True,
+        help="Real images that the proof compares on.",
+    ),
+)
+
+
+def several(*options: Any) -> Any:
+    """Decorate a verb with these options, in order."""
+
+    def add(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
 @click.command("extract", context_settings=console.CONTEXT)
 @click.argument("config")
-@click.option(
-    "--arch", metavar="ARCH", help="A name (MAX, R50), an arch as JSON, or a file of records (its best, or first)."
-)
-@click.option("--metric", metavar="NAME", help="Which metric.… of the file makes a record the best.")
-@click.option("--input", "shape", metavar="S|H,W", help="Input shape.  [default: the record's, else the space's first]")
-@click.option("--out", required=True, metavar="DIR", help="A new folder.")
-@click.option("--raw", is_flag=True, help="Keep the batch-norm statistics of the checkpoint: no score is of them.")
-@click.option(
-    "--calibrate", is_flag=True, help="By the config's test section, whatever the record says; a tuned subnet, too."
-)
-@click.option("--score/--no-score", "again", default=True, help="Measure the record's score again.  [default: score]")
-@click.option(
-    "--export",
-    "forms",
-    multiple=True,
-    type=click.Choice([*FORMS]),
-    help="Also write it as a file for other runtimes; may be given several times. torch: by torch.export (of a "
-    "detector all before its anchors or regions). onnx: the whole network, from an image to its boxes. onnx-int8: that "
-    "with weights and activations of 8 bits.",
-)
-@click.option("--opset", type=int, default=OPSET, show_default=True, metavar="N", help="Of ONNX files.")
-@click.option(
-    "--threads",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="That the time of ONNX files is measured with.",
-)
-@click.option(
-    "--record", metavar="FILE", help="Append the arch's record with what its ONNX files score and take (as `files`)."
-)
-@click.option(
-    "--images",
-    "count",
-    type=click.IntRange(0),
-    default=4,
-    show_default=True,
-    help="Real images that the proof compares on.",
+@several(
+    *CUT,
+    click.option(
+        "--export",
+        "forms",
+        multiple=True,
+        type=click.Choice([*FORMS]),
+        help="Also write it as a file for other runtimes; may be given several times. torch: by torch.export (of a "
+        "detector all before its anchors or regions). onnx: the whole network, from an image to its boxes. onnx-int8: "
+        "that with weights and activations of 8 bits (search-nas quantize has more of it).",
+    ),
+    *WRITTEN,
 )
 @shared("checkpoint", "set", "seed", "device", "json")
 @takes(Extract)
@@ -96,23 +129,28 @@ def extract_command(asked: Extract) -> None:
     """
     if asked.record is not None and not {*SCORED} & {*asked.forms}:
         raise UsageError("--record keeps what exported files score, but none is asked for", "Add --export onnx")
+    recipe, seed = recipe_of(asked.config, asked.overrides), asked.seed_used
+    chosen, proof = cut_out(asked, recipe, seed, Wishes(asked.forms, asked.opset, asked.threads))
+    told(asked, chosen.arch, chosen.shape, chosen.record, proof)
+
+
+def cut_out(asked: Cut, recipe: Any, seed: int, wishes: Wishes) -> tuple[Chosen, dict[str, Any]]:
+    """Write the folder of a subnet; (which one it is, the proof)."""
     if asked.raw and asked.calibrate:
         raise UsageError("--raw and --calibrate exclude each other")
-    recipe, seed = recipe_of(asked.config, asked.overrides), asked.seed_used
-    from searchkit.nas.facts import extract_facts
     from searchkit.nas.subnet import extract as extraction
-    from searchkit.nas.subnet.exported import keep_record, record_of
     from searchkit.nas.train.memory import memory_advice, require_memory
     from searchkit.nas.train.splits import section_of
 
     count_threads()
+    assert asked.checkpoint is not None
     source, where = extraction.open_source(recipe, asked.checkpoint, seed), device_of(asked.device)
     chosen = choose(asked.arch, asked.metric, recipe, source, asked.shape)
     require_memory(recipe, [(chosen.arch, chosen.shape)], recipe.test.batch_size, where)
     with memory_advice("extract"):
         statistics, score = statistics_of(recipe, source, chosen, raw=asked.raw, calibrate=asked.calibrate, seed=seed)
         recipe, bench = statistics.recipe, None
-        of_files = {*SCORED} & {*asked.forms} and section_of(recipe, recipe.test.split) is not None
+        of_files = {*SCORED} & {*wishes.forms} and section_of(recipe, recipe.test.split) is not None
         if asked.again and (score is not None or of_files):
             bench = extraction.open_again(recipe, where, seed)
         if bench is not None and score is not None:
@@ -136,16 +174,24 @@ def extract_command(asked: Extract) -> None:
             statistics=statistics,
             score=score,
             bench=bench,
-            wishes=Wishes(asked.forms, asked.opset, asked.threads),
+            wishes=wishes,
             seed=seed,
             device=where,
         )
+    return chosen, proof
+
+
+def told(asked: Cut, arch: Any, shape: Any, record: Mapping[str, Any] | None, proof: dict[str, Any]) -> None:
+    """Keep the record of a folder that was written, and say what is in it."""
+    from searchkit.nas.facts import extract_facts
+    from searchkit.nas.subnet.exported import keep_record, record_of
+
     if asked.record is not None:
-        keep_record(asked.record, record_of(chosen.record, chosen.arch, chosen.shape, proof, asked.out))
+        keep_record(asked.record, record_of(record, arch, shape, proof, asked.out))
     if asked.as_json:
-        console.print_json(extract_facts(asked.out, chosen.arch, proof))
+        console.print_json(extract_facts(asked.out, arch, proof))
         return
-    click.echo(f"arch: {chosen.arch.text()}  input {chosen.shape}")
+    click.echo(f"arch: {arch.text()}  input {shape}")
     _print_proof(proof)
     click.echo(f"{asked.out}: " + ", ".join(sorted(os.listdir(asked.out))))
 
@@ -190,7 +236,8 @@ def _print_file(form: str, file: Mapping[str, Any]) -> None:
 def _rounded(file: Mapping[str, Any]) -> str:
     """What of an int8 file is of 8 bits, in words."""
     images = console.counted(file["calibrated"]["images"], "training image")
-    ranges = f"activations {file['activations']} (ranges of {images}), weights {file['weights']}"
+    how = "ranges" if file.get("method", "minmax") == "minmax" else f"ranges by {file['method']}"
+    ranges = f"activations {file['activations']} ({how} of {images}), weights {file['weights']}"
     faster = f"; {file['times_faster']:.2f} times as fast as model.onnx" if "times_faster" in file else ""
     can = f" (the processor has {', '.join(file['processor'])})" if file["processor"] else ""
     return f"{ranges}; the last layers ({file['float_layers']}) are float{faster}{can}"

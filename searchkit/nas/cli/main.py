@@ -26,6 +26,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "search": ("search", "Search for the best subnets, with warm workers."),
     "trust": ("trust", "How well the supernet's scores rank subnets that are trained on their own."),
     "extract": ("extract", "Make a subnet an ordinary model, with a proof that it is the same."),
+    "quantize": ("quantize", "Make a subnet, or an extracted model, a file of 8 bits, and score it."),
     "report": ("report", "Make a page of candidates: which is best, and whether the search paid."),
     "predict": ("predict", "Draw what a model finds on images: boxes, or classes."),
     "convert": ("convert", "Read an arch or a space of another project, and print a config of it."),

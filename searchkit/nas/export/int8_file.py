@@ -1,18 +1,13 @@
-"""model.int8.onnx: the ONNX file with weights and activations of 8 bits, by onnxruntime's static quantization.
+"""model.int8.onnx: the ONNX file with weights and activations of 8 bits (searchkit.nas.quant).
 
-Its form is QDQ: layers as they were, between nodes that round to 8 bits and back, which runtimes fuse into layers of
-integers. Activations are uint8 of one range for a tensor, calibrated on training images; weights int8 of one range for
-each output channel. What makes boxes of the layers' outputs stays as it is, and so do the last layers, whose outputs
-are scores and deltas: they cost little, and their roundings would go into the boxes as they are.
+What makes boxes of the layers' outputs stays as it is, and so do the last layers, whose outputs are scores and deltas:
+they cost little, and their roundings would go into the boxes as they are.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
-import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -23,15 +18,16 @@ from searchkit.errors import UsageError
 from searchkit.nas.export import onnx_file, runtime
 from searchkit.nas.export.compare import Near
 from searchkit.nas.export.table import ONNX, Order
-from searchkit.nas.graph.needs import MISSING
+from searchkit.nas.quant import qdq
+from searchkit.nas.quant.observe import ranges_of
+from searchkit.nas.quant.qdq import WEIGHED
+from searchkit.nas.quant.settings import require_images
 from searchkit.nas.train.bench import Calibration, open_calibration
 
 FILE = "model.int8.onnx"
-IMAGES = 32  # training images that ranges are taken from, where there are as many
 NEAR = Near(5.0, 0.2, 0.5)  # boxes that differ by less are told as the same, with how far they are apart
 VNNI = frozenset({"avx512_vnni", "avx_vnni"})  # of x86: sums of products of 8 bits that can't overflow
 INTEGERS = VNNI | {"avx2", "avx512f", "amx_int8", "asimddp", "i8mm"}  # what decides how fast layers of integers are
-WEIGHED = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # what has weights
 
 
 def write(order: Order) -> dict[str, Any]:
@@ -39,13 +35,15 @@ def write(order: Order) -> dict[str, Any]:
     how fast it is. Raises UsageError where there are no training images, or the network has a layer that can't be of 8
     bits."""
     runtime.import_onnxruntime()
+    qdq.import_quantization()
+    rounding = order.wishes.rounding
     calibration = calibration_of(order)
     onnx_file.build(order)
     last = last_layers(order.model, order.predictions)
     layers = layers_of_8_bits(order.model, order.layers, last)
-    images = [image.numpy() for batch in calibration.batches(order.shape) for image in batch][:IMAGES]
-    narrow = not VNNI & proc.cpu().flags and "avx2" in proc.cpu().flags
-    model = quantized(order.model, layers, images, narrow)
+    images = images_of(calibration, order)
+    ranges = ranges_of(order.model, qdq.rounded_values(order.model, layers), images, rounding)
+    model = qdq.rounded(order.model, layers, ranges, narrow := is_narrow())
     path = os.path.join(order.folder, FILE)
     onnx_file.keep(path, model)
     onnx_file.keep_program(order, FILE)
@@ -58,6 +56,7 @@ def write(order: Order) -> dict[str, Any]:
         "opset": order.wishes.opset,
         **onnx_file.noted(order),
         "activations": "uint8",
+        "method": rounding.text,
         "weights": "int8 of 7 bits per channel" if narrow else "int8 per channel",
         "float_layers": sum(node.op_type in WEIGHED and node.name in last for node in order.model.graph.node),
         "processor": sorted(INTEGERS & proc.cpu().flags),
@@ -65,7 +64,7 @@ def write(order: Order) -> dict[str, Any]:
             "images": len(images),
             "annotations": calibration.annotations,
             "sha256": calibration.sha256,
-            "image_ids": list(calibration.ids[:IMAGES]),
+            "image_ids": list(calibration.ids[: rounding.images]),
         },
         "agrees": agreement,
         **measured,
@@ -73,18 +72,33 @@ def write(order: Order) -> dict[str, Any]:
     }
 
 
+def is_narrow() -> bool:
+    """Whether weights must be of 7 bits here: an x86 processor without VNNI adds up two products in 16 bits, which 8
+    would overflow."""
+    return not VNNI & proc.cpu().flags and "avx2" in proc.cpu().flags
+
+
 def calibration_of(order: Order) -> Calibration:
     """The training images that activations are seen on: those of the batch-norm statistics, or where these are too few,
     as many drawn."""
-    if order.calibration is not None and len(order.calibration.ids) >= IMAGES:
+    count = order.wishes.rounding.images
+    if order.calibration is not None and len(order.calibration.ids) >= count:
         return order.calibration
     recipe = order.recipe
-    if recipe.data.train is None:
+    require_images(recipe.data.train)
+    return open_calibration(replace(recipe, test=replace(recipe.test, calibration_images=count)), 0)
+
+
+def images_of(calibration: Calibration, order: Order) -> list[np.ndarray]:
+    """The images (3, H, W) uint8 that ranges are taken from. Raises UsageError where there are none."""
+    every = [image.numpy() for batch in calibration.batches(order.shape) for image in batch]
+    if not every:
         raise UsageError(
-            "--export onnx-int8 takes the ranges of activations from training images, but the config has no data.train",
-            "Give data.train, or leave onnx-int8 out",
+            f"files of 8 bits take the ranges of activations from training images, but {calibration.annotations} has "
+            "none",
+            "Give data.train with images, or write no file of 8 bits",
         )
-    return open_calibration(replace(recipe, test=replace(recipe.test, calibration_images=IMAGES)), 0)
+    return every[: order.wishes.rounding.images]
 
 
 def last_layers(model: Any, predictions: Collection[str]) -> frozenset[str]:
@@ -113,62 +127,3 @@ def layers_of_8_bits(model: Any, layers: Collection[str], last: Collection[str])
             "Leave onnx-int8 out",
         )
     return [node.name for node in chosen]
-
-
-class Reader:
-    """The calibration images, one at a time, as onnxruntime asks for them."""
-
-    def __init__(self, images: Sequence[np.ndarray]) -> None:
-        self.images = iter(images)
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        """The inputs of one run; None at the end."""
-        image = next(self.images, None)
-        return None if image is None else {"image": image[None]}
-
-
-def quantized(model: Any, layers: Collection[str], images: Sequence[np.ndarray], narrow: bool) -> Any:
-    """The model with these layers of 8 bits. images: (3, H, W) uint8. narrow: weights of 7 bits, for processors whose
-    sums of two products could overflow."""
-    try:
-        import onnx
-        import onnxruntime
-        from onnxruntime import quantization
-    except ImportError as e:
-        raise UsageError(f"--export onnx-int8 needs the packages onnx and onnxruntime ({e})", MISSING) from e
-    with tempfile.TemporaryDirectory() as folder, quiet(onnxruntime):
-        path, whole = (os.path.join(folder, name) for name in ("model.int8.onnx", "model.onnx"))
-        onnx.save(model, whole)  # what it is given as a model in memory it changes
-        quantization.quantize_static(
-            whole,
-            path,
-            Reader(images),
-            quant_format=quantization.QuantFormat.QDQ,
-            per_channel=True,
-            reduce_range=narrow,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-            nodes_to_quantize=[*layers],
-        )
-        made = onnx.load(path)
-    del made.metadata_props[:]  # that the tool was at work is of no use to those who read the file
-    made.metadata_props.extend(model.metadata_props)
-    made.producer_name = model.producer_name
-    return made
-
-
-@contextlib.contextmanager
-def quiet(onnxruntime: Any) -> Iterator[None]:
-    """Without what onnxruntime says of models that its own tool did not prepare, and of inputs that may be left out."""
-    root = logging.getLogger()
-    root.addFilter(_below_errors)
-    onnxruntime.set_default_logger_severity(runtime.QUIET)
-    try:
-        yield
-    finally:
-        root.removeFilter(_below_errors)
-        onnxruntime.set_default_logger_severity(2)  # its default
-
-
-def _below_errors(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from searchkit.nas.graph.needs import OPSET
+from searchkit.nas.quant.settings import Rounding
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +34,7 @@ class Wishes:
     forms: tuple[str, ...] = ()
     opset: int = OPSET  # of ONNX files
     threads: int = 1  # that their times are measured with
+    rounding: Rounding = field(default_factory=Rounding)  # of files of 8 bits
 
 
 @dataclass

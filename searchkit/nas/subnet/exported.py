@@ -12,14 +12,15 @@ from searchkit.nas.space.shapes import InputShape, plain_shape
 from searchkit.records import modelspace
 from searchkit.records.arch import Arch
 
-FACTS = ("bytes", "ms", "threads", "device")
+FACTS = ("bytes", "ms", "threads", "device", "method")
 
 
 def record_of(
     record: Mapping[str, Any] | None, arch: Arch, shape: InputShape, proof: Mapping[str, Any], folder: str
 ) -> dict[str, Any]:
     """The record of an arch, as it was or made of the proof's costs, with `files`: for each form its path, bytes, ms,
-    threads, device, and its scores by the names of metrics (bbox_mAP, bbox_AP/circle …)."""
+    threads, device, of 8 bits also the method of its ranges, and its scores by the names of metrics (bbox_mAP,
+    bbox_AP/circle …)."""
     cost = proof["cost"]
     made = {
         "overhead": {"flops": cost["macs"], "params": cost["params"], "convention": "macs"},
@@ -29,7 +30,7 @@ def record_of(
     files = {
         form: {
             "path": os.path.join(folder, said["file"]),
-            **{name: said[name] for name in FACTS},
+            **{name: said[name] for name in FACTS if name in said},
             **said.get("score", {}),
         }
         for form, said in proof["files"].items()

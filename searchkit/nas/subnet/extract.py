@@ -8,10 +8,11 @@ proof.json            bit-equality, costs in closed form and measured, digests o
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,7 +44,7 @@ from searchkit.nas.subnet.statistics import (
 from searchkit.nas.subnet.sweep import as_recorded
 from searchkit.nas.train import checkpoint
 from searchkit.nas.train import net as nets
-from searchkit.nas.train.bench import Bench, measured_on, model_said, open_bench, opened_train
+from searchkit.nas.train.bench import Bench, Calibration, measured_on, model_said, open_bench, opened_train
 from searchkit.nas.train.recipe import Recipe, sized, tables_of
 from searchkit.nas.train.splits import open_split, reading_as_scored, reading_of_checkpoint, section_of
 from searchkit.records.arch import Arch
@@ -160,17 +161,14 @@ def extract(
     folder is scored in the same way, and the proof has both numbers. wishes: other files that it is also written
     as; they are scored where there is a bench.
     """
-    if os.path.exists(out) and os.listdir(out):
-        raise UsageError(f"{out} already exists", "Name a new folder")
+    check_new(out)
     form = wiring_of(source.net).head.form
     tables = tables_of(recipe)
     plans = price.plans_of(source.config, source.maximum)
     times = price.of_tables(tables, plans, arch, shape) if tables else {}
     static, n_images = cut(source, recipe, arch, shape, statistics, device)
     static = _placed(static, CPU, False)
-    half = f"{os.path.normpath(os.path.abspath(out))}.{os.getpid()}.half"
-    os.makedirs(half)
-    try:
+    with new_folder(out) as half:
         _write_model(half, recipe, source, static, arch, shape)
         plain = load_folder(half)
         same_weights(static, plain)
@@ -201,18 +199,34 @@ def extract(
             proof["score"] = scored_again(half, statistics, score, bench, shape)
         proof["weights_sha256"] = checkpoint.digest(os.path.join(half, "weights.safetensors"))
         if wishes.forms:
-            order = _order(half, plain, form, source, recipe, shape, images, statistics, bench, wishes)
+            shown = None if statistics is None else statistics.calibration
+            order = order_of(half, plain, form, source.config, recipe, shape, images, shown, bench, wishes)
             proof["files"] = table.write(order)
             if "torch" in proof["files"]:
                 proof["export"] = proof["files"]["torch"]
-        _write(half, "proof.json", json.dumps(proof, indent=1) + "\n")
+        write_proof(half, proof)
+    return proof
+
+
+def check_new(out: str) -> None:
+    """UsageError where a folder that is to be made holds something."""
+    if os.path.exists(out) and os.listdir(out):
+        raise UsageError(f"{out} already exists", "Name a new folder")
+
+
+@contextlib.contextmanager
+def new_folder(out: str) -> Iterator[str]:
+    """A folder to write to, which becomes `out` at the end, or where that is not reached, is gone."""
+    half = f"{os.path.normpath(os.path.abspath(out))}.{os.getpid()}.half"
+    os.makedirs(half)
+    try:
+        yield half
         with fsio.storage():
             if os.path.isdir(out):
                 os.rmdir(out)
             os.rename(half, out)
     finally:
         fsio.discard(half)
-    return proof
 
 
 def statistics_said(statistics: Statistics | None, n_images: int) -> dict[str, Any]:
@@ -371,19 +385,19 @@ def _write_weights(folder: str, net: nn.Module) -> None:
         fsio.atomic_write(path, save({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}))
 
 
-def _order(
+def order_of(
     folder: str,
     plain: Any,
     form: Form,
-    source: Source,
+    model: Any,
     recipe: Recipe,
     shape: InputShape,
     images: Sequence[Tensor],
-    statistics: Statistics | None,
+    calibration: Calibration | None,
     bench: Bench | None,
     wishes: Wishes,
 ) -> table.Order:
-    """The network of an extracted folder, to be written in other forms."""
+    """The network of an extracted folder, to be written in other forms; model: the config of its head's kind."""
     with open(os.path.join(folder, "config.json"), encoding="utf-8") as f:
         config = json.load(f)
     return table.Order(
@@ -392,12 +406,17 @@ def _order(
         form=form,
         recipe=recipe,
         config=config,
-        mean=source.config.image_mean,  # type: ignore[attr-defined]  # of the configs of all heads
-        std=source.config.image_std,  # type: ignore[attr-defined]
+        mean=model.image_mean,
+        std=model.image_std,
         shape=shape,
         images=images,
         bench=bench,
         batches=lambda: () if bench is None else folder_batches(folder, bench, shape),
-        calibration=None if statistics is None else statistics.calibration,
+        calibration=calibration,
         wishes=wishes,
     )
+
+
+def write_proof(folder: str, proof: dict[str, Any]) -> None:
+    """Write the proof of a folder."""
+    _write(folder, "proof.json", json.dumps(proof, indent=1) + "\n")
