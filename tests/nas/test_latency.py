@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from searchkit.errors import ConflictError, UsageError
-from searchkit.nas.cli import score
+from searchkit.nas.cli import progress, score
 from searchkit.nas.cost.latency import FORMAT, read_table, row_text
 from searchkit.nas.cost.price import of_tables, plans_of, price, price_archs, price_parts
 from searchkit.nas.cost.rules import row_cost
@@ -253,7 +253,9 @@ def measured(path: Path) -> dict[Any, float]:
     return {(entry["row"], *entry["at"]): entry["ms"] for entry in json.loads(path.read_text())["rows"]}
 
 
-def test_a_killed_measurement_goes_on_without_losing_a_row(toy: Path, tmp_path: Path) -> None:
+def test_a_killed_measurement_goes_on_without_losing_a_row(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, out = tiny_of_one(toy, tmp_path), tmp_path / "t.json"
     words = ("latency", path, "--device", "cpu", "--runtime", "eager", "--nets", "2", "--out", str(out))
     log = Path(f"{out}.measured")
@@ -269,8 +271,14 @@ def test_a_killed_measurement_goes_on_without_losing_a_row(toy: Path, tmp_path: 
     whole = log.read_bytes().splitlines()[1:-1]
     before = [json.loads(line) for line in whole]
     assert before
-    done = good(*words, "--pause", "0")
-    assert "whole networks: 2" in done and not log.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(progress, "QUIET_S", 0.0)  # all that a log gets every 15 s
+        again = nas.call(*words, "--pause", "0")
+    assert "whole networks: 2" in again.out and not log.exists() and again.code == 0
+    told = [line.split("  ")[0] for line in again.err.splitlines() if "/" in line.split("  ")[0]]
+    n, rows = len([e for e in before if "row" in e]), [line for line in told if line.startswith("rows ")]
+    assert rows == [f"rows {i}/{len(rows) + n - 1}" for i in range(n, len(rows) + n)]
+    assert told[len(rows) :] == ["networks 5/10"] * 25 + [f"networks {i}/10" for i in range(6, 11)]  # 24 halvings
     after = measured(out)
     assert {(e["row"], *e["at"]): e["ms"] for e in before if "row" in e}.items() <= after.items()
     assert good(*words) and measured(out) == after  # nothing was left to measure

@@ -124,7 +124,7 @@ def latency_command(asked: Latency) -> None:
         if title not in bars:
             for bar in bars.values():
                 bar.__exit__(None, None, None)
-            bars[title] = Progress(title, total, done - 1).__enter__()
+            bars[title] = Progress(title, total, done).__enter__()
         bars[title].update(done, note)
 
     try:

@@ -38,7 +38,8 @@ DRIFT = 1.1  # of its longest to its shortest time, above which that is said
 WALL = 1.2  # time on the wall for the processor's, above which it is said that the machine was busy
 LOG = ".measured"  # behind the name of a table: what was measured of it so far
 
-Watch = Callable[[str, int, int, str], None]  # (what is measured, how many are done, of how many, a note)
+Watch = Callable[[str, int, int, str], None]
+"""(what is measured, how many are done, of how many, a note); called before the first of them, too."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,7 @@ def _measure_rows(request: Request, specs: Sequence[Spec], clock: Clock, log: Lo
     """Measure the rows that the log lacks; how much longer one row took at worst than at best."""
     there = {(entry["row"], *entry["at"]) for entry in log.entries if "row" in entry}
     todo = [spec for spec in specs if spec.key not in there]
+    watch("rows", len(there), len(there) + len(todo), "")
     idle = clock.time(_idle_call(request), ROW_S).ms if todo else 0.0
     again: list[float] = []
     for i, spec in enumerate(todo):
@@ -195,25 +197,38 @@ def points_of(request: Request) -> list[tuple[Arch, InputShape]]:
 
 def _measure_nets(request: Request, clock: Clock, log: Log, watch: Watch) -> list[tuple[Arch, InputShape, float]]:
     """Networks with their times: medians over rounds in which all take turns."""
-    source = nets.Source(request.recipe, request.config, request.weights, request.seed)
     points = points_of(request)
+    runs = [
+        (i, {"net": arch.nested(), "input_shape": plain_shape(shape), "round": turn})
+        for turn in range(ROUNDS)
+        for i, (arch, shape) in enumerate(points)
+    ]
+    todo: list[tuple[int, dict[str, Any]]] = []
+    for i, key in runs:  # of a small space the same arch may come twice
+        if not any(key.items() <= entry.items() for entry in (*log.entries, *(key for _, key in todo))):
+            todo.append((i, key))
+    done, note = len(runs) - len(todo), ""
+
+    def tell() -> None:
+        watch("networks", done, len(runs), note)
+
+    source = nets.Source(request.recipe, request.config, request.weights, request.seed, tell)
+    tell()
     with tempfile.TemporaryDirectory(prefix="searchkit-latency-") as folder:
 
-        def call_of(i: int, arch: Arch, shape: InputShape) -> eager.Call:
+        def call_of(i: int) -> eager.Call:
             if request.runtime == "eager":
-                return nets.eager_call(source, arch, shape, request.device)
+                return nets.eager_call(source, *points[i], request.device)
             path = os.path.join(folder, f"{i}.onnx")
-            return nets.onnx_call(source, arch, shape, request.device, request.threads, path)
+            return nets.onnx_call(source, *points[i], request.device, request.threads, path)
 
-        for turn in range(ROUNDS):
-            for i, (arch, shape) in enumerate(points):
-                key = {"net": arch.nested(), "input_shape": plain_shape(shape), "round": turn}
-                done = turn * len(points) + i + 1
-                if not any(key.items() <= entry.items() for entry in log.entries):
-                    timing = clock.time(call_of(i, arch, shape), NET_S)
-                    log.add({**key, "ms": round(timing.ms, 6), "runs": timing.runs})
-                    watch("networks", done, ROUNDS * len(points), f"{timing.ms:.2f} ms")
-                    time.sleep(request.pause_s)
+        for i, key in todo:
+            note = f"making the weights of number {i + 1} find {nets.FOUND} boxes"
+            timing = clock.time(call_of(i), NET_S)
+            log.add({**key, "ms": round(timing.ms, 6), "runs": timing.runs})
+            done, note = done + 1, f"{timing.ms:.2f} ms"
+            tell()
+            time.sleep(request.pause_s)
     times: dict[tuple[str, Any], list[float]] = {}
     for entry in log.entries:
         if "net" in entry:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,10 +53,18 @@ def pictured(recipe: Recipe) -> bool:
 
 
 class Source:
-    """Networks of a recipe, with new weights or a supernet's, and images for them."""
+    """Networks of a recipe, with new weights or a supernet's, and images for them. on_run: called after each time that
+    one is run to be made ready."""
 
-    def __init__(self, recipe: Recipe, config: NetConfig, weights: Weights, seed: int) -> None:
-        self.recipe, self.config, self.seed = recipe, config, seed
+    def __init__(
+        self,
+        recipe: Recipe,
+        config: NetConfig,
+        weights: Weights,
+        seed: int,
+        on_run: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.recipe, self.config, self.seed, self.on_run = recipe, config, seed, on_run
         self.pictured = pictured(recipe)
         self.net: Any = None
         self.thresholds: dict[tuple[Arch, InputShape], float] = {}
@@ -89,6 +97,7 @@ class Source:
                 with torch.no_grad():
                     too_many = len(net(image)[0]["boxes"]) > FOUND
                 low, high = (middle, high) if too_many else (low, middle)
+                self.on_run()
             self.thresholds[arch, shape] = high
         if with_scores:
             _set(with_scores, self.thresholds[arch, shape])
