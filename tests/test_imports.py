@@ -106,9 +106,11 @@ WITHOUT_TORCH = (
     "nas.quant.settings",
     "nas.subnet.records",
     "nas.subnet.search",
+    "nas.subnet.sensitivity",
     "nas.subnet.standing",
     "nas.tasks.read",
     "nas.tasks.schema",
+    "nas.train.criteria",
     "nas.train.splits",
 )
 

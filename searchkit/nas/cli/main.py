@@ -24,6 +24,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "test": ("test", "Score subnets with the supernet's weights."),
     "finetune": ("test", "Tune subnets from the supernet's weights, and score them."),
     "search": ("search", "Search for the best subnets, with warm workers."),
+    "prune": ("prune", "Make a trained network smaller, by what each of its parts is worth to the score."),
     "trust": ("trust", "How well the supernet's scores rank subnets that are trained on their own."),
     "extract": ("extract", "Make a subnet an ordinary model, with a proof that it is the same."),
     "quantize": ("quantize", "Make a subnet, or an extracted model, a file of 8 bits, and score it."),

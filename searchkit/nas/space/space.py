@@ -107,6 +107,11 @@ class Space:
         """The same network, with the least choice in the slots that have no block at its depth."""
         return Arch(tuple(self._grid.canonical(dict(arch.items)).items())) if self._grid.linked else arch
 
+    def nearest(self, arch: Arch) -> Arch:
+        """One of the grid near an architecture within the maximal model; itself if it is one. Raises UsageError for one
+        that does not fit."""
+        return self._of_rows(self._parent(arch))
+
     def faults(self, arch: Arch) -> list[str]:
         """Why an architecture does not fit into the maximal model; off the grid but inside is no fault."""
         return [fault for _, _, fault in self.misfits(arch)]

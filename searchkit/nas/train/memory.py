@@ -27,6 +27,8 @@ LOWER = {
     "a training goes on so from its last checkpoint, with --accept-changes (in Python accept_changes)",
     "test": "test.batch_size, test.calibration_images, data.max_edge or data.cache_mb, or pick smaller input shapes; "
     "a sweep goes on where it was",
+    "prune": "test.batch_size, test.calibration_images, data.max_edge or data.cache_mb, or take a smaller --input; "
+    "what was scored stays",
     "finetune": "finetune.batch_size, test.batch_size, data.max_edge or data.cache_mb, or set finetune.precision=bf16; "
     "a sweep goes on where it was",
     "extract": "test.batch_size, test.calibration_images, data.max_edge or data.cache_mb, or a smaller input shape",

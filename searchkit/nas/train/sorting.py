@@ -20,6 +20,7 @@ from searchkit.nas.models.elastic import body_of, wiring_of
 from searchkit.nas.models.part import BACKBONE
 from searchkit.nas.models.plan import Layer, Plan, Row
 from searchkit.nas.space.space import Space
+from searchkit.nas.train.criteria import CRITERIA, Criterion
 from searchkit.records.arch import Arch
 
 Place = tuple[str, str]  # a row, and the layer of it that reads the channels
@@ -175,23 +176,40 @@ class Sorter:
         return 1 + step // self.steps_per_epoch
 
 
+def layers_at(body: nn.Module, row: Row, inner: Inner) -> list[tuple[nn.Module, int]]:
+    """The modules of the layers that share channels inside a row, each with the dimension that these are."""
+    return [(body.get_submodule(f"{row.name}.{layer}".lstrip(".")), dim) for layer, dim in inner.layers]
+
+
+def importances(body: nn.Module, rows: Iterable[Row], criterion: Criterion) -> dict[Place, Tensor]:
+    """How much each channel inside the rows of a network at its maximal architecture counts, by place."""
+    return {
+        (row.name, name): criterion.importance(layers_at(body, row, inner))
+        for row in rows
+        for name, inner in inner_channels(row).items()
+    }
+
+
 @torch.no_grad()
 def sort_channels(
-    body: nn.Module, rows: Iterable[Row], opened: Mapping[Place, set[int]], optimizer: torch.optim.Optimizer | None
+    body: nn.Module,
+    rows: Iterable[Row],
+    opened: Mapping[Place, set[int]],
+    optimizer: torch.optim.Optimizer | None,
+    ranked: Mapping[Place, Tensor] | None = None,
 ) -> None:
     """Sort channels inside rows of a network at its maximal architecture by their importance, the greatest first: the
-    sum of the absolute weights that read them. opened: where, and the widths that were open before: channels stay on
-    their side of each of these."""
+    sum of the absolute weights that read them, or what `ranked` says. opened: where, and the widths that were open
+    before: channels stay on their side of each of these."""
     for row in rows:
         for name, inner in inner_channels(row).items():
-            if (row.name, name) not in opened:
+            place = row.name, name
+            if place not in opened:
                 continue
-            layers = [(body.get_submodule(f"{row.name}.{layer}".lstrip(".")), dim) for layer, dim in inner.layers]
-            reader, dim = layers[[layer for layer, _ in inner.layers].index(name)]
-            weight: Any = reader.weight
-            importance = weight.abs().sum([d for d in range(weight.dim()) if d != dim])
+            layers = layers_at(body, row, inner)
+            importance = CRITERIA["reading"].importance(layers) if ranked is None else ranked[place]
             group = max((_grouped(layer) for layer, _ in layers), default=1)
-            order = _order(importance, opened[row.name, name], group)
+            order = _order(importance, opened[place], group)
             for layer, dim in layers:
                 for tensor in _with_channels(layer, dim, inner.width):
                     _permute(tensor, dim, order, optimizer)

@@ -22,7 +22,8 @@ from searchkit.nas.models.heads.linear import ClassifierConfig
 from searchkit.nas.models.network import build
 from searchkit.nas.models.part import BACKBONE
 from searchkit.nas.space.space import Space, read_space
-from searchkit.nas.train.sorting import Sorter, inner_channels, sort_channels, widths_of
+from searchkit.nas.train.criteria import CRITERIA
+from searchkit.nas.train.sorting import Sorter, importances, inner_channels, layers_at, sort_channels, widths_of
 from searchkit.records.arch import Arch
 from tests.support import nas
 from tests.support.backbones import Flat
@@ -192,3 +193,35 @@ def test_a_start_from_weights_may_open_widths_at_once() -> None:
         assert said == ["epoch 1 opens narrower widths at 6 places inside blocks: channels are sorted there"]
         assert not equal(net.state_dict(), was)
         torch.testing.assert_close(net(x), wanted)
+
+
+@pytest.mark.parametrize("by", CRITERIA)
+def test_every_criterion_sorts_and_keeps_what_the_largest_computes(by: str) -> None:
+    """The channels stand in the order of what they are worth, worked out here from the tensors themselves."""
+    net, *_ = make("resnet, bottlenecks")
+    rows = net.plan(net.arch)
+    x = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    before = [y.detach().clone() for y in net(x).values()]
+    sum(y.square().mean() for y in net(x).values()).backward()  # type: ignore[union-attr]
+    ranked = importances(net, rows, CRITERIA[by])
+    place, row = next((p, r) for r in rows for p in ranked if p[0] == r.name and p[1] == "conv3")
+    inner = inner_channels(row)[place[1]]
+    layers = layers_at(net, row, inner)
+    made: list[Any] = [layer for layer, dim in layers if dim == 0 and getattr(layer, "weight", layer).dim() > 1]
+    norms: list[Any] = [layer for layer, dim in layers if dim == 0 and layer.weight.dim() == 1]
+    (*_, (reader, _)) = [each for each in layers if each[1] == 1]
+    ways: dict[str, Any] = {
+        "reading": lambda c: reader.weight[:, c].abs().sum(),
+        "l1": lambda c: sum(m.weight[c].abs().sum() for m in made),
+        "slimming": lambda c: sum(n.weight[c].abs() for n in norms),
+        "taylor": lambda c: sum((m.weight[c] * m.weight.grad[c]).sum() ** 2 for m in made),
+    }
+    with torch.no_grad():
+        own = torch.stack([ways[by](c) for c in range(inner.width)])
+    torch.testing.assert_close(ranked[place], own)
+    sort_channels(net, rows, {place: set() for place in ranked}, None, ranked)
+    for y, was in zip(net(x).values(), before, strict=True):
+        assert torch.allclose(y, was, rtol=1e-9, atol=1e-12)
+    if not CRITERIA[by].needs_gradients:  # gradients stay where they were
+        for values in importances(net, rows, CRITERIA[by]).values():
+            assert (values[:-1] >= values[1:] - 1e-9).all()
