@@ -114,6 +114,9 @@ def open_pretrained(given: str, facts: Facts, seed: int) -> Pretrained:
     """The detector of a name of torchvision's, or of a file of its weights, perhaps with other classes. Raises
     UsageError where its weights are not at hand, or it is none of DETECTORS."""
     name = given.removeprefix("torchvision:")
+    if os.path.isdir(given):
+        has_model = os.path.exists(os.path.join(given, "model.py"))
+        raise _refused(given, "is an extracted network" if has_model else "is a folder")
     is_file = os.path.exists(given)
     if not is_file and name not in BY_NAME:
         hint = f"Give a file of weights, or one of {', '.join(BY_NAME)}"
@@ -124,24 +127,34 @@ def open_pretrained(given: str, facts: Facts, seed: int) -> Pretrained:
     from searchkit.nas.models.init.sources import read_weights
 
     try:
-        tensors, _ = read_weights(init)
+        tensors, meta = read_weights(init)
     except UsageError as e:
         hint = (e.hint or "").replace("init: path/to/", "--pretrained path/to/")
         raise UsageError(f"--pretrained {given}: {e.message}", hint) from e
-    detector = _detector_of({key.removeprefix("module.") for key in tensors}, given)
+    detector = _detector_of({key.removeprefix("module.") for key in tensors})
+    if detector is None:
+        raise _refused(given, "is a checkpoint of search-nas" if "space" in meta else "holds other weights")
     shape = (detector.square, detector.square) if detector.square else _shape_of(facts)
     priced = price_text("\n".join(_sections(detector, shape, len(facts.classes))) + "\n", (shape,), seed)
     return Pretrained(detector, init, shape, float(priced.largest[0]))
 
 
-def _detector_of(names: Collection[str], given: str) -> Detector:
+def _refused(given: str, what: str) -> UsageError:
+    """The error for all that is not weights of one of DETECTORS; what: it is instead."""
+    return UsageError(
+        f"--pretrained {given}: it must be a file of weights of {', '.join(BY_NAME)}, perhaps with other classes, but "
+        f"it {what}",
+        "A detector of your own is compared by its records: train or tune it on this data by its own config, score it "
+        "(search-nas test --split test --tag test --detections found.json --out candidate.jsonl), and add "
+        "pretrained=candidate.jsonl to search-nas report",
+    )
+
+
+def _detector_of(names: Collection[str]) -> Detector | None:
     for each in DETECTORS:
         if all(name in names for name in each.has) and not any(name in names for name in each.lacks):
             return each
-    raise UsageError(
-        f"--pretrained {given}: its weights are of none of {', '.join(BY_NAME)}",
-        "Train it on your own, and give its records to the report: search-nas report … pretrained=FILE",
-    )
+    return None
 
 
 def _shape_of(facts: Facts) -> Shape:

@@ -143,7 +143,20 @@ def test_a_detector_from_a_shelf_is_fine_tuned_beside(here: Path, monkeypatch: p
     loaded = load_init(net, str(recipe.init))
     assert not loaded.partly and len(loaded.unused) == 12 and 0 < len(loaded.kept) < 30 < len(loaded.whole)
     torch.save({"some.weight": torch.zeros(1)}, "none.pth")
-    for given, words in (("none.pth", "are of none of ssdlite320"), ("ssdlite", "no such file or detector")):
+    torch.save({"meta": {"space": {}}, "net": {"some.weight": torch.zeros(1)}}, "ours.pth")
+    Path("model").mkdir()
+    Path("model/model.py").touch()
+    for given, words in (
+        ("none.pth", "but it holds other weights\n  A detector of your own is compared by its records"),
+        ("ours.pth", "but it is a checkpoint of search-nas\n  A detector of your own is compared by its records"),
+        (
+            "model",
+            "ssdlite320_mobilenet_v3_large, retinanet_resnet50_fpn, fasterrcnn_resnet50_fpn, perhaps with other ",
+        ),
+        ("model", "but it is an extracted network\n"),
+        ("toy", "but it is a folder\n"),
+        ("ssdlite", "no such file or detector"),
+    ):
         said = bad("init", "toy", "--budget", "40M", "--overwrite", "--no-measure", "--pretrained", given)
         assert words in said
 
