@@ -78,6 +78,7 @@ BACKBONES = {
     "attentive_nas": MBCONV,
     "big_resnet": f"{BODY}, (`stem.kernel`), (`body.kernel`), (`body.expand`)",
     "regnet": f"{BODY}, `body.group_width` or `body.groups`, (`body.kernel`), (`body.expand` or `body.hidden`)",
+    "darknet": f"{BODY}, (`body.hidden`)",
     "shufflenet_v2": f"{BODY}, (`body.choice`), (`head.width`)",
 }
 

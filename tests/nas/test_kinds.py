@@ -26,6 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": lambda x: x.clamp(min=0),
     "relu6": lambda x: x.clamp(0, 6),
+    "leaky_relu": lambda x: torch.where(x > 0, x, 0.1 * x),
     "hsigmoid": lambda x: (x + 3).clamp(0, 6) / 6,
     "hswish": lambda x: x * (x + 3).clamp(0, 6) / 6,
     "sigmoid": lambda x: 1 / (1 + torch.exp(-x)),

@@ -41,8 +41,12 @@ class Augment:
     fill: tuple[int, int, int] = (124, 116, 104)  # RGB; ImageNet's mean
     expand: Fraction = field(default=0.0, metadata=LATER)
     """Probability of SSD's expansion, before all else: the image becomes a part of a canvas, of `fill`, whose edges are
-    up to 4 times as long."""
+    up to `expand_most` times as long."""
     vflip: Fraction = field(default=0.0, metadata=LATER)  # probability; for images without an up and a down
+    expand_most: Annotated[float, number(1)] = field(default=4.0, metadata=LATER)
+    """How many times as long the edges of expansion's canvas are at most."""
+    crop_ious: tuple[Fraction, ...] = field(default=(0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0), metadata=LATER)
+    """Of these `crop` draws the minimal IoU; 0 allows any crop, and of 1 the image stays whole."""
 
     def __post_init__(self) -> None:
         wrong = [
@@ -55,6 +59,10 @@ class Augment:
                 wrong.append(f"{name} must lie in [0, {top}]; got {getattr(self, name)}")
         if self.scale is not None and not 0 < self.scale[0] <= self.scale[1]:
             wrong.append(f"scale must be [lo, hi] with 0 < lo <= hi; got {list(self.scale)}")
+        if not 1 <= self.expand_most < math.inf:
+            wrong.append(f"expand_most must be at least 1; got {self.expand_most}")
+        if not self.crop_ious or not all(0 <= iou <= 1 for iou in self.crop_ious):
+            wrong.append(f"crop_ious must be of [0, 1], at least one; got {list(self.crop_ious)}")
         if not self.min_box > 0:
             wrong.append(f"min_box must be above 0 px (boxes without area can't be trained on); got {self.min_box}")
         if wrong:

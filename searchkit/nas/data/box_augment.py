@@ -40,9 +40,9 @@ def pipeline(augment: Augment, has_boxes: bool = True) -> v2.Transform:
     """The transform of (tv_tensors.Image, tv_tensors.BoundingBoxes); it draws from torch's global generator."""
     steps: list[v2.Transform] = []
     if augment.expand:
-        steps.append(v2.RandomZoomOut(fill=augment.fill, side_range=(1.0, 4.0), p=augment.expand))
+        steps.append(v2.RandomZoomOut(fill=augment.fill, side_range=(1.0, augment.expand_most), p=augment.expand))
     if augment.crop and has_boxes:  # without a box there is nothing whose IoU could be kept
-        steps.append(v2.RandomApply([v2.RandomIoUCrop()], p=augment.crop))
+        steps.append(v2.RandomApply([v2.RandomIoUCrop(sampler_options=[*augment.crop_ious])], p=augment.crop))
     if augment.scale is not None:
         steps.append(ScaleJitter(augment.scale, augment.fill))
     if augment.hflip:

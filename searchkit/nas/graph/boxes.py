@@ -88,7 +88,8 @@ def resize(g: Graph, x: Value, edges: Value) -> Value:
 def anchors(g: Graph, generator: Any, maps: Sequence[Value], padded: Value) -> list[Value]:
     """The anchors (h w A, 4) of maps (1, _, h, w), corners in px of the padded image, place by place.
 
-    Raises UsageError for a generator that is none of torchvision's.
+    Raises UsageError for a generator that is none of torchvision's, nor CellAnchors, whose anchors (h w A, 5) end with
+    the edge of their cell.
     """
     kind = type(generator).__name__
     if kind == "AnchorGenerator":
@@ -96,9 +97,11 @@ def anchors(g: Graph, generator: Any, maps: Sequence[Value], padded: Value) -> l
     if kind == "DefaultBoxGenerator" and generator.steps is None:
         pairs = [wh.clamp(0, 1) if generator.clip else wh for wh in generator._wh_pairs]
         return [_default_boxes(g, wh.numpy(), x, padded) for wh, x in zip(pairs, maps, strict=True)]
+    if kind == "CellAnchors":
+        return [_cells(g, np.array(pairs, F32), x, padded) for pairs, x in zip(generator.sizes, maps, strict=True)]
     raise UsageError(
         f"the anchors of a {kind} can't be written as ONNX",
-        "Those of torchvision's AnchorGenerator and DefaultBoxGenerator (without steps) can",
+        "Those of torchvision's AnchorGenerator and DefaultBoxGenerator (without steps) can, and of CellAnchors",
     )
 
 
@@ -124,6 +127,17 @@ def _default_boxes(g: Graph, wh: np.ndarray, x: Value, padded: Value) -> Value:
     return g.concat([(centre - half) * size, (centre + half) * size], 3).reshape(-1, 4)
 
 
+def _cells(g: Graph, wh: np.ndarray, x: Value, padded: Value) -> Value:
+    """Boxes of widths and heights (A, 2), px, around the middle of each cell, and the edge of the cell."""
+    edges = x.shape(2)
+    edge = (padded / edges).cut(0, 1, 0).to(F32)
+    rows, columns = ((g.arange(edges.cut(i, i + 1, 0)).to(F32) + 0.5) * edge for i in (0, 1))
+    across = columns.reshape(1, -1, 1, 1) * np.array([1, 0, 1, 0], F32)
+    down = rows.reshape(-1, 1, 1, 1) * np.array([0, 1, 0, 1], F32)
+    corners = (across + down + np.concatenate((-wh / 2, wh / 2), 1)).reshape(-1, 4)
+    return g.concat([corners, corners.cut(0, 1, 1) * np.array(0, F32) + edge], 1)
+
+
 # ---- boxes ----
 
 
@@ -142,6 +156,16 @@ def decode(deltas: Value, anchors: Value, coder: Sequence[float]) -> Value:
     centre = deltas.cut(0, 2, -1) / np.array(coder[:2], F32) * size + (low + 0.5 * size)
     growth = g.op("Min", deltas.cut(2, 4, -1) / np.array(coder[2:], F32), np.array(LONGEST, F32))
     half = 0.5 * (g.op("Exp", growth) * size)
+    return g.concat([centre - half, centre + half], -1)
+
+
+def decode_in_cell(deltas: Value, anchors: Value) -> Value:
+    """The boxes that deltas (..., 4) lead to from anchors (..., 5), the last the edge of the cell."""
+    g = deltas.graph
+    low, high, edge = anchors.cut(0, 2, -1), anchors.cut(2, 4, -1), anchors.cut(4, 5, -1)
+    centre = (low + high) / np.array(2, F32) + (g.op("Sigmoid", deltas.cut(0, 2, -1)) - np.array(0.5, F32)) * edge
+    growth = g.op("Min", deltas.cut(2, 4, -1), np.array(LONGEST, F32))
+    half = 0.5 * (g.op("Exp", growth) * (high - low))
     return g.concat([centre - half, centre + half], -1)
 
 

@@ -37,6 +37,11 @@ def relu6(line: Line, input: Value, inplace: bool = False) -> Value:
     return line.op("Clip", input, np.array(0, np.float32), np.array(6, np.float32))
 
 
+def leaky_relu(line: Line, input: Value, negative_slope: float = 0.01, inplace: bool = False) -> Value:
+    """x, or where that is below 0 so many times x."""
+    return line.op("LeakyRelu", input, alpha=negative_slope)
+
+
 def silu(line: Line, input: Value, inplace: bool = False) -> Value:
     """x sigmoid(x)."""
     return line.op("Mul", input, line.op("Sigmoid", input))
@@ -236,6 +241,7 @@ FUNCTIONS: Mapping[Any, FunctionWriter] = {
     **dict.fromkeys((F.relu, torch.relu), activation("Relu")),
     **dict.fromkeys((F.sigmoid, torch.sigmoid), activation("Sigmoid")),
     F.relu6: relu6,
+    F.leaky_relu: leaky_relu,
     F.hardswish: activation("HardSwish"),
     F.hardsigmoid: activation("HardSigmoid", alpha=1 / 6, beta=0.5),
     F.silu: silu,

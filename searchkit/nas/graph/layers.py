@@ -11,7 +11,17 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from searchkit.nas.graph.functions import activation, avg_pool, flatten, global_pool, max_pool, relu6, same, silu
+from searchkit.nas.graph.functions import (
+    activation,
+    avg_pool,
+    flatten,
+    global_pool,
+    leaky_relu,
+    max_pool,
+    relu6,
+    same,
+    silu,
+)
 from searchkit.nas.graph.graph import Value
 from searchkit.nas.graph.line import Line, UnwrittenError
 from searchkit.nas.nn.written import Conv2dSame
@@ -129,6 +139,7 @@ LAYERS: Mapping[str, LayerWriter] = {  # by the name of the class: that of an ex
     nn.AdaptiveAvgPool2d.__name__: _by(global_pool, "output_size"),
     nn.ReLU.__name__: _by(activation("Relu")),
     nn.ReLU6.__name__: _by(relu6),
+    nn.LeakyReLU.__name__: _by(leaky_relu, "negative_slope"),
     nn.Hardswish.__name__: _by(activation("HardSwish")),
     nn.Hardsigmoid.__name__: _by(activation("HardSigmoid", alpha=1 / 6, beta=0.5)),
     nn.SiLU.__name__: _by(silu),

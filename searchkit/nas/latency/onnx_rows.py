@@ -168,6 +168,9 @@ class _Graph:
         bounds = [self._constant(np.array(bound, np.float32)) for bound in (0, 6)]
         return self._op("Clip", [inputs[0], *bounds], out)
 
+    def _leaky_relu(self, _layer: Layer, inputs: tuple[str, ...], out: tuple[int, ...]) -> str:
+        return self._op("LeakyRelu", [inputs[0]], out, alpha=0.1)
+
     def _hswish(self, _layer: Layer, inputs: tuple[str, ...], out: tuple[int, ...]) -> str:
         return self._op("HardSwish", [inputs[0]], out)
 

@@ -20,7 +20,7 @@ from searchkit.errors import UsageError, did_you_mean
 if TYPE_CHECKING:
     from searchkit.records.arch import Width
 
-Activation = Literal["relu", "relu6", "hswish", "swish", "hsigmoid", "sigmoid"]
+Activation = Literal["relu", "relu6", "leaky_relu", "hswish", "swish", "hsigmoid", "sigmoid"]
 Kind = Literal[
     "conv",
     "linear",
@@ -51,9 +51,10 @@ class Layer:
     the shortcut before the main path; "shuffle" takes the channels of its `groups` in turn; "mean" goes on with the
     mean over all positions, and "gate" multiplies what went into that mean by what was made of it.
 
-    "subsample" takes every `stride`-th position; "nearest" and "bilinear" make an image `scale` times as large. `bias`
-    of a norm says whether its scale and shift are learnable: a frozen norm has none. With `levels` a norm has one of
-    its own for each of so many levels of a pyramid, named by their numbers from 0, while all else of the row is shared.
+    "leaky_relu" is of slope 0.1, Darknet's. "subsample" takes every `stride`-th position; "nearest" and "bilinear" make
+    an image `scale` times as large. `bias` of a norm says whether its scale and shift are learnable: a frozen norm has
+    none. With `levels` a norm has one of its own for each of so many levels of a pyramid, named by their numbers from
+    0, while all else of the row is shared.
     `same`: padding as TensorFlow's SAME, in place of `padding`: an image of n pixels becomes one of n / stride, rounded
     up, and an odd pixel goes to its end. An avgpool rounds its output size up (`ceil_mode=True,
     count_include_pad=False`), as does a maxpool with `ceil`; all else rounds down, as torch does by default.

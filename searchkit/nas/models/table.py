@@ -39,12 +39,14 @@ BACKBONES: dict[str, Sides] = {
     "attentive_nas": Sides("backbones.attentive_nas_plan:AttentiveNASPlan", "backbones.attentive_nas:AttentiveNAS"),
     "big_resnet": Sides("backbones.big_resnet_plan:BigResNetPlan", "backbones.big_resnet:BigResNet"),
     "regnet": Sides("backbones.regnet_plan:RegNetPlan", "backbones.regnet:RegNet"),
+    "darknet": Sides("backbones.darknet_plan:DarknetPlan", "backbones.darknet:Darknet"),
     "shufflenet_v2": Sides("backbones.shufflenet_plan:ShuffleNetV2Plan", "backbones.shufflenet:ShuffleNetV2"),
 }
 NECKS: dict[str, Sides] = {
     "fpn": Sides("necks.fpn_plan:FPNPlan", "necks.fpn:FPNNeck"),
     "elastic_fpn": Sides("necks.elastic_fpn_plan:ElasticFPNPlan", "necks.elastic_fpn:ElasticFPN"),
     "ssd_extras": Sides("necks.ssd_extras_plan:SSDExtrasPlan", "necks.ssd_extras:SSDExtras"),
+    "yolo": Sides("necks.yolo_plan:YOLONeckPlan", "necks.yolo:YOLONeck"),
     "none": Sides("necks.none:NoNeck", "necks.none:NoNeck"),
     "hidden": Sides("necks.hidden_plan:HiddenPlan", "necks.hidden:HiddenNeck"),
 }
@@ -52,6 +54,7 @@ HEADS: dict[str, Sides] = {  # the first of each task is that of configs that na
     "faster_rcnn": Sides("heads.faster_rcnn_plan:FasterRCNNPlan", "heads.faster_rcnn:FasterRCNNHead"),
     "retinanet": Sides("heads.retinanet_plan:RetinaNetPlan", "heads.retinanet:RetinaNetHead"),
     "ssd": Sides("heads.ssd_plan:SSDPlan", "heads.ssd:SSDHead"),
+    "yolo": Sides("heads.yolo_plan:YOLOPlan", "heads.yolo:YOLOHead"),
     "linear": Sides("heads.linear_plan:LinearPlan", "heads.linear:LinearHead"),
 }
 TABLES: Mapping[str, Mapping[str, Sides]] = {BACKBONE: BACKBONES, NECK: NECKS, HEAD: HEADS}

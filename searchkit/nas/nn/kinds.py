@@ -177,6 +177,7 @@ KINDS: dict[str, LayerKind] = {
     "norm": LayerKind(_run_norm, _make_norm),
     "relu": LayerKind(partial(_rectified, F.relu)),
     "relu6": LayerKind(partial(_rectified, F.relu6)),
+    "leaky_relu": LayerKind(partial(_rectified, partial(F.leaky_relu, negative_slope=0.1))),
     "hswish": LayerKind(partial(_activated, F.hardswish)),
     "swish": LayerKind(partial(_activated, F.silu)),
     "hsigmoid": LayerKind(partial(_activated, F.hardsigmoid)),

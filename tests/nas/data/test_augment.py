@@ -62,6 +62,8 @@ def test_flipping_twice_gives_the_same(flip: Augment, axis: int) -> None:
         Augment(crop=1.0, vflip=1),
         Augment(crop=0.5, scale=(0.5, 2.0), fill=(0, 0, 0), min_box=4),
         Augment(expand=1.0, fill=(0, 0, 0)),
+        Augment(expand=1.0, expand_most=1.5, fill=(0, 0, 0)),
+        Augment(crop=1.0, crop_ious=(0.4, 0.9)),
     ],
 )
 def test_boxes_stay_on_what_they_hold(augment: Augment) -> None:
@@ -73,7 +75,7 @@ def test_boxes_stay_on_what_they_hold(augment: Augment) -> None:
         after, changed = augmentation.apply(augment, image, target, seed)
         height, width = after.shape[-2:]
         if augment.expand:
-            assert 120 <= height <= 480 and abs(width / height - 160 / 120) < 0.02
+            assert 120 <= height <= 120 * augment.expand_most and abs(width / height - 160 / 120) < 0.02
         elif not augment.crop:
             assert (height, width) == (120, 160)
         assert len({len(changed[key]) for key in ("boxes", "labels", "iscrowd", "area")}) == 1

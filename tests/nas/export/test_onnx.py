@@ -71,6 +71,26 @@ SMALL_MOBILE = {
     "head.kernel": {"choices": [3, 5]},
     "data.input_shape": {"choices": [64, 49, [40, 56]]},
 }
+YOLO: dict[str, Any] = {
+    "backbone": "darknet",
+    "neck": "yolo",
+    "neck_options": {"channels": [8, 8]},
+    "head": "yolo",
+    "head_options": {
+        "channels": [8, 8],
+        "anchors": [[[8, 8], [12, 20]], [[16, 12], [24, 30]]],
+        "candidates": 50,
+        "detections_per_image": 40,
+    },
+}
+SMALL_DARKNET = {
+    "backbone.stem.width": 4,
+    "backbone.body.width": {"choices": [[8], [8], [8, 12]]},
+    "backbone.body.depth": {"choices": [[1], [1, 2], [1]]},
+    "neck.hidden": {"choices": [[8, 16]] * 2},
+    "head.width": {"choices": [[4, 8]] * 2},
+    "data.input_shape": {"choices": [64, 49, [40, 56]]},
+}
 AGNOSTIC = {"rpn_activation": "softmax", "class_agnostic": True}
 SIZES = {"choices": [64, 48, 75]}
 DETECTORS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # of model and space, over those of the tiny config
@@ -82,6 +102,7 @@ DETECTORS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # of model and 
         SSD | {"head_options": SSD["head_options"] | {"scores": "softmax", "candidates_of": "level"}},
         SMALL_MOBILE,
     ),
+    "yolo": (YOLO, SMALL_DARKNET),
 }
 
 
@@ -106,7 +127,7 @@ def decided(source: Source, recipe: Recipe, arch: Arch, images: list[torch.Tenso
     set_arch(net, arch)
     with torch.no_grad():
         for name, parameter in net.named_parameters():
-            if parameter.ndim > 1 and re.search("cls|bbox|classification|regression", name):
+            if parameter.ndim > 1 and re.search("cls|bbox|classification|regression|classes|boxes", name):
                 parameter.normal_(std=0.5 / parameter[0].numel() ** 0.5, generator=torch.Generator().manual_seed(2))
         for module in net.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -143,7 +164,7 @@ def many(count: int) -> Any:
 
 @pytest.mark.timeout(1800)  # of 30 archs
 @pytest.mark.parametrize("count", many(30))
-@pytest.mark.parametrize("family", some_of(DETECTORS, "faster_rcnn", "ssd"))
+@pytest.mark.parametrize("family", some_of(DETECTORS, "faster_rcnn", "ssd", "yolo"))
 def test_a_detectors_file_finds_what_torch_finds(family: str, count: int, data: Path, tmp_path: Path) -> None:
     recipe = recipe_of(family, data, tmp_path / "cfg")
     images, _ = extraction.sample_images(recipe, 2, 64)

@@ -84,6 +84,7 @@ BODIES = {
         {"squeeze": "hidden"},
         {**FOUR, "body.groups": {"choices": [[1, 2]] * 4}, "body.kernel": {"choices": [[1, 3]] * 4}},
     ),
+    "darknet": Tiny({}, {**FOUR, "body.hidden": {"choices": [[2, 4]] * 4}}),
     "shufflenet_v2": Tiny(
         {"stem_pool": False},
         {
@@ -112,6 +113,7 @@ TINY_NECKS = {
         },
         partner="ssd",
     ),
+    "yolo": Tiny({"channels": [6, 8, 8]}, {"hidden": {"choices": [[4, 6], [8], [8, 12]]}}, partner="yolo"),
 }
 SETTINGS = {
     "score_permille": {"choices": [1, 300, 340]},  # trained so little, three classes have about a third each
@@ -128,6 +130,16 @@ TINY_HEADS = {
             "transform": "chained",
         },
         {"kernel": {"choices": [[3, 5, 7]] * 4}, **SETTINGS},
+    ),
+    "yolo": Tiny(
+        {
+            "anchors": [[[8, 8]], [[16, 12], [12, 24]], [[40, 40]]],
+            "channels": [8, 8, 8],
+            "score_thresh": 0.0,
+            "detections_per_image": 300,
+            "candidates": 200,
+        },
+        {"width": {"choices": [[4, 8]] * 3}, **SETTINGS},
     ),
     "faster_rcnn": Tiny(
         {"box_head_width": 16, "score_thresh": 0.0, "rpn_pre_nms_test": 30, "rpn_post_nms_test": 20},

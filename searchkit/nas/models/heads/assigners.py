@@ -69,4 +69,25 @@ def assign_atss(anchors: Sequence[Tensor], boxes: Tensor, *, nearest: int = 9) -
     return best.masked_fill(values < 0, -1)
 
 
-ASSIGNERS: dict[str, Callable[..., Tensor]] = {"iou": assign_by_iou, "atss": assign_atss}
+def assign_in_cell(anchors: Sequence[Tensor], boxes: Tensor, *, positive: float = 0.5, negative: float = 0.5) -> Tensor:
+    """YOLOv3's rule: only the anchors of the cell that holds a box's centre may be its own. Those are whose IoU with it
+    is above `positive`, and the best of them, however small its IoU; of several boxes an anchor goes to that of the
+    largest IoU, but one that is the best of a box to that box, the last one if it is so of several. Others whose IoU
+    with all boxes is at most `negative` are background, and the rest is ignored.
+
+    anchors: (A, 5), the last the edge of the cell.
+    """
+    every = torch.cat(list(anchors))
+    iou, edges = ops.box_iou(boxes, every[:, :4]), every[:, 4, None]
+    cells = ((every[:, :2] + every[:, 2:4]) / 2 / edges).floor()
+    goals = ((boxes[:, None, :2] + boxes[:, None, 2:]) / 2 / edges).floor()  # (boxes, anchors, 2)
+    claims = torch.where((goals == cells).all(2), iou, -1)
+    values, best = claims.max(dim=0)
+    matched = torch.where(iou.max(dim=0).values <= negative, -1, -2)
+    matched = torch.where(values > positive, best, matched)
+    forced = (claims >= 0) & (claims == claims.max(dim=1, keepdim=True).values)
+    numbers = torch.arange(len(boxes), device=boxes.device)[:, None]
+    return torch.where(forced.any(dim=0), torch.where(forced, numbers, -1).amax(dim=0), matched)
+
+
+ASSIGNERS: dict[str, Callable[..., Tensor]] = {"iou": assign_by_iou, "atss": assign_atss, "cell": assign_in_cell}

@@ -7,6 +7,7 @@ as it stands: it uses math, torch, F, ops (torchvision.ops) and each other, and 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torchvision.ops as ops
@@ -27,6 +28,27 @@ def decode(deltas: Tensor, anchors: Tensor, coder: tuple[float, float]) -> Tenso
     centre = deltas[:, :2] / coder[0] * size + (anchors[:, :2] + 0.5 * size)
     half = 0.5 * (torch.exp(torch.clamp(deltas[:, 2:] / coder[1], max=math.log(1000 / 16))) * size)
     return torch.cat((centre - half, centre + half), dim=1)
+
+
+def encode_in_cell(boxes: Tensor, anchors: Tensor) -> Tensor:
+    """What deltas of anchors (P, 5), the last the edge of the cell, are to say of boxes (P, 4): the place of the centre
+    in the cell, from 0 to 1, and the logarithm of the size by the anchor's."""
+    low, high = anchors[:, :2], anchors[:, 2:4]
+    offset = ((boxes[:, :2] + boxes[:, 2:]) - (low + high)) / 2 / anchors[:, 4:]
+    growth = ((boxes[:, 2:] - boxes[:, :2]) / (high - low)).clamp(min=1e-6)
+    return torch.cat(((offset + 0.5).clamp(1e-6, 1 - 1e-6), growth.log()), dim=1)
+
+
+def decode_in_cell(deltas: Tensor, anchors: Tensor, coder: tuple[float, float]) -> Tensor:
+    """The boxes that deltas lead to from anchors (P, 5), the last the edge of the cell: the centre stays in the cell,
+    at the sigmoid of the first two (https://arxiv.org/abs/1804.02767, §2.1). The coder has no part in it."""
+    low, high = anchors[:, :2], anchors[:, 2:4]
+    centre = (low + high) / 2 + (deltas[:, :2].sigmoid() - 0.5) * anchors[:, 4:]
+    half = 0.5 * (torch.exp(torch.clamp(deltas[:, 2:], max=math.log(1000 / 16))) * (high - low))
+    return torch.cat((centre - half, centre + half), dim=1)
+
+
+DECODERS: dict[str, Callable[..., Tensor]] = {"anchor": decode, "cell": decode_in_cell}
 
 
 def paired_iou(a: Tensor, b: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """What one-stage detectors have in common: images to levels of class logits and box deltas, anchors, losses, boxes.
 
-RetinaNet and SSD differ in their networks and in rows of the tables of assigners.py and dense_losses.py. An extracted
-folder holds the same text (`source`), so it trains on with the same losses.
+RetinaNet, SSD and YOLO differ in their networks and in rows of the tables of assigners.py, dense_losses.py and
+boxes.py. An extracted folder holds the same text (`source`), so it trains on with the same losses.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from searchkit.nas.models.class_logits import ClassLogits
-from searchkit.nas.models.heads.boxes import apart, decode, encode, paired_iou
+from searchkit.nas.models.heads.boxes import apart, decode, encode, encode_in_cell, paired_iou
 from searchkit.nas.models.heads.dense_plan import Dense
 from searchkit.nas.models.heads.dense_rows import TABLES
 
@@ -40,6 +40,7 @@ class DenseDetector(nn.Module):
         class_loss: Callable[..., Tensor],
         box_loss: Callable[..., Tensor],
         normalizer: Callable[..., Tensor],
+        decoder: Callable[..., Tensor],
         coder: tuple[float, float],
         background: bool,
         scores: str,
@@ -54,7 +55,7 @@ class DenseDetector(nn.Module):
         self.anchor_generator = anchor_generator
         self.transform = transform
         self.assigner, self.class_loss, self.box_loss, self.normalizer = assigner, class_loss, box_loss, normalizer
-        self.coder = coder
+        self.decoder, self.coder = decoder, coder
         self.background, self.scores = background, scores
         self.score_thresh, self.nms_thresh = score_thresh, nms_thresh
         self.detections_per_image = detections_per_image
@@ -89,7 +90,8 @@ class DenseDetector(nn.Module):
         return self.transform.postprocess(found, batch.image_sizes, sizes)
 
     def anchors(self, batch: Any, maps: Sequence[Tensor]) -> list[Tensor]:
-        """The anchors (A h w, 4) of each level, corners in px, place by place; they are those of all images."""
+        """The anchors (A h w, 4) of each level, corners in px, place by place; they are those of all images. Behind the
+        corners there may be more of each."""
         at_each = self.anchor_generator.num_anchors_per_location()
         every: Tensor = self.anchor_generator(batch, list(maps))[0]
         counts = [a * x.shape[-2] * x.shape[-1] for a, x in zip(at_each, maps, strict=True)]
@@ -114,7 +116,7 @@ class DenseDetector(nn.Module):
             own = [t["labels"][m[m >= 0]] - first for t, m in zip(targets, matched, strict=True)]
             labels = labels.index_put((image, anchor), torch.cat(own))
             boxes = torch.cat([t["boxes"][m[m >= 0]] for t, m in zip(targets, matched, strict=True)])
-            predicted = decode(deltas[image, anchor], every[anchor], self.coder)
+            predicted = self.decoder(deltas[image, anchor], every[anchor], self.coder)
             quality = torch.zeros_like(labels, dtype=deltas.dtype)
             quality = quality.index_put((image, anchor), paired_iou(predicted, boxes))
             weights = self.normalizer(torch.bincount(image, minlength=len(targets)))
@@ -134,6 +136,8 @@ class DenseDetector(nn.Module):
         found = []
         for of_level, shifts, at in zip(logits, deltas, anchors, strict=True):
             scores = of_level.softmax(-1) if self.scores == "softmax" else of_level.sigmoid()
+            if self.scores == "objectness":
+                scores = scores * scores[:, :1]
             scores = scores[:, int(self.background) :]
             groups = scores.unbind(1) if self.candidates_of == "class" else (scores.flatten(),)
             for column, group in enumerate(groups):
@@ -144,7 +148,7 @@ class DenseDetector(nn.Module):
                     label = torch.full_like(place, 1 + column)
                 else:
                     place, label = place // self.num_classes, 1 + place % self.num_classes
-                corners = ops.clip_boxes_to_image(decode(shifts[place], at[place], self.coder), size)
+                corners = ops.clip_boxes_to_image(self.decoder(shifts[place], at[place], self.coder), size)
                 found.append((corners, best, label))
         corners, scores, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
         kept = apart(corners, scores, labels, self.nms_thresh, self.detections_per_image)
@@ -195,8 +199,9 @@ def source(dense: Dense) -> str:
     F`, `torchvision.ops as ops`, Any, Callable, Mapping, Sequence, Literal, Tensor, nn, AnchorGenerator and
     GeneralizedRCNNTransform, with annotations that are not evaluated."""
     rows = [TABLES[name][getattr(dense, name)] for name in TABLES]
-    parts: Iterable[Any] = (encode, decode, paired_iou, apart, flat_level, *rows, DenseDetector)
-    return "\n\n".join(inspect.getsource(part) for part in parts)
+    of_cells = (encode_in_cell,) if dense.box_loss == "cell" else ()
+    parts: Iterable[Any] = (encode, decode, *of_cells, paired_iou, apart, flat_level, *rows, DenseDetector)
+    return "\n\n".join(inspect.getsource(part) for part in dict.fromkeys(parts))
 
 
 def settings_source(dense: Dense) -> str:

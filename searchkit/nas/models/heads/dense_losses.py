@@ -14,7 +14,7 @@ import torch.nn.functional as F
 import torchvision.ops as ops
 from torch import Tensor
 
-from searchkit.nas.models.heads.boxes import decode, encode
+from searchkit.nas.models.heads.boxes import decode, encode, encode_in_cell
 
 
 def focal(logits: Tensor, labels: Tensor, quality: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
@@ -59,6 +59,15 @@ def multibox(logits: Tensor, labels: Tensor, quality: Tensor, *, negatives: floa
     return loss * ((labels >= 0) | hard)
 
 
+def objectness(logits: Tensor, labels: Tensor, quality: Tensor) -> Tensor:
+    """Cross-entropy of column 0, whether an anchor is a positive, and of positives that of each class: YOLOv3's
+    (https://arxiv.org/abs/1804.02767), (N, A)."""
+    goal = (labels[..., None] == torch.arange(logits.shape[-1], device=labels.device)).to(logits.dtype)
+    goal[..., 0] = (labels >= 0).to(logits.dtype)
+    entropy = F.binary_cross_entropy_with_logits(logits, goal, reduction="none")
+    return entropy[..., 0] * (labels != -2) + entropy[..., 1:].sum(-1) * (labels >= 0)
+
+
 def box_l1(deltas: Tensor, boxes: Tensor, anchors: Tensor, coder: tuple[float, float]) -> Tensor:
     """The absolute differences of the deltas, summed over the four."""
     return (deltas - encode(boxes, anchors, coder)).abs().sum(1)
@@ -83,6 +92,22 @@ def box_giou(deltas: Tensor, boxes: Tensor, anchors: Tensor, coder: tuple[float,
     return values
 
 
+def box_in_cell(
+    deltas: Tensor,
+    boxes: Tensor,
+    anchors: Tensor,
+    coder: tuple[float, float],
+    *,
+    centre: float = 2.0,
+    size: float = 2.0,
+) -> Tensor:
+    """Cross-entropy of the centre's place in its cell, and the squared difference of the logarithms of the size, summed
+    over the two each, times their weights: YOLOv3's."""
+    goal = encode_in_cell(boxes, anchors)
+    places = F.binary_cross_entropy_with_logits(deltas[:, :2], goal[:, :2], reduction="none").sum(1)
+    return centre * places + size * (deltas[:, 2:] - goal[:, 2:]).square().sum(1)
+
+
 def by_image(positives: Tensor) -> Tensor:
     """The weight of each image's sum, from how many positives each has, (N,): the mean over the images of the mean over
     the positives, of which there is at least one. Over several ranks it is what it is on one."""
@@ -99,15 +124,27 @@ def by_batch(positives: Tensor) -> Tensor:
     return (1 / positives.sum().clamp(min=1)).expand(len(positives))
 
 
+def of_sum(positives: Tensor) -> Tensor:
+    """All images weigh 1: losses are sums over the batch, and grow with it."""
+    return torch.ones_like(positives, dtype=torch.get_default_dtype())
+
+
 CLASS_LOSSES: dict[str, Callable[..., Tensor]] = {
     "focal": focal,
     "quality_focal": quality_focal,
     "clamped_focal": clamped_focal,
     "multibox": multibox,
+    "objectness": objectness,
 }
-BOX_LOSSES: dict[str, Callable[..., Tensor]] = {"l1": box_l1, "smooth_l1": box_smooth_l1, "giou": box_giou}
+BOX_LOSSES: dict[str, Callable[..., Tensor]] = {
+    "l1": box_l1,
+    "smooth_l1": box_smooth_l1,
+    "giou": box_giou,
+    "cell": box_in_cell,
+}
 NORMALIZERS: dict[str, Callable[..., Tensor]] = {
     "image": by_image,
     "image_with_positives": by_image_with_positives,
     "batch": by_batch,
+    "sum": of_sum,
 }

@@ -13,22 +13,26 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from searchkit.errors import did_you_mean
 from searchkit.nas.models.part import SCORES, NetConfig, PlainConfig, Setting
 from searchkit.reading.keys import At, refuse
+from searchkit.reading.kinds import LATER
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 LOSSES = ("classification", "bbox_regression")  # torchvision's names
+OF_CELLS = ("assigner", "box_loss", "decoder")  # fields whose row `cell` is of anchors that know their cell
 EVALUATION = ("score_thresh", "nms_thresh", "detections_per_image", "candidates", "candidates_of")  # fields of Dense
 ROWS: Mapping[str, Mapping[str, tuple[str, ...]]] = {  # field of Dense -> what it may be, and the options of that
-    "assigner": {"iou": ("positive", "negative", "force"), "atss": ("nearest",)},
+    "assigner": {"iou": ("positive", "negative", "force"), "atss": ("nearest",), "cell": ("positive", "negative")},
     "class_loss": {
         "focal": ("alpha", "gamma"),
         "quality_focal": ("gamma",),
         "clamped_focal": ("alpha", "gamma", "eps"),
         "multibox": ("negatives",),
+        "objectness": (),
     },
-    "box_loss": {"l1": (), "smooth_l1": ("beta", "weight"), "giou": ()},
-    "normalizer": {"image": (), "image_with_positives": (), "batch": ()},
+    "box_loss": {"l1": (), "smooth_l1": ("beta", "weight"), "giou": (), "cell": ("centre", "size")},
+    "normalizer": {"image": (), "image_with_positives": (), "batch": (), "sum": ()},
+    "decoder": {"anchor": (), "cell": ()},
 }
 
 
@@ -40,16 +44,22 @@ class Dense:
     `*_options`: keywords of the row of the table, such as assigner_options: {positive: 0.6}.
     """
 
-    assigner: str = "iou"  # which anchors are to find which boxes: iou or atss
+    CELLS: ClassVar[bool] = False  # whether its anchors know their cell: a YOLO's
+
+    assigner: str = "iou"  # which anchors are to find which boxes: iou or atss; of a YOLO cell
     assigner_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    class_loss: str = "focal"  # focal, quality_focal, clamped_focal, or multibox (with scores: softmax)
+    class_loss: str = "focal"
+    """focal, quality_focal, clamped_focal; multibox with scores: softmax; objectness with scores: objectness."""
     class_loss_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    box_loss: str = "l1"  # l1, smooth_l1 or giou
+    box_loss: str = "l1"  # l1, smooth_l1 or giou; of a YOLO cell
     box_loss_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    normalizer: str = "image"  # image, image_with_positives or batch: whose positives losses are means over
+    normalizer: str = "image"
+    """image, image_with_positives or batch: whose positives losses are means over; sum: they are sums of the batch."""
     coder: tuple[float, float] = (1.0, 1.0)  # weights of centres and sizes in box deltas
-    background: bool = False  # logits begin with the background's
-    scores: Literal["sigmoid", "softmax"] = "sigmoid"  # what makes them of logits; a softmax needs the background
+    decoder: str = field(default="anchor", metadata=LATER)  # what deltas move: an anchor, or of a YOLO one in its cell
+    background: bool = False  # logits begin with the background's, or with objectness
+    scores: Literal["sigmoid", "softmax", "objectness"] = "sigmoid"
+    """What makes them of logits; all but sigmoid need the background. objectness: a class's times the first logit's."""
     score_thresh: float = 0.05  # above which a detection is one
     nms_thresh: float = 0.5  # IoU of two boxes of a class, above which the weaker one is left out
     detections_per_image: int = 300  # the best ones
@@ -66,10 +76,18 @@ class Dense:
             yield from self._row_faults(name)
         if len(self.coder) != 2 or not all(weight > 0 for weight in self.coder):
             yield At("coder", f"must be two weights above 0, of centres and of sizes, but is {self.coder}")
-        if self.scores == "softmax" and not self.background:
-            yield At("scores", "softmax needs background: true, a score for what is no object", beside=("background",))
+        for name in OF_CELLS:
+            if (getattr(self, name) == "cell") != self.CELLS:
+                must = "must be cell of a YOLO" if self.CELLS else "can be cell of a YOLO alone"
+                yield At(name, f"{must}, whose anchors know their cell, but is {getattr(self, name)}")
+        if self.scores != "sigmoid" and not self.background:
+            what = f"{self.scores} needs background: true, a score for whether there is an object"
+            yield At("scores", what, beside=("background",))
         if self.class_loss == "multibox" and self.scores != "softmax":
             what = f"multibox is a softmax over the classes, but scores is {self.scores}: set softmax"
+            yield At("class_loss", what, beside=("scores",))
+        if (self.class_loss == "objectness") != (self.scores == "objectness"):
+            what = f"objectness goes with scores: objectness alone, but they are {self.class_loss} and {self.scores}"
             yield At("class_loss", what, beside=("scores",))
 
     def _row_faults(self, name: str) -> Iterator[At]:

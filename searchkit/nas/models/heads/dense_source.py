@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from searchkit.errors import SearchkitError
 from searchkit.nas.graph.graph import Graph
@@ -63,7 +64,7 @@ class DenseForm:
             settings=dense.settings_source(self.options),
             classes=config.num_classes,
             anchors=self.anchors(net),
-            generator=type(net.anchor_generator).__name__,
+            generator=_torchvisions(net.anchor_generator),
             transform=_transform_source(net.transform, size),
         )
 
@@ -85,7 +86,7 @@ class DenseForm:
 
     def write_onnx(self, g: Graph, net: Any, shape: InputShape) -> dict[str, Any]:
         """See WrittenInOnnx."""
-        return dense_onnx.write(g, net, Outputs(net))
+        return dense_onnx.write(g, net, Outputs(net), self.options.decoder)
 
     @torch.no_grad()
     def equality(
@@ -125,6 +126,12 @@ class DenseForm:
         with FlopCounterMode(display=False) as counter:
             net.levels(torch.zeros(1, 3, *height_width(shape)))
         return int(counter.get_total_flops()) // 2
+
+
+def _torchvisions(generator: Any) -> str:
+    """The class of torchvision that a text with a generator imports; it may have a class of its own beside that."""
+    theirs = type(generator).__module__.partition(".")[0] == "torchvision"
+    return type(generator).__name__ if theirs else AnchorGenerator.__name__
 
 
 def _transform_source(transform: Any, size: tuple[int, int]) -> str:
