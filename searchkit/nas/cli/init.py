@@ -27,7 +27,7 @@ LARGE_MB = 100  # of data within the project, from which jobs rather link it tha
 class Init:
     data: str
     budgets: tuple[str, ...]
-    device: str
+    devices: tuple[str, ...]
     time_text: str
     out: str
     family: str | None
@@ -46,7 +46,9 @@ class Init:
         words: list[Any] = ["search-nas", "init", self.data]
         for budget in self.budgets:
             words += ["--budget", budget]
-        words += ["--device", self.device, "--time", self.time_text]
+        for device in self.devices:
+            words += ["--device", device]
+        words += ["--time", self.time_text]
         for name in ("family", "pretrained", "format", "images", "seed"):
             words += [f"--{name}", value] if (value := getattr(self, name)) is not None else []
         words += ["--no-measure"] * (not self.measure) + ["--one-based"] * self.one_based
@@ -61,10 +63,16 @@ class Init:
     multiple=True,
     required=True,
     metavar="COST",
-    help="What a detector may cost: '2 GMACs', '300M', '20 ms'. Several times for several.",
+    help="What a detector may cost: '2 GMACs', '300M', '20 ms', on one of two devices 'cpu:20 ms'. Several times for "
+    "several.",
 )
 @click.option(
-    "--device", default="cpu", show_default=True, help="That it is trained and to run on: cpu, cuda, cuda:0 …"
+    "--device",
+    "devices",
+    multiple=True,
+    default=("cpu",),
+    metavar="NAME",
+    help="That it is trained and to run on: cpu, cuda, cuda:0 … A second one is to run on, too.  [default: cpu]",
 )
 @click.option("--time", "time_text", default="1h", show_default=True, metavar="TIME", help="For all of it: 45m, 2h.")
 @click.option("--out", default=".", show_default=True, metavar="DIR", help="Where the files go.")
@@ -89,6 +97,7 @@ def init_command(**given: Any) -> None:
     Examples:
       search-nas init digits --budget '50 MMACs' --time 10m
       search-nas init photos --budget '2 GMACs' --device cuda:0 --time 2h --family faster_rcnn
+      search-nas init photos --device cuda:0 --device cpu --budget 'cuda:0:5 ms' --budget 'cpu:40 ms' --time 4h
       search-init && search-run --task det cfg.yaml
     """
     from searchkit.nas.cli.data_check import split_lines
@@ -98,12 +107,9 @@ def init_command(**given: Any) -> None:
     from searchkit.nas.setup import make, stages, write
 
     asked = Init(**given)
-    limits = tuple(dict.fromkeys(map(budgets.read_budget, asked.budgets)))
+    limits = budgets.on_devices([*map(budgets.read_budget, asked.budgets)], asked.devices)
     total_s = seconds_of(asked.time_text)
-    if asked.device != "cpu":
-        if not re.fullmatch(r"cuda(:\d+)?", asked.device):
-            raise UsageError(f"--device {asked.device}: there is none of that name", "Use cpu, cuda, or cuda:N")
-        check_device(asked.device)
+    _check_devices(asked.devices, asked.measure)
     names = (write.NET, write.CONFIG, write.RULES, *([write.PRETRAINED] if asked.pretrained else []))
     there = [name for name in names if os.path.exists(os.path.join(asked.out, name))]
     if there and not asked.overwrite:
@@ -126,7 +132,7 @@ def init_command(**given: Any) -> None:
         paths = write.Paths(where.data, net, config, rules, other, where.report())
         task = make.Asked(
             limits,
-            asked.device,
+            asked.devices,
             total_s,
             asked.family,
             seed_of(asked.seed),
@@ -148,6 +154,25 @@ def init_command(**given: Any) -> None:
     click.echo(f"written: {', '.join(written)}")
     click.echo(f"  {where.next_step(facts.mb > LARGE_MB)}")
     click.echo(f"  the report will be {paths.report}")
+
+
+def _check_devices(devices: tuple[str, ...], measure: bool) -> None:
+    """Raises UsageError for devices that can't be; one that is not here may be where nothing is measured."""
+    for device in devices:
+        if device != "cpu" and not re.fullmatch(r"cuda(:\d+)?", device):
+            raise UsageError(f"--device {device}: there is none of that name", "Use cpu, cuda, or cuda:N")
+    if sum(device != "cpu" for device in devices) > 1 or len({*devices}) < len(devices):
+        hint = "A job gets whichever GPU is free: make a config for each kind of GPU, on a machine that has it"
+        raise UsageError(f"--device {' --device '.join(devices)}: it may be cpu, one GPU, or both", hint)
+    for device in devices:
+        try:
+            check_device(device)
+        except UsageError as e:
+            if measure:
+                raise UsageError(
+                    e.message, f"{e.hint}; or make the config here for another machine: --no-measure"
+                ) from e
+            say(f"note: {e.message}: the config is for a machine that has one (here, --gpus 0 lets a dry run show it)")
 
 
 @contextlib.contextmanager

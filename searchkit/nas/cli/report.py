@@ -24,7 +24,11 @@ from searchkit.nas.cli.options import save_picture, say, seed_of, shared
 )
 @click.option("--scored", multiple=True, metavar="FILE", help="Records of a search, shown behind the candidates.")
 @click.option(
-    "--budget", "budgets", multiple=True, metavar="COST", help="'2 GMACs', '20 ms'; several times for several."
+    "--budget",
+    "budgets",
+    multiple=True,
+    metavar="COST",
+    help="'2 GMACs', '20 ms', 'cpu:20 ms' (of overhead.ms_cpu); several times for several.",
 )
 @click.option("--trust", metavar="FILE", help="What search-nas trust --json has printed.")
 @click.option("--task", metavar="NAME", help="Whose stages took how long.  [default: of a stage its own task]")
@@ -69,7 +73,7 @@ def report_command(
     inputs = make.Inputs(
         title=title or f"Detectors{f' for {name}' if name else ''}",
         candidates=read.candidates,
-        budgets=[make.Budget(each.value, each.unit, each.text) for each in asked],
+        budgets=[make.Budget(each.value, each.unit, each.text, each.device) for each in asked],
         scored=_scored(scored, read.missing),
         data=data,
         stages=_stages(of_task),

@@ -48,6 +48,11 @@ class Candidate:
         exported = self.form("onnx").get("ms")
         return _number(self.record.get("overhead", {}).get("ms") if exported is None else exported)
 
+    def cost(self, meter: str) -> float | None:
+        """What it costs by a meter: macs, ms, or what records have in `overhead`, such as ms_cuda0."""
+        known = {"macs": self.macs, "ms": self.ms}
+        return known[meter] if meter in known else _number(self.record.get("overhead", {}).get(meter))
+
     @property
     def machine(self) -> str:
         """That its time is of; empty where it was not timed."""
@@ -213,8 +218,8 @@ def _times(file: str) -> tuple[float, float]:
 
 
 def recommended(candidates: Sequence[Candidate], budget: float, meter: str) -> Candidate | None:
-    """The best within a budget (meter: macs or ms) by the AP that choices are made by; of equals the cheapest."""
-    within = [(c, getattr(c, meter)) for c in candidates if c.worth is not None]
+    """The best within a budget (meter: see `cost`) by the AP that choices are made by; of equals the cheapest."""
+    within = [(c, c.cost(meter)) for c in candidates if c.worth is not None]
     fitting = [(c, cost) for c, cost in within if cost is not None and cost <= budget]
     if not fitting:
         return None

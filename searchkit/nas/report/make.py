@@ -23,8 +23,9 @@ class Budget:
     """What a network may cost."""
 
     value: float
-    meter: str  # macs or ms
+    meter: str  # macs, ms, or that of one of several devices
     text: str
+    device: str = ""  # that of its meter
 
 
 @dataclass(frozen=True)
@@ -91,22 +92,23 @@ def _budgets(inputs: Inputs) -> list[Budget]:
 
 
 def _choice_text(inputs: Inputs, budget: Budget, chosen: Candidate | None) -> str:
-    on = f" on {inputs.device}" if inputs.device else ""
+    on = f" on {inputs.device}" if inputs.device and not budget.device else ""
     if chosen is None:
-        costs = [(cost, c) for c in inputs.candidates if (cost := getattr(c, budget.meter)) is not None]
+        costs = [(cost, c) for c in inputs.candidates if (cost := c.cost(budget.meter)) is not None]
         cost, nearest = min(costs, key=lambda pair: pair[0], default=(0.0, None))
-        shown = f"{cost:.1f} ms" if budget.meter == "ms" else f"{page.amount(cost)}MACs"
+        shown = f"{page.amount(cost)}MACs" if budget.meter == "macs" else f"{cost:.1f} ms"
         also = f" The nearest is {nearest.name}, {shown}." if nearest is not None and cost > budget.value else ""
         return f"For {budget.text}{on}: no candidate is within it and has a score to be chosen by.{also}"
     tag = chosen.tag(CHOSEN_BY)
     chosen_on = chosen.split_of(tag) or tag
-    cost = f"{page.amount(chosen.macs)}MACs" + (f", {chosen.ms:.1f} ms" if chosen.ms is not None else "")
+    ms = chosen.cost(budget.meter if budget.device else "ms")
+    costing = f"{page.amount(chosen.macs)}MACs" + (f", {ms:.1f} ms" if ms is not None else "")
     shown = f"AP {page.number(chosen.ap)}" + (f" on {chosen.split}" if chosen.split else "")
     why = f"chosen by its AP on {chosen_on}, {page.number(chosen.worth)}"
     role = "" if chosen.name == chosen.role else f" ({chosen.role})"
     doubt = verdict.hardly_learnt([chosen])
     doubt = f" It is the best there is, but no recommendation: {doubt}." if doubt else ""
-    return f"For {budget.text}{on}: {chosen.name}{role}, {cost}; {shown}, {why}.{doubt}"
+    return f"For {budget.text}{on}: {chosen.name}{role}, {costing}; {shown}, {why}.{doubt}"
 
 
 def _matches(inputs: Inputs) -> dict[str, list[Matches]]:
@@ -180,15 +182,16 @@ def _plots(inputs: Inputs) -> list[Plot]:
     plots: list[Plot] = []
     most = max((each.macs or 0 for each in inputs.candidates), default=0)
     in_macs = ("MACs (M)", 1e6) if most < 1e9 else ("MACs (G)", 1e9)
-    for meter, title, unit in (("macs", *in_macs), ("ms", "ms of one image", 1.0)):
+    on_devices = [(meter, f"ms of one image on {device}", 1.0) for meter, device in _devices(inputs).items()]
+    for meter, title, unit in (("macs", *in_macs), *(on_devices or [("ms", "ms of one image", 1.0)])):
         points = []
         for record in inputs.scored[:MOST_SCORED]:
             each = Candidate("", "scored", record, "")
-            cost = getattr(each, meter)
+            cost = each.cost(meter)
             if cost is not None and each.ap is not None:
                 points.append(Point(cost / unit, each.ap, "scored"))
         for each in inputs.candidates:
-            cost = getattr(each, meter)
+            cost = each.cost(meter)
             if cost is not None and each.ap is not None:
                 points.append(
                     Point(cost / unit, each.ap, each.role if each.role in figures.COLOURS else "subnet", each.name)
@@ -199,6 +202,11 @@ def _plots(inputs: Inputs) -> list[Plot]:
         else:
             inputs.missing.append(f"{title}: no candidate has both an AP and this cost")
     return plots
+
+
+def _devices(inputs: Inputs) -> dict[str, str]:
+    """The devices that budgets name, by their meters."""
+    return {each.meter: each.device for each in inputs.budgets if each.device}
 
 
 def _front(plots: Sequence[Plot]) -> str:
@@ -224,7 +232,8 @@ def _table(inputs: Inputs, best: Sequence[int]) -> str:
         "ms int8",
         "AP int8",
     ]
-    head += ["MB fp32", "MB int8"]
+    devices = _devices(inputs)
+    head += ["MB fp32", "MB int8", *(f"ms {device}" for device in devices.values())]
     rows = []
     for each in inputs.candidates:
         scores, float_file, int8 = each.scores(each.tag(SHOWN_BY)), each.form("onnx"), each.form("onnx-int8")
@@ -243,6 +252,7 @@ def _table(inputs: Inputs, best: Sequence[int]) -> str:
                 page.number(int8.get("bbox_mAP")),
                 page.number(_mb(float_file), "{:.1f}"),
                 page.number(_mb(int8), "{:.1f}"),
+                *(page.number(each.cost(meter), "{:.1f}") for meter in devices),
             ]
         )
     if not rows:
@@ -252,6 +262,8 @@ def _table(inputs: Inputs, best: Sequence[int]) -> str:
     machines = sorted({each.machine for each in inputs.candidates if each.machine})
     notes = [f"AP on {' and '.join(splits)}."] if splits else []
     notes += [f"ms: the median of one image at a time; {'; '.join(machines)}."] if machines else []
+    if devices:
+        notes.append(f"ms {' and '.join(devices.values())}: by the tables that were measured there.")
     if splits == ["val"]:
         notes.append("There is no test set: the AP is that by which was chosen, and so too good.")
     if not any(each.form("onnx-int8") for each in inputs.candidates):

@@ -31,7 +31,7 @@ def verdict(
     """A sentence: own, the best of the search within a budget (value, meter, text), beside another detector. matches:
     of what each detected on the same images; None where that is not known."""
     most, meter, text = budget
-    cost = getattr(other, meter)
+    cost = other.cost(meter)
     above = f", more than {text}" if cost is not None and cost > most else ""
     begin = f"{_named(own)} has AP {page.number(own.ap)}, {_named(other, above)} {page.number(other.ap)}"
     value = (own.ap or 0.0) - (other.ap or 0.0)

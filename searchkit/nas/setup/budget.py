@@ -34,12 +34,34 @@ class Budget:
     """What a network may cost, as it was asked for."""
 
     value: float
-    unit: str  # macs or ms
+    unit: str  # macs or ms; of a named device what meter_of says
     text: str
+    device: str = ""  # that a time is named for
+
+    @property
+    def option(self) -> str:
+        """As --budget takes it."""
+        return f"{self.device}:{self.value:g} ms" if self.device else self.text
+
+
+def meter_of(device: str) -> str:
+    """The name of the meter of a device, one of several: ms_cpu, ms_cuda0."""
+    return f"ms_{device.replace(':', '')}"
+
+
+def time_on(device: str, value: float) -> Budget:
+    """A budget in ms that is for one of several devices."""
+    return Budget(value, meter_of(device), f"{value:g} ms on {device}", device)
 
 
 def read_budget(text: str) -> Budget:
-    """`2 GMACs`, `300M`, `20 ms`. Raises UsageError for anything else."""
+    """`2 GMACs`, `300M`, `20 ms`, and for one of several devices `cpu:20 ms`. Raises UsageError for anything else."""
+    named = re.fullmatch(r"\s*(cpu|cuda(?::\d+)?)\s*:\s*(.*)", text)
+    if named:
+        time = read_budget(named[2])
+        if time.unit != "ms" or time.device:
+            raise UsageError(f"--budget: {text!r} names a device, but is no time", "Such as --budget 'cpu:20 ms'")
+        return time_on(named[1], time.value)
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*(ms|([KMGT]?)(?:MACs?)?)\s*", text, re.IGNORECASE)
     value = float(match[1]) if match else 0.0
     if match is None or value <= 0:
@@ -50,6 +72,27 @@ def read_budget(text: str) -> Budget:
     if macs < 1e5:
         raise UsageError(f"--budget: {text!r} is {macs:g} MACs", "Did you mean GMACs? Such as --budget '2 GMACs'")
     return Budget(macs, "macs", f"{macs_text(macs)}MACs")
+
+
+def on_devices(limits: Sequence[Budget], devices: Sequence[str]) -> tuple[Budget, ...]:
+    """The budgets by device: of several devices, a time that names none is one for each of them. Raises UsageError for
+    a device that was not asked for, and for one, beside the first, that no time is for."""
+    out: list[Budget] = []
+    for each in limits:
+        if each.device and each.device not in devices:
+            hint = f"Add --device {each.device}, or name one of {', '.join(devices)}"
+            raise UsageError(f"--budget {each.option}: there is no such --device", hint)
+        if each.unit == "macs":
+            out.append(each)
+        elif len(devices) == 1:
+            out.append(Budget(each.value, "ms", f"{each.value:g} ms"))
+        else:
+            out += [time_on(device, each.value) for device in ((each.device,) if each.device else devices)]
+    for device in devices[1:]:
+        if not any(each.device == device for each in out):
+            hint = f"Such as --budget '{device}:20 ms'; or leave --device {device} out"
+            raise UsageError(f"--device {device}: no budget is a time on it", hint)
+    return tuple(dict.fromkeys(out))
 
 
 def macs_text(macs: float) -> str:

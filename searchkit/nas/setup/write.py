@@ -29,8 +29,20 @@ class Training:
     cache_mb: int
     cores: int  # CPUs that each job may use
     forms: tuple[str, ...]  # that models are exported in
-    runtime: str  # that milliseconds are measured in: onnxruntime, or eager
     gpu: bool
+
+
+@dataclass(frozen=True)
+class Target:
+    """A device that networks are to run on, where their times are measured."""
+
+    device: str
+    runtime: str  # that milliseconds are measured in: onnxruntime, or eager
+    meter: str  # what its time is called: ms, or that of one of several devices
+
+    @property
+    def gpu(self) -> bool:
+        return self.device != "cpu"
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,7 @@ class Made:
     paths: Paths
     budgets: tuple[tuple[Budget, float], ...]  # each with its MACs
     training: Training
+    targets: tuple[Target, ...]  # the first is trained on
     times: Times
     seed: int
     asked: str  # the command line
@@ -77,9 +90,9 @@ class Made:
         return self.design.fit.shapes
 
     @property
-    def timed(self) -> bool:
-        """Whether a budget is a time, so that a table of times is measured first."""
-        return any(budget.unit == "ms" for budget, _ in self.budgets)
+    def timed(self) -> tuple[Target, ...]:
+        """Those with a budget that is a time, for which a table of times is measured first."""
+        return tuple(each for each in self.targets if any(budget.unit == each.meter for budget, _ in self.budgets))
 
     @property
     def metric(self) -> str:

@@ -104,6 +104,20 @@ def test_every_record_is_in_the_table_and_the_best_within_the_budget_is_recommen
     assert Path("r.png").stat().st_size > 10_000
 
 
+def test_each_device_has_its_own_recommendation() -> None:
+    def timed(ap: float, macs: float, cpu: float, gpu: float, **more: Any) -> dict[str, Any]:
+        each = record(ap, macs, **more)
+        return {**each, "overhead": {**each["overhead"], "ms_cpu": cpu, "ms_cuda0": gpu}}
+
+    some = [timed(0.4, 1.9e9, 40.0, 3.0, name="wide"), timed(0.3, 0.9e9, 14.0, 2.5), timed(0.2, 0.5e9, 9.0, 9.0)]
+    page = made(records("s.jsonl", *some), "--budget", "cpu:15 ms", "--budget", "cuda:0:3 ms", "--budget", "cpu:5 ms")
+    words = "\n".join(page.words)
+    assert "For 15 ms on cpu: subnet 2 (subnet), 900 MMACs, 14.0 ms; AP 0.300 on test" in words
+    assert "For 3 ms on cuda:0: wide (subnet), 1.9 GMACs, 3.0 ms; AP 0.400 on test" in words
+    assert "For 5 ms on cpu: no candidate is within it" in words and "The nearest is subnet 3, 9.0 ms." in words
+    assert all(text in words for text in ("ms of one image on cpu", "ms of one image on cuda:0", "ms cuda:0"))
+
+
 def test_what_is_missing_is_said() -> None:
     words = "\n".join(made("nowhere.jsonl", "--trust", "none.json", "--task", "det").words)
     for item in ("nowhere.jsonl", "candidates", "a baseline", "none.json", "without --config", "no candidate has both"):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
@@ -24,9 +25,11 @@ from searchkit.nas.setup import budget as budgets
 from searchkit.nas.setup import design, measure
 from searchkit.nas.setup.anchors import Anchors, best_iou, clusters, fitted, recall
 from searchkit.nas.setup.schedule import Speeds, estimate, has_room, split
+from searchkit.nas.space.shapes import height_width
 from searchkit.nas.tasks import read as configs
 from searchkit.nas.train import net as nets
 from searchkit.suite.config import read as suite
+from tests.nas.test_latency import table_of
 from tests.support.nas import bad, call, good
 from tests.support.suite import ok, run
 
@@ -229,6 +232,75 @@ def test_data_elsewhere_is_named_by_its_full_path(toy: Path, tmp_path: Path, mon
     assert inside.file("net.yaml") == "deeper/net.yaml" and inside.initialised
 
 
+def test_each_of_two_devices_has_its_table_limit_and_finalists(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine without a GPU: what is measured there is measured where it runs."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    devices = (
+        "--device",
+        "cpu",
+        "--device",
+        "cuda:0",
+        "--budget",
+        "cpu:15 ms",
+        "--budget",
+        "cuda:0:.5 ms",
+        "--time",
+        "9h",
+    )
+    done = call("init", "toy", *devices, "--no-measure")
+    assert done.code == 0 and "note: --device cuda:0: PyTorch finds no GPU here" in done.err
+    text = Path("cfg.yaml").read_text()
+    stages = {each["name"]: each for each in yaml.safe_load(text)["stages"]}
+    assert [*stages][:4] == ["check", "train", "latency-cpu", "latency-cuda0"]
+    on_cpu, on_gpu = stages["latency-cpu"], stages["latency-cuda0"]
+    assert on_gpu["resources"] == {"gpus": 1} and on_cpu["resources"]["gpus"] == 0
+    assert on_gpu["task"]["template"].count("--runtime eager --") == 2
+    assert on_cpu["task"]["template"].count("--runtime onnxruntime --device cpu --threads 1 --") == 2
+    search, plain = stages["search"]["task"]["template"], stages["plain"]["task"]["template"]
+    for tag, table in (("cpu", "$SEARCHKIT_STAGE_LATENCY_CPU"), ("cuda0", "$SEARCHKIT_STAGE_LATENCY_CUDA0")):
+        assert f'--set "meters.ms_{tag}={table}/ms.json"' in search and f"--objective ms_{tag}" in search
+        assert plain.count(f'--set "meters.ms_{tag}={table}/plain.json"') == 1
+    assert '--constraint "ms_cpu <= 15 or ms_cuda0 <= 0.5"' in search
+    options = re.findall(r"--budget '(.*?)'", stages["report"]["task"]["template"])
+    limits = [budgets.read_budget(option) for option in options]
+    assert options == ["cpu:15 ms", "cuda:0:0.5 ms"] and [b.option for b in limits] == options
+    for_both = budgets.on_devices([budgets.read_budget(text) for text in ("9 ms", "2G", "cpu:8 ms")], ("cuda:0", "cpu"))
+    assert [b.text for b in for_both] == ["9 ms on cuda:0", "9 ms on cpu", "2 GMACs", "8 ms on cpu"]
+    suite.load("cfg.yaml")
+    monkeypatch.setenv("DATA", "toy")
+    recipe = configs.load("net.yaml")
+    given = []
+    for tag, rest in (("cpu", 0.1), ("cuda0", 2.0)):
+        table_of(recipe, Path(f"{tag}.json"), rest=[[list(s), rest] for s in map(height_width, recipe.scales)])
+        given += ["--set", f"meters.ms_{tag}={tag}.json"]
+    good("flops", "net.yaml", *given, "--sample", "6", "--out", "priced.jsonl")
+    priced = [json.loads(line) for line in Path("priced.jsonl").read_text().splitlines()]
+    assert all(r["overhead"]["ms_cuda0"] == pytest.approx(r["overhead"]["ms_cpu"] + 1.9) for r in priced)
+    for i, each in enumerate(priced):  # one is within the CPU's budget alone, one within the GPU's, the others in none
+        each["overhead"] |= {"ms_cpu": 15.0 if i == 0 else 16.0, "ms_cuda0": 0.5 if i == 1 else 16.0}
+        each["metric"] = {"direct": {"toy_bbox_mAP": 0.5}}
+    Path("scored.jsonl").write_text("".join(json.dumps(each) + "\n" for each in priced))
+    good("select", "scored.jsonl", "--rules", "finalists.yaml", "--out", "picked.jsonl")
+    picked = [json.loads(line) for line in Path("picked.jsonl").read_text().splitlines()]
+    assert [each["arch"] for each in picked] == [each["arch"] for each in priced[:2]]
+
+
+def test_a_budget_may_name_the_only_device(here: Path) -> None:
+    texts = []
+    for text in ("15 ms", "cpu:15 ms"):
+        init("--budget", text, "--time", "9h", "--overwrite")
+        texts.append([line for name in FILES for line in Path(name).read_text().splitlines() if "nas init" not in line])
+    assert texts[0] == texts[1] and any("meters.ms=$SEARCHKIT_STAGE_LATENCY/ms.json" in line for line in texts[0])
+
+
+@pytest.mark.slow
+def test_search_run_takes_a_config_for_a_gpu_that_is_elsewhere(here: Path) -> None:
+    devices = ("--device", "cuda:0", "--device", "cpu")
+    init(*devices, "--budget", "cuda:0:0.5 ms", "--budget", "cpu:15 ms", "--time", "9h")
+    ok(run(here, "search-init"))
+    assert "report" in ok(run(here, "search-run", "--task", "det", "cfg.yaml", "--dry-run", "--gpus", "0"))
+
+
 # --- what it refuses -------------------------------------------------------------------------------------------------
 
 
@@ -243,14 +315,18 @@ def test_data_elsewhere_is_named_by_its_full_path(toy: Path, tmp_path: Path, mon
         (["--budget", "80M", "--time", "soon"], "is no time"),
         (["--budget", "80M", "--time", "20s"], "too short"),
         (["--budget", "80M", "--device", "tpu"], "there is none of that name"),
-        (["--budget", "80M", "--device", "cuda:7"], "no GPU"),
+        (["--budget", "80M", "--device", "cpu", "--device", "cuda:7"], "--device cuda:7: no budget is a time on it"),
+        (["--budget", "cuda:15 ms"], "--budget cuda:15 ms: there is no such --device"),
+        (["--budget", "cpu:80M"], "names a device, but is no time"),
+        (["--budget", "9 ms", "--device", "cuda:0", "--device", "cuda:1"], "it may be cpu, one GPU, or both"),
+        (["--budget", "80M", "--device", "cuda:7", "--measure"], "finds no GPU here"),
     ],
 )
 def test_what_can_not_be_is_refused_and_nothing_written(
     here: Path, argv: list[str], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert said in bad("init", "toy", *argv, "--no-measure")
+    assert said in bad("init", "toy", "--no-measure", *argv)
     assert not any(os.path.exists(name) for name in FILES)
 
 
