@@ -19,7 +19,7 @@ from searchkit.nas.models.heads.linear_plan import ClassifierConfig
 from searchkit.nas.models.init.names import BACKBONE_NAMES, LAYOUTS
 from searchkit.nas.models.part import BACKBONE, HEAD, NECK
 from searchkit.nas.models.table import HEADS, NECKS, options_of, plan_class
-from searchkit.nas.train import sections
+from searchkit.nas.train import distill_section, sections
 from searchkit.nas.train.kept import MAY_CHANGE
 
 SECTIONS = (
@@ -57,13 +57,31 @@ SECTIONS = (
     (
         "train.distill",
         "",
-        sections.Distill,
-        "Softer targets: the KL divergence to the class scores of the largest arch of the step, or of another teacher "
-        "([classification](classification.md#distillation)), and features ([teachers](supernets.md#teachers)). "
-        "`distill: {}` switches it on.",
+        distill_section.Distill,
+        "Softer targets: the class scores of the largest arch of the step, or of another teacher, and features "
+        "([distillation](distil.md)). `distill: {}` switches it on. `finetune.distill` has the same keys.",
     ),
-    ("train.distill.mimic", "each of the list", sections.Mimic, "Features that are to be like a teacher's."),
-    ("train.distill.teachers", "each by its name", sections.Teacher, "Further networks that teach."),
+    ("train.distill.mimic", "each of the list", distill_section.Mimic, "Features that are to be like a teacher's."),
+    (
+        "train.distill.mimic.paraphraser",
+        "",
+        distill_section.Paraphraser,
+        "What makes factors of a teacher's features; `pretrain_criterion` is `{type: mse, weight: 1}`, or of `l1` "
+        "([factor transfer](distil.md#factor-transfer)).",
+    ),
+    (
+        "train.distill.scores",
+        "each of the list",
+        distill_section.ScoreJob,
+        "Class scores of further teachers.",
+    ),
+    ("train.distill.teachers", "each by its name", distill_section.Teacher, "Further networks that teach."),
+    (
+        "train.pretrain",
+        "",
+        sections.Pretrain,
+        "How paraphrasers learn before the network does: the optimisation keys of `train`, and these.",
+    ),
     ("test", "", sections.Test, "How subnets are scored."),
     ("finetune", "", sections.Finetune, "How subnets are fine-tuned: the optimisation keys of `train`, and these."),
 )
@@ -147,7 +165,7 @@ def parts() -> dict[str, str]:
     shared = {f.name for f in dataclasses.fields(sections.Optimisation)}
     for name, of, cls, line in SECTIONS:
         leave_out: set[str] = set()
-        if cls is sections.Finetune:
+        if cls in (sections.Finetune, sections.Pretrain):
             leave_out = shared - {"epochs"}
         elif cls in (sections.Data, sections.LabelData):
             leave_out = {"augment", "stretched"}  # the one has a table of its own, the other is no key

@@ -57,6 +57,7 @@ TABLE = (
     ("nas.tasks", NAS),
     ("nas.export", NAS),
     ("nas.subnet", NAS),
+    ("nas.teach", NAS),
     ("nas.latency", NAS),
     ("nas.setup", NAS),
     ("nas.report", NAS),

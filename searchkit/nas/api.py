@@ -32,7 +32,7 @@ from searchkit.nas.subnet import extract as extraction
 from searchkit.nas.subnet import statistics, sweep
 from searchkit.nas.subnet.sweep import Session
 from searchkit.nas.tasks import read as configs
-from searchkit.nas.tasks.teacher import open_teaching
+from searchkit.nas.teach.opening import open_teaching
 from searchkit.nas.train import net as nets
 from searchkit.nas.train import supernet as training
 from searchkit.nas.train.memory import memory_advice

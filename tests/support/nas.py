@@ -22,7 +22,7 @@ from searchkit.nas.data.toy import make_toy_det
 from searchkit.nas.space.space import Space, read_space
 from searchkit.nas.subnet import sweep
 from searchkit.nas.tasks import read as config
-from searchkit.nas.tasks.teacher import open_teaching
+from searchkit.nas.teach.opening import open_teaching
 from searchkit.nas.train import checkpoint
 from searchkit.nas.train.loop import StepReport
 from searchkit.nas.train.recipe import Recipe

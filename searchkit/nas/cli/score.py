@@ -53,6 +53,7 @@ def opened(plan: Any, here: Any, results_path: str) -> Callable[[Any], dict[str,
     from searchkit.nas.subnet.results import key_of, open_results
     from searchkit.nas.subnet.standing import Tail
     from searchkit.nas.tasks import read as configs
+    from searchkit.nas.teach.opening import open_tuning
     from searchkit.nas.train.memory import memory_advice, require_memory
     from searchkit.nas.train.recipe import tables_of
 
@@ -70,6 +71,7 @@ def opened(plan: Any, here: Any, results_path: str) -> Callable[[Any], dict[str,
             seed=plan.seed,
             tune=proxy,
             say=say,
+            teach=open_tuning,
         )
     if session.digest != plan.checkpoint:
         raise UsageError(f"{here.checkpoint} is not the file that this search began with", "Put that one back")

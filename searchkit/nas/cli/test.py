@@ -175,6 +175,7 @@ def finetune_command(asked: Finetune) -> None:
     recipe, records, archs = _opening(asked)
     from searchkit.nas.subnet import sweep
     from searchkit.nas.subnet.results import open_results
+    from searchkit.nas.teach.opening import open_tuning
     from searchkit.nas.train import checkpoint as checkpoints
 
     ranks, where = ranks_of(), device_of(asked.device)
@@ -182,7 +183,14 @@ def finetune_command(asked: Finetune) -> None:
     keep = checkpoints.keep_folder(asked.work_dir)
     with memory_advice("finetune"):
         session = sweep.open_session(
-            recipe, asked.checkpoint, split=asked.split, device=where, seed=asked.seed_used, tune=True, say=say
+            recipe,
+            asked.checkpoint,
+            split=asked.split,
+            device=where,
+            seed=asked.seed_used,
+            tune=True,
+            say=say,
+            teach=open_tuning,
         )
 
         def protocols(record: Record) -> dict[str, Any]:

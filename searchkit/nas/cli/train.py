@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Literal
 
 import click
 
@@ -18,11 +19,19 @@ from searchkit.nas.train.memory import memory_advice
 @click.option(
     "--accept-changes", is_flag=True, help="Let an old run go on although the config trains something else by now."
 )
+@click.option(
+    "--phase",
+    type=click.Choice(["all", "pretrain"]),
+    default="all",
+    show_default=True,
+    help="pretrain: only the paraphrasers of train.distill, to connectors.pth.",
+)
 @shared("set", "seed", "device", "json")
 def train_command(
     config: str,
     work_dir: str,
     accept_changes: bool,
+    phase: Literal["all", "pretrain"],
     overrides: tuple[str, ...],
     seed: int | None,
     device: str | None,
@@ -37,7 +46,7 @@ def train_command(
     """
     recipe = recipe_of(config, overrides)
     from searchkit.nas.facts import train_facts
-    from searchkit.nas.tasks.teacher import open_teaching
+    from searchkit.nas.teach.opening import open_teaching
     from searchkit.nas.train.supernet import Watch, train_supernet
 
     first = os.environ.get("RANK", "0") == "0"
@@ -53,10 +62,11 @@ def train_command(
             watch=watch,
             teach=open_teaching,
             accept=accept_changes,
+            phase=phase,
         )
     if not first:
         return
     if as_json:
         console.print_json(train_facts(path, steps, reporter.losses, reporter.metrics))
     else:
-        click.echo(f"checkpoint: {path}")
+        click.echo(f"{'connectors' if phase == 'pretrain' else 'checkpoint'}: {path}")

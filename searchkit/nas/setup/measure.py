@@ -16,7 +16,7 @@ from searchkit.nas.latency.nets import Source, Weights, eager_call, onnx_call
 from searchkit.nas.models.subnet import subnet
 from searchkit.nas.setup.schedule import Speeds
 from searchkit.nas.tasks import read as configs
-from searchkit.nas.tasks.teacher import open_teaching
+from searchkit.nas.teach.opening import open_teaching
 from searchkit.nas.train import net as nets
 from searchkit.nas.train import speed
 from searchkit.nas.train.recipe import Recipe, sized

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from searchkit.errors import UsageError
 from searchkit.nas.cost import price
 from searchkit.nas.cost.latency import Table
 from searchkit.nas.models import network
@@ -24,18 +25,24 @@ from searchkit.nas.train import checkpoint
 from searchkit.nas.train import net as nets
 from searchkit.nas.train.bench import Bench, measured_on, model_said, open_bench, short_digest
 from searchkit.nas.train.checkpoint import Checkpoint
+from searchkit.nas.train.distill import Teaching
+from searchkit.nas.train.distill_section import Distill
 from searchkit.nas.train.distributed import Ranks
 from searchkit.nas.train.evaluate import calibrated_norms
 from searchkit.nas.train.groups import frozen_text, load_optimizer, make_optimizer
 from searchkit.nas.train.loop import Run, StepReport, fit
 from searchkit.nas.train.recipe import Recipe, said_of, sized, tables_of
-from searchkit.nas.train.sections import Optimisation
+from searchkit.nas.train.sections import Optimisation, path_of
 from searchkit.nas.train.speed import machine_text, ms_of
 from searchkit.nas.train.splits import HELD_OUT, open_split, range_entry
 from searchkit.nas.train.supernet import batches_of
 from searchkit.nas.train.values import text_of
 from searchkit.records.arch import Arch
 
+# (config, names of its classes, a subnet, the supernet's largest, input shape, device, seed) -> what it is taught by
+OpenTuning = Callable[
+    [Recipe, Sequence[str], nn.Module, Callable[[], nn.Module], InputShape, torch.device, int], Teaching | None
+]
 KEPT = 64  # statistics of archs that others may share, the last ones
 
 
@@ -53,6 +60,7 @@ class Session:
     tune_set: Any = None  # the images that subnets are tuned on, of the task's kind
     notes: tuple[str, ...] = ()  # oddities of scoring this network on that set, for every subnet
     tables: Mapping[str, Table] = field(default_factory=dict)  # of times, by the names of the config's meters
+    teach: OpenTuning | None = None  # opens the teacher that the config asks for in tuning
     statistics: dict[tuple[Arch, InputShape], list[Tensor]] = field(default_factory=dict)  # calibrated, the last ones
 
 
@@ -66,9 +74,12 @@ def open_session(
     tune: bool,
     say: Callable[[str], None],
     needs_value: bool = True,
+    teach: OpenTuning | None = None,
 ) -> Session:
     """Load checkpoint, supernet and data. Raises UsageError for what doesn't fit together, and with `needs_value` where
-    the metric that ranks has no value, since there is nothing to find."""
+    the metric that ranks has no value, since there is nothing to find. teach: opens the teacher of a tuning."""
+    if tune and recipe.finetune.distill is not None and teach is None:
+        raise UsageError("finetune.distill asks for a teacher, but nothing here opens one", "Leave it out")
     tables = tables_of(recipe)
     for line in said_of(recipe, tables):
         say(line)
@@ -101,7 +112,7 @@ def open_session(
     if recipe.train.channels_last:
         net = net.to(memory_format=torch.channels_last)
     config = sized(recipe, bench.categories)
-    return Session(recipe, config, net.eval(), bench, sha256, device, seed, tune_set, notes, tables)
+    return Session(recipe, config, net.eval(), bench, sha256, device, seed, tune_set, notes, tables, teach)
 
 
 def _unlearnt(recipe: Recipe, bench: Bench, fresh: Sequence[str]) -> tuple[str, ...]:
@@ -276,7 +287,16 @@ def _tuned(
     def begin() -> None:
         session.bench.calibrate(static, shape, options.precision)
 
-    train_static(session, static, arch, session.tune_set, options, shape, protocol, folder, on_step, begin)
+    def largest() -> nn.Module:
+        net: nn.Module = subnet(session.net, session.recipe.supernet.maximum(), session.config).to(session.device)
+        session.bench.calibrate(net, shape, options.precision)
+        return net
+
+    teaching = None
+    if options.distill is not None and session.teach is not None:
+        names = session.bench.categories
+        teaching = session.teach(session.recipe, names, static, largest, shape, session.device, session.seed)
+    train_static(session, static, arch, session.tune_set, options, shape, protocol, folder, on_step, begin, teaching)
     return static
 
 
@@ -291,16 +311,18 @@ def train_static(
     folder: str,
     on_step: Callable[[StepReport], None],
     begin: Callable[[], None] | None = None,
+    teaching: Teaching | None = None,
 ) -> None:
     """Train a static network at `arch` on a set of images, of which `folder`, held by us, keeps the checkpoint.
 
     One that was killed goes on from there; it is another training if its `protocol` is another. `begin`: what is done
-    to the network before its first step.
+    to the network before its first step. teaching: what it learns from beside the labels.
     """
     recipe, task = session.recipe, session.recipe.task
     count = task.sets.count(images)
     steps = options.total_steps(count, 1)
-    run = Run(static, make_optimizer(static, options, options.batch_size))
+    extras = teaching.extras if teaching else nn.ModuleDict()
+    run = Run(static, make_optimizer(static, options, options.batch_size, extras), extras=extras)
     meta = {
         "categories": list(session.bench.categories),
         "space": arch.nested(),
@@ -333,10 +355,12 @@ def train_static(
         seed=session.seed,
         device=session.device,
         ranks=Ranks(),
+        teaching=teaching,
     ):
         on_step(report)
         if due.now(run.step) and run.step < steps:
-            content = Checkpoint(static.state_dict(), run.step, run.optimizer.state_dict(), meta)
+            state = run.optimizer.state_dict()
+            content = Checkpoint(static.state_dict(), run.step, state, meta, run.extras.state_dict())
             checkpoint.save(folder, checkpoint.LATEST, content)
     checkpoint.save(folder, checkpoint.LATEST, Checkpoint(static.state_dict(), run.step, {}, meta))
 
@@ -350,6 +374,8 @@ def _go_on(run: Run, folder: str, meta: dict[str, Any], device: torch.device) ->
     loaded = checkpoint.load(latest, device)
     if loaded.meta == meta:
         run.net.load_state_dict(loaded.net)
+        if loaded.extras:
+            run.extras.load_state_dict(loaded.extras)
         if loaded.optimizer:
             load_optimizer(run.optimizer, loaded.optimizer)
         run.step = loaded.step
@@ -370,8 +396,18 @@ def tune_protocol(session: Session, record: Record) -> dict[str, Any]:
         "tuned_steps": options.total_steps(images, 1),
         "tuned_lr": options.lr,
         "tuned_with": short_digest(options_text),
+        **({} if options.distill is None else {"taught_by": _taught_by(options.distill)}),
         "seed": session.seed,
     }
+
+
+def _taught_by(distill: Distill) -> str:
+    """What tells the files of teachers and connectors from others; the supernet's own weights are told already."""
+    named = [distill.checkpoint, distill.teacher, distill.connectors]
+    named += [name for teacher in (distill.teachers or {}).values() for name in (teacher.checkpoint, teacher.teacher)]
+    paths = [path_of(name, "finetune.distill") for name in named if name is not None]
+    weights = [os.path.join(path, "weights.safetensors") if os.path.isdir(path) else path for path in paths]
+    return short_digest(" ".join(checkpoint.digest(path) for path in weights if os.path.isfile(path)))
 
 
 def best_of(records: Sequence[Record], tag: str, metric: str) -> Record | None:

@@ -11,8 +11,9 @@ from typing import Any
 from searchkit.nas.models.part import PARTS
 from searchkit.nas.models.table import plan_class
 from searchkit.nas.space.space import Space
+from searchkit.nas.train.distill_section import Distill
 from searchkit.nas.train.recipe import Recipe
-from searchkit.nas.train.sections import Distill, LabelSplit, Split, Train
+from searchkit.nas.train.sections import LabelSplit, Pretrain, Split, Train
 from searchkit.reading.kinds import says_nothing
 
 # Keys that may change while a training goes on, and why. All others decide what is trained.
@@ -85,14 +86,22 @@ def _flat(name: str, section: Any) -> dict[str, Any]:
         if field.name == "augment":
             flat |= _flat(key, value)
         else:
-            flat[key] = _plain(value) if isinstance(value, Distill | Split | LabelSplit) else value
+            flat[key] = _plain(value) if isinstance(value, Distill | Split | LabelSplit | Pretrain) else value
     return flat
 
 
 def _plain(section: Any) -> dict[str, Any]:
     """A section within a section, without what came later and has its default: an older version kept none of it."""
-    kept = {f.name for f in dataclasses.fields(section) if not says_nothing(f, section)}
-    return {name: value for name, value in dataclasses.asdict(section).items() if name in kept}
+    told = [f.name for f in dataclasses.fields(section) if not says_nothing(f, section)]
+    return {name: _plain_value(getattr(section, name)) for name in told}
+
+
+def _plain_value(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain(value)
+    if isinstance(value, tuple | list):
+        return [*map(_plain_value, value)]
+    return {k: _plain_value(v) for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
 def _space(space: Space) -> dict[str, Any]:

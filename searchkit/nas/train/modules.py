@@ -16,7 +16,8 @@ from torch.overrides import TorchFunctionMode
 
 from searchkit.errors import UsageError
 from searchkit.nas.space.shapes import InputShape, height_width
-from searchkit.nas.train.distill import Shapes, shapes_text, tensors_in, watched
+from searchkit.nas.train.distill import shapes_text, tensors_in, watched
+from searchkit.nas.train.mimics import Shapes
 from searchkit.nas.train.task import Task
 
 ACTIVATIONS = frozenset(
@@ -67,13 +68,24 @@ def shapes_of(
     task: Task,
     run: Callable[[Any], Any] | None = None,
 ) -> dict[str, Shapes]:
-    """What these modules of a network give out for one image, by call and tensor; nothing for one that doesn't run.
+    """The shapes of what these modules of a network give out for one image, by call and tensor; none of one that
+    doesn't run. run: how the network is run on inputs; None: its forward."""
+    seen = outputs_of(net, names, shape, section, task, run)
+    return {name: [tuple(tensor.shape) for tensor in tensors_in(outputs)] for name, outputs in seen.items()}
 
-    run: how the network is run on inputs; None: its forward.
-    """
+
+def outputs_of(
+    net: nn.Module,
+    names: Sequence[str],
+    shape: InputShape,
+    section: Any,
+    task: Task,
+    run: Callable[[Any], Any] | None = None,
+) -> dict[str, list[Any]]:
+    """What these modules give out for one image, by call. run: as in shapes_of."""
     with watched(net, names) as seen:
         _run(net, shape, section, task, run)
-    return {name: [tuple(tensor.shape) for tensor in tensors_in(outputs)] for name, outputs in seen.items()}
+    return seen
 
 
 def require_names(names: Iterable[str], net: nn.Module, key: str, listed: Callable[[], Sequence[ModuleRow]]) -> None:
@@ -99,7 +111,7 @@ def require_names(names: Iterable[str], net: nn.Module, key: str, listed: Callab
 
 @torch.no_grad()
 def _run(net: nn.Module, shape: InputShape, section: Any, task: Task, run: Callable[[Any], Any] | None = None) -> None:
-    was, device = net.training, next(net.parameters()).device
+    was, device = net.training, next((p.device for p in net.parameters()), torch.device("cpu"))  # a file has none
     net.eval()
     task.network.set_scale(net, shape, section)
     (run or net)(task.network.inputs_of(noise(shape, device), device))

@@ -10,24 +10,23 @@ from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from searchkit.errors import UsageError, did_you_mean
+from searchkit.errors import UsageError
 from searchkit.nas.data.augment import Augment, LabelAugment
 from searchkit.nas.space.schema import sampler_schema
 from searchkit.nas.space.shapes import InputShape
+from searchkit.nas.train.distill_section import Distill
 from searchkit.nas.train.values import (
     Areas,
     AsDeclared,
     Interval,
     Milestone,
     NotNegative,
-    ScheduledAbove0,
     ScheduledFraction,
     ScheduledNumber,
-    ScheduledWeight,
     check,
 )
 from searchkit.reading.keys import At, refuse
-from searchkit.reading.kinds import LATER, Count, Fraction, Key, Number, Positive, Text, Whole, number
+from searchkit.reading.kinds import LATER, Count, Fraction, Key, Number, Positive, Whole, number
 
 
 def _check_range(span: tuple[float, float] | None) -> None:
@@ -116,104 +115,6 @@ class LabelData:
         _check_range(self.range)
 
 
-LARGEST = "max"  # as a teacher: the largest arch of the step
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """A network that teaches."""
-
-    config: str  # that it was trained with
-    checkpoint: str  # its weights
-    arch: str = "MAX"  # that it runs
-
-
-@dataclass(frozen=True)
-class Mimic:
-    """Features that are to be like those of a teacher, and how much that counts."""
-
-    student: Text  # the name of a module, as search-nas modules lists them
-    teacher: Text | None = None  # the name of the teacher's module; null: the same
-    of: Text | None = None  # whose: a name in `teachers`, or max, the largest arch of the step; null: as of the scores
-    connector: Literal["none", "conv"] = "none"
-    """conv: a 1x1 convolution, trained along, from the student's channels to the teacher's."""
-    loss: Literal["l2", "mse"] = "l2"  # l2: of each image's features as vectors of length 1
-    weight: ScheduledWeight = 1.0
-    warmup_steps: Whole = 0  # over which the weight grows from 0
-
-    def __post_init__(self) -> None:
-        check(self)
-
-
-@dataclass(frozen=True)
-class Distill:
-    """What a step's archs learn from softer targets: the KL divergence to another network's class scores (Hinton et
-    al., "Distilling the Knowledge in a Neural Network", 2015), and its features.
-
-    Without config and checkpoint the teacher is the largest arch of the step, which is visited first and learns from
-    the labels alone (in-place distillation: Yu & Huang, ICCV 2019; Yu et al., "BigNAS", ECCV 2020).
-    """
-
-    config: str | None = None  # of a teacher that is a network of its own
-    checkpoint: str | None = None  # of that teacher
-    arch: str = "MAX"  # that the teacher runs
-    weight: ScheduledWeight = 1.0  # of the divergence
-    label_weight: ScheduledWeight = None
-    """Of the labels for archs with a teacher; null: 1, but 0 for a classifier's archs that the largest one teaches."""
-    temperature: ScheduledAbove0 = 1.0  # of both softmaxes; the divergence is multiplied by its square
-    anchors: Literal["all", "positive"] = field(default="all", metadata=LATER)
-    """Of a detector, whose scores are learnt: all, each weighed by the teacher's score; or those that are to find a
-    box."""
-    mimic: tuple[Mimic, ...] = field(default=(), metadata=LATER)  # features that are to be like a teacher's
-    teachers: Mapping[str, Teacher] | None = field(default=None, metadata=LATER)  # further ones, by name, for mimic
-
-    def __post_init__(self) -> None:
-        check(self)
-        if (self.config is None) != (self.checkpoint is None):
-            raise UsageError("a teacher needs both config and checkpoint; without both the largest arch is the teacher")
-        refuse(self._faults())
-
-    def _faults(self) -> Iterator[At]:
-        names = (LARGEST, *(self.teachers or ()))
-        if len(set(names)) < len(names):
-            yield At("teachers", f"none can be called {LARGEST}: that is the largest arch of the step")
-        for mimic in self.mimic:
-            if mimic.of is not None and mimic.of not in names:
-                near = did_you_mean(mimic.of, names)
-                what = f"there is no teacher {mimic.of!r}{near}; there are {', '.join(names)}"
-                yield At("mimic", what, beside=("teachers",))
-        if self.weight == 0 and not self.mimic:
-            yield At("weight", "is 0, and there is no mimic: nothing would be taught", beside=("mimic",))
-        if self.weight == 0 and self.anchors != "all":
-            what = "says whose class scores are learnt, but with weight 0 none are"
-            yield At("anchors", what, beside=("weight",))
-
-    @property
-    def own_teacher(self) -> str:
-        """Whose class scores are learnt: LARGEST, or the network of `config`, which has no name."""
-        return LARGEST if self.config is None else ""
-
-    def teacher_name(self, mimic: Mimic) -> str:
-        """Whose features are learnt."""
-        return self.own_teacher if mimic.of is None else mimic.of
-
-    @property
-    def taught_by(self) -> set[str]:
-        """The names of all teachers that something is learnt from."""
-        of_features = set(map(self.teacher_name, self.mimic))
-        return of_features if self.weight == 0 else {self.own_teacher, *of_features}
-
-    @property
-    def in_place(self) -> bool:
-        return LARGEST in self.taught_by
-
-    def teacher_of(self, name: str) -> Teacher:
-        """Where a teacher that is a network of its own comes from."""
-        if name:
-            return (self.teachers or {})[name]
-        return Teacher(str(self.config), str(self.checkpoint), self.arch)
-
-
 @dataclass(frozen=True)
 class Optimisation:
     """How weights move. `lr` is for a batch of `base_batch` images over all ranks, and is scaled by `lr_scaling`."""
@@ -282,6 +183,13 @@ class Optimisation:
 
 
 @dataclass(frozen=True)
+class Pretrain(Optimisation):
+    """How paraphrasers learn before the network does."""
+
+    epochs: Positive = 5.0  # over the training images
+
+
+@dataclass(frozen=True)
 class Train(Optimisation):
     """How the supernet is trained."""
 
@@ -300,6 +208,8 @@ class Train(Optimisation):
     eval_archs: tuple[str, ...] = ("MAX", "MIN")  # named archs that are scored on data.val
     best_arch: str = "MAX"  # best.pth is the checkpoint where this arch
     best_metric: str = ""  # had most of this; empty: bbox_mAP, or top1
+    pretrain: Pretrain | None = field(default=None, metadata=LATER)
+    """How the paraphrasers of distill learn before the network does; null: as its defaults say."""
 
     def faults(self) -> Iterator[At]:
         """As of Optimisation."""
@@ -310,6 +220,9 @@ class Train(Optimisation):
             yield At("sample_strategy", f"is of policy sandwich, but policy is {self.policy}", beside=("policy",))
         if self.macs_bins is not None and self.policy != "single_path":
             yield At("macs_bins", f"is of policy single_path, but policy is {self.policy}", beside=("policy",))
+        if self.pretrain and not (self.distill and self.distill.pretrained):
+            what = "is of paraphrasers with a pretrain_criterion, but no mimic of distill has one"
+            yield At("pretrain", what, beside=("distill",))
         if self.distill and self.distill.in_place:
             words = self.sample_strategy or ("max",)
             if self.policy != "sandwich" or not {"max", "MAX"} & {*words}:
@@ -354,6 +267,8 @@ class Finetune(Optimisation):
 
     epochs: Positive = 2.0  # over the images of train_on
     train_on: tuple[Literal["train", "val"], ...] = ("train",)
+    distill: Distill | None = field(default=None, metadata=LATER)
+    """Softer targets, of the supernet's largest arch or of another teacher: the keys of train.distill."""
 
     def faults(self) -> Iterator[At]:
         """As of Optimisation."""

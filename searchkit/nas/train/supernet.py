@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -30,6 +30,7 @@ from searchkit.nas.train.distill import OpenTeaching
 from searchkit.nas.train.groups import frozen_text, load_optimizer, make_optimizer
 from searchkit.nas.train.loop import Run, StepReport, fit
 from searchkit.nas.train.policies import Policy, policy
+from searchkit.nas.train.pretrain import CONNECTORS, Phase, has_phase, pretrain
 from searchkit.nas.train.recipe import Recipe, sized
 from searchkit.nas.train.sections import Optimisation, path_of
 from searchkit.nas.train.sorting import Sorter
@@ -57,13 +58,15 @@ def train_supernet(
     watch: Watch,
     teach: OpenTeaching,
     accept: bool = False,
+    phase: Literal["all", "pretrain"] = "all",
 ) -> tuple[str, int]:
     """Train, or go on training, the supernet of a recipe; returns (path of the last checkpoint, its steps).
 
     In `work_dir`: latest.pth, best.pth (where data.val is given). A run that was killed goes on from its last
     checkpoint and ends with the tensors of an unbroken one; one that came to its end goes on where there are more steps
     now. teach: opens the teacher that the config asks for. accept: it also goes on where the config trains something
-    else by now. Raises ConflictError for that without `accept`, and where another process trains there.
+    else by now. phase: `pretrain` ends before the training itself, with connectors.pth. Raises ConflictError for
+    another config without `accept`, and where another process trains there.
     """
     ranks = distributed.join(device)
     keep = checkpoint.keep_folder(work_dir)
@@ -72,10 +75,17 @@ def train_supernet(
     recipe.task.sets.require_labels(data, recipe.data)
     for line in (*data.report.lines, *recipe.task.sets.unlearnt(data, network.head_of(recipe.model))):
         watch.say(line)
+    alone = phase == "pretrain"
+    if alone and not has_phase(recipe):
+        raise UsageError(
+            "there is nothing to pre-train: no paraphraser of train.distill.mimic has a pretrain_criterion, or "
+            "train.distill.connectors has them all",
+            "Leave --phase out",
+        )
     with checkpoint.held(keep) if ranks.first else nullcontext():
-        steps = _train(recipe, data, keep, work_dir, seed, device, ranks, watch, teach, accept)
+        steps = _train(recipe, data, keep, work_dir, seed, device, ranks, watch, teach, accept, alone)
     distributed.leave(ranks)
-    return os.path.join(keep, checkpoint.LATEST), steps
+    return os.path.join(keep, CONNECTORS if alone else checkpoint.LATEST), steps
 
 
 def _train(
@@ -89,8 +99,9 @@ def _train(
     watch: Watch,
     teach: OpenTeaching,
     accept: bool,
+    alone: bool,
 ) -> int:
-    """Returns the steps that are done in the end."""
+    """Returns the steps that are done in the end. alone: of the phase before the training."""
     settings, task = recipe.train, recipe.task
     net = nets.build(recipe, data.names, seed).to(device)
     if settings.channels_last:
@@ -122,8 +133,14 @@ def _train(
             watch.say(line)
         bench.require(settings.best_metric, "train.best_metric")
     begun += [frozen] if (frozen := frozen_text(net, settings)) else []
+    begun += teaching.notes if teaching else ()
     for line in begun:  # now that nothing is left to refuse
         watch.say(line)
+    if teaching and has_phase(recipe) and (alone or not os.path.exists(latest)):
+        before = Phase(recipe, data, keep, work_dir, seed, device, ranks, watch.say, accept)
+        steps_before = pretrain(teaching, net, before)
+        if alone:
+            return steps_before
     every = round(settings.eval_epochs * epoch) if settings.eval_epochs else steps
     seen = Seen()
     scales = settings.scales or recipe.scales

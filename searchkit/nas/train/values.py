@@ -96,6 +96,8 @@ def _text(value: Any) -> str:
     if isinstance(value, tuple):
         items = [*map(_text, value)]
         return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name!r}: {_text(each)}' for name, each in value.items())}}}"
     return text_of(value) if is_dataclass(value) else repr(value)
 
 

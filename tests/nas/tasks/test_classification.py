@@ -33,12 +33,12 @@ from searchkit.nas.tasks.table import TASKS
 from searchkit.nas.train import checkpoint, supernet
 from searchkit.nas.train import net as nets
 from searchkit.nas.train.distill import Scores, Teaching
+from searchkit.nas.train.distill_section import Distill
 from searchkit.nas.train.distributed import Ranks
 from searchkit.nas.train.evaluate import calibrate, calibrated_norms
 from searchkit.nas.train.groups import make_optimizer
 from searchkit.nas.train.loop import Run, fit
 from searchkit.nas.train.recipe import Recipe
-from searchkit.nas.train.sections import Distill
 from searchkit.nas.train.splits import open_split
 from searchkit.nas.train.task import Task
 from searchkit.records.arch import Arch

@@ -25,6 +25,7 @@ from searchkit.nas.cost.price import price
 from searchkit.nas.models import network
 from searchkit.nas.subnet.extract import load_folder
 from searchkit.nas.tasks import read as nas_config
+from searchkit.nas.train import checkpoint
 from searchkit.nas.train.bench import open_bench
 from searchkit.nas.train.groups import make_optimizer
 from searchkit.nas.train.policies import policy
@@ -33,7 +34,14 @@ from searchkit.records.arch import Arch
 from tests.support import nas
 
 CLS = Path(template_root(), "cls")
-SMALL = {"bignas_mobilenet_small": 384, "ofa_mobilenet_small": 128, "ofa_teacher_small": 1, "spos_small_supernet": 4**7}
+SMALL = {
+    "bignas_mobilenet_small": 384,
+    "kd_factor_transfer_small": 1,
+    "kd_teacher_small": 1,
+    "ofa_mobilenet_small": 128,
+    "ofa_teacher_small": 1,
+    "spos_small_supernet": 4**7,
+}
 ENV = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 CHANCE = 0.1  # ten digits
 LAYER = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
@@ -100,9 +108,35 @@ def test_spos_is_the_references(monkeypatch: pytest.MonkeyPatch) -> None:
     assert subnet.data.train.portion == (0, 1)
 
 
+def test_factor_transfer_is_the_references(monkeypatch: pytest.MonkeyPatch) -> None:
+    """mmrazor's pair for images of 32 px: its networks, modules, widths and phases."""
+    monkeypatch.setenv("DATA", "/nowhere")
+    student, teacher = (
+        nas_config.load(str(CLS / f"{name}.yaml")) for name in ("kd_factor_transfer", "kd_teacher_resnet50")
+    )
+    costs = [price(pricing(recipe), recipe.space.maximum(), 32) for recipe in (student, teacher)]
+    assert (costs[0].flops, costs[0].params) == (555_422_720, 11_173_962)
+    assert costs[1].params == 23_520_842
+    distill, phase = student.train.distill, student.train.pretrain
+    assert distill is not None and phase is not None and distill.own_teacher == "" and not distill.score_jobs
+    (mimic,) = distill.mimic
+    of_both = [row for recipe in (student, teacher) for row in rows(recipe)]
+    widths = {f"backbone.{row.name}.{layer.name}": layer.cout for row in of_both for layer in row.layers}
+    assert (mimic.student, mimic.teacher) == ("backbone.layer4.1.conv2", "backbone.layer4.2.conv3")
+    assert (widths[mimic.student], widths[mimic.teacher]) == (512, 2048)
+    assert mimic.paraphraser is not None and mimic.paraphraser.channels == 1024
+    assert (phase.epochs, student.train.epochs, distill.pretrained) == (20, 200, (0,))
+
+
+def rows(recipe: Recipe) -> Any:
+    """Those of a recipe's network at its largest."""
+    return pricing(recipe).rows(recipe.space.maximum())
+
+
 def test_the_small_ones_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATA", "/nowhere")
-    assert config.load(str(CLS / "spos.yaml"))[0] is not None
+    for name in ("spos", "kd"):
+        assert config.load(str(CLS / f"{name}.yaml"))[0] is not None
     for name, count in SMALL.items():
         recipe = nas_config.load(str(CLS / f"{name}.yaml"))
         assert (recipe.task.name, recipe.space.count()) == ("cls", count)
@@ -128,9 +162,9 @@ def test_once_for_all_widens_its_space(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- the small ones, to their end ----
 
 
-def stage(project: Path, name: str) -> Path:
+def stage(project: Path, name: str, task: str = "spos") -> Path:
     """The working folder of a stage's one job."""
-    return project / ".search-run" / "tasks" / f"spos.{name}" / "jobs" / "all" / "0" / project.name
+    return project / ".search-run" / "tasks" / f"{task}.{name}" / "jobs" / "all" / "0" / project.name
 
 
 def shorten(project: Path) -> None:
@@ -181,6 +215,28 @@ def test_spos_from_data_to_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert bench.score(load_folder(str(model)), 32, calibrated=False)["top1"] == pytest.approx(top1, abs=1e-6)
     (tested,) = nas.lines(stage(tmp_path, "test") / "tested.jsonl")
     assert tested["arch"] == best["arch"] and tested["protocol"]["retrained"]["split"] == "test"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize("epochs", [1, pytest.param(8, marks=pytest.mark.long)])
+def test_factor_transfer_from_data_to_score(tmp_path: Path, epochs: int) -> None:
+    """By the commands in the header of kd.yaml: shortened, or as it is, which learns enough to be judged."""
+    make, start, show = head(CLS / "kd.yaml")
+    ok(run(tmp_path, *make.split(), env=ENV))
+    for name in ("kd_teacher_small.yaml", "kd_factor_transfer_small.yaml"):
+        text = (tmp_path / name).read_text()
+        assert text.count("  epochs: 8") == 1
+        (tmp_path / name).write_text(text.replace("  epochs: 8", f"  epochs: {epochs}"))
+    ok(run(tmp_path, *start.split(), env=ENV, timeout_s=480))
+    (row,) = json.loads(ok(run(tmp_path, *show.split(), "--json")))["rows"]
+    assert row["scalars"]["metric.direct.top1"] > (0.9 if epochs == 8 else 0)
+    first, last = (
+        checkpoint.load(str(stage(tmp_path, name, "kd") / f"{file}.pth")).extras
+        for name, file in (("connectors", "connectors"), ("distil", "latest"))
+    )
+    assert len(first) == 12 and nas.equal(first, {k: v for k, v in last.items() if k.startswith("paraphraser")})
+    assert not (stage(tmp_path, "distil", "kd") / "connectors.pth").exists()
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,8 @@ TOGETHER = re.compile(  # faults that several values make together, which no sch
     r"|must be a list of ints, not|or bbox_AP/<|must give at least one|or both, each once"
     r"|is no choice beside|must have one number for each of"
     r"|don't fit together|has no such dimension|begin with backbone|stands in model, too|is of the neck"
+    r"|is of paraphrasers|is of loss cwd|named by config already|nothing would be taught|mimic has one|which has none"
+    r"|needs teacher, or|there is no teacher|class scores are learnt"
 )
 
 
@@ -111,7 +113,14 @@ MORE: list[Any] = [
         "data": {"train": {"path": "a", "portion": [0, 0.9], "per_class": 4}, "augment": {"crop": "pad", "cutout": 4}},
         "train": {
             "epochs": 2.5,
-            "distill": {"weight": {"boundary": [1, 2], "value": [0, 1]}, "temperature": 2},
+            "distill": {
+                "weight": {"boundary": [1, 2], "value": [0, 1]},
+                "temperature": 2,
+                "loss": {"type": "dkd", "beta": 2},
+                "use_meal": True,
+                "teachers": {"a": {"teacher": "model"}},
+                "scores": [{"of": "a", "loss": "alpha"}, {"of": "a", "loss": {"type": "alpha", "alphas": [-1, 1]}}],
+            },
             "label_smoothing": 0.1,
             "sample_strategy": ["max", "random", "min"],
             "best_metric": "top1/cat",

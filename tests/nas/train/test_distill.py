@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from searchkit.nas.models import class_logits
+from searchkit.nas.models.class_logits import ClassLogits
 from searchkit.nas.models.elastic import set_arch
 from searchkit.nas.models.subnet import subnet
 from searchkit.nas.tasks import classification
 from searchkit.nas.tasks import read as config
 from searchkit.nas.tasks.classification import CLASSIFICATION
 from searchkit.nas.tasks.table import TASKS
-from searchkit.nas.tasks.teacher import open_teaching
+from searchkit.nas.teach.opening import open_teaching
 from searchkit.nas.train import checkpoint, supernet
 from searchkit.nas.train import net as nets
 from searchkit.nas.train.bench import open_calibration
@@ -214,13 +214,13 @@ def test_schedules_change_with_their_epochs(toy_cls: Path, tmp_path: Path, monke
         smooth.append(more["label_smoothing"])
         return real_ce(*args, **more)
 
-    real_kl, told = class_logits.divergence, []
+    real_kl, told = ClassLogits.divergence, []
 
-    def divergence(scores: Tensor, theirs: Tensor, temperature: float) -> Tensor:
+    def divergence(logits: ClassLogits, scores: Tensor, theirs: Tensor, temperature: float, *more: Any) -> Tensor:
         told.append(temperature)
-        return real_kl(scores, theirs, temperature)
+        return real_kl(logits, scores, theirs, temperature, *more)
 
-    monkeypatch.setattr(class_logits, "divergence", divergence)
+    monkeypatch.setattr(ClassLogits, "divergence", divergence)
     noting = replace(CLASSIFICATION, objective=replace(CLASSIFICATION.objective, losses=noted))
     monkeypatch.setitem(TASKS, "cls", replace(TASKS["cls"], functions=lambda: noting))
     monkeypatch.setattr(classification.F, "cross_entropy", cross_entropy)
@@ -271,7 +271,7 @@ def test_killed_and_gone_on(kind: str, toy_cls: Path, teacher: tuple[str, str], 
 RANK = """
 import hashlib, json, sys
 from searchkit.nas.tasks import read as config
-from searchkit.nas.tasks.teacher import open_teaching
+from searchkit.nas.teach.opening import open_teaching
 from searchkit.nas.train import distributed, supernet
 from tests.support import nas
 

@@ -18,7 +18,7 @@ from searchkit.nas.models.elastic import set_arch
 from searchkit.nas.models.heads.retinanet import RetinaNet, RetinaNetHead, Towers
 from searchkit.nas.models.heads.retinanet_plan import RetinaNetOptions
 from searchkit.nas.tasks import read as config
-from searchkit.nas.tasks.teacher import open_teaching
+from searchkit.nas.teach.opening import open_teaching
 from searchkit.nas.train import checkpoint, kept, modules, supernet
 from searchkit.nas.train import net as nets
 from searchkit.nas.train.distill import Scores, Taught, Teaching, tensors_in, watched
@@ -211,7 +211,7 @@ def test_a_teacher_runs_no_further_than_it_teaches(dense: bool, toy: Path, tmp_p
         pairs = zip(tensors_in(seen[name]), tensors_in(whole[name]), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
     step, scores = _step(teaching, recipe), teaching.distillers[0]
-    assert isinstance(scores, Scores) and scores.loss(seen[named[0]], seen[named[0]], step) == 0
+    assert isinstance(scores, Scores) and scores.losses(seen[named[0]], seen[named[0]], step)["loss_distill"] == 0
     positives = step.positives(scores.ours, seen[named[0]][-1])
     assert positives.shape == scores.ours.flat(seen[named[0]][-1]).shape[:2] and positives.any(1).all()
 
@@ -285,7 +285,8 @@ def test_a_connector_learns_along(toy: Path, teacher: dict[str, str], tmp_path: 
     ours, theirs = torch.randn(2, 4, 8, 8), torch.randn(2, 8, 8, 8)  # of MIN
     narrow = F.conv2d(ours, connector.weight[:, :4], connector.bias)
     at = Taught(teaching, 1, 0, {}, nn.Identity(), None, None)
-    assert torch.equal(teaching.distillers[0].loss([ours], [theirs], at), F.mse_loss(narrow, theirs))
+    (loss,) = teaching.distillers[0].losses([ours], [theirs], at).values()
+    assert torch.equal(loss, F.mse_loss(narrow, theirs))
     made = make_optimizer(nets.build(recipe, ("a", "b", "c"), 0), recipe.train, 2, teaching.extras).param_groups
     names = [name for group in made for name in group["names"]]
     assert len(names) == len({*names}) and {*names} >= {"extras.mimic_0.weight", "extras.mimic_0.bias"}

@@ -26,7 +26,7 @@ import torch
 from searchkit.nas.models.network import build
 from searchkit.nas.models.elastic import set_arch
 from searchkit.nas.tasks import read as config
-from searchkit.nas.tasks.teacher import open_teaching
+from searchkit.nas.teach.opening import open_teaching
 from searchkit.nas.train import distributed, loop, supernet
 from tests.support import nas
 

@@ -39,7 +39,8 @@ class ResNet(ResNetPlan, Body):
             self.get_submodule(name).requires_grad_(False)
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
-        """x: (N, 3, H, W) -> the features of the stages, (N, C_i, H / 2^(i+2), W / 2^(i+2)) under "0", "1", ..."""
+        """x: (N, 3, H, W) -> the features of the stages, (N, C_i, H / 2^(i+2), W / 2^(i+2)) under "0", "1", ...; four
+        times as large with a small stem."""
         out = OrderedDict()
         for row in self._rows:
             if row.stage < 0:

@@ -47,7 +47,7 @@ class Block(NamedTuple):
 class ResNetPlan(BodyPlan):
     """What a ResNet is made of.
 
-    block: "bottleneck" or "basic". deep_stem, avg_down, first_shortcut: see resnet_plan.
+    block: "bottleneck" or "basic". deep_stem, small_stem, avg_down, first_shortcut: see resnet_plan.
     norm and norm_…: see NormStyle. norm_eps: 1e-5; torchvision's Faster R-CNN weights for COCO were trained with frozen
     norms of 0.
     frozen_stages: 0 freezes nothing; n: the stem and the first n stages learn nothing and update no statistics.
@@ -70,6 +70,7 @@ class ResNetPlan(BodyPlan):
         norm_group: int = 16,
         norm_eps: float = 1e-5,
         norm_ranks: int = 0,
+        small_stem: bool = False,
     ) -> None:
         super().__init__()
         self.plan_options: dict[str, Any] = {
@@ -78,6 +79,7 @@ class ResNetPlan(BodyPlan):
             "avg_down": avg_down,
             "first_shortcut": first_shortcut,
             "frozen_norm": norm == "frozen",
+            "small_stem": small_stem,
         }
         self.norm_style = NormStyle(norm, norm_group, norm_eps, ranks=norm_ranks)
         rows = self.plan(arch)
@@ -104,6 +106,7 @@ def resnet_plan(
     avg_down: bool = False,
     first_shortcut: bool = True,
     frozen_norm: bool = False,
+    small_stem: bool = False,
 ) -> Plan:
     """Rows of a ResNet (https://arxiv.org/abs/1512.03385), named as torchvision's: the stem, then the blocks.
 
@@ -115,9 +118,10 @@ def resnet_plan(
     space. `first_shortcut=False` leaves out that of the first stage: torchvision's ResNet-18 and -34 have none there.
     Then the stem must be as wide as the first stage gives out.
 
-    `deep_stem`: three 3x3 convs in place of the 7x7 one, and `avg_down`: the shortcut halves its input by average
-    pooling (ResNet-C and -D of https://arxiv.org/abs/1812.01187, with mmdetection's names). `frozen_norm`: norms learn
-    nothing. Raises UsageError where the parts of `arch` don't fit together.
+    `small_stem`: one 3x3 conv that keeps the size, and no pooling, as for images of 32 px (mmclassification's
+    ResNet_CIFAR). `deep_stem`: three 3x3 convs in place of the 7x7 one, and `avg_down`: the shortcut halves its input
+    by average pooling (ResNet-C and -D of https://arxiv.org/abs/1812.01187, with mmdetection's names). `frozen_norm`:
+    norms learn nothing. Raises UsageError where the parts of `arch` don't fit together.
     """
     stem = arch["stem.width"]
     if block not in EXPANSION or not isinstance(stem, int):
@@ -133,7 +137,9 @@ def resnet_plan(
             f"body.width, body.depth and body.kernel must have one number per stage, but have {len(widths)}, "
             f"{len(depths)} and {len(kernels)}"
         )
-    rows: list[Row] = [stem_row(stem, deep_stem, frozen_norm)]
+    if small_stem and deep_stem:
+        raise UsageError("small_stem and deep_stem are two stems: one of them must be false")
+    rows: list[Row] = [stem_row(stem, deep_stem, frozen_norm, small_stem)]
     cin, style = stem, Style(block, avg_down, frozen_norm)
     for i, (width, depth, kernel) in enumerate(zip(widths, depths, kernels, strict=True)):
         rows += resnet_stage(i, cin, width, depth, kernel, first_shortcut or i > 0, style)
@@ -142,8 +148,12 @@ def resnet_plan(
 
 
 @lru_cache(CACHE)
-def stem_row(width: int, deep: bool, frozen_norm: bool) -> Row:
-    """From 3 channels to `width` at a quarter of the size: 7x7 conv or three 3x3 ones, norm, relu, max pool."""
+def stem_row(width: int, deep: bool, frozen_norm: bool, small: bool = False) -> Row:
+    """From 3 channels to `width` at a quarter of the size: 7x7 conv or three 3x3 ones, norm, relu, max pool; `small`:
+    at the same size, a 3x3 conv, norm, relu."""
+    if small:
+        conv = Layer("conv", "conv1", 3, width, kernel=3, padding=1)
+        return Row("", -1, 0, (conv, _norm("bn1", width, frozen_norm), Layer("relu", "relu", width, width)))
     if deep:
         half = width // 2
         sizes = ((3, half, 2), (half, half, 1), (half, width, 1))

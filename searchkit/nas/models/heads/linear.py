@@ -50,7 +50,7 @@ class LinearHead(LinearPlan):
 
     def class_logits(self, net: Any) -> ClassLogits:
         """Its scores."""
-        return ClassLogits("fc", lambda scores: scores, softmax=True, of_image=True)
+        return ClassLogits("fc", lambda scores: scores, softmax=True, of_image=True, labels=lambda targets: targets[0])
 
     def statistics(self, net: Any, inputs: Tensor) -> None:
         """All of it is run."""

@@ -80,7 +80,7 @@ def _of_torchvision(name: str) -> str:
     if name not in names:
         hint = f"There are {', '.join(names)}"
         raise UsageError(f"torchvision has no weights for a {name!r} that fit here{did_you_mean(name, names)}", hint)
-    return _kept(f"torchvision:{name}", models.get_model_weights(name).DEFAULT.url)
+    return kept_by_hub(f"torchvision:{name}", models.get_model_weights(name).DEFAULT.url)
 
 
 def _of_timm(name: str) -> str:
@@ -95,7 +95,7 @@ def _of_timm(name: str) -> str:
         for file in ("model.safetensors", "pytorch_model.bin"):
             if isinstance(path := hub.try_to_load_from_cache(given.hf_hub_id, file), str):
                 return path
-    return _kept(
+    return kept_by_hub(
         f"timm:{name}", given.url or f"https://huggingface.co/{given.hf_hub_id}/resolve/main/model.safetensors"
     )
 
@@ -121,8 +121,8 @@ SOURCES: Mapping[str, Callable[[str], str]] = {
 }
 
 
-def _kept(what: str, url: str) -> str:
-    """Where torch.hub keeps what it gets from there, if it did."""
+def kept_by_hub(what: str, url: str) -> str:
+    """Where torch.hub keeps what it gets from a URL. Raises UsageError where it never got it; what: in messages."""
     path = os.path.join(torch.hub.get_dir(), "checkpoints", os.path.basename(url))
     if not os.path.exists(path):
         raise UsageError(
