@@ -345,6 +345,8 @@ class Saver:
         own = run.extras.state_dict()
         same = {name: value for name, value in found.extras.items() if name in own and value.shape == own[name].shape}
         run.extras.load_state_dict({**own, **same})
+        if anew := [name for name in own if name not in same]:
+            notes.append(f"{len(anew)} tensors beside the network begin anew, {anew[0]} first: {path} has none of them")
         if fresh := load_optimizer(run.optimizer, found.optimizer):
             notes.append(f"{fresh} parameters begin anew in the optimizer, which has gathered nothing for them")
         run.step, run.best, run.scored = found.step, there["best"], there.get("scored", found.step)
