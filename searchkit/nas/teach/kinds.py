@@ -190,7 +190,8 @@ def _of_torchvision(asked: Asked) -> Opened:
         raise UsageError(f"{asked.key}.teacher: torchvision has no {name!r}{did_you_mean(name, known)}", hint)
     asked.check_task(task)
     given = models.get_model_weights(name).DEFAULT
-    path, classes = _weights(asked, lambda: kept_by_hub(asked.name, given.url), tuple(given.meta["categories"]))
+    named = tuple(given.meta["categories"])
+    path, classes = _weights(asked, lambda: kept_by_hub(asked.name, given.url, "checkpoint"), named)
     options = {"weights_backbone": None} if task == "det" else {}
     count = len(classes) + (task == "det" and asked.teacher.checkpoint is not None)  # its own begin with a background
     net = _filled(models.get_model(name, weights=None, num_classes=count, **options), path, asked)

@@ -121,13 +121,14 @@ SOURCES: Mapping[str, Callable[[str], str]] = {
 }
 
 
-def kept_by_hub(what: str, url: str) -> str:
-    """Where torch.hub keeps what it gets from a URL. Raises UsageError where it never got it; what: in messages."""
+def kept_by_hub(what: str, url: str, key: str = "init") -> str:
+    """Where torch.hub keeps what it gets from a URL. Raises UsageError where it never got it, which says `what` that is
+    of, and which key of a config takes a file instead."""
     path = os.path.join(torch.hub.get_dir(), "checkpoints", os.path.basename(url))
     if not os.path.exists(path):
         raise UsageError(
             f"{what}: its weights are not on this machine, and nothing is downloaded here",
-            f"Fetch {url}, and put it at {path}, or give the file: init: path/to/{os.path.basename(url)}",
+            f"Fetch {url}, and put it at {path}, or give the file: {key}: path/to/{os.path.basename(url)}",
         )
     return path
 
