@@ -1,6 +1,6 @@
 # Everything happens in .venv/ beside this file; nothing is installed outside it.
 #   make        sets up .venv (once; again when pyproject.toml or constraints.txt changes)
-#   make demo   ranks eight settings of a training script, then searches a detector for digits (about seven minutes)
+#   make demo   ranks eight settings of a training script, then goes from images of digits to a report on detectors (about seven minutes)
 #   make test   runs the checks and the tests; make test-fast what is quick of them, at each save; make test-all every one
 
 PYTHON ?= python3
@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip check --disable-pip-version-check
 	@touch $(STAMP)
 
-# What a user would type, from the first command to the ranking: first settings of a script, then architectures of a detector.
+# What a user would type, from the first command to the result: first settings of a script, then a detector from images.
 demo: demo-hpo demo-det
 
 demo-hpo demo-det: export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -42,11 +42,13 @@ demo-hpo: $(STAMP)
 
 demo-det: $(STAMP)
 	rm -rf .demo/det && mkdir -p .demo/det
-	cd .demo/det && search-init --template det
-	cd .demo/det && search-run --task det tsas.yaml --symlinks
-	cd .demo/det && search-ctl show-scalar --task det -rt +5
-	@echo "The extracted model, and its boxes on eight images:"
-	@ls -d $(CURDIR)/.demo/det/.search-run/tasks/det.extract/jobs/all/0/det/{model,boxes/*}
+	cd .demo/det && search-init
+	cd .demo/det && search-nas data digits-det --out digits --images 200 40 40
+	cd .demo/det && search-nas init digits --budget '40 MMACs' --time 5m
+	cd .demo/det && search-run --task det cfg.yaml
+	cd .demo/det && search-ctl show-scalar --task det.tune -rt +5
+	@echo "The report, which detector to take and whether the search paid:"
+	@ls $(CURDIR)/.demo/det/.search-run/tasks/det.report/jobs/all/0/det/report.{html,png}
 
 test: lint
 	env -u PYTHONUNBUFFERED $(BIN)/python -m pytest -m "not long" $(PYTEST_ARGS)

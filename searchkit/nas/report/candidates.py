@@ -20,6 +20,7 @@ from searchkit.records.arch import Arch
 ROLES = {"subnet": "of the search", "plain": "plain", "pretrained": "pretrained"}
 FILE = "candidate.jsonl"  # what is looked for in a folder
 DETECTIONS = "found.json"  # beside a file of records: what its candidate finds, as search-nas test --detections writes
+INT8 = "onnx-int8"  # the exported form of 8 bits
 MODEL = "model"  # likewise, the extracted folder
 CHOSEN_BY = ("val", "tuned", "finetune", "direct")  # tags of scores that a choice may be made by, the best first
 SHOWN_BY = ("test", *CHOSEN_BY)  # tags of scores that are shown
@@ -49,9 +50,14 @@ class Candidate:
         return _number(self.record.get("overhead", {}).get("ms") if exported is None else exported)
 
     def cost(self, meter: str) -> float | None:
-        """What it costs by a meter: macs, ms, or what records have in `overhead`, such as ms_cuda0."""
-        known = {"macs": self.macs, "ms": self.ms}
+        """What it costs by a meter: macs, ms, ms_int8, or what records have in `overhead`, such as ms_cuda0."""
+        known = {"macs": self.macs, "ms": self.ms, "ms_int8": self.ms_int8}
         return known[meter] if meter in known else _number(self.record.get("overhead", {}).get(meter))
+
+    @property
+    def ms_int8(self) -> float | None:
+        """Of one image, of the exported file of 8 bits."""
+        return _number(self.form(INT8).get("ms"))
 
     @property
     def machine(self) -> str:

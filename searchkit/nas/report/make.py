@@ -11,7 +11,7 @@ from typing import Any
 from searchkit import console
 from searchkit.nas.report import bootstrap, figures, page, pictures, verdict
 from searchkit.nas.report.bootstrap import Matches, Spread, spread_of
-from searchkit.nas.report.candidates import CHOSEN_BY, MODEL, SHOWN_BY, Candidate, recommended
+from searchkit.nas.report.candidates import CHOSEN_BY, INT8, MODEL, SHOWN_BY, Candidate, recommended
 from searchkit.nas.report.figures import Plot, Point
 
 SHOWN = 3  # candidates whose boxes are shown
@@ -108,7 +108,31 @@ def _choice_text(inputs: Inputs, budget: Budget, chosen: Candidate | None) -> st
     role = "" if chosen.name == chosen.role else f" ({chosen.role})"
     doubt = verdict.hardly_learnt([chosen])
     doubt = f" It is the best there is, but no recommendation: {doubt}." if doubt else ""
-    return f"For {budget.text}{on}: {chosen.name}{role}, {costing}; {shown}, {why}.{doubt}"
+    small = _int8_text(inputs, budget, chosen)
+    return f"For {budget.text}{on}: {chosen.name}{role}, {costing}; {shown}, {why}.{doubt}{small}"
+
+
+def _int8_of(inputs: Inputs, budget: Budget, chosen: Candidate) -> Candidate | None:
+    """Whose file of 8 bits is the one to take: of a budget in MACs the chosen one's; of a time the best, by the same
+    AP, of those whose file is within it, for that may be a larger network. None where none has such a file."""
+    if budget.meter not in ("ms", "ms_cpu"):
+        return chosen if chosen.form(INT8) else None
+    return recommended(inputs.candidates, budget.value, "ms_int8")
+
+
+def _int8_text(inputs: Inputs, budget: Budget, chosen: Candidate) -> str:
+    best = _int8_of(inputs, budget, chosen)
+    if best is None:
+        return ""
+    form = best.form(INT8)
+    ap = (
+        f", AP {page.number(form['bbox_mAP'])}" + (f" on {best.split}" if best.split else "")
+        if "bbox_mAP" in form
+        else ""
+    )
+    ms = f" {best.ms_int8:.1f} ms" if best.ms_int8 is not None else ""
+    whose = "it has" if best is chosen else f"{best.name} has"
+    return f" With layers of 8 bits {whose}{ms}{ap}."
 
 
 def _matches(inputs: Inputs) -> dict[str, list[Matches]]:
@@ -175,6 +199,14 @@ def _commands(inputs: Inputs, choices: Sequence[tuple[Budget, Candidate | None]]
             "search-nas predict detector IMAGES --out boxes",
             *(["python detector/infer.py IMAGE  # needs onnxruntime and numpy alone"] if chosen.form("onnx") else []),
         ]
+        small = _int8_of(inputs, budget, chosen)
+        file = None if small is None else small.beside(os.path.join(MODEL, str(small.form(INT8).get("file"))))
+        if small is not None and file is not None:
+            shown = os.path.relpath(os.path.realpath(file), os.path.realpath(inputs.project))
+            lines += [
+                f"# {budget.text}: {small.name} with layers of 8 bits",
+                f"search-nas predict {shlex.quote(shown)} IMAGES --out boxes",
+            ]
     return page.section("How to get it", page.code(lines)) if lines else ""
 
 
@@ -236,7 +268,7 @@ def _table(inputs: Inputs, best: Sequence[int]) -> str:
     head += ["MB fp32", "MB int8", *(f"ms {device}" for device in devices.values())]
     rows = []
     for each in inputs.candidates:
-        scores, float_file, int8 = each.scores(each.tag(SHOWN_BY)), each.form("onnx"), each.form("onnx-int8")
+        scores, float_file, int8 = each.scores(each.tag(SHOWN_BY)), each.form("onnx"), each.form(INT8)
         rows.append(
             [
                 each.name,
@@ -266,7 +298,7 @@ def _table(inputs: Inputs, best: Sequence[int]) -> str:
         notes.append(f"ms {' and '.join(devices.values())}: by the tables that were measured there.")
     if splits == ["val"]:
         notes.append("There is no test set: the AP is that by which was chosen, and so too good.")
-    if not any(each.form("onnx-int8") for each in inputs.candidates):
+    if not any(each.form(INT8) for each in inputs.candidates):
         inputs.missing.append("int8: no candidate was exported as onnx-int8")
     return page.section("All candidates", page.table(head, rows, best), page.text(" ".join(notes), "faint"))
 

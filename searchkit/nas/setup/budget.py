@@ -14,6 +14,7 @@ import numpy as np
 
 from searchkit.errors import UsageError
 from searchkit.nas.cost.price import plans_of, price_archs
+from searchkit.nas.cost.unique import rows_of
 from searchkit.nas.setup.data import Facts
 from searchkit.nas.setup.families import Body, Family, Shape
 from searchkit.nas.tasks import read as configs
@@ -141,13 +142,24 @@ class Priced:
         return costs
 
 
-def price_text(config: str, shapes: Sequence[Shape], seed: int) -> Priced:
-    """Price the space of a config's text at these shapes."""
+def _recipe(config: str) -> Any:
+    """The recipe of a config's text."""
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "net.yaml")
         with open(path, "w", encoding="utf-8") as file:
             file.write(config)
-        recipe: Any = configs.load(path)
+        return configs.load(path)
+
+
+def rows_in(config: str) -> int:
+    """How many rows the space of a config's text has, each at each of its sizes: what a table of times measures."""
+    recipe = _recipe(config)
+    return len(rows_of(plans_of(recipe.model, recipe.space.maximum()), recipe.space, recipe.scales).placed)
+
+
+def price_text(config: str, shapes: Sequence[Shape], seed: int) -> Priced:
+    """Price the space of a config's text at these shapes."""
+    recipe = _recipe(config)
     space, rng = recipe.space, rng_of(seed, "setup")
     archs = [space.minimum(), space.maximum(), *(space.sample(rng) for _ in range(ARCHS))]
     priced = price_archs(plans_of(recipe.model, space.maximum()), archs, tuple(shapes), "macs")

@@ -43,6 +43,11 @@ class Design:
         """The input shape that anchors are for."""
         return self.fit.shapes[len(self.fit.shapes) // 2]
 
+    @property
+    def text(self) -> str:
+        """The model and the space of its config."""
+        return draft(self.fit.body, self.family, self.anchors, self.fit.shapes)
+
 
 def has_weights() -> bool:
     """Whether the package of ImageNet weights is installed."""

@@ -35,6 +35,7 @@ from searchkit.nas.setup.schedule import (
     estimate,
     has_room,
     split,
+    table_s,
 )
 from searchkit.nas.setup.write import Made, Paths, Target, Training
 
@@ -104,6 +105,9 @@ def decide(asked: Asked, facts: Facts, paths: Paths, say: Callable[[str], None])
     why["precision"] = f"precision: {speeds.precision}, {speeds.compared}"
     say(why["precision"])
 
+    rows = budgets.rows_in(design.text) if rates else 0
+    tables_s = sum(table_s(rows, max(b.value for b, _ in limits if b.unit == meter)) for meter in per_ms)
+
     def shared_out(trusted: int) -> Times:
         return split(
             asked.total_s,
@@ -114,7 +118,7 @@ def decide(asked: Asked, facts: Facts, paths: Paths, say: Callable[[str], None])
             workers=1 if training.gpu else training.cores,
             stages=STAGES + (trusted > 0) + (other is not None),
             forms=len(training.forms),
-            tables=len(rates),
+            tables_s=tables_s,
             trusted=trusted,
             pretrained=other.macs / design.plain.macs if other else 0.0,
         )

@@ -13,8 +13,11 @@ TRUSTED = 8  # archs that are trained alone, for as long as a tuning, to see how
 TRUST_STEPS, TRUST_EPOCHS = 500, 20  # that the supernet has at least where time is given to that
 SHELF = 0.25  # of the time, that fine-tuning a pretrained detector takes at most
 SPARE = 0.05  # of the time, that nothing is planned for
-EXPORT_S = 20.0  # of writing a model in another form and comparing it
-TABLE_S = 240.0  # of measuring the rows of a space
+EXPORT_S = 4.0  # of writing a model in another form and comparing it, beside scoring the file
+FILE_SCORES = 2  # scores of all images that each file takes: its own, and a part of torch's
+ROW_S = 0.3  # of measuring a row of a space
+NETS = 100  # measurements of whole networks beside: 20 networks in five rounds
+NET_S, NET_RUNS = 0.35, 10  # that one of them takes, and how often it runs at least
 START_S = 7.0  # of a verb, until it has loaded torch and the data
 EVALUATIONS = (12, 400)  # subnets that a search scores, at least and at most
 LEAST_STEPS = 10  # of a supernet, below which nothing is worth the time
@@ -73,13 +76,13 @@ def split(
     workers: int,
     stages: int,
     forms: int = 0,
-    tables: int = 0,
+    tables_s: float = 0.0,
     trusted: int = 0,
     pretrained: float = 0.0,
 ) -> Times:
     """Share a time out. scored, tested: images that scoring a subnet in the search, and in the end, takes; finalists:
     of all budgets together; workers: of the search; stages: that start by themselves; forms: that models are exported
-    in; tables: of times, that are measured; trusted: archs that are trained alone; pretrained: what a further
+    in; tables_s: of measuring tables of times; trusted: archs that are trained alone; pretrained: what a further
     detector costs that is trained as long as the plain one, as a multiple of that. Raises UsageError for too little.
     """
     score_s = speeds.image * scored / workers
@@ -87,17 +90,18 @@ def split(
     search_s = evaluations * score_s + 2 * START_S
     starts = stages + 2 * finalists
     extracted = finalists + 1 + (pretrained > 0)
-    export_s, table_s = extracted * forms * EXPORT_S, tables * TABLE_S
+    form_s = EXPORT_S + FILE_SCORES * speeds.image * tested
+    export_s = extracted * forms * form_s
     test_s = (finalists + 1 + pretrained) * (2 * speeds.image * tested)
     trust_s = trusted * 3 * speeds.image * scored  # their scores by the supernet, raw and calibrated, and their own
     per_step = speeds.step + ((finalists + trusted) * TUNED + 1 + TUNED) * speeds.plain_step
     beside_s = pretrained * (1 + TUNED) * speeds.plain_step  # for a step of the supernet
-    left = (1 - SPARE) * total_s - search_s - starts * START_S - test_s - export_s - table_s - trust_s
+    left = (1 - SPARE) * total_s - search_s - starts * START_S - test_s - export_s - tables_s - trust_s
     shelf_s = min(SHELF * total_s, left * beside_s / (per_step + beside_s))
     left -= shelf_s
     steps = int(left / per_step)
     if steps < LEAST_STEPS:
-        fixed_s = search_s + starts * START_S + test_s + export_s + table_s + trust_s
+        fixed_s = search_s + starts * START_S + test_s + export_s + tables_s + trust_s
         least = (LEAST_STEPS * (per_step + beside_s) + fixed_s) / (1 - SPARE)
         raise UsageError(
             f"--time: {total_s / 60:.3g} min is too short: {LEAST_STEPS} steps of the supernet, and what comes behind "
@@ -114,20 +118,26 @@ def split(
         )
     seconds = {
         "train": steps * speeds.step + START_S,
-        **({"latency": table_s} if tables else {}),
+        **({"latency": tables_s} if tables_s else {}),
         **({"trust": trusted * tune * speeds.plain_step + trust_s + START_S} if trusted else {}),
         "search": search_s,
         "tune": finalists * (tune * speeds.plain_step + speeds.image * tested + 2 * START_S),
         "plain": (steps + tune) * speeds.plain_step + speeds.image * tested + 2 * START_S,
         **({"pretrained": _alone_s(pretrained, shelf, tested, speeds, forms)} if pretrained else {}),
-        "export": (finalists + 1) * (speeds.image * tested + START_S + forms * EXPORT_S),
+        "export": (finalists + 1) * (speeds.image * tested + START_S + forms * form_s),
     }
     return Times(steps, tune, evaluations, seconds, trusted, shelf)
 
 
 def _alone_s(cost: float, steps: int, tested: int, speeds: Speeds, forms: int) -> float:
     """How long it takes to train, score and export a detector that costs a multiple of the plain one."""
-    return cost * (steps * speeds.plain_step + 2 * speeds.image * tested) + 3 * START_S + forms * EXPORT_S
+    scores = 2 + forms * FILE_SCORES
+    return cost * (steps * speeds.plain_step + scores * speeds.image * tested) + 3 * START_S + forms * EXPORT_S
+
+
+def table_s(rows: int, ms: float) -> float:
+    """How long a table takes of so many rows, with whole networks that take so many ms."""
+    return START_S + rows * ROW_S + NETS * max(NET_S, NET_RUNS * ms / 1000)
 
 
 def has_room(times: Times, batch: int, images: int) -> bool:

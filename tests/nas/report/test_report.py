@@ -95,6 +95,9 @@ def test_every_record_is_in_the_table_and_the_best_within_the_budget_is_recommen
         assert name in page.words or name in words, name
     assert f"For 2 GMACs on cpu, 1 thread: {NAME} (subnet), 1.9 GMACs, 190.0 ms; AP 0.400 on test" in words
     assert "For 1 GMACs on cpu, 1 thread: subnet 2 (subnet)" in words
+    assert (
+        words.count("With layers of 8 bits") == 1 and "With layers of 8 bits it has 3.2 ms, AP 0.370 on test." in words
+    )
     alone = "\n".join(made("plain=p.jsonl").words)
     assert "For any budget on cpu, 1 thread: plain, 1.8 GMACs" in alone
     assert (
@@ -116,6 +119,19 @@ def test_each_device_has_its_own_recommendation() -> None:
     assert "For 3 ms on cuda:0: wide (subnet), 1.9 GMACs, 3.0 ms; AP 0.400 on test" in words
     assert "For 5 ms on cpu: no candidate is within it" in words and "The nearest is subnet 3, 9.0 ms." in words
     assert all(text in words for text in ("ms of one image on cpu", "ms of one image on cuda:0", "ms cuda:0"))
+
+
+def test_within_a_time_the_file_of_8_bits_may_be_that_of_a_larger_network() -> None:
+    def timed(ap: float, macs: float, ms: float, int8_ms: float) -> dict[str, Any]:
+        forms = {"onnx": {"ms": ms}, "onnx-int8": {"ms": int8_ms, "bbox_mAP": ap - 0.01}}
+        return record(ap, macs, files=forms)
+
+    some = [timed(0.3, 1e8, 9.0, 6.0), timed(0.4, 2e8, 15.0, 9.5), timed(0.5, 4e8, 29.0, 18.0)]
+    words = "\n".join(made(records("s.jsonl", *some), "--budget", "10 ms", "--budget", "5 ms", "--png", "r.png").words)
+    line = next(line for line in words.splitlines() if line.startswith("For 10 ms"))
+    assert "subnet 1 (subnet), 100 MMACs, 9.0 ms" in line
+    assert "With layers of 8 bits subnet 2 has 9.5 ms, AP 0.390 on test." in line
+    assert words.count("With layers of 8 bits") == 1
 
 
 def test_what_is_missing_is_said() -> None:
