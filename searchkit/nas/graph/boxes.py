@@ -40,7 +40,9 @@ def _is_known(transform: Any) -> bool:
 
 
 def frame(g: Graph, transform: Any) -> Frame:
-    """The image that comes in, normalised, resized and padded as torchvision's GeneralizedRCNNTransform does it.
+    """The image that comes in, resized, normalised and padded: what torchvision's GeneralizedRCNNTransform makes of it,
+    which normalises first. A pixel of the resized image is a mean of others with weights, so that the order changes
+    roundings alone, and an image of the input's size takes less time than one of the camera's.
 
     The file takes RGB of 8 bits (1, 3, H, W) of any size as `image`; and `size`, if it is to be resized to another one
     than by default: the short and the long edge, or where images are stretched, height and width.
@@ -61,7 +63,7 @@ def frame(g: Graph, transform: Any) -> Frame:
         short, long = (g.op(kind, edges, keepdims=1) for kind in ("ReduceMin", "ReduceMax"))
         factor = g.op("Min", size.cut(0, 1, 0) / short, size.cut(1, 2, 0) / long)
         shown = (edges * factor).to(I64)
-    x = resize(g, normalised(image, transform.image_mean, transform.image_std), shown)
+    x = normalised(resize(g, image.to(F32), shown), transform.image_mean, transform.image_std)
     divisor = transform.size_divisible
     padded = (shown + (divisor - 1)) / divisor * divisor if divisor > 1 else shown
     if divisor > 1:

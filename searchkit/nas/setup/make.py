@@ -366,7 +366,7 @@ def _time_text(asked: Asked, times: Times, speeds: Speeds, facts: Facts, trainin
     learnt = f"{epochs:,.0f}" if epochs >= 100 else f"{epochs:.3g}"
     parts = ", ".join(f"{stage} {max(1, round(s / 60))}" for stage, s in times.seconds.items())
     return (
-        f"time: {asked.total_s / 60:g} min ({speeds.origin}: {speeds.step:.3g} s a step, of the plain detector "
+        f"time: {asked.total_s / 60:.3g} min ({speeds.origin}: {speeds.step:.3g} s a step, of the plain detector "
         f"{speeds.plain_step:.3g} s). {times.steps} steps of the supernet, {learnt} epochs; {times.evaluations} "
         f"subnets scored; {times.tune_steps} steps of each finalist; {times.plain_steps} of the plain one. "
         f"Minutes: {parts}"

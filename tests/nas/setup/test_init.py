@@ -125,7 +125,7 @@ def test_the_same_is_made_again_and_nothing_is_replaced_unasked(here: Path) -> N
 
 
 def test_the_trust_of_a_supernet_is_a_stage_where_the_time_is_enough(here: Path) -> None:
-    for hours, room in (("24h", True), ("330s", False)):
+    for hours, room in (("24h", True), ("200s", False)):
         told = init("--budget", "40M", "--time", hours, "--overwrite")["decisions"]["trust"]
         text = Path("cfg.yaml").read_text()
         assert ("- name: trust" in text) == ('--trust "$SEARCHKIT_STAGE_TRUST/trust.json"' in text) == room
