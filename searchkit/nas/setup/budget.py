@@ -50,6 +50,11 @@ def meter_of(device: str) -> str:
     return f"ms_{device.replace(':', '')}"
 
 
+def are_named(devices: Sequence[str]) -> bool:
+    """Whether times say of which device they are. On the CPU alone they need not: exported files are timed there."""
+    return tuple(devices) != ("cpu",)
+
+
 def time_on(device: str, value: float) -> Budget:
     """A budget in ms that is for one of several devices."""
     return Budget(value, meter_of(device), f"{value:g} ms on {device}", device)
@@ -76,7 +81,7 @@ def read_budget(text: str) -> Budget:
 
 
 def on_devices(limits: Sequence[Budget], devices: Sequence[str]) -> tuple[Budget, ...]:
-    """The budgets by device: of several devices, a time that names none is one for each of them. Raises UsageError for
+    """The budgets by device: a time that names none is one for each of them. Raises UsageError for
     a device that was not asked for, and for one, beside the first, that no time is for."""
     out: list[Budget] = []
     for each in limits:
@@ -85,7 +90,7 @@ def on_devices(limits: Sequence[Budget], devices: Sequence[str]) -> tuple[Budget
             raise UsageError(f"--budget {each.option}: there is no such --device", hint)
         if each.unit == "macs":
             out.append(each)
-        elif len(devices) == 1:
+        elif not are_named(devices):
             out.append(Budget(each.value, "ms", f"{each.value:g} ms"))
         else:
             out += [time_on(device, each.value) for device in ((each.device,) if each.device else devices)]

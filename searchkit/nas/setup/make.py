@@ -165,10 +165,10 @@ def _training(facts: Facts, cuda: bool, cores: int) -> Training:
 
 def _targets(devices: Sequence[str]) -> tuple[Target, ...]:
     """The devices that networks are to run on."""
-    alone = len(devices) == 1
+    named = budgets.are_named(devices)
     on_cpu = "onnxruntime" if _can_export() else "eager"
     return tuple(
-        Target(device, on_cpu if device == "cpu" else "eager", "ms" if alone else budgets.meter_of(device))
+        Target(device, on_cpu if device == "cpu" else "eager", budgets.meter_of(device) if named else "ms")
         for device in devices
     )
 

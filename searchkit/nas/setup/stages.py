@@ -127,7 +127,7 @@ def _resources(made: Made, gpu: bool) -> str:
 
 def _stage(made: Made, target: Target) -> str:
     """The name of the stage that measures on a device."""
-    return "latency" if len(made.targets) == 1 else f"latency-{target.device.replace(':', '')}"
+    return f"latency-{target.device.replace(':', '')}" if made.names_devices else "latency"
 
 
 def _priced(made: Made, table: str) -> str:
@@ -138,8 +138,8 @@ def _priced(made: Made, table: str) -> str:
 
 
 def _priced_alone(made: Made, name: str) -> str:
-    """Likewise of a detector that is trained alone. Of one device the exported file says its time."""
-    return _priced(made, name) if len(made.targets) > 1 else ""
+    """Likewise of a detector that is trained alone. On the CPU alone the exported file says its time."""
+    return _priced(made, name) if made.names_devices else ""
 
 
 def _alone(name: str, config: str, score: str, extract: str, priced: str) -> list[str]:
@@ -185,13 +185,13 @@ def _trust_lines(made: Made) -> list[str]:
 
 
 def _latency_lines(made: Made, target: Target) -> list[str]:
-    """The stage that measures a table of times on a device; of several, also of the detectors that are trained alone,
-    whose inputs are others."""
+    """The stage that measures a table of times on a device; where times are named by it, also of the detectors that
+    are trained alone, whose inputs are others."""
     on = f"--runtime {target.runtime}" + ("" if target.gpu else " --device cpu --threads 1")
-    on_this = "on this device" if len(made.targets) == 1 else f"on {target.device}"
+    on_this = f"on {target.device}" if made.names_devices else "on this device"
     took = _minutes(made.times.seconds["latency"] / len(made.timed))
     lines = [f"  # How long the rows of the space take {on_this}; {took}.", f"  - name: {_stage(made, target)}"]
-    if len(made.targets) == 1:
+    if not made.names_devices:
         return [*lines, f'    task: {{template: search-nas latency "$CONFIG" {on} --out ms.json}}', ""]
     alone = {"plain": '"$CONFIG" $PLAIN'} | ({"pretrained": quoted(made.paths.pretrained)} if made.pretrained else {})
     return [

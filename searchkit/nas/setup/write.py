@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from searchkit.nas.setup.budget import Budget
+from searchkit.nas.setup.budget import Budget, are_named
 from searchkit.nas.setup.data import Facts
 from searchkit.nas.setup.design import Design, listed
 from searchkit.nas.setup.families import Body, Family, Shape, space_lines
@@ -93,6 +93,10 @@ class Made:
     def timed(self) -> tuple[Target, ...]:
         """Those with a budget that is a time, for which a table of times is measured first."""
         return tuple(each for each in self.targets if any(budget.unit == each.meter for budget, _ in self.budgets))
+
+    @property
+    def names_devices(self) -> bool:
+        return are_named([each.device for each in self.targets])
 
     @property
     def metric(self) -> str:

@@ -304,6 +304,13 @@ def test_search_run_takes_a_config_for_a_gpu_that_is_elsewhere(here: Path) -> No
 # --- what it refuses -------------------------------------------------------------------------------------------------
 
 
+def test_a_time_on_a_gpu_alone_is_named_by_it(here: Path) -> None:
+    init("--device", "cuda:0", "--budget", "1 ms", "--time", "9h")  # exported files are timed on the CPU
+    text = Path("cfg.yaml").read_text()
+    assert '--constraint "ms_cuda0 <= 1"' in text and "--budget 'cuda:0:1 ms'" in text
+    assert text.count('"meters.ms_cuda0=$SEARCHKIT_STAGE_LATENCY_CUDA0/plain.json"') > 0
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
