@@ -29,7 +29,8 @@ class ClassLogits:
     whether the others are classes of the data; else they say that something is there. of_image: whether they are of the
     whole image, and so all that there is to learn. positives: of a detector, (network, images, targets, what the module
     gave out) -> (images, anchors), whether an anchor is to find a box. labels: of a classifier, the true classes
-    (images,) of a step's targets.
+    (images,) of a step's targets. objectness: whether the first says that something is there, and the score of a class
+    is its own times that.
     """
 
     module: str
@@ -40,6 +41,7 @@ class ClassLogits:
     of_image: bool = False
     positives: Callable[[Any, Any, Any, Any], Tensor] | None = None
     labels: Callable[[Any], Tensor] | None = None
+    objectness: bool = False
 
     def same_kind(self, other: ClassLogits) -> bool:
         """Whether the logits of both say the same, wherever they are."""
@@ -64,7 +66,9 @@ class ClassLogits:
         if counted is not None:
             return counted.to(torch.float32)
         with torch.no_grad():
-            return self.probabilities(theirs)[..., int(self.background) :].amax(-1)
+            scores = self.probabilities(theirs)
+            scores = scores * scores[..., :1] if self.objectness else scores
+            return scores[..., int(self.background) :].amax(-1)
 
     def divergence(
         self,

@@ -380,6 +380,26 @@ def test_objectness_and_classes_begin_at_the_prior() -> None:
     assert all(x.abs().max() < 0.5 for x in deltas)
 
 
+def test_factors_are_of_forty_places() -> None:
+    """The reference's hook: the last conv of the finest level, before its norm."""
+    darknet = YOLOConfig(num_classes=80, backbone="darknet", backbone_options={"features": ["c3", "c4", "c5"]})
+    for config, arch, channels in ((lite(), MOBILE, 96), (darknet, DARKNET53, 128)):
+        with torch.device("meta"):
+            net: Any = build(config, arch).eval()
+            module, seen = net.get_submodule("backbone.yolo.detect3.conv5.conv"), []
+            module.register_forward_hook(lambda _module, _given, y, seen=seen: seen.append(y.shape))
+            net.levels(torch.zeros(1, 3, 320, 320))
+        assert seen == [(1, channels, 40, 40)]
+
+
+def test_an_anchor_teaches_by_its_objectness_and_class() -> None:
+    net, _, _ = small()
+    logits = net.wiring.head.class_logits(net)
+    theirs = logits.flat(net.levels(torch.randn(2, 3, *SIZE)))
+    scores = theirs.sigmoid()
+    torch.testing.assert_close(logits.counts(theirs), scores[..., 0] * scores[..., 1:].amax(-1))
+
+
 def test_an_arch_is_priced_by_what_is_elastic() -> None:
     _, config, arch = small()
     most = Arch.of({**dict(arch.items), "neck.hidden": (8, 12, 16), "head.width": (6, 8, 10)})

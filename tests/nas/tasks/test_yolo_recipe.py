@@ -9,7 +9,8 @@ import pytest
 
 from searchkit.nas.cost.price import price_net
 from searchkit.nas.tasks import read as config
-from searchkit.suite.cli.templates import template_root
+from searchkit.nas.train import checkpoint
+from searchkit.suite.cli.templates import copy_template, template_root
 from tests.support import nas
 from tests.support.nas import good, lines
 
@@ -26,6 +27,40 @@ def test_the_references_size(name: str, macs: int, params: int, monkeypatch: pyt
     ((shape),) = recipe.scales
     cost = price_net(replace(recipe.model, num_classes=80), recipe.space.maximum(), shape)
     assert (cost.flops, cost.params) == (macs, params)
+
+
+def test_factor_transfer_is_the_references(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the student's network and training what differs from those without a teacher is the teacher alone."""
+    monkeypatch.setenv("DATA", "/nowhere")
+    alone, taught = (config.load(str(DET / f"{name}yolov3_mobilenetv2_320.yaml")) for name in ("", "kd_"))
+    assert taught.model == alone.model and taught.data == alone.data
+    assert replace(taught.train, distill=None, pretrain=None) == alone.train
+    distill, phase = taught.train.distill, taught.train.pretrain
+    assert distill is not None and phase is not None and not distill.score_jobs and distill.pretrained == (0,)
+    (mimic,) = distill.mimic
+    assert (mimic.student, mimic.loss, mimic.weight) == ("backbone.yolo.detect3.conv5.conv", "ft", 10)
+    assert mimic.paraphraser is not None and mimic.paraphraser.channels == 128
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_factor_transfer_runs_stage_by_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands of kd_yolov3.yaml, in a small size: the student takes the connectors of the stage before."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATA", str(nas.make_toy(tmp_path)))
+    monkeypatch.setenv("TEACHER", str(tmp_path / "teacher" / "latest.pth"))
+    copy_template("det", str(tmp_path))
+    teacher, student = (f"kd_yolov3_{name}_small.yaml" for name in ("teacher", "student"))
+    less = ("--set", "train.steps=2", "--set", "train.batch_size=2", "--set", "train.eval_archs=[]")
+    pretrain = (*less, "--set", "train.pretrain.steps=2", "--set", "train.pretrain.batch_size=2")
+    good("train", teacher, "--work-dir", "teacher", *less)
+    good("train", student, "--work-dir", "connectors", "--phase", "pretrain", *pretrain)
+    taken = ("--set", "train.distill.connectors=connectors/connectors.pth")
+    good("train", student, "--work-dir", "student", *pretrain, *taken)
+    first, last = (checkpoint.load(file).extras for file in ("connectors/connectors.pth", "student/latest.pth"))
+    assert first and nas.equal(first, {k: v for k, v in last.items() if k.startswith("paraphraser")})
+    good("test", student, "--checkpoint", "student/latest.pth", "--arch", "MAX", "--raw", "--out", "tested.jsonl")
+    assert len(lines(tmp_path / "tested.jsonl")) == 1
 
 
 @pytest.mark.slow

@@ -174,7 +174,14 @@ def level_logits(module: str, num_classes: int, options: Dense) -> ClassLogits:
         return torch.stack(net.matched(anchors, scaled)) >= 0
 
     softmax = options.scores == "softmax"
-    return ClassLogits(module, flat, softmax=softmax, background=options.background, positives=positives)
+    return ClassLogits(
+        module,
+        flat,
+        softmax=softmax,
+        background=options.background,
+        objectness=options.scores == "objectness",
+        positives=positives,
+    )
 
 
 def moved_classes(
