@@ -44,7 +44,7 @@ demo-det: $(STAMP)
 	rm -rf .demo/det && mkdir -p .demo/det
 	cd .demo/det && search-init
 	cd .demo/det && search-nas data digits-det --out digits --images 200 40 40
-	cd .demo/det && search-nas init digits --budget '40 MMACs' --time 5m
+	cd .demo/det && search-nas init digits --budget '40 MMACs' --time 8m
 	cd .demo/det && search-run --task det cfg.yaml
 	cd .demo/det && search-ctl show-scalar --task det.tune -rt +5
 	@echo "The report, which detector to take and whether the search paid:"

@@ -27,7 +27,7 @@ WHOLE = 1.0  # the width of Lite0, which its weights need
 NARROWER = (2.0, 1.5, 1.0, 0.75, 0.5, 0.35, 0.25, 0.15)  # that are tried without them, as multiples of it
 FINEST = (8, 4)  # strides of the finest level that are tried, px
 PROPOSALS = (50, 100, 200)  # of an image, that a box head may see: a dimension that needs no training
-LEVELS: Mapping[str, int] = {"ssd": 3, "retinanet": 4, "faster_rcnn": 4}
+LEVELS: Mapping[str, int] = {"retinanet": 4, "faster_rcnn": 4}  # an SSD has those of the backbone
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,20 @@ def scale_of(sizes: np.ndarray, shape: Shape) -> np.ndarray:
 
 
 def _strides(body: Body, shape: Shape, parts: bool) -> tuple[tuple[float, float], ...]:
-    strides = [body.finest * 2**i for i in range(LEVELS[body.family])]
+    strides = [body.finest * 2**i for i in range(_levels(body))]
     if not parts:
         return tuple((float(s), float(s)) for s in strides)
     height, width = height_width(shape)
     return tuple((1 / -(-width // s), 1 / -(-height // s)) for s in strides)
+
+
+def _levels(body: Body) -> int:
+    return LEVELS.get(body.family, len(_expanded(body)))
+
+
+def _expanded(body: Body) -> list[str]:
+    """The features of an SSD, to the backbone's last: what is behind the last one would be computed for nothing."""
+    return [*([] if body.finest == 8 else ["c2.expand"]), "c3.expand", "c4.expand", "c5"]
 
 
 def _backbone(body: Body, features: str) -> list[str]:
@@ -125,16 +134,15 @@ def _listed(values: tuple[float, ...]) -> str:
 
 
 def _ssd(body: Body, anchors: Anchors) -> list[str]:
-    levels = LEVELS["ssd"]
-    features = "[c2.expand, c3.expand, c4.expand]" if body.finest == 4 else "[c3.expand, c4.expand, c5]"
-    ratios = _listed(tuple(r for r in anchors.ratios if r != 1))
+    features = _expanded(body)
+    ratios = ", ".join([_listed(tuple(r for r in anchors.ratios if r != 1))] * len(features))
     return [
-        *_backbone(body, features),
+        *_backbone(body, f"[{', '.join(features)}]"),
         "  neck: ssd_extras",
-        f"  neck_options: {{features: {levels}, channels: []}}",
+        f"  neck_options: {{features: {len(features)}, channels: []}}",
         "  head: ssd",
         "  head_options:",
-        f"    ratios: [{', '.join([ratios] * levels)}]  # of default boxes, where 1 is a box of the image's aspect",
+        f"    ratios: [{ratios}]  # of default boxes, where 1 is a box of the image's aspect",
         f"    scales: {_listed(anchors.sizes)}  # of them, as parts of the image's edges; one more than levels",
         "    prior: 0.01",
         "    logit_norm: false  # in few steps logits learn more with a bias than with a norm behind them",
@@ -145,8 +153,7 @@ def _ssd(body: Body, anchors: Anchors) -> list[str]:
 
 def _ssd_default(body: Body, shape: Shape) -> Anchors:
     plain = SSDOptions()
-    levels = LEVELS["ssd"]
-    return Anchors("pair", plain.scales[: levels + 1], (2.0,), _strides(body, shape, True), offset=0.5)
+    return Anchors("pair", plain.scales[: _levels(body) + 1], (2.0,), _strides(body, shape, True), offset=0.5)
 
 
 def _ssd_rounded(anchors: Anchors) -> Anchors:

@@ -18,7 +18,7 @@ FILE_SCORES = 2  # scores of all images that each file takes: its own, and a par
 ROW_S = 0.3  # of measuring a row of a space
 NETS = 100  # measurements of whole networks beside: 20 networks in five rounds
 NET_S, NET_RUNS = 0.35, 10  # that one of them takes, and how often it runs at least
-START_S = 7.0  # of a verb, until it has loaded torch and the data
+START_S = 5.0  # of a verb, until it has loaded torch and the data
 EVALUATIONS = (12, 400)  # subnets that a search scores, at least and at most
 LEAST_STEPS = 10  # of a supernet, below which nothing is worth the time
 # What a training does in a second where nothing is measured: multiply-adds, three times those of the networks' forward

@@ -24,6 +24,7 @@ from searchkit.nas.models.init.load import load_init
 from searchkit.nas.setup import budget as budgets
 from searchkit.nas.setup import design, measure
 from searchkit.nas.setup.anchors import Anchors, best_iou, clusters, fitted, recall
+from searchkit.nas.setup.families import FAMILIES, Body
 from searchkit.nas.setup.schedule import Speeds, estimate, has_room, split
 from searchkit.nas.space.shapes import height_width
 from searchkit.nas.tasks import read as configs
@@ -85,6 +86,23 @@ def test_configs_are_whole_and_surround_the_budget(
     # Paths may have spaces: what a shell puts in is quoted, but for $PLAIN, which is several words.
     commands = re.sub(r"^ +space: .*", "", Path("cfg.yaml").read_text().partition("\nstages:")[2], flags=re.M)
     assert {*re.findall(r"\$\w+", re.sub('"[^"]*"', "", commands))} == {"$PLAIN"}
+
+
+@pytest.mark.parametrize("finest", [4, 8])
+@pytest.mark.parametrize("family", ["ssd", "retinanet", "faster_rcnn"])
+def test_no_layer_is_computed_for_nothing(here: Path, family: str, finest: int) -> None:
+    body = Body(family, True, 1.0, finest, 3)
+    config = design.draft(body, FAMILIES[family], FAMILIES[family].default(body, (96, 128)), [(96, 128)])
+    Path("some.yaml").write_text(config)
+    recipe = configs.load("some.yaml")
+    with torch.random.fork_rng():
+        net = nets.build(recipe, ("a", "b", "c"), 0)
+    recipe.task.network.set_scale(net, (96, 128), recipe.data)
+    images = [torch.rand(3, 96, 128)]
+    boxes = {"boxes": torch.tensor([[8.0, 8.0, 60.0, 70.0]]), "labels": torch.tensor([1])}
+    losses = net.train()(images, [boxes])
+    sum(losses.values()).backward()
+    assert [name for name, p in net.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
 def test_the_plain_detector_is_one_arch_within_the_budget(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
