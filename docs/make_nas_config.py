@@ -20,6 +20,7 @@ from searchkit.nas.models.init.names import BACKBONE_NAMES, LAYOUTS
 from searchkit.nas.models.part import BACKBONE, HEAD, NECK
 from searchkit.nas.models.table import HEADS, NECKS, options_of, plan_class
 from searchkit.nas.train import distill_section, sections
+from searchkit.nas.train.dmcp import Dmcp, DmcpDistill
 from searchkit.nas.train.kept import MAY_CHANGE
 
 SECTIONS = (
@@ -82,6 +83,13 @@ SECTIONS = (
         sections.Pretrain,
         "How paraphrasers learn before the network does: the optimisation keys of `train`, and these.",
     ),
+    (
+        "train.dmcp",
+        "",
+        Dmcp,
+        "Widths as Markov chains that learn: policy `dmcp`, see [pruning](pruning.md#dmcp).",
+    ),
+    ("train.dmcp.distill_cfg", "", DmcpDistill, "What narrower archs learn from the largest one of the step."),
     ("test", "", sections.Test, "How subnets are scored."),
     ("finetune", "", sections.Finetune, "How subnets are fine-tuned: the optimisation keys of `train`, and these."),
 )
@@ -89,7 +97,7 @@ PAGE = Path(__file__).with_name("nas-config.md")
 BODY = "`stem.width`, `body.width`, `body.depth`"
 MBCONV = f"{BODY}, `body.expand`, (`body.hidden`), (`body.kernel`), (`head.width`)"
 BACKBONES = {
-    "resnet": f"{BODY}, (`body.kernel`)",
+    "resnet": f"{BODY}, (`body.kernel`), (`body.hidden`)",
     "mobilenet_v2": f"{BODY}, (`body.kernel`), `body.expand`, (`body.hidden`), (`head.width`)",
     "mobilenet_v3": MBCONV,
     "efficientnet_lite": MBCONV,

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner
 
 from searchkit.errors import ConfigError, UsageError
 from searchkit.nas.cli.main import main_command
+from searchkit.nas.convert import npy
 from searchkit.nas.convert.parts import Converted
 from searchkit.nas.convert.place import placed
 from searchkit.nas.convert.published import PUBLISHED, published
 from searchkit.nas.convert.read import convert
 from searchkit.nas.cost.price import price_net
 from searchkit.nas.models.elastic import set_arch
+from searchkit.nas.models.heads.linear import ClassifierConfig
 from searchkit.nas.models.network import build
 from searchkit.nas.space.space import read_space
 from searchkit.nas.tasks import read as configs
@@ -665,3 +670,120 @@ def test_faults_have_places(text: str, said: list[str], tmp_path: Path, monkeypa
 def test_a_file_of_no_project(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is of no kind that is known"):
         read("a: 1\n", tmp_path)
+
+
+# ---- a sample of DMCP ----
+
+# DMCP_MBV2_100M: what the stem gives out; (inside, out) of each block; what the last conv gives out.
+DMCP_100M = (
+    9,
+    (
+        *((9, 10), (36, 16), (16, 16), (48, 21), (41, 21), (22, 21), (60, 24), (44, 24), (272, 24), (272, 24)),
+        *((310, 36), (294, 36), (351, 36), (693, 80), (96, 80), (864, 80), (960, 192)),
+    ),
+    1280,
+)
+
+
+def dmcp_sample(stem: int, blocks: Any, last: int) -> dict[str, Any]:
+    """As the authors' code keeps it."""
+    channels: dict[str, Any] = {"conv1": stem}
+    before = stem
+    for i, (inside, out) in enumerate(blocks):
+        block = {"conv1": (before, inside), "conv2": (inside, inside), "conv3": (inside, out)}
+        channels[str(i)] = block if i else {key: block[key] for key in ("conv2", "conv3")}
+        before = out
+    return {**channels, "conv_last": (before, last)}
+
+
+@pytest.mark.parametrize("number", [int, np.int64, lambda n: np.array([n, n])[0]])
+def test_dmcp_s_mobilenet_costs_what_its_file_says(number: Any, tmp_path: Path) -> None:
+    sample = dmcp_sample(number(9), [(number(a), number(b)) for a, b in DMCP_100M[1]], number(1280))
+    np.save(tmp_path / "sample.npy", sample, allow_pickle=True)
+    net = convert(str(tmp_path / "sample.npy"))
+    assert net.arch is not None
+    cost = price_net(ClassifierConfig(num_classes=1000, backbone="mobilenet_v2"), net.arch, 224)
+    assert (cost.flops, cost.params) == (85_424_809, 2_185_121)
+    printed = CliRunner().invoke(main_command, ["convert", str(tmp_path / "sample.npy")], catch_exceptions=False).output
+    assert "85,424,809 MACs and 2,185,121 parameters at 224" in printed
+    full = Path(template_root(), "cls", "dmcp_mobilenetv2.yaml")
+    argv = ["convert", str(tmp_path / "sample.npy"), "--for", str(full)]
+    (record,) = map(json.loads, CliRunner().invoke(main_command, argv, catch_exceptions=False).stdout.splitlines())
+    assert configs.load(str(full)).space.contains(Arch.of(record["arch"]))  # each width is one of its choices
+
+
+def test_dmcp_s_resnets(tmp_path: Path) -> None:
+    def layer(before: int, inside: tuple[int, ...], out: int, bottleneck: bool) -> dict[str, Any]:
+        blocks = {}
+        for i, h in enumerate(inside):
+            ways = {"conv1": (before, h), "conv2": (h, h), "conv3": (h, out)}
+            blocks[str(i)] = ways if bottleneck else {"conv1": (before, h), "conv2": (h, out)}
+            before = out
+        return blocks
+
+    for bottleneck, outs in ((True, (32, 64, 128, 256)), (False, (9, 20, 33, 64))):
+        inside = ((5, 7), (9, 11), (13, 6), (21, 30))
+        sample: dict[str, Any] = {"conv1": 12, "fc": outs[-1]}
+        for n, (before, hidden, out) in enumerate(zip((12, *outs[:-1]), inside, outs, strict=True), 1):
+            sample[f"layer{n}"] = layer(before, hidden, out, bottleneck)
+        np.save(tmp_path / "sample.npy", sample, allow_pickle=True)
+        net = convert(str(tmp_path / "sample.npy"))
+        assert net.arch is not None and net.arch["backbone.body.hidden"] == tuple(h for row in inside for h in row)
+        model = ClassifierConfig(num_classes=3, **net.model)
+        convs = [m for m in build(model, net.arch).modules() if isinstance(m, torch.nn.Conv2d)]
+        want = [12, *(c for n in (1, 2, 3, 4) for b in sample[f"layer{n}"].values() for _, c in b.values())]
+        assert sorted(c.out_channels for c in convs) == sorted([*want, *outs])  # and the shortcuts
+        del sample["layer2"]["1"]["conv2"]
+        np.save(tmp_path / "sample.npy", sample, allow_pickle=True)
+        with pytest.raises(UsageError, match="layer2 1 conv"):
+            convert(str(tmp_path / "sample.npy"))
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (print, ("it ran",))
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"conv1": Evil()}, "holds a builtins.print"),
+        ({"conv1": {1, 2}}, "makes something else"),
+        ({"conv1": Path("x")}, "holds a "),
+        ({"conv1": np.dtype("f4")}, "holds a numpy.dtype"),
+        ({"conv1": np.array(["a"])}, "holds an array of"),
+        ({"conv1": complex(1, 2)}, "holds a builtins.complex"),
+        ([1, 2], "is no sample of DMCP"),
+        ({"conv1": 8, "0": {"conv2": (9, 9)}}, "block 0 conv2 reads 9 channels, but what comes before gives 8"),
+        ({"conv1": 8}, "has no block '0'"),
+    ],
+)
+def test_a_npy_file_runs_nothing(value: Any, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "sample.npy", np.array(value, dtype=object), allow_pickle=True)
+    with pytest.raises(UsageError, match=re.escape(said)):
+        convert(str(tmp_path / "sample.npy"))
+    assert "it ran" not in capsys.readouterr().out
+
+
+def test_npy_files_are_read_as_numpy_reads_them(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.npy")
+    inner = {
+        "a": np.arange(6, dtype="<i4").reshape(2, 3),
+        "b": np.float32(1.5),
+        "c": [True, None, "é", 2**70],
+        "d": (1, 2.5),
+    }
+    for protocol in range(5):
+        array = np.array(inner, dtype=object)
+        with open(path, "wb") as file:
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+            pickle.dump(array, file, protocol=protocol)
+        assert npy.load(path) == {"a": [[0, 1, 2], [3, 4, 5]], "b": 1.5, "c": [True, None, "é", 2**70], "d": [1, 2.5]}
+    np.save(path, np.arange(4, dtype=">f8").reshape(2, 2))
+    assert npy.load(path) == [[0, 1], [2, 3]]
+    Path(path).write_bytes(Path(path).read_bytes()[:-5])
+    with pytest.raises(UsageError, match="is damaged"):
+        npy.load(path)
+    Path(path).write_text("hello")
+    with pytest.raises(UsageError, match="is damaged, or no"):
+        npy.load(path)

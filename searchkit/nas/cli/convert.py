@@ -27,8 +27,9 @@ def convert_command(file: str, name: str, config: str | None, overrides: tuple[s
     """Read an arch or a space of another project, and print a config of it.
 
     FILE may be a genotype of aw_nas, once-for-all's net.config or {ks, e, d}, AttentiveNAS's lists, a subnet file of
-    mmrazor, or United-Perception's net, bignas or subnet_settings. What could not be taken stands in comments. A
-    classifier is priced; a cost other than the published one of that name is said.
+    mmrazor, United-Perception's net, bignas or subnet_settings, or a sample.npy of DMCP, of which nothing is run. What
+    could not be taken stands in comments. A classifier is priced; a cost other than the published one of that name is
+    said.
 
     \b
     Examples:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from searchkit.errors import ConfigError, UsageError
-from searchkit.nas.convert import attentive, genotype, mmrazor, ofa, united
+from searchkit.nas.convert import attentive, dmcp, genotype, mmrazor, npy, ofa, united
 from searchkit.nas.convert.parts import Converted
 from searchkit.reading import nodes
 from searchkit.reading.cursor import Cursor
@@ -17,6 +17,7 @@ KINDS = (
     "AttentiveNAS's {width, kernel_size, expand_ratio, depth}",
     "a subnet file of mmrazor",
     "United-Perception's net, bignas or subnet_settings",
+    "a sample.npy of DMCP",
 )
 
 
@@ -25,6 +26,8 @@ def convert(path: str, name: str = "") -> Converted:
 
     Raises ConfigError with every fault and its place, UsageError for a file that can't be read or is of no known kind.
     """
+    if path.endswith(".npy"):
+        return dmcp.read_dmcp(npy.load(path), path)
     document, repairs = _load(path)
     if genotype.MARK.search(document.text) and document.root.kind != "map":
         return genotype.read_genotype(path, document.text)

@@ -14,9 +14,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from searchkit.errors import UsageError, did_you_mean
 from searchkit.nas.cost.latency import DIGITS, Table
-from searchkit.nas.cost.rules import METERS, Convention, Meter, Sizes, Way, check_convention, row_cost
+from searchkit.nas.cost.rules import (
+    METERS,
+    Convention,
+    Meter,
+    Sizes,
+    Way,
+    check_convention,
+    layer_flops,
+    layers_at,
+    row_cost,
+)
 from searchkit.nas.models.part import BACKBONE, HEAD, NECK, NetPlan, Pieces, Where
-from searchkit.nas.models.plan import Row
+from searchkit.nas.models.plan import Layer, Row
 from searchkit.nas.models.plans import plans_of
 from searchkit.nas.space.shapes import InputShape, height_width
 from searchkit.nas.space.space import Space
@@ -93,6 +103,27 @@ def price_parts(plans: NetPlan, arch: Arch, input_shape: InputShape, convention:
     both = _cost_behind(plans.behind(arch, channels), image, sizes, convention)
     head = Cost(both[0][0] - neck[0][0], both[1] - neck[1])
     return {BACKBONE: Cost(end.flops[0], end.params), NECK: Cost(neck[0][0], neck[1]), HEAD: head}
+
+
+def layer_costs(
+    plans: NetPlan, arch: Arch, input_shape: InputShape, convention: Convention = "macs"
+) -> Iterator[tuple[tuple[int, str, str], Layer, int]]:
+    """The layers of a network, each as (number of its piece, row, name) with its operations, once for each level that
+    it runs on. They add up to `price`."""
+    image = (height_width(input_shape),)
+    given: dict[str, list[Sizes]] = {"feature": [], "level": []}
+    for number, piece in enumerate(plans(arch)):
+        for sizes in _runs(piece.where, image, given):
+            for row in piece.rows:
+                ((height, width),) = sizes
+                layers, out = layers_at(row, height, width)
+                for layer, inputs, outputs in layers:
+                    yield (number, row.name, layer.name), layer, layer_flops(layer, inputs, outputs, convention)
+                sizes = (out,)
+                if row.output and piece.gives:
+                    given[piece.gives].append(sizes)
+            if piece.gives and not any(row.output for row in piece.rows):
+                given[piece.gives].append(sizes)
 
 
 def regions_of(plans: NetPlan, arch: Arch) -> int:

@@ -39,8 +39,8 @@ TRAIN = (
     Idle(("arch",), lambda s: s.policy == "fixed", "of policy fixed, but policy is {policy}"),
     Idle(
         ("random_archs",),
-        lambda s: s.policy in ("sandwich", "anchors"),
-        "of the policies sandwich and anchors, but policy is {policy}",
+        lambda s: s.policy in ("sandwich", "anchors", "dmcp"),
+        "of the policies sandwich, anchors and dmcp, but policy is {policy}",
     ),
     Idle(("random_archs",), lambda s: not s.sample_strategy, "said by sample_strategy already"),
 )

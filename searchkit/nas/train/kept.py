@@ -12,6 +12,7 @@ from searchkit.nas.models.part import PARTS
 from searchkit.nas.models.table import plan_class
 from searchkit.nas.space.space import Space
 from searchkit.nas.train.distill_section import Distill
+from searchkit.nas.train.dmcp import Dmcp
 from searchkit.nas.train.recipe import Recipe
 from searchkit.nas.train.sections import LabelSplit, Pretrain, Split, Train
 from searchkit.reading.kinds import says_nothing
@@ -86,7 +87,7 @@ def _flat(name: str, section: Any) -> dict[str, Any]:
         if field.name == "augment":
             flat |= _flat(key, value)
         else:
-            flat[key] = _plain(value) if isinstance(value, Distill | Split | LabelSplit | Pretrain) else value
+            flat[key] = _plain(value) if isinstance(value, Distill | Dmcp | Split | LabelSplit | Pretrain) else value
     return flat
 
 

@@ -161,7 +161,7 @@ class Archs:
                     parts = {name: soft.label_weight * value for name, value in parts.items() if soft.label_weight}
                 if taught:
                     parts = {**taught.losses(seen), **parts}
-            loss: Any = sum(_loss_weight(settings, name, at.epoch) * value for name, value in parts.items())
+            loss: Any = sum(loss_weight(settings, name, at.epoch) * value for name, value in parts.items())
             for name, value in {**parts, "loss": loss}.items():
                 total.setdefault(name, []).append(value.detach())
             (loss / len(archs)).backward()
@@ -172,7 +172,8 @@ class Archs:
         return losses
 
 
-def _loss_weight(settings: Optimisation, name: str, epoch: int) -> float:
+def loss_weight(settings: Optimisation, name: str, epoch: int) -> float:
+    """What a loss of that name counts in an epoch."""
     return float(value_at((settings.loss_weights or {}).get(name, 1.0), epoch))
 
 

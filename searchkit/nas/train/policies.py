@@ -9,6 +9,8 @@ among the extras of the run, its parameters in the optimizer, all of it in the c
 - `single_path`: one random arch a step (Guo et al., "SPOS", ECCV 2020); with `macs_bins` about as many of each cost
   (as the authors' code of Chen et al., "DetNAS", NeurIPS 2019 does).
 - `fixed`: always the same arch.
+- `dmcp`: the largest, the smallest and n archs whose widths are drawn, at first evenly, later from chains that learn
+  (markov.py).
 
 Where the space has schedules, all archs of a step are of the space as it is in the step's epoch.
 """

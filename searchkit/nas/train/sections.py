@@ -15,6 +15,7 @@ from searchkit.nas.data.augment import Augment, LabelAugment
 from searchkit.nas.space.schema import sampler_schema
 from searchkit.nas.space.shapes import InputShape
 from searchkit.nas.train.distill_section import Distill
+from searchkit.nas.train.dmcp import Dmcp
 from searchkit.nas.train.values import (
     Areas,
     AsDeclared,
@@ -193,11 +194,12 @@ class Pretrain(Optimisation):
 class Train(Optimisation):
     """How the supernet is trained."""
 
-    policy: Literal["sandwich", "anchors", "single_path", "fixed"] = "sandwich"
-    random_archs: Whole = 2  # in a sandwich, or at the end of the anchor cycle
+    policy: Literal["sandwich", "anchors", "single_path", "fixed", "dmcp"] = "sandwich"
+    random_archs: Whole = 2  # in a sandwich, of dmcp's too, or at the end of the anchor cycle
     sample_strategy: tuple[str, ...] = ()
     """Of a sandwich: max, min, middle, random, random_slim or named archs, all in every step."""
     macs_bins: tuple[float, float, float] | None = None  # of single_path: from, to, width, in MACs of the first scale
+    dmcp: Dmcp | None = field(default=None, metadata=LATER)  # of policy dmcp
     distill: Distill | None = None  # softer targets, of the largest arch or of a teacher
     arch: str = "MAX"  # of policy fixed
     sampler: Annotated[Any, AsDeclared(sampler_schema())] = None  # of policy anchors: the cycle as a record sampler
@@ -211,9 +213,30 @@ class Train(Optimisation):
     pretrain: Pretrain | None = field(default=None, metadata=LATER)
     """How the paraphrasers of distill learn before the network does; null: as its defaults say."""
 
+    def __post_init__(self) -> None:
+        if self.distill is None and (taught := self._of_dmcp()):
+            object.__setattr__(self, "distill", taught)
+        super().__post_init__()
+
+    def _of_dmcp(self) -> Distill | None:
+        """What DMCP's narrower archs are taught, in the terms of `distill`."""
+        cfg = self.dmcp.distill_cfg if self.dmcp and not self.dmcp.retraining else None
+        if cfg is None or not cfg.distill_weight:
+            return None
+        return Distill(
+            weight=cfg.distill_weight, temperature=cfg.temperature, label_weight=1.0 if cfg.distill_softlable else 0.0
+        )
+
     def faults(self) -> Iterator[At]:
         """As of Optimisation."""
         yield from super().faults()
+        if (self.dmcp is not None) != (self.policy == "dmcp"):
+            other = f"is of policy dmcp, but policy is {self.policy}"
+            what = other if self.dmcp else "is missing: policy dmcp needs its target_flops"
+            yield At("dmcp", what, beside=("policy",))
+        if (own := self._of_dmcp()) and self.distill != own:
+            what = "says what archs are taught, and so does dmcp.distill_cfg: set its distill_weight to 0"
+            yield At("distill", what, beside=("dmcp",))
         if self.sampler is not None and self.policy != "anchors":
             yield At("sampler", f"is of policy anchors, but policy is {self.policy}", beside=("policy",))
         if self.sample_strategy and self.policy != "sandwich":
@@ -225,7 +248,7 @@ class Train(Optimisation):
             yield At("pretrain", what, beside=("distill",))
         if self.distill and self.distill.in_place:
             words = self.sample_strategy or ("max",)
-            if self.policy != "sandwich" or not {"max", "MAX"} & {*words}:
+            if self.policy not in ("sandwich", "dmcp") or not {"max", "MAX"} & {*words}:
                 yield At(
                     "distill",
                     "without a teacher it needs the largest arch in every step: policy sandwich, whose "

@@ -29,6 +29,7 @@ from searchkit.nas.train.checkpoint import Checkpoint
 from searchkit.nas.train.distill import OpenTeaching
 from searchkit.nas.train.groups import frozen_text, load_optimizer, make_optimizer
 from searchkit.nas.train.loop import Run, StepReport, fit
+from searchkit.nas.train.markov import SAMPLES, Markov
 from searchkit.nas.train.policies import Policy, policy
 from searchkit.nas.train.pretrain import CONNECTORS, Phase, has_phase, pretrain
 from searchkit.nas.train.recipe import Recipe, sized
@@ -109,13 +110,14 @@ def _train(
     images, batch = task.sets.count(data), settings.batch_size * ranks.world
     steps, epoch = settings.total_steps(images, ranks.world), settings.epoch_steps(images, ranks.world)
     _check_reached(recipe.space, steps, epoch)
-    choose = policy_of(recipe, sized(recipe, data.names), seed, epoch)
+    choose = policy_of(recipe, sized(recipe, data.names), seed, epoch, steps)
     if recipe.space.count() == 1 and (visits := len(choose(0))) > 1:
         watch.say(f"note: each step trains the one arch of the space {visits} times; train.policy fixed trains it once")
     teaching = teach(recipe, data.names, device, seed)
     extras = nn.ModuleDict(dict(teaching.extras.items()) if teaching else {})
     if isinstance(choose, nn.Module):  # a policy with a state
         extras["policy"] = choose
+    chains = choose if isinstance(choose, Markov) else None
     extras = extras.to(device)
     run = Run(net, make_optimizer(net, settings, batch, extras), extras=extras)
     saver = Saver(recipe, keep, work_dir, list(data.names), task.sets.digest(data), seed, steps, epoch, ranks)
@@ -161,6 +163,7 @@ def _train(
         ranks=ranks,
         teaching=teaching,
         prepare=sorter if settings.sort_channels else None,
+        strategy=chains.strategy(settings, task, teaching, ranks) if chains else None,
     ):
         watch.step(report)
         if bench and run.step % max(1, every) == 0 and run.step < steps:
@@ -173,6 +176,10 @@ def _train(
     if bench and run.scored < steps:
         _evaluate(run, recipe, bench, saver, watch)
         saver.save(run)
+    if chains and ranks.first:
+        for line in chains.ended(keep):
+            watch.say(line)
+        saver.show(SAMPLES)
     if seen.skipped:
         times = seen.skipped.total()
         watch.say(f"images that can't be used: {len(seen.skipped)}; others took their places {times} times")
@@ -205,9 +212,18 @@ def _check_reached(space: Space, steps: int, epoch: int) -> None:
         )
 
 
-def policy_of(recipe: Recipe, config: NetConfig, seed: int, steps_per_epoch: int) -> Policy:
-    """Which archs each step of a recipe's training visits."""
-    settings = recipe.train
+def policy_of(recipe: Recipe, config: NetConfig, seed: int, steps_per_epoch: int, steps: int) -> Policy:
+    """Which archs each of the steps of a recipe's training visits."""
+    settings, dmcp = recipe.train, recipe.train.dmcp
+    if dmcp is not None and not dmcp.retraining:
+        plans = price.plans_of(config, recipe.space.maximum())
+        many = settings.random_archs
+        return Markov(dmcp, recipe.space, plans, recipe.scales[0], seed=seed, steps=steps, random_archs=many)
+    if dmcp is not None and recipe.space.count() > 1:
+        raise UsageError(
+            "train.dmcp.retraining trains one arch, but the space has several",
+            "Name a sample by `subnet`, such as --set subnet=work/model_sample/expected_ch.json",
+        )
     macs = None
     if settings.macs_bins is not None:
         plans = price.plans_of(config, recipe.space.maximum())
@@ -216,7 +232,7 @@ def policy_of(recipe: Recipe, config: NetConfig, seed: int, steps_per_epoch: int
             return int(price.price(plans, arch, recipe.scales[0]).flops)
 
     return policy(
-        settings.policy,
+        "fixed" if dmcp else settings.policy,
         recipe.space,
         seed,
         steps_per_epoch=steps_per_epoch,
@@ -288,7 +304,7 @@ class Saver:
         if ranks.first:
             checkpoint.sweep(keep)
             for name in (checkpoint.LATEST, checkpoint.BEST):
-                self._show(name)
+                self.show(name)
 
     def save(self, run: Run, name: str = checkpoint.LATEST) -> None:
         """Write a checkpoint of this moment (the first rank alone)."""
@@ -301,7 +317,7 @@ class Saver:
         extras = run.extras.state_dict() if name == checkpoint.LATEST else {}
         content = Checkpoint(run.net.state_dict(), run.step, optimizer, meta, extras)
         checkpoint.save(self.keep, name, content)
-        self._show(name)
+        self.show(name)
 
     def restore(self, run: Run, found: Checkpoint, path: str, accept: bool = False) -> list[str]:
         """Let a run go on from a checkpoint; returns what is to be said of it.
@@ -380,8 +396,8 @@ class Saver:
         schedule = f"Its schedule ({settings.schedule}) now spans all {steps}"
         return f"{text}. {schedule}: lr was {last:.2g}, and goes on with {now:.2g}"
 
-    def _show(self, name: str) -> None:
-        """Where checkpoints are kept elsewhere, link them from the working folder."""
+    def show(self, name: str) -> None:
+        """Where checkpoints are kept elsewhere, link them, and what lies beside them, from the working folder."""
         path, shown = os.path.join(self.keep, name), os.path.join(self.work_dir, name)
         if os.path.exists(path) and os.path.abspath(shown) != os.path.abspath(path):
             checkpoint.link(path, shown)

@@ -29,7 +29,7 @@ from searchkit.nas.train import checkpoint
 from searchkit.nas.train.bench import open_bench
 from searchkit.nas.train.groups import make_optimizer
 from searchkit.nas.train.policies import policy
-from searchkit.nas.train.schedules import factor
+from searchkit.nas.train.schedules import factor, factor_at
 from searchkit.records.arch import Arch
 from tests.support import nas
 
@@ -133,6 +133,30 @@ def rows(recipe: Recipe) -> Any:
     return pricing(recipe).rows(recipe.space.maximum())
 
 
+def test_dmcp_is_the_references(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """MobileNetV2s of 0.1 to 1.5 times the width, 15 choices for each of 25 widths; the authors' training."""
+    monkeypatch.setenv("DATA", "/nowhere")
+    monkeypatch.setenv("SUBNET", str(tmp_path / "sample.json"))
+    widths = nas_config.load(str(CLS / "dmcp_mobilenetv2.yaml"))
+    nas.write(tmp_path / "sample.json", [{"arch": widths.space.middle().nested()}])  # type: ignore[arg-type]
+    alone = nas_config.load(str(CLS / "dmcp_mobilenetv2_retrain.yaml"))
+    assert widths.space.count() == 15**25 and alone.space.count() == 1 and widths.model == alone.model
+    assert price(pricing(widths), widths.space.maximum(), 224).flops == 672_832_704  # of MobileNetV2 1.5
+    dmcp = widths.train.dmcp
+    assert dmcp is not None and alone.train.dmcp is not None and alone.train.dmcp.retraining
+    assert (dmcp.target_flops, dmcp.floss_type, dmcp.flop_loss_weight) == (150, "log_l1", 0.1)
+    assert (dmcp.arch_start_train, dmcp.arch_train_freq, dmcp.arch_sample_num, dmcp.distill_iter) == (None, 1, 5, 2000)
+    assert (dmcp.arch_lr, dmcp.arch_lr_end, widths.train.random_archs) == (0.5, 0.1, 2)
+    for recipe, epochs, first, top, last in ((widths, 40, 0.2, 0.5, 0.08), (alone, 250, 0.2, 0.8, 0.0)):
+        o = recipe.train
+        assert (o.epochs, 8 * o.batch_size, o.label_smoothing, o.nesterov) == (epochs, 512, 0.1, True)
+        decayed, others = make_optimizer(LAYER, o, 512).param_groups
+        assert (decayed["lr"], decayed["weight_decay"], others["weight_decay"]) == (top, 4e-5, 0)
+        steps = 10**6
+        rates = [factor_at(o, step, steps, 2500) for step in (0, o.warmup_steps, steps - 1)]
+        assert [top * rate for rate in rates] == pytest.approx([first, top, last], abs=1e-4)
+
+
 def test_the_small_ones_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATA", "/nowhere")
     for name in ("spos", "kd"):
@@ -140,6 +164,8 @@ def test_the_small_ones_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, count in SMALL.items():
         recipe = nas_config.load(str(CLS / f"{name}.yaml"))
         assert (recipe.task.name, recipe.space.count()) == ("cls", count)
+    dmcp = nas_config.load(str(CLS / "dmcp_mobilenetv2_small.yaml"))
+    assert dmcp.space.count() == 5**4 * 9**5 and dmcp.train.policy == "dmcp"
     for path in CLS.glob("*.yaml"):
         named = re.findall(r"\b\w+\.yaml", path.read_text())
         assert named and all((CLS / name).is_file() for name in named)
@@ -284,3 +310,17 @@ def test_once_for_all_learns_from_its_teacher(project: Path) -> None:
     largest, smallest = nas.lines(project / "tested.jsonl")
     assert smallest["overhead"]["flops"] < largest["overhead"]["flops"] / 3
     assert top1([largest])[0] > 0.9 and top1([smallest])[0] > 5 * CHANCE
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+def test_dmcp_learns_widths_and_retrains_them(project: Path) -> None:
+    """By the commands in the header, shortened."""
+    config_file = project / "dmcp_mobilenetv2_small.yaml"
+    text = config_file.read_text()
+    assert text.count("epochs: 8") == 1
+    config_file.write_text(text.replace("epochs: 8", "steps: 12"))
+    by_hand(project, "dmcp_mobilenetv2_small")
+    (expected,) = nas.lines(project / "dmcp" / "model_sample" / "expected_ch.json")
+    (tested,) = nas.lines(project / "tested.jsonl")
+    assert tested["arch"] == expected["arch"] and tested["overhead"]["flops"] == expected["overhead"]["flops"]

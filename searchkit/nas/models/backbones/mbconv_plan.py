@@ -147,8 +147,8 @@ def plan_of(arch: Arch, net: Stages, *, whole: bool = False) -> Plan:
     how many times wider a block is inside than its input, in multiples of the style's divisor, and if wanted
     `body.kernel`, odd, in place of 3, each as per_block takes it; and `head.width` where there is a last conv. A block
     of expand 1 has no conv that widens: its filters work on its input. With `body.hidden`, the channels inside each
-    block, which blocks these are is all that `body.expand` says. A block is added to its input where that is possible,
-    at stride 1 if it is as wide; a `pooled` one always.
+    block (0: as wide as its input), which blocks these are is all that `body.expand` says. A block is added to its
+    input where that is possible, at stride 1 if it is as wide; a `pooled` one always.
 
     whole: with every conv that an architecture of other widths would have on the first shortcut of a stage. Raises
     UsageError where the parts of `arch` don't fit together.
@@ -235,10 +235,10 @@ def _stage(
     last = len(kernels) - 1
     for i, (kernel, expand, inside) in enumerate(zip(kernels, expands, hidden, strict=True)):
         before = width if i else cin
-        if inside is not None and (inside < 1 or (expand == 1 and inside != before)):
+        if inside is not None and (inside not in (0, before) if expand == 1 else inside < 1):
             raise UsageError(
                 f"stage {stage + 1}: body.hidden of block {i + 1} is {inside}, but must be at least 1, and of a block "
-                f"of expand 1 as wide as its input, {before}"
+                f"of expand 1 as wide as its input, {before}, or 0, which says the same"
             )
         mid = inside or (before if expand == 1 else multiple_of(before * expand, style.divisor))
         block = Block(stage, i, before, expand > 1, mid, width, kernel, 1 if i else stride, style, output and i == last)

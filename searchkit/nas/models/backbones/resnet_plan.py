@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from searchkit.errors import UsageError
 from searchkit.nas.models.backbones.body_plan import BodyPlan, norm_widths
-from searchkit.nas.models.plan import CACHE, Layer, Plan, Row, per_stage
+from searchkit.nas.models.plan import CACHE, Layer, Plan, Row, hidden_per_block, per_stage
 from searchkit.nas.styles import NormName, NormStyle
 
 if TYPE_CHECKING:
     from searchkit.records.arch import Arch
 
-NAMES = ("stem.width", "body.width", "body.depth", "body.kernel")
+NAMES = ("stem.width", "body.width", "body.depth", "body.kernel", "body.hidden")
 EXPANSION = {"bottleneck": 4, "basic": 1}  # block -> output channels over `body.width`
 
 
@@ -38,6 +38,7 @@ class Block(NamedTuple):
     shortcut: bool = False
     output: bool = False
     style: Style = Style()
+    hidden: int | None = None  # channels inside; None: as `width`
 
     @property
     def cout(self) -> int:
@@ -112,7 +113,9 @@ def resnet_plan(
 
     `arch` has the names below `backbone.`: `stem.width`; `body.width`, the width of the 3x3 convs of each stage
     (ResNet-50 is 64, 128, 256, 512; a bottleneck gives out four times that); `body.depth`, blocks of each stage; and if
-    wanted `body.kernel`, odd, of each stage or one for all, in place of 3. A bottleneck's stride is on its conv2.
+    wanted `body.kernel`, odd, of each stage or one for all, in place of 3; and `body.hidden`, the channels inside each
+    block as per_block takes it, so that `body.width` says what blocks give out alone. A bottleneck's stride is on its
+    conv2.
 
     The first block of every stage has a conv on its shortcut whatever the widths, so that it is there in all archs of a
     space. `first_shortcut=False` leaves out that of the first stage: torchvision's ResNet-18 and -34 have none there.
@@ -141,8 +144,9 @@ def resnet_plan(
         raise UsageError("small_stem and deep_stem are two stems: one of them must be false")
     rows: list[Row] = [stem_row(stem, deep_stem, frozen_norm, small_stem)]
     cin, style = stem, Style(block, avg_down, frozen_norm)
-    for i, (width, depth, kernel) in enumerate(zip(widths, depths, kernels, strict=True)):
-        rows += resnet_stage(i, cin, width, depth, kernel, first_shortcut or i > 0, style)
+    inside = hidden_per_block(arch.get("body.hidden"), depths)
+    for i, (width, hidden, kernel) in enumerate(zip(widths, inside, kernels, strict=True)):
+        rows += resnet_stage(i, cin, width, hidden, kernel, first_shortcut or i > 0, style)
         cin = width * EXPANSION[block]
     return tuple(rows)
 
@@ -174,14 +178,17 @@ def stem_row(width: int, deep: bool, frozen_norm: bool, small: bool = False) -> 
 
 @lru_cache(CACHE)
 def resnet_stage(
-    stage: int, cin: int, width: int, depth: int, kernel: int, shortcut: bool, style: Style
+    stage: int, cin: int, width: int, hidden: tuple[int | None, ...], kernel: int, shortcut: bool, style: Style
 ) -> tuple[Row, ...]:
-    """The blocks of one stage (from 0). All but the first stage halve the size, in their first block."""
+    """The blocks of one stage (from 0), of as many as `hidden` has values. All but the first stage halve the size, in
+    their first block."""
     block = Block(stage, 0, width * EXPANSION[style.block], width, kernel, style=style)
-    if kernel % 2 == 0 or min(cin, width, depth, kernel) < 1:
+    depth = len(hidden)
+    if kernel % 2 == 0 or min(cin, width, depth, kernel, *(1 if each is None else each for each in hidden)) < 1:
+        inside = "" if None in hidden else f", hidden {hidden}"
         raise UsageError(
             f"stage {stage + 1}: widths and depth must be at least 1 and the kernel odd, but they are width {width} "
-            f"after {cin}, depth {depth}, kernel {kernel}"
+            f"after {cin}, depth {depth}, kernel {kernel}{inside}"
         )
     if not shortcut and cin != block.cout:
         raise UsageError(
@@ -191,13 +198,17 @@ def resnet_stage(
         )
     first = block._replace(cin=cin, stride=2 if stage else 1, shortcut=shortcut)
     blocks = (first, *(block._replace(number=i) for i in range(1, depth)))
-    return tuple(resnet_row(each._replace(output=each.number == depth - 1)) for each in blocks)
+    return tuple(
+        resnet_row(each._replace(output=each.number == depth - 1, hidden=inside))
+        for each, inside in zip(blocks, hidden, strict=True)
+    )
 
 
 @lru_cache(CACHE)
 def resnet_row(block: Block) -> Row:
     """One residual block: bottleneck (1x1, kxk, 1x1) or basic (kxk, kxk), and the conv on its shortcut, if any."""
-    cin, mid, cout, kernel, stride = block.cin, block.width, block.cout, block.kernel, block.stride
+    cin, cout, kernel, stride = block.cin, block.cout, block.kernel, block.stride
+    mid = block.width if block.hidden is None else block.hidden
     frozen = block.style.frozen_norm
     convs: tuple[tuple[int, int, int, int], ...] = ((cin, mid, kernel, stride), (mid, cout, kernel, 1))
     if block.style.block == "bottleneck":
