@@ -15,6 +15,7 @@ from searchkit.nas.export import int8_file, onnx_file
 from searchkit.nas.export.compare import Near, same_boxes
 from searchkit.nas.export.table import Wishes
 from searchkit.nas.graph.needs import OPSET
+from searchkit.nas.quant import settings
 from searchkit.nas.space.shapes import height_width
 from searchkit.nas.subnet import extract as extraction
 from searchkit.nas.subnet.extract import extract
@@ -55,7 +56,7 @@ def test_the_layers_are_of_8_bits_and_nothing_else_is(family: str, data: Path, t
     said, whole = proof["files"]["onnx-int8"], proof["files"]["onnx"]
     assert said["weights"].startswith("int8") and said["times_faster"] > 0
     drawn = said["calibrated"]
-    assert 0 < drawn["images"] == len(drawn["image_ids"]) <= int8_file.IMAGES
+    assert 0 < drawn["images"] == len(drawn["image_ids"]) <= settings.IMAGES
     assert drawn["annotations"].endswith("instances_train.json")
     models = [onnx.load(str(tmp_path / "m" / file["file"])) for file in (whole, said)]
     before, after = models
