@@ -92,6 +92,13 @@ SECTIONS = (
     ("train.dmcp.distill_cfg", "", DmcpDistill, "What narrower archs learn from the largest one of the step."),
     ("test", "", sections.Test, "How subnets are scored."),
     ("finetune", "", sections.Finetune, "How subnets are fine-tuned: the optimisation keys of `train`, and these."),
+    (
+        "quantize",
+        "",
+        sections.Quantize,
+        "How `search-nas quantize --qat` trains a network with the roundings of its file of 8 bits: the optimisation "
+        "keys of `train`, and these.",
+    ),
 )
 PAGE = Path(__file__).with_name("nas-config.md")
 BODY = "`stem.width`, `body.width`, `body.depth`"
@@ -175,6 +182,8 @@ def parts() -> dict[str, str]:
         leave_out: set[str] = set()
         if cls in (sections.Finetune, sections.Pretrain):
             leave_out = shared - {"epochs"}
+        elif cls is sections.Quantize:
+            leave_out = shared - {"epochs", "lr", "schedule"}
         elif cls in (sections.Data, sections.LabelData):
             leave_out = {"augment", "stretched"}  # the one has a table of its own, the other is no key
         heading = f"{name}, {of}" if of else name

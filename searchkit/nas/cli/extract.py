@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -226,6 +227,8 @@ def _print_file(form: str, file: Mapping[str, Any]) -> None:
     click.echo(f"  {file['bytes'] / 1e6:.2f} MB, {speed}")
     if "calibrated" in file:
         click.echo(f"  {_rounded(file)}")
+        for line in (*trained_lines(file), *sensitivity_lines(file)):
+            click.echo(f"  {line}")
     apart = file.get("score_difference", {})
     shown = [f"{name} {file['score'][name]:.4f} ({apart[name]:+.4f})" for name in apart if is_shown(name)]
     if shown:
@@ -240,7 +243,46 @@ def _rounded(file: Mapping[str, Any]) -> str:
     ranges = f"activations {file['activations']} ({how} of {images}), weights {file['weights']}"
     faster = f"; {file['times_faster']:.2f} times as fast as model.onnx" if "times_faster" in file else ""
     can = f" (the processor has {', '.join(file['processor'])})" if file["processor"] else ""
-    return f"{ranges}; the last layers ({file['float_layers']}) are float{faster}{can}"
+    more = f", and {len(kept)} more" if (kept := file.get("kept_float")) else ""
+    return f"{ranges}; the last layers ({file['float_layers']}{more}) are float{faster}{can}"
+
+
+def trained_lines(file: Mapping[str, Any]) -> list[str]:
+    """How an int8 file's network was trained with its roundings; empty where it was not."""
+    if "trained" not in file:
+        return []
+    said = file["trained"]
+    apart, steps = said["file"], console.counted(said.get("steps", 0), "step")
+    left = f"; {console.counted(said['left'], 'operator')} that it can't follow left float" if said["left"] else ""
+    score = "  ".join(f"{name} {value:.4f}" for name, value in said.get("score", {}).items() if is_shown(name))
+    lines = [
+        f"trained with these roundings for {steps}, scales {said['scales']}{left}",
+        f"the file is within {apart['steps_apart']:.2g} steps of 8 bits of that network (mean "
+        f"{apart['mean_steps_apart']:.2g}), its outputs within {apart['predictions_apart']:.2g} of the largest",
+    ]
+    return [*lines, f"that network scores {score}"] if score else lines
+
+
+SHOWN = 12  # rows of the table of layers
+
+
+def sensitivity_lines(file: Mapping[str, Any]) -> list[str]:
+    """The table of layers of an int8 file, most sensitive first; empty where it was not measured."""
+    rows, kept = file.get("sensitivity", ()), set(file.get("kept_float", ()))
+    if not rows:
+        return []
+    whole = sum(row["error"] for row in rows) or 1.0
+    wide = max(len(row["layer"]) for row in rows[:SHOWN])
+    lines = [f"{'layer, rounded alone':{wide}}  noise in the outputs  of all layers'"]
+    for row in rows[:SHOWN]:
+        noise = f"{-10 * math.log10(row['error']):.1f} dB below" if row["error"] else "none"
+        stays = "  stays float" if row["layer"] in kept else ""
+        lines.append(f"{row['layer']:{wide}}  {noise:>20}  {row['error'] / whole:>14.1%}{stays}")
+    if len(rows) > SHOWN:
+        lines.append(f"… and {len(rows) - SHOWN} more (proof.json has all)")
+    if not kept:
+        lines.append("none stays float: no layer moves the outputs much more than the others")
+    return lines
 
 
 def _agreement(agrees: Mapping[str, Any]) -> str:

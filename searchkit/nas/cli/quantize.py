@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import click
@@ -14,9 +16,23 @@ from searchkit.nas.cli.extract import CUT, WRITTEN, Cut, cut_out, several, told
 from searchkit.nas.cli.options import count_threads, device_of, recipe_of, say, shared, takes
 from searchkit.nas.export.table import INT8, ONNX, Wishes
 from searchkit.nas.quant.ranges import METHODS
-from searchkit.nas.quant.settings import IMAGES, Rounding, require_images
+from searchkit.nas.quant.settings import AUTO, FAR, IMAGES, LEARNT, Rounding, require_images
 
 FORMS = (ONNX, INT8)  # the float file is written, too: what 8 bits cost and gain is told beside it
+
+
+class Layers(click.ParamType):
+    """A number of layers, or `auto`."""
+
+    name = "layers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """See click."""
+        if value == AUTO:
+            return AUTO
+        if not isinstance(value, int) and not value.isdecimal():
+            self.fail(f"{value!r} is no number of layers, nor {AUTO}", param, ctx)
+        return int(value)
 
 
 @dataclass(frozen=True)
@@ -26,6 +42,9 @@ class Quantize(Cut):
     method: str
     percentile: float
     ranged: int
+    keep_float: int | str
+    qat: bool
+    work_dir: str | None
 
 
 @click.command("quantize", context_settings=console.CONTEXT)
@@ -59,6 +78,25 @@ class Quantize(Cut):
         metavar="N",
         help="Training images that ranges are taken from.",
     ),
+    click.option(
+        "--keep-float",
+        type=Layers(),
+        default=0,
+        show_default=True,
+        metavar="N|auto",
+        help="So many layers stay float, those that move the network's outputs most when they alone are rounded; auto: "
+        f"those that move them {FAR:g} times as much as the mean, or more. All are told in a table.",
+    ),
+    click.option(
+        "--qat",
+        is_flag=True,
+        help="Train the network with the roundings before the file is written, as the config's section quantize says.",
+    ),
+    click.option(
+        "--work-dir",
+        metavar="DIR",
+        help="Of --qat: its checkpoint, from which a training that was killed goes on.  [default: OUT.qat]",
+    ),
     *WRITTEN,
 )
 @shared("set", "seed", "device", "json")
@@ -76,11 +114,12 @@ def quantize_command(asked: Quantize) -> None:
       search-nas quantize cfg.yaml --checkpoint work/latest.pth --arch R50 --out int8
       search-nas quantize cfg.yaml --checkpoint work/latest.pth --arch t.jsonl --method mse --record files.jsonl --out m
       search-nas quantize model --config cfg.yaml --out int8
+      search-nas quantize cfg.yaml --checkpoint work/latest.pth --arch R50 --qat --out int8
     """
-    rounding = Rounding(asked.method, asked.percentile, asked.ranged)
-    wishes = Wishes(FORMS, asked.opset, asked.threads, rounding)
+    if asked.work_dir is not None and not asked.qat:
+        raise UsageError("--work-dir is of --qat", "Add --qat, or leave it out")
     if os.path.isdir(asked.source):
-        _folder(asked, wishes)
+        _folder(asked)
         return
     if asked.config is not None:
         raise UsageError("--config goes with an extracted folder; SOURCE is the config already", "Leave it out")
@@ -88,11 +127,32 @@ def quantize_command(asked: Quantize) -> None:
         raise UsageError(f"{asked.source} is a config: weights are needed", "Give --checkpoint, or an extracted folder")
     recipe = recipe_of(asked.source, asked.overrides)
     require_images(recipe.data.train)
-    chosen, proof = cut_out(asked, recipe, asked.seed_used, wishes)
+    with _wishes(asked, recipe, asked.checkpoint) as wishes:
+        chosen, proof = cut_out(asked, recipe, asked.seed_used, wishes)
     told(asked, chosen.arch, chosen.shape, chosen.record, proof)
 
 
-def _folder(asked: Quantize, wishes: Wishes) -> None:
+@contextlib.contextmanager
+def _wishes(asked: Quantize, recipe: Any, weights: str) -> Iterator[Wishes]:
+    """The files that are asked for. weights: the file of the network's."""
+    scales = recipe.quantize.scales if asked.qat else LEARNT
+    rounding = Rounding(asked.method, asked.percentile, asked.ranged, asked.keep_float, scales)
+    wishes = Wishes(FORMS, asked.opset, asked.threads, rounding)
+    if not asked.qat:
+        yield wishes
+        return
+    from searchkit.nas.cli.progress import Reporter
+    from searchkit.nas.subnet.qat import Trainer
+    from searchkit.nas.train import checkpoint
+
+    folder = checkpoint.keep_folder(asked.work_dir or f"{os.path.normpath(asked.out)}.qat")
+    with Reporter("quantize", None) as reporter:
+        source = checkpoint.digest(weights)
+        tuning = Trainer(recipe, source, folder, asked.seed_used, device_of(asked.device), reporter.step)
+        yield replace(wishes, tuning=tuning)
+
+
+def _folder(asked: Quantize) -> None:
     """Of an extracted folder."""
     useless = {
         "--checkpoint": asked.checkpoint,
@@ -126,5 +186,6 @@ def _folder(asked: Quantize, wishes: Wishes) -> None:
                 say(f"note: the files are not scored: {bench.evaluated.source} has other classes than {asked.source}")
                 bench = None
         images, _ = extraction.sample_images(recipe, asked.count, folder.shape)
-        proof = folders.written_again(folder, recipe, asked.out, images=images, bench=bench, wishes=wishes)
+        with _wishes(asked, recipe, os.path.join(asked.source, "weights.safetensors")) as wishes:
+            proof = folders.written_again(folder, recipe, asked.out, images=images, bench=bench, wishes=wishes)
     told(asked, folder.arch, folder.shape, None, proof)

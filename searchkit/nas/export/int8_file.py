@@ -17,10 +17,12 @@ from searchkit import proc
 from searchkit.errors import UsageError
 from searchkit.nas.export import onnx_file, runtime
 from searchkit.nas.export.compare import Near
+from searchkit.nas.export.int8_trained import trained
 from searchkit.nas.export.table import ONNX, Order
 from searchkit.nas.quant import qdq
 from searchkit.nas.quant.observe import ranges_of
 from searchkit.nas.quant.qdq import WEIGHED
+from searchkit.nas.quant.sensitivity import kept_float, sensitivities
 from searchkit.nas.quant.settings import require_images
 from searchkit.nas.train.bench import Calibration, open_calibration
 
@@ -43,7 +45,20 @@ def write(order: Order) -> dict[str, Any]:
     layers = layers_of_8_bits(order.model, order.layers, last)
     images = images_of(calibration, order)
     ranges = ranges_of(order.model, qdq.rounded_values(order.model, layers), images, rounding)
-    model = qdq.rounded(order.model, layers, ranges, narrow := is_narrow())
+    narrow, every, kept = is_narrow(), [], []
+    if rounding.keep_float:
+        every = sensitivities(order.model, layers, order.predictions, ranges, images, narrow)
+        kept = kept_float(every, rounding.keep_float)
+        layers = [name for name in layers if not any(name in each.nodes for each in kept)]
+    learnt = None
+    if order.wishes.tuning is None:
+        model = qdq.rounded(order.model, layers, ranges, narrow)
+    else:
+        if order.bench is not None:
+            onnx_file.torchs_score(order)  # of the float network, before it learns
+        learnt = trained(order, layers, ranges, narrow)
+        order = learnt.order
+        model = qdq.rounded(order.model, learnt.layers, ranges, narrow, learnt.steps)
     path = os.path.join(order.folder, FILE)
     onnx_file.keep(path, model)
     onnx_file.keep_program(order, FILE)
@@ -56,9 +71,11 @@ def write(order: Order) -> dict[str, Any]:
         "opset": order.wishes.opset,
         **onnx_file.noted(order),
         "activations": "uint8",
-        "method": rounding.text,
+        "method": rounding.text if learnt is None else f"qat, {rounding.scales} scales, from {rounding.text}",
         "weights": "int8 of 7 bits per channel" if narrow else "int8 per channel",
         "float_layers": sum(node.op_type in WEIGHED and node.name in last for node in order.model.graph.node),
+        **({"kept_float": [each.layer for each in kept]} if every else {}),
+        **({"sensitivity": [{"layer": each.layer, "error": each.error} for each in every]} if every else {}),
         "processor": sorted(INTEGERS & proc.cpu().flags),
         "calibrated": {
             "images": len(images),
@@ -67,6 +84,7 @@ def write(order: Order) -> dict[str, Any]:
             "image_ids": list(calibration.ids[: rounding.images]),
         },
         "agrees": agreement,
+        **({} if learnt is None else {"trained": learnt.told(model, images)}),
         **measured,
         **({} if float_ms is None else {"times_faster": float_ms / measured["ms"]}),
     }

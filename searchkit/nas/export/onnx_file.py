@@ -69,6 +69,7 @@ def build(order: Order) -> None:
     settings = order.form.write_onnx(g, order.net, order.shape)
     order.model = g.proto(about(order, settings))
     order.layers, order.predictions, order.notes = frozenset(g.layers), tuple(g.predictions), tuple(g.notes)
+    order.calls = g.calls if g.traces == 1 else {}
 
 
 def noted(order: Order) -> dict[str, list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from searchkit.nas.graph.needs import OPSET
 from searchkit.nas.quant.settings import Rounding
@@ -27,6 +27,15 @@ FORMS: dict[str, str] = {  # name -> module:function, which writes an Order and 
 SCORED = (ONNX, INT8)  # those that are scored and timed
 
 
+class Tuning(Protocol):
+    """Trains networks with roundings."""
+
+    def __call__(self, order: Order, net: Any, teacher: Any, layers: str) -> dict[str, Any]:
+        """Train `net`, in place, and say how. teacher: the order's network as it was, which is float; layers: the name
+        of the module of both whose outputs are to be alike."""
+        ...
+
+
 @dataclass(frozen=True)
 class Wishes:
     """What is asked of the files."""
@@ -35,6 +44,7 @@ class Wishes:
     opset: int = OPSET  # of ONNX files
     threads: int = 1  # that their times are measured with
     rounding: Rounding = field(default_factory=Rounding)  # of files of 8 bits
+    tuning: Tuning | None = None  # before a file of 8 bits is written; None: the network is not trained
 
 
 @dataclass
@@ -61,6 +71,7 @@ class Order:
     wishes: Wishes
     model: Any = None  # the ONNX graph, once it is written
     layers: frozenset[str] = frozenset()  # names of its operators that are the network's
+    calls: dict[str, int] = field(default_factory=dict)  # of its values, the number of the call that gives it out
     predictions: tuple[str, ...] = ()  # names of its values that boxes and scores are read from
     notes: tuple[str, ...] = ()  # on how it was written
     score: dict[str, float] | None = None  # of the network of torch, once it is measured

@@ -102,8 +102,9 @@ class Graph:
     """Operators in the order in which they run. Those whose name is in `layers` are of the network, the others make its
     input of an image, or boxes of its output.
 
-    predictions: the names of values that layers give out, and that boxes and scores are read from. notes: what whoever
-    writes the file is to hear.
+    predictions: the names of values that layers give out, and that boxes and scores are read from. calls: the values
+    that calls of a traced module give out, each with the number of the first that does, and traces: how many modules
+    there were of it. notes: what whoever writes the file is to hear.
     """
 
     opset: int = OPSET
@@ -113,6 +114,8 @@ class Graph:
     constants: dict[str, Any] = field(default_factory=dict)  # name -> TensorProto
     layers: set[str] = field(default_factory=set)
     predictions: list[str] = field(default_factory=list)
+    calls: dict[str, int] = field(default_factory=dict)
+    traces: int = 0
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -56,6 +56,7 @@ def trace(module: nn.Module, x: Value, divisor: int = 1, batch: str | None = Non
         return written(module, x, torch.zeros(1 if batch is None else 2, 3, edge, edge))
     except UnwrittenError as e:
         g.rewind(before)
+        g.calls.clear()
         outputs = exporter.export(module, x, divisor, batch)
         g.notes.append(f"written by torch's exporter: {e}")
         return outputs
@@ -64,17 +65,14 @@ def trace(module: nn.Module, x: Value, divisor: int = 1, batch: str | None = Non
 @torch.no_grad()
 def written(module: nn.Module, x: Value, example: Tensor) -> list[Value]:
     """As `trace`, call by call. example: images, of which the shapes of values are told. Raises UnwrittenError."""
-    root = nn.Sequential(module)  # the tracer keeps constants with what it is given
-    try:
-        calls = _Tracer().trace(root)
-    except Exception as e:  # whatever a forward does that depends on data
-        raise UnwrittenError(f"its forward is no straight line ({tracing.reason(e)})") from e
+    root, calls = traced(module)
     layers = {name: tracing.plain(root.get_submodule(name)) for name in _called(calls)}
-    norms = _norms_of_convs(calls, layers)
+    norms = norms_of_convs(calls, layers)
     line = Line(x.graph)
     values: dict[fx.Node, Any] = {}
     shown: dict[fx.Node, Any] = {}  # the same of the example
-    for node in calls.nodes:
+    x.graph.traces += 1
+    for number, node in enumerate(calls.nodes):
         args: Any = fx.map_arg(node.args, values.__getitem__)
         kwargs: Any = fx.map_arg(node.kwargs, values.__getitem__)
         if node.op == "output":
@@ -92,15 +90,27 @@ def written(module: nn.Module, x: Value, example: Tensor) -> list[Value]:
             else:
                 table: Any = FUNCTIONS if node.op == "call_function" else METHODS
                 values[node] = write_call(line, node.target, table.get(node.target), args, kwargs)
+        if isinstance(values[node], Value):
+            x.graph.calls.setdefault(values[node].name, number)
         line.shapes |= _shapes(values[node], shown[node])
     raise AssertionError("a line without an end")
+
+
+def traced(module: nn.Module) -> tuple[nn.Sequential, fx.Graph]:
+    """(what a module is the part `0` of, the calls of its forward, in which each layer is one). Raises
+    UnwrittenError."""
+    root = nn.Sequential(module)  # the tracer keeps constants with what it is given
+    try:
+        return root, _Tracer().trace(root)
+    except Exception as e:  # whatever a forward does that depends on data
+        raise UnwrittenError(f"its forward is no straight line ({tracing.reason(e)})") from e
 
 
 def _called(calls: fx.Graph) -> Iterator[str]:
     return (str(node.target) for node in calls.nodes if node.op == "call_module")
 
 
-def _norms_of_convs(calls: fx.Graph, layers: Mapping[str, nn.Module]) -> dict[fx.Node, fx.Node]:
+def norms_of_convs(calls: fx.Graph, layers: Mapping[str, nn.Module]) -> dict[fx.Node, fx.Node]:
     """The batch norms that become part of the weights of the conv before them: of those that run once, and whose output
     goes nowhere else."""
     times = Counter(_called(calls))

@@ -377,6 +377,17 @@ class Form(Protocol):
 
 
 @runtime_checkable
+class MadeAround(Protocol):
+    """A form whose network can be made around other layers than its own, such as ones with roundings."""
+
+    LAYERS: str  # the name, within that network, of the module that `layers` becomes; empty: it is the network
+
+    def around(self, net: Any, layers: nn.Module) -> nn.Module:
+        """A copy of a static network that has, in place of its `trunk`, `layers`: what takes and gives out the same."""
+        ...
+
+
+@runtime_checkable
 class WrittenInOnnx(Protocol):
     """A form whose networks can be written as an ONNX graph."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -44,9 +45,35 @@ def rounded_values(model: Any, layers: Collection[str]) -> list[str]:
     return [name for name in names if kinds.get(name) == onnx.TensorProto.FLOAT]
 
 
-def rounded(model: Any, layers: Collection[str], ranges: Mapping[str, Range], narrow: bool) -> Any:
+@dataclass(frozen=True)
+class Steps:
+    """Scales that are known already. values: (scale, zero) of each value, by name; weights: a scale for each output
+    channel (C,), by the name of the weights."""
+
+    values: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+    weights: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def overrides(self) -> dict[str, list[dict[str, Any]]]:
+        """As the tool takes them."""
+        of_values = {
+            name: [{"scale": np.array(scale, np.float32), "zero_point": np.array(zero, np.uint8)}]
+            for name, (scale, zero) in self.values.items()
+        }
+        of_weights = {
+            name: [{"axis": 0, "scale": np.float32(scale), "zero_point": np.int8(0)} for scale in scales]
+            for name, scales in self.weights.items()
+        }
+        return {**of_values, **of_weights}
+
+
+FROM_RANGES = Steps()
+
+
+def rounded(
+    model: Any, layers: Collection[str], ranges: Mapping[str, Range], narrow: bool, steps: Steps = FROM_RANGES
+) -> Any:
     """The model with these layers of 8 bits. ranges: of the values that they read and give out. narrow: weights of 7
-    bits, for processors whose sums of two products could overflow."""
+    bits, for processors whose sums of two products could overflow. steps: go before ranges."""
     quantization = import_quantization()
     import onnxruntime
     from onnxruntime.quantization.calibrate import TensorsData
@@ -67,7 +94,7 @@ def rounded(model: Any, layers: Collection[str], ranges: Mapping[str, Range], na
             nodes_to_quantize=[*layers],
             nodes_to_exclude=[],
             op_types_to_quantize=[*{**QLinearOpsRegistry, **QDQRegistry}],
-            extra_options={},
+            extra_options={"TensorQuantOverrides": steps.overrides()},
         )
         quantizer.quantize_model()
         quantizer.model.topological_sort()

@@ -8,6 +8,8 @@ from searchkit.errors import UsageError
 from searchkit.nas.quant.ranges import METHODS
 
 AUTO = "auto"
+FAR = 3.0  # with AUTO a layer stays float if its error is above so many times the mean of all
+LEARNT, AVERAGED = "learnt", "averaged"  # how scales move in training
 IMAGES = 32  # training images that ranges are taken from, where there are as many
 
 
@@ -16,13 +18,15 @@ class Rounding:
     """How the range of each activation is told from training images, and which layers are left as they are.
 
     percentile: of the values, that the range holds (of method percentile). keep_float: how many of the layers that
-    cost most accuracy stay float, or AUTO: those that cost far more than others; see searchkit.nas.quant.sensitivity.
+    move the outputs most stay float, or AUTO: those that move them far more than others; see
+    searchkit.nas.quant.sensitivity. scales: of a network that is trained with roundings.
     """
 
     method: str = "minmax"
     percentile: float = 99.99
     images: int = IMAGES
     keep_float: int | str = 0
+    scales: str = LEARNT
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:

@@ -318,51 +318,80 @@ def train_static(
     One that was killed goes on from there; it is another training if its `protocol` is another. `begin`: what is done
     to the network before its first step. teaching: what it learns from beside the labels.
     """
-    recipe, task = session.recipe, session.recipe.task
-    count = task.sets.count(images)
-    steps = options.total_steps(count, 1)
+    recipe = session.recipe
     extras = teaching.extras if teaching else nn.ModuleDict()
     run = Run(static, make_optimizer(static, options, options.batch_size, extras), extras=extras)
     meta = {
-        "categories": list(session.bench.categories),
-        "space": arch.nested(),
+        **about_static(recipe, session.bench.categories, session.config.num_classes, arch),
         "input_shape": protocol["input_shape"],
-        "num_classes": session.config.num_classes,
+        "protocol": protocol,
+        **range_entry(images),
+    }
+    where = (session.seed, session.device)
+    more: dict[str, Any] = {"on_step": on_step, "begin": begin, "teaching": teaching}
+    train_alone(run, images, recipe, options, shape, meta, folder, *where, **more)
+
+
+def about_static(recipe: Recipe, categories: Sequence[str], num_classes: int, arch: Arch) -> dict[str, Any]:
+    """What the checkpoint of a network at one arch says of it."""
+    return {
+        "categories": list(categories),
+        "space": arch.nested(),
+        "num_classes": num_classes,
         "data": recipe.data.name,
         "task": recipe.task.name,
         "model": unseen(recipe.model),
         "static": True,  # it holds this arch alone
-        "protocol": protocol,
-        **range_entry(images),
     }
-    _go_on(run, folder, meta, session.device)
+
+
+def train_alone(
+    run: Run,
+    images: Any,
+    recipe: Recipe,
+    options: Optimisation,
+    shape: InputShape,
+    meta: dict[str, Any],
+    folder: str,
+    seed: int,
+    device: torch.device,
+    *,
+    on_step: Callable[[StepReport], None],
+    begin: Callable[[], None] | None = None,
+    teaching: Teaching | None = None,
+) -> None:
+    """Train a network on a set of images to its end; see train_static. meta: what its checkpoint says, by which one in
+    `folder` is known to be of this training."""
+    count = recipe.task.sets.count(images)
+    steps = options.total_steps(count, 1)
+    _go_on(run, folder, meta, device)
     if run.step == 0 and begin is not None:
         begin()
     if run.step >= steps:
         return
     due = checkpoint.Due(options.checkpoint_steps, options.checkpoint_minutes)
-    batches = batches_of(images, recipe, options, session.seed, run.step, steps, (shape,), Ranks())
+    batches = batches_of(images, recipe, options, seed, run.step, steps, (shape,), Ranks())
     for report in fit(
         run,
         batches,
         None,
         options,
-        task=task,
+        task=recipe.task,
         section=recipe.data,
         steps=steps,
         steps_per_epoch=options.epoch_steps(count, 1),
         scales=(shape,),
-        seed=session.seed,
-        device=session.device,
+        seed=seed,
+        device=device,
         ranks=Ranks(),
         teaching=teaching,
     ):
         on_step(report)
         if due.now(run.step) and run.step < steps:
             state = run.optimizer.state_dict()
-            content = Checkpoint(static.state_dict(), run.step, state, meta, run.extras.state_dict())
+            content = Checkpoint(run.net.state_dict(), run.step, state, meta, run.extras.state_dict())
             checkpoint.save(folder, checkpoint.LATEST, content)
-    checkpoint.save(folder, checkpoint.LATEST, Checkpoint(static.state_dict(), run.step, {}, meta))
+    checkpoint.save(folder, checkpoint.LATEST, Checkpoint(run.net.state_dict(), run.step, {}, meta))
 
 
 def _go_on(run: Run, folder: str, meta: dict[str, Any], device: torch.device) -> None:

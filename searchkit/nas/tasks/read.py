@@ -19,7 +19,7 @@ from searchkit.nas.tasks.model import check_dimensions, read_model
 from searchkit.nas.tasks.table import TASKS
 from searchkit.nas.train.policies import check_word, sampler_faults
 from searchkit.nas.train.recipe import Recipe
-from searchkit.nas.train.sections import Finetune, Test, Train, path_of
+from searchkit.nas.train.sections import Finetune, Quantize, Test, Train, path_of
 from searchkit.nas.train.task import UNNAMED, Task
 from searchkit.reading import nodes
 from searchkit.reading.cursor import Cursor
@@ -42,6 +42,7 @@ class File:
     train: Part[Any] = ABSENT
     test: Part[Any] = ABSENT
     finetune: Part[Any] = ABSENT
+    quantize: Part[Any] = ABSENT
     init: Text | None = None
     meters: Mapping[Text, Path] = field(default_factory=dict)
 
@@ -80,12 +81,13 @@ def _recipe(path: str, document: Document) -> Recipe:
     data: Any = fill(task.section, top.get("data"), "data", report)
     train, test = fill(Train, top.get("train"), "train", report), fill(Test, top.get("test"), "test", report)
     finetune = fill(Finetune, top.get("finetune"), "finetune", report)
+    quantize = fill(Quantize, top.get("quantize"), "quantize", report)
     declared = top.get("space")
     space = None if declared is None else space_of(Cursor(declared, "space", report))
     subnet = top.get("subnet")
     if model is not None and space is not None and declared is not None and node is not None:
         check_dimensions(model, space, node, declared, report)
-    for name, section in (("train", train), ("finetune", finetune)):
+    for name, section in (("train", train), ("finetune", finetune), ("quantize", quantize)):
         _check_losses(name, section, top.get(name), task, head, document)
     if test is not None:
         for key, owner in _of_others(task, "test_keys"):
@@ -109,14 +111,15 @@ def _recipe(path: str, document: Document) -> Recipe:
     _check_archs(space, top.get("train"), document)
     meters = _meters(top.get("meters"), file.meters, document)
     document.check()
-    assert model and space and data and train and test and finetune  # what is None has a fault
+    assert model and space and data and train and test and finetune and quantize  # what is None has a fault
     if getattr(head, "STRETCHES", False):
         data = replace(data, stretched=True)
     if not train.best_metric:
         train = replace(train, best_metric=metrics[0])
     if train.best_metric.startswith(per_class):
         test = replace(test, per_class=True)
-    trained = {"train": (top.get("train"), train), "finetune": (top.get("finetune"), finetune)}
+    sections = {"train": train, "finetune": finetune, "quantize": quantize}
+    trained = {name: (top.get(name), section) for name, section in sections.items()}
     assert node is not None
     notes = (*idle_keys(path, trained), *idle_options(path, model, node, space), *unread_rows(path, model, node, space))
     return Recipe(
@@ -133,6 +136,7 @@ def _recipe(path: str, document: Document) -> Recipe:
         notes,
         document.root,
         meters,
+        quantize,
     )
 
 

@@ -11,7 +11,7 @@ from searchkit.nas.models.part import BACKBONE, HEAD, NECK
 from searchkit.nas.models.table import BACKBONES, NECKS, heads_of, options_of, plan_class
 from searchkit.nas.space.schema import definitions, space_schema
 from searchkit.nas.tasks.table import TASKS
-from searchkit.nas.train.sections import Finetune, Test, Train
+from searchkit.nas.train.sections import Finetune, Quantize, Test, Train
 from searchkit.nas.train.task import UNNAMED, Task
 from searchkit.reading import schema
 from searchkit.reading.kinds import SCALARS
@@ -26,7 +26,7 @@ def config_schema() -> Schema:
     parts: dict[str, Schema] = definitions()
     cases = [_case(task, parts) for task in TASKS.values()]
     named = {"enum": [*TASKS, None], "description": "What the network does", "default": UNNAMED}
-    keys = ("model", "data", "train", "test", "finetune")
+    keys = ("model", "data", "train", "test", "finetune", "quantize")
     return {
         "$schema": schema.DRAFT,
         "title": "search-nas config",
@@ -59,10 +59,11 @@ def _case(task: Task, parts: dict[str, Schema]) -> Schema:
     heads = heads_of(task.name)
     losses = list(dict.fromkeys(name for head in heads.values() for name in head.LOSSES))
     losses = list(dict.fromkeys(name for head in heads.values() for name in head.LOSSES))
-    train, test, finetune = (_section(cls, parts) for cls in (Train, Test, Finetune))
+    train, test, finetune, quantize = (_section(cls, parts) for cls in (Train, Test, Finetune, Quantize))
     for section, which, cls in (
         (train, "train_keys", Train),
         (finetune, "train_keys", Finetune),
+        (quantize, "train_keys", Quantize),
         (test, "test_keys", Test),
     ):
         for other in TASKS.values():
@@ -70,10 +71,11 @@ def _case(task: Task, parts: dict[str, Schema]) -> Schema:
                 if key in section["properties"]:
                     default = getattr(cls, key, None)
                     section["properties"][key] = {"enum": list(dict.fromkeys((default, None)))}
-    for section in (train, finetune):
+    for section in (train, finetune, quantize):
         section["properties"]["loss_weights"]["propertyNames"] = {"enum": losses}
     train["properties"]["best_metric"] = _metric(task)
-    sections = {"data": _section(task.section, parts), "train": train, "test": test, "finetune": finetune}
+    sections = {"data": _section(task.section, parts), "train": train, "test": test}
+    sections |= {"finetune": finetune, "quantize": quantize}
     properties = {"model": _model(heads, parts), **{key: {"anyOf": [each, _NULL]} for key, each in sections.items()}}
     of_task = {"properties": {"task": {"enum": [task.name] + ([None] if task.name == UNNAMED else [])}}}
     return {

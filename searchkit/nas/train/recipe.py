@@ -15,7 +15,7 @@ from searchkit.nas.models.part import HEAD, NetConfig, weightless
 from searchkit.nas.models.table import plan_class
 from searchkit.nas.space.shapes import InputShape
 from searchkit.nas.space.space import Space
-from searchkit.nas.train.sections import Finetune, Test, Train
+from searchkit.nas.train.sections import Finetune, Quantize, Test, Train
 from searchkit.nas.train.task import Task
 from searchkit.nas.train.values import text_of
 from searchkit.reading.nodes import Node
@@ -38,6 +38,7 @@ class Recipe:
     notes: tuple[str, ...] = ()  # keys that change nothing, each in a line with its place
     root: Node = field(default=Node("map", 1, 1), repr=False, compare=False)  # the file, for places
     meters: Mapping[str, str] = field(default_factory=dict)  # files of tables of times, by their names in records
+    quantize: Quantize = field(default_factory=Quantize)
 
     @property
     def scales(self) -> tuple[InputShape, ...]:

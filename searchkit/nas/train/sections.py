@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Annotated, Any, Literal
@@ -22,8 +22,10 @@ from searchkit.nas.train.values import (
     Interval,
     Milestone,
     NotNegative,
+    ScheduledAbove0,
     ScheduledFraction,
     ScheduledNumber,
+    ScheduledWeight,
     check,
 )
 from searchkit.reading.keys import At, refuse
@@ -296,8 +298,41 @@ class Finetune(Optimisation):
     def faults(self) -> Iterator[At]:
         """As of Optimisation."""
         yield from super().faults()
-        if not self.train_on or len(set(self.train_on)) < len(self.train_on):
-            yield At("train_on", "must name train, val or both, each once")
+        yield from _each_once(self.train_on)
+
+
+def _each_once(train_on: Sequence[str]) -> Iterator[At]:
+    if not train_on or len(set(train_on)) < len(train_on):
+        yield At("train_on", "must name train, val or both, each once")
+
+
+@dataclass(frozen=True)
+class Quantize(Optimisation):
+    """How a network is trained with the roundings of its file of 8 bits (search-nas quantize --qat): the optimisation
+    keys of `train`, with other defaults, and these."""
+
+    epochs: Positive = 2.0  # over the images of train_on
+    train_on: tuple[Literal["train", "val"], ...] = ("train",)
+    lr: Positive = 0.0001  # for a batch of base_batch images; little, for no batch norm holds the weights
+    schedule: Literal["constant", "step", "linear", "cosine", "one_cycle"] = "cosine"
+    scales: Literal["learnt", "averaged"] = "learnt"
+    """How scales move: learnt along with the weights (Esser et al., "Learned Step Size Quantization", ICLR 2020), or by
+    the values that come by, averaged."""
+    distill_weight: ScheduledWeight = 1.0  # of the divergence of the class scores from the float network's; 0: none
+    label_weight: ScheduledWeight = 1.0  # of the labels
+    temperature: ScheduledAbove0 = 1.0  # of both softmaxes; the divergence is multiplied by its square
+
+    def faults(self) -> Iterator[At]:
+        """As of Optimisation."""
+        yield from super().faults()
+        yield from _each_once(self.train_on)
+        for part in ("backbone", "neck", "head"):
+            if getattr(self, f"{part}_lr") is not None:
+                yield At(f"{part}_lr", "a network with roundings has no parts: all of it learns at lr")
+        if self.precision != "fp32":
+            yield At("precision", "must be fp32: what is rounded to 8 bits must not be rounded before")
+        if self.distill_weight == 0 and self.label_weight == 0:
+            yield At("label_weight", "is 0, as distill_weight is: nothing would be learnt", beside=("distill_weight",))
 
 
 def path_of(text: str, key: str) -> str:

@@ -165,25 +165,29 @@ def test_one_command_makes_the_file_that_extract_makes(trained: tuple[Path, Path
     said = good("quantize", *common, "--out", tmp_path / "q", "--record", tmp_path / "files.jsonl")
     assert "model.int8.onnx: " in said and "times as fast as model.onnx" in said and "ranges of 32 training" in said
     good("extract", *common, "--out", tmp_path / "x", "--export", "onnx-int8")
+    files = [(tmp_path / name / "model.int8.onnx").read_bytes() for name in ("q", "x")]
+    assert files[0] == files[1]
     again = ("quantize", tmp_path / "q", "--config", path, "--device", "cpu", "--record", tmp_path / "files.jsonl")
-    good(*again, "--out", tmp_path / "same")
-    files = [(tmp_path / name / "model.int8.onnx").read_bytes() for name in ("q", "x", "same")]
-    assert files[0] == files[1] == files[2]
-    good(*again, "--out", tmp_path / "mse", "--method", "mse", "--ranges", "6")
-    proofs = [json.loads((tmp_path / name / "proof.json").read_text()) for name in ("q", "same", "mse")]
+    said = good(*again, "--out", tmp_path / "mse", "--method", "mse", "--ranges", "6", "--keep-float", "2")
+    assert "ranges by mse of 6 training images" in said and said.count("stays float") == 2
+    proofs = [json.loads((tmp_path / name / "proof.json").read_text()) for name in ("q", "mse")]
     assert proofs[1]["equal"] == proofs[0]["equal"] and proofs[1]["cost"] == proofs[0]["cost"]
-    said_int8 = proofs[2]["files"]["onnx-int8"]
+    said_int8 = proofs[1]["files"]["onnx-int8"]
     assert said_int8["method"] == "mse" and said_int8["calibrated"]["images"] == 6 and said_int8["score"]["top1"] >= 0
+    assert [row["layer"] for row in said_int8["sensitivity"][:2]] == said_int8["kept_float"]
+    names = {name.removesuffix(".weight") for name in load_folder(str(tmp_path / "mse")).state_dict()}
+    assert {row["layer"] for row in said_int8["sensitivity"]} <= names
     assert (tmp_path / "mse" / "model.int8.onnx").read_bytes() != files[0]
+    assert (tmp_path / "mse" / "model.onnx").read_bytes() == (tmp_path / "q" / "model.onnx").read_bytes()
     records = nas.lines(tmp_path / "files.jsonl")
-    assert [record["files"]["onnx-int8"]["method"] for record in records] == ["minmax", "minmax", "mse"]
+    assert [record["files"]["onnx-int8"]["method"] for record in records] == ["minmax", "mse"]
     assert all({"bytes", "ms", "top1"} <= {*record["files"]["onnx"]} for record in records)
-    assert records[0]["arch"] == records[2]["arch"] and records[2]["overhead"]["flops"] == proofs[0]["cost"]["macs"]
-    assert {*load_folder(str(tmp_path / "mse")).state_dict()} == {*load_folder(str(tmp_path / "q")).state_dict()}
+    assert records[0]["arch"] == records[1]["arch"] and records[1]["overhead"]["flops"] == proofs[0]["cost"]["macs"]
 
 
 def test_what_is_refused(trained: tuple[Path, Path], tmp_path: Path) -> None:
     path, learnt = trained
+    common = (path, "--checkpoint", learnt, "--arch", "MAX")
     out = ("--out", tmp_path / "q", "--device", "cpu")
     assert "weights are needed" in bad("quantize", path, *out)
     without = (path, "--checkpoint", learnt, "--arch", "MAX", *out, "--set", "data.train=null", "--raw")
@@ -191,5 +195,7 @@ def test_what_is_refused(trained: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "Give --config FILE" in bad("quantize", tmp_path / "empty", *out)
     assert "is no extracted folder: it has no model.py" in bad("quantize", tmp_path / "empty", "--config", path, *out)
+    assert "there are only" in bad("quantize", *common, *out, "--keep-float", "99")
+    assert "--work-dir is of --qat" in bad("quantize", *common, *out, "--work-dir", tmp_path / "w")
     assert "what --arch and --raw say" in bad("quantize", tmp_path / "empty", "--arch", "MAX", "--raw", *out)
     assert not (tmp_path / "q").exists()

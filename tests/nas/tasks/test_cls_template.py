@@ -40,6 +40,7 @@ SMALL = {
     "kd_teacher_small": 1,
     "ofa_mobilenet_small": 128,
     "ofa_teacher_small": 1,
+    "qat_mobilenet_small": 1,
     "spos_small_supernet": 4**7,
 }
 ENV = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -301,6 +302,17 @@ def test_bignas_gives_a_front(project: Path) -> None:
         assert not any(
             r["overhead"]["flops"] < flops and s >= score for r, s in zip(results, top1(results), strict=True)
         )
+
+
+@pytest.mark.long  # of its parts, tests/nas/quant has files with and without training
+@pytest.mark.timeout(500)
+def test_8_bits_lose_little(project: Path) -> None:
+    by_hand(project, "qat_mobilenet_small")
+    plain, learnt = (record["files"] for record in nas.lines(project / "files.jsonl"))
+    assert plain["onnx"]["top1"] > 0.9 and plain["onnx"]["top1"] == learnt["onnx"]["top1"]
+    for files in (plain, learnt):
+        assert files["onnx-int8"]["top1"] > files["onnx"]["top1"] - 0.02, files["onnx-int8"]["method"]
+    assert [files["onnx-int8"]["method"].split(",")[0] for files in (plain, learnt)] == ["minmax", "qat"]
 
 
 @pytest.mark.long  # tests/nas/train has its parts: schedules of the space, a teacher

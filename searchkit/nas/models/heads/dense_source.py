@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from searchkit.nas.models.heads.dense import Dense, DenseDetector
 from searchkit.nas.space.shapes import InputShape, height_width
 from searchkit.records.arch import Arch
 
+AROUND = ("anchor_generator", "transform")  # the modules of a detector that are none of its layers
+
 
 class Outputs(nn.Module):
     """Images (N, 3, H, W), normalised, to class logits and box deltas of the levels, with the names of its detector."""
@@ -25,13 +28,23 @@ class Outputs(nn.Module):
     def __init__(self, net: DenseDetector) -> None:
         super().__init__()
         for name, module in net.named_children():
-            if name not in ("anchor_generator", "transform"):
+            if name not in AROUND:
                 self.add_module(name, module)
         self.run = net.levels
 
     def forward(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
         """As DenseDetector.levels."""
         return self.run(x)
+
+
+class Around:
+    """What a detector does whose layers are one module, which gives out what `levels` does."""
+
+    layers: nn.Module
+
+    def levels(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """See DenseDetector."""
+        return list(self.layers(x))
 
 
 class DenseForm:
@@ -42,6 +55,7 @@ class DenseForm:
     """
 
     TRUNK = "backbone, neck and towers"
+    LAYERS = "layers"
 
     def __init__(self, kind: str, options: Dense, anchors: Callable[[Any], str], more: str = "") -> None:
         self.KIND = kind
@@ -79,6 +93,15 @@ class DenseForm:
     def trunk(self, net: Any) -> nn.Module:
         """The part that torch.export writes."""
         return Outputs(net)
+
+    def around(self, net: Any, layers: nn.Module) -> nn.Module:
+        """See MadeAround."""
+        outer: nn.Module = copy.deepcopy(net)
+        for name in [name for name, _ in net.named_children() if name not in AROUND]:
+            delattr(outer, name)
+        outer.layers = layers
+        outer.__class__ = type("Around", (Around, type(net)), {})
+        return outer
 
     def tensors_of(self, outputs: Any) -> list[Tensor]:
         """What the trunk gives out, as a list."""

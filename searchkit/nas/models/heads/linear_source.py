@@ -19,6 +19,7 @@ from searchkit.records.arch import Arch
 
 KIND = "Image classifier"
 TRUNK = "the network"  # what `trunk` is
+LAYERS = ""  # see MadeAround
 
 
 def model_source(net: Any, config: ClassifierConfig, title: str, size: tuple[int, int]) -> str:
@@ -55,6 +56,11 @@ def size_entry(size: tuple[int, int]) -> dict[str, list[int]]:
 def trunk(net: nn.Module) -> nn.Module:
     """The part that torch.export writes."""
     return net
+
+
+def around(net: Any, layers: nn.Module) -> nn.Module:
+    """See MadeAround: a classifier is all layers."""
+    return layers
 
 
 def tensors_of(outputs: Tensor) -> list[Tensor]:
