@@ -1,6 +1,6 @@
 # Everything happens in .venv/ beside this file; nothing is installed outside it.
 #   make        sets up .venv (once; again when pyproject.toml or constraints.txt changes)
-#   make demo   ranks eight settings of a training script, then goes from images of digits to a report on detectors (about seven minutes)
+#   make demo   ranks eight settings of a training script, then goes from images of digits to a report on detectors (less than eight minutes)
 #   make test   runs the checks and the tests; make test-fast what is quick of them, at each save; make test-all every one
 
 PYTHON ?= python3
