@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from searchkit.errors import UsageError
@@ -145,6 +145,7 @@ records = st.recursive(
 
 
 @pytest.mark.slow
+@settings(suppress_health_check=[HealthCheck.too_slow])  # the first texts of a process take a second
 @given(records)
 def test_flatten_and_fold_are_inverse(record: dict[str, Any]) -> None:
     before = copy.deepcopy(record)

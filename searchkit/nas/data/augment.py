@@ -46,7 +46,7 @@ class Augment:
     expand_most: Annotated[float, number(1)] = field(default=4.0, metadata=LATER)
     """How many times as long the edges of expansion's canvas are at most."""
     crop_ious: tuple[Fraction, ...] = field(default=(0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0), metadata=LATER)
-    """Of these `crop` draws the minimal IoU; 0 allows any crop, and of 1 the image stays whole."""
+    """Of these `crop` draws the minimal IoU; 0 allows any crop; of 1, which must be there, the image stays whole."""
 
     def __post_init__(self) -> None:
         wrong = [
@@ -63,6 +63,8 @@ class Augment:
             wrong.append(f"expand_most must be at least 1; got {self.expand_most}")
         if not self.crop_ious or not all(0 <= iou <= 1 for iou in self.crop_ious):
             wrong.append(f"crop_ious must be of [0, 1], at least one; got {list(self.crop_ious)}")
+        elif 1 not in self.crop_ious:  # then crops would be drawn without an end for boxes that none fits
+            wrong.append(f"crop_ious must have 1, the image as it is, among them; got {list(self.crop_ious)}")
         if not self.min_box > 0:
             wrong.append(f"min_box must be above 0 px (boxes without area can't be trained on); got {self.min_box}")
         if wrong:

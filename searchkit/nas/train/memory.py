@@ -79,9 +79,8 @@ def require_memory(
 def largest_layer(plans: NetPlan, arch: Arch, height: int, width: int) -> int:
     """How many numbers the backbone's largest layer has in its input and its output together, for one image. Layers
     that may write where they read are none of these."""
-    most, at = 0, (height, width)
+    sizes, at = [0], (height, width)
     for row in plans.rows(arch):
         layers, at = layers_at(row, *at)
-        sizes = (x.cin * inputs + x.cout * outputs for x, inputs, outputs in layers if x.kind in ("conv", "norm"))
-        most = max(most, *sizes)
-    return most
+        sizes += [x.cin * inputs + x.cout * outputs for x, inputs, outputs in layers if x.kind in ("conv", "norm")]
+    return max(sizes)

@@ -63,7 +63,7 @@ def test_flipping_twice_gives_the_same(flip: Augment, axis: int) -> None:
         Augment(crop=0.5, scale=(0.5, 2.0), fill=(0, 0, 0), min_box=4),
         Augment(expand=1.0, fill=(0, 0, 0)),
         Augment(expand=1.0, expand_most=1.5, fill=(0, 0, 0)),
-        Augment(crop=1.0, crop_ious=(0.4, 0.9)),
+        Augment(crop=1.0, crop_ious=(0.4, 0.9, 1.0)),
     ],
 )
 def test_boxes_stay_on_what_they_hold(augment: Augment) -> None:

@@ -471,7 +471,7 @@ def test_transforms_need_kernels() -> None:
         ({}, {"features": []}, "features must be names, each once, but are none"),
         ({}, {"features": ["c4", "c4"]}, "features must be names, each once, but are c4, c4"),
         ({}, {"norm": "nb"}, "norm must be one of bn, frozen, gn"),
-        ({}, {"activation": "hardswish"}, "an activation must be one of relu, relu6, hswish"),
+        ({}, {"activation": "hardswish"}, "an activation must be one of relu, relu6, leaky_relu, hswish"),
     ],
 )
 def test_what_it_cannot_be(change: dict[str, Any], options: dict[str, Any], said: str) -> None:

@@ -33,7 +33,7 @@ from searchkit.nas.tasks.table import TASKS
 from searchkit.nas.train import checkpoint, supernet
 from searchkit.nas.train import net as nets
 from searchkit.nas.train.distill import Scores, Teaching
-from searchkit.nas.train.distill_section import Distill
+from searchkit.nas.train.distill_section import Distill, ScoreJob
 from searchkit.nas.train.distributed import Ranks
 from searchkit.nas.train.evaluate import calibrate, calibrated_norms
 from searchkit.nas.train.groups import make_optimizer
@@ -141,11 +141,11 @@ def test_silent_classes_have_no_part_in_the_losses() -> None:
     scores[:, 5:] = NEVER
     labels = torch.tensor([0, 4, 3, 3])
     logits = ClassLogits("fc", lambda output: output, softmax=True, of_image=True)
-    distiller = Scores(Distill(weight=2.0, temperature=1.5), "", logits, logits, (5, 3, 2, 1, 0))
-    at = Teaching(distiller.settings, (distiller,)).begin(nn.Identity(), None, None, 1, 0)
+    distiller = Scores(ScoreJob(weight=2.0, temperature=1.5), "", logits, logits, (5, 3, 2, 1, 0))
+    at = Teaching(Distill(), (distiller,)).begin(nn.Identity(), None, None, 1, 0)
     p, log_q = F.softmax(theirs[:, [5, 3, 2, 1, 0]] / 1.5, 1), F.log_softmax(scores[:, :5] / 1.5, 1)
     expected = 2 * 1.5**2 * (p * (p.log() - log_q)).sum(1).mean()
-    torch.testing.assert_close(distiller.loss([scores], [theirs], at), expected)
+    torch.testing.assert_close(distiller.losses([scores], [theirs], at), {"loss_distill": expected})
     o = config.Train(label_smoothing=0.1)
     parts = classification.losses(nn.Identity(), scores, (labels, labels, 5), o, 1, None)
     assert torch.equal(parts["loss_ce"], F.cross_entropy(scores[:, :5], labels, label_smoothing=0.1))

@@ -178,7 +178,14 @@ def test_later_keys_leave_the_digests_of_older_searches_alone(trained: Trained) 
     assert later in repr(trained.recipe.space)
     assert text_of(trained.recipe.space) == repr(trained.recipe.space).replace(later, "")
     text = repr(trained.recipe.finetune)
-    for later in ("backbone_lr=None", "neck_lr=None", "head_lr=None", "restart_epochs=None", "restart_mult=1.0"):
+    for later in (
+        "backbone_lr=None",
+        "neck_lr=None",
+        "head_lr=None",
+        "restart_epochs=None",
+        "restart_mult=1.0",
+        "distill=None",
+    ):
         assert f", {later}" in text
         text = text.replace(f", {later}", "")
     assert text_of(trained.recipe.finetune) == text
