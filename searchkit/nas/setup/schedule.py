@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from searchkit.errors import UsageError
@@ -105,7 +106,7 @@ def split(
         least = (LEAST_STEPS * (per_step + beside_s) + fixed_s) / (1 - SPARE)
         raise UsageError(
             f"--time: {total_s / 60:.3g} min is too short: {LEAST_STEPS} steps of the supernet, and what comes behind "
-            f"them, take {least / 60:.3g} min here ({speeds.origin})",
+            f"them, take {math.ceil(least / 6) / 10:g} min here ({speeds.origin})",
             "Give more time, or a smaller budget",
         )
     steps = _round(steps)

@@ -356,10 +356,10 @@ def check_shapes(
                         "search-nas modules lists what does, at an arch (--arch MIN)",
                     )
             one, other = distiller.compared(ours, theirs)
-            of_maps = isinstance(distiller, Features) and MIMICS[distiller.settings.loss].of_maps
-            if of_maps and any(len(shape) != 4 for shape in (*ours, *theirs)):
+            loss = distiller.settings.loss if isinstance(distiller, Features) else None
+            if loss and MIMICS[loss].of_maps and any(len(shape) != 4 for shape in (*ours, *theirs)):
                 raise UsageError(
-                    f"{key}: loss {distiller.settings.loss} is of maps (N, C, H, W), but {distiller.of_student} of "  # type: ignore[attr-defined]
+                    f"{key}: loss {loss} is of maps (N, C, H, W), but {distiller.of_student} of "
                     f"{where} gives out {shapes_text(ours)}, {distiller.of_teacher} of {whose} {shapes_text(theirs)}",
                     "Choose modules that give out maps, or loss: l2",
                 )

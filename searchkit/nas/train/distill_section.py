@@ -208,8 +208,8 @@ class Distill:
     @property
     def pretrained(self) -> tuple[int, ...]:
         """The numbers of the entries of mimic whose paraphraser learns in a phase of its own."""
-        with_one = [i for i, mimic in enumerate(self.mimic) if mimic.paraphraser is not None]
-        return tuple(i for i in with_one if self.mimic[i].paraphraser.pretrain_criterion)  # type: ignore[union-attr]
+        each = enumerate(mimic.paraphraser for mimic in self.mimic)
+        return tuple(i for i, paraphraser in each if paraphraser is not None and paraphraser.pretrain_criterion)
 
     def name_of(self, job: Mimic | ScoreJob) -> str:
         """Whose features or scores are learnt."""

@@ -1,4 +1,4 @@
-"""What to lower where there is too little memory."""
+"""Whether there is enough memory, before anything runs, and what to lower where there was too little."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from searchkit.nas.train.recipe import Recipe
 
+FLOAT = 4  # bytes of a number
 _CPU = "DefaultCPUAllocator"
 _NO_MEMORY = (_CPU, "out of memory", "ALLOC_FAILED")  # torch's allocator, CUDA's refusal, that of cuBLAS and cuDNN
 LOWER = {
@@ -50,9 +51,6 @@ def memory_advice(verb: str) -> Iterator[None]:
         who = "this machine" if isinstance(e, MemoryError) or _CPU in "".join(lacking) else "the GPU"
         what = "".join(lacking[:1]) or (str(e).splitlines() or [type(e).__name__])[0]
         raise SearchkitError(f"{who} has not enough memory: {what.strip()}", f"Lower {LOWER[verb]}") from e
-
-
-FLOAT = 4  # bytes of a number
 
 
 def require_memory(

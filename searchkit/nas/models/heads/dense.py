@@ -30,6 +30,9 @@ class DenseDetector(nn.Module):
     labels (G,) from 1 on), to a dict of losses in training, else a list of boxes, scores and labels.
     """
 
+    backbone: nn.Module
+    head: nn.Module
+
     def __init__(
         self,
         num_classes: int,
@@ -63,8 +66,10 @@ class DenseDetector(nn.Module):
 
     def levels(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
         """x: (N, 3, H, W), normalised -> class logits (N, A K, h, w) and box deltas (N, A 4, h, w) of each level, with
-        K the classes (and the background); the channels of an anchor stand side by side."""
-        raise NotImplementedError
+        K the classes (and the background); the channels of an anchor stand side by side. They are those of two modules:
+        `backbone`, to features, finest first, and `head`, which reads these."""
+        outputs: list[tuple[Tensor, Tensor]] = self.head([*self.backbone(x).values()])
+        return outputs
 
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
         """Losses by name while training, else detections of each image; see the class."""

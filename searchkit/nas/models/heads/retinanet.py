@@ -78,17 +78,14 @@ class Towers(nn.Module):
 class RetinaNet(DenseDetector):
     """A RetinaNet; its towers and its pyramid may be elastic, the number of levels too."""
 
+    head: Towers
+
     def __init__(self, backbone: nn.Module, head: Towers, transform: GeneralizedRCNNTransform) -> None:
         options = head.options
         anchors = anchor_generator(options, head.levels)
         super().__init__(head.num_classes, anchors, transform, **options.settings())
         self.backbone = backbone
         self.head = head
-
-    def levels(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """See DenseDetector."""
-        outputs: list[tuple[Tensor, Tensor]] = self.head([*self.backbone(x).values()])
-        return outputs
 
     def anchors(self, batch: Any, maps: Sequence[Tensor]) -> list[Tensor]:
         """See DenseDetector; of the levels that the pyramid gives out now."""

@@ -92,11 +92,6 @@ class YOLO(DenseDetector):
         self.backbone = backbone
         self.head = head
 
-    def levels(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """See DenseDetector."""
-        outputs: list[tuple[Tensor, Tensor]] = self.head([*self.backbone(x).values()])
-        return outputs
-
 
 class Predictors(nn.Module):
     """The layers that read each level, at any architecture up to the one that they are made at, with mmdetection's
