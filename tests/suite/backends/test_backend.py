@@ -181,6 +181,7 @@ def test_a_process_that_starts_another_while_all_are_looked_at_hides_none(
     monkeypatch.setattr(proc, "numbers", numbers)
     (child,) = procs.members([target])[target.token]
     assert child != parent.pid and parent.returncode == 0
+    wait_for(lambda: Path(f"/proc/{child}/cmdline").read_bytes() == b"sleep\x0060\x00")  # till then it is a copy of sh
     assert procs.kill_now(target) == ["sleep 60"]
     assert procs.members([target])[target.token] == []
 
